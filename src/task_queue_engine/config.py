@@ -1,0 +1,119 @@
+"""Settings from the environment and a `.env` file.
+
+The names without a prefix are those of the Go service this engine succeeds; everything new is
+`TQE_*`. An empty variable counts as unset.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Annotated, Any, Literal
+
+import pydantic
+from pydantic import AliasChoices, Field, SecretStr, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from task_queue_engine.errors import ConfigurationError
+
+Count = Annotated[int, Field(ge=1, le=10_000)]
+Seconds = Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)]
+
+
+def _env(name: str, default: Any, **constraints: Any) -> Any:
+    return Field(default, validation_alias=AliasChoices(name), **constraints)
+
+
+class Settings(BaseSettings):
+    """How the engine runs. Field names are for Python (`Settings(worker_count=10)`), the
+    variables in the table of the README for everybody else.
+
+    Raises:
+        ConfigurationError: naming the variable and what was expected.
+    """
+
+    model_config = SettingsConfigDict(
+        env_file=".env",
+        env_ignore_empty=True,
+        extra="ignore",
+        frozen=True,
+        case_sensitive=True,
+        populate_by_name=True,
+        hide_input_in_errors=True,
+    )
+
+    # Kept from the Go service.
+    aws_region: str | None = _env("AWS_REGION", None)
+    sqs_queue_url: str | None = _env("SQS_QUEUE_URL", None)
+    sqs_dlq_url: str | None = _env("SQS_DLQ_URL", None)
+    dynamodb_table: str | None = _env("DYNAMODB_TABLE", None)
+    worker_count: Count = _env("WORKER_COUNT", 5)
+    port: Annotated[int, Field(ge=0, le=65_535)] = _env("PORT", 8080)
+
+    # Where things live.
+    database: str = _env("TQE_DATABASE", "tasks.db")
+    queue: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,80}$")] = _env("TQE_QUEUE", "default")
+    dynamodb_writes: Literal["batch", "single"] = _env("TQE_DYNAMODB_WRITES", "batch")
+
+    # HTTP.
+    host: str = _env("TQE_HOST", "127.0.0.1")
+    api_keys: Annotated[tuple[SecretStr, ...], NoDecode] = _env("TQE_API_KEYS", ())
+    allow_public_without_keys: bool = _env("TQE_ALLOW_PUBLIC_WITHOUT_KEYS", False)
+    max_body_bytes: Annotated[int, Field(ge=1024, le=64 * 2**20)] = _env(
+        "TQE_MAX_BODY_BYTES", 256 * 1024
+    )
+    request_timeout: Seconds = _env("TQE_REQUEST_TIMEOUT", 30.0)
+    max_connections: Count = _env("TQE_MAX_CONNECTIONS", 1000)
+
+    # Running tasks.
+    max_attempts: Annotated[int, Field(ge=1, le=1000)] = _env("TQE_MAX_ATTEMPTS", 3)
+    task_timeout: Seconds = _env("TQE_TASK_TIMEOUT", 300.0)
+    max_result_bytes: Annotated[int, Field(ge=1024, le=64 * 2**20)] = _env(
+        "TQE_MAX_RESULT_BYTES", 256 * 1024
+    )
+    threads: Count = _env("TQE_THREADS", 40)
+    processes: Count = _env("TQE_PROCESSES", max(1, os.cpu_count() or 1))
+    prefetch: Annotated[int, Field(ge=0, le=10_000)] = _env("TQE_PREFETCH", 0)
+
+    # Leases, polling, shutdown.
+    visibility_timeout: Annotated[float, Field(ge=1, le=43_200, allow_inf_nan=False)] = _env(
+        "TQE_VISIBILITY_TIMEOUT", 30.0
+    )
+    poll_wait: Annotated[float, Field(ge=0, le=20, allow_inf_nan=False)] = _env(
+        "TQE_POLL_WAIT", 20.0
+    )
+    cancel_poll: Seconds = _env("TQE_CANCEL_POLL", 1.0)
+    shutdown_grace: Annotated[float, Field(ge=0, le=86_400, allow_inf_nan=False)] = _env(
+        "TQE_SHUTDOWN_GRACE", 25.0
+    )
+    shutdown_flush: Seconds = _env("TQE_SHUTDOWN_FLUSH", 5.0)
+
+    # Keeping house.
+    reconcile_interval: Seconds = _env("TQE_RECONCILE_INTERVAL", 30.0)
+    retention: Annotated[float, Field(ge=0, allow_inf_nan=False)] = _env("TQE_RETENTION", 0.0)
+    metrics_interval: Seconds = _env("TQE_METRICS_INTERVAL", 5.0)
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = _env("TQE_LOG_LEVEL", "INFO")
+    log_format: Literal["text", "json"] = _env("TQE_LOG_FORMAT", "text")
+
+    def __init__(self, **values: Any) -> None:
+        try:
+            super().__init__(**values)
+        except pydantic.ValidationError as error:
+            first = error.errors(include_url=False, include_context=False)[0]
+            name = str(first["loc"][0]) if first["loc"] else None
+            message = first["msg"].removeprefix("Value error, ")
+            raise ConfigurationError(message[:1].lower() + message[1:], variable=name) from None
+
+    @field_validator("api_keys", mode="before")
+    @classmethod
+    def _split_keys(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            value = [key.strip() for key in value.split(",") if key.strip()]
+        keys = [key.get_secret_value() if isinstance(key, SecretStr) else key for key in value]
+        if any(len(key) < 16 for key in keys):
+            raise ValueError("each key must have at least 16 characters")
+        return tuple(keys)
+
+    @property
+    def uses_aws(self) -> bool:
+        """With `SQS_QUEUE_URL` set the backend is AWS, without it the SQLite file."""
+        return self.sqs_queue_url is not None

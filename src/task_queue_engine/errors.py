@@ -1,0 +1,186 @@
+"""Every error a user of the package can meet, in one tree.
+
+Vendor errors (apsw, botocore, h11, ...) become one of these at the edge where they arise.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from task_queue_engine.task import Task, TaskStatus
+
+
+class TaskQueueError(Exception):
+    """Base of all errors raised by this package."""
+
+
+# --- the user's mistakes -----------------------------------------------------------------
+
+
+class ConfigurationError(TaskQueueError):
+    """A setting is wrong or missing.
+
+    `variable` is the environment variable (or option) to mend, None where no single one is.
+    """
+
+    def __init__(self, message: str, *, variable: str | None = None) -> None:
+        super().__init__(f"{variable}: {message}" if variable else message)
+        self.variable = variable
+
+
+class InvalidTask(TaskQueueError):
+    """A submission was refused and nothing was stored.
+
+    `field` is the path of the offending member as the API spells it, e.g. ``payload.to[0]``.
+    """
+
+    def __init__(self, message: str, *, field: str) -> None:
+        super().__init__(f"{field}: {message}")
+        self.field = field
+        self.reason = message
+
+
+class UnknownTaskType(InvalidTask):
+    """No handler is registered under this type name."""
+
+    def __init__(self, name: str, known: tuple[str, ...]) -> None:
+        listed = ", ".join(known) or "none"
+        super().__init__(f"unknown task type {name!r}; registered: {listed}", field="type")
+        self.name = name
+
+
+class PayloadTooLarge(InvalidTask):
+    """The payload, or the item it would become, is over the backend's or the API's limit."""
+
+    def __init__(self, size: int, limit: int, *, field: str = "payload") -> None:
+        super().__init__(f"is {size} bytes of JSON, the limit is {limit}", field=field)
+        self.size = size
+        self.limit = limit
+
+
+class InvalidQuery(TaskQueueError):
+    """A listing was asked for with a bad cursor, limit or filter; `field` names which."""
+
+    def __init__(self, message: str, *, field: str) -> None:
+        super().__init__(f"{field}: {message}")
+        self.field = field
+        self.reason = message
+
+
+class IdempotencyKeyReused(TaskQueueError):
+    """The idempotency key belongs to a task of another type or payload."""
+
+    def __init__(self, task_id: str) -> None:
+        super().__init__(
+            f"this idempotency key was already used for task {task_id} with another type or payload"
+        )
+        self.task_id = task_id
+
+
+class IdempotencyKeyInFlight(TaskQueueError):
+    """Another submission with the same idempotency key has not been answered yet."""
+
+    def __init__(self) -> None:
+        super().__init__("a submission with this idempotency key is still in flight; try again")
+
+
+class RegistryError(TaskQueueError):
+    """A task registration is wrong: name taken, unsupported signature, bad option."""
+
+
+class TaskNotFound(TaskQueueError):
+    def __init__(self, task_id: str) -> None:
+        super().__init__(f"no task has the id {task_id}")
+        self.task_id = task_id
+
+
+class WrongState(TaskQueueError):
+    """What was asked for does not apply to a task in this status."""
+
+    def __init__(self, task_id: str, status: TaskStatus, action: str) -> None:
+        super().__init__(f"task {task_id} is {status}: {action}")
+        self.task_id = task_id
+        self.status = status
+
+
+# --- how a task ended, raised by TaskHandle.result() ---------------------------------------
+
+
+class TaskFailed(TaskQueueError):
+    """The task is FAILED. `task.error` has the type, message and traceback of the last attempt."""
+
+    def __init__(self, task: Task) -> None:
+        error = task.error
+        said = f"{error.type}: {error.message}" if error else "no error was recorded"
+        super().__init__(f"task {task.id} failed: {said}")
+        self.task = task
+
+
+class TaskCancelled(TaskQueueError):
+    """The task is CANCELLED."""
+
+    def __init__(self, task: Task) -> None:
+        super().__init__(f"task {task.id} was cancelled")
+        self.task = task
+
+
+class ResultTimeout(TaskQueueError):
+    """`TaskHandle.result(timeout=...)` ran out before the task ended. The task goes on."""
+
+    def __init__(self, task_id: str, timeout: float) -> None:
+        super().__init__(f"task {task_id} has not ended within {timeout:g} s")
+        self.task_id = task_id
+
+
+# --- failures of one attempt, stored as its error -----------------------------------------
+
+
+class AttemptTimedOut(TaskQueueError):
+    """The handler ran longer than the task's timeout, in seconds."""
+
+    def __init__(self, timeout: float) -> None:
+        super().__init__(f"the handler did not return within {timeout:g} s")
+
+
+class ResultNotStorable(TaskQueueError):
+    """What the handler returned is not JSON, or is larger than `TQE_MAX_RESULT_BYTES`."""
+
+
+class WorkerProcessDied(TaskQueueError):
+    """The worker process of a `process=True` handler ended before the handler returned."""
+
+
+class AttemptCrashed(TaskQueueError):
+    """The process running the attempt went away; recorded by whoever took the task over."""
+
+
+# --- the world ------------------------------------------------------------------------------
+
+
+class BackendError(TaskQueueError):
+    """Base of what a queue or a store can do to us."""
+
+
+class BackendUnavailable(BackendError):
+    """Expected trouble: locked, full, throttled, timed out, unreachable. Trying again helps.
+
+    `retry_after` is a hint in seconds.
+    """
+
+    def __init__(self, message: str, *, retry_after: float = 1.0) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class BackendRefused(BackendError):
+    """The backend cannot be used as it is: corrupt or foreign file, wrong schema version,
+    missing queue, no permission. Trying again does not help; `serve` exits with 2.
+    """
+
+
+class EngineNotRunning(TaskQueueError):
+    """The engine has not started, is shutting down or has stopped: it takes no new work."""
+
+    def __init__(self, message: str = "the engine is not running") -> None:
+        super().__init__(message)

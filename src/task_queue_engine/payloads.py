@@ -1,0 +1,89 @@
+"""Typed payloads: between the JSON that is stored and the type a handler is annotated with.
+
+Dataclasses, msgspec Structs, TypedDicts and builtin types are converted by msgspec; pydantic
+models by pydantic. A mismatch is an InvalidTask that names the member.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+import pydantic
+
+from task_queue_engine.errors import InvalidTask
+
+Converter = Callable[[Any], Any]
+
+# msgspec ends its messages with the path of the offending member: "... - at `$.to[0]`".
+_MSGSPEC_PATH = re.compile(r" - at `(?:key in )?\$(?P<path>[^`]*)`$")
+
+
+def _is_pydantic(annotation: Any) -> bool:
+    return hasattr(annotation, "__pydantic_validator__")
+
+
+def make_converter(annotation: Any, *, field: str = "payload") -> Converter:
+    """A function from JSON data to `annotation`.
+
+    Raises TypeError at once where neither msgspec nor pydantic understands the annotation; the
+    function itself raises InvalidTask.
+    """
+    if annotation is Any:
+        return _identity
+    if _is_pydantic(annotation):
+        return _pydantic_converter(annotation, field)
+    msgspec.json.Decoder(annotation)  # raises TypeError for types msgspec cannot do
+
+    def convert(data: Any) -> Any:
+        try:
+            return msgspec.convert(data, annotation)
+        except msgspec.ValidationError as error:
+            what, path = _split_path(str(error))
+            raise InvalidTask(_lower_first(what), field=field + path) from None
+
+    return convert
+
+
+def to_json_types(value: Any) -> Any:
+    """`value` as dicts, lists, strings and numbers. Objects msgspec does not know pass through
+    and are refused, by name, when they are encoded."""
+    if isinstance(value, pydantic.BaseModel):
+        return value.model_dump(mode="json")
+    if value is None or isinstance(value, str | int | float | dict | list):
+        return value
+    try:
+        return msgspec.to_builtins(value)
+    except (TypeError, ValueError):
+        return value
+
+
+def _split_path(message: str) -> tuple[str, str]:
+    found = _MSGSPEC_PATH.search(message)
+    return (message[: found.start()], found["path"]) if found else (message, "")
+
+
+def _identity(data: Any) -> Any:
+    return data
+
+
+def _pydantic_converter(annotation: Any, field: str) -> Converter:
+    adapter: pydantic.TypeAdapter[Any] = pydantic.TypeAdapter(annotation)
+
+    def convert(data: Any) -> Any:
+        try:
+            return adapter.validate_python(data)
+        except pydantic.ValidationError as error:
+            first = error.errors(include_url=False, include_context=False)[0]
+            path = "".join(
+                f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"]
+            )
+            raise InvalidTask(_lower_first(first["msg"]), field=field + path) from None
+
+    return convert
+
+
+def _lower_first(text: str) -> str:
+    return text[:1].lower() + text[1:]
