@@ -74,6 +74,10 @@ class Settings(BaseSettings):
     processes: Count = _env("TQE_PROCESSES", max(1, os.cpu_count() or 1))
     prefetch: Annotated[int, Field(ge=0, le=10_000)] = _env("TQE_PREFETCH", 0)
 
+    batch_linger: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] = _env(
+        "TQE_BATCH_LINGER", 0.0
+    )
+
     # Leases, polling, shutdown.
     visibility_timeout: Annotated[float, Field(ge=1, le=43_200, allow_inf_nan=False)] = _env(
         "TQE_VISIBILITY_TIMEOUT", 30.0

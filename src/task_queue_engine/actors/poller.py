@@ -1,0 +1,269 @@
+"""Receives batches, claims them in the store, hands them to the workers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import assert_never
+
+import trio
+
+from task_queue_engine.actors.messages import (
+    Ack,
+    Acquired,
+    Attempt,
+    DeadLetterIt,
+    Interrupted,
+    Lease,
+    LeaseEvent,
+    Leave,
+    Outcome,
+    Release,
+    Settlement,
+)
+from task_queue_engine.actors.patience import Patience
+from task_queue_engine.backends.base import Delivery, TaskQueue, TaskStore
+from task_queue_engine.clock import Clock
+from task_queue_engine.errors import BackendUnavailable
+from task_queue_engine.lifecycle import (
+    ClaimRequest,
+    ClaimVerdict,
+    DuplicateDelivery,
+    Exhausted,
+    ExtraCopy,
+    Finished,
+    Missing,
+    NotDue,
+    Started,
+    delay_until,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class PollerStatistics:
+    received: int
+    claimed: int
+    taken_over: int
+    quarantined: int
+    duplicates: int
+    returned_unstarted: int
+
+
+class Poller:
+    """The head of the line.
+
+    It asks the queue for no more than the workers have asked for on `demand`, so that claimed work
+    does not age in memory. `stop` ends it from the top: a receive under way is cancelled, whatever
+    no worker has taken yet is given back, and closing `deliveries` lets the rest of the line run
+    dry.
+    """
+
+    def __init__(
+        self,
+        *,
+        queue: TaskQueue,
+        store: TaskStore,
+        clock: Clock,
+        worker_name: str,
+        visibility: float,
+        poll_wait: float,
+        patience: Patience,
+        demand: trio.MemoryReceiveChannel[int],
+        deliveries: trio.MemorySendChannel[Attempt],
+        unstarted: trio.MemoryReceiveChannel[Attempt],
+        outcomes: trio.MemorySendChannel[Outcome],
+        settlements: trio.MemorySendChannel[tuple[Settlement, ...]],
+        leases: trio.MemorySendChannel[LeaseEvent],
+    ) -> None:
+        self._queue = queue
+        self._store = store
+        self._clock = clock
+        self._worker_name = worker_name
+        self._visibility = visibility
+        self._poll_wait = poll_wait
+        self._patience = patience
+        self._demand = demand
+        self._deliveries = deliveries
+        # A second receiver of `deliveries`, read only to take back what is still in its buffer.
+        self._unstarted = unstarted
+        self._outcomes = outcomes
+        self._settlements = settlements
+        self._leases = leases
+        self._credit = 0
+        self._stopping = False
+        self._stoppable = trio.CancelScope()
+        self._received = self._claimed = self._taken_over = self._quarantined = 0
+        self._duplicates = self._returned = 0
+
+    def statistics(self) -> PollerStatistics:
+        return PollerStatistics(
+            received=self._received,
+            claimed=self._claimed,
+            taken_over=self._taken_over,
+            quarantined=self._quarantined,
+            duplicates=self._duplicates,
+            returned_unstarted=self._returned,
+        )
+
+    def stop(self) -> None:
+        """Receive nothing more. Safe to call at any time, and more than once."""
+        self._stopping = True
+        self._stoppable.cancel()
+
+    async def run(self) -> None:
+        with (
+            self._demand,
+            self._deliveries,
+            self._unstarted,
+            self._outcomes,
+            self._settlements,
+            self._leases,
+        ):
+            while not self._stopping:
+                held = await self._receive()
+                if not held:
+                    continue
+                await self._leases.send(Acquired(held))
+                if self._stopping:
+                    # Not claimed yet: the store need not even know that they were here.
+                    self._returned += len(held)
+                    await self._settlements.send(tuple(Release(lease) for lease in held))
+                    break
+                await self._hand_on(await self._claim(held))
+            await self._take_back()
+
+    async def _receive(self) -> tuple[Lease, ...]:
+        """Wait for demand, then for messages. Empty when there are none, or on `stop`."""
+        deliveries: list[Delivery] = []
+        self._stoppable = trio.CancelScope()
+        with self._stoppable:
+            if self._stopping:  # stop() came between two scopes
+                return ()
+            await self._gather_demand()
+            try:
+                deliveries = await self._queue.receive(
+                    min(self._credit, self._queue.max_batch),
+                    wait=self._poll_wait,
+                    visibility=self._visibility,
+                )
+            except BackendUnavailable as error:
+                await self._patience.pause(error)
+                return ()
+            self._patience.well()
+        self._received += len(deliveries)
+        self._credit -= len(deliveries)
+        expires_at = trio.current_time() + self._visibility
+        return tuple(Lease(delivery, expires_at) for delivery in deliveries)
+
+    async def _gather_demand(self) -> None:
+        if not self._credit:
+            self._credit = await self._demand.receive()
+        try:
+            while True:
+                self._credit += self._demand.receive_nowait()
+        except trio.WouldBlock:
+            pass
+
+    async def _claim(self, held: tuple[Lease, ...]) -> list[Attempt]:
+        """Claim a batch; settle at once what is not to run; return what is."""
+        requests = [
+            ClaimRequest(
+                task_id=lease.delivery.task_id,
+                message_id=lease.delivery.message_id,
+                receive_count=lease.delivery.receive_count,
+                worker=self._worker_name,
+            )
+            for lease in held
+        ]
+        try:
+            verdicts = await self._patience.until_done(
+                lambda: self._store.claim(requests),
+                give_up=lambda: self._stopping or all(lease.lost for lease in held),
+            )
+        except BackendUnavailable:
+            self._credit += len(held)
+            self._returned += len(held)
+            await self._settlements.send(tuple(Release(lease) for lease in held))
+            return []
+
+        attempts: list[Attempt] = []
+        settled: list[Settlement] = []
+        for lease, verdict in zip(held, verdicts, strict=True):
+            settlement = self._judge(lease, verdict)
+            if isinstance(settlement, Attempt):
+                attempts.append(settlement)
+            else:
+                settled.append(settlement)
+        self._credit += len(settled)
+        if settled:
+            await self._settlements.send(tuple(settled))
+        return attempts
+
+    def _judge(self, lease: Lease, verdict: ClaimVerdict) -> Attempt | Settlement:
+        match verdict:
+            case Started(task, takeover):
+                self._claimed += 1
+                self._taken_over += takeover
+                lease.attempt = attempt = Attempt(task, lease)
+                if lease.lost:
+                    lease.lose()
+                return attempt
+            case Finished():
+                self._duplicates += 1
+                return Ack(lease)
+            case DuplicateDelivery():
+                self._duplicates += 1
+                return Leave(lease)
+            case ExtraCopy():
+                self._duplicates += 1
+                return Release(lease, min(self._visibility, self._queue.max_delay))
+            case NotDue(run_at):
+                wait = delay_until(run_at, self._clock.now())
+                return Release(lease, min(wait, self._queue.max_delay))
+            case Exhausted(task):
+                self._quarantined += 1
+                return DeadLetterIt(
+                    lease,
+                    f"its worker died {task.retry_count} times of {task.max_attempts} allowed",
+                    task=task,
+                    error=task.error,
+                )
+            case Missing():
+                return DeadLetterIt(lease, "no such task in the store")
+            case _:
+                assert_never(verdict)
+
+    async def _hand_on(self, attempts: Sequence[Attempt]) -> None:
+        for index, attempt in enumerate(attempts):
+            try:
+                self._deliveries.send_nowait(attempt)
+            except trio.WouldBlock:
+                if not await self._hand_on_waiting(attempt):
+                    await self._give_back(attempts[index:])
+                    return
+
+    async def _hand_on_waiting(self, attempt: Attempt) -> bool:
+        """False when `stop` came before a worker took it."""
+        self._stoppable = trio.CancelScope()
+        with self._stoppable:
+            if self._stopping:
+                return False
+            await self._deliveries.send(attempt)
+            return True
+        return False
+
+    async def _take_back(self) -> None:
+        """What lies in the buffer was claimed but not started: give it back at once, instead of
+        letting it wait for a worker to come free."""
+        waiting: list[Attempt] = []
+        try:
+            while True:
+                waiting.append(self._unstarted.receive_nowait())
+        except trio.WouldBlock:
+            pass
+        await self._give_back(waiting)
+
+    async def _give_back(self, attempts: Sequence[Attempt]) -> None:
+        self._returned += len(attempts)
+        for attempt in attempts:
+            await self._outcomes.send(Interrupted(attempt))

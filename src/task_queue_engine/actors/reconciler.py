@@ -1,0 +1,131 @@
+"""Finds what is stuck: rows without a message, attempts nothing can bring back, old rows."""
+
+from __future__ import annotations
+
+import logging
+import random
+from dataclasses import dataclass
+from datetime import timedelta
+
+import trio
+
+from task_queue_engine.actors.patience import Patience
+from task_queue_engine.backends.base import Backend, Message, Stranded, StrandedKind
+from task_queue_engine.clock import Clock
+from task_queue_engine.errors import BackendUnavailable
+from task_queue_engine.lifecycle import Recorded, delay_until
+from task_queue_engine.task import Task, TaskStatus
+
+logger = logging.getLogger("task_queue_engine.reconciler")
+
+_PAGE = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class ReconcilerStatistics:
+    resent: int
+    reclaimed: int
+    expired: int
+
+
+class Reconciler:
+    """Walks a page of the store every `interval` seconds.
+
+    What it does about a task is harmless when the task was not stuck after all: an extra message is
+    sorted out by the claim, and reclaiming is conditional on the attempt.
+    """
+
+    def __init__(
+        self,
+        *,
+        backend: Backend,
+        queue: str,
+        clock: Clock,
+        interval: float,
+        patience_seconds: float,
+        retention: float,
+        patience: Patience,
+        rng: random.Random,
+    ) -> None:
+        self._backend = backend
+        self._queue = backend.queue(queue)
+        self._clock = clock
+        self._interval = interval
+        # Younger than this a task may simply be between two steps.
+        self._patience_seconds = patience_seconds
+        self._retention = retention
+        self._patience = patience
+        self._rng = rng
+        self._cursor: str | None = None
+        self._stop = trio.CancelScope()
+        self._resent = self._reclaimed = self._expired = 0
+
+    def statistics(self) -> ReconcilerStatistics:
+        return ReconcilerStatistics(
+            resent=self._resent, reclaimed=self._reclaimed, expired=self._expired
+        )
+
+    def stop(self) -> None:
+        self._stop.cancel()
+
+    async def run(self) -> None:
+        with self._stop:
+            while True:
+                try:
+                    at_end = await self._look()
+                    await self._expire()
+                except BackendUnavailable as error:
+                    await self._patience.pause(error)
+                    continue
+                self._patience.well()
+                # Engines that share a backend must not all look at the same moment.
+                wait = self._interval * self._rng.uniform(0.8, 1.2)
+                await trio.sleep(wait if at_end else wait / 10)
+
+    async def _look(self) -> bool:
+        before = self._clock.now() - timedelta(seconds=self._patience_seconds)
+        page = await self._backend.stranded(
+            self._queue.name, before=before, limit=_PAGE, cursor=self._cursor
+        )
+        if page.found:
+            await self._bring_back(page.found)
+        self._cursor = page.next_cursor
+        return page.next_cursor is None
+
+    async def _bring_back(self, found: tuple[Stranded, ...]) -> None:
+        to_send = [item.task for item in found if item.kind is StrandedKind.UNSENT]
+        orphaned = [item.task for item in found if item.kind is StrandedKind.ORPHANED]
+        size = self._backend.store.max_batch
+        for i in range(0, len(orphaned), size):
+            to_send += await self._reclaim(orphaned[i : i + size])
+        for task in to_send:
+            logger.warning("task %s is PENDING without a message: sending it", task.id)
+        now = self._clock.now()
+        messages = [
+            Message(task=task, delay=min(delay_until(task.run_at, now), self._queue.max_delay))
+            for task in to_send
+        ]
+        for i in range(0, len(messages), self._queue.max_batch):
+            # One that fails is found again at the next round.
+            await self._queue.send(messages[i : i + self._queue.max_batch])
+        self._resent += len(messages)
+
+    async def _reclaim(self, tasks: list[Task]) -> list[Task]:
+        verdicts = await self._backend.store.reclaim([(task.id, task.attempt) for task in tasks])
+        pending: list[Task] = []
+        for task, verdict in zip(tasks, verdicts, strict=True):
+            if isinstance(verdict, Recorded):
+                self._reclaimed += 1
+                logger.warning("task %s lost its message in mid-run: %s", task.id, verdict.status)
+                if verdict.status is TaskStatus.PENDING:
+                    pending.append(task)
+        return pending
+
+    async def _expire(self) -> None:
+        if not self._retention:
+            return
+        before = self._clock.now() - timedelta(seconds=self._retention)
+        while expired := await self._backend.store.expire(finished_before=before, limit=_PAGE):
+            self._expired += expired
+            if expired < _PAGE:
+                return

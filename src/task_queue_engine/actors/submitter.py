@@ -1,0 +1,147 @@
+"""Batches concurrent submissions: save, then send, then answer."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import trio
+
+from task_queue_engine.actors.batching import Batcher
+from task_queue_engine.actors.messages import SubmitRequest, SubmitResult
+from task_queue_engine.actors.patience import Patience
+from task_queue_engine.backends.base import (
+    Created,
+    Message,
+    NewTask,
+    Rejected,
+    TaskQueue,
+    TaskStore,
+    TryAgain,
+)
+from task_queue_engine.clock import Clock
+from task_queue_engine.errors import BackendUnavailable
+from task_queue_engine.lifecycle import delay_until
+from task_queue_engine.task import Task
+
+logger = logging.getLogger("task_queue_engine.submitter")
+
+_SEND_TRIES = 3
+
+
+@dataclass(frozen=True, slots=True)
+class SubmitterStatistics:
+    submitted: int
+    replayed: int
+    refused: int
+    unsent: int
+    """Stored, but the queue was down: left to the scheduler."""
+
+
+class Submitter:
+    """Owns the order of a submission: the row first, then the message, then the answer.
+
+    A request it has received is carried out even when whoever sent it is gone. Where the queue
+    fails after the row was saved, the task is marked as due and the scheduler sends it later: what
+    was stored is answered as accepted, since it will run.
+    """
+
+    def __init__(
+        self,
+        *,
+        store: TaskStore,
+        queue_of: Callable[[str], TaskQueue],
+        clock: Clock,
+        patience: Patience,
+        submissions: trio.MemoryReceiveChannel[SubmitRequest],
+    ) -> None:
+        self._store = store
+        self._queue_of = queue_of
+        self._clock = clock
+        self._patience = patience
+        self._submissions = submissions
+        self._batches = Batcher(submissions, size=store.max_batch, linger=0)
+        self._submitted = self._replayed = self._refused = self._unsent = 0
+
+    def statistics(self) -> SubmitterStatistics:
+        return SubmitterStatistics(
+            submitted=self._submitted,
+            replayed=self._replayed,
+            refused=self._refused,
+            unsent=self._unsent,
+        )
+
+    async def run(self) -> None:
+        with self._submissions:
+            while requests := await self._batches.next():
+                tasks = [new for request in requests for new in request.tasks]
+                results = await self._submit(tasks)
+                start = 0
+                for request in requests:
+                    end = start + len(request.tasks)
+                    request.answer(tuple(results[start:end]))
+                    start = end
+
+    async def _submit(self, tasks: Sequence[NewTask]) -> list[SubmitResult]:
+        results: list[SubmitResult] = []
+        for i in range(0, len(tasks), self._store.max_batch):
+            results += await self._create(tasks[i : i + self._store.max_batch])
+        to_send: dict[str, list[Task]] = {}
+        for new, result in zip(tasks, results, strict=True):
+            if isinstance(result, Created):
+                self._submitted += 1
+                if new.due_at is None:
+                    to_send.setdefault(new.task.queue, []).append(new.task)
+            elif isinstance(result, BackendUnavailable | TryAgain):
+                self._refused += 1
+            else:
+                self._replayed += 1
+        for queue_name, created in to_send.items():
+            await self._send(self._queue_of(queue_name), created)
+        return results
+
+    async def _create(self, tasks: Sequence[NewTask]) -> list[SubmitResult]:
+        try:
+            verdicts = await self._store.create(tasks)
+        except BackendUnavailable as error:
+            # Answered at once: whoever submits can wait better than a queue in memory can.
+            return [error] * len(tasks)
+        return list(verdicts)
+
+    async def _send(self, queue: TaskQueue, tasks: Sequence[Task]) -> None:
+        for i in range(0, len(tasks), queue.max_batch):
+            unsent: Sequence[Task] = tasks[i : i + queue.max_batch]
+            for _ in range(_SEND_TRIES):
+                unsent = await self._send_once(queue, unsent)
+                if not unsent:
+                    break
+            else:
+                await self._leave_to_scheduler(unsent)
+
+    async def _send_once(self, queue: TaskQueue, tasks: Sequence[Task]) -> list[Task]:
+        """Returns the tasks that are still to be sent."""
+        now = self._clock.now()
+        messages = [Message(task=task, delay=delay_until(task.run_at, now)) for task in tasks]
+        try:
+            verdicts = await queue.send(messages)
+        except BackendUnavailable as error:
+            await self._patience.pause(error)
+            return list(tasks)
+        self._patience.well()
+        again: list[Task] = []
+        for task, verdict in zip(tasks, verdicts, strict=True):
+            if isinstance(verdict, TryAgain):
+                again.append(task)
+            elif isinstance(verdict, Rejected):
+                logger.error("the queue refuses the message of task %s: %s", task.id, verdict)
+        return again
+
+    async def _leave_to_scheduler(self, tasks: Sequence[Task]) -> None:
+        self._unsent += len(tasks)
+        now = self._clock.now()
+        try:
+            await self._store.schedule([(task.id, task.run_at or now) for task in tasks])
+        except BackendUnavailable as error:
+            # The reconciler finds rows without a message; this only takes longer.
+            logger.warning("%d stored tasks could not be sent or marked: %s", len(tasks), error)

@@ -1,0 +1,152 @@
+"""Runs one handler at a time and says what came of it."""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+import trio
+
+from task_queue_engine.actors.messages import (
+    AbortReason,
+    Attempt,
+    Errored,
+    Interrupted,
+    Lost,
+    Outcome,
+    Progressed,
+    Stopped,
+    Succeeded,
+)
+from task_queue_engine.clock import Clock
+from task_queue_engine.errors import UnknownTaskType
+from task_queue_engine.execution import HandlerRunner, describe_error
+from task_queue_engine.registry import TaskDefinition, TaskRegistry
+from task_queue_engine.retry import Backoff, decide
+
+logger = logging.getLogger("task_queue_engine.worker")
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerStatistics:
+    busy: bool
+    started: int
+    succeeded: int
+    errored: int
+    aborted: int
+
+
+class Worker:
+    """One of `WORKER_COUNT`. It asks for work on `demand`, takes an attempt from `deliveries`,
+    and answers on `outcomes`; when `deliveries` ends it ends."""
+
+    def __init__(
+        self,
+        *,
+        registry: TaskRegistry,
+        runner: HandlerRunner,
+        clock: Clock,
+        rng: random.Random,
+        demand: trio.MemorySendChannel[int],
+        deliveries: trio.MemoryReceiveChannel[Attempt],
+        outcomes: trio.MemorySendChannel[Outcome],
+        on_start: Callable[[Attempt], None] | None = None,
+    ) -> None:
+        self._registry = registry
+        self._runner = runner
+        self._clock = clock
+        self._rng = rng
+        self._demand = demand
+        self._deliveries = deliveries
+        self._outcomes = outcomes
+        self._on_start = on_start
+        self._current: Attempt | None = None
+        self._started = self._succeeded = self._errored = self._aborted = 0
+
+    def statistics(self) -> WorkerStatistics:
+        return WorkerStatistics(
+            busy=self._current is not None,
+            started=self._started,
+            succeeded=self._succeeded,
+            errored=self._errored,
+            aborted=self._aborted,
+        )
+
+    def interrupt(self) -> None:
+        """The grace is over: stop what runs. Its handler's cleanup still runs, and the worker
+        lives on to report it."""
+        if self._current is not None:
+            self._current.abort(AbortReason.SHUTDOWN)
+
+    async def run(self) -> None:
+        with self._demand, self._deliveries, self._outcomes:
+            self._ask()
+            async for attempt in self._deliveries:
+                self._current = attempt
+                outcome = await self._run_attempt(attempt)
+                self._current = None
+                await self._outcomes.send(outcome)
+                self._ask()
+
+    def _ask(self) -> None:
+        # The poller closes its end when it stops; what it handed on before is still worked off.
+        with suppress(trio.BrokenResourceError):
+            self._demand.send_nowait(1)
+
+    async def _run_attempt(self, attempt: Attempt) -> Outcome:
+        if attempt.abort_reason is not None:
+            return self._stopped(attempt, None)
+        self._started += 1
+        if self._on_start is not None:
+            self._on_start(attempt)
+        task = attempt.task
+        definition: TaskDefinition | None = None
+        try:
+            definition = self._registry.get(task.type)
+            with attempt.scope:
+                result = await self._runner.run(
+                    definition, task, report_progress=self._progress_reporter(attempt)
+                )
+                self._succeeded += 1
+                return Succeeded(attempt, result)
+            return self._stopped(attempt, None)
+        # Whatever a handler raises is its own failure, never the worker's.
+        except Exception as error:  # noqa: BLE001
+            if attempt.abort_reason is not None:
+                return self._stopped(attempt, error)
+            return self._failed(attempt, definition, error)
+
+    def _progress_reporter(self, attempt: Attempt) -> Any:
+        async def report(value: Any) -> None:
+            await self._outcomes.send(Progressed(attempt, value))
+
+        return report
+
+    def _failed(
+        self, attempt: Attempt, definition: TaskDefinition | None, error: Exception
+    ) -> Outcome:
+        self._errored += 1
+        task = attempt.task
+        decision = decide(
+            task,
+            error,
+            self._clock.now(),
+            backoff=definition.backoff if definition else Backoff(),
+            rules=definition.error_rules if definition else {},
+            rng=self._rng,
+        )
+        if isinstance(error, UnknownTaskType):
+            logger.error("task %s: %s; is this worker older than the submitter?", task.id, error)
+        return Errored(attempt, describe_error(error), decision)
+
+    def _stopped(self, attempt: Attempt, error: Exception | None) -> Outcome:
+        self._aborted += 1
+        if attempt.abort_reason is AbortReason.LEASE_LOST:
+            return Lost(attempt)
+        if attempt.abort_reason is AbortReason.SHUTDOWN:
+            return Interrupted(attempt)
+        return Stopped(attempt, None if error is None else describe_error(error))

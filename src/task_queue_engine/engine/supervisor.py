@@ -1,0 +1,80 @@
+"""Which failures restart an actor, and which end the engine.
+
+Expected trouble (BackendUnavailable) never gets here: actors wait it out where it happens. What
+does is a defect, or a backend that refuses for good.
+
+- Actors on the line (submitter, poller, workers, status writer, acker) and the lease keeper hold
+  tasks or leases: their state cannot be made up again. A defect in one ends the engine: the rest of
+  the line is run dry as at a shutdown, so that everything is settled that can be, and then the
+  defect reaches the host's nursery in an ExceptionGroup.
+- Scheduler, reconciler and metrics hold nothing that is not in the store: they are started again
+  after a pause.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable
+
+import trio
+
+from task_queue_engine.actors.health import Health
+from task_queue_engine.engine.shutdown import Shutdown
+from task_queue_engine.errors import BackendRefused
+
+logger = logging.getLogger("task_queue_engine.supervisor")
+
+Run = Callable[[], Awaitable[None]]
+
+_RESTART_PAUSE = 5.0
+
+
+class Supervisor:
+    """Runs actors and keeps what they died of."""
+
+    def __init__(self, *, shutdown: Shutdown, health: Health) -> None:
+        self._shutdown = shutdown
+        self._health = health
+        self._defects: list[Exception] = []
+        self.restarts = 0
+
+    async def essential(self, name: str, run: Run) -> None:
+        """A defect ends the engine."""
+        try:
+            await run()
+        except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
+            # The neighbour at the other end of a channel is gone. Its own defect is the story.
+            if not self._defects:
+                self._record(name, error)
+        except Exception as error:  # noqa: BLE001 - any defect must run the line dry first
+            self._record(name, error)
+
+    async def restartable(self, name: str, run: Run) -> None:
+        """A defect is logged and the actor started again."""
+        while True:
+            try:
+                await run()
+            except BackendRefused as error:
+                self._record(name, error)
+                return
+            except Exception as error:
+                logger.exception("%s failed; starting it again in %g s", name, _RESTART_PAUSE)
+                self._health.trouble(name, error)
+                self.restarts += 1
+                await trio.sleep(_RESTART_PAUSE)
+                self._health.well(name)
+            else:
+                return
+
+    def _record(self, name: str, error: Exception) -> None:
+        logger.error("%s failed, the engine ends: %r", name, error)
+        self._health.trouble(name, error)
+        error.add_note(f"in actor {name}")
+        self._defects.append(error)
+        if not self._shutdown.requested:
+            self._shutdown.request()
+
+    def raise_defects(self) -> None:
+        """Raises ExceptionGroup where an actor had a defect."""
+        if self._defects:
+            raise ExceptionGroup("the engine failed", self._defects)
