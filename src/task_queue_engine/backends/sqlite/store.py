@@ -61,11 +61,10 @@ _INSERT = (
     "payload) VALUES (?, ?, ?, ?, 0, 0, ?, ?, ?, ?, ?, ?, 0, 0, ?) "
     "ON CONFLICT (id) DO NOTHING RETURNING 1"
 )
-_START = (
+_START = (  # noqa: S608 - constants
     "UPDATE tasks SET status = ?, attempt = attempt + 1, started_at = ?, updated_at = ?, "
     "progress = NULL, worker = ?, message_id = ?, receive_count = ?, due_at = NULL "
-    "WHERE id = ? AND status = ? AND (run_at IS NULL OR run_at <= ?) "
-    f"RETURNING {COLUMNS}"
+    "WHERE id = ? AND status = ? AND (run_at IS NULL OR run_at <= ?) RETURNING " + COLUMNS
 )
 _COMPLETE = (
     "UPDATE tasks SET status = ?, result = ?, error = NULL, run_at = NULL, finished_at = ?, "

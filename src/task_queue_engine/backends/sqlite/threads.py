@@ -163,4 +163,5 @@ class ConnectionThread:
 
 def _answer(group: list[_Request]) -> None:
     for request in group:
-        trio.lowlevel.reschedule(request.task, request.result)
+        if request.result is not None:  # always set by now
+            trio.lowlevel.reschedule(request.task, request.result)
