@@ -116,7 +116,7 @@ def _stranded(
 ) -> StrandedPage:
     """Walk the index of unfinished tasks; every row is one look into the index of messages."""
     rows = transaction.execute(
-        f"SELECT (CASE status WHEN ? "  # noqa: S608 - a constant
+        f"SELECT (CASE status WHEN ? "
         "   THEN EXISTS (SELECT 1 FROM messages WHERE messages.id = tasks.message_id) "
         "   ELSE due_at IS NOT NULL OR "
         "        EXISTS (SELECT 1 FROM messages WHERE messages.task_id = tasks.id) END), "

@@ -261,7 +261,7 @@ class SqliteQueue:
         below = decode_cursor(cursor, "dead", int) if cursor else 2**62
         rows = await self._read(
             lambda t: t.execute(
-                f"SELECT {_LETTER} FROM dead_letters WHERE queue = ? AND id < ? "  # noqa: S608 - a constant
+                f"SELECT {_LETTER} FROM dead_letters WHERE queue = ? AND id < ? "
                 "ORDER BY id DESC LIMIT ?",
                 (self._name, below, limit + 1),
             ).fetchall()
@@ -278,7 +278,7 @@ class SqliteQueue:
         condition = "" if wanted is None else f"AND id IN ({','.join('?' * len(wanted))})"
         rows = await self._read(
             lambda t: t.execute(
-                f"SELECT {_LETTER} FROM dead_letters WHERE queue = ? {condition} "  # noqa: S608 - constants and placeholders
+                f"SELECT {_LETTER} FROM dead_letters WHERE queue = ? {condition} "
                 "ORDER BY id LIMIT ?",
                 (self._name, *(wanted or ()), limit),
             ).fetchall()

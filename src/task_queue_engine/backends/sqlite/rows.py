@@ -94,7 +94,7 @@ def to_row(values: Any) -> Row:
 
 
 def load(transaction: Transaction, task_id: str) -> Row | None:
-    values = transaction.execute(f"SELECT {COLUMNS} FROM tasks WHERE id=?", (task_id,)).fetchone()  # noqa: S608 - a constant
+    values = transaction.execute(f"SELECT {COLUMNS} FROM tasks WHERE id=?", (task_id,)).fetchone()
     return None if values is None else to_row(values)
 
 

@@ -61,7 +61,7 @@ _INSERT = (
     "payload) VALUES (?, ?, ?, ?, 0, 0, ?, ?, ?, ?, ?, ?, 0, 0, ?) "
     "ON CONFLICT (id) DO NOTHING RETURNING 1"
 )
-_START = (  # noqa: S608 - constants
+_START = (
     "UPDATE tasks SET status = ?, attempt = attempt + 1, started_at = ?, updated_at = ?, "
     "progress = NULL, worker = ?, message_id = ?, receive_count = ?, due_at = NULL "
     "WHERE id = ? AND status = ? AND (run_at IS NULL OR run_at <= ?) RETURNING " + COLUMNS
@@ -287,7 +287,7 @@ class SqliteStore:
             bindings += decode_cursor(query.cursor, "tasks", tuple[int, str])
         rows = await self._read(
             lambda t: t.execute(
-                f"SELECT {COLUMNS} FROM tasks WHERE {' AND '.join(conditions)} "  # noqa: S608 - constants and placeholders
+                f"SELECT {COLUMNS} FROM tasks WHERE {' AND '.join(conditions)} "
                 "ORDER BY created_at DESC, id DESC LIMIT ?",
                 (*bindings, query.limit + 1),
             ).fetchall()
@@ -311,7 +311,7 @@ class SqliteStore:
         placeholders = ",".join("?" * len(task_ids))
         rows = await self._read(
             lambda t: t.execute(
-                f"SELECT id FROM tasks WHERE id IN ({placeholders}) AND cancel_requested",  # noqa: S608 - placeholders
+                f"SELECT id FROM tasks WHERE id IN ({placeholders}) AND cancel_requested",
                 tuple(task_ids),
             ).fetchall()
         )
@@ -321,7 +321,7 @@ class SqliteStore:
     async def due(self, *, before: datetime, limit: int) -> list[Task]:
         rows = await self._read(
             lambda t: t.execute(
-                f"SELECT {COLUMNS} FROM tasks WHERE due_at <= ? AND status = ? "  # noqa: S608 - a constant
+                f"SELECT {COLUMNS} FROM tasks WHERE due_at <= ? AND status = ? "
                 "ORDER BY due_at, id LIMIT ?",
                 (to_us(before), _PENDING, limit),
             ).fetchall()
