@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import trio
+import trio.testing
 
 from task_queue_engine import (
     Accepted,
@@ -17,6 +18,7 @@ from task_queue_engine import (
     TaskRegistry,
     TaskStatus,
 )
+from task_queue_engine.backends.base import ListQuery, QueueDepth
 from task_queue_engine.backends.memory import MemoryBackend
 from task_queue_engine.clock import TrioClock
 from task_queue_engine.errors import (
@@ -26,6 +28,18 @@ from task_queue_engine.errors import (
     UnknownTaskType,
 )
 from tests.engine.harness import depth, ended, row, running, until
+
+ALL = ListQuery(limit=1000)
+
+
+@dataclass
+class Receipt:
+    number: int
+
+
+@dataclass
+class Mail:
+    to: list[str]
 
 
 @pytest.fixture(autouse=True)
@@ -48,7 +62,7 @@ async def test_a_submitted_task_runs_and_its_result_can_be_awaited(
     assert task.result == {"to": ["Ada", None, 1.5]}
     assert (task.attempt, task.retry_count) == (1, 0)
     assert task.created_at <= task.started_at <= task.finished_at
-    assert await depth(backend) == await depth(MemoryBackend(clock=TrioClock()))
+    assert await depth(backend) == QueueDepth(waiting=0, in_flight=0, dead=0)
 
 
 async def test_by_type_name_as_by_function(tasks: TaskRegistry, backend: MemoryBackend) -> None:
@@ -61,10 +75,6 @@ async def test_by_type_name_as_by_function(tasks: TaskRegistry, backend: MemoryB
 async def test_the_result_comes_as_the_annotated_type(
     tasks: TaskRegistry, backend: MemoryBackend
 ) -> None:
-    @dataclass
-    class Receipt:
-        number: int
-
     @tasks.task("buy")
     async def buy(amount: int) -> Receipt:
         return Receipt(amount)
@@ -81,7 +91,7 @@ async def test_a_task_is_stored_before_its_message_is_sent(
         with backend.faults.block("send") as gate:
             nursery.start_soon(engine.submit, "echo", 1)
             await gate.arrived.wait()
-            (task,) = (await engine.list_tasks(all_tasks())).tasks
+            (task,) = (await engine.list_tasks(ALL)).tasks
             assert task.status is TaskStatus.PENDING
             assert (await depth(backend)).waiting == 0
 
@@ -190,17 +200,13 @@ async def test_an_unknown_type_says_which_are_known(
 async def test_a_payload_that_fails_its_annotation_is_refused_by_member(
     tasks: TaskRegistry, backend: MemoryBackend
 ) -> None:
-    @dataclass
-    class Mail:
-        to: list[str]
-
     @tasks.task("mail")
     async def mail(payload: Mail) -> None: ...
 
     async with running(tasks, backend) as engine:
         with pytest.raises(InvalidTask) as caught:
             await engine.submit(mail, {"to": ["a@example.com", 5]})
-        assert caught.value.field == "payload.to[...]" or caught.value.field == "payload.to[1]"
+        assert caught.value.field.startswith("payload.to[")
         await (await engine.submit(mail, Mail(["a@example.com"]))).result(timeout=5)
 
 
@@ -228,7 +234,7 @@ async def test_a_caller_cancelled_while_it_waits_does_not_take_the_task_with_it(
                 await gate.arrived.wait()
                 caller.cancel()
         await until(lambda: engine.statistics()["submitter"]["submitted"] == 1)
-        (task,) = (await engine.list_tasks(all_tasks())).tasks
+        (task,) = (await engine.list_tasks(ALL)).tasks
         assert (await ended(engine, task.id)).result == "still here"
 
 
@@ -238,8 +244,9 @@ async def test_a_caller_cancelled_before_its_submission_was_taken_leaves_no_task
     async with running(tasks, backend) as engine:
         with backend.faults.block("create") as gate:
             async with trio.open_nursery() as nursery:
-                # One batch under way, and all the places behind it taken.
-                for n in range(backend.store.max_batch + 1):
+                # One batch under way, all places behind it taken, more waiting for a place.
+                earlier = 3 * backend.store.max_batch
+                for n in range(earlier):
                     nursery.start_soon(engine.submit, "echo", n)
                 await gate.arrived.wait()
                 await trio.testing.wait_all_tasks_blocked()
@@ -247,8 +254,8 @@ async def test_a_caller_cancelled_before_its_submission_was_taken_leaves_no_task
                     await engine.submit("echo", "too late")
                 assert scope.cancelled_caught
                 gate.open()
-        stored = (await engine.list_tasks(all_tasks())).tasks
-        assert len(stored) == backend.store.max_batch + 1
+        stored = (await engine.list_tasks(ALL)).tasks
+        assert len(stored) == earlier
         assert all(task.payload != "too late" for task in stored)
 
 
@@ -339,7 +346,7 @@ async def test_an_engine_that_does_not_run_refuses(
             handle.cancel,
             lambda: handle.result(timeout=1),
             lambda: engine.retry(handle.id),
-            lambda: engine.list_tasks(all_tasks()),
+            lambda: engine.list_tasks(ALL),
             engine.list_dead,
             engine.redrive,
             engine.purge_dead,
@@ -356,9 +363,3 @@ async def test_every_error_has_one_root(tasks: TaskRegistry, backend: MemoryBack
             await engine.submit("unheard-of")
         with pytest.raises(TaskQueueError):
             await engine.get("0")
-
-
-def all_tasks() -> Any:
-    from task_queue_engine.backends.base import ListQuery
-
-    return ListQuery(limit=1000)
