@@ -183,8 +183,8 @@ async def test_a_passing_trouble_loses_no_lease(backend: MemoryBackend) -> None:
         await rig.keep(attempt.lease)
         for operation in (backend.faults.outage, backend.faults.block):
             with operation("extend"):
-                await trio.sleep(LEASE / 2)
-            await trio.sleep(LEASE / 2)
+                await trio.sleep(LEASE / 3)
+            await trio.sleep(LEASE)
         backend.faults.lose_answer("extend", times=2)
         await trio.sleep(LEASE * 3)
         assert attempt.abort_reason is None

@@ -194,5 +194,5 @@ async def test_old_tasks_are_deleted_where_a_retention_is_set(backend: MemoryBac
 
 async def test_without_a_retention_nothing_is_deleted(backend: MemoryBackend) -> None:
     async with reconciling(backend):
-        await trio.sleep(100_000)
+        await trio.sleep(80_000)
         assert backend.faults.calls["expire"] == 0
