@@ -55,8 +55,17 @@ class Harness:
     visibility = 30.0
     """Seconds; the lease of the steps below. A backend on a real clock takes a short one."""
 
-    def __init__(self, backend: Backend, clock: ManualClock, promises: Promises) -> None:
+    def __init__(
+        self,
+        backend: Backend,
+        *,
+        clock: ManualClock,
+        promises: Promises,
+        make_another: Callable[[], Backend],
+    ) -> None:
         self.backend = backend
+        self.make_another = make_another
+        """Another backend with a place of its own, not open yet."""
         self.clock = clock
         self.promises = promises
 
@@ -149,7 +158,12 @@ async def memory_harness(_: Path) -> AsyncIterator[Harness]:
     clock = ManualClock()
     backend = MemoryBackend(clock=clock)
     async with backend.open():
-        yield Harness(backend, clock, Promises())
+        yield Harness(
+            backend,
+            clock=clock,
+            promises=Promises(),
+            make_another=lambda: MemoryBackend(clock=clock),
+        )
 
 
 @asynccontextmanager
@@ -157,7 +171,12 @@ async def sqlite_harness(folder: Path) -> AsyncIterator[Harness]:
     clock = ManualClock()
     backend = SqliteBackend(folder / "tasks.db", clock=clock)
     async with backend.open():
-        yield Harness(backend, clock, Promises())
+        yield Harness(
+            backend,
+            clock=clock,
+            promises=Promises(),
+            make_another=lambda: SqliteBackend(folder / "another.db", clock=clock),
+        )
 
 
 HARNESSES: dict[str, Callable[[Path], AbstractAsyncContextManager[Harness]]] = {
