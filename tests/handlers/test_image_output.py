@@ -129,6 +129,14 @@ def test_a_link_in_the_way_is_never_written_through(overwrite: bool, tmp_path: P
     assert outside.read_bytes() == b"precious"
 
 
+def test_a_link_to_the_same_content_is_not_ones_own_file(tmp_path: Path) -> None:
+    (tmp_path / "outside").write_bytes(b"new")
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "a.jpg").symlink_to(tmp_path / "outside")
+    with pytest.raises(Discard, match="exists"):
+        write(tmp_path / "images")
+
+
 def test_a_directory_in_the_way_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.jpg").mkdir()
     with pytest.raises(Discard, match="is a directory"):

@@ -432,12 +432,29 @@ def test_damaged_images_are_refused_or_rendered_and_nothing_else(source: Format)
             made(bytes(damaged), width=5, format="png")
 
 
-def test_pillows_globals_are_as_they_were() -> None:
-    before = (Image.MAX_IMAGE_PIXELS, list(warnings.filters))
+def test_pillows_globals_are_as_they_were(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 12_345_678)
+    filters = list(warnings.filters)
     made(encode(flat(), "PNG"))
     with pytest.raises(Discard):
         render(b"", Wanted(width=10), LIMITS)
-    assert (Image.MAX_IMAGE_PIXELS, list(warnings.filters)) == before
+    assert Image.MAX_IMAGE_PIXELS == 12_345_678
+    assert warnings.filters == filters
+
+
+def test_what_decoders_check_for_themselves_is_held_to_the_limit_too(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seen: list[int | None] = []
+    to_plain = image_worker.to_plain
+
+    def watched(image: Image.Image) -> Image.Image:
+        seen.append(Image.MAX_IMAGE_PIXELS)
+        return to_plain(image)
+
+    monkeypatch.setattr(image_worker, "to_plain", watched)
+    made(encode(flat(), "PNG"))
+    assert seen == [LIMITS.max_pixels]
 
 
 def test_without_avif_support_that_format_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,8 +9,7 @@ from PIL import Image, ImageCms, features
 
 _SIXTEEN_BITS = frozenset({"I;16", "I;16L", "I;16B", "I;16N", "I"})
 
-# Mode of a plain image -> the colour space its profile must be about (ICC.1:2022, table 19).
-_SPACES = {"L": "GRAY", "RGB": "RGB", "RGBA": "RGB", "CMYK": "CMYK"}
+_PLAIN = frozenset({"L", "RGB", "RGBA", "CMYK"})
 
 
 def to_plain(image: Image.Image) -> Image.Image:
@@ -22,7 +21,7 @@ def to_plain(image: Image.Image) -> Image.Image:
         return image.convert("RGBA")
     if image.mode == "1":
         return image.convert("L")
-    if image.mode in _SPACES:
+    if image.mode in _PLAIN:
         return image
     return image.convert("RGB")
 
@@ -45,11 +44,9 @@ def _by_profile(image: Image.Image, profile: bytes) -> Image.Image | None:
     colours = image.convert("RGB") if image.mode == "RGBA" else image
     try:
         source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
-        if source.profile.xcolor_space.strip() != _SPACES[image.mode]:
-            return None
         converted = ImageCms.profileToProfile(colours, source, _srgb(), outputMode="RGB")
     except (ImageCms.PyCMSError, OSError, ValueError, TypeError):
-        return None
+        return None  # broken, or of another colour space than the image
     if converted is None:  # only where it works in place
         return None
     if image.mode == "L":

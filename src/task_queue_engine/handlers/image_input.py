@@ -54,16 +54,12 @@ def read_below(root: Path, path: str, *, max_bytes: int) -> bytes:
     finally:
         os.close(directory)
     with os.fdopen(descriptor, "rb") as file:
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode):
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             raise _not_regular(path)
-        too_large = Discard(f"the source file is larger than the limit of {max_bytes} bytes")
-        if status.st_size > max_bytes:
-            raise too_large
-        data = file.read(max_bytes + 1)  # it may be growing
-        if len(data) > max_bytes:
-            raise too_large
-        return data
+        data = file.read(max_bytes + 1)
+    if len(data) > max_bytes:
+        raise Discard(f"the source file is larger than the limit of {max_bytes} bytes")
+    return data
 
 
 def _resolve_below(base: Path, path: str) -> tuple[str, ...]:

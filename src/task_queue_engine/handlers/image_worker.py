@@ -221,6 +221,8 @@ def _open(data: bytes, limits: Limits) -> Image.Image:
         raise
     except Exception as error:  # noqa: BLE001 - decoders raise anything; it is about the bytes
         raise _broken(error) from None
+    # Image.open has looked already, but what it does about it hangs on the globals above, and
+    # those are not this thread's alone.
     if image.width * image.height > limits.max_pixels:
         raise too_many_pixels
     return image
