@@ -2,58 +2,52 @@
 
 from __future__ import annotations
 
-import importlib
 import logging
+import sys
 from pathlib import Path
-from types import ModuleType
-from typing import Any
 
 import pytest
 
 from task_queue_engine import handlers
 from task_queue_engine.errors import ConfigurationError
 from task_queue_engine.handlers.settings import EmailSettings, ExportSettings
-from task_queue_engine.registry import RunsIn, TaskRegistry
+from task_queue_engine.registry import RunsIn
 
 
 def test_the_registry_holds_the_task_types() -> None:
-    assert {"email", "data-export"} <= set(handlers.registry.names)
+    assert handlers.registry.names == ("data-export", "email", "image-resize")
+    assert handlers.registry.get("image-resize").runs_in is RunsIn.PROCESS
     assert handlers.registry.get("email").runs_in is RunsIn.THREAD
     assert handlers.registry.get("data-export").runs_in is RunsIn.TRIO
 
 
-def importing(monkeypatch: pytest.MonkeyPatch, outcome: ModuleType | ImportError) -> TaskRegistry:
-    def import_module(name: str) -> Any:
-        assert name == "task_queue_engine.handlers.image_resize"
-        if isinstance(outcome, ImportError):
-            raise outcome
-        return outcome
-
-    monkeypatch.setattr(importlib, "import_module", import_module)
-    return handlers._assemble()
+IMAGE_RESIZE = "task_queue_engine.handlers.image_resize"
 
 
-def test_image_resize_is_there_where_its_module_loads(monkeypatch: pytest.MonkeyPatch) -> None:
-    module = ModuleType("image_resize")
-    module.tasks = TaskRegistry()  # type: ignore[attr-defined]  # a module made up here
-    module.tasks.task("image-resize")(lambda payload: payload)  # type: ignore[attr-defined]
-    assert "image-resize" in importing(monkeypatch, module)
+def without_module(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """As if `name` could not be imported, and nothing that needs it had been yet."""
+    for loaded in list(sys.modules):
+        if loaded == IMAGE_RESIZE or loaded.partition(".")[0] == "PIL":
+            monkeypatch.delitem(sys.modules, loaded)
+    monkeypatch.delattr(handlers, "image_resize", raising=False)
+    monkeypatch.setitem(sys.modules, name, None)
 
 
 def test_without_pillow_the_log_says_how_to_get_it(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
-    registry = importing(monkeypatch, ModuleNotFoundError("no PIL", name="PIL"))
-    assert registry.names == ("data-export", "email")
+    without_module(monkeypatch, "PIL")
+    assert handlers._assemble().names == ("data-export", "email")
     assert "pip install 'task-queue-engine[images]'" in caplog.text
 
 
 def test_a_defect_in_a_module_is_not_taken_for_a_missing_extra(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    with pytest.raises(ImportError):
-        importing(monkeypatch, ImportError("cannot import name 'x'", name="task_queue_engine.task"))
+    without_module(monkeypatch, IMAGE_RESIZE)
+    with pytest.raises(ImportError, match="image_resize"):
+        handlers._assemble()
 
 
 # --- settings ---------------------------------------------------------------------------------

@@ -168,7 +168,7 @@ async def test_a_store_that_runs_tasks_does_not_wrap_the_handlers_verdict(
             self.is_open = False
 
     backend = Backend()
-    monkeypatch.setattr(task_store, "_make_backend", lambda settings: backend)
+    monkeypatch.setattr(task_store, "create_backend", lambda settings, clock: backend)
     monkeypatch.setenv("TQE_EXPORT_MAX_ROWS", "1")
     # A group would be retried; the verdict is that nothing helps.
     with pytest.raises(Discard, match="TQE_EXPORT_MAX_ROWS"):

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import importlib
 import logging
 
 from task_queue_engine.handlers import data_export, send_email
@@ -22,16 +21,14 @@ def _assemble() -> TaskRegistry:
     assembled.include(send_email.tasks)
     assembled.include(data_export.tasks)
     try:
-        image_resize = importlib.import_module(f"{__name__}.image_resize")
+        from task_queue_engine.handlers import image_resize
     except ImportError as error:
-        missing = error.name or ""
-        if missing.partition(".")[0] == "PIL":
-            logger.info(
-                "image-resize is not registered, since Pillow is not installed: "
-                "pip install 'task-queue-engine[images]'"
-            )
-        elif missing != f"{__name__}.image_resize":
+        if (error.name or "").partition(".")[0] != "PIL":
             raise  # a defect in the module, not a missing extra
+        logger.info(
+            "image-resize is not registered, since Pillow is not installed: "
+            "pip install 'task-queue-engine[images]'"
+        )
     else:
         assembled.include(image_resize.tasks)
     return assembled

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from task_queue_engine.backends.base import Backend, TaskStore
+from task_queue_engine.backends.base import TaskStore
 from task_queue_engine.clock import SystemClock
 from task_queue_engine.config import Settings
+from task_queue_engine.engine.choice import create_backend
 
 
 @asynccontextmanager
@@ -19,19 +19,13 @@ async def open_task_store() -> AsyncIterator[TaskStore]:
 
     Raises BackendUnavailable, BackendRefused.
     """
-    backend = _make_backend(Settings())
+    backend = create_backend(Settings(), SystemClock())
     failure: Exception | None = None
     async with backend.open():
         try:
             yield backend.store
-        except Exception as error:  # noqa: BLE001 - raised again outside of the backend's nursery,
-            failure = error  # which would wrap a handler's Retry or Discard in a group
+        # Raised again outside: a backend with a nursery would wrap a handler's Retry or Discard.
+        except Exception as error:  # noqa: BLE001
+            failure = error
     if failure is not None:
         raise failure
-
-
-def _make_backend(settings: Settings) -> Backend:
-    # Late, so that task types which never look at tasks load no backend.
-    choice = importlib.import_module("task_queue_engine.engine.choice")
-    backend: Backend = choice.create_backend(settings, SystemClock())
-    return backend
