@@ -27,7 +27,7 @@ IMAGE_RESIZE = "task_queue_engine.handlers.image_resize"
 def without_module(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     """As if `name` could not be imported, and nothing that needs it had been yet."""
     for loaded in list(sys.modules):
-        if loaded == IMAGE_RESIZE or loaded.partition(".")[0] == "PIL":
+        if loaded.startswith("task_queue_engine.handlers.image_") or loaded == "PIL":
             monkeypatch.delitem(sys.modules, loaded)
     monkeypatch.delattr(handlers, "image_resize", raising=False)
     monkeypatch.setitem(sys.modules, name, None)
