@@ -130,6 +130,8 @@ class ProcessPool:
 
     async def _end(self, *workers: WorkerProcess, grace: float = 0.0) -> list[WorkerProcess]:
         """See `reap`."""
+        if not workers:
+            return []
         with trio.CancelScope(shield=True):
             killed = await trio.to_thread.run_sync(reap, workers, grace, limiter=self._housekeeping)
         for worker in workers:
