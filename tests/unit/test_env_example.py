@@ -14,11 +14,27 @@ from pydantic import AliasChoices
 from pydantic_settings import BaseSettings
 
 from task_queue_engine.config import Settings
+from task_queue_engine.handlers.image_settings import ImageSettings
+from task_queue_engine.handlers.settings import EmailSettings, ExportSettings
 
-SETTINGS_CLASSES: list[type[BaseSettings]] = [Settings]
+SETTINGS_CLASSES: list[type[BaseSettings]] = [
+    Settings,
+    EmailSettings,
+    ImageSettings,
+    ExportSettings,
+]
 """Everything that reads the environment; handlers with settings of their own belong here too."""
 
-EXAMPLES_ONLY = {"AWS_REGION", "SQS_QUEUE_URL", "SQS_DLQ_URL", "DYNAMODB_TABLE"}
+EXAMPLES_ONLY = {
+    "AWS_REGION",
+    "SQS_QUEUE_URL",
+    "SQS_DLQ_URL",
+    "DYNAMODB_TABLE",
+    "SMTP_HOST",
+    "SMTP_USERNAME",
+    "SMTP_PASSWORD",
+    "SMTP_FROM",
+}
 """Unset by default: the file shows what a value looks like."""
 
 ROOT = Path(__file__).parents[2]
