@@ -23,9 +23,8 @@ def _env(name: str, default: Any, **constraints: Any) -> Any:
     return Field(default, validation_alias=AliasChoices(name), **constraints)
 
 
-class Settings(BaseSettings):
-    """How the engine runs. Field names are for Python (`Settings(worker_count=10)`), the
-    variables in the table of the README for everybody else.
+class EnvironmentSettings(BaseSettings):
+    """Base of all settings, the engine's and those of single handlers.
 
     Raises:
         ConfigurationError: naming the variable and what was expected.
@@ -40,6 +39,30 @@ class Settings(BaseSettings):
         populate_by_name=True,
         hide_input_in_errors=True,
     )
+
+    def __init__(self, **values: Any) -> None:
+        try:
+            super().__init__(**values)
+        except pydantic.ValidationError as error:
+            first = error.errors(include_url=False, include_context=False)[0]
+            name = self._variable(str(first["loc"][0])) if first["loc"] else None
+            message = first["msg"].removeprefix("Value error, ")
+            raise ConfigurationError(message[:1].lower() + message[1:], variable=name) from None
+
+    @classmethod
+    def _variable(cls, name: str) -> str:
+        """The environment variable behind a field's name; an error about a default has that."""
+        field = cls.model_fields.get(name)
+        alias = field.validation_alias if field is not None else None
+        if isinstance(alias, AliasChoices):
+            alias = alias.choices[0]
+        return alias if isinstance(alias, str) else name
+
+
+class Settings(EnvironmentSettings):
+    """How the engine runs. Field names are for Python (`Settings(worker_count=10)`), the
+    variables in the table of the README for everybody else.
+    """
 
     # Kept from the Go service.
     aws_region: str | None = _env("AWS_REGION", None)
@@ -97,15 +120,6 @@ class Settings(BaseSettings):
     metrics_interval: Seconds = _env("TQE_METRICS_INTERVAL", 5.0)
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = _env("TQE_LOG_LEVEL", "INFO")
     log_format: Literal["text", "json"] = _env("TQE_LOG_FORMAT", "text")
-
-    def __init__(self, **values: Any) -> None:
-        try:
-            super().__init__(**values)
-        except pydantic.ValidationError as error:
-            first = error.errors(include_url=False, include_context=False)[0]
-            name = str(first["loc"][0]) if first["loc"] else None
-            message = first["msg"].removeprefix("Value error, ")
-            raise ConfigurationError(message[:1].lower() + message[1:], variable=name) from None
 
     @field_validator("api_keys", mode="before")
     @classmethod

@@ -80,7 +80,9 @@ def _pydantic_converter(annotation: Any, field: str) -> Converter:
             path = "".join(
                 f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"]
             )
-            raise InvalidTask(_lower_first(first["msg"]), field=field + path) from None
+            # pydantic's prefix to what a validator of the model itself raised.
+            what = first["msg"].removeprefix("Value error, ")
+            raise InvalidTask(_lower_first(what), field=field + path) from None
 
     return convert
 
