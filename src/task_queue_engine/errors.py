@@ -137,10 +137,18 @@ class ResultTimeout(TaskQueueError):
 
 
 class AttemptTimedOut(TaskQueueError):
-    """The handler ran longer than the task's timeout, in seconds."""
+    """The attempt took longer than the task's timeout, in seconds.
 
-    def __init__(self, timeout: float) -> None:
-        super().__init__(f"the handler did not return within {timeout:g} s")
+    `not_started` says what it waited for where the handler had not even been called.
+    """
+
+    def __init__(self, timeout: float, *, not_started: str | None = None) -> None:
+        super().__init__(
+            f"the handler did not return within {timeout:g} s"
+            if not_started is None
+            else f"the handler was not started within {timeout:g} s: {not_started}"
+        )
+        self.timeout = timeout
 
 
 class ResultNotStorable(TaskQueueError):
@@ -149,6 +157,28 @@ class ResultNotStorable(TaskQueueError):
 
 class WorkerProcessDied(TaskQueueError):
     """The worker process of a `process=True` handler ended before the handler returned."""
+
+
+class HandlerExited(TaskQueueError):
+    """The handler raised SystemExit, KeyboardInterrupt or another exception that is meant to end
+    a program: a failed attempt like any other, its cause is that exception."""
+
+    def __init__(self, raised: BaseException) -> None:
+        super().__init__(
+            f"the handler raised {type(raised).__name__}, which does not end the engine"
+        )
+
+
+class AttemptEnded(BaseException):
+    """Raised inside a `def` handler by `context.check_cancelled()` and `context.progress()` once
+    its attempt is over: timed out, cancelled, or its lease lost. Nobody waits for it any more.
+
+    Not an Exception, like `trio.Cancelled` and for its reason: a loop with `except Exception`
+    must not carry on with an attempt that is over.
+    """
+
+    def __init__(self) -> None:
+        super().__init__("this attempt is over: it timed out, was cancelled or lost its lease")
 
 
 class AttemptCrashed(TaskQueueError):

@@ -118,6 +118,8 @@ class Acker:
         were carried out."""
         done = 0
         finished = tuple(settlement.lease for settlement in settlements)
+        for lease in finished:
+            lease.settling = True
         while settlements:
             again: list[Settlement] = []
             trouble: BackendUnavailable | None = None

@@ -71,8 +71,8 @@ class LeaseKeeper:
         self._cancel_poll = cancel_poll
         self._health = health
         self._events = events
-        # By receipt: one message may be held twice, by a duplicate delivery.
-        self._held: dict[str, Lease] = {}
+        # By identity: a duplicate delivery may come with the very same receipt.
+        self._held: dict[Lease, None] = {}
         self._renewed = self._lost = self._cancels_seen = 0
 
     def statistics(self) -> LeaseKeeperStatistics:
@@ -98,12 +98,12 @@ class LeaseKeeper:
         match event:
             case Acquired(leases):
                 for lease in leases:
-                    self._held[lease.delivery.receipt] = lease
+                    self._held[lease] = None
             case Settled(leases):
                 for lease in leases:
-                    self._held.pop(lease.delivery.receipt, None)
+                    self._held.pop(lease, None)
             case CancelAsked(task_id):
-                for lease in self._held.values():
+                for lease in self._held:
                     if lease.delivery.task_id == task_id and lease.attempt is not None:
                         lease.attempt.abort(AbortReason.CANCELLED)
             case _:
@@ -113,9 +113,7 @@ class LeaseKeeper:
         while True:
             await trio.sleep(self._visibility * _LOOK_EVERY)
             soon = trio.current_time() + self._visibility * _RENEW_BELOW
-            waning = [
-                lease for lease in self._held.values() if lease.expires_at < soon and not lease.lost
-            ]
+            waning = [lease for lease in self._held if lease.expires_at < soon and not lease.lost]
             size = self._queue.max_batch
             for i in range(0, len(waning), size):
                 await self._renew(waning[i : i + size])
@@ -146,8 +144,8 @@ class LeaseKeeper:
                 self._renewed += 1
                 lease.expires_at = asked_at + self._visibility
             case LeaseLost() | Rejected():
-                # Settled meanwhile, its receipt is stale for a good reason.
-                if lease.delivery.receipt in self._held:
+                # Where the acker has just deleted it, its receipt is stale for a good reason.
+                if lease in self._held and not lease.settling:
                     self._lose(lease, "the queue says it is gone")
             case TryAgain():
                 pass
@@ -158,7 +156,7 @@ class LeaseKeeper:
         while True:
             await trio.sleep(self._visibility * _LOOK_EVERY / 2)
             latest = trio.current_time() + self._visibility * _SAFETY
-            for lease in self._held.values():
+            for lease in self._held:
                 if lease.expires_at <= latest and not lease.lost:
                     self._lose(lease, "it could not be renewed in time")
 
@@ -173,7 +171,7 @@ class LeaseKeeper:
             await trio.sleep(self._cancel_poll)
             running = {
                 lease.attempt.task.id: lease.attempt
-                for lease in self._held.values()
+                for lease in self._held
                 if lease.attempt is not None and lease.attempt.abort_reason is None
             }
             # One that just arrived was claimed a moment ago: whoever is short-lived is never asked

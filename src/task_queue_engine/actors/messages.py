@@ -36,6 +36,8 @@ class Lease:
     expires_at: float
     attempt: Attempt | None = None
     lost: bool = False
+    settling: bool = False
+    """The acker is at it: a stale receipt no longer means that the lease was lost."""
 
     def lose(self) -> None:
         self.lost = True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import assert_never
 
@@ -235,19 +236,17 @@ class Poller:
 
     async def _hand_on(self, attempts: Sequence[Attempt]) -> None:
         for index, attempt in enumerate(attempts):
-            try:
-                self._deliveries.send_nowait(attempt)
-            except trio.WouldBlock:
-                if not await self._hand_on_waiting(attempt):
-                    await self._give_back(attempts[index:])
-                    return
+            if self._stopping or not await self._hand_on_one(attempt):
+                await self._give_back(attempts[index:])
+                return
 
-    async def _hand_on_waiting(self, attempt: Attempt) -> bool:
+    async def _hand_on_one(self, attempt: Attempt) -> bool:
         """False when `stop` came before a worker took it."""
+        with suppress(trio.WouldBlock):
+            self._deliveries.send_nowait(attempt)
+            return True
         self._stoppable = trio.CancelScope()
         with self._stoppable:
-            if self._stopping:
-                return False
             await self._deliveries.send(attempt)
             return True
         return False

@@ -62,6 +62,7 @@ class Submitter:
         self._patience = patience
         self._submissions = submissions
         self._batches = Batcher(submissions, size=store.max_batch, linger=0)
+        self._queue_is_down = False
         self._submitted = self._replayed = self._refused = self._unsent = 0
 
     def statistics(self) -> SubmitterStatistics:
@@ -111,31 +112,45 @@ class Submitter:
 
     async def _send(self, queue: TaskQueue, tasks: Sequence[Task]) -> None:
         for i in range(0, len(tasks), queue.max_batch):
-            unsent: Sequence[Task] = tasks[i : i + queue.max_batch]
-            for _ in range(_SEND_TRIES):
-                unsent = await self._send_once(queue, unsent)
-                if not unsent:
-                    break
-            else:
+            unsent = await self._send_batch(queue, tasks[i : i + queue.max_batch])
+            if unsent:
                 await self._leave_to_scheduler(unsent)
 
-    async def _send_once(self, queue: TaskQueue, tasks: Sequence[Task]) -> list[Task]:
-        """Returns the tasks that are still to be sent."""
+    async def _send_batch(self, queue: TaskQueue, tasks: Sequence[Task]) -> Sequence[Task]:
+        """Returns the tasks that could not be sent. While the queue is down one try has to do:
+        all later submissions wait behind this one, and the scheduler has more time."""
+        tries = 1 if self._queue_is_down else _SEND_TRIES
+        for tries_left in reversed(range(tries)):
+            trouble, tasks = await self._send_once(queue, tasks)
+            if trouble is None:
+                break
+            if tries_left:
+                await self._patience.pause(trouble)
+        # The scheduler takes it from here, and says so where it is in trouble too.
+        self._patience.well()
+        return tasks
+
+    async def _send_once(
+        self, queue: TaskQueue, tasks: Sequence[Task]
+    ) -> tuple[BackendUnavailable | None, Sequence[Task]]:
+        """Returns the trouble there was, and the tasks that are still to be sent."""
         now = self._clock.now()
         messages = [Message(task=task, delay=delay_until(task.run_at, now)) for task in tasks]
         try:
             verdicts = await queue.send(messages)
         except BackendUnavailable as error:
-            await self._patience.pause(error)
-            return list(tasks)
-        self._patience.well()
+            self._queue_is_down = True
+            return error, tasks
+        self._queue_is_down = False
+        trouble: BackendUnavailable | None = None
         again: list[Task] = []
         for task, verdict in zip(tasks, verdicts, strict=True):
             if isinstance(verdict, TryAgain):
+                trouble = BackendUnavailable(verdict.reason)
                 again.append(task)
             elif isinstance(verdict, Rejected):
                 logger.error("the queue refuses the message of task %s: %s", task.id, verdict)
-        return again
+        return trouble, again
 
     async def _leave_to_scheduler(self, tasks: Sequence[Task]) -> None:
         self._unsent += len(tasks)

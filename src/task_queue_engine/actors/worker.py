@@ -24,7 +24,8 @@ from task_queue_engine.actors.messages import (
 )
 from task_queue_engine.clock import Clock
 from task_queue_engine.errors import UnknownTaskType
-from task_queue_engine.execution import HandlerRunner, describe_error
+from task_queue_engine.execution.failures import describe_error
+from task_queue_engine.execution.runner import HandlerRunner
 from task_queue_engine.registry import TaskDefinition, TaskRegistry
 from task_queue_engine.retry import Backoff, decide
 

@@ -32,6 +32,8 @@ class Faults:
     """Each method arms a fault; each fault is used up by the calls (or items) it hits.
 
     >>> backend.faults.unavailable("record", times=2)        # two calls raise BackendUnavailable
+    >>> with backend.faults.outage("send", "receive"):       # so do all until the block ends
+    ...     ...
     >>> backend.faults.lose_answer("create")                 # done, but the caller sees it fail
     >>> backend.faults.try_again("send", items=3)            # verdict TryAgain for three items
     >>> backend.faults.duplicate_deliveries(1)               # the next message arrives twice
@@ -47,10 +49,25 @@ class Faults:
         self._try_again: Counter[str] = Counter()
         self._duplicates = 0
         self._gates: dict[str, Gate] = {}
+        self._outages: Counter[str] = Counter()
+        self._defects: dict[str, Exception] = {}
 
     def unavailable(self, operation: str, times: int = 1) -> None:
         """The next `times` calls raise BackendUnavailable and do nothing."""
         self._unavailable[operation] += times
+
+    @contextmanager
+    def outage(self, *operations: str) -> Iterator[None]:
+        """Calls of these operations raise BackendUnavailable until the block is left."""
+        self._outages.update(operations)
+        try:
+            yield
+        finally:
+            self._outages.subtract(operations)
+
+    def defect(self, operation: str, error: Exception) -> None:
+        """The next call raises `error`, which no caller expects."""
+        self._defects[operation] = error
 
     def lose_answer(self, operation: str, times: int = 1) -> None:
         """The next `times` calls take effect and then raise BackendUnavailable. (For "receive":
@@ -88,7 +105,9 @@ class Faults:
             await gate.opened.wait()
         else:
             await trio.lowlevel.checkpoint()
-        if _use_one(self._unavailable, operation):
+        if operation in self._defects:
+            raise self._defects.pop(operation)
+        if self._outages[operation] or _use_one(self._unavailable, operation):
             raise BackendUnavailable(f"{operation}: made to fail by a test", retry_after=0.1)
 
     def leave(self, operation: str) -> None:

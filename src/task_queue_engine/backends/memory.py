@@ -72,7 +72,8 @@ MAX_ITEM_BYTES = 2**20
 
 
 class MemoryBackend:
-    """A queue and a store in memory, for one process.
+    """A queue and a store in memory, for one process. Several engines may share it, as several
+    processes share a real backend.
 
     Args:
         clock: what "now" is; the machine's clock where None.
@@ -85,7 +86,7 @@ class MemoryBackend:
         self._rows: dict[str, Row] = {}
         self._queues: dict[str, MemoryQueue] = {}
         self._store = MemoryStore(self, self._rows, max_item_bytes)
-        self._is_open = False
+        self._times_open = 0
 
     @property
     def store(self) -> MemoryStore:
@@ -106,11 +107,11 @@ class MemoryBackend:
     @asynccontextmanager
     async def _opened(self) -> AsyncIterator[None]:
         await trio.lowlevel.checkpoint()
-        self._is_open = True
+        self._times_open += 1
         try:
             yield
         finally:
-            self._is_open = False
+            self._times_open -= 1
 
     async def ping(self) -> None:
         await self.call("ping", lambda: None)
@@ -156,7 +157,7 @@ class MemoryBackend:
         return answer
 
     def _check_open(self) -> None:
-        if not self._is_open:
+        if not self._times_open:
             raise BackendUnavailable("the backend is not open")
 
 

@@ -59,7 +59,7 @@ from task_queue_engine.errors import (
     WrongState,
 )
 from task_queue_engine.events import AttemptRecorded, AttemptStarted, Hook
-from task_queue_engine.execution import HandlerRunner
+from task_queue_engine.execution.runner import HandlerRunner
 from task_queue_engine.lifecycle import (
     AlreadyFinished,
     CancelledNow,

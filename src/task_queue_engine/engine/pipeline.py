@@ -49,7 +49,7 @@ from task_queue_engine.clock import Clock
 from task_queue_engine.config import Settings
 from task_queue_engine.engine.shutdown import Shutdown
 from task_queue_engine.engine.supervisor import Run, Supervisor
-from task_queue_engine.execution import HandlerRunner
+from task_queue_engine.execution.runner import HandlerRunner
 from task_queue_engine.registry import TaskRegistry
 
 # A due task is sent this many seconds ahead, with the rest of its delay on the message; the look

@@ -86,7 +86,7 @@ _wait = click.option(
 @_wait
 @click.option("--delay", type=float, metavar="SECONDS", help="Do not start before so long.")
 @click.option(
-    "--run-at", callback=_time, metavar="TIME", help="Nor before, e.g. 2030-01-01T12:00Z."
+    "--run-at", callback=_time, metavar="TIME", help="Not before; e.g. 2030-01-01T12:00Z."
 )
 @click.option("--max-attempts", type=int, metavar="N", help="Attempts in all; else the type's own.")
 @click.option("--timeout", type=float, metavar="SECONDS", help="For one attempt; else the type's.")

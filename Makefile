@@ -1,0 +1,64 @@
+# Everything here sets itself up in .venv at first use and after a change of pyproject.toml.
+# Needed on the machine: Python 3.11 or newer, make, git.
+#
+#   PYTHON=python3.12   the interpreter to build .venv with (default: the first fit one found)
+#   ARGS="..."          more arguments for serve, test and bench
+
+# Two targets at once would set up one .venv at once, and a benchmark wants no company.
+.NOTPARALLEL:
+.SUFFIXES:
+.DEFAULT_GOAL := help
+
+BIN := .venv/bin
+
+.PHONY: help
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
+	@echo '  PYTHON=python3.12 chooses the interpreter, ARGS="..." adds arguments to serve, test, bench'
+
+.PHONY: serve
+serve: ## run the HTTP API and the workers (Ctrl-C drains and stops)
+	@sh scripts/setup serve
+	@exec $(BIN)/tqe serve $(ARGS)
+
+.PHONY: test
+test: setup ## run all tests
+	@exec $(BIN)/python -m pytest $(ARGS)
+
+.PHONY: check
+check: setup ## lint, formatting, types, direction of imports
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+
+.PHONY: format
+format: setup ## mend formatting and what else can be mended mechanically
+	$(BIN)/ruff check --fix-only .
+	$(BIN)/ruff format .
+
+.PHONY: bench
+bench: ## measure throughput and latency
+	@sh scripts/setup serve
+	@exec $(BIN)/python benchmarks/throughput.py $(ARGS)
+
+.PHONY: setup
+setup: ## prepare .venv for development (every target does what it needs by itself)
+	@sh scripts/setup dev
+
+.PHONY: hooks
+hooks: setup ## run the quick checks at every commit from now on
+	$(BIN)/pre-commit install
+
+.PHONY: image
+image: ## build the container image task-queue-engine
+	docker build --tag task-queue-engine .
+
+.PHONY: clean
+clean: ## remove caches and build output; .venv, databases and files written by tasks stay
+	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	find src tests benchmarks scripts -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true
+
+.PHONY: distclean
+distclean: clean ## clean, and remove .venv
+	rm -rf .venv

@@ -1,0 +1,191 @@
+"""The main program of a worker process. It needs no trio, and starts faster without.
+
+The main thread runs handlers, one at a time. A second thread reads the socket, so that the end of
+the engine is noticed while a handler runs: then the process ends itself, and its process group
+with it. (PR_SET_PDEATHSIG would not do: it fires when the *thread* that made the process ends.)
+A handler that holds the interpreter lock inside C code delays this until it lets go.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import faulthandler
+import os
+import selectors
+import signal
+import socket
+import sys
+import threading
+import time
+from queue import SimpleQueue
+from typing import Any
+
+import msgspec
+
+from task_queue_engine.errors import AttemptEnded, HandlerExited
+from task_queue_engine.execution import wire
+from task_queue_engine.execution.contexts import AttemptContext
+from task_queue_engine.execution.failures import unwrap_single
+from task_queue_engine.execution.locating import HandlerPath, load
+from task_queue_engine.execution.remote_errors import pack
+from task_queue_engine.execution.values import encode_progress, encode_result
+from task_queue_engine.registry import TaskDefinition, TaskRegistry
+from task_queue_engine.task import Task
+
+SHUTDOWN_SIGNALS = frozenset({signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
+"""What a terminal or a service manager sends to every process of a service at once. The engine
+decides when its worker processes end: they get these signals blocked and then ignore them."""
+
+_PARENT_CHECK = 2.0
+"""Seconds between looks at who the parent process is, for the case that the engine died but a
+process forked from it holds its end of the socket open."""
+
+_EXIT_GRACE = 5.0
+"""Seconds for atexit functions and stray threads, once the engine has hung up."""
+
+
+def main(descriptor: int, engine_pid: int) -> None:
+    """Serve the engine on this socket until it hangs up."""
+    for signum in SHUTDOWN_SIGNALS:
+        # A handler that does nothing rather than SIG_IGN: programs started from here do not
+        # inherit it, so that they can be terminated.
+        signal.signal(signum, _ignore)
+        signal.siginterrupt(signum, False)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SHUTDOWN_SIGNALS)
+    if sys.stderr is not None:
+        faulthandler.enable()
+
+    os.set_inheritable(descriptor, False)
+    engine = socket.socket(fileno=descriptor)
+    # A forked copy must not keep the socket open when this process dies.
+    os.register_at_fork(after_in_child=engine.close)
+    jobs: SimpleQueue[bytes | None] = SimpleQueue()
+    listener = _Listener(engine, engine_pid, jobs)
+    threading.Thread(target=listener.run, name="engine listener", daemon=True).start()
+    engine.sendall(wire.frame(wire.encode(wire.Ready())))
+
+    while (body := jobs.get()) is not None:
+        reply = wire.frame(wire.encode(_run(wire.decode_job(body), engine)))
+        _flush_output()
+        listener.busy = False
+        try:
+            engine.sendall(reply)
+        except OSError:
+            return  # the engine is gone
+
+
+class _Listener:
+    def __init__(
+        self, engine: socket.socket, engine_pid: int, jobs: SimpleQueue[bytes | None]
+    ) -> None:
+        self._engine = engine
+        self._engine_pid = engine_pid
+        self._jobs = jobs
+        self.busy = False
+
+    def run(self) -> None:
+        with contextlib.suppress(OSError):  # a broken socket is a lost engine too
+            self._listen()
+        if self.busy:
+            _die()
+        self._jobs.put(None)
+        time.sleep(_EXIT_GRACE)
+        _die()
+
+    def _listen(self) -> None:
+        """Until the engine hangs up or is gone."""
+        frames = wire.FrameBuffer()
+        with selectors.DefaultSelector() as selector:
+            selector.register(self._engine, selectors.EVENT_READ)
+            while True:
+                readable = selector.select(_PARENT_CHECK)
+                if os.getppid() != self._engine_pid:
+                    return
+                if not readable:
+                    continue
+                data = self._engine.recv(65536)
+                if not data:
+                    return
+                frames.feed(data)
+                while (body := frames.next()) is not None:
+                    self.busy = True
+                    self._jobs.put(body)
+
+
+class ProcessContext(AttemptContext):
+    """The context of a handler in a worker process."""
+
+    __slots__ = ("_engine", "_limit", "_lock", "_over")
+
+    def __init__(self, task: Task, engine: socket.socket, limit: int) -> None:
+        super().__init__(task)
+        self._engine = engine
+        self._limit = limit
+        self._lock = threading.Lock()
+        self._over = False
+
+    def progress(self, value: Any) -> None:
+        body = wire.encode(wire.Progressed(msgspec.Raw(encode_progress(value, self._limit))))
+        with self._lock:
+            if self._over:
+                raise AttemptEnded
+            self._engine.sendall(wire.frame(body))
+
+    def check_cancelled(self) -> None:
+        """Nothing to check: this process is killed when the attempt ends."""
+
+    def end(self) -> None:
+        """The attempt is over: a thread it left behind must not write into the next one."""
+        with self._lock:
+            self._over = True
+
+
+def _run(job: wire.Job, engine: socket.socket) -> wire.Returned | wire.Raised:
+    context = ProcessContext(job.task, engine, job.max_result_bytes)
+    try:
+        definition = _definition(job.handler, job.task.type)
+        payload = definition.convert_payload(job.task.payload)
+        arguments = (payload, context) if definition.takes_context else (payload,)
+        result = encode_result(definition.handler(*arguments), job.max_result_bytes)
+        return wire.Returned(msgspec.Raw(result))
+    except BaseException as raised:  # noqa: BLE001 - all that a handler raises goes to the engine
+        error = unwrap_single(raised)
+        if not isinstance(error, Exception):
+            exited = HandlerExited(error)
+            exited.__cause__ = error
+            error = exited
+        return wire.Raised(pack(error))
+    finally:
+        context.end()
+
+
+_definitions: dict[tuple[HandlerPath, str], TaskDefinition] = {}
+
+
+def _definition(path: HandlerPath, type_name: str) -> TaskDefinition:
+    """The handler with its payload conversion, as the engine registered it."""
+    definition = _definitions.get((path, type_name))
+    if definition is None:
+        registry = TaskRegistry()
+        registry.task(type_name, process=True)(load(path))
+        definition = _definitions[path, type_name] = registry.get(type_name)
+    return definition
+
+
+def _flush_output() -> None:
+    """What a handler printed belongs to its attempt, and would be lost if the next is killed."""
+    for stream in (sys.stdout, sys.stderr):
+        # Closed, replaced or full: no reason to fail a task.
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            stream.flush()
+
+
+def _ignore(signum: int, frame: object) -> None:
+    pass
+
+
+def _die() -> None:
+    """With everything this process started and did not move to a group of its own."""
+    if os.getpgrp() == os.getpid():
+        os.killpg(os.getpid(), signal.SIGKILL)
+    os.kill(os.getpid(), signal.SIGKILL)

@@ -1,0 +1,195 @@
+"""`process=True` handlers, in worker processes that a timeout or a cancel really kills.
+
+Processes are started when they are needed, kept for the next task, and killed with SIGKILL when
+the attempt they run is over before them. Each is a fresh interpreter (not a fork: trio, threads and
+the AWS runtime do not survive one) in a session of its own, tied to the engine by one socket.
+
+Why not trio-parallel, which does most of this: it offers no way back for progress; it notices the
+end of a process by its pipes, and waits for that shielded, so a handler that forks makes a cancel
+hang for as long as the fork lives; SIGTERM, or Ctrl-C while a process starts, kills it; and it
+runs the program's main file in every process, whether a handler is in it or not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import trio
+
+from task_queue_engine.codec import decode_json
+from task_queue_engine.errors import WorkerProcessDied
+from task_queue_engine.execution import wire
+from task_queue_engine.execution.locating import locate, refuse_while_loading_main
+from task_queue_engine.execution.remote_errors import unpack
+from task_queue_engine.execution.worker_process import HungUp, WorkerProcess, reap, spawn
+from task_queue_engine.registry import TaskDefinition
+from task_queue_engine.task import Task
+
+ReportProgress = Callable[[Any], Awaitable[None]]
+
+_START_TIMEOUT = 60.0
+"""Seconds for a process to import the engine; a machine that takes longer is in trouble."""
+
+_EXIT_WAIT = 5.0
+"""Seconds for a process that hung up in mid-task to end, before it is killed."""
+
+_CLOSE_GRACE = 2.0
+"""Seconds for idle processes to end by themselves when the pool closes."""
+
+
+class ProcessPool:
+    """Runs handlers in at most `limit` worker processes."""
+
+    def __init__(self, *, limit: int, max_result_bytes: int) -> None:
+        self.limiter = trio.CapacityLimiter(limit)
+        self.max_result_bytes = max_result_bytes
+        # Threads that start and reap: not those of trio's default limiter, which others may fill.
+        self._housekeeping = trio.CapacityLimiter(limit + 1)
+        self._is_open = False
+        self._workers: set[WorkerProcess] = set()
+        self._idle: list[WorkerProcess] = []
+
+    @property
+    def running(self) -> int:
+        return self.limiter.borrowed_tokens
+
+    @property
+    def alive(self) -> int:
+        """Processes, idle ones included."""
+        return sum(worker.is_alive() for worker in self._workers)
+
+    def call(
+        self, definition: TaskDefinition, task: Task, report_progress: ReportProgress
+    ) -> ProcessCall:
+        return ProcessCall(self, definition, task, report_progress)
+
+    def open(self) -> None:
+        refuse_while_loading_main()
+        self._is_open = True
+
+    async def aclose(self) -> None:
+        """End all processes: idle ones may run their atexit functions, others are killed. Not
+        cancellable, and over within a few seconds."""
+        self._is_open = False
+        workers = list(self._workers)
+        for worker in workers:
+            if worker in self._idle:
+                worker.hang_up()
+            else:
+                worker.kill()
+        self._idle.clear()
+        await self._end(*workers, grace=_CLOSE_GRACE)
+
+    async def take(self) -> WorkerProcess:
+        """An idle process, or a new one."""
+        if not self._is_open:
+            raise RuntimeError("process=True handlers run inside `async with runner.open()`")
+        while self._idle:
+            worker = self._idle.pop()
+            if worker.is_alive():
+                return worker
+            await self._end(worker)  # it died in its sleep
+        return await self._start()
+
+    def give_back(self, worker: WorkerProcess) -> None:
+        self._idle.append(worker)
+
+    async def discard(self, worker: WorkerProcess) -> None:
+        """Kill it, with what it started. Not cancellable; takes milliseconds."""
+        worker.kill()
+        await self._end(worker)
+
+    async def bury(self, worker: WorkerProcess, when: str) -> WorkerProcessDied:
+        """A process has hung up: find out how it ended, and end what it may have left behind."""
+        killed = await self._end(worker, grace=_EXIT_WAIT)
+        # Its pid stays taken as long as there are processes in its group: nobody else is hit.
+        worker.kill()
+        if killed:
+            return WorkerProcessDied(
+                f"worker process {worker.pid} hung up {when} without ending and was killed"
+            )
+        return WorkerProcessDied(worker.obituary(when))
+
+    async def _start(self) -> WorkerProcess:
+        worker = await trio.to_thread.run_sync(spawn, limiter=self._housekeeping)
+        self._workers.add(worker)
+        try:
+            with trio.move_on_after(_START_TIMEOUT):
+                await worker.wait_ready()
+                return worker
+        except HungUp:
+            raise await self.bury(worker, "while it started; its stderr says why") from None
+        except BaseException:
+            await self.discard(worker)
+            raise
+        await self.discard(worker)
+        raise WorkerProcessDied(
+            f"worker process {worker.pid} was not ready within {_START_TIMEOUT:g} s"
+        )
+
+    async def _end(self, *workers: WorkerProcess, grace: float = 0.0) -> list[WorkerProcess]:
+        """See `reap`."""
+        if not workers:
+            return []
+        with trio.CancelScope(shield=True):
+            killed = await trio.to_thread.run_sync(reap, workers, grace, limiter=self._housekeeping)
+        for worker in workers:
+            worker.close()
+            self._workers.discard(worker)
+        return killed
+
+
+class ProcessCall:
+    """One call."""
+
+    def __init__(
+        self,
+        pool: ProcessPool,
+        definition: TaskDefinition,
+        task: Task,
+        report_progress: ReportProgress,
+    ) -> None:
+        self._pool = pool
+        self._definition = definition
+        self._task = task
+        self._report_progress = report_progress
+        self.started = False
+
+    @property
+    def not_started(self) -> str:
+        """What a call that never started waited for."""
+        total = self._pool.limiter.total_tokens
+        return f"all {total:g} worker processes (TQE_PROCESSES) were taken"
+
+    async def run(self) -> Any:
+        """Returns the handler's result as builtins; raises what it raised.
+
+        Raises:
+            WorkerProcessDied: the process ended before the handler did, or could not be started.
+            RegistryError: a worker process could not find the handler.
+        """
+        job = wire.Job(
+            handler=locate(self._definition.handler),
+            task=self._task,
+            max_result_bytes=self._pool.max_result_bytes,
+        )
+        async with self._pool.limiter:
+            self.started = True
+            reply = await self._run_in_worker(job)
+        if isinstance(reply, wire.Raised):
+            raise unpack(reply.error)
+        return decode_json(bytes(reply.result), field="result")
+
+    async def _run_in_worker(self, job: wire.Job) -> wire.Returned | wire.Raised:
+        worker = await self._pool.take()
+        try:
+            reply = await worker.run(job, self._report_progress)
+        except HungUp:
+            raise await self._pool.bury(worker, "in the middle of the task") from None
+        except BaseException:
+            # Cancelled, for the most part: a timeout, a cancel, a lost lease, a shutdown.
+            await self._pool.discard(worker)
+            raise
+        self._pool.give_back(worker)
+        return reply

@@ -1,0 +1,84 @@
+"""What the engine and a worker process say to each other: JSON behind a length, on one socket.
+
+engine            worker process
+  |  <--- Ready ---  |
+  |  ---- Job ---->  |
+  |  <- Progressed - |   any number
+  |  <- Returned --  |   or Raised; then the next Job
+"""
+
+from __future__ import annotations
+
+import struct
+
+import msgspec
+
+from task_queue_engine.execution.locating import HandlerPath
+from task_queue_engine.execution.remote_errors import RemoteError
+from task_queue_engine.task import Task
+
+
+class Job(msgspec.Struct, frozen=True, kw_only=True):
+    """One handler call. The payload is converted to its annotation in the worker process."""
+
+    handler: HandlerPath
+    task: Task
+    max_result_bytes: int
+
+
+class Ready(msgspec.Struct, frozen=True):
+    """The worker process has started and takes a Job."""
+
+
+class Progressed(msgspec.Struct, frozen=True, tag="progressed"):
+    value: msgspec.Raw
+
+
+class Returned(msgspec.Struct, frozen=True, tag="returned"):
+    """The handler returned; `result` is JSON within the size limit."""
+
+    result: msgspec.Raw
+
+
+class Raised(msgspec.Struct, frozen=True, tag="raised"):
+    """The handler raised, or its result was refused."""
+
+    error: RemoteError
+
+
+Reply = Progressed | Returned | Raised
+
+_HEADER = struct.Struct("!I")
+
+_reply_decoder: msgspec.json.Decoder[Reply] = msgspec.json.Decoder(Reply)
+
+encode = msgspec.json.Encoder().encode
+decode_job = msgspec.json.Decoder(Job).decode
+decode_ready = msgspec.json.Decoder(Ready).decode
+decode_reply = _reply_decoder.decode
+
+
+def frame(body: bytes) -> bytes:
+    return _HEADER.pack(len(body)) + body
+
+
+class FrameBuffer:
+    """Cuts a stream of bytes into frames."""
+
+    def __init__(self) -> None:
+        self._data = bytearray()
+
+    def feed(self, data: bytes) -> None:
+        self._data += data
+
+    def next(self) -> bytes | None:
+        """The next complete frame's body; None when more data is needed."""
+        if len(self._data) < _HEADER.size:
+            return None
+        (length,) = _HEADER.unpack_from(self._data)
+        end = _HEADER.size + length
+        if len(self._data) < end:
+            return None
+        body = bytes(self._data[_HEADER.size : end])
+        del self._data[:end]
+        return body

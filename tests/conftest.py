@@ -1,0 +1,24 @@
+"""Virtual time for every test that uses `autojump_clock`, itself or through a fixture."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import pytest
+
+from tests.virtual_time import run_on_virtual_time
+
+
+# Last, since pytest-trio's own hook marks every async test with a `run`.
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if "autojump_clock" in getattr(item, "fixturenames", ()):
+            run = partial(_run, item)
+            item.add_marker(pytest.mark.trio(run=run), append=False)
+
+
+def _run(item, function, *, clock, instruments):
+    return run_on_virtual_time(
+        function, clock=clock or item.funcargs["autojump_clock"], instruments=instruments
+    )

@@ -1,0 +1,61 @@
+"""Shared by the tests of `data-export`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import apsw
+
+from task_queue_engine.handlers import registry
+from task_queue_engine.handlers.data_export import export_data
+from task_queue_engine.handlers.export_file import Attempt, ExportResult
+from task_queue_engine.handlers.export_payload import ExportPayload
+from task_queue_engine.task import new_task_id
+from tests.handlers.contexts import AsyncContext
+
+
+def accept(data: Any) -> ExportPayload:
+    payload = registry.get("data-export").convert_payload(data)
+    assert isinstance(payload, ExportPayload)
+    return payload
+
+
+async def export(data: Any, context: AsyncContext | None = None) -> ExportResult:
+    return await export_data(accept(data), context or AsyncContext())
+
+
+async def exported(data: Any) -> bytes:
+    return content((await export(data)).path)
+
+
+def content(path: str | Path) -> bytes:
+    return Path(path).read_bytes()
+
+
+def attempt(
+    number: int = 1, task_id: str | None = None, check_cancelled: Any = lambda: None
+) -> Attempt:
+    return Attempt(
+        task_id=task_id or new_task_id(),
+        number=number,
+        check_cancelled=check_cancelled,
+        report=lambda rows: None,
+    )
+
+
+def all_files(folder: Path) -> list[str]:
+    """Hidden ones too."""
+    return sorted(path.name for path in folder.iterdir()) if folder.exists() else []
+
+
+def make_database(path: Path) -> None:
+    with apsw.Connection(str(path)) as connection:
+        connection.execute(
+            """
+            CREATE TABLE orders (id INTEGER PRIMARY KEY, customer TEXT, total REAL, note BLOB);
+            INSERT INTO orders VALUES (1, 'Ada', 12.5, x'00ff'), (2, 'Jörg', -3, NULL),
+                                      (3, '=1+1', 9e999, 'said "hi", left');
+            """
+        )
+    connection.close()
