@@ -1,23 +1,60 @@
-"""Task Queue Engine: submit work, have it run, retried, dead-lettered, and look its life up."""
+"""Task Queue Engine: submit work, have it run, retried, dead-lettered, and look its life up.
+
+The names below are imported when they are first used: worker processes import this package too,
+and should not pay for an engine they do not run.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
 
 from task_queue_engine._version import __version__
-from task_queue_engine.config import Settings
-from task_queue_engine.context import SyncTaskContext, TaskContext
-from task_queue_engine.engine.api import Accepted, Refused, Submission
-from task_queue_engine.engine.engine import Engine
-from task_queue_engine.engine.handle import TaskHandle
-from task_queue_engine.errors import (
-    ConfigurationError,
-    InvalidTask,
-    ResultTimeout,
-    TaskCancelled,
-    TaskFailed,
-    TaskNotFound,
-    TaskQueueError,
-)
-from task_queue_engine.registry import TaskRegistry
-from task_queue_engine.retry import Backoff, Discard, Retry, Snooze
-from task_queue_engine.task import Task, TaskError, TaskStatus
+
+if TYPE_CHECKING:
+    from task_queue_engine.config import Settings
+    from task_queue_engine.context import SyncTaskContext, TaskContext
+    from task_queue_engine.engine.api import Accepted, Refused, Submission
+    from task_queue_engine.engine.engine import Engine
+    from task_queue_engine.engine.handle import TaskHandle
+    from task_queue_engine.errors import (
+        ConfigurationError,
+        InvalidTask,
+        ResultTimeout,
+        TaskCancelled,
+        TaskFailed,
+        TaskNotFound,
+        TaskQueueError,
+    )
+    from task_queue_engine.registry import TaskRegistry
+    from task_queue_engine.retry import Backoff, Discard, Retry, Snooze
+    from task_queue_engine.task import Task, TaskError, TaskStatus
+
+_WHERE = {
+    "Accepted": "engine.api",
+    "Backoff": "retry",
+    "ConfigurationError": "errors",
+    "Discard": "retry",
+    "Engine": "engine.engine",
+    "InvalidTask": "errors",
+    "Refused": "engine.api",
+    "ResultTimeout": "errors",
+    "Retry": "retry",
+    "Settings": "config",
+    "Snooze": "retry",
+    "Submission": "engine.api",
+    "SyncTaskContext": "context",
+    "Task": "task",
+    "TaskCancelled": "errors",
+    "TaskContext": "context",
+    "TaskError": "task",
+    "TaskFailed": "errors",
+    "TaskHandle": "engine.handle",
+    "TaskNotFound": "errors",
+    "TaskQueueError": "errors",
+    "TaskRegistry": "registry",
+    "TaskStatus": "task",
+}
 
 __all__ = [
     "Accepted",
@@ -45,3 +82,15 @@ __all__ = [
     "TaskStatus",
     "__version__",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _WHERE:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"{__name__}.{_WHERE[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

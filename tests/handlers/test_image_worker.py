@@ -11,7 +11,7 @@ from PIL import ExifTags, Image, ImageCms, PngImagePlugin
 
 from task_queue_engine.handlers import image_worker
 from task_queue_engine.handlers.image_worker import (
-    AVIF_SUPPORTED,
+    SUPPORTED_FORMATS,
     Format,
     Limits,
     Rendered,
@@ -37,9 +37,7 @@ from tests.handlers.pictures import (
 
 LIMITS = Limits(max_pixels=1_000_000, max_memory=1024 * 2**20)
 
-FORMATS: list[Format] = ["jpeg", "png", "webp", "gif"]
-if AVIF_SUPPORTED:
-    FORMATS.append("avif")
+FORMATS = SUPPORTED_FORMATS
 
 
 def made(data: bytes, *, limits: Limits = LIMITS, **wanted: Any) -> tuple[Image.Image, Rendered]:
@@ -457,10 +455,14 @@ def test_what_decoders_check_for_themselves_is_held_to_the_limit_too(
     assert seen == [LIMITS.max_pixels]
 
 
-def test_without_avif_support_that_format_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(image_worker, "AVIF_SUPPORTED", False)
-    with pytest.raises(Discard, match="cannot write avif"):
-        render(encode(flat(), "PNG"), Wanted(width=10, format="avif"), LIMITS)
+def test_a_format_pillow_was_built_without_is_neither_written_nor_read(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(image_worker, "SUPPORTED_FORMATS", ("jpeg", "png"))
+    with pytest.raises(Discard, match="cannot write webp"):
+        render(encode(flat(), "PNG"), Wanted(width=10, format="webp"), LIMITS)
+    with pytest.raises(Discard, match=r"not an image of a known type \(jpeg, png\)"):
+        render(encode(flat(), "WEBP"), Wanted(width=10), LIMITS)
 
 
 def test_a_large_jpeg_is_decoded_at_a_fraction_of_its_size(

@@ -121,7 +121,11 @@ class MemoryBackend:
     ) -> StrandedPage:
         def look() -> StrandedPage:
             check_limit(limit)
-            after = decode_cursor(cursor, "stranded", tuple[datetime, str]) if cursor else None
+            after = (
+                decode_cursor(cursor, "stranded", tuple[datetime, str])
+                if cursor is not None
+                else None
+            )
             messages = self.queue(queue)
             waiting = sorted(
                 (
@@ -291,7 +295,7 @@ class MemoryQueue:
     async def list_dead(self, *, limit: int, cursor: str | None = None) -> DeadLetterPage:
         def page() -> DeadLetterPage:
             check_limit(limit)
-            below = decode_cursor(cursor, "dead", int) if cursor else math.inf
+            below = decode_cursor(cursor, "dead", int) if cursor is not None else math.inf
             letters = [letter for letter in reversed(self._dead.values()) if int(letter.id) < below]
             return DeadLetterPage(
                 letters=tuple(letters[:limit]),
@@ -456,7 +460,9 @@ class MemoryStore:
         def page() -> TaskPage:
             check_limit(query.limit)
             below = (
-                decode_cursor(query.cursor, "tasks", tuple[datetime, str]) if query.cursor else None
+                decode_cursor(query.cursor, "tasks", tuple[datetime, str])
+                if query.cursor is not None
+                else None
             )
             rows = sorted(
                 (

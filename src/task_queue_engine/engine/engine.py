@@ -59,6 +59,7 @@ from task_queue_engine.errors import (
     WrongState,
 )
 from task_queue_engine.events import AttemptRecorded, AttemptStarted, Hook
+from task_queue_engine.execution.locating import locate
 from task_queue_engine.execution.runner import HandlerRunner
 from task_queue_engine.lifecycle import (
     AlreadyFinished,
@@ -68,7 +69,7 @@ from task_queue_engine.lifecycle import (
     NotReopened,
     Reopened,
 )
-from task_queue_engine.registry import TaskRegistry
+from task_queue_engine.registry import RunsIn, TaskRegistry
 from task_queue_engine.retry import GiveUp, RetryAt, Seconds, to_seconds
 from task_queue_engine.task import Task, TaskStatus
 
@@ -134,11 +135,16 @@ class Engine:
         `task_status.started` gives the running engine: `await nursery.start(engine.run)`.
 
         Raises:
+            RegistryError: a worker process could not find the handler of a `process=True` type.
             BackendRefused, BackendUnavailable: at the start, before anything runs.
             ExceptionGroup: defects of actors, after everything was settled that could be.
         """
         if self._shutdown is not None:
             raise RuntimeError("this engine is already running")
+        if self._consume:
+            for definition in self._registry:
+                if definition.runs_in is RunsIn.PROCESS:
+                    locate(definition.handler)
         self._shutdown = shutdown = Shutdown(
             grace=self._settings.shutdown_grace, flush=self._settings.shutdown_flush
         )

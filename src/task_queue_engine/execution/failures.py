@@ -111,7 +111,8 @@ def _describe_traceback(error: BaseException, limit: int) -> str | None:
 def _parts(
     seen: traceback.TracebackException, error: BaseException
 ) -> Iterator[tuple[traceback.TracebackException, BaseException]]:
-    """Every formatted exception of the tree with the exception it stands for."""
+    """Every formatted exception of the chain with the exception it stands for. The members of a
+    group are not among them: they were raised below the handler."""
     stack = [(seen, error)]
     done: set[int] = set()
     while stack:
@@ -124,8 +125,6 @@ def _parts(
             stack.append((part.__cause__, raised.__cause__))
         if part.__context__ is not None and raised.__context__ is not None:
             stack.append((part.__context__, raised.__context__))
-        if part.exceptions and isinstance(raised, BaseExceptionGroup):
-            stack.extend(zip(part.exceptions, raised.exceptions, strict=False))
 
 
 def _drop_own_frames(part: traceback.TracebackException, raised: BaseException) -> None:

@@ -134,7 +134,6 @@ class ThreadContext(AttemptContext):
     def progress(self, value: Any) -> None:
         """Blocks until the engine has taken the value."""
         plain = storable_progress(value, self._limit)
-        self.check_cancelled()
         try:
             trio.from_thread.run(self._deliver, plain, trio_token=self._token)
         except (trio.RunFinishedError, trio.Cancelled):

@@ -23,8 +23,8 @@ from task_queue_engine.handlers.image_input import check_relative, read_below
 from task_queue_engine.handlers.image_output import write_output
 from task_queue_engine.handlers.image_settings import ImageSettings
 from task_queue_engine.handlers.image_worker import (
-    AVIF_SUPPORTED,
     MAX_SIDE,
+    SUPPORTED_FORMATS,
     Format,
     Limits,
     Wanted,
@@ -111,8 +111,9 @@ class ImageResize(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         named = _format_of(self.filename)
         if named and self.format and named != self.format:
             raise ValueError(f"filename {self.filename!r} does not go with format {self.format!r}")
-        if self.output_format == "avif" and not AVIF_SUPPORTED:
-            raise ValueError("format: the installed Pillow cannot write avif")
+        wanted = self.output_format
+        if wanted is not None and wanted not in SUPPORTED_FORMATS:
+            raise ValueError(f"format: the installed Pillow cannot write {wanted}")
 
     @property
     def output_format(self) -> Format | None:

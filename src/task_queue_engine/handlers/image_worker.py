@@ -44,16 +44,15 @@ from task_queue_engine.retry import Discard
 try:
     from PIL import AvifImagePlugin
 
-    AVIF_SUPPORTED = AvifImagePlugin.SUPPORTED
+    _AVIF_SUPPORTED = AvifImagePlugin.SUPPORTED
 except ImportError:  # Pillow before 11.3
-    AVIF_SUPPORTED = False
+    _AVIF_SUPPORTED = False
 
 Format = Literal["jpeg", "png", "webp", "gif", "avif"]
 
 MAX_SIDE = 16_383
 """Pixels: the longest side a WebP can have (RFC 9649), the least of all these formats."""
 
-# Also the list of decoders that are let near the data.
 _PILLOW_NAMES: dict[Format, str] = {
     "jpeg": JpegImagePlugin.JpegImageFile.format,
     "png": PngImagePlugin.PngImageFile.format,
@@ -61,6 +60,13 @@ _PILLOW_NAMES: dict[Format, str] = {
     "gif": GifImagePlugin.GifImageFile.format,
     "avif": "AVIF",
 }
+
+_MISSING = {"webp": not WebPImagePlugin.SUPPORTED, "avif": not _AVIF_SUPPORTED}
+
+SUPPORTED_FORMATS: tuple[Format, ...] = tuple(
+    name for name in _PILLOW_NAMES if not _MISSING.get(name)
+)
+"""Those the installed Pillow was built with; no other decoder is let near the data."""
 
 # A JPEG with further pictures behind the first (stereo, previews) comes back as an "MPO".
 _OUR_NAMES: dict[str | None, Format] = {
@@ -131,8 +137,8 @@ class Rendered:
 
 def render(data: bytes, wanted: Wanted, limits: Limits) -> Rendered:
     """Raises Discard, saying what is wrong with the image or why it is not worked on."""
-    if wanted.format == "avif" and not AVIF_SUPPORTED:
-        raise Discard("the installed Pillow cannot write avif")
+    if wanted.format is not None and wanted.format not in SUPPORTED_FORMATS:
+        raise Discard(f"the installed Pillow cannot write {wanted.format}")
     try:
         with _pillow_limits(limits.max_pixels), address_space_limit(limits.max_memory):
             return _render(data, wanted, limits)
@@ -160,7 +166,7 @@ def _pillow_limits(max_pixels: int) -> Iterator[None]:
 @contextmanager
 def _one_avif_thread() -> Iterator[None]:
     """Every core has a worker process already, and threads take a lot of address space."""
-    if not AVIF_SUPPORTED:
+    if not _AVIF_SUPPORTED:
         yield
         return
     before = AvifImagePlugin.DEFAULT_MAX_THREADS
@@ -212,11 +218,12 @@ def _open(data: bytes, limits: Limits) -> Image.Image:
         f"the image has more pixels than TQE_IMAGE_MAX_PIXELS ({limits.max_pixels})"
     )
     try:
-        image = Image.open(io.BytesIO(data), formats=tuple(_PILLOW_NAMES.values()))
+        decoders = tuple(_PILLOW_NAMES[name] for name in SUPPORTED_FORMATS)
+        image = Image.open(io.BytesIO(data), formats=decoders)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise too_many_pixels from None
     except UnidentifiedImageError:
-        raise Discard(f"not an image of a known type ({', '.join(_PILLOW_NAMES)})") from None
+        raise Discard(f"not an image of a known type ({', '.join(SUPPORTED_FORMATS)})") from None
     except MemoryError:
         raise
     except Exception as error:  # noqa: BLE001 - decoders raise anything; it is about the bytes

@@ -70,6 +70,12 @@ def crash_with_forked_child(path: str) -> None:
     os._exit(7)
 
 
+def crash_with_program(path: str) -> None:
+    with Path(path).open("wb") as fifo:
+        subprocess.Popen(["sleep", "60"], stdout=fifo, close_fds=False)
+        os._exit(7)
+
+
 def hold_in_subprocess(path: str, context: SyncTaskContext) -> None:
     with Path(path).open("wb") as fifo, subprocess.Popen(["sleep", "60"], stdout=fifo):
         context.progress(os.getpid())

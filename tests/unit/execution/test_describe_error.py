@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 import trio
+from trio.testing import MockClock
 
 from task_queue_engine.codec import encode_json
 from task_queue_engine.errors import AttemptTimedOut
@@ -28,7 +29,7 @@ async def describe_failure_of(handler: Any) -> TaskError:
     """As a worker inside the engine would: the engine's own frames are on top."""
     try:
         await run(make_runner(), handler)
-    except (ValueError, trio.TooSlowError) as error:
+    except (ValueError, trio.TooSlowError, AttemptTimedOut) as error:
         # The test's two frames stand for the worker's, which are the engine's own.
         error.__traceback__ = error.__traceback__.tb_next.tb_next  # type: ignore[union-attr]
         return describe_error(error)
@@ -65,6 +66,24 @@ async def test_traceback_of_a_thread_handler_starts_at_the_handler() -> None:
     described = await describe_failure_of(handler)
 
     assert (described.traceback or "").splitlines()[1].endswith("in handler")
+
+
+async def test_the_traceback_of_a_cause_starts_at_the_handler_too(
+    autojump_clock: MockClock,
+) -> None:
+    async def handler(payload: Any) -> None:
+        try:
+            await trio.sleep(60)
+        finally:
+            raise OSError("disk full")
+
+    described = await describe_failure_of(handler)
+
+    text = described.traceback or ""
+    assert described.type == "task_queue_engine.errors.AttemptTimedOut"
+    assert "OSError: disk full" in text
+    assert "in handler" in text
+    assert "runner.py" not in text
 
 
 async def test_an_error_inside_a_library_that_the_handler_calls_keeps_its_frames() -> None:

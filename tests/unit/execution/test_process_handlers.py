@@ -160,8 +160,9 @@ async def test_a_thread_left_behind_cannot_report_into_the_next_task() -> None:
 
 @bounded(20)
 async def test_what_a_handler_prints_comes_out_when_it_returns(
-    capfd: pytest.CaptureFixture[str],
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)
     runner = make_runner()
     async with runner.open():
         await run(runner, handlers.shout, process=True)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
 import pickle
 import sys
 import threading
 import types
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -110,6 +112,21 @@ def test_a_class_of_a_module_the_engine_has_not_loaded_is_not_imported(
 
     assert type(arrived) is ArithmeticError
     assert describe_error(arrived).type == "only_in_the_worker_process.Odd"
+
+
+def test_nor_is_a_module_that_an_error_only_holds_something_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "heavy_module.py").write_text("class Thing: pass")
+    monkeypatch.syspath_prepend(tmp_path)
+    heavy = importlib.import_module("heavy_module")
+    packed = pack(ValueError("with a thing", heavy.Thing()))
+    monkeypatch.delitem(sys.modules, "heavy_module")
+
+    arrived = unpack(packed)
+
+    assert type(arrived) is ValueError
+    assert "heavy_module" not in sys.modules
 
 
 def test_pickles_that_fail_or_lie_do_no_harm() -> None:

@@ -1,0 +1,191 @@
+"""What the conformance suite needs from a backend, and how each backend provides it.
+
+To hold another backend to the suite, write a harness for it and add it to `HARNESSES`. What a
+backend cannot promise is declared in its `Promises`; a test that depends on one says so with
+`@needs("...")` instead of skipping by the backend's name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from task_queue_engine.backends.base import (
+    Backend,
+    Created,
+    Delivery,
+    Done,
+    Message,
+    NewTask,
+    TaskQueue,
+    TaskStore,
+)
+from task_queue_engine.backends.memory import MemoryBackend
+from task_queue_engine.backends.sqlite import SqliteBackend
+from task_queue_engine.clock import ManualClock
+from task_queue_engine.lifecycle import ClaimRequest, ClaimVerdict, Started
+from task_queue_engine.task import Task, new_task_id
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Promises:
+    """What not every backend can keep."""
+
+    exact_depth: bool = True
+    """`depth` and the answer of `purge_dead` are exact at once."""
+    ordered_dead_letters: bool = True
+    """`list_dead` gives newest first, with cursors that hold."""
+    notices_stale_receipts: bool = True
+    """Deleting with a stale receipt is answered LeaseLost (SQS reports success)."""
+    in_order: bool = True
+    """Messages are received in the order in which they became visible."""
+    steerable_clock: bool = True
+    """`advance` moves the backend's own idea of time, at no cost."""
+
+
+class Harness:
+    """An open backend, the clock it runs on, and the steps most tests begin with."""
+
+    visibility = 30.0
+    """Seconds; the lease of the steps below. A backend on a real clock takes a short one."""
+
+    def __init__(
+        self,
+        backend: Backend,
+        *,
+        clock: ManualClock,
+        promises: Promises,
+        make_another: Callable[[], Backend],
+    ) -> None:
+        self.backend = backend
+        self.make_another = make_another
+        """Another backend with a place of its own, not open yet."""
+        self.clock = clock
+        self.promises = promises
+
+    @property
+    def store(self) -> TaskStore:
+        return self.backend.store
+
+    @property
+    def queue(self) -> TaskQueue:
+        return self.backend.queue("default")
+
+    async def advance(self, seconds: float) -> None:
+        """Let this much time go by for the backend."""
+        self.clock.advance(seconds)
+
+    # --- steps ------------------------------------------------------------------------------
+
+    def now(self) -> datetime:
+        return self.clock.now()
+
+    def later(self, seconds: float) -> datetime:
+        return self.clock.now() + timedelta(seconds=seconds)
+
+    def make_task(self, **fields: Any) -> Task:
+        now = self.clock.now()
+        defaults: dict[str, Any] = {
+            "id": new_task_id(),
+            "type": "email",
+            "payload": {"to": "user@example.com"},
+            "created_at": now,
+            "updated_at": now,
+        }
+        return Task(**(defaults | fields))
+
+    async def create(self, task: Task | None = None, **fields: Any) -> Task:
+        """A task that is stored, and nothing sent."""
+        task = task or self.make_task(**fields)
+        assert await self.store.create([NewTask(task=task)]) == [Created()]
+        return task
+
+    async def send(self, task: Task, *, delay: float = 0.0) -> None:
+        assert await self.queue.send([Message(task=task, delay=delay)]) == [Done()]
+
+    async def submit(self, **fields: Any) -> Task:
+        """A task that is stored and sent."""
+        task = await self.create(**fields)
+        await self.send(task)
+        return task
+
+    async def receive(self, max_messages: int = 10) -> list[Delivery]:
+        return await self.queue.receive(max_messages, wait=0, visibility=self.visibility)
+
+    async def receive_one(self) -> Delivery:
+        (delivery,) = await self.queue.receive(1, wait=5, visibility=self.visibility)
+        return delivery
+
+    async def claim(self, delivery: Delivery, *, worker: str = "worker-1") -> ClaimVerdict:
+        (verdict,) = await self.store.claim([claim_request(delivery, worker=worker)])
+        return verdict
+
+    async def start(self, **fields: Any) -> tuple[Task, Delivery]:
+        """A task that is running: submitted, received and claimed."""
+        await self.submit(**fields)
+        delivery = await self.receive_one()
+        verdict = await self.claim(delivery)
+        assert isinstance(verdict, Started)
+        return verdict.task, delivery
+
+    async def lapse(self) -> None:
+        """All leases taken by these steps run out."""
+        await self.advance(self.visibility + 1)
+
+    async def get(self, task_id: str) -> Task:
+        (task,) = await self.store.get([task_id])
+        assert task is not None
+        return task
+
+
+def claim_request(delivery: Delivery, *, worker: str = "worker-1") -> ClaimRequest:
+    return ClaimRequest(
+        task_id=delivery.task_id,
+        message_id=delivery.message_id,
+        receive_count=delivery.receive_count,
+        worker=worker,
+    )
+
+
+@asynccontextmanager
+async def memory_harness(_: Path) -> AsyncIterator[Harness]:
+    clock = ManualClock()
+    backend = MemoryBackend(clock=clock)
+    async with backend.open():
+        yield Harness(
+            backend,
+            clock=clock,
+            promises=Promises(),
+            make_another=lambda: MemoryBackend(clock=clock),
+        )
+
+
+@asynccontextmanager
+async def sqlite_harness(folder: Path) -> AsyncIterator[Harness]:
+    clock = ManualClock()
+    backend = SqliteBackend(folder / "tasks.db", clock=clock)
+    async with backend.open():
+        yield Harness(
+            backend,
+            clock=clock,
+            promises=Promises(),
+            make_another=lambda: SqliteBackend(folder / "another.db", clock=clock),
+        )
+
+
+HARNESSES: dict[str, Callable[[Path], AbstractAsyncContextManager[Harness]]] = {
+    "memory": memory_harness,
+    "sqlite": sqlite_harness,
+}
+
+
+def needs(promise: str) -> pytest.MarkDecorator:
+    """The test applies only to backends that keep this promise (a field of `Promises`)."""
+    assert promise in Promises.__dataclass_fields__
+    return pytest.mark.needs(promise)
