@@ -30,8 +30,8 @@ from task_queue_engine.registry import TaskRegistry
 logger = logging.getLogger("task_queue_engine.service")
 
 HTTP_GRACE = 5.0
-"""Seconds for answers that are under way when the server is to stop."""
-_MARGIN = 5.0
+"""Seconds for answers that are under way when the server is to stop; no more than handlers get."""
+_MARGIN = 3.0
 """Seconds of the watchdog beyond all deadlines: what they bound takes a moment to unwind."""
 
 Listeners = Sequence[trio.SocketListener]
@@ -55,15 +55,23 @@ def run_service(parts: Parts) -> None:
         ExceptionGroup: a defect of the engine, after everything was settled that could be.
     """
     settings = parts.settings
-    patience = HTTP_GRACE * parts.http + settings.shutdown_grace + settings.shutdown_flush
+    hard_deadline = settings.shutdown_grace + settings.shutdown_flush
+    if parts.http:
+        hard_deadline += _http_grace(settings)
     watchdog = Watchdog(
-        patience=patience + _MARGIN,
+        patience=hard_deadline + _MARGIN,
         hurried=settings.shutdown_flush + _MARGIN,
         end=lambda: os._exit(ExitCode.OVERRUN),
     )
     watchdog.start()
-    trio.run(_Service(parts, watchdog).run)
-    watchdog.stop()
+    try:
+        trio.run(_Service(parts, watchdog).run)
+    finally:
+        watchdog.stop()
+
+
+def _http_grace(settings: Settings) -> float:
+    return min(HTTP_GRACE, settings.shutdown_grace)
 
 
 class _Service:
@@ -143,7 +151,7 @@ class _Service:
                     self._settings,
                     shutdown=self._stop,
                     listeners=listeners,
-                    grace=min(HTTP_GRACE, self._settings.shutdown_grace),
+                    grace=_http_grace(self._settings),
                     task_status=task_status,
                 )
         finally:

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from task_queue_engine.cli.apps import load_app
+from task_queue_engine.cli.apps import DEFAULT_APP, load_app
 from task_queue_engine.cli.failures import expected_error
 from task_queue_engine.cli.logs import set_up_logging
 from task_queue_engine.cli.options import Command, app_option, debug_option
@@ -89,7 +89,13 @@ def _run(
     given = {name: value for name, value in overrides.items() if value is not None}
     settings = Settings(**given)
     set_up_logging(settings.log_level, settings.log_format)
-    registry = load_app(app or CommandSettings().app)
+    spec = app or CommandSettings().app
+    registry = load_app(spec)
+    if spec == DEFAULT_APP:
+        # Better now than when the first task needs them.
+        from task_queue_engine.handlers import check_settings
+
+        check_settings()
 
     # Only here: the web framework behind it takes longer to import than most commands to run.
     from task_queue_engine.cli.service import Parts, run_service

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 from datetime import datetime
 
@@ -117,7 +118,7 @@ def submit(
     With --wait the exit code is 0 for COMPLETED, 1 for FAILED and CANCELLED, 4 when the time is
     over.
     """
-    value = read_payload(payload, click.get_binary_stream("stdin"))
+    value = read_payload(payload, sys.stdin.buffer)
     if value is None or value == "":
         # As the HTTP API has it, so that a script behaves the same with and without --url.
         raise InvalidTask("must not be empty or null", field="payload")
