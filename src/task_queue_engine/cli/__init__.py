@@ -22,6 +22,7 @@ Completion of commands and options, for bash (zsh and fish alike):
 
 
 @click.command(
+    "tqe",
     cls=Program,
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog=f"{_EXIT_CODES}\n\n{_COMPLETION}",

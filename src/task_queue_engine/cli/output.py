@@ -6,6 +6,7 @@ would obey them.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -17,6 +18,21 @@ from task_queue_engine.client.schemas import MetricsView
 from task_queue_engine.task import Task
 
 _LONGEST_CELL = 80
+
+
+def emit(result: str | bytes) -> None:
+    """Write a result to stdout, whole and with a newline. Raises BrokenPipeError.
+
+    Not by `print`: unbuffered (PYTHONUNBUFFERED) its stream may write a part and say nothing, and
+    a terminal's encoding may not have every character of a payload.
+    """
+    if isinstance(result, str):
+        result = result.encode(sys.stdout.encoding or "utf-8", "backslashreplace")
+    sys.stdout.flush()
+    left = memoryview(result + b"\n")
+    while left:
+        left = left[sys.stdout.buffer.write(left) or 0 :]
+    sys.stdout.buffer.flush()
 
 
 class Table:

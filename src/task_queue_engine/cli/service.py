@@ -168,9 +168,9 @@ class _Service:
                 self._settings.worker_count,
                 ", ".join(self._parts.registry.names),
             )
-            logger.info("how to stop: SIGTERM or Ctrl-C; what else there is: tqe --help")
         else:
             logger.info("no workers in this process: `tqe worker` runs them")
+        logger.info("how to stop: SIGTERM or Ctrl-C; what else there is: tqe --help")
 
     def _tell_http(self, bound: Bound) -> None:
         if not self._settings.api_keys:

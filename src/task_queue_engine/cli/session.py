@@ -15,6 +15,7 @@ import trio
 from task_queue_engine.cli.access import Operations, direct, over_http
 from task_queue_engine.cli.apps import load_app
 from task_queue_engine.cli.logs import set_up_logging
+from task_queue_engine.cli.output import emit
 from task_queue_engine.cli.settings import CommandSettings
 from task_queue_engine.config import Settings
 from task_queue_engine.errors import ConfigurationError
@@ -94,10 +95,7 @@ class Session:
     def show(self, value: Any, text: Callable[[], str]) -> None:
         """The result, on stdout: with --json `value` as the API encodes it, else what `text`
         gives."""
-        if self.as_json:
-            click.echo(msgspec.json.encode(value))
-        else:
-            click.echo(text())
+        emit(msgspec.json.encode(value) if self.as_json else text())
 
     def note(self, text: str) -> None:
         """Something beside the result, for people only: on stderr."""

@@ -12,7 +12,7 @@ import msgspec
 from task_queue_engine.backends.base import ListQuery, TaskPage
 from task_queue_engine.cli.access import Operations
 from task_queue_engine.cli.options import app_option, operating
-from task_queue_engine.cli.output import describe_task, table_of_tasks, task_rows
+from task_queue_engine.cli.output import describe_task, emit, table_of_tasks, task_rows
 from task_queue_engine.cli.payloads import read_payload
 from task_queue_engine.cli.session import Session
 from task_queue_engine.client.schemas import MAX_PAGE
@@ -246,9 +246,9 @@ async def _print_all(session: Session, operations: Operations, query: ListQuery)
         page = await operations.list_tasks(replace(query, cursor=cursor))
         if session.as_json:
             for task in page.tasks:
-                click.echo(msgspec.json.encode(task))
+                emit(msgspec.json.encode(task))
         elif page.tasks:
-            click.echo(table.text(task_rows(page.tasks)))
+            emit(table.text(task_rows(page.tasks)))
         cursor = page.next_cursor
         if cursor is None:
             return
