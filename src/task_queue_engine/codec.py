@@ -7,6 +7,7 @@ only where the fast result shows it could matter.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -19,6 +20,11 @@ MAX_DEPTH = 100
 
 MAX_INTEGER_DIGITS = 308
 """Longer integers are not JSON numbers that other programs can read (RFC 8259, section 6)."""
+
+# A high surrogate at the end of its string: msgspec only says "Input data was truncated".
+_CUT_SURROGATE = re.compile(rb'\\u[dD][89abAB][0-9a-fA-F]{2}"')
+
+_LONG_NUMBER = re.compile(rb"[0-9]{%d}" % (MAX_INTEGER_DIGITS + 1))
 
 _encoder = msgspec.json.Encoder()
 _decoder = msgspec.json.Decoder()
@@ -57,6 +63,9 @@ def decode_json(data: bytes, *, field: str = "body") -> Any:
     except UnicodeDecodeError as error:
         raise InvalidTask(f"is not UTF-8 (byte {error.start})", field=field) from None
     except (msgspec.DecodeError, ValueError) as error:
+        if "surrogate" in str(error) or _CUT_SURROGATE.search(data):
+            message = "contains a lone surrogate, which is not Unicode text"
+            raise InvalidTask(message, field=field) from None
         raise InvalidTask(f"is not valid JSON: {error}", field=field) from None
 
 
@@ -65,7 +74,7 @@ def _is_suspicious(encoded: bytes) -> bool:
         b"null" in encoded  # perhaps a NaN
         or b"\\u0000" in encoded
         or encoded.count(b"[") + encoded.count(b"{") > MAX_DEPTH
-        or len(encoded) > 4096  # room for an absurd integer
+        or _LONG_NUMBER.search(encoded) is not None
     )
 
 

@@ -1,0 +1,72 @@
+"""The Quart-Trio app: routes, error handlers, limits."""
+
+from __future__ import annotations
+
+import logging
+
+from quart import Response, request
+from quart_trio import QuartTrio
+
+from task_queue_engine.config import Settings
+from task_queue_engine.engine.api import EngineApi
+from task_queue_engine.http import problems
+from task_queue_engine.http.documents import DocumentRoutes
+from task_queue_engine.http.exchange import Exchange
+from task_queue_engine.http.gate import Gate
+from task_queue_engine.http.replies import reply
+from task_queue_engine.http.routes.dead_letters import DeadLetterRoutes
+from task_queue_engine.http.routes.observe import ObserveRoutes
+from task_queue_engine.http.routes.tasks import TaskRoutes
+from task_queue_engine.http.state import Front
+
+EXTENSION = "task_queue_engine"
+
+logger = logging.getLogger("task_queue_engine.http")
+
+
+class _App(QuartTrio):
+    asgi_http_class = Exchange
+
+
+def create_app(engine: EngineApi, settings: Settings) -> QuartTrio:
+    """An ASGI app in front of `engine`. It does no I/O until it is served (see `serve_http`).
+
+    It uses of `settings`: api_keys, host (to know whether it is on loopback), max_body_bytes and
+    request_timeout.
+    """
+    front = Front(engine, settings)
+    app = _App("task_queue_engine.http", static_folder=None, template_folder=None)
+    app.extensions[EXTENSION] = front
+    app.config["MAX_CONTENT_LENGTH"] = settings.max_body_bytes
+    # The server keeps time for each connection as a whole; see connection.py.
+    app.config["BODY_TIMEOUT"] = None
+    app.config["RESPONSE_TIMEOUT"] = None
+    # A path is what it is: no redirects to a nicer spelling, which would not be problem+json.
+    app.url_map.merge_slashes = False
+    app.url_map.strict_slashes = True
+
+    TaskRoutes(front).register(app)
+    DeadLetterRoutes(front).register(app)
+    ObserveRoutes(front).register(app)
+    DocumentRoutes(app).register(app)
+
+    app.register_error_handler(Exception, _answer_error)
+    app.asgi_app = Gate(app.asgi_app, front)  # type: ignore[method-assign] # Quart's way to wrap
+    return app
+
+
+def front_of(app: QuartTrio) -> Front | None:
+    """The Front of an app made by `create_app`."""
+    front = app.extensions.get(EXTENSION)
+    return front if isinstance(front, Front) else None
+
+
+async def _answer_error(error: Exception) -> Response:
+    problem, headers = problems.of_error(error)
+    if problem.status == 500:
+        request_id = request.scope.get("tqe.request_id")
+        logger.error("request %s failed", request_id, exc_info=error)
+        problem = problems.with_request_id(problem, str(request_id))
+    response = reply(problem, problem.status, content_type=problems.CONTENT_TYPE)
+    response.headers.extend(headers)
+    return response

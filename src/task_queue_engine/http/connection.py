@@ -1,0 +1,206 @@
+"""One client's connection: hypercorn's HTTP/1.1 over a trio stream, bounded in every phase.
+
+hypercorn's own connection class (`hypercorn.trio.tcp_server.TCPServer`) is not used, for three
+reasons that cannot be configured away: it limits the time between two reads, not for a whole
+request, so one byte a second holds a connection for ever; it sends under a shield without a limit,
+so a client that does not read holds up the server's exit; and it closes at once after an early
+answer, so that a client still sending may never see it. This one keeps time as follows:
+
+=========================  ==================================================================
+waiting for a first byte   `request_timeout` on a new connection, `keep_alive_timeout` later
+first byte to end of body  `request_timeout` in all, then 408
+the handler                no limit here; handlers have their own
+sending                    `request_timeout` for each 64 KiB: a minimal speed
+closing                    `linger` for a client that is still sending (RFC 9112, section 9.6)
+=========================  ==================================================================
+
+Nothing here is shielded: cancelling a connection ends it at once.
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+from dataclasses import dataclass
+from typing import Protocol
+
+import trio
+from hypercorn.config import Config
+from hypercorn.events import Closed, Event, RawData, Updated
+from hypercorn.trio.task_group import TaskGroup
+from hypercorn.trio.worker_context import WorkerContext
+from hypercorn.typing import AppWrapper, ConnectionState
+from hypercorn.utils import parse_socket_addr
+
+from task_queue_engine.http.protocol import HttpProtocol
+
+CHUNK = 65_536
+"""Bytes received or sent at a time."""
+DRAIN_HEAD_TIME = 1.0
+"""Seconds for the rest of a request's head once the server is going away."""
+
+_RESET = struct.pack("ii", 1, 0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """In seconds, but for the last."""
+
+    request_timeout: float
+    keep_alive_timeout: float = 75.0
+    """Above the 60 s after which load balancers close by default, so that they close first."""
+    linger: float = 2.0
+    max_connections: int = 1000
+
+
+class IdleBook(Protocol):
+    """Told by each connection when it waits for a request and when it no longer does."""
+
+    def now_idle(self, connection: Connection) -> None: ...
+
+    def now_busy(self, connection: Connection) -> None: ...
+
+
+class Connection:
+    def __init__(
+        self,
+        stream: trio.SocketStream,
+        *,
+        app: AppWrapper,
+        config: Config,
+        context: WorkerContext,
+        limits: Limits,
+        idle_book: IdleBook,
+    ) -> None:
+        self._stream = stream
+        self._app = app
+        self._config = config
+        self._context = context
+        self._limits = limits
+        self._idle_book = idle_book
+        self._sending = trio.Lock()
+        self._reading = trio.CancelScope()
+        """Cancelled to end the connection: nothing more is read, what runs is told so."""
+        self._reception = trio.CancelScope()
+        """The one read that is going on."""
+        self._idle_until = trio.current_time() + limits.request_timeout
+        self._request_until = math.inf
+        self._broken = False
+
+    async def run(self) -> None:
+        """Serve requests until the client or the server is done. Closes the stream."""
+        try:
+            sock = self._stream.socket
+            client = parse_socket_addr(sock.family, sock.getpeername())
+            server = parse_socket_addr(sock.family, sock.getsockname())
+            async with TaskGroup() as requests:
+                self._protocol = HttpProtocol(
+                    self._app,
+                    self._config,
+                    self._context,
+                    requests,
+                    ConnectionState({}),
+                    False,
+                    client,
+                    server,
+                    self._send,
+                )
+                with self._reading:
+                    await self._read()
+                await self._protocol.handle(Closed())
+            if self._protocol.has_unread_input and not self._broken:
+                await self._linger()
+        except OSError:
+            pass  # the client was gone before we asked who it is
+        finally:
+            self._idle_book.now_busy(self)
+            if self._broken:
+                # What a client has not taken by now it will not take: let the kernel forget it.
+                self._stream.setsockopt(trio.socket.SOL_SOCKET, trio.socket.SO_LINGER, _RESET)
+            await trio.aclose_forcefully(self._stream)
+
+    def hang_up(self) -> None:
+        """Close an idle connection."""
+        self._reading.cancel()
+
+    @property
+    def fileno(self) -> int:
+        return self._stream.socket.fileno()
+
+    async def _read(self) -> None:
+        while True:
+            deadline = self._deadline()
+            with trio.CancelScope(deadline=deadline) as self._reception:
+                try:
+                    data = bytes(await self._stream.receive_some(CHUNK))
+                except (trio.BrokenResourceError, trio.ClosedResourceError):
+                    return
+            if self._reception.cancelled_caught:
+                if self._protocol.receiving:
+                    await self._protocol.give_up(408)
+                return
+            self._idle_book.now_busy(self)
+            await self._protocol.handle(RawData(data=data))
+            if not data:
+                return
+
+    def _deadline(self) -> float:
+        """Until when the next bytes have to come."""
+        if self._protocol.between_requests:
+            self._idle_book.now_idle(self)
+            return self._idle_until
+        if not self._protocol.receiving:
+            return math.inf  # a request is being handled: reading only to notice a disconnect
+        now = trio.current_time()
+        if self._request_until == math.inf:
+            self._request_until = now + self._limits.request_timeout
+        if self._context.terminated.is_set() and not self._protocol.has_head:
+            self._request_until = min(self._request_until, now + DRAIN_HEAD_TIME)
+        return self._request_until
+
+    def hurry(self) -> None:
+        """The server is going away: a request of which not even the head is in gets little time."""
+        if self._protocol.receiving:
+            self._reception.deadline = self._deadline()
+
+    async def _send(self, event: Event) -> None:
+        if isinstance(event, RawData):
+            await self._write(event.data)
+        elif isinstance(event, Closed):
+            await self._end()
+        elif isinstance(event, Updated) and event.idle:
+            # A response is out. The reader may be in the middle of waiting for a disconnect, which
+            # from now on is waiting for the next request.
+            self._request_until = math.inf
+            self._idle_until = trio.current_time() + self._limits.keep_alive_timeout
+            self._reception.deadline = self._deadline()
+
+    async def _write(self, data: bytes) -> None:
+        try:
+            async with self._sending:
+                view = memoryview(data)
+                for start in range(0, len(data), CHUNK):
+                    with trio.fail_after(self._limits.request_timeout):
+                        await self._stream.send_all(view[start : start + CHUNK])
+        except (trio.BrokenResourceError, trio.ClosedResourceError, trio.TooSlowError):
+            self._broken = True
+            await self._end()
+        except trio.Cancelled:
+            self._broken = True  # a part may be out: nothing sensible can follow it
+            self._reading.cancel()
+            raise
+
+    async def _end(self) -> None:
+        self._reading.cancel()
+        await self._protocol.handle(Closed())
+
+    async def _linger(self) -> None:
+        """A close while input is unread makes the kernel send a reset, which may destroy the answer
+        before the client has read it. So say that we are done, and let the client finish."""
+        with trio.move_on_after(self._limits.linger):
+            try:
+                await self._stream.send_eof()
+                while await self._stream.receive_some(CHUNK):
+                    pass
+            except (trio.BrokenResourceError, trio.ClosedResourceError):
+                pass

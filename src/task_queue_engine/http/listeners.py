@@ -1,0 +1,135 @@
+"""Binding the port, before anything else is started."""
+
+from __future__ import annotations
+
+import errno
+import socket
+from collections.abc import Sequence
+from dataclasses import dataclass
+from ipaddress import ip_address
+
+import trio
+
+from task_queue_engine.config import Settings
+from task_queue_engine.errors import ConfigurationError
+
+BACKLOG = 1024
+"""Connections the kernel keeps for us until they are accepted (it may cap this: somaxconn)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bound:
+    """Where the server really listens."""
+
+    host: str
+    """The first address, e.g. ``127.0.0.1``."""
+    port: int
+    """The real one, where PORT was 0."""
+
+    @property
+    def url(self) -> str:
+        """For people and clients on this machine: ``http://127.0.0.1:8080``."""
+        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host)  # noqa: S104 - compared
+        return f"http://[{host}]:{self.port}" if ":" in host else f"http://{host}:{self.port}"
+
+
+async def open_listeners(settings: Settings) -> list[trio.SocketListener]:
+    """Listening sockets on every address of `TQE_HOST`, at `PORT` (0: one the system picks).
+
+    Clients can connect from now on; they are answered as soon as `serve_http` runs.
+
+    Raises:
+        ConfigurationError: naming PORT (in use, not allowed), TQE_HOST (unknown, not of this
+            machine), or TQE_API_KEYS (none set, and the host is not loopback).
+    """
+    addresses = await _resolve(settings.host, settings.port)
+    exposed = [address for _, address in addresses if not ip_address(_bare(address)).is_loopback]
+    if exposed and not settings.api_keys and not settings.allow_public_without_keys:
+        raise ConfigurationError(
+            f"set at least one API key to listen on {_bare(exposed[0])}, which other machines may "
+            "reach; or set TQE_ALLOW_PUBLIC_WITHOUT_KEYS=true where something else keeps them out",
+            variable="TQE_API_KEYS",
+        )
+    listeners: list[trio.SocketListener] = []
+    port = settings.port
+    unsupported: OSError | None = None
+    try:
+        for family, address in addresses:
+            try:
+                listener = await _listen(family, (address[0], port, *address[2:]))
+            except OSError as error:
+                if len(addresses) > 1 and error.errno in _NO_SUCH_FAMILY:
+                    unsupported = error  # `localhost` has an IPv6 address even where IPv6 is off
+                    continue
+                raise _configuration_error(error, settings) from None
+            listeners.append(listener)
+            port = listener.socket.getsockname()[1]
+        if unsupported is not None and not listeners:
+            raise _configuration_error(unsupported, settings)
+    except BaseException:
+        for listener in listeners:
+            listener.socket.close()
+        raise
+    return listeners
+
+
+def bound(listeners: Sequence[trio.SocketListener]) -> Bound:
+    """Where these listen."""
+    host, port, *_ = listeners[0].socket.getsockname()
+    return Bound(host=host, port=port)
+
+
+_Address = tuple[str, int] | tuple[str, int, int, int]
+_NO_SUCH_FAMILY = (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL)
+
+
+async def _resolve(host: str, port: int) -> list[tuple[int, _Address]]:
+    try:
+        found = await trio.socket.getaddrinfo(
+            host.strip("[]"), port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )
+    except (OSError, UnicodeError):
+        raise ConfigurationError(
+            f"{host!r} is not a host name or address", variable="TQE_HOST"
+        ) from None
+    return [
+        (family, (str(address[0]), *address[1:]))
+        for family, _, _, _, address in found
+        if family in (socket.AF_INET, socket.AF_INET6)
+    ]
+
+
+def _bare(address: _Address) -> str:
+    return address[0].partition("%")[0]
+
+
+async def _listen(family: int, address: _Address) -> trio.SocketListener:
+    sock = trio.socket.socket(family, socket.SOCK_STREAM)
+    try:
+        # Lets a restart bind while connections of the last run are in TIME_WAIT.
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        await sock.bind(address)
+        sock.listen(BACKLOG)
+        return trio.SocketListener(sock)
+    except BaseException:
+        sock.close()
+        raise
+
+
+def _configuration_error(error: OSError, settings: Settings) -> ConfigurationError:
+    host, port = settings.host, settings.port
+    if error.errno == errno.EADDRINUSE:
+        return ConfigurationError(
+            f"{port} on {host} is in use by another program; stop it or choose another port",
+            variable="PORT",
+        )
+    if error.errno in (errno.EACCES, errno.EPERM):
+        return ConfigurationError(
+            f"this user may not listen on {port}; ports below 1024 need a privilege",
+            variable="PORT",
+        )
+    return ConfigurationError(
+        f"cannot listen on {host}: {error.strerror or error}", variable="TQE_HOST"
+    )

@@ -1,0 +1,137 @@
+"""Reading what a request says outside its JSON: content type, idempotency key, query."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Sequence
+
+from quart import Request
+from werkzeug.datastructures import Headers
+
+from task_queue_engine.errors import InvalidQuery, TaskNotFound
+from task_queue_engine.http.problems import ProblemError
+from task_queue_engine.http.schemas import KEY_RULE, is_key
+from task_queue_engine.task import TaskStatus, is_task_id
+
+MAX_PAGE = 100
+"""Items of one listing."""
+MAX_WAIT = 60.0
+"""Seconds of one long poll: below what load balancers and HTTP clients commonly give up after."""
+MAX_CURSOR_LENGTH = 4096
+
+_NUMBER = re.compile(r"[0-9]{1,6}(\.[0-9]{1,6})?")
+
+
+async def read_json(request: Request) -> bytes:
+    """The body, still encoded. Raises ProblemError (415) unless it is declared to be JSON."""
+    headers = request.headers
+    if headers.get("Content-Type") != "application/json":
+        _check_media_type(headers)
+    if headers.get("Content-Encoding", "identity").lower() != "identity":
+        raise ProblemError(
+            "unsupported-media-type",
+            "a content coding (compression) is not supported",
+            field="Content-Encoding",
+        )
+    body: bytes = await request.get_data(cache=False, as_text=False, parse_form_data=False)
+    return body
+
+
+def _check_media_type(headers: Headers) -> None:
+    media_type, *parameters = headers.get("Content-Type", "").split(";")
+    media_type = media_type.strip().lower()
+    charset = "utf-8"
+    for parameter in parameters:
+        name, _, value = parameter.partition("=")
+        if name.strip().lower() == "charset":
+            charset = value.strip().strip('"').lower()
+    if media_type != "application/json" or charset not in ("utf-8", "utf8", "us-ascii"):
+        raise ProblemError(
+            "unsupported-media-type",
+            "send the body as Content-Type: application/json, in UTF-8",
+            field="Content-Type",
+            headers=(("Accept-Post", "application/json"),),
+        )
+
+
+def idempotency_key(headers: Headers) -> str | None:
+    """The `Idempotency-Key` header (draft-ietf-httpapi-idempotency-key-header): a quoted string
+    as the draft has it, or the bare text most clients send. Raises InvalidQuery."""
+    given = headers.getlist("Idempotency-Key")
+    if not given:
+        return None
+    if len(given) > 1:
+        raise InvalidQuery("is given more than once", field="Idempotency-Key")
+    key = given[0].strip()
+    if len(key) >= 2 and key[0] == key[-1] == '"':
+        key = re.sub(r'\\(["\\])', r"\1", key[1:-1])
+    if not is_key(key):
+        raise InvalidQuery(KEY_RULE, field="Idempotency-Key")
+    return key
+
+
+def canonical_id(text: str) -> str:
+    """The id in a path, in its canonical spelling. Raises TaskNotFound for what cannot be one."""
+    canonical = text.lower()
+    if not is_task_id(canonical):
+        raise TaskNotFound(text[:100])
+    return canonical
+
+
+class Query:
+    """The query of a request: every parameter known, none given twice.
+
+    Raises InvalidQuery. A misspelt `stauts=FAILED` must not list everything.
+    """
+
+    def __init__(self, request: Request, known: Collection[str]) -> None:
+        self._values: dict[str, str] = {}
+        for name, values in request.args.lists():
+            if name not in known:
+                allowed = ", ".join(known)
+                raise InvalidQuery(f"is not a parameter; known: {allowed}", field=name[:100])
+            self._values[name] = _only(name, values)
+
+    def status(self) -> TaskStatus | None:
+        text = self._values.get("status")
+        if text is None:
+            return None
+        try:
+            return TaskStatus(text.upper())
+        except ValueError:
+            raise InvalidQuery(f"must be one of {', '.join(TaskStatus)}", field="status") from None
+
+    def type(self) -> str | None:
+        text = self._values.get("type")
+        if text is not None and not 1 <= len(text) <= 128:
+            raise InvalidQuery("must be the name of a task type", field="type")
+        return text
+
+    def limit(self, default: int = 50) -> int:
+        text = self._values.get("limit")
+        if text is None:
+            return default
+        if not re.fullmatch("[0-9]{1,4}", text) or not 1 <= int(text) <= MAX_PAGE:
+            raise InvalidQuery(f"must be a number from 1 to {MAX_PAGE}", field="limit")
+        return int(text)
+
+    def cursor(self) -> str | None:
+        text = self._values.get("cursor")
+        if text is not None and not 1 <= len(text) <= MAX_CURSOR_LENGTH:
+            raise InvalidQuery("must be the next_cursor of an earlier page", field="cursor")
+        return text
+
+    def wait(self) -> float:
+        """Seconds; 0 without one."""
+        text = self._values.get("wait")
+        if text is None:
+            return 0.0
+        if not _NUMBER.fullmatch(text) or float(text) > MAX_WAIT:
+            raise InvalidQuery(f"must be 0 to {MAX_WAIT:g} seconds", field="wait")
+        return float(text)
+
+
+def _only(name: str, values: Sequence[str]) -> str:
+    if len(values) > 1:
+        raise InvalidQuery("is given more than once", field=name[:100])
+    return values[0]

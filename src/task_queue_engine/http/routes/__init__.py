@@ -1,0 +1,1 @@
+"""The endpoints, one class for each group of paths."""

@@ -1,0 +1,80 @@
+"""/dead-letters: what was given up, and what to do about it."""
+
+from __future__ import annotations
+
+from quart import Quart, Response, request
+from quart_schema import document_querystring, document_request, document_response, tag
+
+from task_queue_engine.backends.base import DeadLetter
+from task_queue_engine.http.replies import reply
+from task_queue_engine.http.requests import Query, read_json
+from task_queue_engine.http.schemas import (
+    DeadLetterList,
+    DeadLetterParameters,
+    DeadLetterView,
+    PurgeResult,
+    RedriveRequest,
+    RedriveResult,
+    decode_redrive,
+)
+from task_queue_engine.http.state import Front
+
+TAG = "dead letters"
+
+
+class DeadLetterRoutes:
+    def __init__(self, front: Front) -> None:
+        self._front = front
+        self._engine = front.engine
+
+    def register(self, app: Quart) -> None:
+        path = "/dead-letters"
+        app.add_url_rule(path, "list_dead_letters", self.list_dead_letters, methods=["GET"])
+        app.add_url_rule(path, "purge_dead_letters", self.purge_dead_letters, methods=["DELETE"])
+        app.add_url_rule(
+            f"{path}/redrive", "redrive_dead_letters", self.redrive_dead_letters, methods=["POST"]
+        )
+
+    @tag([TAG])
+    @document_querystring(DeadLetterParameters)
+    @document_response(DeadLetterList)
+    async def list_dead_letters(self) -> Response:
+        """List dead letters."""
+        query = Query(request, ("limit", "cursor"))
+        with self._front.patience():
+            page = await self._engine.list_dead(limit=query.limit(), cursor=query.cursor())
+        letters = [_view(letter) for letter in page.letters]
+        return reply(DeadLetterList(dead_letters=letters, next_cursor=page.next_cursor))
+
+    @tag([TAG])
+    @document_request(RedriveRequest)
+    @document_response(RedriveResult)
+    async def redrive_dead_letters(self) -> Response:
+        """Put dead letters back to work.
+
+        The body says which: `{"ids": ["...", ...]}` or `{"all": true}`. Their tasks start a new
+        round.
+        """
+        wanted = decode_redrive(await read_json(request))
+        with self._front.patience():
+            report = await self._engine.redrive(wanted.ids)
+        return reply(RedriveResult(redriven=report.redriven, skipped=report.skipped))
+
+    @tag([TAG])
+    @document_response(PurgeResult)
+    async def purge_dead_letters(self) -> Response:
+        """Delete all dead letters. Their tasks stay as they are."""
+        with self._front.patience():
+            return reply(PurgeResult(purged=await self._engine.purge_dead()))
+
+
+def _view(letter: DeadLetter) -> DeadLetterView:
+    return DeadLetterView(
+        id=letter.id,
+        task_id=letter.task_id,
+        task_type=letter.task_type,
+        reason=letter.reason,
+        error=letter.error,
+        attempts=letter.attempts,
+        at=letter.at,
+    )

@@ -1,0 +1,91 @@
+"""/metrics, /health and /ready: for monitoring."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import trio
+from quart import Quart, Response, request
+from quart_schema import document_response, tag
+
+from task_queue_engine.engine.api import EngineMetrics, Readiness
+from task_queue_engine.http import problems, prometheus
+from task_queue_engine.http.negotiation import Offer, choose
+from task_queue_engine.http.replies import JSON, reply
+from task_queue_engine.http.schemas import Health, MetricsView, Ready
+from task_queue_engine.http.state import Front
+
+TAG = "monitoring"
+
+READY_TIMEOUT = 5.0
+"""Seconds: a probe should hear "not ready" before it gives up by itself."""
+
+_AS_JSON = Offer(JSON)
+_AS_TEXT = Offer("text/plain", {"version": "0.0.4"})
+
+
+class ObserveRoutes:
+    def __init__(self, front: Front) -> None:
+        self._front = front
+        self._engine = front.engine
+
+    def register(self, app: Quart) -> None:
+        app.add_url_rule("/metrics", "get_metrics", self.get_metrics, methods=["GET"])
+        app.add_url_rule("/health", "get_health", self.get_health, methods=["GET"])
+        app.add_url_rule("/ready", "get_ready", self.get_ready, methods=["GET"])
+
+    @tag([TAG])
+    @document_response(MetricsView)
+    async def get_metrics(self) -> Response:
+        """Counts and gauges.
+
+        JSON, or Prometheus' text format 0.0.4 where the Accept header prefers `text/plain`.
+        """
+        with self._front.patience():
+            metrics = await self._engine.metrics()
+        accept = request.headers.get("Accept")
+        if choose(accept, (_AS_JSON, _AS_TEXT)) is _AS_TEXT:
+            text = prometheus.render(metrics).encode()
+            return reply(text, content_type=prometheus.CONTENT_TYPE, Vary="Accept")
+        return reply(_view(metrics), Vary="Accept")
+
+    @tag([TAG])
+    @document_response(Health)
+    async def get_health(self) -> Response:
+        """Alive? Needs no API key and asks no backend."""
+        return reply(Health(status="healthy", timestamp=datetime.now(UTC)))
+
+    @tag([TAG])
+    @document_response(Ready)
+    async def get_ready(self) -> Response:
+        """Fit to serve? Needs no API key. 503 with `reasons` when not."""
+        readiness = Readiness(ready=False, reasons=("the engine did not answer in time",))
+        with trio.move_on_after(READY_TIMEOUT):
+            readiness = await self._engine.ready()
+        reasons = readiness.reasons
+        if self._front.draining:
+            reasons = (*reasons, "shutting down")
+        if readiness.ready and not reasons:
+            return reply(Ready(status="ready"))
+        detail = "not fit to serve: " + ("; ".join(reasons) or "no reason was given")
+        problem = problems.make("not-ready", detail, reasons=reasons)
+        return reply(problem, 503, content_type=problems.CONTENT_TYPE, Retry_After="5")
+
+
+def _view(metrics: EngineMetrics) -> MetricsView:
+    counts, depth = metrics.counts, metrics.depth
+    return MetricsView(
+        total_tasks=counts.total,
+        pending_tasks=counts.pending,
+        processing_tasks=counts.processing,
+        completed_tasks=counts.completed,
+        failed_tasks=counts.failed,
+        cancelled_tasks=counts.cancelled,
+        workers=metrics.workers,
+        active_workers=metrics.active_workers,
+        queue_depth=depth.waiting,
+        in_flight=depth.in_flight,
+        dead_letters=depth.dead,
+        uptime_seconds=round(metrics.uptime, 3),
+        counters=dict(sorted(metrics.counters.items())),
+    )

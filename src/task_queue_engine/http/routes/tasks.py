@@ -1,0 +1,177 @@
+"""/tasks: submit, look up, list, cancel, retry."""
+
+from __future__ import annotations
+
+from quart import Quart, Response, request
+from quart_schema import (
+    document_headers,
+    document_querystring,
+    document_request,
+    document_response,
+    tag,
+)
+
+from task_queue_engine.backends.base import ListQuery
+from task_queue_engine.engine.api import Accepted, Refused, Submission, SubmitVerdict
+from task_queue_engine.errors import InvalidQuery, TaskQueueError
+from task_queue_engine.http import problems
+from task_queue_engine.http.replies import reply
+from task_queue_engine.http.requests import Query, canonical_id, idempotency_key, read_json
+from task_queue_engine.http.schemas import (
+    BatchItem,
+    BatchResult,
+    BatchResults,
+    BatchSubmission,
+    ListParameters,
+    SubmissionHeaders,
+    TaskList,
+    TaskSubmission,
+    WaitParameters,
+    decode_batch,
+    decode_batch_item,
+    decode_submission,
+    in_utc,
+)
+from task_queue_engine.http.state import Front
+from task_queue_engine.task import Task, TaskStatus
+
+TAG = "tasks"
+
+
+class TaskRoutes:
+    def __init__(self, front: Front) -> None:
+        self._front = front
+        self._engine = front.engine
+
+    def register(self, app: Quart) -> None:
+        app.add_url_rule("/tasks", "submit_task", self.submit_task, methods=["POST"])
+        app.add_url_rule("/tasks/batch", "submit_batch", self.submit_batch, methods=["POST"])
+        app.add_url_rule("/tasks", "list_tasks", self.list_tasks, methods=["GET"])
+        app.add_url_rule("/tasks/<task_id>", "get_task", self.get_task, methods=["GET"])
+        app.add_url_rule("/tasks/<task_id>", "cancel_task", self.cancel_task, methods=["DELETE"])
+        app.add_url_rule("/tasks/<task_id>/retry", "retry_task", self.retry_task, methods=["POST"])
+
+    @tag([TAG])
+    @document_headers(SubmissionHeaders)
+    @document_request(TaskSubmission)
+    @document_response(Task, 201)
+    async def submit_task(self) -> Response:
+        """Submit one task.
+
+        201 means that the task is stored and will run; `Location` is where to look it up.
+        """
+        body = await read_json(request)
+        key = idempotency_key(request.headers)
+        submission = decode_submission(body)
+        with self._front.patience():
+            accepted = await self._engine.submit_task(_to_engine(submission, key))
+        return reply(
+            accepted.task,
+            201,
+            Location=f"/tasks/{accepted.task.id}",
+            Idempotent_Replayed=None if accepted.created else "true",
+        )
+
+    @tag([TAG])
+    @document_request(BatchSubmission)
+    @document_response(BatchResults, 201)
+    @document_response(BatchResults, 207)
+    async def submit_batch(self) -> Response:
+        """Submit up to 1000 tasks.
+
+        Each item is taken or refused by itself. 201: all were taken; 207: at least one was
+        refused, see its `problem`. Idempotency keys are members of the items here.
+        """
+        body = await read_json(request)
+        if "Idempotency-Key" in request.headers:
+            raise InvalidQuery(
+                "is for single submissions; give each item its own idempotency_key",
+                field="Idempotency-Key",
+            )
+        verdicts: list[SubmitVerdict | None] = []
+        submissions: list[Submission] = []
+        for raw in decode_batch(body):
+            try:
+                item = decode_batch_item(raw)
+            except TaskQueueError as error:
+                verdicts.append(Refused(error))
+            else:
+                verdicts.append(None)
+                submissions.append(_to_engine(item, item.idempotency_key))
+        if submissions:
+            with self._front.patience():
+                answers = iter(await self._engine.submit_many(submissions))
+            verdicts = [next(answers) if verdict is None else verdict for verdict in verdicts]
+        results = [_batch_result(verdict) for verdict in verdicts if verdict is not None]
+        accepted = sum(result.task is not None for result in results)
+        refused = len(results) - accepted
+        return reply(
+            BatchResults(accepted=accepted, refused=refused, results=results),
+            207 if refused else 201,
+        )
+
+    @tag([TAG])
+    @document_querystring(ListParameters)
+    @document_response(TaskList)
+    async def list_tasks(self) -> Response:
+        """List tasks, newest first."""
+        query = Query(request, ("status", "type", "limit", "cursor"))
+        wanted = ListQuery(
+            status=query.status(), type=query.type(), limit=query.limit(), cursor=query.cursor()
+        )
+        with self._front.patience():
+            page = await self._engine.list_tasks(wanted)
+        return reply(TaskList(tasks=page.tasks, next_cursor=page.next_cursor))
+
+    @tag([TAG])
+    @document_querystring(WaitParameters)
+    @document_response(Task)
+    async def get_task(self, task_id: str) -> Response:
+        """Look a task up, or wait for its end."""
+        wanted = canonical_id(task_id)
+        wait = Query(request, ("wait",)).wait()
+        with self._front.patience(extra=wait):
+            if wait > 0:
+                with self._front.long_poll():
+                    return reply(await self._engine.wait(wanted, timeout=wait))
+            # Reached without a wait, and when the server went away in the middle of one.
+            return reply(await self._engine.get(wanted))
+
+    @tag([TAG])
+    @document_response(Task)
+    @document_response(Task, 202)
+    async def cancel_task(self, task_id: str) -> Response:
+        """Cancel a task.
+
+        200: it had not started and never will. 202: it is running and is being stopped.
+        409: it had already ended.
+        """
+        with self._front.patience():
+            task = await self._engine.cancel(canonical_id(task_id))
+        return reply(task, 200 if task.status is TaskStatus.CANCELLED else 202)
+
+    @tag([TAG])
+    @document_response(Task)
+    async def retry_task(self, task_id: str) -> Response:
+        """Run a failed or cancelled task again, as a new round."""
+        with self._front.patience():
+            return reply(await self._engine.retry(canonical_id(task_id)))
+
+
+def _to_engine(submission: TaskSubmission | BatchItem, key: str | None) -> Submission:
+    return Submission(
+        task=submission.type,
+        payload=submission.payload,
+        delay=submission.delay_seconds,
+        run_at=None if submission.run_at is None else in_utc(submission.run_at),
+        max_attempts=submission.max_attempts,
+        timeout=submission.timeout_seconds,
+        idempotency_key=key,
+    )
+
+
+def _batch_result(verdict: SubmitVerdict) -> BatchResult:
+    if isinstance(verdict, Accepted):
+        return BatchResult(status=201, task=verdict.task, replayed=not verdict.created)
+    problem, _ = problems.of_error(verdict.error)
+    return BatchResult(status=problem.status, problem=problem)

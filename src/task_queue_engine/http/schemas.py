@@ -1,0 +1,342 @@
+"""What requests and responses hold, as msgspec Structs: one description for decoding, for
+encoding and for the OpenAPI document.
+
+Unknown members are refused. A misspelt `delay_second` that was quietly ignored would run the task
+at once, and whoever sent it would not know.
+"""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime
+from typing import Annotated, Any, TypeVar
+
+import msgspec
+from msgspec import Meta
+
+from task_queue_engine.codec import decode_json
+from task_queue_engine.errors import InvalidTask
+from task_queue_engine.http.problems import Problem
+from task_queue_engine.retry import MAX_SECONDS
+from task_queue_engine.task import Task, TaskError, TaskStatus
+
+T = TypeVar("T")
+
+MAX_BATCH = 1000
+"""Submissions in one POST /tasks/batch, and ids in one redrive."""
+
+MAX_KEY_LENGTH = 255
+"""Of an idempotency key, in characters."""
+
+_KEY = re.compile(rf"[\x20-\x7e]{{1,{MAX_KEY_LENGTH}}}")
+
+# --- requests -------------------------------------------------------------------------------
+
+
+class TaskSubmission(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A task to be run."""
+
+    type: Annotated[
+        str, Meta(min_length=1, description="Which handler runs it, by its registered name.")
+    ]
+    payload: Annotated[
+        Any,
+        Meta(
+            description="What the handler is given: any JSON but `null` and the empty string.",
+            examples=["user@example.com", {"to": "user@example.com", "subject": "Hello"}],
+        ),
+    ]
+    delay_seconds: Annotated[
+        Annotated[float, Meta(ge=0, le=MAX_SECONDS)] | None,
+        Meta(description="Do not start before so many seconds from now. Not with `run_at`."),
+    ] = None
+    run_at: Annotated[
+        Annotated[datetime, Meta(tz=True)] | None,
+        Meta(description="Do not start before this time: RFC 3339 with a zone."),
+    ] = None
+    max_attempts: Annotated[
+        Annotated[int, Meta(ge=1, le=1000)] | None,
+        Meta(description="Attempts in all, the first included; else the type's own number."),
+    ] = None
+    timeout_seconds: Annotated[
+        Annotated[float, Meta(gt=0, le=86_400)] | None,
+        Meta(description="What one attempt may take; else the type's own."),
+    ] = None
+
+
+class BatchItem(TaskSubmission, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One task of a batch, with an idempotency key of its own."""
+
+    idempotency_key: Annotated[
+        str | None,
+        Meta(
+            description="1 to 255 printable ASCII characters. Submitted again with the same key, "
+            "type and payload the item creates no second task."
+        ),
+    ] = None
+
+
+class BatchSubmission(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Many tasks at once. Each is taken or refused by itself."""
+
+    tasks: Annotated[list[BatchItem], Meta(min_length=1, max_length=MAX_BATCH)]
+
+
+class RawBatch(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A batch with its items still undecoded: a bad one must not spoil the others."""
+
+    tasks: Annotated[list[msgspec.Raw], Meta(min_length=1, max_length=MAX_BATCH)]
+
+
+class RedriveRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Which dead letters to put back to work: either `ids` or `"all": true`."""
+
+    ids: (
+        Annotated[
+            list[Annotated[str, Meta(min_length=1, max_length=4096)]],
+            Meta(min_length=1, max_length=MAX_BATCH),
+        ]
+        | None
+    ) = None
+    all: bool = False
+
+
+class ListParameters(msgspec.Struct, frozen=True, kw_only=True):
+    """Query of GET /tasks."""
+
+    status: Annotated[TaskStatus | None, Meta(description="Only tasks in this status.")] = None
+    type: Annotated[str | None, Meta(description="Only tasks of this type.")] = None
+    limit: Annotated[int, Meta(ge=1, le=100, description="Tasks on a page, 1 to 100.")] = 50
+    cursor: Annotated[
+        str | None, Meta(description="The `next_cursor` of the page before, unchanged.")
+    ] = None
+
+
+class DeadLetterParameters(msgspec.Struct, frozen=True, kw_only=True):
+    """Query of GET /dead-letters."""
+
+    limit: Annotated[int, Meta(ge=1, le=100, description="Letters on a page, 1 to 100.")] = 50
+    cursor: Annotated[
+        str | None, Meta(description="The `next_cursor` of the page before, unchanged.")
+    ] = None
+
+
+class WaitParameters(msgspec.Struct, frozen=True, kw_only=True):
+    """Query of GET /tasks/{task_id}."""
+
+    wait: Annotated[
+        float,
+        Meta(
+            ge=0,
+            le=60,
+            description="Answer when the task has ended, or after so many seconds (0 to 60) with "
+            "the task as it is. A server that shuts down answers early.",
+        ),
+    ] = 0
+
+
+class SubmissionHeaders(msgspec.Struct, frozen=True, kw_only=True):
+    """Headers of POST /tasks."""
+
+    idempotency_key: Annotated[
+        str | None,
+        Meta(
+            description="1 to 255 printable ASCII characters, bare or as a quoted string. Repeated "
+            "with the same key, type and payload the request creates no second task: it answers "
+            "201 with the first one as it is now, and `Idempotent-Replayed: true`."
+        ),
+    ] = None
+
+
+# --- responses ------------------------------------------------------------------------------
+
+
+class TaskList(msgspec.Struct, frozen=True, kw_only=True):
+    """A page of tasks, newest first."""
+
+    tasks: tuple[Task, ...]
+    next_cursor: str | None
+    """None on the last page."""
+
+
+class BatchResult(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What became of one item of the batch: `task` where it was taken, `problem` where not."""
+
+    status: int
+    """As the item would have been answered by itself: 201, 422, ..."""
+    task: Task | None = None
+    replayed: bool = False
+    """The item's idempotency key had been used before; `task` is the one of that time."""
+    problem: Problem | None = None
+
+
+class BatchResults(msgspec.Struct, frozen=True, kw_only=True):
+    """One result for each item, in order."""
+
+    accepted: int
+    refused: int
+    results: list[BatchResult]
+
+
+class DeadLetterView(msgspec.Struct, frozen=True, kw_only=True):
+    """A message that was given up."""
+
+    id: str
+    task_id: str
+    task_type: str
+    reason: str
+    error: TaskError | None
+    attempts: int
+    at: datetime
+
+
+class DeadLetterList(msgspec.Struct, frozen=True, kw_only=True):
+    """A page of dead letters."""
+
+    dead_letters: list[DeadLetterView]
+    next_cursor: str | None
+
+
+class RedriveResult(msgspec.Struct, frozen=True, kw_only=True):
+    """How many dead letters went back to work. `skipped`: their tasks are gone, running or done."""
+
+    redriven: int
+    skipped: int
+
+
+class PurgeResult(msgspec.Struct, frozen=True, kw_only=True):
+    """How many dead letters were deleted. Their tasks stay."""
+
+    purged: int
+
+
+class MetricsView(msgspec.Struct, frozen=True, kw_only=True):
+    """Gauges are of the whole backend, counters of this process since its start."""
+
+    total_tasks: int
+    pending_tasks: int
+    processing_tasks: int
+    completed_tasks: int
+    failed_tasks: int
+    cancelled_tasks: int
+    workers: int
+    active_workers: int
+    queue_depth: int
+    """Messages that wait, delayed ones included."""
+    in_flight: int
+    """Messages that are with a worker."""
+    dead_letters: int
+    uptime_seconds: float
+    counters: dict[str, int]
+
+
+class Health(msgspec.Struct, frozen=True, kw_only=True):
+    """The process is alive and its loop turns."""
+
+    status: str
+    timestamp: datetime
+
+
+class Ready(msgspec.Struct, frozen=True, kw_only=True):
+    """Fit to serve."""
+
+    status: str
+
+
+# --- decoding -------------------------------------------------------------------------------
+
+_submission = msgspec.json.Decoder(TaskSubmission)
+_batch_item = msgspec.json.Decoder(BatchItem)
+_raw_batch = msgspec.json.Decoder(RawBatch)
+_redrive = msgspec.json.Decoder(RedriveRequest)
+_encoder = msgspec.json.Encoder()
+
+# How msgspec words its errors: "Expected `int`, got `str` - at `$.tasks[0]`".
+_PATH = re.compile(r" - at `\$\.?(?P<path>[^`]*)`\Z")
+_MISSING = re.compile(r"Object missing required field `(?P<name>[^`]*)`")
+_UNKNOWN = re.compile(r"Object contains unknown field `(?P<name>.*)`", re.DOTALL)
+
+_SET_BY_SERVER = frozenset(Task.__struct_fields__) - frozenset(BatchItem.__struct_fields__)
+
+
+def encode(value: Any) -> bytes:
+    return _encoder.encode(value)
+
+
+def decode_submission(body: bytes) -> TaskSubmission:
+    """Raises InvalidTask, naming the member."""
+    submission = _decode(_submission, body)
+    check_submission(submission)
+    return submission
+
+
+def decode_batch_item(raw: msgspec.Raw) -> BatchItem:
+    """Raises InvalidTask, naming the member."""
+    item = _decode(_batch_item, raw)
+    check_submission(item)
+    if item.idempotency_key is not None and not is_key(item.idempotency_key):
+        raise InvalidTask(KEY_RULE, field="idempotency_key")
+    return item
+
+
+def decode_batch(body: bytes) -> list[msgspec.Raw]:
+    """The items, each to be decoded by itself. Raises InvalidTask."""
+    return _decode(_raw_batch, body).tasks
+
+
+def decode_redrive(body: bytes) -> RedriveRequest:
+    """Raises InvalidTask, naming the member."""
+    wanted = _decode(_redrive, body)
+    if wanted.all == (wanted.ids is not None):
+        raise InvalidTask('send either "ids" or "all": true', field="ids")
+    return wanted
+
+
+KEY_RULE = f"must be 1 to {MAX_KEY_LENGTH} printable ASCII characters"
+
+
+def is_key(text: str) -> bool:
+    """Whether `text` can be an idempotency key."""
+    return _KEY.fullmatch(text) is not None
+
+
+def check_submission(submission: TaskSubmission) -> None:
+    """What a type cannot say. Raises InvalidTask."""
+    if submission.payload is None or submission.payload == "":
+        raise InvalidTask("must not be empty or null", field="payload")
+    if submission.run_at is not None:
+        if submission.delay_seconds is not None:
+            raise InvalidTask("cannot be given together with delay_seconds", field="run_at")
+        in_utc(submission.run_at)
+
+
+def in_utc(moment: datetime) -> datetime:
+    """Raises InvalidTask for a local time so near the ends of the calendar that it has no UTC."""
+    try:
+        return moment.astimezone(UTC)
+    except OverflowError:
+        raise InvalidTask("is outside the years 1 to 9999", field="run_at") from None
+
+
+def _decode(decoder: msgspec.json.Decoder[T], body: bytes | msgspec.Raw) -> T:
+    try:
+        return decoder.decode(body)
+    except msgspec.ValidationError as error:
+        raise _mismatch(str(error)) from None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        decode_json(bytes(body))  # says what is wrong, in the words used everywhere else
+        raise
+
+
+def _mismatch(message: str) -> InvalidTask:
+    if unknown := _UNKNOWN.match(message):
+        name = unknown["name"]
+        if name in _SET_BY_SERVER:
+            return InvalidTask("is set by the server: leave it out", field=name)
+        return InvalidTask("is not a known member", field=name[:100])
+    if missing := _MISSING.match(message):
+        return InvalidTask("is missing", field=missing["name"])
+    path = _PATH.search(message)
+    if path is None:
+        return InvalidTask(message[:1].lower() + message[1:], field="body")
+    return InvalidTask(message[:1].lower() + message[1 : path.start()], field=path["path"])

@@ -1,0 +1,328 @@
+"""An engine in memory: `EngineApi` kept honestly, by the real rules of the lifecycle, but without
+queue, workers or store. Tests play the worker (`finish`) and the trouble (`trouble`, `hold`)."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import msgspec
+import trio
+
+from task_queue_engine.backends.base import (
+    BackendInfo,
+    Counts,
+    DeadLetter,
+    DeadLetterPage,
+    ListQuery,
+    QueueDepth,
+    TaskPage,
+)
+from task_queue_engine.codec import encode_json
+from task_queue_engine.engine.api import (
+    Accepted,
+    EngineMetrics,
+    Readiness,
+    RedriveReport,
+    Refused,
+    Submission,
+    SubmitVerdict,
+)
+from task_queue_engine.errors import (
+    IdempotencyKeyInFlight,
+    IdempotencyKeyReused,
+    InvalidQuery,
+    InvalidTask,
+    PayloadTooLarge,
+    TaskNotFound,
+    TaskQueueError,
+    WrongState,
+)
+from task_queue_engine.lifecycle import (
+    AlreadyFinished,
+    NotReopened,
+    Reopened,
+    Row,
+    decide_cancel,
+    decide_reopen,
+)
+from task_queue_engine.registry import TaskRegistry
+from task_queue_engine.retry import to_seconds
+from task_queue_engine.task import Task, TaskStatus, new_task_id, task_id_for_key
+
+MAX_PAYLOAD = 100_000
+
+
+@dataclass
+class Email:
+    to: str
+    subject: str = ""
+
+
+def make_registry() -> TaskRegistry:
+    tasks = TaskRegistry()
+
+    @tasks.task("anything")
+    async def anything(payload: Any) -> Any:
+        return payload
+
+    @tasks.task("email", max_attempts=5)
+    async def email(payload: Email) -> None:
+        del payload
+
+    return tasks
+
+
+class FakeEngine:
+    def __init__(self) -> None:
+        self._registry = make_registry()
+        self.rows: dict[str, Row] = {}
+        self.letters: list[DeadLetter] = []
+        self.trouble: BaseException | None = None
+        """Raised by every call while it is set."""
+        self.hold: trio.Event | None = None
+        """While set, a submission waits for it before it is taken."""
+        self.reached = trio.Event()
+        """Set when a submission has reached the engine."""
+        self.not_ready: tuple[str, ...] = ()
+        self._in_flight: set[str] = set()
+        self._changed = trio.Event()
+
+    @property
+    def registry(self) -> TaskRegistry:
+        return self._registry
+
+    @property
+    def backend_info(self) -> BackendInfo:
+        return BackendInfo(name="fake", detail="memory")
+
+    # --- tasks ------------------------------------------------------------------------------
+
+    async def submit_task(self, submission: Submission) -> Accepted:
+        self._check()
+        key = submission.idempotency_key
+        if key is not None and key in self._in_flight:
+            raise IdempotencyKeyInFlight
+        new = self._new_task(submission)
+        if key is not None:
+            self._in_flight.add(key)
+        try:
+            self.reached.set()
+            if self.hold is not None:
+                await self.hold.wait()
+            else:
+                await trio.lowlevel.checkpoint()
+            old = self.rows.get(new.id)
+            if old is not None:
+                if (old.task.type, old.task.payload) != (new.type, new.payload):
+                    raise IdempotencyKeyReused(new.id)
+                return Accepted(old.task, created=False)
+            self.rows[new.id] = Row(task=new)
+            return Accepted(new, created=True)
+        finally:
+            self._in_flight.discard(key or "")
+
+    async def submit_many(self, submissions: Sequence[Submission]) -> list[SubmitVerdict]:
+        verdicts: list[SubmitVerdict] = []
+        self._check()
+        for submission in submissions:
+            try:
+                verdicts.append(await self.submit_task(submission))
+            except TaskQueueError as error:
+                verdicts.append(Refused(error))
+        return verdicts
+
+    def _new_task(self, submission: Submission) -> Task:
+        definition = self._registry.get(submission.task)
+        encoded = encode_json(submission.payload)
+        if len(encoded) > MAX_PAYLOAD:
+            raise PayloadTooLarge(len(encoded), MAX_PAYLOAD)
+        definition.convert_payload(submission.payload)
+        now = datetime.now(UTC)
+        run_at = submission.run_at
+        if submission.delay is not None:
+            try:
+                run_at = now + timedelta(seconds=to_seconds(submission.delay, name="delay_seconds"))
+            except ValueError as error:
+                raise InvalidTask(str(error), field="delay_seconds") from None
+        key = submission.idempotency_key
+        timeout = submission.timeout
+        return Task(
+            id=new_task_id() if key is None else task_id_for_key(key),
+            type=definition.name,
+            payload=submission.payload,
+            max_attempts=submission.max_attempts or definition.max_attempts or 3,
+            timeout_seconds=None if timeout is None else to_seconds(timeout, name="timeout"),
+            created_at=now,
+            updated_at=now,
+            run_at=run_at,
+        )
+
+    async def get(self, task_id: str) -> Task:
+        await self._enter()
+        return self._row(task_id).task
+
+    async def wait(self, task_id: str, *, timeout: float | timedelta) -> Task:
+        await self._enter()
+        with trio.move_on_after(to_seconds(timeout, name="timeout")):
+            while not self._row(task_id).task.status.is_terminal:
+                await self._changed.wait()
+        return self._row(task_id).task
+
+    async def list_tasks(self, query: ListQuery) -> TaskPage:
+        await self._enter()
+        found = [
+            row.task
+            for row in self.rows.values()
+            if query.status in (None, row.task.status) and query.type in (None, row.task.type)
+        ]
+        found.sort(key=lambda task: (task.created_at, task.id), reverse=True)
+        start = _read_cursor(query.cursor)
+        page = found[start : start + query.limit]
+        more = start + query.limit < len(found)
+        return TaskPage(
+            tasks=tuple(page), next_cursor=_cursor(start + query.limit) if more else None
+        )
+
+    async def cancel(self, task_id: str) -> Task:
+        await self._enter()
+        verdict, row = decide_cancel(self._row(task_id), datetime.now(UTC))
+        if isinstance(verdict, AlreadyFinished):
+            raise WrongState(task_id, verdict.task.status, "it has ended and cannot be cancelled")
+        assert row is not None
+        self._write(row)
+        return row.task
+
+    async def retry(self, task_id: str) -> Task:
+        await self._enter()
+        verdict, row = decide_reopen(self._row(task_id), datetime.now(UTC))
+        if isinstance(verdict, NotReopened):
+            raise WrongState(task_id, verdict.task.status, "only failed or cancelled tasks")
+        assert isinstance(verdict, Reopened)
+        assert row is not None
+        self._write(row)
+        return row.task
+
+    # --- dead letters -----------------------------------------------------------------------
+
+    async def list_dead(self, *, limit: int = 50, cursor: str | None = None) -> DeadLetterPage:
+        await self._enter()
+        start = _read_cursor(cursor)
+        more = start + limit < len(self.letters)
+        return DeadLetterPage(
+            letters=tuple(self.letters[start : start + limit]),
+            next_cursor=_cursor(start + limit) if more else None,
+        )
+
+    async def redrive(self, ids: Sequence[str] | None = None) -> RedriveReport:
+        await self._enter()
+        redriven = skipped = 0
+        for letter in [one for one in self.letters if ids is None or one.id in ids]:
+            self.letters.remove(letter)
+            try:
+                await self.retry(letter.task_id)
+                redriven += 1
+            except (TaskNotFound, WrongState):
+                skipped += 1
+        return RedriveReport(redriven=redriven, skipped=skipped)
+
+    async def purge_dead(self) -> int:
+        await self._enter()
+        purged = len(self.letters)
+        self.letters.clear()
+        return purged
+
+    # --- looking ----------------------------------------------------------------------------
+
+    async def metrics(self) -> EngineMetrics:
+        await self._enter()
+        statuses = [row.task.status for row in self.rows.values()]
+        return EngineMetrics(
+            counts=Counts(
+                pending=statuses.count(TaskStatus.PENDING),
+                processing=statuses.count(TaskStatus.PROCESSING),
+                completed=statuses.count(TaskStatus.COMPLETED),
+                failed=statuses.count(TaskStatus.FAILED),
+                cancelled=statuses.count(TaskStatus.CANCELLED),
+            ),
+            depth=QueueDepth(
+                waiting=statuses.count(TaskStatus.PENDING),
+                in_flight=statuses.count(TaskStatus.PROCESSING),
+                dead=len(self.letters),
+            ),
+            workers=5,
+            active_workers=statuses.count(TaskStatus.PROCESSING),
+            counters={"attempts_started": 7, "lease_lost": 0},
+            uptime=12.5,
+        )
+
+    async def ready(self) -> Readiness:
+        await trio.lowlevel.checkpoint()
+        return Readiness(ready=not self.not_ready, reasons=self.not_ready)
+
+    # --- for tests --------------------------------------------------------------------------
+
+    @property
+    def stored(self) -> list[Task]:
+        return [row.task for row in self.rows.values()]
+
+    def add(self, task_type: str = "anything", payload: Any = 1, **fields: Any) -> Task:
+        now = datetime.now(UTC)
+        fields = {"created_at": now, "updated_at": now} | fields
+        task = Task(id=new_task_id(), type=task_type, payload=payload, **fields)
+        self.rows[task.id] = Row(task=task)
+        return task
+
+    def add_letter(self, task: Task) -> DeadLetter:
+        letter = DeadLetter(
+            id=f"letter-{len(self.letters)}",
+            task_id=task.id,
+            task_type=task.type,
+            reason="attempts exhausted",
+            error=None,
+            attempts=3,
+            at=datetime.now(UTC),
+            receipt="secret-receipt",
+        )
+        self.letters.append(letter)
+        return letter
+
+    def finish(self, task_id: str, status: TaskStatus, **fields: Any) -> None:
+        """Play the worker."""
+        row = self._row(task_id)
+        self._write(replace(row, task=msgspec.structs.replace(row.task, status=status, **fields)))
+
+    def _write(self, row: Row) -> None:
+        self.rows[row.task.id] = row
+        changed, self._changed = self._changed, trio.Event()
+        changed.set()
+
+    def _row(self, task_id: str) -> Row:
+        try:
+            return self.rows[task_id]
+        except KeyError:
+            raise TaskNotFound(task_id) from None
+
+    def _check(self) -> None:
+        if self.trouble is not None:
+            raise self.trouble
+
+    async def _enter(self) -> None:
+        await trio.lowlevel.checkpoint()
+        self._check()
+
+
+def _cursor(start: int) -> str:
+    return base64.urlsafe_b64encode(str(start).encode()).decode()
+
+
+def _read_cursor(cursor: str | None) -> int:
+    if cursor is None:
+        return 0
+    try:
+        return int(base64.urlsafe_b64decode(cursor))
+    except ValueError:
+        raise InvalidQuery("is not a cursor of this listing", field="cursor") from None

@@ -1,0 +1,118 @@
+"""Clients that go away: what was handed over whole is carried out, what was not is forgotten."""
+
+from __future__ import annotations
+
+import pytest
+import trio
+from trio.testing import MockClock, wait_all_tasks_blocked
+
+from tests.http.conftest import Serve
+from tests.http.fakes import FakeEngine
+from tests.http.test_submit import one
+from tests.http.wire import get, post
+
+
+async def test_a_whole_submission_is_carried_out(
+    patient_clock: MockClock, serve: Serve, engine: FakeEngine
+) -> None:
+    engine.hold = trio.Event()
+    async with serve() as server:
+        wire = await server.connect()
+        await wire.send(post("/tasks", one(payload="kept")))
+        await engine.reached.wait()
+        await wire.close()
+        await trio.sleep(1)
+        assert engine.stored == []
+        engine.hold.set()
+        await trio.sleep(1)
+
+    assert [task.payload for task in engine.stored] == ["kept"]
+
+
+async def test_even_when_the_client_leaves_at_once(
+    patient_clock: MockClock, serve: Serve, engine: FakeEngine
+) -> None:
+    """The body's end and the disconnect arrive together: no order of events may lose it."""
+    async with serve() as server:
+        for n in range(50):
+            wire = await server.connect()
+            await wire.send(post("/tasks", one(payload=n)))
+            await wire.close()
+        await trio.sleep(1)
+
+    assert sorted(task.payload for task in engine.stored) == list(range(50))
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+async def test_half_a_submission_is_nothing(
+    patient_clock: MockClock,
+    serve: Serve,
+    engine: FakeEngine,
+    caplog: pytest.LogCaptureFixture,
+    chunked: bool,
+) -> None:
+    """Even where the half looks like a whole one."""
+    body = b'{"type": "anything", "payload": 1}'
+    if chunked:
+        request = (
+            b"POST /tasks HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+            b"Transfer-Encoding: chunked\r\n\r\n%x\r\n%s\r\n" % (len(body), body)
+        )
+    else:
+        request = post("/tasks", body, Content_Length=str(len(body) + 1))
+    async with serve() as server:
+        wire = await server.connect()
+        await wire.send(request)
+        await trio.sleep(1)
+        await wire.close()
+        await trio.sleep(1)
+
+    assert engine.stored == []
+    assert caplog.records == []
+
+
+async def test_other_changes_are_carried_out_too(
+    patient_clock: MockClock, serve: Serve, engine: FakeEngine
+) -> None:
+    task = engine.add()
+    async with serve() as server:
+        wire = await server.connect()
+        await wire.send(f"DELETE /tasks/{task.id} HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        await wire.close()
+        await trio.sleep(1)
+
+    assert engine.stored[0].status == "CANCELLED"
+
+
+async def test_nobody_waits_for_a_client_that_is_gone(
+    serve: Serve, engine: FakeEngine, patient_clock: MockClock
+) -> None:
+    task = engine.add()
+    async with serve() as server:
+        wire = await server.connect()
+        await wire.send(get(f"/tasks/{task.id}?wait=60"))
+        await trio.sleep(1)
+        await wire.close()
+        server.shutdown.set()
+        await server.done.wait()
+
+    assert trio.current_time() < 2
+
+
+async def test_a_client_that_resets(
+    patient_clock: MockClock, serve: Serve, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with serve() as server:
+        for request in (b"", b"GET /hea", get("/health"), post("/tasks", one())[:-3]):
+            wire = await server.connect()
+            wire.stream.setsockopt(
+                trio.socket.SOL_SOCKET, trio.socket.SO_LINGER, b"\1\0\0\0\0\0\0\0"
+            )
+            await wire.send(request)
+            await wire.close()  # with a reset, not with an end
+        await wait_all_tasks_blocked()
+        wire = await server.connect()
+        await wire.send(get("/health"))
+        assert (await wire.answer()).status == 200
+
+    assert caplog.records == []
