@@ -205,9 +205,10 @@ def test_html_alone_and_nothing_at_all() -> None:
     assert TASK_ID in empty.get_content()
 
 
-def test_the_message_is_seven_bit_with_short_lines() -> None:
+@pytest.mark.parametrize("text", ["ü", "ü\n" + "x" * 5000, "x" * 5000])
+def test_the_message_is_seven_bit_with_short_lines(text: str) -> None:
     composed = compose(
-        accept({"to": "Jörg <a@exämple.de>", "subject": "ü" * 300, "text": "ü\n" + "x" * 5000}),
+        accept({"to": "Jörg <a@exämple.de>", "subject": "ü" * 300, "text": text}),
         task_id=TASK_ID,
         sender=parse_address("queue@example.org"),
         date=datetime(2030, 1, 1, tzinfo=UTC),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import ssl
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -181,6 +182,22 @@ def test_the_last_attempt_sends_to_whom_it_can(send: Any) -> None:
     assert [refusal.code for refusal in receipt.refused] == [450]
 
 
+def test_an_interrupted_attempt_does_not_make_the_next_one_the_last(send: Any) -> None:
+    script = Script(recipients={"grey@example.com": "450 greylisted"})
+    data = {"to": ["here@example.com", "grey@example.com"]}
+    with smtp_server(script) as server, pytest.raises(Retry):
+        send(server, data, SyncContext(attempt=9, retry_count=0, max_attempts=3))
+    assert server.mails == []
+
+
+def test_a_server_that_closes_is_not_a_refused_recipient(send: Any) -> None:
+    script = Script(recipients={"late@example.com": "421 shutting down"})
+    data = {"to": ["here@example.com", "late@example.com"]}
+    with smtp_server(script) as server, pytest.raises(Retry, match="421 shutting down"):
+        send(server, data, SyncContext(retry_count=4, max_attempts=5))
+    assert server.mails == []
+
+
 def test_all_refused_for_now_is_retried_to_the_end(send: Any) -> None:
     script = Script(recipients={"grey@example.com": "450 greylisted"})
     with smtp_server(script) as server, pytest.raises(Retry):
@@ -204,14 +221,20 @@ def test_no_server_is_a_retry(send: Any) -> None:
         send(Server(port=port, script=Script()))
 
 
+@pytest.mark.parametrize("security", ["none", "tls"])
 def test_a_silent_server_is_a_retry_after_the_timeout(
-    send: Any, monkeypatch: pytest.MonkeyPatch
+    send: Any, monkeypatch: pytest.MonkeyPatch, security: str
 ) -> None:
+    monkeypatch.setenv("SMTP_SECURITY", security)
     monkeypatch.setenv("SMTP_TIMEOUT", "0.1")
     with socket.create_server(("127.0.0.1", 0)) as listener:
         server = Server(port=listener.getsockname()[1], script=Script())
+        # Resets the connection, so that the test ends also where the timeout does not.
+        hang_up = threading.Timer(10, listener.close)
+        hang_up.start()
         with pytest.raises(Retry, match="timed out"):
             send(server)
+        hang_up.cancel()
 
 
 class Stopped(BaseException):

@@ -111,6 +111,17 @@ async def test_the_connection_refuses_whatever_the_words_look_like(
         await export({"query": sql})
 
 
+async def test_even_what_slipped_through_could_not_write(
+    monkeypatch: pytest.MonkeyPatch, database: Path
+) -> None:
+    monkeypatch.setattr(export_query, "_allow_reading", lambda *action: apsw.SQLITE_OK)
+    monkeypatch.setattr(export_query, "_inspect", lambda connection, sql: ("id",))
+    before = content(database)
+    with pytest.raises(Discard, match="readonly"):
+        await export({"query": "WITH x AS (SELECT 1) DELETE FROM orders RETURNING id"})
+    assert content(database) == before
+
+
 @pytest.mark.parametrize(
     "sql",
     [
@@ -283,7 +294,9 @@ def test_a_query_that_yields_no_row_is_stopped_too(database: Path, tmp_path: Pat
         if looks == 10:
             raise Stopped
 
-    payload = accept({"query": ENDLESS.format("count(*)")})
+    # Long, and not endless, so that a test that fails comes to its end.
+    long = ENDLESS.replace("FROM n)", "FROM n LIMIT 20000000)").format("count(*)")
+    payload = accept({"query": long})
     assert payload.query is not None
     with (
         pytest.raises(Stopped),

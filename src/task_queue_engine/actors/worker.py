@@ -99,6 +99,10 @@ class Worker:
             self._demand.send_nowait(1)
 
     async def _run_attempt(self, attempt: Attempt) -> Outcome:
+        if attempt.abort_reason is AbortReason.LEASE_LOST:
+            # It never ran. Nobody need count it as a crash, unless it was taken over already.
+            self._aborted += 1
+            return Interrupted(attempt)
         if attempt.abort_reason is not None:
             return self._stopped(attempt, None)
         self._started += 1

@@ -14,6 +14,7 @@ from pydantic import Field, SecretStr, ValidationInfo, field_validator
 
 from task_queue_engine.config import EnvironmentSettings, Seconds
 from task_queue_engine.handlers.addresses import parse_address
+from task_queue_engine.handlers.image_settings import ImageSettings
 
 _DEFAULT_PORTS = {"starttls": 587, "tls": 465, "none": 25}
 """Submission, implicit TLS (RFC 8314) and relay (RFC 5321)."""
@@ -95,6 +96,7 @@ def check_settings() -> None:
     """Raises ConfigurationError when a variable of these task types is wrong."""
     EmailSettings()
     ExportSettings()
+    ImageSettings()
 
 
 def _is_loopback(host: str | None) -> bool:

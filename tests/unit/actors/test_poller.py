@@ -1,0 +1,414 @@
+"""The poller: takes what workers ask for, claims it, sorts out what is not to run."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import pytest
+import trio
+import trio.testing
+
+from task_queue_engine import TaskStatus
+from task_queue_engine.actors.health import Health
+from task_queue_engine.actors.messages import (
+    Ack,
+    Acquired,
+    Attempt,
+    DeadLetterIt,
+    Interrupted,
+    LeaseEvent,
+    Leave,
+    Outcome,
+    Release,
+    Settlement,
+)
+from task_queue_engine.actors.poller import Poller
+from task_queue_engine.backends.base import Message
+from task_queue_engine.backends.memory import MemoryBackend
+from task_queue_engine.lifecycle import Complete
+from tests.unit.actors.support import LEASE, claim, patience, put, receive, status
+
+
+@dataclass
+class Rig:
+    poller: Poller
+    demand: trio.MemorySendChannel[int]
+    deliveries: trio.MemoryReceiveChannel[Attempt]
+    outcomes: trio.MemoryReceiveChannel[Outcome]
+    settlements: trio.MemoryReceiveChannel[tuple[Settlement, ...]]
+    leases: trio.MemoryReceiveChannel[LeaseEvent]
+    health: Health
+    done: trio.Event
+
+    async def settlement(self) -> Settlement:
+        (settlement,) = await self.settlements.receive()
+        return settlement
+
+
+@asynccontextmanager
+async def polling(
+    backend: MemoryBackend, *, demand: int = 1, prefetch: int = 0, room_for_leases: float = math.inf
+) -> AsyncIterator[Rig]:
+    demand_out, demand_in = trio.open_memory_channel[int](math.inf)
+    deliveries_out, deliveries_in = trio.open_memory_channel[Attempt](prefetch)
+    outcomes_out, outcomes_in = trio.open_memory_channel[Outcome](100)
+    settlements_out, settlements_in = trio.open_memory_channel[tuple[Settlement, ...]](100)
+    leases_out, leases_in = trio.open_memory_channel[LeaseEvent](room_for_leases)
+    health = Health()
+    poller = Poller(
+        queue=backend.queue("default"),
+        store=backend.store,
+        clock=backend.clock,
+        worker_name="here",
+        visibility=LEASE,
+        poll_wait=20,
+        patience=patience("poller", health),
+        demand=demand_in,
+        deliveries=deliveries_out,
+        unstarted=deliveries_in.clone(),
+        outcomes=outcomes_out,
+        settlements=settlements_out,
+        leases=leases_out,
+    )
+    done = trio.Event()
+
+    async def run() -> None:
+        await poller.run()
+        done.set()
+
+    for _ in range(demand):
+        demand_out.send_nowait(1)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(run)
+        yield Rig(
+            poller,
+            demand_out,
+            deliveries_in,
+            outcomes_in,
+            settlements_in,
+            leases_in,
+            health,
+            done,
+        )
+        nursery.cancel_scope.cancel()
+
+
+async def acquired(rig: Rig) -> Any:
+    event = await rig.leases.receive()
+    assert isinstance(event, Acquired)
+    return event.leases[0]
+
+
+# --- taking ---------------------------------------------------------------------------------
+
+
+async def test_a_message_is_claimed_and_handed_on(backend: MemoryBackend) -> None:
+    async with polling(backend) as rig:
+        task = await put(backend)
+        attempt = await rig.deliveries.receive()
+        assert attempt.task.id == task.id
+        assert attempt.task.attempt == 1
+        assert attempt.task.worker == "here"
+        assert attempt.lease.attempt is attempt
+        assert status(backend, task.id) is TaskStatus.PROCESSING
+
+
+async def test_its_lease_is_kept_before_it_is_claimed(backend: MemoryBackend) -> None:
+    async with polling(backend) as rig:
+        with backend.faults.block("claim") as gate:
+            task = await put(backend)
+            await gate.arrived.wait()
+            event = rig.leases.receive_nowait()
+            assert isinstance(event, Acquired)
+            assert [lease.delivery.task_id for lease in event.leases] == [task.id]
+            assert event.leases[0].expires_at == pytest.approx(trio.current_time() + LEASE)
+
+
+async def test_without_demand_nothing_is_received(backend: MemoryBackend) -> None:
+    async with polling(backend, demand=0) as rig:
+        await put(backend)
+        await trio.sleep(3600)
+        assert backend.faults.calls["receive"] == 0
+        await rig.demand.send(1)
+        await rig.deliveries.receive()
+
+
+async def test_no_more_is_received_than_was_asked_for(backend: MemoryBackend) -> None:
+    for _ in range(10):
+        await put(backend)
+    async with polling(backend, demand=3) as rig:
+        for _ in range(3):
+            await rig.deliveries.receive()
+        await trio.sleep(3600)
+        with pytest.raises(trio.WouldBlock):
+            rig.deliveries.receive_nowait()
+        depth = await backend.queue("default").depth()
+        assert (depth.waiting, depth.in_flight) == (7, 3)
+        await rig.demand.send(1)
+        await rig.deliveries.receive()
+
+
+async def test_a_batch_never_exceeds_what_the_queue_takes(backend: MemoryBackend) -> None:
+    async with polling(backend, demand=backend.queue("default").max_batch * 2 + 1) as rig:
+        asked: list[int] = []
+        queue = backend.queue("default")
+        original = queue.receive
+
+        async def spy(max_messages: int, **arguments: Any) -> Any:
+            asked.append(max_messages)
+            return await original(max_messages, **arguments)
+
+        queue.receive = spy
+        await trio.sleep(60)
+        assert asked
+        assert max(asked) == queue.max_batch
+        assert not rig.done.is_set()
+
+
+async def test_what_a_worker_cannot_run_leaves_its_place_to_another(
+    backend: MemoryBackend,
+) -> None:
+    """Credit is given back for every message that came to nothing."""
+    async with polling(backend, demand=1) as rig:
+        for _ in range(20):
+            task = await put(backend)
+            await backend.store.cancel([task.id])
+        for _ in range(20):
+            assert isinstance(await rig.settlement(), Ack)
+        task = await put(backend)
+        assert (await rig.deliveries.receive()).task.id == task.id
+
+
+# --- the claim table ------------------------------------------------------------------------
+
+
+async def test_a_finished_task_is_deleted_and_not_run(backend: MemoryBackend) -> None:
+    task = await put(backend)
+    attempt = await claim(backend, await receive(backend, visibility=1))
+    await backend.store.record([Complete(task_id=task.id, attempt=1, result=None)])
+    assert attempt.task.id == task.id
+    async with polling(backend) as rig:
+        assert isinstance(await rig.settlement(), Ack)
+        assert rig.poller.statistics().claimed == 0
+
+
+async def test_a_cancelled_task_is_deleted_and_not_run(backend: MemoryBackend) -> None:
+    task = await put(backend)
+    await backend.store.cancel([task.id])
+    async with polling(backend) as rig:
+        assert isinstance(await rig.settlement(), Ack)
+
+
+async def test_a_duplicate_of_a_live_attempt_is_left_alone(backend: MemoryBackend) -> None:
+    await put(backend)
+    backend.faults.duplicate_deliveries(1)
+    async with polling(backend, demand=2) as rig:
+        await rig.deliveries.receive()
+        assert isinstance(await rig.settlement(), Leave)
+        assert rig.poller.statistics().duplicates == 1
+
+
+async def test_a_second_message_of_a_running_task_is_hidden_for_a_while(
+    backend: MemoryBackend,
+) -> None:
+    task = await put(backend)
+    await claim(backend, await receive(backend))
+    await backend.queue("default").send([Message(task=task)])
+    async with polling(backend) as rig:
+        settlement = await rig.settlement()
+        assert isinstance(settlement, Release)
+        assert settlement.delay == LEASE
+
+
+async def test_a_lapsed_attempt_is_taken_over(backend: MemoryBackend) -> None:
+    task = await put(backend)
+    await claim(backend, await receive(backend, visibility=5))
+    async with polling(backend) as rig:
+        attempt = await rig.deliveries.receive()
+        assert attempt.task.id == task.id
+        assert (attempt.task.attempt, attempt.task.retry_count) == (2, 1)
+        assert rig.poller.statistics().taken_over == 1
+
+
+async def test_a_task_that_outlived_its_attempts_is_dead_lettered_with_the_reason(
+    backend: MemoryBackend,
+) -> None:
+    task = await put(backend, max_attempts=1)
+    await claim(backend, await receive(backend, visibility=5))
+    async with polling(backend) as rig:
+        settlement = await rig.settlement()
+        assert isinstance(settlement, DeadLetterIt)
+        assert settlement.reason == "its worker died 1 times of 1 allowed"
+        assert settlement.error is not None
+        assert settlement.error.type.endswith("AttemptCrashed")
+        assert rig.poller.statistics().quarantined == 1
+    assert status(backend, task.id) is TaskStatus.FAILED
+
+
+async def test_a_task_that_is_not_due_goes_back_until_it_is(backend: MemoryBackend) -> None:
+    due = backend.clock.now() + timedelta(seconds=100)
+    await put(backend, run_at=due)
+    async with polling(backend) as rig:
+        settlement = await rig.settlement()
+        assert isinstance(settlement, Release)
+        assert settlement.delay == pytest.approx(100)
+
+
+async def test_a_wait_longer_than_the_queue_can_hold_is_cut_to_what_it_can(
+    backend: MemoryBackend,
+) -> None:
+    await put(backend, run_at=backend.clock.now() + timedelta(days=2))
+    async with polling(backend) as rig:
+        settlement = await rig.settlement()
+        assert isinstance(settlement, Release)
+        assert settlement.delay == backend.queue("default").max_delay
+
+
+async def test_a_message_without_a_task_is_dead_lettered(backend: MemoryBackend) -> None:
+    task = await put(backend, send=False)
+    backend._rows.clear()
+    await backend.queue("default").send([Message(task=task)])
+    async with polling(backend) as rig:
+        settlement = await rig.settlement()
+        assert isinstance(settlement, DeadLetterIt)
+        assert settlement.reason == "no such task in the store"
+
+
+# --- trouble --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("operation", ["receive", "claim"])
+async def test_trouble_is_waited_out(backend: MemoryBackend, operation: str) -> None:
+    async with polling(backend) as rig:
+        with backend.faults.outage(operation):
+            await put(backend)
+            await trio.sleep(20)
+            assert rig.health.troubles == (f"poller: {operation}: made to fail by a test",)
+        attempt = await rig.deliveries.receive()
+        assert (attempt.task.attempt, attempt.task.retry_count) == (1, 0)
+    assert rig.health.troubles == ()
+
+
+async def test_leases_lost_while_the_claim_failed_are_given_up(backend: MemoryBackend) -> None:
+    async with polling(backend) as rig:
+        with backend.faults.outage("claim"):
+            await put(backend)
+            (await acquired(rig)).lose()
+            assert isinstance(await rig.settlement(), Release)
+        task = await put(backend)
+        assert (await rig.deliveries.receive()).task.id == task.id
+
+
+async def test_an_attempt_claimed_under_a_lost_lease_is_stopped_before_it_starts(
+    backend: MemoryBackend,
+) -> None:
+    async with polling(backend) as rig:
+        with backend.faults.block("claim") as gate:
+            await put(backend)
+            await gate.arrived.wait()
+            (await acquired(rig)).lose()
+        assert (await rig.deliveries.receive()).abort_reason is not None
+
+
+# --- stopping -------------------------------------------------------------------------------
+
+
+async def test_a_stop_ends_the_long_poll_and_takes_nothing_more(backend: MemoryBackend) -> None:
+    async with polling(backend) as rig:
+        await trio.sleep(1)
+        rig.poller.stop()
+        with trio.fail_after(1):
+            await rig.done.wait()
+        await put(backend)
+        await trio.sleep(60)
+        assert (await backend.queue("default").depth()).waiting == 1
+        with pytest.raises(trio.EndOfChannel):
+            await rig.deliveries.receive()
+
+
+async def test_a_stop_while_nobody_asks_for_work(backend: MemoryBackend) -> None:
+    async with polling(backend, demand=0) as rig:
+        await trio.sleep(1)
+        rig.poller.stop()
+        rig.poller.stop()
+        with trio.fail_after(1):
+            await rig.done.wait()
+
+
+async def test_a_stop_during_an_outage_is_not_held_up(backend: MemoryBackend) -> None:
+    async with polling(backend) as rig:
+        with backend.faults.outage("receive"):
+            await trio.sleep(100)
+            rig.poller.stop()
+            with trio.fail_after(0.1):
+                await rig.done.wait()
+
+
+async def test_a_stop_during_a_failing_claim_gives_the_message_back(
+    backend: MemoryBackend,
+) -> None:
+    async with polling(backend) as rig:
+        with backend.faults.outage("claim"):
+            await put(backend)
+            await trio.sleep(20)
+            rig.poller.stop()
+            with trio.fail_after(10):
+                await rig.done.wait()
+        assert await rig.settlement() == Release(await acquired(rig))
+
+
+async def test_what_no_worker_has_taken_is_given_back(backend: MemoryBackend) -> None:
+    for _ in range(3):
+        await put(backend)
+    async with polling(backend, demand=3) as rig:
+        await trio.sleep(1)
+        rig.poller.stop()
+        await rig.done.wait()
+        for _ in range(3):
+            assert isinstance(rig.outcomes.receive_nowait(), Interrupted)
+        assert rig.poller.statistics().returned_unstarted == 3
+
+
+async def test_what_lies_in_the_prefetch_buffer_is_given_back(backend: MemoryBackend) -> None:
+    async with polling(backend, demand=5, prefetch=4) as rig:
+        for _ in range(5):
+            await put(backend)
+        started = await rig.deliveries.receive()
+        await trio.sleep(1)
+        rig.poller.stop()
+        await rig.done.wait()
+        returned = [rig.outcomes.receive_nowait() for _ in range(4)]
+        assert all(isinstance(outcome, Interrupted) for outcome in returned)
+        assert started not in [outcome.attempt for outcome in returned]
+        with pytest.raises(trio.EndOfChannel):
+            await rig.deliveries.receive()
+
+
+async def test_what_was_received_but_not_claimed_goes_back_unclaimed(
+    backend: MemoryBackend,
+) -> None:
+    async with polling(backend, room_for_leases=0) as rig:
+        task = await put(backend)
+        await trio.sleep(1)
+        rig.poller.stop()
+        await acquired(rig)
+        await rig.done.wait()
+        assert isinstance(rig.settlements.receive_nowait()[0], Release)
+        assert status(backend, task.id) is TaskStatus.PENDING
+        assert backend.faults.calls["claim"] == 0
+
+
+async def test_without_anybody_to_keep_leases_it_gives_back_and_ends(
+    backend: MemoryBackend,
+) -> None:
+    async with polling(backend) as rig:
+        rig.leases.close()
+        task = await put(backend)
+        assert isinstance(await rig.settlement(), Release)
+        await rig.done.wait()
+        assert status(backend, task.id) is TaskStatus.PENDING
