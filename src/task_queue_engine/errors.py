@@ -48,6 +48,7 @@ class UnknownTaskType(InvalidTask):
         listed = ", ".join(known) or "none"
         super().__init__(f"unknown task type {name!r}; registered: {listed}", field="type")
         self.name = name
+        self.known = known
 
 
 class PayloadTooLarge(InvalidTask):
