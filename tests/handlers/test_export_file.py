@@ -15,9 +15,10 @@ import pytest
 
 from task_queue_engine.errors import ConfigurationError
 from task_queue_engine.handlers import files
-from task_queue_engine.handlers.export_file import OWNER_ATTRIBUTE, ExportResult, write_export
+from task_queue_engine.handlers.export_file import ExportResult, write_export
 from task_queue_engine.handlers.export_rows import RowSource
 from task_queue_engine.handlers.files import STALE_AFTER, StagedFile
+from task_queue_engine.handlers.result_file import OWNER_ATTRIBUTE
 from task_queue_engine.handlers.settings import ExportSettings
 from task_queue_engine.retry import Discard, Retry
 from task_queue_engine.task import new_task_id
