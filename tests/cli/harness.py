@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import httpx
 from click.testing import CliRunner
@@ -62,17 +62,22 @@ class Shop:
         self.path = path
         shutil.copy(Path(__file__).with_name("shop.py"), path / "shop.py")
 
-    def command(self, *arguments: str, **environment: str) -> subprocess.Popen[str]:
-        """`tqe` in a process of its own."""
+    def command(
+        self, *arguments: str, stdout: int | IO[str] = subprocess.PIPE, **environment: str
+    ) -> subprocess.Popen[str]:
+        """`tqe` in a process of its own, and in a process group of its own."""
         kept = {name: os.environ[name] for name in ("PATH", "PYTHONPATH") if name in os.environ}
         return subprocess.Popen(
             [sys.executable, "-m", "task_queue_engine", *arguments],
             cwd=self.path,
             env=kept | environment,
             stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
+            stdout=stdout,
             stderr=subprocess.PIPE,
             text=True,
+            encoding="utf-8",
+            errors="replace",
+            start_new_session=True,
         )
 
     def run(self, *arguments: str, **environment: str) -> Ran:
@@ -163,6 +168,10 @@ class Server:
 
     def signal(self, number: signal.Signals = signal.SIGTERM) -> None:
         self.process.send_signal(number)
+
+    def ctrl_c(self) -> None:
+        """As a terminal does it: to the whole process group."""
+        os.killpg(self.process.pid, signal.SIGINT)
 
     def wait(self) -> int:
         """Its exit code."""

@@ -2,6 +2,7 @@
 
 import time
 from dataclasses import dataclass
+from pathlib import Path
 
 import trio
 
@@ -51,3 +52,12 @@ async def block(seconds: float) -> None:
 @tasks.task("square", process=True)
 def square(number: int) -> int:
     return number * number
+
+
+@tasks.task("hold", process=True)
+def hold(name: str) -> str:
+    """The gate, in a worker process."""
+    Path(f"{name}.running").touch()
+    while not Path(f"{name}.open").exists():
+        time.sleep(0.01)
+    return name

@@ -9,10 +9,11 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
+import apsw
 import pytest
 
 from task_queue_engine._version import __version__
@@ -77,6 +78,18 @@ def test_a_wrong_variable_is_named() -> None:
     assert ran.error.startswith("TQE_POLL_WAIT: ")
 
 
+def test_a_file_of_settings_that_is_no_text(tmp_path: Path) -> None:
+    (tmp_path / ".env").write_bytes(b"PORT=\xff")
+    ran = tqe("list")
+    assert ran.code == 2
+    assert ran.error.startswith(".env: is not UTF-8")
+
+
+def test_settings_of_the_command_line_may_stand_in_the_file(tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text("TQE_URL=ftp://localhost\n")
+    assert tqe("list").error.startswith("url: ")
+
+
 def test_no_database_here(tmp_path: Path) -> None:
     ran = tqe("list")
     assert ran.code == 2
@@ -96,6 +109,17 @@ def test_a_corrupt_database(tmp_path: Path) -> None:
     ran = tqe("list")
     assert ran.code == 2
     assert "tasks.db" in ran.error
+
+
+def test_a_locked_database(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("task_queue_engine.backends.sqlite.schema.BUSY_TIMEOUT_MS", 50)
+    shop.submit("echo", "1")
+    with closing(apsw.Connection("tasks.db")) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        ran = tqe("submit", "--app", APP, "echo", "1")
+    assert ran.code == 5
+    assert "locked" in ran.err.splitlines()[-1]
+    assert "Traceback" not in ran.err
 
 
 def test_the_aws_backend_is_not_there_yet() -> None:
@@ -198,7 +222,9 @@ def test_a_missing_or_wrong_key(shop: Shop) -> None:
             assert ran.code == 2
             assert "TQE_API_KEY" in ran.error
         assert tqe("list", "--url", server.url, TQE_API_KEY=KEY).code == 0
-        assert tqe("list", "--url", server.url, "--api-key", KEY).code == 0
+        ran = tqe("list", "--url", server.url, "--api-key", KEY, "--debug")
+        assert ran.code == 0
+        assert KEY not in ran.out + ran.err
 
 
 @pytest.mark.parametrize(
@@ -245,6 +271,30 @@ def test_a_reader_that_stops_reading_is_no_error(shop: Shop) -> None:
     )
     assert done.stdout == '{"tasks":[141\n'
     assert done.stderr == ""
+
+
+@pytest.mark.parametrize("arguments", [("list",), ("list", "--json"), ("--help",)])
+def test_no_room_for_the_output(shop: Shop, arguments: tuple[str, ...]) -> None:
+    shop.submit("echo", "1")
+    with Path("/dev/full").open("w") as full, shop.command(*arguments, stdout=full) as process:
+        _, err = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 1
+    assert err == "tqe: [Errno 28] No space left on device\n"
+
+
+def test_output_that_was_closed_beforehand(shop: Shop) -> None:
+    script = f"{sys.executable} -m task_queue_engine submit --app {APP} echo 1 >&-"
+    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, timeout=PATIENCE)
+    assert (done.returncode, done.stdout) == (0, "")
+    assert [task["status"] for task in shop.tasks()] == ["PENDING"]
+
+
+def test_a_terminal_that_cannot_show_every_character(shop: Shop) -> None:
+    shop.submit("echo", '"Grüße"')
+    for arguments in (("list", "--json"), ("status", shop.tasks()[0]["id"])):
+        ran = shop.run(*arguments, PYTHONIOENCODING="ascii")
+        assert (ran.code, ran.err) == (0, "")
+        assert "e" in ran.out
 
 
 def test_a_defect_is_one_line_too(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,7 +6,9 @@ import json
 import signal
 import socket
 from collections import Counter
+from contextlib import closing
 
+import apsw
 import httpx
 import pytest
 
@@ -23,7 +25,7 @@ def statuses(shop: Shop) -> Counter[str]:
 def test_it_says_what_runs_where(server: Server, shop: Shop) -> None:
     assert httpx.get(f"{server.url}/health", trust_env=False).json()["status"] == "healthy"
     assert str(shop.path / "tasks.db") in server.log
-    assert "5 workers for block, echo, fail, gate, ship, square" in server.log
+    assert "5 workers for block, echo, fail, gate, hold, ship, square" in server.log
     assert f"{server.url}/docs" in server.log
 
 
@@ -145,6 +147,32 @@ def test_what_runs_may_end_within_the_grace(shop: Shop) -> None:
     assert statuses(shop) == {"COMPLETED": 1}
 
 
+def test_ctrl_c_in_a_terminal_reaches_worker_processes_too(shop: Shop) -> None:
+    """They are left to the engine: what runs in them may end as everything else."""
+    with shop.serve("serve", TQE_SHUTDOWN_GRACE="60") as server:
+        server.post("hold", "hold")
+        eventually(shop.is_there("hold.running"))
+        server.ctrl_c()
+        server.wait_for("stopping")
+        (shop.path / "hold.open").touch()
+        assert server.wait() == 0
+    assert statuses(shop) == {"COMPLETED": 1}
+
+
+def test_a_signal_while_it_starts(shop: Shop) -> None:
+    """The database is locked by another program: the server waits for it."""
+    shop.submit("echo", "1")
+    with closing(apsw.Connection(str(shop.path / "tasks.db"))) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        with closing(Server(shop.command("worker", "--app", APP))) as worker:
+            worker.wait_for("Task Queue Engine")
+            worker.signal()
+            worker.wait_for("SIGTERM received")
+            other.execute("ROLLBACK")
+            assert worker.wait() == 0
+    assert statuses(shop) == {"PENDING": 1}
+
+
 def test_a_second_signal_means_now(shop: Shop) -> None:
     with shop.serve("serve", TQE_SHUTDOWN_GRACE="3600") as server:
         server.post("gate", "gate")
@@ -171,6 +199,29 @@ def test_the_server_answers_what_it_has_accepted(shop: Shop) -> None:
         (shop.path / "gate.open").touch()
         assert server.wait() == 0
     assert statuses(shop) == {"COMPLETED": 1}
+
+
+def test_no_work_is_taken_while_a_last_request_is_answered(shop: Shop) -> None:
+    body = b'{"type": "echo", "payload": "last"}'
+    with shop.serve("serve", "--workers", "1", TQE_SHUTDOWN_GRACE="60") as server:
+        first, second = server.post("gate", "one"), server.post("gate", "two")
+        eventually(shop.is_there("one.running"))
+        url = httpx.URL(server.url)
+        with socket.create_connection((url.host, url.port), timeout=PATIENCE) as client:
+            head = f"POST /tasks HTTP/1.1\r\nHost: {url.host}\r\nContent-Length: {len(body)}\r\n"
+            client.sendall(f"{head}Content-Type: application/json\r\n\r\n".encode() + body[:5])
+            server.signal()
+            server.wait_for("stopping")
+            (shop.path / "one.open").touch()
+            eventually(lambda: statuses(shop) == {"COMPLETED": 1, "PENDING": 1})
+            client.sendall(body[5:])
+            answer = b"".join(iter(lambda: client.recv(65_536), b""))
+        assert answer.startswith(b"HTTP/1.1 201")
+        assert server.wait() == 0
+    by_id = {task["id"]: task["status"] for task in shop.tasks()}
+    assert (by_id[first["id"]], by_id[second["id"]]) == ("COMPLETED", "PENDING")
+    assert sorted(by_id.values()) == ["COMPLETED", "PENDING", "PENDING"]
+    assert not (shop.path / "two.running").exists()
 
 
 def test_a_handler_that_blocks_the_loop_does_not_keep_the_process(shop: Shop) -> None:

@@ -99,6 +99,11 @@ def expected_error(error: BaseException) -> TaskQueueError | None:
     return ours[0] if ours and len(ours) == len(leaves) else None
 
 
+def first_of(error: BaseException) -> BaseException:
+    """The error itself; of a group the first in it."""
+    return next(_leaves(error))
+
+
 def is_interrupt(error: BaseException) -> bool:
     """Ctrl-C, wherever in a group of errors it ended up."""
     return any(isinstance(leaf, KeyboardInterrupt) for leaf in _leaves(error))

@@ -14,6 +14,7 @@ from task_queue_engine.cli.failures import (
     ExitCode,
     exit_code_of,
     expected_error,
+    first_of,
     is_broken_pipe,
     is_interrupt,
 )
@@ -38,6 +39,8 @@ class Program(click.Group):
 
     def main(self, *args: Any, **extra: Any) -> NoReturn:
         extra["standalone_mode"] = False
+        if sys.stdout is None:  # closed by whoever started us: `tqe ... >&-`
+            sys.stdout = open(os.devnull, "w")  # noqa: PTH123, SIM115 - for as long as we live
         try:
             returned = super().main(*args, **extra)
             code = returned if isinstance(returned, int) else ExitCode.OK
@@ -51,8 +54,8 @@ class Program(click.Group):
             code = _fail(error.format_message(), ExitCode.USAGE)
         except (click.Abort, KeyboardInterrupt):
             code = _fail("interrupted", ExitCode.INTERRUPTED)
-        except BrokenPipeError:
-            code = _give_up_stdout()
+        except OSError as error:
+            code = _report(error, debug=False)
         sys.exit(code)
 
     def invoke(self, ctx: click.Context) -> int:
@@ -69,15 +72,19 @@ class Program(click.Group):
 def _report(error: BaseException, *, debug: bool) -> int:
     """Tell what went wrong; returns the exit code."""
     if is_broken_pipe(error):
-        return _give_up_stdout()
+        _give_up_stdout()
+        return ExitCode.BROKEN_PIPE
     if is_interrupt(error):
         return _fail("interrupted", ExitCode.INTERRUPTED)
     if debug:
         traceback.print_exception(error)
     expected = expected_error(error)
     if expected is None:
+        first = first_of(error)
+        if isinstance(first, OSError):  # no room on the device, no such directory, ...
+            return _fail(str(first), ExitCode.FAILED)
         hint = "" if debug else " (--debug shows where)"
-        return _fail(f"a defect: {_in_short(error)}{hint}", ExitCode.FAILED)
+        return _fail(f"a defect: {type(first).__name__}: {first}{hint}", ExitCode.FAILED)
     return _fail(f"{expected}{_hint(expected)}", exit_code_of(expected))
 
 
@@ -89,7 +96,7 @@ def _fail(line: str, code: ExitCode) -> int:
         click.echo(f"tqe: {line}", err=True)
     try:
         sys.stdout.flush()
-    except BrokenPipeError:
+    except OSError:
         _give_up_stdout()
     return code
 
@@ -104,14 +111,7 @@ def _hint(error: TaskQueueError) -> str:
     return " (--api-key or TQE_API_KEY)" if missing_key else ""
 
 
-def _in_short(error: BaseException) -> str:
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return f"{type(error).__name__}: {error}"
-
-
-def _give_up_stdout() -> int:
+def _give_up_stdout() -> None:
     """Whoever read it has gone. What is still in the buffer must not raise again at exit."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, sys.stdout.fileno())
-    return ExitCode.BROKEN_PIPE

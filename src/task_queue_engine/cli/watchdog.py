@@ -54,6 +54,7 @@ class Watchdog:
     def stop(self) -> None:
         """All is well."""
         self._orders.put(None)
+        self._thread.join()
 
     def _watch(self) -> None:
         deadline = math.inf
