@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from typing import Any
@@ -506,3 +507,55 @@ async def test_a_host_cancelled_during_the_start(
                 nursery.cancel_scope.cancel()
         with pytest.raises(EngineNotRunning):
             await submit(engine, 1)
+
+
+# --- handlers that do not let themselves be stopped -----------------------------------------
+
+
+async def test_a_handler_that_shields_itself_holds_up_nothing_but_its_own_end(
+    tasks: TaskRegistry, backend: MemoryBackend
+) -> None:
+    """Trio has no way to end it from outside. `tqe` ends the process then; an embedding program
+    has to decide for itself."""
+
+    @tasks.task("shielded")
+    async def shielded(payload: Any) -> None:
+        with trio.CancelScope(shield=True):
+            await trio.sleep(1000)
+
+    async with running(tasks, backend, worker_count=3) as engine:
+        handle = await engine.submit(shielded)
+        ids = await submit(engine, 20, 10_000)
+        await until(lambda: engine.statistics()["poller"]["claimed"] == 3)
+        engine.request_stop()
+        await trio.sleep(GRACE + FLUSH + 1)
+        assert row(backend, ids[0]).task.status is TaskStatus.COMPLETED
+        assert row(backend, ids[1]).task.status is TaskStatus.PENDING
+        assert row(backend, handle.id).task.status is TaskStatus.PROCESSING
+        with pytest.raises(EngineNotRunning):
+            await engine.submit("nap", 1)
+    async with running(tasks, backend) as engine:
+        await reaches(engine, handle.id, TaskStatus.PROCESSING)
+
+
+async def test_a_thread_that_ignores_everything_does_not_hold_the_exit_up() -> None:
+    """In real time, since a thread runs."""
+    tasks = TaskRegistry()
+    release = threading.Event()
+    started = threading.Event()
+
+    @tasks.task("blocks")
+    def blocks(payload: Any) -> None:
+        started.set()
+        release.wait(30)
+
+    backend = MemoryBackend()
+    try:
+        with trio.fail_after(10):
+            async with running(tasks, backend, shutdown_grace=0.05, shutdown_flush=0.5) as engine:
+                handle = await engine.submit(blocks)
+                await trio.to_thread.run_sync(started.wait, 5)
+        task = row(backend, handle.id).task
+        assert (task.status, task.retry_count) == (TaskStatus.PENDING, 0)
+    finally:
+        release.set()
