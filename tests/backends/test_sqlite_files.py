@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import apsw
@@ -180,21 +182,41 @@ async def test_a_folder_nobody_may_write_to() -> None:
     assert "written" in await refusal("/proc/self/tasks.db")
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everything")
-@pytest.mark.parametrize("what", ["file", "folder"])
-async def test_without_permission(tmp_path: Path, what: str) -> None:
-    folder = tmp_path / "folder"
-    folder.mkdir()
-    path = folder / "tasks.db"
-    if what == "file":
-        await make_ours(path)
-        path.chmod(0o444)
-    else:
-        folder.chmod(0o555)
+@contextmanager
+def an_ordinary_user() -> Iterator[None]:
+    """Root may write everything: be nobody for a while, where the tests run as root."""
+    is_root = os.geteuid() == 0
+    if is_root:
+        os.seteuid(65534)
     try:
-        assert "written" in await refusal(path)
+        yield
     finally:
+        if is_root:
+            os.seteuid(0)
+
+
+@pytest.fixture
+def open_folder() -> Iterator[Path]:
+    """Unlike `tmp_path` with parents that other users may pass."""
+    with tempfile.TemporaryDirectory() as place:
+        Path(place).chmod(0o755)
+        folder = Path(place, "folder")
+        folder.mkdir()
+        yield folder
         folder.chmod(0o755)
+
+
+async def test_a_file_without_permission(open_folder: Path) -> None:
+    await make_ours(open_folder / "tasks.db")
+    await trio.Path(open_folder, "tasks.db").chmod(0o444)
+    with an_ordinary_user():
+        assert "written" in await refusal(open_folder / "tasks.db")
+
+
+async def test_a_folder_without_permission(open_folder: Path) -> None:
+    await trio.Path(open_folder).chmod(0o555)
+    with an_ordinary_user():
+        assert "written" in await refusal(open_folder / "tasks.db")
 
 
 async def test_a_file_locked_for_long_is_passing_trouble(tmp_path: Path) -> None:

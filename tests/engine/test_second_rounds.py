@@ -228,8 +228,9 @@ async def test_letters_whose_tasks_went_on_are_removed_and_change_nothing(
 @pytest.mark.parametrize(
     ("operation", "trouble"),
     [
-        *product(["take_dead", "reopen", "send", "delete_dead"], ["unavailable", "lose_answer"]),
-        *product(["send", "delete_dead"], ["try_again"]),
+        *product(("take_dead", "reopen", "send", "delete_dead"), ("unavailable", "lose_answer")),
+        # The others answer as a whole.
+        *product(("send", "delete_dead"), ("try_again",)),
     ],
 )
 async def test_a_redrive_that_broke_off_can_be_done_again(
