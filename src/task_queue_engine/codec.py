@@ -21,8 +21,8 @@ MAX_DEPTH = 100
 MAX_INTEGER_DIGITS = 308
 """Longer integers are not JSON numbers that other programs can read (RFC 8259, section 6)."""
 
-# A high surrogate at the end of its string: msgspec only says "Input data was truncated".
-_CUT_SURROGATE = re.compile(rb'\\u[dD][89abAB][0-9a-fA-F]{2}"')
+# A high surrogate alone near the end of the data: msgspec only says "Input data was truncated".
+_CUT_SURROGATE = re.compile(rb"\\u[dD][89abAB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F])")
 
 _LONG_NUMBER = re.compile(rb"[0-9]{%d}" % (MAX_INTEGER_DIGITS + 1))
 
