@@ -257,7 +257,7 @@ def test_ctrl_c_while_waiting(shop: Shop) -> None:
         assert "waiting" in lines[-1]
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=PATIENCE)
-    assert process.returncode == 130
+    assert process.returncode == 130, err
     assert (out, err.strip()) == ("", "tqe: interrupted")
     assert [task["status"] for task in shop.tasks()] == ["PENDING"]
 
