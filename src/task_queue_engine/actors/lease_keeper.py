@@ -149,7 +149,7 @@ class LeaseKeeper:
                 lease.expires_at = asked_at + self._visibility
             case LeaseLost() | Rejected():
                 # Where the acker has just deleted it, its receipt is stale for a good reason.
-                if lease in self._held and not lease.settling:
+                if lease in self._held and not (lease.settling or lease.lost):
                     self._lose(lease, "the queue says it is gone")
             case TryAgain():
                 pass
