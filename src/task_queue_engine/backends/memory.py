@@ -86,6 +86,7 @@ class MemoryBackend:
         self._queues: dict[str, MemoryQueue] = {}
         self._store = MemoryStore(self, self._rows, max_item_bytes)
         self._is_open = False
+        self._last_id = 0
 
     @property
     def store(self) -> MemoryStore:
@@ -155,6 +156,11 @@ class MemoryBackend:
         self.faults.leave(operation)
         return answer
 
+    def next_id(self) -> str:
+        """Of a message or a dead letter; no two queues share one."""
+        self._last_id += 1
+        return str(self._last_id)
+
     def _check_open(self) -> None:
         if not self._is_open:
             raise BackendUnavailable("the backend is not open")
@@ -188,7 +194,6 @@ class MemoryQueue:
         self._messages: dict[str, _Stored] = {}
         self._dead: dict[str, DeadLetter] = {}
         self._duplicates: deque[Delivery] = deque()
-        self._last_id = 0
         self._changed = trio.Event()
 
     @property
@@ -199,7 +204,7 @@ class MemoryQueue:
         def put(message: Message) -> QueueVerdict:
             if not 0 <= message.delay <= self.max_delay:
                 return _bad_delay(message.delay)
-            message_id = self._next_id()
+            message_id = self._backend.next_id()
             self._messages[message_id] = _Stored(
                 message_id, message.task.id, self._now() + timedelta(seconds=message.delay)
             )
@@ -264,7 +269,7 @@ class MemoryQueue:
             if message is None:
                 return LeaseLost()
             del self._messages[message.id]
-            letter_id = self._next_id()
+            letter_id = self._backend.next_id()
             self._dead[letter_id] = DeadLetter(
                 id=letter_id,
                 task_id=message.task_id,
@@ -401,10 +406,6 @@ class MemoryQueue:
 
     def _now(self) -> datetime:
         return self._backend.clock.now()
-
-    def _next_id(self) -> str:
-        self._last_id += 1
-        return str(self._last_id)
 
 
 def _bad_delay(delay: float) -> Rejected:

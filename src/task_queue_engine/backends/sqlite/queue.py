@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
@@ -35,6 +36,11 @@ MAX_DELAY = 900.0
 
 LOOK_EVERY = 0.05
 """Seconds between looks for messages that another process sent."""
+
+# Both within 64 bits.
+_RECEIPT = re.compile(r"([1-9][0-9]{0,17})\.([1-9][0-9]{0,17})", re.ASCII)
+
+_IF_HELD = "WHERE id = ? AND receive_count = ? AND queue = ? AND leased = 1 RETURNING 1"
 
 _LETTER = "id, task_id, task_type, reason, error, attempts, at"
 _decode_error = msgspec.json.Decoder(TaskError).decode
@@ -161,8 +167,7 @@ class SqliteQueue:
             return [
                 self._held(
                     transaction,
-                    "UPDATE messages SET visible_at = ? "
-                    "WHERE id = ? AND receive_count = ? AND leased = 1 RETURNING id",
+                    f"UPDATE messages SET visible_at = ? {_IF_HELD}",
                     delivery,
                     until,
                 )
@@ -180,8 +185,7 @@ class SqliteQueue:
                 delivery, delay = items[i]
                 verdicts[i] = self._held(
                     transaction,
-                    "UPDATE messages SET visible_at = ?, leased = 0 "
-                    "WHERE id = ? AND receive_count = ? AND leased = 1 RETURNING id",
+                    f"UPDATE messages SET visible_at = ?, leased = 0 {_IF_HELD}",
                     delivery,
                     now + round(delay * 1e6),
                 )
@@ -225,11 +229,7 @@ class SqliteQueue:
         return await self._write(work)
 
     def _delete_held(self, transaction: Transaction, delivery: Delivery) -> QueueVerdict:
-        verdict = self._held(
-            transaction,
-            "DELETE FROM messages WHERE id = ? AND receive_count = ? AND leased = 1 RETURNING id",
-            delivery,
-        )
+        verdict = self._held(transaction, f"DELETE FROM messages {_IF_HELD}", delivery)
         if isinstance(verdict, Done):
             transaction.counters[f"messages:{self._name}"] -= 1
             transaction.counters[f"leased:{self._name}"] -= 1
@@ -238,7 +238,11 @@ class SqliteQueue:
     def _held(
         self, transaction: Transaction, statement: str, delivery: Delivery, *first: int
     ) -> QueueVerdict:
-        bindings = (*first, int(delivery.message_id), delivery.receive_count)
+        receipt = _RECEIPT.fullmatch(delivery.receipt)
+        if receipt is None:
+            return LeaseLost()
+        message_id, count = int(receipt[1]), int(receipt[2])
+        bindings = (*first, message_id, count, self._name)
         done = transaction.execute(statement, bindings).fetchone()
         return LeaseLost() if done is None else Done()
 

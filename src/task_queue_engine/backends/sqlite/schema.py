@@ -30,7 +30,7 @@ CREATE TABLE tasks (
     finished_at INTEGER,
     due_at INTEGER,
     cancel_requested INTEGER NOT NULL,
-    message_id INTEGER,
+    message_id TEXT,
     receive_count INTEGER NOT NULL,
     worker TEXT,
     payload BLOB NOT NULL,

@@ -149,7 +149,7 @@ class SqliteStore:
                 now_us,
                 now_us,
                 request.worker,
-                int(request.message_id),
+                request.message_id,
                 request.receive_count,
                 request.task_id,
                 _PENDING,
