@@ -46,7 +46,13 @@ from task_queue_engine.backends.base import (
     TooLarge,
     TryAgain,
 )
-from task_queue_engine.backends.cursors import check_limit, decode_cursor, encode_cursor
+from task_queue_engine.backends.cursors import (
+    Int64,
+    Moment,
+    check_limit,
+    decode_cursor,
+    encode_cursor,
+)
 from task_queue_engine.backends.faults import Faults
 from task_queue_engine.clock import Clock, SystemClock
 from task_queue_engine.errors import BackendUnavailable
@@ -112,6 +118,8 @@ class MemoryBackend:
             yield
         finally:
             self._is_open = False
+            for queue in self._queues.values():
+                queue.wake()
 
     async def ping(self) -> None:
         await self.call("ping", lambda: None)
@@ -121,7 +129,9 @@ class MemoryBackend:
     ) -> StrandedPage:
         def look() -> StrandedPage:
             check_limit(limit)
-            after = decode_cursor(cursor, "stranded", tuple[datetime, str]) if cursor else None
+            after = (
+                None if cursor is None else decode_cursor(cursor, "stranded", tuple[Moment, str])
+            )
             messages = self.queue(queue)
             waiting = sorted(
                 (
@@ -149,9 +159,9 @@ class MemoryBackend:
 
     async def call(self, operation: str, carry_out: Callable[[], T]) -> T:
         """Run one operation: a checkpoint first, then no way to be cancelled halfway."""
-        self._check_open()
+        self.check_open()
         await self.faults.enter(operation)
-        self._check_open()
+        self.check_open()
         answer = carry_out()
         self.faults.leave(operation)
         return answer
@@ -161,7 +171,7 @@ class MemoryBackend:
         self._last_id += 1
         return str(self._last_id)
 
-    def _check_open(self) -> None:
+    def check_open(self) -> None:
         if not self._is_open:
             raise BackendUnavailable("the backend is not open")
 
@@ -224,6 +234,7 @@ class MemoryQueue:
             self._changed = self._changed if not self._changed.is_set() else trio.Event()
             with trio.move_on_after(min(left, self._until_next_visible())):
                 await self._changed.wait()
+            self._backend.check_open()
             taken = self._take(max_messages, visibility)
         return taken
 
@@ -295,11 +306,13 @@ class MemoryQueue:
     async def list_dead(self, *, limit: int, cursor: str | None = None) -> DeadLetterPage:
         def page() -> DeadLetterPage:
             check_limit(limit)
-            below = decode_cursor(cursor, "dead", int) if cursor else math.inf
+            below = math.inf
+            if cursor is not None:
+                (below,) = decode_cursor(cursor, "dead", tuple[Int64])
             letters = [letter for letter in reversed(self._dead.values()) if int(letter.id) < below]
             return DeadLetterPage(
                 letters=tuple(letters[:limit]),
-                next_cursor=encode_cursor("dead", int(letters[limit - 1].id))
+                next_cursor=encode_cursor("dead", (int(letters[limit - 1].id),))
                 if len(letters) > limit
                 else None,
             )
@@ -329,6 +342,10 @@ class MemoryQueue:
             return count
 
         return await self._backend.call("purge_dead", purge)
+
+    def wake(self) -> None:
+        """Let whoever waits in `receive` look again."""
+        self._changed.set()
 
     def lapse_leases(self) -> None:
         """For tests: all visibility timeouts run out now, as if their owners had gone silent."""
@@ -456,7 +473,9 @@ class MemoryStore:
         def page() -> TaskPage:
             check_limit(query.limit)
             below = (
-                decode_cursor(query.cursor, "tasks", tuple[datetime, str]) if query.cursor else None
+                None
+                if query.cursor is None
+                else decode_cursor(query.cursor, "tasks", tuple[Moment, str])
             )
             rows = sorted(
                 (

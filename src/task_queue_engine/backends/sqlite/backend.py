@@ -16,7 +16,7 @@ from task_queue_engine.backends.base import (
     StrandedKind,
     StrandedPage,
 )
-from task_queue_engine.backends.cursors import check_limit, decode_cursor, encode_cursor
+from task_queue_engine.backends.cursors import Int64, check_limit, decode_cursor, encode_cursor
 from task_queue_engine.backends.sqlite.queue import MAX_DELAY, SqliteQueue
 from task_queue_engine.backends.sqlite.rows import COLUMNS, NUMBER_OF, to_row, to_us
 from task_queue_engine.backends.sqlite.schema import connect
@@ -107,7 +107,11 @@ class SqliteBackend:
         check_limit(limit)
         if self._reader is None:
             raise BackendUnavailable("the backend is not open")
-        start = decode_cursor(cursor, "stranded", tuple[int, int, str]) if cursor else (-1, 0, "")
+        start = (
+            (-1, 0, "")
+            if cursor is None
+            else decode_cursor(cursor, "stranded", tuple[Int64, Int64, str])
+        )
         return await self._reader.run(lambda t: _stranded(t, queue, before, limit, start))
 
 

@@ -22,8 +22,8 @@ from task_queue_engine.backends.base import (
     QueueVerdict,
     Rejected,
 )
-from task_queue_engine.backends.cursors import check_limit, decode_cursor, encode_cursor
-from task_queue_engine.backends.sqlite.rows import encode_or_none, from_us, to_us
+from task_queue_engine.backends.cursors import Int64, check_limit, decode_cursor, encode_cursor
+from task_queue_engine.backends.sqlite.rows import encode, encode_or_none, from_us, to_us
 from task_queue_engine.backends.sqlite.threads import ConnectionThread, Transaction
 from task_queue_engine.clock import Clock
 from task_queue_engine.errors import BackendUnavailable
@@ -37,12 +37,18 @@ MAX_DELAY = 900.0
 LOOK_EVERY = 0.05
 """Seconds between looks for messages that another process sent."""
 
-# Both within 64 bits.
-_RECEIPT = re.compile(r"([1-9][0-9]{0,17})\.([1-9][0-9]{0,17})", re.ASCII)
+# Numbers within 64 bits, spelled as they are given out.
+_ID = re.compile(r"[1-9][0-9]{0,17}", re.ASCII)
+_RECEIPT = re.compile(rf"({_ID.pattern})\.({_ID.pattern})", re.ASCII)
 
 _IF_HELD = "WHERE id = ? AND receive_count = ? AND queue = ? AND leased = 1 RETURNING 1"
 
 _LETTER = "id, task_id, task_type, reason, error, attempts, at"
+_TAKE_DEAD = f"SELECT {_LETTER} FROM dead_letters WHERE queue = ? ORDER BY id LIMIT ?"
+_TAKE_DEAD_BY_ID = (
+    f"SELECT {_LETTER} FROM dead_letters "
+    "WHERE queue = ? AND id IN (SELECT value FROM json_each(?)) ORDER BY id LIMIT ?"
+)
 _decode_error = msgspec.json.Decoder(TaskError).decode
 
 
@@ -262,7 +268,7 @@ class SqliteQueue:
 
     async def list_dead(self, *, limit: int, cursor: str | None = None) -> DeadLetterPage:
         check_limit(limit)
-        below = decode_cursor(cursor, "dead", int) if cursor else 2**62
+        (below,) = (2**62,) if cursor is None else decode_cursor(cursor, "dead", tuple[Int64])
         rows = await self._read(
             lambda t: t.execute(
                 f"SELECT {_LETTER} FROM dead_letters WHERE queue = ? AND id < ? "
@@ -274,31 +280,32 @@ class SqliteQueue:
         more = len(rows) > limit
         return DeadLetterPage(
             letters=letters,
-            next_cursor=encode_cursor("dead", int(letters[-1].id)) if more else None,
+            next_cursor=encode_cursor("dead", (int(letters[-1].id),)) if more else None,
         )
 
     async def take_dead(self, *, limit: int, ids: Sequence[str] | None = None) -> list[DeadLetter]:
-        wanted = None if ids is None else [int(text) for text in ids if text.isdecimal()]
-        condition = "" if wanted is None else f"AND id IN ({','.join('?' * len(wanted))})"
-        rows = await self._read(
-            lambda t: t.execute(
-                f"SELECT {_LETTER} FROM dead_letters WHERE queue = ? {condition} "
-                "ORDER BY id LIMIT ?",
-                (self._name, *(wanted or ()), limit),
-            ).fetchall()
-        )
+        if ids is None:
+            rows = await self._read(lambda t: t.execute(_TAKE_DEAD, (self._name, limit)).fetchall())
+        else:
+            wanted = encode([int(text) for text in ids if _ID.fullmatch(text)]).decode()
+            rows = await self._read(
+                lambda t: t.execute(_TAKE_DEAD_BY_ID, (self._name, wanted, limit)).fetchall()
+            )
         return [_to_letter(row) for row in rows]
 
     async def delete_dead(self, letters: Sequence[DeadLetter]) -> list[QueueVerdict]:
         def work(transaction: Transaction) -> list[QueueVerdict]:
             verdicts: list[QueueVerdict] = []
             for letter in letters:
-                gone = transaction.execute(
-                    "DELETE FROM dead_letters WHERE id = ? AND queue = ? RETURNING id",
-                    (int(letter.id), self._name),
-                ).fetchone()
-                verdicts.append(LeaseLost() if gone is None else Done())
-                transaction.counters[f"dead:{self._name}"] -= gone is not None
+                gone = (
+                    _ID.fullmatch(letter.id)
+                    and transaction.execute(
+                        "DELETE FROM dead_letters WHERE id = ? AND queue = ? RETURNING 1",
+                        (int(letter.id), self._name),
+                    ).fetchone()
+                )
+                verdicts.append(Done() if gone else LeaseLost())
+                transaction.counters[f"dead:{self._name}"] -= bool(gone)
             return verdicts
 
         return await self._write(work)
