@@ -8,7 +8,6 @@ from datetime import datetime
 from pathlib import Path
 
 import apsw
-import trio
 
 from task_queue_engine.backends.base import (
     BackendInfo,
@@ -19,9 +18,9 @@ from task_queue_engine.backends.base import (
 from task_queue_engine.backends.cursors import Int64, check_limit, decode_cursor, encode_cursor
 from task_queue_engine.backends.sqlite.queue import MAX_DELAY, SqliteQueue
 from task_queue_engine.backends.sqlite.rows import COLUMNS, NUMBER_OF, to_row, to_us
-from task_queue_engine.backends.sqlite.schema import connect
+from task_queue_engine.backends.sqlite.schema import check_path
 from task_queue_engine.backends.sqlite.store import MAX_ITEM_BYTES, SqliteStore
-from task_queue_engine.backends.sqlite.threads import ConnectionThread, Transaction
+from task_queue_engine.backends.sqlite.threads import ReaderThread, Transaction, WriterThread
 from task_queue_engine.clock import Clock, SystemClock
 from task_queue_engine.errors import BackendUnavailable
 from task_queue_engine.task import TaskStatus
@@ -44,12 +43,14 @@ class SqliteBackend:
         clock: Clock | None = None,
         max_item_bytes: int = MAX_ITEM_BYTES,
     ) -> None:
-        self._path = str(path)
+        self._given = str(path)
+        # The folder of now: the program may go to another one before it opens this.
+        self._path = str(Path(path).absolute())
         self._clock: Clock = clock or SystemClock()
         self._store = SqliteStore(clock=self._clock, max_item_bytes=max_item_bytes)
         self._queues: dict[str, SqliteQueue] = {}
-        self._writer: ConnectionThread | None = None
-        self._reader: ConnectionThread | None = None
+        self._writer: WriterThread | None = None
+        self._reader: ReaderThread | None = None
 
     @property
     def store(self) -> SqliteStore:
@@ -59,7 +60,7 @@ class SqliteBackend:
     def info(self) -> BackendInfo:
         return BackendInfo(
             name="sqlite",
-            detail=f"{Path(self._path).resolve()} (SQLite {apsw.sqlite_lib_version()})",
+            detail=f"{self._path} (SQLite {apsw.sqlite_lib_version()})",
         )
 
     def queue(self, name: str) -> SqliteQueue:
@@ -73,11 +74,15 @@ class SqliteBackend:
 
     @asynccontextmanager
     async def _opened(self) -> AsyncIterator[None]:
-        connections = await trio.to_thread.run_sync(lambda: [connect(self._path) for _ in range(2)])
-        writer = ConnectionThread(connections[0], writes=True, path=self._path)
-        reader = ConnectionThread(connections[1], writes=False, path=self._path)
-        self._attach(writer, reader)
+        if self._writer is not None:
+            raise RuntimeError("this backend is open already")
+        check_path(self._given)
+        writer = WriterThread(self._path, name="sqlite-writer")
+        reader = ReaderThread(self._path, name="sqlite-reader")
         try:
+            await writer.open()
+            await reader.open()
+            self._attach(writer, reader)
             yield
         finally:
             self._attach(None, None)
@@ -85,7 +90,7 @@ class SqliteBackend:
             await reader.close()
             await writer.close()
 
-    def _attach(self, writer: ConnectionThread | None, reader: ConnectionThread | None) -> None:
+    def _attach(self, writer: WriterThread | None, reader: ReaderThread | None) -> None:
         self._writer, self._reader = writer, reader
         self._store.attach(writer, reader)
         for queue in self._queues.values():
