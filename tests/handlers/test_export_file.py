@@ -289,7 +289,7 @@ def test_a_folder_moved_away_takes_the_file_with_it(exports: Path, tmp_path: Pat
 def test_a_folder_of_that_name_is_in_the_way(exports: Path) -> None:
     (exports / "x.csv").mkdir(parents=True)
     for overwrite in (False, True):
-        with pytest.raises(Discard, match=r"x\.csv exists"):
+        with pytest.raises(Discard, match=r"x\.csv is a directory"):
             write("new", filename="x", overwrite=overwrite)
     assert all_files(exports) == ["x.csv"]
 
