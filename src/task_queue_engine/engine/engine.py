@@ -225,8 +225,11 @@ class Engine:
         )
 
     async def stop(self) -> None:
-        """Drain, and return when all is settled or the hard deadline is over. Called again while
-        it drains: skip the rest of the grace."""
+        """Drain, and return when all is settled or the hard deadline is over; at once where the
+        engine does not run. Called again while it drains: skip the rest of the grace."""
+        if self._shutdown is None:
+            await trio.lowlevel.checkpoint()
+            return
         self.request_stop()
         await self._stopped.wait()
 

@@ -160,6 +160,7 @@ class Pipeline:
             outcomes=outcomes_out.clone(),
             settlements=settlements_out.clone(),
             leases=self._lease_events.clone(),
+            is_in_hand=self.lease_keeper.holds,
         )
         with demand_out, deliveries_in, outcomes_out:
             self.workers = tuple(
