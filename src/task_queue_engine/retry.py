@@ -7,6 +7,7 @@ type's `Backoff`. The waiting follows "exponential backoff and full jitter"
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -56,7 +57,8 @@ class Discard(Exception):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Backoff:
     """Waits between attempts, in seconds: after the n-th failure a uniform draw from
-    0 to min(cap, base * factor**(n-1)); with `jitter=False` that bound itself."""
+    0 to min(cap, base * factor**(n-1)); with `jitter=False` that bound itself. A hundred years at
+    most, whatever the cap."""
 
     base: float = 1.0
     factor: float = 2.0
@@ -64,15 +66,18 @@ class Backoff:
     jitter: bool = True
 
     def __post_init__(self) -> None:
-        if self.base < 0 or self.cap < 0 or self.factor < 1:
-            raise ValueError(f"Backoff needs base >= 0, cap >= 0 and factor >= 1, not {self}")
+        # Spelled so that NaN is refused too.
+        if not (self.base >= 0 and self.cap >= 0 and 1 <= self.factor < math.inf):
+            raise ValueError(
+                f"Backoff needs base >= 0, cap >= 0 and a finite factor >= 1, not {self}"
+            )
 
     def delay(self, failures: int, rng: random.Random) -> float:
         """Seconds to wait after the `failures`-th failed attempt (1, 2, ...)."""
         try:
-            bound = min(self.cap, self.base * self.factor ** (failures - 1))
+            bound = min(self.cap, MAX_SECONDS, self.base * self.factor ** (failures - 1))
         except OverflowError:
-            bound = self.cap
+            bound = min(self.cap, MAX_SECONDS)
         return rng.uniform(0, bound) if self.jitter else bound
 
 
