@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 
 from task_queue_engine.backends.base import NewTask
 from task_queue_engine.clock import Clock
-from task_queue_engine.codec import decode_json, encode_json
+from task_queue_engine.codec import decode_json, encode_json, is_unicode
 from task_queue_engine.config import Settings
 from task_queue_engine.engine.api import Submission
 from task_queue_engine.errors import InvalidTask, PayloadTooLarge
@@ -83,6 +83,10 @@ def _task_id(idempotency_key: str | None) -> str:
         return new_task_id()
     if not idempotency_key.strip() or len(idempotency_key) > _MAX_KEY_LENGTH:
         raise InvalidTask(f"must have 1 to {_MAX_KEY_LENGTH} characters", field="idempotency_key")
+    if not is_unicode(idempotency_key):
+        raise InvalidTask(
+            "contains a lone surrogate, which is not Unicode text", field="idempotency_key"
+        )
     return task_id_for_key(idempotency_key)
 
 
