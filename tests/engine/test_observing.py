@@ -39,6 +39,18 @@ def nap(tasks: TaskRegistry) -> Any:
 # --- tasks ----------------------------------------------------------------------------------
 
 
+async def test_text_that_is_not_unicode_names_no_task(
+    tasks: TaskRegistry, backend: MemoryBackend
+) -> None:
+    """As it comes from a command line that is not UTF-8; a real store cannot even be asked."""
+    async with running(tasks, backend) as engine:
+        for ask in (engine.get, engine.cancel, engine.retry):
+            with pytest.raises(TaskNotFound):
+                await ask("\udcff")
+        with pytest.raises(InvalidQuery, match="type: "):
+            await engine.list_tasks(ListQuery(type="\udcff"))
+
+
 async def test_a_task_that_is_not_there(tasks: TaskRegistry, backend: MemoryBackend) -> None:
     async with running(tasks, backend) as engine:
         with pytest.raises(TaskNotFound):
