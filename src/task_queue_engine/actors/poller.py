@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -40,7 +41,9 @@ from task_queue_engine.lifecycle import (
     Started,
     delay_until,
 )
-from task_queue_engine.task import TaskStatus
+from task_queue_engine.task import Task, TaskStatus
+
+logger = logging.getLogger("task_queue_engine.poller")
 
 
 @dataclass(frozen=True, slots=True)
@@ -267,7 +270,9 @@ class Poller:
         match verdict:
             case Started(task, takeover):
                 self._claimed += 1
-                self._taken_over += takeover
+                if takeover:
+                    self._taken_over += 1
+                    _log_silence(task, "starting it again")
                 lease.attempt = attempt = Attempt(task, lease)
                 if lease.lost:
                     lease.lose()
@@ -288,6 +293,7 @@ class Poller:
                 return Release(lease, min(wait, self._queue.max_delay))
             case Exhausted(task):
                 self._quarantined += 1
+                _log_silence(task, "FAILED, and not started again")
                 return DeadLetterIt(
                     lease,
                     f"its worker died {task.retry_count} times of {task.max_attempts} allowed",
@@ -331,3 +337,15 @@ class Poller:
         self._returned += len(attempts)
         for attempt in attempts:
             await self._outcomes.send(Interrupted(attempt))
+
+
+def _log_silence(task: Task, what_follows: str) -> None:
+    logger.warning(
+        "%s task %s: the worker that had it died or lost its lease (failure %d of %d allowed): %s",
+        task.type,
+        task.id,
+        task.retry_count,
+        task.max_attempts,
+        what_follows,
+        extra={"task_id": task.id, "task_type": task.type},
+    )
