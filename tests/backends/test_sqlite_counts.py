@@ -8,7 +8,7 @@ import apsw
 
 from task_queue_engine.backends.base import Counts, QueueDepth
 from task_queue_engine.backends.sqlite import SqliteBackend
-from tests.backends.steps import create
+from tests.backends.child import create
 
 
 async def test_counts_read_no_task_and_no_message(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from task_queue_engine.backends.sqlite import SqliteBackend
 from task_queue_engine.clock import SystemClock
 from task_queue_engine.lifecycle import ClaimRequest, Complete, Started
 from task_queue_engine.task import TaskStatus
-from tests.backends.steps import create
+from tests.backends.child import create
 
 
 @contextmanager
@@ -88,7 +88,7 @@ async def _everything(backend: SqliteBackend) -> None:
     for query in (
         ListQuery(limit=1),
         ListQuery(limit=1, status=TaskStatus.COMPLETED),
-        ListQuery(limit=1, type="email"),
+        ListQuery(limit=1, type="demo"),
     ):
         page = await store.list_tasks(query)
         if page.next_cursor is not None:

@@ -167,8 +167,10 @@ async def test_a_badly_made_retry_is_a_failure_like_any_other(
         assert type(error).__name__ in outcome.error.traceback
 
 
-async def test_a_backoff_without_a_cap_stays_within_the_calendar(backend: MemoryBackend) -> None:
-    endless = Backoff(base=1, factor=1000, cap=math.inf, jitter=False)
+async def test_a_backoff_with_a_distant_cap_stays_within_the_calendar(
+    backend: MemoryBackend,
+) -> None:
+    endless = Backoff(base=1, factor=1000, cap=MAX_SECONDS, jitter=False)
     async with working(backend, raising(ValueError(), backoff=endless)) as rig:
         outcome = await rig.run(await in_hand(backend, max_attempts=1000, retry_count=900))
         assert isinstance(outcome, Errored)
