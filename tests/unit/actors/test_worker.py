@@ -167,7 +167,7 @@ async def test_a_badly_made_retry_is_a_failure_like_any_other(
         assert type(error).__name__ in outcome.error.traceback
 
 
-async def test_a_backoff_with_a_distant_cap_stays_within_the_calendar(
+async def test_a_distant_cap_stays_within_the_calendar(
     backend: MemoryBackend,
 ) -> None:
     endless = Backoff(base=1, factor=1000, cap=MAX_SECONDS, jitter=False)
