@@ -201,11 +201,13 @@ class Runs:
         return [attempt for _, attempt in self.starts]
 
 
-async def until(condition: Callable[[], bool], *, timeout: float = 3600) -> None:
+async def until(
+    condition: Callable[[], bool], *, timeout: float = 3600, look_every: float = 0.01
+) -> None:
     """Let virtual time pass until `condition()` holds."""
     with trio.fail_after(timeout):
         while not condition():  # noqa: ASYNC110 - any condition, and time costs nothing here
-            await trio.sleep(0.01)
+            await trio.sleep(look_every)
 
 
 async def ended(engine: Engine, task_id: str, *, timeout: float = 3600) -> Task:

@@ -248,7 +248,11 @@ class Poller:
         if not unclear:
             return list(verdicts)
         tasks = await self._store.get([held[index].delivery.task_id for index in unclear])
-        mine: set[tuple[str, int]] = set()
+        mine = {
+            (verdict.task.id, verdict.task.attempt)
+            for verdict in verdicts
+            if isinstance(verdict, Started)
+        }
         for index, task in zip(unclear, tasks, strict=True):
             if task is None:
                 continue

@@ -368,11 +368,12 @@ async def test_a_duplicate_of_what_is_in_hand_here_is_not_taken_for_a_lost_answe
         assert isinstance(await rig.settlement(), Leave)
 
 
+@pytest.mark.parametrize("trouble", ["lose_answer", "unavailable"])
 async def test_of_two_duplicates_in_one_lost_claim_one_is_started(
-    backend: MemoryBackend,
+    backend: MemoryBackend, trouble: str
 ) -> None:
     backend.faults.duplicate_deliveries(1)
-    backend.faults.lose_answer("claim")
+    getattr(backend.faults, trouble)("claim")
     await put(backend)
     async with polling(backend, demand=2) as rig:
         await rig.deliveries.receive()
