@@ -48,6 +48,7 @@ from task_queue_engine.engine.api import (
     SubmitVerdict,
 )
 from task_queue_engine.engine.choice import create_backend
+from task_queue_engine.engine.counters import counters_of
 from task_queue_engine.engine.handle import TaskHandle
 from task_queue_engine.engine.hooks import Hooks
 from task_queue_engine.engine.intake import Intake
@@ -457,7 +458,7 @@ class Engine:
             depth=sample.depth,
             workers=len(pipeline.workers),
             active_workers=sum(worker.statistics().busy for worker in pipeline.workers),
-            counters=pipeline.counters(),
+            counters=counters_of(pipeline),
             uptime=trio.current_time() - self._started_at,
         )
 
