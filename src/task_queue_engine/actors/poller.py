@@ -62,7 +62,8 @@ class Poller:
     It asks the queue for no more than the workers have asked for on `demand`, so that claimed work
     does not age in memory. `stop` ends it from the top: a receive under way is cancelled, whatever
     no worker has taken yet is given back, and closing `deliveries` lets the rest of the line run
-    dry. `is_in_hand` says of a task id and attempt whether this engine is at it already.
+    dry. `is_in_hand` says of a task id and attempt whether this engine is at it already,
+    `lease_in_hand` gives the lease of a message whose attempt runs here.
     """
 
     def __init__(
@@ -82,6 +83,7 @@ class Poller:
         settlements: trio.MemorySendChannel[tuple[Settlement, ...]],
         leases: trio.MemorySendChannel[LeaseEvent],
         is_in_hand: Callable[[str, int], bool],
+        lease_in_hand: Callable[[str], Lease | None],
     ) -> None:
         self._queue = queue
         self._store = store
@@ -98,6 +100,7 @@ class Poller:
         self._settlements = settlements
         self._leases = leases
         self._is_in_hand = is_in_hand
+        self._lease_in_hand = lease_in_hand
         self._credit = 0
         self._stopping = False
         self._stoppable = trio.CancelScope()
@@ -167,9 +170,27 @@ class Poller:
                 return ()
             self._patience.well()
         self._received += len(deliveries)
-        self._credit -= len(deliveries)
         expires_at = trio.current_time() + self._visibility
-        return tuple(Lease(delivery, expires_at) for delivery in deliveries)
+        held = tuple(
+            Lease(delivery, expires_at)
+            for delivery in deliveries
+            if not self._adopt(delivery, expires_at)
+        )
+        self._credit -= len(held)
+        return held
+
+    def _adopt(self, delivery: Delivery, expires_at: float) -> bool:
+        """A message of an attempt that runs right here came again, as if its lease had lapsed: the
+        machine's clock jumped ahead or it woke from sleep, where the queue measures leases by it.
+        The attempt is alive, so it keeps the message, under the new receipt."""
+        if delivery.receive_count == 1:  # nearly all: spare the search
+            return False
+        lease = self._lease_in_hand(delivery.message_id)
+        if lease is None or delivery.receive_count <= lease.delivery.receive_count:
+            return False
+        self._duplicates += 1
+        lease.renewed(delivery, expires_at)
+        return True
 
     async def _gather_demand(self) -> None:
         if not self._credit:
