@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import assert_never
 
 import trio
@@ -16,6 +17,7 @@ from task_queue_engine.actors.messages import (
     Acquired,
     Attempt,
     DeadLetterIt,
+    Errored,
     Interrupted,
     Lease,
     LeaseEvent,
@@ -25,6 +27,7 @@ from task_queue_engine.actors.messages import (
     Settlement,
 )
 from task_queue_engine.actors.patience import Patience
+from task_queue_engine.actors.suspects import Suspects
 from task_queue_engine.backends.base import Delivery, TaskQueue, TaskStore
 from task_queue_engine.clock import Clock
 from task_queue_engine.errors import BackendUnavailable
@@ -39,11 +42,16 @@ from task_queue_engine.lifecycle import (
     Missing,
     NotDue,
     Started,
+    crash_error,
     delay_until,
 )
+from task_queue_engine.retry import SnoozeUntil
 from task_queue_engine.task import Task, TaskStatus
 
 logger = logging.getLogger("task_queue_engine.poller")
+
+_POSTPONED_FOR = 5.0
+"""Seconds until a task that may not run beside another is looked at again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +109,7 @@ class Poller:
         self._leases = leases
         self._is_in_hand = is_in_hand
         self._lease_in_hand = lease_in_hand
+        self._suspects = Suspects()
         self._credit = 0
         self._stopping = False
         self._stoppable = trio.CancelScope()
@@ -245,14 +254,22 @@ class Poller:
         settled: list[Settlement] = []
         for lease, verdict in zip(held, verdicts, strict=True):
             settlement = self._judge(lease, verdict)
-            if isinstance(settlement, Attempt):
+            if not isinstance(settlement, Attempt):
+                settled.append(settlement)
+            elif self._suspects.admit(settlement):
                 attempts.append(settlement)
             else:
-                settled.append(settlement)
+                await self._postpone(settlement)
         self._credit += len(settled)
         if settled:
             await self._settlements.send(tuple(settled))
         return attempts
+
+    async def _postpone(self, attempt: Attempt) -> None:
+        self._credit += 1
+        run_at = self._clock.now() + timedelta(seconds=_POSTPONED_FOR)
+        error = attempt.task.error or crash_error(attempt.task.attempt, attempt.task.worker)
+        await self._outcomes.send(Errored(attempt, error, SnoozeUntil(run_at, _POSTPONED_FOR)))
 
     async def _recognise_own(
         self, held: Sequence[Lease], verdicts: Sequence[ClaimVerdict]
