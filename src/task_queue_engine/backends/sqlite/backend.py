@@ -10,16 +10,10 @@ from pathlib import Path
 import apsw
 import trio
 
-from task_queue_engine.backends.base import (
-    BackendInfo,
-    Stranded,
-    StrandedKind,
-    StrandedPage,
-)
-from task_queue_engine.backends.cursors import Int64, check_limit, decode_cursor, encode_cursor
+from task_queue_engine.backends.base import BackendInfo, StrandedPage
 from task_queue_engine.backends.sqlite.fairness import YieldToThreads
+from task_queue_engine.backends.sqlite.listing import StrandedSearch
 from task_queue_engine.backends.sqlite.queue import MAX_DELAY, SqliteQueue
-from task_queue_engine.backends.sqlite.rows import COLUMNS, NUMBER_OF, to_row, to_us
 from task_queue_engine.backends.sqlite.schema import check_path
 from task_queue_engine.backends.sqlite.store import MAX_ITEM_BYTES, SqliteStore
 from task_queue_engine.backends.sqlite.threads import (
@@ -30,7 +24,6 @@ from task_queue_engine.backends.sqlite.threads import (
 )
 from task_queue_engine.clock import Clock, SystemClock
 from task_queue_engine.errors import BackendUnavailable
-from task_queue_engine.task import TaskStatus
 
 __all__ = ["MAX_DELAY", "SqliteBackend"]
 
@@ -149,47 +142,7 @@ class SqliteBackend:
     async def stranded(
         self, queue: str, *, before: datetime, limit: int, cursor: str | None = None
     ) -> StrandedPage:
-        check_limit(limit)
+        search = StrandedSearch(queue, before=before, limit=limit, cursor=cursor)
         if self._reader is None:
             raise BackendUnavailable("the backend is not open")
-        start = (
-            (-1, 0, "")
-            if cursor is None
-            else decode_cursor(cursor, "stranded", tuple[Int64, Int64, str])
-        )
-        return await self._reader.run(lambda t: _stranded(t, queue, before, limit, start))
-
-
-def _stranded(
-    transaction: Transaction, queue: str, before: datetime, limit: int, start: tuple[int, int, str]
-) -> StrandedPage:
-    """Walk the index of unfinished tasks; every row is one look into the index of messages."""
-    rows = transaction.execute(
-        f"SELECT (CASE status WHEN ? "
-        "   THEN EXISTS (SELECT 1 FROM messages WHERE messages.id = tasks.message_id) "
-        "   ELSE due_at IS NOT NULL OR "
-        "        EXISTS (SELECT 1 FROM messages WHERE messages.task_id = tasks.id) END), "
-        f"  {COLUMNS} FROM tasks "
-        "WHERE status IN (?, ?) AND (status, created_at, id) > (?, ?, ?) "
-        "ORDER BY status, created_at, id LIMIT ?",
-        (
-            NUMBER_OF[TaskStatus.PROCESSING],
-            NUMBER_OF[TaskStatus.PENDING],
-            NUMBER_OF[TaskStatus.PROCESSING],
-            *start,
-            limit,
-        ),
-    ).fetchall()
-    before_us = to_us(before)
-    found: list[Stranded] = []
-    for has_message, *values in rows:
-        if has_message or values[1] != queue or values[9] >= before_us:
-            continue
-        task = to_row(values).task
-        running = task.status is TaskStatus.PROCESSING
-        found.append(Stranded(task, StrandedKind.ORPHANED if running else StrandedKind.UNSENT))
-    if len(rows) < limit:
-        return StrandedPage(found=tuple(found), next_cursor=None)
-    _, *last = rows[-1]
-    position = (last[3], last[8], last[0])
-    return StrandedPage(found=tuple(found), next_cursor=encode_cursor("stranded", position))
+        return await self._reader.run(search.run)

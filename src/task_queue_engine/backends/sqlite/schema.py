@@ -42,11 +42,9 @@ CREATE TABLE tasks (
     error BLOB,
     progress BLOB
 ) STRICT;
-CREATE INDEX tasks_by_time ON tasks (created_at, id);
-CREATE INDEX tasks_by_status ON tasks (status, created_at, id);
-CREATE INDEX tasks_by_type ON tasks (type, created_at, id);
-CREATE INDEX tasks_due ON tasks (due_at) WHERE due_at IS NOT NULL;
-CREATE INDEX tasks_finished ON tasks (finished_at) WHERE finished_at IS NOT NULL;
+CREATE INDEX tasks_listed ON tasks (status, type, created_at, id);
+CREATE INDEX tasks_due ON tasks (due_at, id) WHERE due_at IS NOT NULL;
+CREATE INDEX tasks_finished ON tasks (finished_at, id) WHERE finished_at IS NOT NULL;
 
 CREATE TABLE messages (
     id INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -83,6 +81,9 @@ so that a `chmod 660` is all it takes to share it with a group."""
 _WAL_SIZE_LIMIT = 64 * 2**20
 """Bytes; a WAL that a burst has blown up is cut back to this at its next reset."""
 
+_STATEMENTS = 256
+"""Prepared statements that a connection keeps; batches.py has several sizes of each."""
+
 _PERMISSIONS = "check that it and its folder may be written by this user"
 
 
@@ -100,7 +101,7 @@ def connect(path: str, busy_handler: Callable[[int], bool]) -> apsw.Connection:
     connection: apsw.Connection | None = None
     try:
         _check_place(path)
-        connection = apsw.Connection(path)
+        connection = apsw.Connection(path, statementcachesize=_STATEMENTS)
         connection.set_busy_handler(busy_handler)
         _open_patiently(connection, path, busy_handler)
     except BaseException as error:
