@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import socket
 from collections import Counter
@@ -25,7 +26,7 @@ def statuses(shop: Shop) -> Counter[str]:
 def test_it_says_what_runs_where(server: Server, shop: Shop) -> None:
     assert httpx.get(f"{server.url}/health", trust_env=False).json()["status"] == "healthy"
     assert str(shop.path / "tasks.db") in server.log
-    assert "5 workers for block, echo, fail, gate, hold, ship, square" in server.log
+    assert re.search("5 workers for block, .*echo, .*square", server.log)
     assert f"{server.url}/docs" in server.log
 
 
@@ -224,6 +225,20 @@ def test_no_work_is_taken_while_a_last_request_is_answered(shop: Shop) -> None:
     assert not (shop.path / "two.running").exists()
 
 
+def test_a_second_signal_cuts_off_clients_that_are_slow(shop: Shop) -> None:
+    with shop.serve("serve", TQE_SHUTDOWN_GRACE="3600") as server:
+        url = httpx.URL(server.url)
+        with socket.create_connection((url.host, url.port), timeout=PATIENCE) as client:
+            head = f"POST /tasks HTTP/1.1\r\nHost: {url.host}\r\nContent-Length: 50\r\n"
+            client.sendall(f"{head}Content-Type: application/json\r\n\r\n{{".encode())
+            server.signal()
+            server.wait_for("stopping")
+            server.signal()
+            assert server.wait() == 0
+    assert "of grace are over" not in server.log
+    assert shop.tasks() == []
+
+
 def test_a_handler_that_blocks_the_loop_does_not_keep_the_process(shop: Shop) -> None:
     with shop.serve("worker", TQE_SHUTDOWN_FLUSH="0.1") as worker:
         shop.submit("block", "3600")
@@ -264,3 +279,18 @@ def test_killed_in_mid_flight_and_started_again_every_task_ends(shop: Shop) -> N
         eventually(lambda: statuses(shop) == {"COMPLETED": 303})
         server.signal()
         assert server.wait() == 0
+
+
+def test_a_task_that_kills_its_process_is_quarantined_and_the_others_go_on(shop: Shop) -> None:
+    poison = shop.submit("poison", "9", "--max-attempts", "2")
+    for _ in range(2):
+        with shop.serve("worker", TQE_VISIBILITY_TIMEOUT="1") as worker:
+            assert worker.wait() == 9
+    with shop.serve("worker", TQE_VISIBILITY_TIMEOUT="1") as worker:
+        shop.submit("echo", "1")
+        eventually(lambda: statuses(shop) == {"COMPLETED": 1, "FAILED": 1})
+        worker.signal()
+        assert worker.wait() == 0
+    (letter,) = tqe("dlq", "list", "--json").json["dead_letters"]
+    assert letter["task_id"] == poison
+    assert f"poison task {poison}: the worker that had it died" in worker.log

@@ -74,6 +74,8 @@ class Parts:
     worker_name: str
     consume: bool
     """False: submissions only; no poller, no workers."""
+    housekeeping: bool
+    """False: no scheduler, no reconciler."""
     on_start: Callable[[Attempt], None] | None
     on_recorded: OnRecorded
     rng: random.Random
@@ -160,6 +162,7 @@ class Pipeline:
             outcomes=outcomes_out.clone(),
             settlements=settlements_out.clone(),
             leases=self._lease_events.clone(),
+            is_in_hand=self.lease_keeper.holds,
         )
         with demand_out, deliveries_in, outcomes_out:
             self.workers = tuple(
@@ -213,47 +216,6 @@ class Pipeline:
             actors |= {f"worker-{n}": worker for n, worker in enumerate(self.workers, start=1)}
         return {name: actor.statistics() for name, actor in actors.items()}
 
-    def counters(self) -> dict[str, int]:
-        """Everything that only ever goes up, under one name each."""
-        submitter = self.submitter.statistics()
-        reconciler = self.reconciler.statistics()
-        leases = self.lease_keeper.statistics()
-        counters = {
-            "tasks_submitted": submitter.submitted,
-            "submissions_replayed": submitter.replayed,
-            "submissions_unsent": submitter.unsent,
-            "scheduled_sent": self.scheduler.statistics().sent,
-            "reconciler_resent": reconciler.resent,
-            "reconciler_reclaimed": reconciler.reclaimed,
-            "tasks_expired": reconciler.expired,
-            "leases_renewed": leases.renewed,
-            "leases_lost": leases.lost,
-        }
-        if self.poller and self.status_writer and self.acker:
-            poller = self.poller.statistics()
-            writer = self.status_writer.statistics()
-            acker = self.acker.statistics()
-            counters |= {
-                "messages_received": poller.received,
-                "attempts_claimed": poller.claimed,
-                "attempts_taken_over": poller.taken_over,
-                "tasks_quarantined": poller.quarantined,
-                "duplicate_deliveries": poller.duplicates,
-                "attempts_started": sum(worker.statistics().started for worker in self.workers),
-                "attempts_completed": writer.completed,
-                "attempts_failed_for_good": writer.failed,
-                "attempts_retried": writer.retried,
-                "attempts_snoozed": writer.snoozed,
-                "attempts_cancelled": writer.cancelled,
-                "attempts_interrupted": writer.interrupted,
-                "attempts_fenced": writer.fenced,
-                "messages_deleted": acker.deleted,
-                "messages_released": acker.released,
-                "messages_dead_lettered": acker.dead_lettered,
-                "settlements_stale": acker.stale,
-            }
-        return counters
-
     def tell_lease_keeper(self, event: LeaseEvent) -> None:
         """Without waiting: a hint that gets lost is found in the store a little later."""
         try:
@@ -292,8 +254,9 @@ class Pipeline:
     async def _run_senders(self, supervisor: Supervisor) -> None:
         """What sends tasks on its own account, until the top of the line closes."""
         async with trio.open_nursery() as senders:
-            senders.start_soon(supervisor.restartable, "scheduler", self.scheduler.run)
-            senders.start_soon(supervisor.restartable, "reconciler", self.reconciler.run)
+            if self._parts.housekeeping:
+                senders.start_soon(supervisor.restartable, "scheduler", self.scheduler.run)
+                senders.start_soon(supervisor.restartable, "reconciler", self.reconciler.run)
             await self._parts.shutdown.wait_requested()
             senders.cancel_scope.cancel()
 

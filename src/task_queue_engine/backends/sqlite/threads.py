@@ -122,6 +122,9 @@ class ConnectionThread(ABC):
         """Requests that trio tasks wait for."""
         return self._unanswered
 
+    # A Ctrl-C between handing over and waiting would end the task, and the thread would then wake
+    # one that is gone, which trio does not survive.
+    @trio.lowlevel.enable_ki_protection
     async def run(self, work: Callable[[Transaction], T]) -> T:
         """`work(transaction)` in the thread; durable when it returns (writer).
 

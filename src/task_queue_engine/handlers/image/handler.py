@@ -18,11 +18,12 @@ import msgspec
 from msgspec import Meta
 
 from task_queue_engine.context import SyncTaskContext
-from task_queue_engine.handlers.image_geometry import Fit
-from task_queue_engine.handlers.image_input import check_relative, read_below
-from task_queue_engine.handlers.image_output import write_output
-from task_queue_engine.handlers.image_settings import ImageSettings
-from task_queue_engine.handlers.image_worker import (
+from task_queue_engine.handlers.fetch.safe_fetch import FetchFailed, FetchRefused, check_url, fetch
+from task_queue_engine.handlers.image.geometry import Fit
+from task_queue_engine.handlers.image.input import check_relative, read_below
+from task_queue_engine.handlers.image.output import write_output
+from task_queue_engine.handlers.image.settings import ImageSettings
+from task_queue_engine.handlers.image.worker import (
     MAX_SIDE,
     SUPPORTED_FORMATS,
     Format,
@@ -30,7 +31,6 @@ from task_queue_engine.handlers.image_worker import (
     Wanted,
     render,
 )
-from task_queue_engine.handlers.safe_fetch import FetchFailed, FetchRefused, check_url, fetch
 from task_queue_engine.registry import TaskRegistry
 from task_queue_engine.retry import Discard, Retry
 
