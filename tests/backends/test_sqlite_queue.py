@@ -8,7 +8,7 @@ import pytest
 import trio
 import trio.testing
 
-from task_queue_engine.backends.base import Created, Delivery, Done, Message, NewTask
+from task_queue_engine.backends.base import AlreadyExists, Created, Delivery, Done, Message, NewTask
 from task_queue_engine.backends.sqlite import SqliteBackend
 from task_queue_engine.backends.sqlite import queue as sqlite_queue
 from task_queue_engine.clock import TrioClock
@@ -98,3 +98,30 @@ async def test_the_clock_is_asked_on_the_event_loop(tmp_path: Path) -> None:
         await store.reclaim([(task.id, 1)])
         await queue.extend([delivery], visibility=30)
         assert await queue.release([(delivery, 0.0)]) == [Done()]
+
+
+@pytest.mark.parametrize("size", [10, 1_998, 1_999, 9_000])
+async def test_a_payload_of_any_size_goes_and_leaves_nothing_behind(
+    tmp_path: Path, size: int
+) -> None:
+    """Large ones are in a table of their own."""
+    harness = SqliteHarness(tmp_path)
+    backend = harness.make()
+    path = tmp_path / "tasks.db"
+    async with backend.open():
+        bench = Bench(harness, backend)
+        task, _ = await bench.start(payload="x" * size)
+        assert task.payload == "x" * size
+        verdicts = await bench.store.create(
+            [NewTask(task=bench.task(id=task.id, payload="y" * size)), NewTask(task=bench.task())]
+        )
+        assert verdicts == [AlreadyExists(task), Created()]
+        check(path)
+        await bench.record(Complete(task_id=task.id, attempt=1, result="z" * size))
+        ended = await bench.get(task)
+        assert (ended.payload, ended.result) == ("x" * size, "z" * size)
+        await bench.advance(1)
+        assert await bench.store.expire(finished_before=bench.now, limit=10) == 1
+        check(path)
+        await bench.create(id=task.id, payload="w" * size)
+        check(path)

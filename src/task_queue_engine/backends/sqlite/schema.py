@@ -37,7 +37,7 @@ CREATE TABLE tasks (
     message_id TEXT,
     receive_count INTEGER NOT NULL,
     worker TEXT,
-    payload BLOB NOT NULL,
+    payload BLOB, -- NULL: it is in large_payloads
     result BLOB,
     error BLOB,
     progress BLOB
@@ -45,6 +45,8 @@ CREATE TABLE tasks (
 CREATE INDEX tasks_listed ON tasks (status, type, created_at, id);
 CREATE INDEX tasks_due ON tasks (due_at, id) WHERE due_at IS NOT NULL;
 CREATE INDEX tasks_finished ON tasks (finished_at, id) WHERE finished_at IS NOT NULL;
+
+CREATE TABLE large_payloads (task_id TEXT NOT NULL PRIMARY KEY, payload BLOB NOT NULL) STRICT;
 
 CREATE TABLE messages (
     id INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -72,7 +74,7 @@ CREATE INDEX dead_letters_by_queue ON dead_letters (queue, id);
 CREATE TABLE counters (name TEXT NOT NULL PRIMARY KEY, n INTEGER NOT NULL) STRICT, WITHOUT ROWID;
 """
 
-_TABLES = {"tasks", "messages", "dead_letters", "counters"}
+_TABLES = {"tasks", "large_payloads", "messages", "dead_letters", "counters"}
 
 _NEW_FILE_MODE = 0o600
 """Payloads are nobody else's business. SQLite gives its -wal and -shm files the mode of the file,

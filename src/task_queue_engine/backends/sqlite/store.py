@@ -56,6 +56,11 @@ Decide = Callable[[Row | None, datetime], tuple[T, Row | None]]
 
 MAX_ITEM_BYTES = 2**20
 
+MAX_INLINE_BYTES = 2_000
+"""Of a payload in the task's own row: half a page. SQLite writes a row anew, whole, whenever it
+changes; a larger payload is written once, to a table of its own, and not at every step of its
+task's life (measured for 100 kB: a third of the bytes)."""
+
 _PENDING = NUMBER_OF[TaskStatus.PENDING]
 _PROCESSING = NUMBER_OF[TaskStatus.PROCESSING]
 _COMPLETED = NUMBER_OF[TaskStatus.COMPLETED]
@@ -70,6 +75,11 @@ _CREATE = Batch(
     f"receive_count) SELECT *, {_PENDING}, 0, 0, 0, 0 FROM new WHERE id IS NOT NULL "
     "ON CONFLICT (id) DO NOTHING",
     width=10,
+)
+_CREATE_LARGE = Batch(
+    "WITH new (task_id, payload) AS (VALUES {rows}) "
+    "INSERT INTO large_payloads SELECT * FROM new WHERE task_id IS NOT NULL",
+    width=2,
 )
 _COMPLETE = Batch(
     "WITH done (id, attempt, result) AS (VALUES {rows}) "
@@ -94,6 +104,10 @@ _DUE = (
     f"INDEXED BY tasks_due WHERE due_at <= ? AND status = {_PENDING} ORDER BY due_at, id LIMIT ?)"
 )
 _EXPIRED = "FROM tasks WHERE finished_at < ? ORDER BY finished_at, id LIMIT ?"
+_EXPIRE = (
+    f"DELETE FROM large_payloads WHERE task_id IN (SELECT id {_EXPIRED})",
+    f"DELETE FROM tasks WHERE id IN (SELECT id {_EXPIRED})",
+)
 _ids = JsonRows(str)
 
 
@@ -124,9 +138,16 @@ class SqliteStore:
         ]
         good = [i for i, verdict in enumerate(verdicts) if isinstance(verdict, Created)]
         columns = [_new_columns(tasks[i], payloads[i]) for i in good]
+        large = [
+            (n, (tasks[i].task.id, payloads[i]))
+            for n, i in enumerate(good)
+            if len(payloads[i]) > MAX_INLINE_BYTES
+        ]
 
         def work(transaction: Transaction) -> dict[int, Task]:
             known = _insert(transaction, columns)
+            new_and_large = [row for n, row in large if n not in known]
+            _CREATE_LARGE.run(transaction.execute, new_and_large)
             transaction.counters[TaskStatus.PENDING] += len(columns) - len(known)
             rows = load(transaction.execute, [columns[n][0] for n in known])
             return {good[n]: rows[columns[n][0]].task for n in known}
@@ -192,7 +213,8 @@ class SqliteStore:
             counted = transaction.execute(
                 f"SELECT status, count(*) FROM (SELECT status {_EXPIRED}) GROUP BY status", which
             ).fetchall()
-            transaction.execute(f"DELETE FROM tasks WHERE id IN (SELECT id {_EXPIRED})", which)
+            for statement in _EXPIRE:
+                transaction.execute(statement, which)
             for status, number in counted:
                 transaction.counters[STATUSES[status]] -= number
             return sum(number for _, number in counted)
@@ -262,7 +284,7 @@ def _new_columns(new: NewTask, payload: bytes) -> tuple[Any, ...]:
         to_us(task.updated_at),
         to_us_or_none(task.run_at),
         to_us_or_none(new.due_at),
-        payload,
+        payload if len(payload) <= MAX_INLINE_BYTES else None,
     )
 
 
