@@ -17,6 +17,7 @@ actor closes the ends it was given, so nobody has to be told.
 
 from __future__ import annotations
 
+import logging
 import math
 import random
 from collections.abc import Callable
@@ -51,6 +52,8 @@ from task_queue_engine.engine.shutdown import Shutdown
 from task_queue_engine.engine.supervisor import Run, Supervisor
 from task_queue_engine.execution.runner import HandlerRunner
 from task_queue_engine.registry import TaskRegistry
+
+logger = logging.getLogger("task_queue_engine.pipeline")
 
 # A due task is sent this many seconds ahead, with the rest of its delay on the message; the look
 # into the due index comes often enough to never miss the moment.
@@ -248,6 +251,13 @@ class Pipeline:
                         line.start_soon(supervisor.essential, name, run)
                     task_status.started()
                 beside.cancel_scope.cancel()
+        if everything.cancelled_caught:
+            held = self.lease_keeper.statistics().held
+            logger.warning(
+                "the time to end is over with %d message(s) in hand that could not be settled: "
+                "their tasks are taken over when the leases end",
+                held,
+            )
         self.finished.set()
         supervisor.raise_defects()
 

@@ -89,7 +89,7 @@ class ImageResize(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     height: Side | None = None
     """At least one of the two; the other then follows the aspect ratio."""
     fit: Fit = "inside"
-    """With both given: inside, outside, contain, cover or fill, as `image_geometry` has them."""
+    """With both given: inside, outside, contain, cover or fill, as `geometry` has them."""
     without_enlargement: bool = False
     """Never scale a side up."""
     format: Format | None = None
