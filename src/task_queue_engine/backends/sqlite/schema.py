@@ -43,7 +43,7 @@ CREATE TABLE tasks (
     progress BLOB
 ) STRICT;
 CREATE INDEX tasks_listed ON tasks (status, type, created_at, id);
-CREATE INDEX tasks_due ON tasks (due_at, id) WHERE due_at IS NOT NULL;
+CREATE INDEX tasks_due ON tasks (due_at) WHERE due_at IS NOT NULL;
 CREATE INDEX tasks_finished ON tasks (finished_at, id) WHERE finished_at IS NOT NULL;
 
 CREATE TABLE large_payloads (task_id TEXT NOT NULL PRIMARY KEY, payload BLOB NOT NULL) STRICT;

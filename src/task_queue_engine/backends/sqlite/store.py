@@ -98,10 +98,12 @@ _CANCEL_REQUESTED = Batch(
     "SELECT json_group_array(id) FROM tasks WHERE id IN (VALUES {rows}) AND cancel_requested",
     width=1,
 )
-# Told which index: SQLite would rather look through all that are PENDING.
+# Told which index: SQLite would rather look through all that are PENDING. By rowid, as that index
+# has it: however many come due at once, nothing is to be sorted.
 _DUE = (
-    "SELECT json_group_array(id ORDER BY due_at, id) FROM (SELECT id, due_at FROM tasks "
-    f"INDEXED BY tasks_due WHERE due_at <= ? AND status = {_PENDING} ORDER BY due_at, id LIMIT ?)"
+    "SELECT json_group_array(id ORDER BY due_at, number) FROM (SELECT id, due_at, rowid AS number "
+    f"FROM tasks INDEXED BY tasks_due WHERE due_at <= ? AND status = {_PENDING} "
+    "ORDER BY due_at, number LIMIT ?)"
 )
 _EXPIRED = "FROM tasks WHERE finished_at < ? ORDER BY finished_at, id LIMIT ?"
 _EXPIRE = (
