@@ -166,6 +166,7 @@ class Pipeline:
             settlements=settlements_out.clone(),
             leases=self._lease_events.clone(),
             is_in_hand=self.lease_keeper.holds,
+            lease_in_hand=self.lease_keeper.running_on,
         )
         with demand_out, deliveries_in, outcomes_out:
             self.workers = tuple(

@@ -78,6 +78,7 @@ async def polling(
         settlements=settlements_out,
         leases=leases_out,
         is_in_hand=lambda *attempt: attempt in in_hand,
+        lease_in_hand=lambda message_id: None,
     )
     done = trio.Event()
 
