@@ -29,7 +29,15 @@ def check(path: Path) -> None:
             "SELECT queue, count(*) FROM dead_letters GROUP BY queue"
         ):
             real[f"dead:{queue}"] = n
+        orphans = connection.execute(
+            "SELECT count(*) FROM large_payloads WHERE task_id NOT IN (SELECT id FROM tasks)"
+        ).fetchall()
+        missing = connection.execute(
+            "SELECT count(*) FROM tasks WHERE payload IS NULL "
+            "AND id NOT IN (SELECT task_id FROM large_payloads)"
+        ).fetchall()
     connection.close()
+    assert (orphans, missing) == ([(0,)], [(0,)])
     assert {name: n for name, n in counted.items() if n} == {
         name: n for name, n in real.items() if n
     }

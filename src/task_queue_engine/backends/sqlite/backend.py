@@ -6,21 +6,14 @@ from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 import apsw
 import trio
 
-from task_queue_engine.backends.base import (
-    BackendInfo,
-    Stranded,
-    StrandedKind,
-    StrandedPage,
-)
-from task_queue_engine.backends.cursors import Int64, check_limit, decode_cursor, encode_cursor
+from task_queue_engine.backends.base import BackendInfo, StrandedPage
 from task_queue_engine.backends.sqlite.fairness import YieldToThreads
+from task_queue_engine.backends.sqlite.listing import StrandedSearch
 from task_queue_engine.backends.sqlite.queue import MAX_DELAY, SqliteQueue
-from task_queue_engine.backends.sqlite.rows import COLUMNS, NUMBER_OF, to_row, to_us
 from task_queue_engine.backends.sqlite.schema import check_path
 from task_queue_engine.backends.sqlite.store import MAX_ITEM_BYTES, SqliteStore
 from task_queue_engine.backends.sqlite.threads import (
@@ -31,13 +24,8 @@ from task_queue_engine.backends.sqlite.threads import (
 )
 from task_queue_engine.clock import Clock, SystemClock
 from task_queue_engine.errors import BackendUnavailable
-from task_queue_engine.task import TaskStatus
 
 __all__ = ["MAX_DELAY", "SqliteBackend"]
-
-_UNFINISHED = (NUMBER_OF[TaskStatus.PENDING], NUMBER_OF[TaskStatus.PROCESSING])
-_FROM_THE_BEGINNING = (-1, -(2**63), "")
-"""Before every position (status, created_at, id) in the index."""
 
 
 class SqliteBackend:
@@ -154,46 +142,7 @@ class SqliteBackend:
     async def stranded(
         self, queue: str, *, before: datetime, limit: int, cursor: str | None = None
     ) -> StrandedPage:
-        check_limit(limit)
+        search = StrandedSearch(queue, before=before, limit=limit, cursor=cursor)
         if self._reader is None:
             raise BackendUnavailable("the backend is not open")
-        start = (
-            _FROM_THE_BEGINNING
-            if cursor is None
-            else decode_cursor(cursor, "stranded", tuple[Int64, Int64, str])
-        )
-        return await self._reader.run(lambda t: _stranded(t, queue, before, limit, start))
-
-
-def _stranded(
-    transaction: Transaction, queue: str, before: datetime, limit: int, start: tuple[int, int, str]
-) -> StrandedPage:
-    """Walk the index of unfinished tasks; every row is one look into the index of messages."""
-    rows: list[tuple[Any, ...]] = []
-    # One status at a time: only behind an equality does the index find where to go on.
-    for status in _UNFINISHED:
-        if status < start[0] or len(rows) == limit:
-            continue
-        after = start[1:] if status == start[0] else _FROM_THE_BEGINNING[1:]
-        rows += transaction.execute(
-            "SELECT (CASE status WHEN ? "
-            "   THEN EXISTS (SELECT 1 FROM messages WHERE messages.id = tasks.message_id) "
-            "   ELSE due_at IS NOT NULL OR "
-            "        EXISTS (SELECT 1 FROM messages WHERE messages.task_id = tasks.id) END), "
-            f"  {COLUMNS} FROM tasks "
-            "WHERE status = ? AND (created_at, id) > (?, ?) ORDER BY created_at, id LIMIT ?",
-            (NUMBER_OF[TaskStatus.PROCESSING], status, *after, limit - len(rows)),
-        ).fetchall()
-    before_us = to_us(before)
-    found: list[Stranded] = []
-    for has_message, *values in rows:
-        if has_message or values[1] != queue or values[9] >= before_us:
-            continue
-        task = to_row(values).task
-        running = task.status is TaskStatus.PROCESSING
-        found.append(Stranded(task, StrandedKind.ORPHANED if running else StrandedKind.UNSENT))
-    if len(rows) < limit:
-        return StrandedPage(found=tuple(found), next_cursor=None)
-    _, *last = rows[-1]
-    position = (last[3], last[8], last[0])
-    return StrandedPage(found=tuple(found), next_cursor=encode_cursor("stranded", position))
+        return await self._reader.run(search.run)

@@ -23,6 +23,7 @@ from task_queue_engine.backends.base import (
     Rejected,
 )
 from task_queue_engine.backends.cursors import Int64, check_limit, decode_cursor, encode_cursor
+from task_queue_engine.backends.sqlite.batches import Batch, JsonRows
 from task_queue_engine.backends.sqlite.rows import encode, encode_or_none, from_us, to_us
 from task_queue_engine.backends.sqlite.threads import ReaderThread, Transaction, WriterThread
 from task_queue_engine.clock import Clock
@@ -37,17 +38,69 @@ MAX_DELAY = 900.0
 LOOK_EVERY = 0.05
 """Seconds between looks for messages that another process sent."""
 
+_PURGE_AT_ONCE = 5_000
+"""Dead letters deleted in one transaction, so that other writes get their turn."""
+
 # Numbers within 64 bits, spelled as they are given out.
 _ID = re.compile(r"[1-9][0-9]{0,17}", re.ASCII)
 _RECEIPT = re.compile(rf"({_ID.pattern})\.({_ID.pattern})", re.ASCII)
 
-_IF_HELD = "WHERE id = ? AND receive_count = ? AND queue = ? AND leased = 1 RETURNING 1"
+_SEND = Batch(
+    "WITH new (task_id, visible_at) AS (VALUES {rows}) "
+    "INSERT INTO messages (queue, task_id, visible_at, receive_count, leased) "
+    "SELECT ?, task_id, visible_at, 0, 0 FROM new WHERE task_id IS NOT NULL",
+    width=2,
+)
+_VISIBLE = (
+    "SELECT json_group_array(json_array(id, task_id, receive_count, leased) "
+    "ORDER BY visible_at, id) FROM (SELECT * FROM messages "
+    "WHERE queue = ? AND visible_at <= ? ORDER BY visible_at, id LIMIT ?)"
+)
+_visible = JsonRows(tuple[int, str, int, int])
+_LEASE = Batch(
+    "UPDATE messages SET visible_at = ?, receive_count = receive_count + 1, leased = 1 "
+    "WHERE id IN (VALUES {rows})",
+    width=1,
+)
+# The plus keeps SQLite from looking through the whole queue instead of for these ids.
+_LEASED = Batch(
+    "SELECT json_group_array(json_array(id, receive_count)) FROM messages "
+    "WHERE id IN (VALUES {rows}) AND +queue = ? AND leased = 1",
+    width=1,
+)
+_leased = JsonRows(tuple[int, int])
+_EXTEND = Batch("UPDATE messages SET visible_at = ? WHERE id IN (VALUES {rows})", width=1)
+_RELEASE = Batch(
+    "WITH given_back (id, visible_at) AS (VALUES {rows}) "
+    "UPDATE messages SET visible_at = given_back.visible_at, leased = 0 "
+    "FROM given_back WHERE messages.id = given_back.id",
+    width=2,
+)
+_DELETE = Batch("DELETE FROM messages WHERE id IN (VALUES {rows})", width=1)
 
-_LETTER = "id, task_id, task_type, reason, error, attempts, at"
-_TAKE_DEAD = f"SELECT {_LETTER} FROM dead_letters WHERE queue = ? ORDER BY id LIMIT ?"
+_LETTER = "task_id, task_type, reason, error, attempts, at"
+_BURY = Batch(
+    f"WITH new ({_LETTER}) AS (VALUES {{rows}}) INSERT INTO dead_letters (queue, {_LETTER}) "
+    "SELECT ?, * FROM new WHERE task_id IS NOT NULL",
+    width=6,
+)
+_LIST_DEAD = (
+    f"SELECT id, {_LETTER} FROM dead_letters WHERE queue = ? AND id < ? ORDER BY id DESC LIMIT ?"
+)
+_TAKE_DEAD = f"SELECT id, {_LETTER} FROM dead_letters WHERE queue = ? ORDER BY id LIMIT ?"
 _TAKE_DEAD_BY_ID = (
-    f"SELECT {_LETTER} FROM dead_letters "
+    f"SELECT id, {_LETTER} FROM dead_letters "
     "WHERE queue = ? AND id IN (SELECT value FROM json_each(?)) ORDER BY id LIMIT ?"
+)
+_DEAD = Batch(
+    "SELECT json_group_array(id) FROM dead_letters WHERE id IN (VALUES {rows}) AND queue = ?",
+    width=1,
+)
+_dead = JsonRows(int)
+_DELETE_DEAD = Batch("DELETE FROM dead_letters WHERE id IN (VALUES {rows})", width=1)
+_PURGE = (
+    "DELETE FROM dead_letters WHERE id IN "
+    "(SELECT id FROM dead_letters WHERE queue = ? AND id <= ? ORDER BY id LIMIT ?)"
 )
 _decode_error = msgspec.json.Decoder(TaskError).decode
 
@@ -81,23 +134,15 @@ class SqliteQueue:
 
     async def send(self, messages: Sequence[Message]) -> list[QueueVerdict]:
         verdicts, good = _refuse_bad_delays([message.delay for message in messages])
-        if good:
-            now = to_us(self._clock.now())
-            rows = [
-                (self._name, messages[i].task.id, now + round(messages[i].delay * 1e6))
-                for i in good
-            ]
+        now = self._now_us()
+        rows = [(messages[i].task.id, now + round(messages[i].delay * 1e6)) for i in good]
 
-            def work(transaction: Transaction) -> None:
-                transaction.executemany(
-                    "INSERT INTO messages (queue, task_id, visible_at, receive_count, leased) "
-                    "VALUES (?, ?, ?, 0, 0)",
-                    rows,
-                )
-                transaction.counters[f"messages:{self._name}"] += len(rows)
+        def work(transaction: Transaction) -> None:
+            _SEND.run(transaction.execute, rows, after=(self._name,))
+            transaction.counters[f"messages:{self._name}"] += len(rows)
 
-            await self._write(work)
-            self._wake()
+        await self._write(work)
+        self._wake()
         return verdicts
 
     async def receive(self, max_messages: int, *, wait: float, visibility: float) -> list[Delivery]:
@@ -106,24 +151,15 @@ class SqliteQueue:
         deadline = trio.current_time() + wait
         while True:
             changed = self._changed
-            taken = await self._write(lambda t: self._take(t, max_messages, visibility))
+            now = self._now_us()
+            until = now + round(visibility * 1e6)
+            taken = await self._write(lambda t: self._take(t, max_messages, now, until))  # noqa: B023  # done before the next turn
             if taken or not await self._wait_for_visible(changed, deadline):
                 return taken
 
-    def _take(self, transaction: Transaction, limit: int, visibility: float) -> list[Delivery]:
-        now = to_us(self._clock.now())
-        found = transaction.execute(
-            "SELECT id, task_id, receive_count, leased FROM messages "
-            "WHERE queue = ? AND visible_at <= ? ORDER BY visible_at, id LIMIT ?",
-            (self._name, now, limit),
-        ).fetchall()
-        if not found:
-            return []
-        until = now + round(visibility * 1e6)
-        transaction.executemany(
-            "UPDATE messages SET visible_at = ?, receive_count = ?, leased = 1 WHERE id = ?",
-            [(until, count + 1, message_id) for message_id, _, count, _ in found],
-        )
+    def _take(self, transaction: Transaction, limit: int, now: int, until: int) -> list[Delivery]:
+        found = _visible.of(transaction.execute(_VISIBLE, (self._name, now, limit)).fetchall())
+        _LEASE.run(transaction.execute, [(row[0],) for row in found], before=(until,))
         transaction.counters[f"leased:{self._name}"] += sum(not row[3] for row in found)
         return [
             Delivery(
@@ -158,46 +194,46 @@ class SqliteQueue:
         )
         if earliest is None:
             return math.inf
-        return float(earliest - to_us(self._clock.now())) / 1e6
+        return float(earliest - self._now_us()) / 1e6
 
     def _wake(self) -> None:
         self._changed.set()
         self._changed = trio.Event()
+
+    def _now_us(self) -> int:
+        """Asked on the event loop alone, where every clock may be asked."""
+        return to_us(self._clock.now())
 
     # --- what is in hand --------------------------------------------------------------------
 
     async def extend(
         self, deliveries: Sequence[Delivery], *, visibility: float
     ) -> list[QueueVerdict]:
+        until = self._now_us() + round(visibility * 1e6)
+
         def work(transaction: Transaction) -> list[QueueVerdict]:
-            until = to_us(self._clock.now()) + round(visibility * 1e6)
-            return [
-                self._held(
-                    transaction,
-                    f"UPDATE messages SET visible_at = ? {_IF_HELD}",
-                    delivery,
-                    until,
-                )
-                for delivery in deliveries
-            ]
+            held = self._held(transaction, deliveries)
+            ids = {message_id for message_id in held if message_id is not None}
+            _EXTEND.run(transaction.execute, [(each,) for each in ids], before=(until,))
+            return [LeaseLost() if message_id is None else Done() for message_id in held]
 
         return await self._write(work)
 
     async def release(self, items: Sequence[tuple[Delivery, float]]) -> list[QueueVerdict]:
-        verdicts, good = _refuse_bad_delays([delay for _, delay in items])
+        refusals, good = _refuse_bad_delays([delay for _, delay in items])
+        now = self._now_us()
 
         def work(transaction: Transaction) -> list[QueueVerdict]:
-            now = to_us(self._clock.now())
-            for i in good:
-                delivery, delay = items[i]
-                verdicts[i] = self._held(
-                    transaction,
-                    f"UPDATE messages SET visible_at = ?, leased = 0 {_IF_HELD}",
-                    delivery,
-                    now + round(delay * 1e6),
-                )
-                if isinstance(verdicts[i], Done):
-                    transaction.counters[f"leased:{self._name}"] -= 1
+            verdicts = list(refusals)
+            held = self._held_once(transaction, [items[i][0] for i in good])
+            given_back = []
+            for i, message_id in zip(good, held, strict=True):
+                if message_id is None:
+                    verdicts[i] = LeaseLost()
+                else:
+                    given_back.append((message_id, now + round(items[i][1] * 1e6)))
+            _RELEASE.run(transaction.execute, given_back)
+            transaction.counters[f"leased:{self._name}"] -= len(given_back)
             return verdicts
 
         answered = await self._write(work)
@@ -205,53 +241,63 @@ class SqliteQueue:
         return answered
 
     async def delete(self, deliveries: Sequence[Delivery]) -> list[QueueVerdict]:
-        return await self._write(
-            lambda t: [self._delete_held(t, delivery) for delivery in deliveries]
-        )
-
-    async def dead_letter(self, items: Sequence[DeadLettering]) -> list[QueueVerdict]:
         def work(transaction: Transaction) -> list[QueueVerdict]:
-            verdicts: list[QueueVerdict] = []
-            for item in items:
-                verdict = self._delete_held(transaction, item.delivery)
-                verdicts.append(verdict)
-                if isinstance(verdict, Done):
-                    transaction.execute(
-                        "INSERT INTO dead_letters "
-                        "(queue, task_id, task_type, reason, error, attempts, at) "
-                        "VALUES (?, ?, ?, ?, ?, ?, ?)",
-                        (
-                            self._name,
-                            item.delivery.task_id,
-                            item.task_type,
-                            item.reason,
-                            encode_or_none(item.error),
-                            item.attempts,
-                            to_us(item.at),
-                        ),
-                    )
-                    transaction.counters[f"dead:{self._name}"] += 1
-            return verdicts
+            held = self._held_once(transaction, deliveries)
+            self._delete(transaction, held)
+            return [LeaseLost() if message_id is None else Done() for message_id in held]
 
         return await self._write(work)
 
-    def _delete_held(self, transaction: Transaction, delivery: Delivery) -> QueueVerdict:
-        verdict = self._held(transaction, f"DELETE FROM messages {_IF_HELD}", delivery)
-        if isinstance(verdict, Done):
-            transaction.counters[f"messages:{self._name}"] -= 1
-            transaction.counters[f"leased:{self._name}"] -= 1
-        return verdict
+    async def dead_letter(self, items: Sequence[DeadLettering]) -> list[QueueVerdict]:
+        letters = [
+            (
+                item.delivery.task_id,
+                item.task_type,
+                item.reason,
+                encode_or_none(item.error),
+                item.attempts,
+                to_us(item.at),
+            )
+            for item in items
+        ]
 
-    def _held(
-        self, transaction: Transaction, statement: str, delivery: Delivery, *first: int
-    ) -> QueueVerdict:
-        receipt = _RECEIPT.fullmatch(delivery.receipt)
-        if receipt is None:
-            return LeaseLost()
-        message_id, count = int(receipt[1]), int(receipt[2])
-        bindings = (*first, message_id, count, self._name)
-        done = transaction.execute(statement, bindings).fetchone()
-        return LeaseLost() if done is None else Done()
+        def work(transaction: Transaction) -> list[QueueVerdict]:
+            held = self._held_once(transaction, [item.delivery for item in items])
+            self._delete(transaction, held)
+            buried = [letter for letter, id_ in zip(letters, held, strict=True) if id_ is not None]
+            _BURY.run(transaction.execute, buried, after=(self._name,))
+            transaction.counters[f"dead:{self._name}"] += len(buried)
+            return [LeaseLost() if message_id is None else Done() for message_id in held]
+
+        return await self._write(work)
+
+    def _delete(self, transaction: Transaction, held: Sequence[int | None]) -> None:
+        ids = [(message_id,) for message_id in held if message_id is not None]
+        _DELETE.run(transaction.execute, ids)
+        transaction.counters[f"messages:{self._name}"] -= len(ids)
+        transaction.counters[f"leased:{self._name}"] -= len(ids)
+
+    def _held(self, transaction: Transaction, deliveries: Sequence[Delivery]) -> list[int | None]:
+        """The message's id where the receipt is its latest and it is still leased, else None."""
+        receipts = [_parse(delivery.receipt) for delivery in deliveries]
+        ids = [(receipt[0],) for receipt in receipts if receipt is not None]
+        current = set(_leased.of(_LEASED.run(transaction.execute, ids, after=(self._name,))))
+        return [
+            receipt[0] if receipt is not None and receipt in current else None
+            for receipt in receipts
+        ]
+
+    def _held_once(
+        self, transaction: Transaction, deliveries: Sequence[Delivery]
+    ) -> list[int | None]:
+        """The same, for what ends a lease: a receipt used twice in one batch is stale by then."""
+        seen: set[int] = set()
+        once: list[int | None] = []
+        for message_id in self._held(transaction, deliveries):
+            once.append(None if message_id is None or message_id in seen else message_id)
+            if message_id is not None:
+                seen.add(message_id)
+        return once
 
     # --- looking, and dead letters ----------------------------------------------------------
 
@@ -271,11 +317,7 @@ class SqliteQueue:
         check_limit(limit)
         (below,) = (2**62,) if cursor is None else decode_cursor(cursor, "dead", tuple[Int64])
         rows = await self._read(
-            lambda t: t.execute(
-                f"SELECT {_LETTER} FROM dead_letters WHERE queue = ? AND id < ? "
-                "ORDER BY id DESC LIMIT ?",
-                (self._name, below, limit + 1),
-            ).fetchall()
+            lambda t: t.execute(_LIST_DEAD, (self._name, below, limit + 1)).fetchall()
         )
         letters = tuple(_to_letter(row) for row in rows[:limit])
         more = len(rows) > limit
@@ -295,31 +337,40 @@ class SqliteQueue:
         return [_to_letter(row) for row in rows]
 
     async def delete_dead(self, letters: Sequence[DeadLetter]) -> list[QueueVerdict]:
+        wanted = [int(letter.id) if _ID.fullmatch(letter.id) else None for letter in letters]
+
         def work(transaction: Transaction) -> list[QueueVerdict]:
+            ids = [(letter_id,) for letter_id in wanted if letter_id is not None]
+            there = set(_dead.of(_DEAD.run(transaction.execute, ids, after=(self._name,))))
+            _DELETE_DEAD.run(transaction.execute, [(letter_id,) for letter_id in there])
+            transaction.counters[f"dead:{self._name}"] -= len(there)
             verdicts: list[QueueVerdict] = []
-            for letter in letters:
-                gone = (
-                    _ID.fullmatch(letter.id)
-                    and transaction.execute(
-                        "DELETE FROM dead_letters WHERE id = ? AND queue = ? RETURNING 1",
-                        (int(letter.id), self._name),
-                    ).fetchone()
-                )
-                verdicts.append(Done() if gone else LeaseLost())
-                transaction.counters[f"dead:{self._name}"] -= bool(gone)
+            for letter_id in wanted:
+                verdicts.append(Done() if letter_id in there else LeaseLost())
+                there.discard(letter_id or 0)
             return verdicts
 
         return await self._write(work)
 
     async def purge_dead(self) -> int:
-        def work(transaction: Transaction) -> int:
-            gone = transaction.execute(
-                "DELETE FROM dead_letters WHERE queue = ? RETURNING id", (self._name,)
+        """Letters that come while it is under way stay."""
+        ((last,),) = await self._read(
+            lambda t: t.execute(
+                "SELECT ifnull(max(id), 0) FROM dead_letters WHERE queue = ?", (self._name,)
             ).fetchall()
-            transaction.counters[f"dead:{self._name}"] -= len(gone)
-            return len(gone)
+        )
 
-        return await self._write(work)
+        def work(transaction: Transaction) -> int:
+            before = transaction.changes()
+            transaction.execute(_PURGE, (self._name, last, _PURGE_AT_ONCE))
+            gone = transaction.changes() - before
+            transaction.counters[f"dead:{self._name}"] -= gone
+            return gone
+
+        total = 0
+        while gone := await self._write(work):
+            total += gone
+        return total
 
     async def _write(self, work: Callable[[Transaction], T]) -> T:
         if self._writer is None:
@@ -330,6 +381,12 @@ class SqliteQueue:
         if self._reader is None:
             raise BackendUnavailable("the backend is not open")
         return await self._reader.run(work)
+
+
+def _parse(receipt: str) -> tuple[int, int] | None:
+    """(message id, receive count), or None for what was never given out."""
+    found = _RECEIPT.fullmatch(receipt)
+    return None if found is None else (int(found[1]), int(found[2]))
 
 
 def _refuse_bad_delays(delays: Sequence[float]) -> tuple[list[QueueVerdict], list[int]]:

@@ -37,16 +37,16 @@ CREATE TABLE tasks (
     message_id TEXT,
     receive_count INTEGER NOT NULL,
     worker TEXT,
-    payload BLOB NOT NULL,
+    payload BLOB, -- NULL: it is in large_payloads
     result BLOB,
     error BLOB,
     progress BLOB
 ) STRICT;
-CREATE INDEX tasks_by_time ON tasks (created_at, id);
-CREATE INDEX tasks_by_status ON tasks (status, created_at, id);
-CREATE INDEX tasks_by_type ON tasks (type, created_at, id);
+CREATE INDEX tasks_listed ON tasks (status, type, created_at, id);
 CREATE INDEX tasks_due ON tasks (due_at) WHERE due_at IS NOT NULL;
-CREATE INDEX tasks_finished ON tasks (finished_at) WHERE finished_at IS NOT NULL;
+CREATE INDEX tasks_finished ON tasks (finished_at, id) WHERE finished_at IS NOT NULL;
+
+CREATE TABLE large_payloads (task_id TEXT NOT NULL PRIMARY KEY, payload BLOB NOT NULL) STRICT;
 
 CREATE TABLE messages (
     id INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -74,7 +74,7 @@ CREATE INDEX dead_letters_by_queue ON dead_letters (queue, id);
 CREATE TABLE counters (name TEXT NOT NULL PRIMARY KEY, n INTEGER NOT NULL) STRICT, WITHOUT ROWID;
 """
 
-_TABLES = {"tasks", "messages", "dead_letters", "counters"}
+_TABLES = {"tasks", "large_payloads", "messages", "dead_letters", "counters"}
 
 _NEW_FILE_MODE = 0o600
 """Payloads are nobody else's business. SQLite gives its -wal and -shm files the mode of the file,
@@ -82,6 +82,9 @@ so that a `chmod 660` is all it takes to share it with a group."""
 
 _WAL_SIZE_LIMIT = 64 * 2**20
 """Bytes; a WAL that a burst has blown up is cut back to this at its next reset."""
+
+_STATEMENTS = 256
+"""Prepared statements that a connection keeps; batches.py has several sizes of each."""
 
 _PERMISSIONS = "check that it and its folder may be written by this user"
 
@@ -100,7 +103,7 @@ def connect(path: str, busy_handler: Callable[[int], bool]) -> apsw.Connection:
     connection: apsw.Connection | None = None
     try:
         _check_place(path)
-        connection = apsw.Connection(path)
+        connection = apsw.Connection(path, statementcachesize=_STATEMENTS)
         connection.set_busy_handler(busy_handler)
         _open_patiently(connection, path, busy_handler)
     except BaseException as error:

@@ -18,6 +18,7 @@ import apsw
 import outcome
 import trio
 
+from task_queue_engine.backends.sqlite.batches import Batch
 from task_queue_engine.backends.sqlite.failures import translate
 from task_queue_engine.backends.sqlite.schema import connect
 from task_queue_engine.errors import BackendUnavailable
@@ -39,8 +40,11 @@ _CLOSE_TIMEOUT = 10.0
 """Seconds beyond the busy timeout. A thread that hangs in the file system does not hold the exit
 of the process for ever."""
 
-_MOVE_COUNTERS = (
-    "INSERT INTO counters VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET n = n + excluded.n"
+_MOVE_COUNTERS = Batch(
+    "WITH moved (name, n) AS (VALUES {rows}) "
+    "INSERT INTO counters SELECT name, n FROM moved WHERE name IS NOT NULL "
+    "ON CONFLICT (name) DO UPDATE SET n = n + excluded.n",
+    width=2,
 )
 
 
@@ -49,13 +53,13 @@ class Transaction:
 
     Counters are collected and written once per transaction."""
 
-    __slots__ = ("committing", "connection", "counters", "execute", "executemany")
+    __slots__ = ("changes", "committing", "connection", "counters", "execute")
 
     def __init__(self, connection: apsw.Connection) -> None:
         self.connection = connection
         # Any: what a column holds is known from the schema, not from apsw's types.
         self.execute: Callable[..., Any] = connection.execute
-        self.executemany: Callable[..., Any] = connection.executemany
+        self.changes: Callable[[], int] = connection.total_changes
         self.counters: Counter[str] = Counter()
         self.committing = False
         """The work is done; what fails now fails for all of it."""
@@ -297,8 +301,7 @@ def _work_off(transaction: Transaction, group: Sequence[Request]) -> None:
         values = [request.work(transaction) for request in group]
         transaction.committing = True
         moved = [(name, n) for name, n in transaction.counters.items() if n]
-        if moved:
-            connection.executemany(_MOVE_COUNTERS, moved)
+        _MOVE_COUNTERS.run(connection.execute, moved)
         connection.execute("COMMIT")
     except BaseException:
         # SQLite has done it by itself after some errors (a full disk, for one).

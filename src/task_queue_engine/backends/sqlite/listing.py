@@ -1,0 +1,151 @@
+"""Looking through many tasks, a bounded piece at a time.
+
+There is one index, by (status, type, created_at, id), since each more of them would cost every
+write. What asks for several statuses or types merges their ranges of it, so that a page costs the
+same wherever it is and however rare what it looks for.
+"""
+
+from __future__ import annotations
+
+import heapq
+from datetime import datetime
+from itertools import islice
+
+from task_queue_engine.backends.base import (
+    ListQuery,
+    Stranded,
+    StrandedKind,
+    StrandedPage,
+    TaskPage,
+)
+from task_queue_engine.backends.cursors import Int64, check_limit, decode_cursor, encode_cursor
+from task_queue_engine.backends.sqlite.batches import Execute, JsonRows
+from task_queue_engine.backends.sqlite.rows import NUMBER_OF, load, to_us
+from task_queue_engine.backends.sqlite.threads import Transaction
+from task_queue_engine.task import TaskStatus
+
+Position = tuple[int, str]
+
+_BEYOND_ALL: Position = (2**63 - 1, "")
+
+# Jumps from type to type instead of reading all rows ("loose index scan").
+_TYPES_OF_STATUS = """
+WITH RECURSIVE types (type) AS (
+    SELECT min(type) FROM tasks WHERE status = :status
+    UNION ALL
+    SELECT (SELECT min(type) FROM tasks WHERE status = :status AND type > types.type)
+    FROM types WHERE type IS NOT NULL
+)
+SELECT json_group_array(type) FROM types WHERE type IS NOT NULL
+"""
+_RANGE = """
+SELECT json_group_array(json_array(created_at, id) ORDER BY created_at DESC, id DESC) FROM (
+    SELECT created_at, id FROM tasks
+    WHERE status = ? AND type = ? AND (created_at, id) < (?, ?)
+    ORDER BY created_at DESC, id DESC LIMIT ?
+)
+"""
+_types = JsonRows(str)
+_positions = JsonRows(Position)
+
+
+class TaskSearch:
+    """One page of `TaskStore.list_tasks`. Raises InvalidQuery when it is made."""
+
+    def __init__(self, query: ListQuery) -> None:
+        check_limit(query.limit)
+        self._query = query
+        self._below = (
+            _BEYOND_ALL
+            if query.cursor is None
+            else decode_cursor(query.cursor, "tasks", tuple[Int64, str])
+        )
+
+    def run(self, transaction: Transaction) -> TaskPage:
+        limit = self._query.limit
+        with transaction.connection:  # one snapshot
+            found = self._positions(transaction.execute)
+            rows = load(transaction.execute, [task_id for _, task_id in found[:limit]])
+        return TaskPage(
+            tasks=tuple(rows[task_id].task for _, task_id in found[:limit]),
+            next_cursor=encode_cursor("tasks", found[limit - 1]) if len(found) > limit else None,
+        )
+
+    def _positions(self, execute: Execute) -> list[Position]:
+        """Of one task more than the page holds."""
+        query, wanted = self._query, self._query.limit + 1
+        statuses = list(TaskStatus) if query.status is None else [query.status]
+        ranges: list[list[Position]] = []
+        for status in map(NUMBER_OF.__getitem__, statuses):
+            types = (
+                _types.of(execute(_TYPES_OF_STATUS, {"status": status}).fetchall())
+                if query.type is None
+                else [query.type]
+            )
+            ranges += [
+                _positions.of(execute(_RANGE, (status, type_, *self._below, wanted)).fetchall())
+                for type_ in types
+            ]
+        return list(islice(heapq.merge(*ranges, reverse=True), wanted))
+
+
+# --- stranded -------------------------------------------------------------------------------
+
+_PENDING = NUMBER_OF[TaskStatus.PENDING]
+_PROCESSING = NUMBER_OF[TaskStatus.PROCESSING]
+
+# PENDING and PROCESSING have the lowest numbers, and so are one range of the index. Each row is one
+# look into the index of messages: by task for those that wait, by id for those that run, which only
+# their own message can bring back.
+_UNFINISHED = f"""
+SELECT json_group_array(json_array(status, type, created_at, id, stranded)) FROM (
+    SELECT status, type, created_at, id,
+        queue = ? AND updated_at < ? AND CASE status
+            WHEN {_PROCESSING} THEN NOT EXISTS (
+                SELECT 1 FROM messages WHERE messages.id = CAST(tasks.message_id AS INTEGER))
+            ELSE due_at IS NULL AND NOT EXISTS (
+                SELECT 1 FROM messages WHERE messages.task_id = tasks.id)
+            END AS stranded
+    FROM tasks
+    WHERE (status, type, created_at, id) > (?, ?, ?, ?) AND status <= {_PROCESSING}
+    ORDER BY status, type, created_at, id LIMIT ?
+)
+"""
+_unfinished = JsonRows(tuple[int, str, int, str, int])
+
+
+class StrandedSearch:
+    """One piece of `Backend.stranded`. Raises InvalidQuery when it is made."""
+
+    def __init__(self, queue: str, *, before: datetime, limit: int, cursor: str | None) -> None:
+        check_limit(limit)
+        self._which = (queue, to_us(before))
+        self._limit = limit
+        self._after = (
+            (-1, "", 0, "")
+            if cursor is None
+            else decode_cursor(cursor, "stranded", tuple[Int64, str, Int64, str])
+        )
+
+    def run(self, transaction: Transaction) -> StrandedPage:
+        with transaction.connection:  # one snapshot
+            seen = _unfinished.of(
+                transaction.execute(
+                    _UNFINISHED, (*self._which, *self._after, self._limit)
+                ).fetchall()
+            )
+            rows = load(transaction.execute, [row[3] for row in seen if row[4]])
+        found = (
+            Stranded(
+                row.task,
+                StrandedKind.ORPHANED
+                if row.task.status is TaskStatus.PROCESSING
+                else StrandedKind.UNSENT,
+            )
+            for row in rows.values()
+        )
+        at_the_end = len(seen) < self._limit
+        return StrandedPage(
+            found=tuple(found),
+            next_cursor=None if at_the_end else encode_cursor("stranded", seen[-1][:4]),
+        )
