@@ -254,6 +254,7 @@ async def test_it_knows_what_is_in_hand_and_what_was_until_it_was_lost(
         backend.queue("default").lose_messages()
         await trio.sleep(LEASE)
         await rig.events.send(Settled((attempt.lease,)))
+        await trio.sleep(0.01)
         assert rig.keeper.statistics().held == 0
         assert rig.keeper.holds(attempt.task.id, 1)
 
