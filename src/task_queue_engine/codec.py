@@ -116,3 +116,13 @@ def _check_text(text: str, path: str) -> None:
         raise InvalidTask("contains a NUL character (U+0000)", field=path)
     if any("\ud800" <= char <= "\udfff" for char in text):
         raise InvalidTask("contains a lone surrogate, which is not Unicode text", field=path)
+
+
+def is_unicode(text: str) -> bool:
+    """False where it holds a lone surrogate, as an argument of a command does that was not UTF-8
+    (PEP 383). Nothing that is stored does."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -45,7 +46,9 @@ from task_queue_engine.lifecycle import (
     delay_until,
 )
 from task_queue_engine.retry import SnoozeUntil
-from task_queue_engine.task import TaskStatus
+from task_queue_engine.task import Task, TaskStatus
+
+logger = logging.getLogger("task_queue_engine.poller")
 
 _POSTPONED_FOR = 5.0
 """Seconds until a task that may not run beside another is looked at again."""
@@ -67,7 +70,8 @@ class Poller:
     It asks the queue for no more than the workers have asked for on `demand`, so that claimed work
     does not age in memory. `stop` ends it from the top: a receive under way is cancelled, whatever
     no worker has taken yet is given back, and closing `deliveries` lets the rest of the line run
-    dry. `is_in_hand` says of a task id and attempt whether this engine is at it already.
+    dry. `is_in_hand` says of a task id and attempt whether this engine is at it already,
+    `lease_in_hand` gives the lease of a message whose attempt runs here.
     """
 
     def __init__(
@@ -87,6 +91,7 @@ class Poller:
         settlements: trio.MemorySendChannel[tuple[Settlement, ...]],
         leases: trio.MemorySendChannel[LeaseEvent],
         is_in_hand: Callable[[str, int], bool],
+        lease_in_hand: Callable[[str], Lease | None],
     ) -> None:
         self._queue = queue
         self._store = store
@@ -103,6 +108,7 @@ class Poller:
         self._settlements = settlements
         self._leases = leases
         self._is_in_hand = is_in_hand
+        self._lease_in_hand = lease_in_hand
         self._suspects = Suspects()
         self._credit = 0
         self._stopping = False
@@ -173,9 +179,27 @@ class Poller:
                 return ()
             self._patience.well()
         self._received += len(deliveries)
-        self._credit -= len(deliveries)
         expires_at = trio.current_time() + self._visibility
-        return tuple(Lease(delivery, expires_at) for delivery in deliveries)
+        held = tuple(
+            Lease(delivery, expires_at)
+            for delivery in deliveries
+            if not self._adopt(delivery, expires_at)
+        )
+        self._credit -= len(held)
+        return held
+
+    def _adopt(self, delivery: Delivery, expires_at: float) -> bool:
+        """A message of an attempt that runs right here came again, as if its lease had lapsed: the
+        machine's clock jumped ahead or it woke from sleep, where the queue measures leases by it.
+        The attempt is alive, so it keeps the message, under the new receipt."""
+        if delivery.receive_count == 1:  # nearly all: spare the search
+            return False
+        lease = self._lease_in_hand(delivery.message_id)
+        if lease is None or delivery.receive_count <= lease.delivery.receive_count:
+            return False
+        self._duplicates += 1
+        lease.renewed(delivery, expires_at)
+        return True
 
     async def _gather_demand(self) -> None:
         if not self._credit:
@@ -288,7 +312,9 @@ class Poller:
         match verdict:
             case Started(task, takeover):
                 self._claimed += 1
-                self._taken_over += takeover
+                if takeover:
+                    self._taken_over += 1
+                    _log_silence(task, "starting it again")
                 lease.attempt = attempt = Attempt(task, lease)
                 if lease.lost:
                     lease.lose()
@@ -309,6 +335,7 @@ class Poller:
                 return Release(lease, min(wait, self._queue.max_delay))
             case Exhausted(task):
                 self._quarantined += 1
+                _log_silence(task, "FAILED, and not started again")
                 return DeadLetterIt(
                     lease,
                     f"its worker died {task.retry_count} times of {task.max_attempts} allowed",
@@ -352,3 +379,15 @@ class Poller:
         self._returned += len(attempts)
         for attempt in attempts:
             await self._outcomes.send(Interrupted(attempt))
+
+
+def _log_silence(task: Task, what_follows: str) -> None:
+    logger.warning(
+        "%s task %s: the worker that had it died or lost its lease (failure %d of %d allowed): %s",
+        task.type,
+        task.id,
+        task.retry_count,
+        task.max_attempts,
+        what_follows,
+        extra={"task_id": task.id, "task_type": task.type},
+    )

@@ -78,6 +78,7 @@ async def polling(
         settlements=settlements_out,
         leases=leases_out,
         is_in_hand=lambda *attempt: attempt in in_hand,
+        lease_in_hand=lambda message_id: None,
     )
     done = trio.Event()
 
@@ -230,7 +231,9 @@ async def test_a_second_message_of_a_running_task_is_hidden_for_a_while(
         assert settlement.delay == LEASE
 
 
-async def test_a_lapsed_attempt_is_taken_over(backend: MemoryBackend) -> None:
+async def test_a_lapsed_attempt_is_taken_over(
+    backend: MemoryBackend, caplog: pytest.LogCaptureFixture
+) -> None:
     task = await put(backend)
     await claim(backend, await receive(backend, visibility=5))
     async with polling(backend) as rig:
@@ -238,10 +241,13 @@ async def test_a_lapsed_attempt_is_taken_over(backend: MemoryBackend) -> None:
         assert attempt.task.id == task.id
         assert (attempt.task.attempt, attempt.task.retry_count) == (2, 1)
         assert rig.poller.statistics().taken_over == 1
+    (line,) = caplog.messages
+    assert task.id in line
+    assert "starting it again" in line
 
 
 async def test_a_task_that_outlived_its_attempts_is_dead_lettered_with_the_reason(
-    backend: MemoryBackend,
+    backend: MemoryBackend, caplog: pytest.LogCaptureFixture
 ) -> None:
     task = await put(backend, max_attempts=1)
     await claim(backend, await receive(backend, visibility=5))
@@ -252,6 +258,9 @@ async def test_a_task_that_outlived_its_attempts_is_dead_lettered_with_the_reaso
         assert settlement.error is not None
         assert settlement.error.type.endswith("AttemptCrashed")
         assert rig.poller.statistics().quarantined == 1
+    (line,) = caplog.messages
+    assert task.id in line
+    assert "FAILED" in line
     assert status(backend, task.id) is TaskStatus.FAILED
 
 
