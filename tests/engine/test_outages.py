@@ -354,8 +354,6 @@ async def test_items_that_fail_one_by_one_cost_no_task(
         for n, handle in enumerate(handles):
             task = await ended(engine, handle.id)
             assert task.status is (TaskStatus.COMPLETED if n % 3 else TaskStatus.FAILED)
-            # A lease that could not be renewed counts as a crash, and puts last chances off.
-            if operation != "extend":
-                assert task.attempt == (2 if n % 3 else 3)
+            assert task.attempt == (2 if n % 3 else 3)
         await is_settled(engine)
         assert (await engine.metrics()).depth.dead == 5
