@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import assert_never
@@ -13,6 +14,7 @@ from task_queue_engine.actors.health import Health
 from task_queue_engine.actors.messages import (
     AbortReason,
     Acquired,
+    Attempt,
     CancelAsked,
     Lease,
     LeaseEvent,
@@ -37,6 +39,8 @@ _LOOK_EVERY = 1 / 6
 # Given up for lost this much before its end, so that a handler has stopped by the time somebody
 # else can have the message.
 _SAFETY = 1 / 15
+# Attempts whose lease was lost: far more than can be the subject of a late duplicate delivery.
+_REMEMBERED = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +77,7 @@ class LeaseKeeper:
         self._events = events
         # By identity: a duplicate delivery may come with the very same receipt.
         self._held: dict[Lease, None] = {}
+        self._lost_attempts: deque[tuple[str, int]] = deque(maxlen=_REMEMBERED)
         self._renewed = self._lost = self._cancels_seen = 0
 
     def statistics(self) -> LeaseKeeperStatistics:
@@ -84,11 +89,10 @@ class LeaseKeeper:
         )
 
     def holds(self, task_id: str, attempt: int) -> bool:
-        """Whether this attempt is in hand here."""
-        return any(
-            lease.attempt is not None
-            and (lease.attempt.task.id, lease.attempt.task.attempt) == (task_id, attempt)
-            for lease in self._held
+        """Whether this attempt is in hand here, or was until its lease was lost."""
+        asked = (task_id, attempt)
+        return asked in self._lost_attempts or any(
+            lease.attempt is not None and _name(lease.attempt) == asked for lease in self._held
         )
 
     def running_on(self, message_id: str) -> Lease | None:
@@ -181,6 +185,8 @@ class LeaseKeeper:
 
     def _lose(self, lease: Lease, why: str) -> None:
         self._lost += 1
+        if lease.attempt is not None:
+            self._lost_attempts.append(_name(lease.attempt))
         logger.warning("lost the lease of task %s: %s", lease.delivery.task_id, why)
         lease.lose()
 
@@ -211,3 +217,7 @@ class LeaseKeeper:
                         running[task_id].abort(AbortReason.CANCELLED)
             else:
                 self._health.well("cancel_watch")
+
+
+def _name(attempt: Attempt) -> tuple[str, int]:
+    return attempt.task.id, attempt.task.attempt

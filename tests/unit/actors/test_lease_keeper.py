@@ -240,6 +240,25 @@ async def test_trouble_is_over_when_nothing_is_held_any_more(backend: MemoryBack
         assert rig.health.troubles == ()
 
 
+async def test_it_knows_what_is_in_hand_and_what_was_until_it_was_lost(
+    backend: MemoryBackend,
+) -> None:
+    """Neither may be taken for an attempt whose start nobody heard of."""
+    async with keeping(backend) as rig:
+        attempt = await in_hand(backend)
+        assert not rig.keeper.holds(attempt.task.id, 1)
+        await rig.keep(attempt.lease)
+        await trio.sleep(0.01)
+        assert rig.keeper.holds(attempt.task.id, 1)
+        assert not rig.keeper.holds(attempt.task.id, 2)
+        backend.queue("default").lose_messages()
+        await trio.sleep(LEASE)
+        await rig.events.send(Settled((attempt.lease,)))
+        await trio.sleep(0.01)
+        assert rig.keeper.statistics().held == 0
+        assert rig.keeper.holds(attempt.task.id, 1)
+
+
 # --- cancelling -----------------------------------------------------------------------------
 
 
