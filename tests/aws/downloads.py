@@ -121,7 +121,7 @@ def _installed(name: str, install: Callable[[Path], None], *, in_place: bool = F
     if mark.exists():
         return folder
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with _locked(folder.with_suffix(".lock")):
+    with _locked(folder.with_name(f"{name}.lock")):
         if mark.exists():
             return folder
         work = folder if in_place else folder.with_name(f"{name}.part")
