@@ -1,7 +1,7 @@
 """The wire client: SQS and DynamoDB by the AWS JSON 1.0 protocol, on trio.
 
-Each service has two pools of connections, one for long polls and one for everything else, so that
-polls which wait for messages never keep an ack waiting.
+From here inwards: `lane` (one attempt), `pool` and `transport` (connections), `protocol` and
+`signing` (bytes), `answers` and `retrying` (what an answer calls for).
 """
 
 from __future__ import annotations
@@ -10,14 +10,15 @@ import random
 import ssl
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import dataclass, field
 from typing import Any
 
+import botocore.exceptions
 import botocore.session
 import trio
 
 from task_queue_engine.backends.aws import protocol
-from task_queue_engine.backends.aws.credentials import CredentialSource
+from task_queue_engine.backends.aws.answers import Failure
+from task_queue_engine.backends.aws.credentials import CredentialSource, Load
 from task_queue_engine.backends.aws.endpoints import (
     SERVICES,
     Endpoint,
@@ -26,56 +27,25 @@ from task_queue_engine.backends.aws.endpoints import (
     resolve_region,
     tls_context,
 )
-from task_queue_engine.backends.aws.errors import (
-    AwsRequestFailed,
-    CredentialsUnusable,
-    EndpointUnreachable,
-    Throttled,
-    UnexpectedAnswer,
-)
+from task_queue_engine.backends.aws.errors import EndpointUnreachable
+from task_queue_engine.backends.aws.lane import Call, Lane, ServerClock
 from task_queue_engine.backends.aws.pool import ConnectionPool
-from task_queue_engine.backends.aws.retrying import (
-    CLEAR_SKEW,
-    MAX_ATTEMPTS,
-    Kind,
-    RetryQuota,
-    backoff,
-    classify,
-)
+from task_queue_engine.backends.aws.retrying import CLEAR_SKEW, MAX_ATTEMPTS, Kind, backoff
 from task_queue_engine.backends.aws.signing import Credentials, Signer
 from task_queue_engine.backends.aws.statistics import ClientStatistics, Tally
-from task_queue_engine.backends.aws.transport import (
-    Connection,
-    MalformedAnswer,
-    Response,
-    TransportError,
-)
+from task_queue_engine.backends.aws.transport import Connection
 from task_queue_engine.clock import Clock, SystemClock
-from task_queue_engine.errors import BackendError, BackendUnavailable
+from task_queue_engine.errors import BackendError, BackendUnavailable, ConfigurationError
 
-_NAMES: dict[Service, str] = {"sqs": "SQS", "dynamodb": "DynamoDB"}
+__all__ = ["AwsClient", "Service"]
 
-
-@dataclass(slots=True)
-class _Line:
-    """What calls to one service share."""
-
-    service: Service
-    endpoint: Endpoint
-    signer: Signer
-    ordinary: ConnectionPool
-    long_polls: ConnectionPool
-    quota: RetryQuota = field(default_factory=RetryQuota)
+_NO_WAIT = 0.0
+_DEFAULT_WAIT = 20.0
 
 
-@dataclass(slots=True)
-class _Failure:
-    """One attempt that did not succeed."""
-
-    kind: Kind
-    error: BackendError
-    retry_after: float | None = None
-    server_time: float | None = None
+def _load_credentials() -> Any:
+    # A session of its own each time: one remembers what it has read from files.
+    return botocore.session.Session().get_credentials()
 
 
 class AwsClient:
@@ -84,12 +54,13 @@ class AwsClient:
         region: None takes AWS_REGION, AWS_DEFAULT_REGION or the profile's.
         endpoints: URLs that win over AWS_ENDPOINT_URL and its kin.
         connect_timeout: seconds for connecting, TLS included.
-        request_timeout: seconds for one attempt, waiting for a free connection included; a long
+        request_timeout: seconds for one attempt, waiting for a free connection included. A long
             poll has its WaitTimeSeconds on top.
         total_timeout: the same for a call with all its retries, where `call` is not told another.
-        max_connections: of each of the two pools of each service.
+        max_connections: for each service, and as many again for its long polls.
         max_idle: seconds after which an unused connection is closed.
         max_response_bytes: a larger answer is an error.
+        load_credentials: called in a thread; returns a botocore credentials object, or None.
     """
 
     def __init__(
@@ -103,6 +74,7 @@ class AwsClient:
         max_connections: int = 64,
         max_idle: float = 50.0,
         max_response_bytes: int = 64 * 2**20,
+        load_credentials: Load = _load_credentials,
         clock: Clock | None = None,
         rng: random.Random | None = None,
     ) -> None:
@@ -114,17 +86,17 @@ class AwsClient:
         self._max_connections = max_connections
         self._max_idle = max_idle
         self._max_response_bytes = max_response_bytes
-        self._clock = clock or SystemClock()
+        self._clock = ServerClock(clock or SystemClock())
         self._rng = rng or random.Random()  # noqa: S311  # jitter, not a secret
-        self._lines: dict[Service, _Line] = {}
-        self._credentials = CredentialSource(_load_credentials)
+        self._credentials = CredentialSource(load_credentials)
+        self._ordinary: dict[Service, Lane] = {}
+        self._long_polls: dict[Service, Lane] = {}
         self._tallies: dict[tuple[Service, str], Tally] = {}
         self._connections_opened = 0
-        self._clock_offset = 0.0
 
     def open(self) -> AbstractAsyncContextManager[None]:
         """The block in which calls can be made. Entering it finds region, endpoints and
-        credentials, and sends the services nothing.
+        credentials, and sends the two services nothing.
 
         Raises:
             ConfigurationError: naming the variable.
@@ -134,31 +106,35 @@ class AwsClient:
 
     @asynccontextmanager
     async def _open(self) -> AsyncIterator[None]:
+        if self._ordinary:
+            raise RuntimeError("this AwsClient is open already")
         endpoints, tls = await trio.to_thread.run_sync(self._resolve, abandon_on_cancel=True)
         await self._credentials.start()
-        self._lines = {each: self._line(each, endpoints[each], tls) for each in SERVICES}
+        for service in SERVICES:
+            self._ordinary[service] = self._lane(service, endpoints[service], tls)
+            self._long_polls[service] = self._lane(service, endpoints[service], tls)
         try:
             yield
         finally:
-            lines, self._lines = self._lines, {}
-            for line in lines.values():
-                line.ordinary.close()
-                line.long_polls.close()
+            for lane in (*self._ordinary.values(), *self._long_polls.values()):
+                lane.pool.close()
+            self._ordinary.clear()
+            self._long_polls.clear()
 
     @property
     def region(self) -> str:
-        """The one requests are signed for; inside `open` only."""
-        return self._lines["sqs"].endpoint.region
+        """The one that requests are signed for; inside `open` only."""
+        return self._ordinary["sqs"].endpoint.region
 
     def endpoint(self, service: Service) -> str:
         """The service's URL; inside `open` only."""
-        return self._lines[service].endpoint.url
+        return self._ordinary[service].endpoint.url
 
     def statistics(self) -> ClientStatistics:
         return ClientStatistics(
             operations={key: tally.snapshot() for key, tally in self._tallies.items()},
             connections_opened=self._connections_opened,
-            clock_offset=self._clock_offset,
+            clock_offset=self._clock.offset,
         )
 
     async def call(
@@ -177,8 +153,8 @@ class AwsClient:
 
         Args:
             operation: the API's name, "SendMessageBatch".
-            parameters: as in the API reference, JSON types.
-            long_poll: use the connections kept for that, and wait for `WaitTimeSeconds` longer.
+            parameters: as in the API reference, of JSON types.
+            long_poll: use the connections kept for that, and wait `WaitTimeSeconds` longer.
             timeout: seconds for all attempts together.
 
         Returns:
@@ -189,52 +165,51 @@ class AwsClient:
                 credentials: after the retries. Its subclasses in `errors` say which.
             AwsRequestFailed: what retrying does not help.
         """
-        line = self._lines.get(service)
-        if line is None:
+        lane = (self._long_polls if long_poll else self._ordinary).get(service)
+        if lane is None:
             raise RuntimeError("an AwsClient is used inside its open()")
         tally = self._tallies.get((service, operation))
         if tally is None:
             tally = self._tallies[service, operation] = Tally()
-        body = protocol.encode(parameters)
-        waits = float(parameters.get("WaitTimeSeconds", 20)) if long_poll else 0.0
-        deadline = trio.current_time() + (
-            self._total_timeout + waits if timeout is None else timeout
-        )
-        call = _Call(
-            line, operation, body, long_poll, self._request_timeout + waits, deadline, tally
+        waits = float(parameters.get("WaitTimeSeconds", _DEFAULT_WAIT)) if long_poll else _NO_WAIT
+        total = self._total_timeout + waits if timeout is None else timeout
+        call = Call(
+            operation,
+            protocol.encode(parameters),
+            self._request_timeout + waits,
+            trio.current_time() + total,
+            tally,
         )
         try:
-            return await self._attempt_until_done(call)
+            document = await self._attempt_until_done(lane, call)
         except BackendError:
             tally.failures += 1
             raise
+        if "ConsumedCapacity" in document:
+            tally.capacity_units += protocol.capacity_units(document)
+        return document
 
-    async def _attempt_until_done(self, call: _Call) -> dict[str, Any]:
-        quota = call.line.quota
+    async def _attempt_until_done(self, lane: Lane, call: Call) -> dict[str, Any]:
         paid: int | None = None
         attempt = 0
         while True:
             attempt += 1
-            credentials = await self._credentials.get()
-            outcome = await self._attempt(call, credentials)
-            if not isinstance(outcome, _Failure):
-                quota.give_back(paid)
+            credentials = self._credentials.peek() or await self._get_credentials(lane, call)
+            outcome = await lane.attempt(call, credentials)
+            if not isinstance(outcome, Failure):
+                lane.quota.give_back(paid)
                 return outcome
             if outcome.kind is Kind.THROTTLED:
                 call.tally.throttles += 1
-            if not await self._can_mend(outcome, credentials):
+            if not await self._can_mend(outcome, call, credentials):
                 raise outcome.error
             delay = backoff(
-                call.line.service,
-                outcome.kind,
-                attempt,
-                self._rng,
-                retry_after=outcome.retry_after,
+                lane.service, outcome.kind, attempt, self._rng, retry_after=outcome.retry_after
             )
             if (
-                attempt >= MAX_ATTEMPTS[call.line.service]
+                attempt >= MAX_ATTEMPTS[lane.service]
                 or trio.current_time() + delay >= call.deadline
-                or (paid := quota.take(outcome.kind)) is None
+                or (paid := lane.quota.take(outcome.kind)) is None
             ):
                 if isinstance(outcome.error, BackendUnavailable):
                     outcome.error.retry_after = max(1.0, delay)
@@ -242,118 +217,43 @@ class AwsClient:
             call.tally.retries += 1
             await trio.sleep(delay)
 
-    async def _can_mend(self, failure: _Failure, credentials: Credentials) -> bool:
+    async def _get_credentials(self, lane: Lane, call: Call) -> Credentials:
+        with trio.CancelScope(deadline=call.deadline):
+            return await self._credentials.get()
+        raise EndpointUnreachable(f"{lane.name(call)}: no AWS credentials in time")
+
+    async def _can_mend(self, failure: Failure, call: Call, credentials: Credentials) -> bool:
         """Whether another attempt may help; does what that takes."""
-        kind = failure.kind
-        if kind is Kind.FINAL:
-            return False
-        if kind in (Kind.TRANSIENT, Kind.THROTTLED):
-            return True
-        if kind in (Kind.CLOCK_SKEW, Kind.MAYBE_CLOCK_SKEW) and failure.server_time is not None:
-            offset = failure.server_time - self._clock.now().timestamp()
-            changed = abs(offset - self._clock_offset)
-            if changed > (1.0 if kind is Kind.CLOCK_SKEW else CLEAR_SKEW):
-                self._clock_offset = offset
+        match failure.kind:
+            case Kind.FINAL:
+                return False
+            case Kind.TRANSIENT | Kind.THROTTLED:
                 return True
-        if kind is Kind.CLOCK_SKEW:
-            return False
-        return await self._credentials.reload(credentials)
-
-    async def _attempt(self, call: _Call, credentials: Credentials) -> dict[str, Any] | _Failure:
-        now = trio.current_time()
-        limit = min(call.deadline, now + call.attempt_timeout)
-        response: Response | None = None
-        try:
-            with trio.CancelScope(deadline=limit):
-                response = await self._exchange(call, credentials)
-        except MalformedAnswer as error:
-            return _Failure(Kind.TRANSIENT, UnexpectedAnswer(call.say(str(error))))
-        except TransportError as error:
-            return _Failure(Kind.TRANSIENT, EndpointUnreachable(call.say(str(error))))
-        if response is None:
-            what = call.say(f"no answer within {limit - now:.3g} s")
-            return _Failure(Kind.TRANSIENT, EndpointUnreachable(what))
-        return self._judge(call, response)
-
-    async def _exchange(self, call: _Call, credentials: Credentials) -> Response:
-        line = call.line
-        pool = line.long_polls if call.long_poll else line.ordinary
-        fresh = False
-        while True:
-            connection = await pool.acquire(fresh=fresh)
-            reused = connection.used
-            call.tally.requests += 1
-            request = protocol.build_request(
-                line.endpoint,
-                line.service,
-                call.operation,
-                call.body,
-                signer=line.signer,
-                credentials=credentials,
-                at=self._clock.now().timestamp() + self._clock_offset,
-            )
-            try:
-                return await connection.request(request)
-            except TransportError as error:
-                # A server may close an idle connection just as we use it: not worth a retry's
-                # wait and price, and on a new connection it cannot happen again.
-                if not reused or error.answered:
-                    raise
-                fresh = True
-            finally:
-                pool.release(connection)
-
-    def _judge(self, call: _Call, response: Response) -> dict[str, Any] | _Failure:
-        status = response.status
-        try:
-            protocol.check(response)
-            document = protocol.decode(response)
-        except protocol.NotTheProtocol as error:
-            return _Failure(
-                Kind.THROTTLED if status == 429 else Kind.TRANSIENT,
-                UnexpectedAnswer(call.say(str(error))),
-                protocol.retry_after(response),
-            )
-        if status == 200:
-            if "ConsumedCapacity" in document:
-                call.tally.capacity_units += protocol.capacity_units(document)
-            return document
-        code, message = protocol.error_of(response, document)
-        kind = classify(status, code, message)
-        if not code and kind is Kind.FINAL:
-            what = call.say(f"HTTP {status} without an error code")
-            return _Failure(Kind.TRANSIENT, UnexpectedAnswer(what))
-        return _Failure(
-            kind,
-            self._error(call, kind, status, code, message, document),
-            protocol.retry_after(response),
-            protocol.server_time(response),
-        )
-
-    def _error(
-        self,
-        call: _Call,
-        kind: Kind,
-        status: int,
-        code: str,
-        message: str,
-        document: dict[str, Any],
-    ) -> BackendError:
-        said = call.say(f"{code or f'HTTP {status}'}: {message or 'no message'}")
-        if kind is Kind.THROTTLED:
-            return Throttled(said)
-        if kind is Kind.TRANSIENT:
-            return BackendUnavailable(said)
-        if kind is Kind.EXPIRED:
-            return CredentialsUnusable(said)
-        return AwsRequestFailed(code, message, status, request=call.name, answer=document)
+            case Kind.CLOCK_SKEW:
+                if failure.server_time is not None:
+                    self._clock.set(failure.server_time)
+                return True
+            case Kind.MAYBE_CLOCK_SKEW if (
+                failure.server_time is not None
+                and abs(failure.server_time - call.signed_at) > CLEAR_SKEW
+            ):
+                self._clock.set(failure.server_time)
+                return True
+        with trio.CancelScope(deadline=call.deadline):
+            return await self._credentials.reload(credentials)
+        return False
 
     def _resolve(self) -> tuple[dict[Service, Endpoint], ssl.SSLContext]:
-        session = botocore.session.Session()
-        region = resolve_region(session, self._region)
-        return resolve_endpoints(session, region, self._given_endpoints), tls_context(session)
+        try:
+            session = botocore.session.Session()
+            region = resolve_region(session, self._region)
+            return resolve_endpoints(session, region, self._given_endpoints), tls_context(session)
+        except botocore.exceptions.ProfileNotFound as error:
+            raise ConfigurationError(str(error), variable="AWS_PROFILE") from None
+        except botocore.exceptions.BotoCoreError as error:  # a broken ~/.aws/config, mostly
+            raise ConfigurationError(f"AWS configuration: {error}") from None
 
-    def _line(self, service: Service, endpoint: Endpoint, tls: ssl.SSLContext) -> _Line:
+    def _lane(self, service: Service, endpoint: Endpoint, tls: ssl.SSLContext) -> Lane:
         async def connect() -> Connection:
             connection = await Connection.open(
                 endpoint,
@@ -364,38 +264,10 @@ class AwsClient:
             self._connections_opened += 1
             return connection
 
-        def pool() -> ConnectionPool:
-            return ConnectionPool(connect, size=self._max_connections, max_idle=self._max_idle)
-
-        return _Line(
+        return Lane(
             service=service,
             endpoint=endpoint,
+            pool=ConnectionPool(connect, size=self._max_connections, max_idle=self._max_idle),
             signer=Signer(service=service, region=endpoint.region),
-            ordinary=pool(),
-            long_polls=pool(),
+            clock=self._clock,
         )
-
-
-@dataclass(slots=True)
-class _Call:
-    """One `call`, through all its attempts."""
-
-    line: _Line
-    operation: str
-    body: bytes
-    long_poll: bool
-    attempt_timeout: float
-    deadline: float
-    tally: Tally
-
-    @property
-    def name(self) -> str:
-        return f"{_NAMES[self.line.service]} {self.operation}"
-
-    def say(self, what: str) -> str:
-        return f"{self.name} at {self.line.endpoint.url}: {what}"
-
-
-def _load_credentials() -> Any:
-    # A session of its own each time: one remembers what it has read from files.
-    return botocore.session.Session().get_credentials()

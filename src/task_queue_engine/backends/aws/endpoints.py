@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ import botocore.httpsession
 from task_queue_engine.errors import ConfigurationError
 
 Service = Literal["sqs", "dynamodb"]
+_PATH = re.compile(r"(/(?!\.{1,2}(/|$))[A-Za-z0-9._~-]+)*/?")  # one that signing leaves as it is
 SERVICES: tuple[Service, ...] = ("sqs", "dynamodb")
 
 
@@ -51,7 +53,12 @@ def parse_endpoint(url: str, *, region: str, variable: str) -> Endpoint:
     host = parts.hostname
     if parts.scheme not in ("http", "https") or not host or not host.isascii():
         raise ConfigurationError(wanted, variable=variable)
-    if parts.username is not None or parts.query or parts.fragment or not url.isprintable():
+    if (
+        parts.username is not None
+        or parts.query
+        or parts.fragment
+        or not _PATH.fullmatch(parts.path)
+    ):
         raise ConfigurationError(wanted, variable=variable)
     tls = parts.scheme == "https"
     return Endpoint(
@@ -121,8 +128,7 @@ def tls_context(session: Any) -> ssl.SSLContext:
     Raises:
         ConfigurationError: naming AWS_CA_BUNDLE.
     """
-    bundle = os.environ.get("AWS_CA_BUNDLE") or session.get_config_variable("ca_bundle")
-    path = str(bundle or botocore.httpsession.where())
+    path = str(session.get_config_variable("ca_bundle") or botocore.httpsession.where())
     try:
         context = (
             ssl.create_default_context(capath=path)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from task_queue_engine.errors import BackendError, BackendUnavailable
 
 
@@ -20,9 +22,10 @@ class AwsRequestFailed(BackendError):
         status: int,
         *,
         request: str = "",
-        answer: dict[str, object] | None = None,
+        answer: dict[str, Any] | None = None,
     ) -> None:
-        super().__init__(f"{request + ': ' if request else ''}{code}: {message}")
+        said = f"{code}: {message}" if message else code
+        super().__init__(f"{request}: {said}" if request else said)
         self.code = code
         self.message = message
         self.status = status
@@ -36,8 +39,7 @@ class EndpointUnreachable(BackendUnavailable):
 class UnexpectedAnswer(BackendUnavailable):
     """The other side does not speak the services' protocol, or what it said arrived damaged.
 
-    In mid-run this passes (a proxy, a gateway in trouble); at the start it means that the
-    endpoint is not AWS.
+    In mid-run this passes (a gateway in trouble); at the start it means a wrong endpoint.
     """
 
 

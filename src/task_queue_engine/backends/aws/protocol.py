@@ -70,31 +70,25 @@ def build_request(
     return head.encode("latin-1") + body
 
 
-def check(response: Response) -> None:
-    """
-    Raises:
-        NotTheProtocol: damaged on its way, or compressed though we never asked for it.
-    """
-    promised = response.headers.get("x-amz-crc32")
-    if promised is not None and promised != str(zlib.crc32(response.body)):
-        raise NotTheProtocol("the answer does not match its checksum")
-    if response.headers.get("content-encoding", "identity") != "identity":
-        raise NotTheProtocol("the answer is compressed, which was not asked for")
-
-
 def decode(response: Response) -> dict[str, Any]:
     """The JSON object in the body; an empty body counts as an empty one.
 
     Raises:
-        NotTheProtocol.
+        NotTheProtocol: something else, or damaged on its way.
     """
-    if not response.body:
+    headers, body = response.headers, response.body
+    promised = headers.get("x-amz-crc32")  # DynamoDB sends it
+    if promised is not None and promised != str(zlib.crc32(body)):
+        raise NotTheProtocol("the answer does not match its checksum")
+    if "content-encoding" in headers:
+        raise NotTheProtocol(f"the answer is encoded ({headers['content-encoding']:.20}), unasked")
+    if not body:
         return {}
     try:
-        document = _decoder.decode(response.body)
-    except (msgspec.DecodeError, ValueError, RecursionError):
-        kind = response.headers.get("content-type", "no content type")
-        start = response.body[:60].decode("ascii", "replace")
+        document = _decoder.decode(body)
+    except (msgspec.DecodeError, RecursionError):
+        kind = headers.get("content-type", "no content type")
+        start = body[:60].decode("ascii", "replace")
         raise NotTheProtocol(
             f"the answer is not JSON (HTTP {response.status}, {kind:.60}): {start!r}"
         ) from None
@@ -133,4 +127,6 @@ def capacity_units(document: Mapping[str, Any]) -> float:
     if consumed is None:
         return 0.0
     entries = consumed if isinstance(consumed, list) else [consumed]
-    return sum(float(entry.get("CapacityUnits", 0.0)) for entry in entries)
+    return sum(
+        float(entry.get("CapacityUnits", 0.0)) for entry in entries if isinstance(entry, dict)
+    )

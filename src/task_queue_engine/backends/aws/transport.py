@@ -233,7 +233,7 @@ class _Reader:
         self.begun = True
         try:
             self._parser.feed_data(data)
-        except httptools.HttpParserError as error:
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
             if self.done:  # more than we asked for
                 self._keep_alive = False
             elif self._refusal is not None:
