@@ -47,7 +47,6 @@ class Signer:
         at: float,
         method: str,
         path: str,
-        query: str = "",
         headers: Headers,
         body: bytes,
     ) -> list[tuple[str, str]]:
@@ -56,8 +55,8 @@ class Signer:
 
         Args:
             at: the time to sign for, in seconds since 1970; good for 5 minutes to either side.
-            path: absolute, normalised and percent-encoded twice, as every service but S3 wants it.
-            query: percent-encoded, without the question mark.
+            path: absolute, of characters that need no percent-encoding; there is no query, since
+                the services take everything in the body.
             headers: all that shall be signed; `host` has to be among them.
         """
         timestamp = self._timestamp_of(at)
@@ -65,7 +64,7 @@ class Signer:
         if credentials.token is not None:
             added.append(("X-Amz-Security-Token", credentials.token))
         request, signed = canonical_request(
-            method, path, query, [*headers, *added], sha256(body).hexdigest()
+            method, path, [*headers, *added], sha256(body).hexdigest()
         )
         day = timestamp[:8]
         scope = f"{day}/{self._region}/{self._service}/aws4_request"
@@ -97,7 +96,7 @@ class Signer:
 
 
 def canonical_request(
-    method: str, path: str, query: str, headers: Headers, payload_hash: str
+    method: str, path: str, headers: Headers, payload_hash: str
 ) -> tuple[str, str]:
     """The canonical form of a request, and the list of its signed headers."""
     values: dict[str, str] = {}
@@ -108,7 +107,4 @@ def canonical_request(
     names = sorted(values)
     lines = "\n".join([f"{name}:{values[name]}" for name in names])
     signed = ";".join(names)
-    if query:
-        pairs = sorted(pair.partition("=")[::2] for pair in query.split("&"))
-        query = "&".join(f"{name}={value}" for name, value in pairs)
-    return f"{method}\n{path}\n{query}\n{lines}\n\n{signed}\n{payload_hash}", signed
+    return f"{method}\n{path}\n\n{lines}\n\n{signed}\n{payload_hash}", signed

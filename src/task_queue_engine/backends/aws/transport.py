@@ -310,4 +310,9 @@ def _close(sock: socket.socket | None) -> None:
 def _reason(error: OSError) -> str:
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"the server's certificate is not trusted: {error.verify_message}"
+    cause: BaseException | None = error.__cause__  # trio has one error for all the addresses
+    while isinstance(cause, BaseExceptionGroup):
+        cause = cause.exceptions[0]
+    if isinstance(cause, OSError):
+        error = cause
     return error.strerror or str(error)
