@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import assert_never
 
@@ -101,7 +102,7 @@ class Acker:
                     assert_never(settlement)
         self._left += len(left)
         if left:
-            await self._leases.send(Settled(tuple(left)))
+            await self._let_go(left)
         for ack_batch in self._chunks(acks):
             self._deleted += await self._carry_out(ack_batch)
         for release_batch in self._chunks(releases):
@@ -149,11 +150,16 @@ class Acker:
                 await self._patience.pause(trouble)
                 self._stale += sum(settlement.lease.lost for settlement in again)
                 again = [settlement for settlement in again if not settlement.lease.lost]
-            else:
-                self._patience.well()
             settlements = again
-        await self._leases.send(Settled(finished))
+        # Also where all was lost: who waits for no answer any more is in no trouble.
+        self._patience.well()
+        await self._let_go(finished)
         return done
+
+    async def _let_go(self, leases: Sequence[Lease]) -> None:
+        # Without a lease keeper the engine ends; what can still be settled is settled.
+        with suppress(trio.BrokenResourceError):
+            await self._leases.send(Settled(tuple(leases)))
 
     def _call(self, settlements: Sequence[Settlement]) -> Awaitable[list[QueueVerdict]]:
         first = settlements[0]

@@ -124,14 +124,21 @@ class Poller:
                 held = await self._receive()
                 if not held:
                     continue
-                await self._leases.send(Acquired(held))
-                if self._stopping:
+                if not await self._keep(held) or self._stopping:
                     # Not claimed yet: the store need not even know that they were here.
                     self._returned += len(held)
                     await self._settlements.send(tuple(Release(lease) for lease in held))
                     break
                 await self._hand_on(await self._claim(held))
             await self._take_back()
+
+    async def _keep(self, held: tuple[Lease, ...]) -> bool:
+        """False: nobody keeps leases any more, the engine is about to end."""
+        try:
+            await self._leases.send(Acquired(held))
+        except trio.BrokenResourceError:
+            return False
+        return True
 
     async def _receive(self) -> tuple[Lease, ...]:
         """Wait for demand, then for messages. Empty when there are none, or on `stop`."""
@@ -186,6 +193,10 @@ class Poller:
             self._returned += len(held)
             await self._settlements.send(tuple(Release(lease) for lease in held))
             return []
+        except Exception:
+            # A defect ends the engine. What is not known to have started goes back before.
+            await self._settlements.send(tuple(Release(lease) for lease in held))
+            raise
 
         attempts: list[Attempt] = []
         settled: list[Settlement] = []

@@ -57,7 +57,6 @@ class Reconciler:
         self._patience = patience
         self._rng = rng
         self._cursor: str | None = None
-        self._stop = trio.CancelScope()
         self._resent = self._reclaimed = self._expired = 0
 
     def statistics(self) -> ReconcilerStatistics:
@@ -65,22 +64,18 @@ class Reconciler:
             resent=self._resent, reclaimed=self._reclaimed, expired=self._expired
         )
 
-    def stop(self) -> None:
-        self._stop.cancel()
-
     async def run(self) -> None:
-        with self._stop:
-            while True:
-                try:
-                    at_end = await self._look()
-                    await self._expire()
-                except BackendUnavailable as error:
-                    await self._patience.pause(error)
-                    continue
-                self._patience.well()
-                # Engines that share a backend must not all look at the same moment.
-                wait = self._interval * self._rng.uniform(0.8, 1.2)
-                await trio.sleep(wait if at_end else wait / 10)
+        while True:
+            try:
+                at_end = await self._look()
+                await self._expire()
+            except BackendUnavailable as error:
+                await self._patience.pause(error)
+                continue
+            self._patience.well()
+            # Engines that share a backend must not all look at the same moment.
+            wait = self._interval * self._rng.uniform(0.8, 1.2)
+            await trio.sleep(wait if at_end else wait / 10)
 
     async def _look(self) -> bool:
         before = self._clock.now() - timedelta(seconds=self._patience_seconds)

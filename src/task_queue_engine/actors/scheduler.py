@@ -46,25 +46,20 @@ class Scheduler:
         self._lead = timedelta(seconds=lead)
         self._patience = patience
         self._sent = 0
-        self._stop = trio.CancelScope()
 
     def statistics(self) -> SchedulerStatistics:
         return SchedulerStatistics(sent=self._sent)
 
-    def stop(self) -> None:
-        self._stop.cancel()
-
     async def run(self) -> None:
-        with self._stop:
-            while True:
-                try:
-                    found = await self._send_due()
-                except BackendUnavailable as error:
-                    await self._patience.pause(error)
-                    continue
-                self._patience.well()
-                if not found:
-                    await trio.sleep(self._interval)
+        while True:
+            try:
+                found = await self._send_due()
+            except BackendUnavailable as error:
+                await self._patience.pause(error)
+                continue
+            self._patience.well()
+            if not found:
+                await trio.sleep(self._interval)
 
     async def _send_due(self) -> int:
         due = await self._store.due(

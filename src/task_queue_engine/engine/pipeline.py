@@ -271,14 +271,16 @@ class Pipeline:
         supervisor = Supervisor(shutdown=self._parts.shutdown, health=self._parts.health)
         with trio.CancelScope() as everything:
             async with trio.open_nursery() as beside:
-                # Last to end: leases are kept until the acker is done.
-                keeper = partial(supervisor.essential, "lease_keeper", self.lease_keeper.run)
+                # Last to end: leases are kept until the acker is done. Without it nothing may go
+                # on running, since nobody would notice whose lease is gone.
+                keeper = partial(
+                    supervisor.essential, "lease_keeper", self.lease_keeper.run, at_once=True
+                )
                 beside.start_soon(keeper)
                 beside.start_soon(supervisor.restartable, "metrics", self.metrics.run)
                 beside.start_soon(self._end_when_asked, everything)
                 async with trio.open_nursery() as line:
-                    line.start_soon(supervisor.restartable, "scheduler", self.scheduler.run)
-                    line.start_soon(supervisor.restartable, "reconciler", self.reconciler.run)
+                    line.start_soon(self._run_senders, supervisor)
                     line.start_soon(supervisor.essential, "submitter", self.submitter.run)
                     for name, run in self._line():
                         line.start_soon(supervisor.essential, name, run)
@@ -286,6 +288,14 @@ class Pipeline:
                 beside.cancel_scope.cancel()
         self.finished.set()
         supervisor.raise_defects()
+
+    async def _run_senders(self, supervisor: Supervisor) -> None:
+        """What sends tasks on its own account, until the top of the line closes."""
+        async with trio.open_nursery() as senders:
+            senders.start_soon(supervisor.restartable, "scheduler", self.scheduler.run)
+            senders.start_soon(supervisor.restartable, "reconciler", self.reconciler.run)
+            await self._parts.shutdown.wait_requested()
+            senders.cancel_scope.cancel()
 
     def _line(self) -> list[tuple[str, Run]]:
         if self.poller is None or self.status_writer is None or self.acker is None:
@@ -302,8 +312,6 @@ class Pipeline:
         shutdown = self._parts.shutdown
         await shutdown.wait_requested()
         self.submissions.close()
-        self.scheduler.stop()
-        self.reconciler.stop()
         if self.poller is not None:
             self.poller.stop()
         await shutdown.wait_grace_over()

@@ -39,16 +39,18 @@ class Shutdown:
         """End gracefully. The second call means: now."""
         if self._requested.is_set():
             self._hurried.set()
+            return
         self._requested.set()
+        self.phase = Phase.DRAINING
 
     def hurry(self) -> None:
         """End without any grace."""
-        self._requested.set()
+        if not self.requested:
+            self.request()
         self._hurried.set()
 
     async def wait_requested(self) -> None:
         await self._requested.wait()
-        self.phase = Phase.DRAINING
 
     async def wait_grace_over(self) -> None:
         with trio.move_on_after(self._grace):

@@ -15,12 +15,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable
+from typing import cast
 
 import trio
 
 from task_queue_engine.actors.health import Health
 from task_queue_engine.engine.shutdown import Shutdown
 from task_queue_engine.errors import BackendRefused
+from task_queue_engine.execution.failures import unwrap_single
 
 logger = logging.getLogger("task_queue_engine.supervisor")
 
@@ -38,8 +40,8 @@ class Supervisor:
         self._defects: list[Exception] = []
         self.restarts = 0
 
-    async def essential(self, name: str, run: Run) -> None:
-        """A defect ends the engine."""
+    async def essential(self, name: str, run: Run, *, at_once: bool = False) -> None:
+        """A defect ends the engine; `at_once`: without any grace."""
         try:
             await run()
         except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
@@ -47,7 +49,9 @@ class Supervisor:
             if not self._defects:
                 self._record(name, error)
         except Exception as error:  # noqa: BLE001 - any defect must run the line dry first
-            self._record(name, error)
+            self._record(name, cast("Exception", unwrap_single(error)))
+            if at_once:
+                self._shutdown.hurry()
 
     async def restartable(self, name: str, run: Run) -> None:
         """A defect is logged and the actor started again."""

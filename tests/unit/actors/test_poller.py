@@ -401,3 +401,14 @@ async def test_what_was_received_but_not_claimed_goes_back_unclaimed(
         assert isinstance(rig.settlements.receive_nowait()[0], Release)
         assert status(backend, task.id) is TaskStatus.PENDING
         assert backend.faults.calls["claim"] == 0
+
+
+async def test_without_anybody_to_keep_leases_it_gives_back_and_ends(
+    backend: MemoryBackend,
+) -> None:
+    async with polling(backend) as rig:
+        rig.leases.close()
+        task = await put(backend)
+        assert isinstance(await rig.settlement(), Release)
+        await rig.done.wait()
+        assert status(backend, task.id) is TaskStatus.PENDING

@@ -7,6 +7,7 @@ import random
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import pytest
@@ -322,7 +323,7 @@ async def test_it_ends_with_the_deliveries_and_closes_its_ends(backend: MemoryBa
 
 
 async def test_it_works_off_what_it_has_when_the_poller_is_gone(backend: MemoryBackend) -> None:
-    async with working(backend, handler(lambda: trio.sleep(10))) as rig:
+    async with working(backend, handler(partial(trio.sleep, 10))) as rig:
         await rig.deliveries.send(await in_hand(backend))
         rig.demand.close()
         rig.deliveries.close()
