@@ -225,6 +225,7 @@ class Pipeline:
             "scheduled_sent": self.scheduler.statistics().sent,
             "reconciler_resent": reconciler.resent,
             "reconciler_reclaimed": reconciler.reclaimed,
+            "reconciler_buried": reconciler.buried,
             "tasks_expired": reconciler.expired,
             "leases_renewed": leases.renewed,
             "leases_lost": leases.lost,
