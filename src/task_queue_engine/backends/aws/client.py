@@ -177,6 +177,7 @@ class AwsClient:
             operation,
             protocol.encode(parameters),
             self._request_timeout + waits,
+            total,
             trio.current_time() + total,
             tally,
         )

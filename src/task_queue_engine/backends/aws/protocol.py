@@ -86,7 +86,7 @@ def decode(response: Response) -> dict[str, Any]:
         return {}
     try:
         document = _decoder.decode(body)
-    except (msgspec.DecodeError, RecursionError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         kind = headers.get("content-type", "no content type")
         start = body[:60].decode("ascii", "replace")
         raise NotTheProtocol(

@@ -7,6 +7,7 @@ back after the run has ended.
 
 from __future__ import annotations
 
+import os
 import select
 import socket
 import ssl
@@ -315,4 +316,6 @@ def _reason(error: OSError) -> str:
         cause = cause.exceptions[0]
     if isinstance(cause, OSError):
         error = cause
+    if error.errno is not None and not isinstance(error, ssl.SSLError | socket.gaierror):
+        return os.strerror(error.errno)
     return error.strerror or str(error)
