@@ -72,11 +72,11 @@ class Connection:
         cls,
         endpoint: Endpoint,
         *,
-        tls: ssl.SSLContext,
+        tls: ssl.SSLContext | None,
         timeout: float,
         max_response_bytes: int,
     ) -> Connection:
-        """Connect to the first of the host's addresses that answers, and shake hands.
+        """Connect to the first of the host's addresses that answers and shake hands, if `tls`.
 
         Raises:
             TransportError: refused, unknown host, bad certificate, or not within `timeout` seconds.
@@ -88,7 +88,7 @@ class Connection:
                 sock = socket.socket(fileno=stream.socket.detach())
                 sock.setblocking(False)
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-                if endpoint.tls:
+                if tls is not None:
                     sock = tls.wrap_socket(
                         sock, server_hostname=endpoint.host, do_handshake_on_connect=False
                     )
