@@ -13,6 +13,7 @@ from typing import Any, Literal
 import botocore.exceptions
 import botocore.httpsession
 
+from task_queue_engine.backends.aws.proxies import Proxy, find_proxy
 from task_queue_engine.errors import ConfigurationError
 
 Service = Literal["sqs", "dynamodb"]
@@ -34,31 +35,40 @@ class Endpoint:
     port: int
     path: str
     region: str
+    proxy: Proxy | None = None
+
+    @property
+    def authority(self) -> str:
+        """host:port"""
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
     @property
     def host_header(self) -> str:
         """As it is sent and signed (RFC 9110, section 7.2): without a scheme's own port."""
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return host if self.port == (443 if self.tls else 80) else f"{host}:{self.port}"
+        own_port = ":443" if self.tls else ":80"
+        return self.authority.removesuffix(own_port)
 
 
 def parse_endpoint(url: str, *, region: str, variable: str) -> Endpoint:
     """
     Raises:
-        ConfigurationError: naming `variable`, for anything but http(s)://host[:port][/path].
+        ConfigurationError: naming `variable`, for anything but http(s)://host[:port][/path]; naming
+            HTTPS_PROXY.
     """
     parts = _URL.fullmatch(url)
     port = int(parts["port"] or (443 if parts["scheme"] == "https" else 80)) if parts else 0
     if parts is None or not 0 < port < 2**16:
         shown = re.sub("//.*@", "//...@", url)  # a password does not belong in a log
         raise ConfigurationError(f"must be http(s)://host[:port], not {shown!r}", variable=variable)
+    tls, host = parts["scheme"] == "https", parts["host"].strip("[]").lower()
     return Endpoint(
         url=url,
-        tls=parts["scheme"] == "https",
-        host=parts["host"].strip("[]").lower(),
+        tls=tls,
+        host=host,
         port=port,
         path=parts["path"] or "/",
         region=region,
+        proxy=find_proxy(host, port) if tls else None,
     )
 
 

@@ -17,6 +17,7 @@ import httptools
 import trio
 
 from task_queue_engine.backends.aws.endpoints import Endpoint
+from task_queue_engine.backends.aws.proxies import tunnel
 
 _CHUNK = 256 * 1024
 _MAX_HEADER_BYTES = 64 * 1024
@@ -84,10 +85,13 @@ class Connection:
         sock: socket.socket | None = None
         try:
             with trio.fail_after(timeout):
-                stream = await trio.open_tcp_stream(endpoint.host, endpoint.port)
+                via = endpoint.proxy or endpoint
+                stream = await trio.open_tcp_stream(via.host, via.port)
                 sock = socket.socket(fileno=stream.socket.detach())
                 sock.setblocking(False)
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+                if endpoint.proxy is not None:
+                    await tunnel(sock, endpoint.proxy, endpoint.authority)
                 if tls is not None:
                     sock = tls.wrap_socket(
                         sock, server_hostname=endpoint.host, do_handshake_on_connect=False
