@@ -19,7 +19,7 @@ import trio
 from task_queue_engine.backends.aws.endpoints import Endpoint
 from task_queue_engine.backends.aws.proxies import tunnel
 
-_CHUNK = 256 * 1024
+_CHUNK = 64 * 1024
 _MAX_HEADER_BYTES = 64 * 1024
 _GRACE = 2.0
 
