@@ -46,12 +46,15 @@ class Request:
 
 @dataclass(frozen=True)
 class Answer:
-    """`data` as it is, then: keep the connection, close it, or hang until the client closes it."""
+    """`data` as it is, then: keep the connection, close it or hang until the client closes
+    it. With `rest`, that follows after `pause` seconds."""
 
     data: bytes = b""
     then: str = "keep"
     delay: float = 0.0
     """Seconds before anything is sent."""
+    rest: bytes = b""
+    pause: float = 0.0
 
 
 def answer(
@@ -125,6 +128,9 @@ class CannedServer:
             if await stream.receive_some(1) == b"":
                 raise EOFError
             raise AssertionError("the client went on sending")
+        if reply.rest:
+            await trio.sleep(reply.pause)
+            await stream.send_all(reply.rest)
         return reply.then == "keep"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 from collections.abc import AsyncIterator
 
@@ -33,6 +34,10 @@ class Pair:
         self.connection = Connection(ours, max_response_bytes=max_response_bytes)
         self.server = trio.SocketStream(trio.socket.from_stdlib_socket(theirs))
         self.asked = b""
+
+    def send_now(self, data: bytes) -> None:
+        """Without giving anybody a turn."""
+        os.write(self.server.socket.fileno(), data)
 
     async def answered(self, *pieces: bytes, end: bool = False) -> Response:
         """What the connection makes of an answer that comes in these pieces."""
@@ -124,6 +129,53 @@ async def test_an_answer_that_ends_early(pair, pieces, said):
         await pair.answered(*pieces, end=True)
     assert caught.value.answered == bool(pieces)
     assert pair.connection.closed
+
+
+async def test_an_answer_that_comes_with_the_cancellation_is_not_lost(pair):
+    got = []
+
+    async def ask() -> None:
+        got.append(await pair.connection.request(b"POST"))
+        await trio.lowlevel.checkpoint()
+        got.append("went on")
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(ask)
+        await trio.testing.wait_all_tasks_blocked()
+        pair.send_now(_GOOD)
+        nursery.cancel_scope.cancel()
+    assert [answer.body for answer in got] == [b"{}"]  # and then it was cancelled
+    assert not pair.connection.closed
+
+
+@pytest.mark.parametrize("sent", [b"", _GOOD[:-1]])
+async def test_cancelling_closes_the_connection(pair, sent):
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(pair.connection.request, b"POST")
+        await trio.testing.wait_all_tasks_blocked()
+        pair.send_now(sent)
+        start = trio.current_time()
+        nursery.cancel_scope.cancel()
+    assert pair.connection.closed
+    assert trio.current_time() - start == (2 if sent else 0)
+    assert await pair.server.receive_some() == b"POST"
+    assert await pair.server.receive_some() == b""
+
+
+async def test_a_large_request_to_a_slow_reader(pair):
+    data = b"x" * 5_000_000
+    received = 0
+
+    async def read_slowly() -> None:
+        nonlocal received
+        while received < len(data):
+            received += len(await pair.server.receive_some(100_000))
+        await pair.server.send_all(_GOOD)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(read_slowly)
+        assert (await pair.connection.request(data)).status == 200
+    assert received == len(data)
 
 
 @pytest.mark.parametrize(

@@ -43,6 +43,7 @@ class Call:
     operation: str
     body: bytes
     attempt_timeout: float
+    timeout: float
     deadline: float
     tally: Tally
     signed_at: float = 0.0
@@ -66,8 +67,7 @@ class Lane:
 
     async def attempt(self, call: Call, credentials: Credentials) -> dict[str, Any] | Failure:
         """Send the request once and understand the answer. Raises nothing but Cancelled."""
-        now = trio.current_time()
-        limit = min(call.deadline, now + call.attempt_timeout)
+        limit = min(call.deadline, trio.current_time() + call.attempt_timeout)
         response: Response | None = None
         sent = call.tally.requests
         try:
@@ -79,7 +79,8 @@ class Lane:
             return Failure(Kind.TRANSIENT, EndpointUnreachable(f"{self.name(call)}: {error}"))
         if response is None:
             what = "answer" if call.tally.requests > sent else "connection"
-            said = f"{self.name(call)}: no {what} within {limit - now:.3g} s"
+            limit = call.timeout if limit == call.deadline else call.attempt_timeout
+            said = f"{self.name(call)}: no {what} within {limit:g} s"
             return Failure(Kind.TRANSIENT, EndpointUnreachable(said))
         return judge(response, self.name(call))
 
