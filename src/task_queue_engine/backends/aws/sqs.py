@@ -18,11 +18,13 @@ What follows from SQS's own rules:
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from typing import Any, Final
 
 import trio
 
 from task_queue_engine.backends.aws import messages as format_
+from task_queue_engine.backends.aws.arrivals import Arrivals
 from task_queue_engine.backends.aws.batches import (
     MAX_ENTRIES,
     Entry,
@@ -46,6 +48,7 @@ from task_queue_engine.backends.base import (
     Rejected,
     TryAgain,
 )
+from task_queue_engine.clock import Clock
 from task_queue_engine.errors import BackendUnavailable
 from task_queue_engine.lifecycle import Burial
 
@@ -74,10 +77,12 @@ class SqsQueue:
     """Ten of SQS's batches, carried out at the same time."""
     max_delay: Final = MAX_DELAY
 
-    def __init__(self, name: str, urls: QueueUrls, client: AwsClient) -> None:
+    def __init__(self, name: str, urls: QueueUrls, client: AwsClient, *, clock: Clock) -> None:
         self._name = name
         self._urls = urls
         self._client = client
+        self._clock = clock
+        self._arrivals = Arrivals()
         self._is_open = False
         self._max_receives = DEFAULT_MAX_RECEIVES
         self._max_bytes = format_.MAX_MESSAGE_BYTES
@@ -124,6 +129,8 @@ class SqsQueue:
             received = await self._receive(min(max_messages, MAX_ENTRIES), poll, visibility)
             if received:
                 break
+            if poll:
+                self._arrivals.note_empty(self._clock.now())
             left = end - trio.current_time()
             if left < 1:
                 if 0 < wait < 1 and left > 0:
@@ -133,7 +140,12 @@ class SqsQueue:
             poll = min(LONGEST_POLL, int(left))
         if len(received) == MAX_ENTRIES and max_messages > MAX_ENTRIES:
             received += await self._receive_more(max_messages - MAX_ENTRIES, visibility)
+        self._arrivals.note(received)
         return [format_.delivery(message) for message in received]
+
+    def received_up_to(self) -> datetime | None:
+        """Messages sent before this have been received, or are lost. None: not known."""
+        return self._arrivals.reached()
 
     async def _receive(self, limit: int, wait: int, visibility: float) -> list[dict[str, Any]]:
         answer = await self._call_or_unavailable(
