@@ -34,7 +34,7 @@ from task_queue_engine.backends.sqlite.rows import (
     to_us,
     to_us_or_none,
 )
-from task_queue_engine.backends.sqlite.threads import ConnectionThread, Transaction
+from task_queue_engine.backends.sqlite.threads import ReaderThread, Transaction, WriterThread
 from task_queue_engine.clock import Clock
 from task_queue_engine.errors import BackendUnavailable
 from task_queue_engine.lifecycle import (
@@ -85,10 +85,10 @@ class SqliteStore:
     def __init__(self, *, clock: Clock, max_item_bytes: int = MAX_ITEM_BYTES) -> None:
         self._clock = clock
         self._max_item_bytes = max_item_bytes
-        self._writer: ConnectionThread | None = None
-        self._reader: ConnectionThread | None = None
+        self._writer: WriterThread | None = None
+        self._reader: ReaderThread | None = None
 
-    def attach(self, writer: ConnectionThread | None, reader: ConnectionThread | None) -> None:
+    def attach(self, writer: WriterThread | None, reader: ReaderThread | None) -> None:
         self._writer, self._reader = writer, reader
 
     # --- writes -----------------------------------------------------------------------------
