@@ -102,11 +102,10 @@ def dead_letter(item: DeadLettering, *, max_bytes: int) -> Outgoing:
     Over `max_bytes` the traceback is cut off, then the error's message.
     """
     body = item.delivery.body.decode()
-    named = _read(item.delivery.body)
     reason = item.reason
-    if named is None:
+    if _read(item.delivery.body) is None:
         reason = f"its body is not a task: {reason}"
-    attributes = (named.attributes if named else {}) | _attributes(
+    attributes = _attributes(
         TaskType=item.task_type,
         RetryCount=item.attempts,
         Reason=reason[:_MAX_REASON],

@@ -345,6 +345,8 @@ class SqsQueue:
     ) -> dict[str, Any]:
         if not self._is_open:
             raise BackendUnavailable("the backend is not open")
+        # A call that is cancelled before it begins sends nothing.
+        await trio.lowlevel.checkpoint_if_cancelled()
         return await self._client.call("sqs", operation, parameters, long_poll=long_poll)
 
 
