@@ -48,6 +48,8 @@ class EnvironmentSettings(BaseSettings):
             name = self._variable(str(first["loc"][0])) if first["loc"] else None
             message = first["msg"].removeprefix("Value error, ")
             raise ConfigurationError(message[:1].lower() + message[1:], variable=name) from None
+        except UnicodeDecodeError as error:
+            raise ConfigurationError(f"is not UTF-8: {error}", variable=".env") from None
 
     @classmethod
     def _variable(cls, name: str) -> str:

@@ -197,6 +197,7 @@ async def test_a_defect_beside_the_line_shows_in_readiness(
     tasks: TaskRegistry, backend: MemoryBackend
 ) -> None:
     async with running(tasks, backend) as engine:
+        await trio.sleep(1)
         backend.faults.defect("due", RuntimeError(DEFECT))
         before = backend.faults.calls["due"]
         await until(lambda: backend.faults.calls["due"] > before)
@@ -209,6 +210,7 @@ async def test_a_stop_does_not_wait_for_an_actor_that_is_about_to_be_restarted(
     tasks: TaskRegistry, backend: MemoryBackend, operation: str
 ) -> None:
     async with running(tasks, backend) as engine:
+        await trio.sleep(1)
         backend.faults.defect(operation, RuntimeError(DEFECT))
         before = backend.faults.calls[operation]
         await until(lambda: backend.faults.calls[operation] > before)

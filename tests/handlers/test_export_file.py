@@ -15,9 +15,10 @@ import pytest
 
 from task_queue_engine.errors import ConfigurationError
 from task_queue_engine.handlers import files
-from task_queue_engine.handlers.export_file import OWNER_ATTRIBUTE, ExportResult, write_export
+from task_queue_engine.handlers.export_file import ExportResult, write_export
 from task_queue_engine.handlers.export_rows import RowSource
 from task_queue_engine.handlers.files import STALE_AFTER, StagedFile
+from task_queue_engine.handlers.result_file import OWNER_ATTRIBUTE
 from task_queue_engine.handlers.settings import ExportSettings
 from task_queue_engine.retry import Discard, Retry
 from task_queue_engine.task import new_task_id
@@ -288,7 +289,7 @@ def test_a_folder_moved_away_takes_the_file_with_it(exports: Path, tmp_path: Pat
 def test_a_folder_of_that_name_is_in_the_way(exports: Path) -> None:
     (exports / "x.csv").mkdir(parents=True)
     for overwrite in (False, True):
-        with pytest.raises(Discard, match=r"x\.csv exists"):
+        with pytest.raises(Discard, match=r"x\.csv is a directory"):
             write("new", filename="x", overwrite=overwrite)
     assert all_files(exports) == ["x.csv"]
 

@@ -13,12 +13,14 @@ import pytest
 from pydantic import AliasChoices
 from pydantic_settings import BaseSettings
 
+from task_queue_engine.cli.settings import CommandSettings
 from task_queue_engine.config import Settings
 from task_queue_engine.handlers.image_settings import ImageSettings
 from task_queue_engine.handlers.settings import EmailSettings, ExportSettings
 
 SETTINGS_CLASSES: list[type[BaseSettings]] = [
     Settings,
+    CommandSettings,
     EmailSettings,
     ImageSettings,
     ExportSettings,

@@ -104,8 +104,10 @@ class LeaseKeeper:
                     self._held.pop(lease, None)
             case CancelAsked(task_id):
                 for lease in self._held:
-                    if lease.delivery.task_id == task_id and lease.attempt is not None:
-                        lease.attempt.abort(AbortReason.CANCELLED)
+                    if lease.delivery.task_id == task_id:
+                        lease.cancel_asked = True
+                        if lease.attempt is not None:
+                            lease.attempt.abort(AbortReason.CANCELLED)
             case _:
                 assert_never(event)
 
@@ -114,6 +116,8 @@ class LeaseKeeper:
             await trio.sleep(self._visibility * _LOOK_EVERY)
             soon = trio.current_time() + self._visibility * _RENEW_BELOW
             waning = [lease for lease in self._held if lease.expires_at < soon and not lease.lost]
+            if not waning:
+                self._health.well("lease_keeper")
             size = self._queue.max_batch
             for i in range(0, len(waning), size):
                 await self._renew(waning[i : i + size])
@@ -145,7 +149,7 @@ class LeaseKeeper:
                 lease.expires_at = asked_at + self._visibility
             case LeaseLost() | Rejected():
                 # Where the acker has just deleted it, its receipt is stale for a good reason.
-                if lease in self._held and not lease.settling:
+                if lease in self._held and not (lease.settling or lease.lost):
                     self._lose(lease, "the queue says it is gone")
             case TryAgain():
                 pass
@@ -154,7 +158,7 @@ class LeaseKeeper:
 
     async def _keep_expiring(self) -> None:
         while True:
-            await trio.sleep(self._visibility * _LOOK_EVERY / 2)
+            await trio.sleep(self._visibility * _SAFETY / 2)
             latest = trio.current_time() + self._visibility * _SAFETY
             for lease in self._held:
                 if lease.expires_at <= latest and not lease.lost:
@@ -184,9 +188,11 @@ class LeaseKeeper:
                 try:
                     asked = await self._store.cancel_requested(ids)
                 except BackendUnavailable as error:
-                    self._health.trouble("lease_keeper", error)
+                    self._health.trouble("cancel_watch", error)
                     break
                 for task_id, cancel in zip(ids, asked, strict=True):
                     if cancel:
                         self._cancels_seen += 1
                         running[task_id].abort(AbortReason.CANCELLED)
+            else:
+                self._health.well("cancel_watch")

@@ -10,6 +10,7 @@ from typing import assert_never
 import trio
 
 from task_queue_engine.actors.messages import (
+    AbortReason,
     Ack,
     Acquired,
     Attempt,
@@ -219,6 +220,8 @@ class Poller:
                 lease.attempt = attempt = Attempt(task, lease)
                 if lease.lost:
                     lease.lose()
+                elif lease.cancel_asked:
+                    attempt.abort(AbortReason.CANCELLED)
                 return attempt
             case Finished():
                 self._duplicates += 1

@@ -6,7 +6,8 @@ import os
 import random
 import secrets
 import socket
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import datetime
 from typing import Any, TypeVar, overload
@@ -27,9 +28,11 @@ from task_queue_engine.backends.base import (
     Backend,
     BackendInfo,
     DeadLetterPage,
+    Done,
     ListQuery,
     Message,
     TaskPage,
+    TryAgain,
 )
 from task_queue_engine.clock import Clock, SystemClock
 from task_queue_engine.config import Settings
@@ -74,6 +77,9 @@ from task_queue_engine.retry import GiveUp, RetryAt, Seconds, to_seconds
 from task_queue_engine.task import Task, TaskStatus
 
 R = TypeVar("R")
+
+_UNCANCELLABLE_FOR = 10.0
+"""Seconds."""
 
 
 class Engine:
@@ -149,6 +155,8 @@ class Engine:
             grace=self._settings.shutdown_grace, flush=self._settings.shutdown_flush
         )
         self._stopped = trio.Event()
+        # Troubles of an earlier run are over, or will show again.
+        self._health = Health()
         try:
             async with self._backend.open(), trio.open_nursery() as host:
                 host.start_soon(self._run_shielded, shutdown, host.cancel_scope, task_status)
@@ -380,10 +388,13 @@ class Engine:
             TaskNotFound, WrongState.
         """
         self._check_running()
-        (verdict,) = await self._backend.store.reopen([task_id])
+        # A caller that goes away between the two steps must not leave a task that nobody sends.
+        with trio.CancelScope(shield=True), _bounded("retrying a task"):
+            (verdict,) = await self._backend.store.reopen([task_id])
+            if isinstance(verdict, Reopened):
+                await self._send_reopened(verdict.task)
         match verdict:
             case Reopened(task):
-                await self._send_reopened(task)
                 return task
             case NotReopened(task):
                 raise WrongState(
@@ -394,8 +405,10 @@ class Engine:
 
     async def _send_reopened(self, task: Task) -> None:
         try:
-            await self._backend.queue(task.queue).send([Message(task=task)])
+            (sent,) = await self._backend.queue(task.queue).send([Message(task=task)])
         except BackendUnavailable:
+            sent = TryAgain("the queue is down")
+        if not isinstance(sent, Done):
             # The row is PENDING: the scheduler sends it when the queue is back.
             await self._backend.store.schedule([(task.id, self._clock.now())])
 
@@ -471,6 +484,18 @@ class Engine:
             self._waiters.ended(task.id)
         if self._hooks and status is not TaskStatus.PROCESSING:
             self._hooks.publish(AttemptRecorded(task, status, _in_one_word(outcome)))
+
+
+@contextmanager
+def _bounded(what: str) -> Iterator[None]:
+    """For what cannot be cancelled."""
+    try:
+        with trio.fail_after(_UNCANCELLABLE_FOR):
+            yield
+    except trio.TooSlowError:
+        raise BackendUnavailable(
+            f"{what} took more than {_UNCANCELLABLE_FOR:g} s; look at what came of it"
+        ) from None
 
 
 def _in_one_word(outcome: Outcome) -> str:

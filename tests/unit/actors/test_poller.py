@@ -16,6 +16,7 @@ import trio.testing
 from task_queue_engine import TaskStatus
 from task_queue_engine.actors.health import Health
 from task_queue_engine.actors.messages import (
+    AbortReason,
     Ack,
     Acquired,
     Attempt,
@@ -313,6 +314,18 @@ async def test_an_attempt_claimed_under_a_lost_lease_is_stopped_before_it_starts
             await gate.arrived.wait()
             (await acquired(rig)).lose()
         assert (await rig.deliveries.receive()).abort_reason is not None
+
+
+async def test_an_attempt_cancelled_while_its_claim_was_under_way_does_not_start(
+    backend: MemoryBackend,
+) -> None:
+    async with polling(backend) as rig:
+        with backend.faults.block("claim") as gate:
+            await put(backend)
+            await gate.arrived.wait()
+            (await acquired(rig)).cancel_asked = True
+        attempt = await rig.deliveries.receive()
+        assert attempt.abort_reason is AbortReason.CANCELLED
 
 
 # --- stopping -------------------------------------------------------------------------------

@@ -16,10 +16,11 @@ from task_queue_engine.backends.base import (
     StrandedKind,
     StrandedPage,
 )
-from task_queue_engine.backends.cursors import check_limit, decode_cursor, encode_cursor
+from task_queue_engine.backends.cursors import Int64, check_limit, decode_cursor, encode_cursor
+from task_queue_engine.backends.sqlite.fairness import YieldToThreads
 from task_queue_engine.backends.sqlite.queue import MAX_DELAY, SqliteQueue
 from task_queue_engine.backends.sqlite.rows import COLUMNS, NUMBER_OF, to_row, to_us
-from task_queue_engine.backends.sqlite.schema import connect
+from task_queue_engine.backends.sqlite.schema import BUSY_TIMEOUT, connect
 from task_queue_engine.backends.sqlite.store import MAX_ITEM_BYTES, SqliteStore
 from task_queue_engine.backends.sqlite.threads import ConnectionThread, Transaction
 from task_queue_engine.clock import Clock, SystemClock
@@ -30,11 +31,14 @@ __all__ = ["MAX_DELAY", "SqliteBackend"]
 
 
 class SqliteBackend:
-    """Args:
-    path: the file; made where there is none. Several processes of one machine may share it; a
-        network file system must not hold it (SQLite, "WAL does not work over a network").
-    clock: time of day; None: the machine's.
-    max_item_bytes: larger payloads, in bytes of JSON, get the verdict TooLarge.
+    """A queue and a store in one file. Several processes of one machine may share it.
+
+    Args:
+        path: the file, made where there is none. Not on a network file system (SQLite, "WAL does
+            not work over a network filesystem").
+        clock: time of day; None: the machine's.
+        max_item_bytes: larger payloads, in bytes of JSON, get the verdict TooLarge.
+        busy_timeout: seconds a write waits for one of another process.
     """
 
     def __init__(
@@ -43,6 +47,7 @@ class SqliteBackend:
         *,
         clock: Clock | None = None,
         max_item_bytes: int = MAX_ITEM_BYTES,
+        busy_timeout: float = BUSY_TIMEOUT,
     ) -> None:
         self._path = str(path)
         self._clock: Clock = clock or SystemClock()
@@ -50,6 +55,10 @@ class SqliteBackend:
         self._queues: dict[str, SqliteQueue] = {}
         self._writer: ConnectionThread | None = None
         self._reader: ConnectionThread | None = None
+        self._busy_timeout = busy_timeout
+        self._fairness: YieldToThreads | None = None
+        self._opening = trio.Lock()
+        self._times_open = 0
 
     @property
     def store(self) -> SqliteStore:
@@ -73,17 +82,45 @@ class SqliteBackend:
 
     @asynccontextmanager
     async def _opened(self) -> AsyncIterator[None]:
-        connections = await trio.to_thread.run_sync(lambda: [connect(self._path) for _ in range(2)])
-        writer = ConnectionThread(connections[0], writes=True, path=self._path)
-        reader = ConnectionThread(connections[1], writes=False, path=self._path)
-        self._attach(writer, reader)
+        async with self._opening:
+            if not self._times_open:
+                await self._start()
+            self._times_open += 1
         try:
             yield
         finally:
-            self._attach(None, None)
-            # The writer last: closing the last connection moves the WAL into the file.
-            await reader.close()
-            await writer.close()
+            # Not to be cancelled halfway; each step of it has a time limit of its own.
+            with trio.CancelScope(shield=True):
+                async with self._opening:
+                    self._times_open -= 1
+                    if not self._times_open:
+                        await self._stop()
+
+    async def _start(self) -> None:
+        for_writing, for_reading = await trio.to_thread.run_sync(self._connect)
+        writer = ConnectionThread(for_writing, writes=True, path=self._path)
+        reader = ConnectionThread(for_reading, writes=False, path=self._path)
+        self._fairness = YieldToThreads(lambda: writer.unanswered + reader.unanswered > 0)
+        trio.lowlevel.add_instrument(self._fairness)
+        self._attach(writer, reader)
+
+    async def _stop(self) -> None:
+        writer, reader = self._writer, self._reader
+        self._attach(None, None)
+        # The writer last: closing the last connection moves the WAL into the file.
+        for thread in (reader, writer):
+            if thread is not None:
+                await thread.close()
+        if self._fairness is not None:
+            trio.lowlevel.remove_instrument(self._fairness)
+
+    def _connect(self) -> tuple[apsw.Connection, apsw.Connection]:
+        for_writing = connect(self._path, busy_timeout=self._busy_timeout)
+        try:
+            return for_writing, connect(self._path, busy_timeout=self._busy_timeout)
+        except BaseException:
+            for_writing.close()
+            raise
 
     def _attach(self, writer: ConnectionThread | None, reader: ConnectionThread | None) -> None:
         self._writer, self._reader = writer, reader
@@ -92,14 +129,17 @@ class SqliteBackend:
             queue.attach(writer, reader)
 
     async def ping(self) -> None:
-        """A write that changes nothing: finds a full disk and a lock that does not go away."""
+        """Writes a little: finds a full disk, a lock that does not go away, a file that is gone."""
         if self._writer is None:
             raise BackendUnavailable("the backend is not open")
-        await self._writer.run(
-            lambda t: t.execute(
-                "INSERT INTO counters VALUES ('ping', 1) ON CONFLICT (name) DO UPDATE SET n = n"
-            ).fetchall()
-        )
+        path = self._path
+
+        def work(transaction: Transaction) -> None:
+            if not Path(path).exists():
+                raise BackendUnavailable(f"{path} was moved or deleted while it was in use")
+            transaction.counters["pings"] += 1
+
+        await self._writer.run(work)
 
     async def stranded(
         self, queue: str, *, before: datetime, limit: int, cursor: str | None = None
@@ -107,7 +147,11 @@ class SqliteBackend:
         check_limit(limit)
         if self._reader is None:
             raise BackendUnavailable("the backend is not open")
-        start = decode_cursor(cursor, "stranded", tuple[int, int, str]) if cursor else (-1, 0, "")
+        start = (
+            (-1, 0, "")
+            if cursor is None
+            else decode_cursor(cursor, "stranded", tuple[Int64, Int64, str])
+        )
         return await self._reader.run(lambda t: _stranded(t, queue, before, limit, start))
 
 

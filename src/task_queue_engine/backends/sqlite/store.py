@@ -21,7 +21,7 @@ from task_queue_engine.backends.base import (
     TaskPage,
     TooLarge,
 )
-from task_queue_engine.backends.cursors import check_limit, decode_cursor, encode_cursor
+from task_queue_engine.backends.cursors import Int64, check_limit, decode_cursor, encode_cursor
 from task_queue_engine.backends.sqlite.rows import (
     COLUMNS,
     NUMBER_OF,
@@ -149,7 +149,7 @@ class SqliteStore:
                 now_us,
                 now_us,
                 request.worker,
-                int(request.message_id),
+                request.message_id,
                 request.receive_count,
                 request.task_id,
                 _PENDING,
@@ -284,7 +284,7 @@ class SqliteStore:
             bindings.append(query.type)
         if query.cursor is not None:
             conditions.append("(created_at, id) < (?, ?)")
-            bindings += decode_cursor(query.cursor, "tasks", tuple[int, str])
+            bindings += decode_cursor(query.cursor, "tasks", tuple[Int64, str])
         rows = await self._read(
             lambda t: t.execute(
                 f"SELECT {COLUMNS} FROM tasks WHERE {' AND '.join(conditions)} "
@@ -308,11 +308,12 @@ class SqliteStore:
         return Counts(**{status.lower(): found.get(status, 0) for status in STATUSES})
 
     async def cancel_requested(self, task_ids: Sequence[str]) -> list[bool]:
-        placeholders = ",".join("?" * len(task_ids))
+        wanted = encode(list(task_ids)).decode()
         rows = await self._read(
             lambda t: t.execute(
-                f"SELECT id FROM tasks WHERE id IN ({placeholders}) AND cancel_requested",
-                tuple(task_ids),
+                "SELECT id FROM tasks WHERE id IN (SELECT value FROM json_each(?)) "
+                "AND cancel_requested",
+                (wanted,),
             ).fetchall()
         )
         asked = {task_id for (task_id,) in rows}
