@@ -1,22 +1,27 @@
-"""Passing trouble: locks, a full disk, cancellation, an event loop that is never idle."""
+"""Locked, full, cancelled, closed: nothing lost, nothing twice, and well again by itself."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import suppress
-from functools import partial
+import threading
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
+import apsw
 import pytest
 import trio
-import trio.testing
 
-from task_queue_engine.backends.base import Message, NewTask
-from task_queue_engine.backends.sqlite import SqliteBackend
-from task_queue_engine.backends.sqlite.threads import Transaction
-from task_queue_engine.errors import BackendUnavailable
-from tests.backends.steps import create, integrity, make_task, real_counts, write_lock
+from task_queue_engine.backends.base import Created, NewTask
+from task_queue_engine.backends.sqlite import SqliteBackend, threads
+from task_queue_engine.backends.sqlite.threads import BUSY_TIMEOUT, Transaction
+from task_queue_engine.errors import BackendRefused, BackendUnavailable
+from task_queue_engine.lifecycle import Complete, Started
+from tests.backends.bench import Bench, SqliteHarness, claim_of
+from tests.backends.sqlite_file import check
+
+IMPATIENT = 0.1
+"""Seconds; a busy timeout for tests that wait until it is over."""
 
 
 @pytest.fixture
@@ -25,272 +30,508 @@ def path(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-async def backend(path: Path) -> AsyncIterator[SqliteBackend]:
-    backend = SqliteBackend(path, busy_timeout=0.1)
-    async with backend.open():
-        with trio.fail_after(60):
-            yield backend
+def busy_timeout() -> float:
+    return BUSY_TIMEOUT
+
+
+impatient = pytest.mark.parametrize("busy_timeout", [IMPATIENT])
 
 
 @pytest.fixture
-async def patient(path: Path) -> AsyncIterator[SqliteBackend]:
-    """The same, but it waits long for locks."""
-    backend = SqliteBackend(path, busy_timeout=30)
+async def bench(path: Path, busy_timeout: float) -> AsyncIterator[Bench]:
+    harness = SqliteHarness(path.parent, busy_timeout=busy_timeout)
+    backend = harness.make()
     async with backend.open():
-        with trio.fail_after(60):
-            yield backend
+        yield Bench(harness, backend)
+    check(path)
 
 
-async def in_one_transaction(
-    backend: SqliteBackend, path: Path, *requests: Callable[[], Awaitable[object]]
-) -> None:
-    """Have the requests wait until the thread, held up by a lock, takes them all up at once."""
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Another process in the middle of a write. (For SQLite, any other connection.)"""
+    other = apsw.Connection(str(path))
+    other.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+    finally:
+        other.execute("ROLLBACK")
+        other.close()
+
+
+def size_of(path: Path) -> int:
+    return path.stat().st_size
+
+
+def sqlite_threads() -> list[str]:
+    return [thread.name for thread in threading.enumerate() if thread.name.startswith("sqlite-")]
+
+
+# --- locked ---------------------------------------------------------------------------------
+
+
+async def test_a_lock_that_goes_away_in_time_is_not_noticed(bench: Bench, path: Path) -> None:
     async with trio.open_nursery() as nursery:
-        with write_lock(path):
-            nursery.start_soon(backend.ping)
-            await trio.testing.wait_all_tasks_blocked(0.05)
-            for request in requests:
-                nursery.start_soon(request)
-            await trio.testing.wait_all_tasks_blocked(0.05)
+        with locked(path):
+            nursery.start_soon(bench.create)
+            await trio.sleep(0.05)
+            await bench.counts()  # who only reads does not wait
+    await bench.counts(pending=1)
 
 
-# --- locks ----------------------------------------------------------------------------------
+@impatient
+async def test_a_lock_that_stays_is_trouble_that_passes(bench: Bench, path: Path) -> None:
+    with locked(path):
+        for call in (bench.create, bench.backend.ping):
+            with pytest.raises(BackendUnavailable, match=r"tasks\.db.*locked"):
+                await call()
+        await bench.counts()
+    await bench.create()
+    await bench.backend.ping()
+    await bench.counts(pending=1)
 
 
-async def test_a_lock_is_waited_for(path: Path) -> None:
-    backend = SqliteBackend(path, busy_timeout=30)
-    async with backend.open(), trio.open_nursery() as nursery:
-        with write_lock(path):
-            nursery.start_soon(create, backend)
-            await trio.testing.wait_all_tasks_blocked(0.05)
-    assert real_counts(path).pending == 1
+@impatient
+async def test_all_who_wait_for_a_lock_are_told_at_once(bench: Bench, path: Path) -> None:
+    """Not one after the other, each after a wait of its own."""
+    told: list[float] = []
 
-
-async def test_a_lock_that_stays_is_passing_trouble(backend: SqliteBackend, path: Path) -> None:
-    with write_lock(path):
-        with pytest.raises(BackendUnavailable, match="locked") as caught:
-            await create(backend)
-        assert "tasks.db" in str(caught.value)
-        with pytest.raises(BackendUnavailable, match="locked"):
-            await backend.ping()
-    await backend.ping()
-    await create(backend)
-    assert (await backend.store.counts()).pending == 1
-
-
-async def test_everybody_who_waits_for_a_lock_waits_once(
-    backend: SqliteBackend, path: Path
-) -> None:
-    """Not one busy timeout after the other."""
-    answers = []
-
-    async def ask() -> None:
+    async def create() -> None:
         with pytest.raises(BackendUnavailable):
-            await create(backend)
-        answers.append(trio.current_time())
+            await bench.create()
+        told.append(trio.current_time())
 
-    with write_lock(path):
+    start = trio.current_time()
+    with locked(path):
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(ask)
-            await trio.testing.wait_all_tasks_blocked(0.01)
-            for _ in range(40):
-                nursery.start_soon(ask)
-    assert len(set(answers)) == 2 or answers[-1] - answers[0] < 40 * 0.1 / 2
+            for _ in range(30):
+                nursery.start_soon(create)
+    assert max(told) - start < 30 * IMPATIENT / 3
 
 
-async def test_reads_do_not_wait_for_a_lock(backend: SqliteBackend, path: Path) -> None:
-    task = await create(backend)
-    with write_lock(path):
-        assert await backend.store.get([task.id]) == [task]
-        assert (await backend.store.counts()).pending == 1
-        assert (await backend.queue("default").depth()).waiting == 0
-
-
-# --- a full disk ----------------------------------------------------------------------------
-
-
-async def limit_pages(backend: SqliteBackend, pages: int) -> None:
-    """SQLite's own limit on the file's size: a disk with no room left."""
-
-    def work(transaction: Transaction) -> None:
-        transaction.execute(f"PRAGMA max_page_count = {pages}").fetchall()
-
-    await backend._writer.run(work)
-
-
-async def test_a_full_disk_is_passing_trouble(backend: SqliteBackend, path: Path) -> None:
-    queue = backend.queue("default")
-    first = await create(backend)
-    await queue.send([Message(task=first)])
-    await limit_pages(backend, 1)  # SQLite takes it as: no larger than it is
-
-    large = make_task(payload="x" * 100_000)
-    with pytest.raises(BackendUnavailable, match="full") as caught:
-        await backend.store.create([NewTask(task=large)])
-    assert caught.value.retry_after > 0
-    assert await backend.store.get([large.id]) == [None]
-
-    # What needs no room still works.
-    (delivery,) = await queue.receive(1, wait=0, visibility=30)
-    assert delivery.task_id == first.id
-
-    await limit_pages(backend, 1_000_000)
-    await backend.store.create([NewTask(task=large)])
-    assert await backend.store.get([large.id]) == [large]
-    assert await backend.store.counts() == real_counts(path)
-    assert integrity(path) == "ok"
-
-
-async def test_what_does_not_fit_fails_alone(patient: SqliteBackend, path: Path) -> None:
-    """Requests share a transaction, not their fate."""
-    await create(patient)
-    await limit_pages(patient, 1)
-
-    async def ask_too_much() -> None:
-        with pytest.raises(BackendUnavailable, match="full"):
-            await create(patient, payload="x" * 100_000)
-
-    await in_one_transaction(
-        patient, path, partial(create, patient), ask_too_much, partial(create, patient)
-    )
-    assert (await patient.store.counts()).pending == 3
-    assert await patient.store.counts() == real_counts(path)
-
-
-async def test_a_defect_in_one_request_leaves_its_neighbours_alone(
-    patient: SqliteBackend, path: Path
+async def test_who_waits_for_a_lock_can_be_cancelled_and_has_written_nothing(
+    bench: Bench, path: Path
 ) -> None:
-    def broken(transaction: Transaction) -> None:
-        transaction.counters["PENDING"] += 7
-        transaction.execute("DELETE FROM tasks")
-        raise RuntimeError("a defect")
-
-    async def ask_broken() -> None:
-        with pytest.raises(RuntimeError, match="a defect"):
-            await patient._writer.run(broken)
-
-    await in_one_transaction(
-        patient, path, partial(create, patient), ask_broken, partial(create, patient)
-    )
-    assert (await patient.store.counts()).pending == 2
-    assert await patient.store.counts() == real_counts(path)
+    with trio.fail_after(BUSY_TIMEOUT / 2):
+        with locked(path), trio.move_on_after(0.05) as scope:
+            await bench.create()
+        assert scope.cancelled_caught
+        kept = await bench.create()
+    await bench.counts(pending=1)
+    assert await bench.get(kept) == kept
 
 
-async def test_requests_that_wait_share_a_transaction(patient: SqliteBackend, path: Path) -> None:
-    """One fsync for all of them."""
-    commits = 0
-
-    def count() -> int:
-        nonlocal commits
-        commits += 1
-        return 0
-
-    patient._writer._connection.set_commit_hook(count)
-    await in_one_transaction(patient, path, *[partial(create, patient) for _ in range(30)])
-    assert (await patient.store.counts()).pending == 30
-    assert commits == 2, "the one that met the lock, and all that came meanwhile"
-
-
-# --- cancellation ---------------------------------------------------------------------------
+async def test_opening_a_file_that_is_locked(path: Path) -> None:
+    harness = SqliteHarness(path.parent, busy_timeout=IMPATIENT)
+    backend = harness.make()
+    apsw.Connection(str(path)).close()
+    with locked(path):
+        with pytest.raises(BackendUnavailable, match=r"tasks\.db"):
+            async with backend.open():
+                pass
+        assert sqlite_threads() == []
+    async with backend.open():
+        await Bench(harness, backend).create()
+    check(path)
 
 
-async def test_a_write_that_was_begun_is_finished(backend: SqliteBackend, path: Path) -> None:
-    """Cancelled in the midst of its transaction: it is carried out, and its answer is given."""
-    begun = trio.Event()
-    token = trio.lowlevel.current_trio_token()
-    answers = []
+async def test_opening_can_be_cancelled_while_it_waits(path: Path) -> None:
+    backend = SqliteHarness(path.parent).make()
+    apsw.Connection(str(path)).close()
+    with (
+        trio.fail_after(BUSY_TIMEOUT / 2),
+        locked(path),
+        trio.move_on_after(0.05) as scope,
+    ):
+        async with backend.open():
+            pass
+    assert scope.cancelled_caught
+    assert sqlite_threads() == []
+    async with backend.open():
+        await backend.ping()
+
+
+async def test_open_that_fails_leaves_no_thread(tmp_path: Path) -> None:
+    (tmp_path / "tasks.db").write_text("no database " * 1000)
+    with pytest.raises(BackendRefused):
+        async with SqliteBackend(tmp_path / "tasks.db").open():
+            pass
+    assert sqlite_threads() == []
+
+
+async def test_open_whose_second_connection_fails_leaves_no_thread(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = threads.connect
+    connections: list[apsw.Connection] = []
+
+    def connect(*args: Any) -> apsw.Connection:
+        if connections:
+            raise BackendUnavailable("no more")
+        connections.append(real(*args))
+        return connections[0]
+
+    monkeypatch.setattr(threads, "connect", connect)
+    with pytest.raises(BackendUnavailable, match="no more"):
+        async with SqliteBackend(path).open():
+            pass
+    assert sqlite_threads() == []
+    with pytest.raises(apsw.ConnectionClosedError):
+        connections[0].execute("SELECT 1")
+
+
+async def test_one_object_may_be_opened_by_several(path: Path) -> None:
+    """As the memory backend may. It closes with the last of them."""
+    backend = SqliteBackend(path)
+    async with backend.open():
+        async with backend.open():
+            await backend.ping()
+        await backend.ping()
+    assert sqlite_threads() == []
+    with pytest.raises(BackendUnavailable):
+        await backend.ping()
+
+
+# --- full -----------------------------------------------------------------------------------
+
+
+async def limit_pages(bench: Bench, pages: int | None) -> None:
+    """A disk that has room for this many pages more, as far as SQLite can see."""
+
+    def limit(transaction: Transaction) -> None:
+        (now,) = transaction.execute("PRAGMA page_count").fetchone()
+        allowed = 2**30 if pages is None else now + pages
+        transaction.execute(f"PRAGMA max_page_count = {allowed}").fetchall()
+
+    await bench.backend._writer.run(limit)  # type: ignore[attr-defined]  # no public way
+
+
+async def test_a_full_disk_is_trouble_that_passes(bench: Bench) -> None:
+    kept = [await bench.create(payload="x" * 2000) for _ in range(10)]
+    await limit_pages(bench, 2)
+    made = list(kept)
+
+    async def fill() -> None:
+        for _ in range(100):
+            made.append(await bench.create(payload="x" * 8000))
+
+    with pytest.raises(BackendUnavailable, match=r"tasks\.db.*full"):
+        await fill()
+
+    assert await bench.store.get([task.id for task in made]) == made
+    await bench.counts(pending=len(made))
+
+    await limit_pages(bench, None)
+    await bench.create(payload="x" * 8000)
+    await bench.counts(pending=len(made) + 1)
+
+
+async def test_on_a_full_disk_what_needs_no_room_goes_on(bench: Bench) -> None:
+    """Tasks that run can finish while new ones are turned away, in one and the same group."""
+    task, delivery = await bench.start(payload="x" * 2000)
+    await limit_pages(bench, 0)
+    refused = 0
+
+    async def create() -> None:
+        nonlocal refused
+        try:
+            await bench.create(payload="x" * 9000)
+        except BackendUnavailable:
+            refused += 1
+
+    async def finish() -> None:
+        await bench.record(Complete(task_id=task.id, attempt=1, result=None))
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(5):
+            nursery.start_soon(create)
+        nursery.start_soon(finish)
+    assert refused == 5
+    await bench.counts(completed=1)
+    await bench.delete(delivery)
+    await bench.depth()
+    await limit_pages(bench, None)
+
+
+# --- groups ---------------------------------------------------------------------------------
+
+
+@contextmanager
+def writer_held(bench: Bench, path: Path) -> Iterator[None]:
+    """What is asked for inside comes into one group, or few."""
+    with locked(path):
+        yield
+
+
+async def test_one_that_fails_does_not_fail_its_group_and_nothing_is_written_twice(
+    bench: Bench, path: Path
+) -> None:
+    failed: list[int] = []
+    created: list[str] = []
+
+    async def good(i: int) -> None:
+        task = await bench.create(payload=i)
+        await bench.send(task)
+        created.append(task.id)
+
+    async def bad(i: int) -> None:
+        def work(transaction: Transaction) -> None:
+            transaction.execute("DELETE FROM tasks")
+            transaction.counters["PENDING"] -= 1000
+            raise ZeroDivisionError(i)
+
+        with pytest.raises(ZeroDivisionError, match=str(i)):
+            await bench.backend._writer.run(work)  # type: ignore[attr-defined]
+        failed.append(i)
+
+    async with trio.open_nursery() as nursery:
+        with writer_held(bench, path):
+            for i in range(20):
+                nursery.start_soon(bad if i % 5 == 0 else good, i)
+            await trio.sleep(0.02)
+    assert sorted(failed) == [0, 5, 10, 15]
+    assert len(created) == 16
+    await bench.counts(pending=16)
+    await bench.depth(waiting=16)
+
+
+async def test_every_write_may_be_done_again_after_a_rollback(bench: Bench, path: Path) -> None:
+    """Each kind of write stands once in a group that fails as a whole the first time."""
+    fresh = bench.task()
+    started, delivery = await bench.start()
+    _, to_release = await bench.start()
+    _, to_delete = await bench.start()
+    _, to_bury = await bench.start()
+    _, to_extend = await bench.start()
+    (claimable, claim_delivery) = await bench.deliver()
+    to_cancel = await bench.create()
+    to_reopen = await bench.fail()
+    orphan, _ = await bench.start()
+    answers: dict[str, Any] = {}
+
+    async def ask(name: str, function: Any, *args: Any) -> None:
+        answers[name] = await function(*args)
+
+    async def fail() -> None:
+        def work(transaction: Transaction) -> None:
+            raise ZeroDivisionError
+
+        with pytest.raises(ZeroDivisionError):
+            await bench.backend._writer.run(work)  # type: ignore[attr-defined]
+
+    async with trio.open_nursery() as nursery:
+        with writer_held(bench, path):
+            for name, function, *args in (
+                ("create", bench.store.create, [NewTask(task=fresh)]),
+                ("send", bench.send, fresh),
+                (
+                    "record",
+                    bench.record,
+                    Complete(task_id=started.id, attempt=1, result=[1]),
+                ),
+                ("claim", bench.store.claim, [claim_of(claim_delivery)]),
+                ("cancel", bench.cancel, to_cancel),
+                ("reopen", bench.reopen, to_reopen),
+                ("reclaim", bench.store.reclaim, [(orphan.id, 1)]),
+                ("release", bench.release, to_release),
+                ("delete", bench.delete, to_delete),
+                ("bury", bench.bury, to_bury),
+                ("extend", bench.extend, to_extend, 100.0),
+                ("purge", bench.queue.purge_dead),
+            ):
+                nursery.start_soon(ask, name, function, *args)
+            nursery.start_soon(fail)
+            await trio.sleep(0.05)
+
+    assert answers["create"] == [Created()]
+    assert [type(verdict) for verdict in answers["claim"]] == [Started]
+    await bench.counts(pending=3, processing=5, completed=1, cancelled=1)
+    depth = await bench.queue.depth()
+    assert (depth.waiting, depth.in_flight) == (2, 4)
+    assert delivery.task_id == started.id
+    assert claimable.id == answers["claim"][0].task.id
+
+
+# --- cancelled ------------------------------------------------------------------------------
+
+
+async def test_what_was_begun_is_finished_and_answered(bench: Bench) -> None:
+    begun = threading.Event()
+    go_on = threading.Event()
 
     def work(transaction: Transaction) -> str:
-        token.run_sync_soon(begun.set)
-        transaction.execute(
-            "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 300000) "
-            "SELECT count(*) FROM n"
-        ).fetchall()
-        transaction.counters["finished"] += 1
+        transaction.counters["probe"] += 1
+        begun.set()
+        go_on.wait(5)
         return "done"
 
+    answers = []
+
     async def ask() -> None:
-        answers.append(await backend._writer.run(work))
+        answers.append(await bench.backend._writer.run(work))  # type: ignore[attr-defined]
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(ask)
-        await begun.wait()
+        await trio.to_thread.run_sync(begun.wait, 5)
         nursery.cancel_scope.cancel()
+        go_on.set()
     assert answers == ["done"]
+    counted = apsw.Connection(str(bench.backend._path))  # type: ignore[attr-defined]
+    assert counted.execute("SELECT n FROM counters WHERE name = 'probe'").fetchall() == [(1,)]
+    counted.execute("DELETE FROM counters WHERE name = 'probe'")
+    counted.close()
 
 
-async def test_a_write_that_waits_in_line_can_be_cancelled(path: Path) -> None:
-    """Somebody else's lock must not hold up a shutdown: what was not begun never happens."""
-    backend = SqliteBackend(path, busy_timeout=1)
-    async with backend.open():
-        with write_lock(path):
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(_ignore_trouble, backend)  # the thread waits for the lock
-                await trio.testing.wait_all_tasks_blocked(0.05)
-                with trio.move_on_after(0.01) as scope:
-                    await create(backend)
-                assert scope.cancelled_caught
-                nursery.cancel_scope.cancel()
-        assert (await backend.store.counts()).pending == 0
+async def test_cancelled_at_any_moment_it_is_written_whole_or_not_at_all(bench: Bench) -> None:
+    answered = set()
+    tasks = [bench.task() for _ in range(60)]
+
+    async def create(i: int) -> None:
+        await bench.store.create([NewTask(task=tasks[i])])
+        answered.add(tasks[i].id)
+
+    for i in range(len(tasks)):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(create, i)
+            for _ in range(i % 4):
+                await trio.sleep(0.0002)
+            nursery.cancel_scope.cancel()
+    stored = {task.id for task in await bench.store.get([task.id for task in tasks]) if task}
+    assert stored == answered
 
 
-async def _ignore_trouble(backend: SqliteBackend) -> None:
-    with suppress(BackendUnavailable):
-        await create(backend)
+# --- closed ---------------------------------------------------------------------------------
 
 
-async def test_closing_waits_for_writes_in_line(path: Path) -> None:
-    backend = SqliteBackend(path)
-    accepted = 0
-
-    async def ask() -> None:
-        nonlocal accepted
-        try:
-            await create(backend)
-        except BackendUnavailable:
-            return
-        accepted += 1
-
+async def test_closing_finishes_what_was_handed_over(path: Path) -> None:
+    harness = SqliteHarness(path.parent)
+    backend = harness.make()
+    bench = Bench(harness, backend)
     async with trio.open_nursery() as nursery, backend.open():
-        for _ in range(30):
-            nursery.start_soon(ask)
-        await trio.lowlevel.checkpoint()
-    assert real_counts(path).pending == accepted
+        with locked(path):
+            for _ in range(100):
+                nursery.start_soon(bench.create)
+            await trio.sleep(0.02)
+    async with backend.open():
+        await bench.counts(pending=100)
+    assert sqlite_threads() == []
+    check(path)
 
 
-# --- fairness -------------------------------------------------------------------------------
-
-
-async def test_a_loop_that_is_never_idle_does_not_starve_writes(backend: SqliteBackend) -> None:
-    """Without help the writer would not get the interpreter lock for seconds at a time."""
-    done = trio.Event()
-
-    async def spin() -> None:
-        while not done.is_set():
-            until = time.perf_counter() + 0.0003
-            while time.perf_counter() < until:
-                pass
-            await trio.lowlevel.checkpoint()
-
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(spin)
-        with trio.fail_after(20):
-            for _ in range(50):
-                await create(backend)
-        done.set()
-    assert (await backend.store.counts()).pending == 50
-
-
-async def test_a_closed_thread_takes_nothing_more(path: Path) -> None:
+async def test_asked_while_it_closes_it_says_that_it_is_closed(path: Path) -> None:
+    """Nobody may wait for a thread that has gone."""
     backend = SqliteBackend(path)
+    harness = SqliteHarness(path.parent)
+    bench = Bench(harness, backend)
     async with backend.open():
         writer = backend._writer
-    with pytest.raises(BackendUnavailable, match="not open"):
-        await writer.run(lambda t: None)
+        assert writer is not None
+    with trio.fail_after(5), pytest.raises(BackendUnavailable):
+        await writer.run(lambda transaction: None)
+    with trio.fail_after(5), pytest.raises(BackendUnavailable):
+        await bench.create()
 
 
-async def test_the_file_is_gone(backend: SqliteBackend, path: Path) -> None:
-    await backend.ping()
-    await trio.Path(path).rename(path.with_suffix(".moved"))
-    with pytest.raises(BackendUnavailable, match="moved or deleted"):
+async def test_closing_in_a_cancelled_scope_still_ends_the_threads(path: Path) -> None:
+    backend = SqliteBackend(path)
+    with trio.CancelScope() as scope:
+        async with backend.open():
+            await backend.ping()
+            scope.cancel()
+            await trio.lowlevel.checkpoint()
+    assert scope.cancelled_caught
+    assert sqlite_threads() == []
+    assert not path.with_name("tasks.db-wal").exists()
+
+
+async def test_a_thread_that_dies_takes_nobody_along(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It never should; whoever asked is told all the same."""
+    monkeypatch.setattr(threading, "excepthook", lambda args: None)
+    writer = bench.backend._writer  # type: ignore[attr-defined]
+    monkeypatch.setattr(writer, "_carry_out", lambda *_: 1 / 0)
+    with trio.fail_after(5):
+        async with trio.open_nursery() as nursery:
+            for _ in range(3):
+                nursery.start_soon(_unavailable, bench)
+        with pytest.raises(BackendUnavailable):
+            await bench.create()
+    await bench.counts()
+
+
+async def _unavailable(bench: Bench) -> None:
+    with pytest.raises(BackendUnavailable):
+        await bench.create()
+
+
+# --- the write-ahead log --------------------------------------------------------------------
+
+
+async def test_reading_all_the_time_does_not_keep_the_log_from_being_reset(
+    bench: Bench, path: Path
+) -> None:
+    task = await bench.create()
+    stop = False
+
+    async def read() -> None:
+        while not stop:
+            await bench.get(task)
+            await bench.store.counts()
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(3):
+            nursery.start_soon(read)
+        for _ in range(120):
+            await bench.store.create(
+                [NewTask(task=bench.task(payload="x" * 9000)) for _ in range(10)]
+            )
+        stop = True
+    # 11 MB were written. 1,000 pages of 4 KiB make a checkpoint; more for one that came late.
+    assert size_of(path.with_name("tasks.db-wal")) < 2 * 4_200_000
+
+
+async def test_no_reading_transaction_is_left_open(bench: Bench) -> None:
+    task, _ = await bench.start()
+    await bench.fail()
+
+    def state(transaction: Transaction) -> int:
+        return transaction.connection.txn_state("main")
+
+    reader = bench.backend._reader  # type: ignore[attr-defined]
+    for _ in range(2):
+        await bench.store.get([task.id, "nobody"])
+        await bench.store.cancel_requested([task.id])
+        await bench.queue.take_dead(limit=1)
+        await bench.stranded()
+        assert await reader.run(state) == apsw.SQLITE_TXN_NONE
+
+
+# --- more --------------------------------------------------------------------
+
+
+async def test_requests_that_wait_share_a_transaction(bench: Bench, path: Path) -> None:
+    """One fsync for all of them."""
+    commits = 0
+
+    def count() -> bool:
+        nonlocal commits
+        commits += 1
+        return False
+
+    await bench.backend._writer.run(lambda t: t.connection.set_commit_hook(count))
+    async with trio.open_nursery() as nursery:
+        with writer_held(bench, path):
+            for _ in range(30):
+                nursery.start_soon(bench.create)
+            await trio.sleep(0.05)
+    await bench.counts(pending=30)
+    assert commits < 5
+
+
+async def test_ping_notices_that_the_file_is_gone(path: Path) -> None:
+    backend = SqliteBackend(path)
+    async with backend.open():
         await backend.ping()
+        await trio.Path(path).rename(path.with_suffix(".moved"))
+        with pytest.raises(BackendUnavailable, match="moved or deleted"):
+            await backend.ping()

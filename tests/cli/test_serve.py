@@ -224,6 +224,20 @@ def test_no_work_is_taken_while_a_last_request_is_answered(shop: Shop) -> None:
     assert not (shop.path / "two.running").exists()
 
 
+def test_a_second_signal_cuts_off_clients_that_are_slow(shop: Shop) -> None:
+    with shop.serve("serve", TQE_SHUTDOWN_GRACE="3600") as server:
+        url = httpx.URL(server.url)
+        with socket.create_connection((url.host, url.port), timeout=PATIENCE) as client:
+            head = f"POST /tasks HTTP/1.1\r\nHost: {url.host}\r\nContent-Length: 50\r\n"
+            client.sendall(f"{head}Content-Type: application/json\r\n\r\n{{".encode())
+            server.signal()
+            server.wait_for("stopping")
+            server.signal()
+            assert server.wait() == 0
+    assert "of grace are over" not in server.log
+    assert shop.tasks() == []
+
+
 def test_a_handler_that_blocks_the_loop_does_not_keep_the_process(shop: Shop) -> None:
     with shop.serve("worker", TQE_SHUTDOWN_FLUSH="0.1") as worker:
         shop.submit("block", "3600")

@@ -69,6 +69,13 @@ async def test_reachable_from_outside_needs_a_key(engine: FakeEngine, host: str)
         await refuse_to_serve(engine, host=host)
 
 
+async def test_without_a_key_on_purpose_is_logged(
+    serve: Serve, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with serve(host="0.0.0.0", allow_public_without_keys=True):
+        assert "no API keys are set" in caplog.text
+
+
 @pytest.mark.parametrize("values", [{"api_keys": (KEY,)}, {"allow_public_without_keys": True}])
 async def test_with_a_key_or_on_purpose(values: dict[str, object]) -> None:
     (listener,) = await open_listeners(make_settings(host="0.0.0.0", **values))

@@ -83,6 +83,14 @@ class LeaseKeeper:
             cancels_seen=self._cancels_seen,
         )
 
+    def holds(self, task_id: str, attempt: int) -> bool:
+        """Whether this attempt is in hand here."""
+        return any(
+            lease.attempt is not None
+            and (lease.attempt.task.id, lease.attempt.task.attempt) == (task_id, attempt)
+            for lease in self._held
+        )
+
     async def run(self) -> None:
         """Until `events` ends. Listening never waits for the queue: renewing has its own task."""
         with self._events:

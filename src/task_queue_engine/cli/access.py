@@ -52,6 +52,8 @@ async def over_http(url: str, api_key: str | None) -> AsyncIterator[Operations]:
 async def direct(registry: TaskRegistry, settings: Settings) -> AsyncIterator[Operations]:
     """An engine without workers, for as long as the command takes."""
     async with trio.open_nursery() as nursery:
-        engine = await nursery.start(Engine(registry, settings, consume=False).run)
+        engine = await nursery.start(
+            Engine(registry, settings, consume=False, housekeeping=False).run
+        )
         yield engine
         await engine.stop()

@@ -9,6 +9,7 @@ import traceback
 from typing import Any, NoReturn
 
 import click
+from click.exceptions import NoArgsIsHelpError
 
 from task_queue_engine.cli.failures import (
     ExitCode,
@@ -24,11 +25,6 @@ from task_queue_engine.cli.output import printable
 from task_queue_engine.errors import ApiError, TaskQueueError
 
 logger = logging.getLogger("task_queue_engine.cli")
-
-# Raised by click 8.2 and later where a group is called without a command; its text is the help.
-_NoArguments: type[click.UsageError] | tuple[()] = getattr(
-    click.exceptions, "NoArgsIsHelpError", ()
-)
 
 
 class Program(click.Group):
@@ -46,8 +42,8 @@ class Program(click.Group):
             code = returned if isinstance(returned, int) else ExitCode.OK
             sys.stdout.flush()
         except click.UsageError as error:
-            if isinstance(error, _NoArguments):
-                error.show()
+            if isinstance(error, NoArgsIsHelpError):
+                error.show()  # the help
                 sys.exit(ExitCode.USAGE)
             code = _fail(_with_hint(error), ExitCode.USAGE)
         except click.ClickException as error:

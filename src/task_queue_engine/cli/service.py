@@ -65,7 +65,8 @@ def run_service(parts: Parts) -> None:
     )
     watchdog.start()
     try:
-        trio.run(_Service(parts, watchdog).run)
+        # Only until the service has its own way with signals, and after.
+        trio.run(_Service(parts, watchdog).run, restrict_keyboard_interrupt_to_checkpoints=True)
     finally:
         watchdog.stop()
 

@@ -67,7 +67,8 @@ class Session:
             async with reached as operations:
                 return await work(operations)
 
-        return trio.run(run)
+        # Ctrl-C ends `work` where it waits, and the engine behind it in its own order.
+        return trio.run(run, restrict_keyboard_interrupt_to_checkpoints=True)
 
     def _reach(
         self, settings: Settings, *, app: str | None, submits: bool

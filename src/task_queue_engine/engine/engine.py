@@ -97,6 +97,7 @@ class Engine:
         backend: None: the one the settings ask for.
         clock: time of day; for tests.
         consume: False: takes submissions and answers questions, runs no tasks.
+        housekeeping: False: leaves due and stranded tasks to other engines; for short visits.
         hooks: called with what happens, see `task_queue_engine.events`.
 
     The methods that ask or change something raise EngineNotRunning outside `run`, and
@@ -111,6 +112,7 @@ class Engine:
         backend: Backend | None = None,
         clock: Clock | None = None,
         consume: bool = True,
+        housekeeping: bool = True,
         hooks: Iterable[Hook] = (),
     ) -> None:
         self._registry = tasks
@@ -120,6 +122,7 @@ class Engine:
             backend if backend is not None else create_backend(self._settings, self._clock)
         )
         self._consume = consume
+        self._housekeeping = housekeeping
         self._hooks = Hooks(hooks)
         self._health = Health()
         self._waiters = Waiters()
@@ -219,14 +222,18 @@ class Engine:
             shutdown=shutdown,
             worker_name=self._worker_name,
             consume=self._consume,
+            housekeeping=self._housekeeping,
             on_start=self._publish_start if self._hooks else None,
             on_recorded=self._note_recorded,
             rng=random.Random(),  # noqa: S311 - jitter, not secrets
         )
 
     async def stop(self) -> None:
-        """Drain, and return when all is settled or the hard deadline is over. Called again while
-        it drains: skip the rest of the grace."""
+        """Drain, and return when all is settled or the hard deadline is over; at once where the
+        engine does not run. Called again while it drains: skip the rest of the grace."""
+        if self._shutdown is None:
+            await trio.lowlevel.checkpoint()
+            return
         self.request_stop()
         await self._stopped.wait()
 

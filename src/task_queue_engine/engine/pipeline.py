@@ -74,6 +74,8 @@ class Parts:
     worker_name: str
     consume: bool
     """False: submissions only; no poller, no workers."""
+    housekeeping: bool
+    """False: no scheduler, no reconciler."""
     on_start: Callable[[Attempt], None] | None
     on_recorded: OnRecorded
     rng: random.Random
@@ -160,6 +162,7 @@ class Pipeline:
             outcomes=outcomes_out.clone(),
             settlements=settlements_out.clone(),
             leases=self._lease_events.clone(),
+            is_in_hand=self.lease_keeper.holds,
         )
         with demand_out, deliveries_in, outcomes_out:
             self.workers = tuple(
@@ -225,6 +228,7 @@ class Pipeline:
             "scheduled_sent": self.scheduler.statistics().sent,
             "reconciler_resent": reconciler.resent,
             "reconciler_reclaimed": reconciler.reclaimed,
+            "reconciler_buried": reconciler.buried,
             "tasks_expired": reconciler.expired,
             "leases_renewed": leases.renewed,
             "leases_lost": leases.lost,
@@ -292,8 +296,9 @@ class Pipeline:
     async def _run_senders(self, supervisor: Supervisor) -> None:
         """What sends tasks on its own account, until the top of the line closes."""
         async with trio.open_nursery() as senders:
-            senders.start_soon(supervisor.restartable, "scheduler", self.scheduler.run)
-            senders.start_soon(supervisor.restartable, "reconciler", self.reconciler.run)
+            if self._parts.housekeeping:
+                senders.start_soon(supervisor.restartable, "scheduler", self.scheduler.run)
+                senders.start_soon(supervisor.restartable, "reconciler", self.reconciler.run)
             await self._parts.shutdown.wait_requested()
             senders.cancel_scope.cancel()
 

@@ -169,14 +169,17 @@ class Problem(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     request_id: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
 class ProblemError(Exception):
     """A problem found by the HTTP layer itself; `slug` is one of KINDS."""
 
-    slug: str
-    detail: str
-    field: str | None = None
-    headers: Headers = ()
+    def __init__(
+        self, slug: str, detail: str, *, field: str | None = None, headers: Headers = ()
+    ) -> None:
+        super().__init__(detail)
+        self.slug = slug
+        self.detail = detail
+        self.field = field
+        self.headers = headers
 
 
 _encoder = msgspec.json.Encoder()

@@ -29,18 +29,18 @@ class NoChance(random.Random):
 
 @asynccontextmanager
 async def opened(
-    url: str, clock: MockClock | None = None, *, drawn: float = 1.0, **options: Any
+    url: str, jumping: MockClock | None = None, *, drawn: float = 1.0, **options: Any
 ) -> AsyncIterator[AwsClient]:
-    """A client of the server at `url` for both services. From here on `clock` jumps over waits."""
+    """A client of the server at `url` for both services. Inside, `jumping` jumps over waits."""
     client = AwsClient(endpoints={"sqs": url, "dynamodb": url}, rng=NoChance(drawn), **options)
     async with client.open():
-        if clock is not None:
-            clock.autojump_threshold = _REAL_PAUSE
+        if jumping is not None:
+            jumping.autojump_threshold = _REAL_PAUSE
         try:
             yield client
         finally:
-            if clock is not None:
-                clock.autojump_threshold = float("inf")
+            if jumping is not None:
+                jumping.autojump_threshold = float("inf")
 
 
 async def receive(client: AwsClient, wait: float = 20, **options: Any) -> dict[str, Any]:

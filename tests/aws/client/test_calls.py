@@ -60,7 +60,7 @@ async def test_a_refusal_carries_what_the_service_said(server, virtual_clock):
         answer(
             {
                 "__type": "com.amazonaws.dynamodb.v20120810#TransactionCanceledException",
-                "Message": "why",
+                "Message": "why\n  so",
                 "CancellationReasons": [{"Code": "ConditionalCheckFailed"}],
             },
             status=400,
@@ -72,11 +72,13 @@ async def test_a_refusal_carries_what_the_service_said(server, virtual_clock):
     failed = caught.value
     assert (failed.code, failed.message, failed.status) == (
         "TransactionCanceledException",
-        "why",
+        "why so",
         400,
     )
     assert failed.answer["CancellationReasons"] == [{"Code": "ConditionalCheckFailed"}]
-    assert str(failed) == (f"DynamoDB PutItem at {server.url}: TransactionCanceledException: why")
+    assert str(failed) == (
+        f"DynamoDB PutItem at {server.url}: TransactionCanceledException: why so"
+    )
     assert isinstance(failed, BackendError)
     assert len(server.requests) == 1
 

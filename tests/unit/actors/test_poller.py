@@ -45,6 +45,7 @@ class Rig:
     leases: trio.MemoryReceiveChannel[LeaseEvent]
     health: Health
     done: trio.Event
+    in_hand: set[tuple[str, int]]
 
     async def settlement(self) -> Settlement:
         (settlement,) = await self.settlements.receive()
@@ -61,6 +62,7 @@ async def polling(
     settlements_out, settlements_in = trio.open_memory_channel[tuple[Settlement, ...]](100)
     leases_out, leases_in = trio.open_memory_channel[LeaseEvent](room_for_leases)
     health = Health()
+    in_hand: set[tuple[str, int]] = set()
     poller = Poller(
         queue=backend.queue("default"),
         store=backend.store,
@@ -75,6 +77,7 @@ async def polling(
         outcomes=outcomes_out,
         settlements=settlements_out,
         leases=leases_out,
+        is_in_hand=lambda *attempt: attempt in in_hand,
     )
     done = trio.Event()
 
@@ -95,6 +98,7 @@ async def polling(
             leases_in,
             health,
             done,
+            in_hand,
         )
         nursery.cancel_scope.cancel()
 
@@ -326,6 +330,75 @@ async def test_an_attempt_cancelled_while_its_claim_was_under_way_does_not_start
             (await acquired(rig)).cancel_asked = True
         attempt = await rig.deliveries.receive()
         assert attempt.abort_reason is AbortReason.CANCELLED
+
+
+# --- a claim whose answer was lost ----------------------------------------------------------
+
+
+async def test_a_claim_whose_answer_was_lost_is_recognised_as_its_own(
+    backend: MemoryBackend,
+) -> None:
+    """Else an attempt that never ran would count as a crash."""
+    async with polling(backend) as rig:
+        backend.faults.lose_answer("claim")
+        await put(backend, max_attempts=1)
+        attempt = await rig.deliveries.receive()
+        assert (attempt.task.attempt, attempt.task.retry_count) == (1, 0)
+        assert rig.poller.statistics().duplicates == 0
+
+
+async def test_a_duplicate_of_what_is_in_hand_here_is_not_taken_for_a_lost_answer(
+    backend: MemoryBackend,
+) -> None:
+    backend.faults.duplicate_deliveries(1)
+    task = await put(backend)
+    async with polling(backend, demand=1) as rig:
+        attempt = await rig.deliveries.receive()
+        rig.in_hand.add((task.id, attempt.task.attempt))
+        backend.faults.lose_answer("claim")
+        rig.demand.send_nowait(1)
+        assert isinstance(await rig.settlement(), Leave)
+
+
+async def test_of_two_duplicates_in_one_lost_claim_one_is_started(
+    backend: MemoryBackend,
+) -> None:
+    backend.faults.duplicate_deliveries(1)
+    backend.faults.lose_answer("claim")
+    await put(backend)
+    async with polling(backend, demand=2) as rig:
+        await rig.deliveries.receive()
+        assert isinstance(await rig.settlement(), Leave)
+
+
+async def test_a_duplicate_of_somebody_elses_attempt_is_not_taken_for_a_lost_answer(
+    backend: MemoryBackend,
+) -> None:
+    backend.faults.duplicate_deliveries(1)
+    await put(backend)
+    await claim(backend, await receive(backend))
+    backend.faults.lose_answer("claim")
+    async with polling(backend) as rig:
+        assert isinstance(await rig.settlement(), Leave)
+
+
+async def test_a_quarantine_whose_answer_was_lost_still_makes_a_dead_letter(
+    backend: MemoryBackend,
+) -> None:
+    await put(backend, max_attempts=1)
+    await claim(backend, await receive(backend))
+    backend.queue("default").lapse_leases()
+    backend.faults.lose_answer("claim")
+    async with polling(backend) as rig:
+        assert isinstance(await rig.settlement(), DeadLetterIt)
+
+
+async def test_a_trouble_while_it_looks_is_waited_out(backend: MemoryBackend) -> None:
+    async with polling(backend) as rig:
+        backend.faults.lose_answer("claim", times=2)
+        backend.faults.unavailable("get", times=3)
+        await put(backend)
+        assert (await rig.deliveries.receive()).task.retry_count == 0
 
 
 # --- stopping -------------------------------------------------------------------------------

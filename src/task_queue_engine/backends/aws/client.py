@@ -27,7 +27,7 @@ from task_queue_engine.backends.aws.endpoints import (
     resolve_region,
     tls_context,
 )
-from task_queue_engine.backends.aws.errors import EndpointUnreachable
+from task_queue_engine.backends.aws.errors import CredentialsUnusable
 from task_queue_engine.backends.aws.lane import Call, Lane, ServerClock
 from task_queue_engine.backends.aws.pool import ConnectionPool
 from task_queue_engine.backends.aws.retrying import CLEAR_SKEW, MAX_ATTEMPTS, Kind, backoff
@@ -221,7 +221,8 @@ class AwsClient:
     async def _get_credentials(self, lane: Lane, call: Call) -> Credentials:
         with trio.CancelScope(deadline=call.deadline):
             return await self._credentials.get()
-        raise EndpointUnreachable(f"{lane.name(call)}: no AWS credentials in time")
+        said = f"{lane.name(call)}: the AWS credentials were not renewed within {call.timeout:g} s"
+        raise CredentialsUnusable(said)
 
     async def _can_mend(self, failure: Failure, call: Call, credentials: Credentials) -> bool:
         """Whether another attempt may help; does what that takes."""
@@ -244,21 +245,23 @@ class AwsClient:
             return await self._credentials.reload(credentials)
         return False
 
-    def _resolve(self) -> tuple[dict[Service, Endpoint], ssl.SSLContext]:
+    def _resolve(self) -> tuple[dict[Service, Endpoint], ssl.SSLContext | None]:
         try:
             session = botocore.session.Session()
             region = resolve_region(session, self._region)
-            return resolve_endpoints(session, region, self._given_endpoints), tls_context(session)
+            endpoints = resolve_endpoints(session, region, self._given_endpoints)
+            secured = any(endpoint.tls for endpoint in endpoints.values())
+            return endpoints, tls_context(session) if secured else None
         except botocore.exceptions.ProfileNotFound as error:
             raise ConfigurationError(str(error), variable="AWS_PROFILE") from None
         except botocore.exceptions.BotoCoreError as error:  # a broken ~/.aws/config, mostly
             raise ConfigurationError(f"AWS configuration: {error}") from None
 
-    def _lane(self, service: Service, endpoint: Endpoint, tls: ssl.SSLContext) -> Lane:
+    def _lane(self, service: Service, endpoint: Endpoint, tls: ssl.SSLContext | None) -> Lane:
         async def connect() -> Connection:
             connection = await Connection.open(
                 endpoint,
-                tls=tls,
+                tls=tls if endpoint.tls else None,
                 timeout=self._connect_timeout,
                 max_response_bytes=self._max_response_bytes,
             )

@@ -145,6 +145,8 @@ class CredentialSource:
         # As above: a renewal asks wherever they come from.
         except Exception as error:
             raise CredentialsUnusable(f"cannot renew AWS credentials: {_say(error)}") from error
+        if not frozen.access_key or not frozen.secret_key:
+            raise CredentialsUnusable("the AWS credentials are incomplete")
         parts = (frozen.access_key, frozen.secret_key, frozen.token)
         if not all(part is None or (part.isascii() and part.isprintable()) for part in parts):
             raise CredentialsUnusable("the AWS credentials contain a character that no key has")

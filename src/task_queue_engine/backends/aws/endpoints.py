@@ -9,15 +9,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
-from urllib.parse import urlsplit
 
 import botocore.exceptions
 import botocore.httpsession
 
+from task_queue_engine.backends.aws.proxies import Proxy, find_proxy
 from task_queue_engine.errors import ConfigurationError
 
 Service = Literal["sqs", "dynamodb"]
-_PATH = re.compile(r"(/(?!\.{1,2}(/|$))[A-Za-z0-9._~-]+)*/?")  # one that signing leaves as it is
+_URL = re.compile(
+    r"(?P<scheme>https?)://(?P<host>\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(:(?P<port>[0-9]{1,5}))?"
+    # No path but one that signing would leave as it is.
+    r"(?P<path>(/(?!\.{1,2}(/|$))[A-Za-z0-9._~-]+)*/?)"
+)
 SERVICES: tuple[Service, ...] = ("sqs", "dynamodb")
 
 
@@ -31,43 +35,40 @@ class Endpoint:
     port: int
     path: str
     region: str
+    proxy: Proxy | None = None
+
+    @property
+    def authority(self) -> str:
+        """host:port"""
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
     @property
     def host_header(self) -> str:
         """As it is sent and signed (RFC 9110, section 7.2): without a scheme's own port."""
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return host if self.port == (443 if self.tls else 80) else f"{host}:{self.port}"
+        own_port = ":443" if self.tls else ":80"
+        return self.authority.removesuffix(own_port)
 
 
 def parse_endpoint(url: str, *, region: str, variable: str) -> Endpoint:
     """
     Raises:
-        ConfigurationError: naming `variable`, for anything but http(s)://host[:port][/path].
+        ConfigurationError: naming `variable`, for anything but http(s)://host[:port][/path]; naming
+            HTTPS_PROXY.
     """
-    wanted = f"must be http(s)://host[:port], not {url!r}"
-    try:
-        parts = urlsplit(url)
-        port = parts.port
-    except ValueError:
-        raise ConfigurationError(wanted, variable=variable) from None
-    host = parts.hostname
-    if parts.scheme not in ("http", "https") or not host or not host.isascii():
-        raise ConfigurationError(wanted, variable=variable)
-    if (
-        parts.username is not None
-        or parts.query
-        or parts.fragment
-        or not _PATH.fullmatch(parts.path)
-    ):
-        raise ConfigurationError(wanted, variable=variable)
-    tls = parts.scheme == "https"
+    parts = _URL.fullmatch(url)
+    port = int(parts["port"] or (443 if parts["scheme"] == "https" else 80)) if parts else 0
+    if parts is None or not 0 < port < 2**16:
+        shown = re.sub("//.*@", "//...@", url)  # a password does not belong in a log
+        raise ConfigurationError(f"must be http(s)://host[:port], not {shown!r}", variable=variable)
+    tls, host = parts["scheme"] == "https", parts["host"].strip("[]").lower()
     return Endpoint(
         url=url,
         tls=tls,
         host=host,
-        port=port if port is not None else (443 if tls else 80),
-        path=parts.path or "/",
+        port=port,
+        path=parts["path"] or "/",
         region=region,
+        proxy=find_proxy(host, port) if tls else None,
     )
 
 
@@ -117,7 +118,7 @@ def _resolve(session: Any, region: str, service: Service, given: Mapping[Service
         ).meta
     except botocore.exceptions.InvalidRegionError as error:
         raise ConfigurationError(str(error), variable="AWS_REGION") from None
-    except (botocore.exceptions.BotoCoreError, ValueError) as error:
+    except ValueError as error:
         raise ConfigurationError(str(error), variable=variable) from None
     return parse_endpoint(meta.endpoint_url, region=meta.region_name, variable=variable)
 

@@ -13,8 +13,9 @@ from task_queue_engine.backends.aws.transport import Connection
 class ConnectionPool:
     """At most `size` connections; who comes later waits, in order.
 
-    The one used last is used first, so that the others grow old and are closed after `max_idle`
-    seconds: servers and gateways drop silent connections, some without saying so.
+    The one used last is used first, so that the others grow old; those not used for `max_idle`
+    seconds are closed at the next call. Servers and gateways drop silent connections, and some do
+    not say so.
     """
 
     def __init__(
@@ -60,7 +61,6 @@ class ConnectionPool:
             return
         connection.idle_since = trio.current_time()
         self._idle.append(connection)
-        self._drop_old()
 
     def close(self) -> None:
         """Close what is idle now, and the others when they are released."""

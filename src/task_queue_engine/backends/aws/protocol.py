@@ -98,13 +98,14 @@ def decode(response: Response) -> dict[str, Any]:
 
 
 def error_of(response: Response, document: Mapping[str, Any]) -> tuple[str, str]:
-    """Code and message of an answer that is not a 200; the code is empty where there is none."""
+    """Code and message (one line) of an answer that is not a 200; either may be empty."""
     found = document.get("__type") or document.get("code") or ""
     code = response.headers.get("x-amzn-errortype") or (found if isinstance(found, str) else "")
     # "com.amazonaws.sqs#QueueDoesNotExist", "ValidationException:http://..."
     code = code.partition(":")[0].rpartition("#")[2]
     message = document.get("message") or document.get("Message") or ""
-    return _OLD_NAMES.get(code, code), message if isinstance(message, str) else ""
+    message = " ".join(message.split()) if isinstance(message, str) else ""
+    return _OLD_NAMES.get(code, code), message
 
 
 def server_time(response: Response) -> float | None:

@@ -17,8 +17,9 @@ import httptools
 import trio
 
 from task_queue_engine.backends.aws.endpoints import Endpoint
+from task_queue_engine.backends.aws.proxies import tunnel
 
-_CHUNK = 256 * 1024
+_CHUNK = 64 * 1024
 _MAX_HEADER_BYTES = 64 * 1024
 _GRACE = 2.0
 
@@ -72,11 +73,11 @@ class Connection:
         cls,
         endpoint: Endpoint,
         *,
-        tls: ssl.SSLContext,
+        tls: ssl.SSLContext | None,
         timeout: float,
         max_response_bytes: int,
     ) -> Connection:
-        """Connect to the first of the host's addresses that answers, and shake hands.
+        """Connect to the first of the host's addresses that answers and shake hands, if `tls`.
 
         Raises:
             TransportError: refused, unknown host, bad certificate, or not within `timeout` seconds.
@@ -84,11 +85,14 @@ class Connection:
         sock: socket.socket | None = None
         try:
             with trio.fail_after(timeout):
-                stream = await trio.open_tcp_stream(endpoint.host, endpoint.port)
+                via = endpoint.proxy or endpoint
+                stream = await trio.open_tcp_stream(via.host, via.port)
                 sock = socket.socket(fileno=stream.socket.detach())
                 sock.setblocking(False)
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-                if endpoint.tls:
+                if endpoint.proxy is not None:
+                    await tunnel(sock, endpoint.proxy, endpoint.authority)
+                if tls is not None:
                     sock = tls.wrap_socket(
                         sock, server_hostname=endpoint.host, do_handshake_on_connect=False
                     )

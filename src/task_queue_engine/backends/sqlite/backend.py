@@ -20,9 +20,14 @@ from task_queue_engine.backends.cursors import Int64, check_limit, decode_cursor
 from task_queue_engine.backends.sqlite.fairness import YieldToThreads
 from task_queue_engine.backends.sqlite.queue import MAX_DELAY, SqliteQueue
 from task_queue_engine.backends.sqlite.rows import COLUMNS, NUMBER_OF, to_row, to_us
-from task_queue_engine.backends.sqlite.schema import BUSY_TIMEOUT, connect
+from task_queue_engine.backends.sqlite.schema import check_path
 from task_queue_engine.backends.sqlite.store import MAX_ITEM_BYTES, SqliteStore
-from task_queue_engine.backends.sqlite.threads import ConnectionThread, Transaction
+from task_queue_engine.backends.sqlite.threads import (
+    BUSY_TIMEOUT,
+    ReaderThread,
+    Transaction,
+    WriterThread,
+)
 from task_queue_engine.clock import Clock, SystemClock
 from task_queue_engine.errors import BackendUnavailable
 from task_queue_engine.task import TaskStatus
@@ -49,12 +54,14 @@ class SqliteBackend:
         max_item_bytes: int = MAX_ITEM_BYTES,
         busy_timeout: float = BUSY_TIMEOUT,
     ) -> None:
-        self._path = str(path)
+        self._given = str(path)
+        # The folder of now: the program may go to another one before it opens this.
+        self._path = str(Path(path).absolute())
         self._clock: Clock = clock or SystemClock()
         self._store = SqliteStore(clock=self._clock, max_item_bytes=max_item_bytes)
         self._queues: dict[str, SqliteQueue] = {}
-        self._writer: ConnectionThread | None = None
-        self._reader: ConnectionThread | None = None
+        self._writer: WriterThread | None = None
+        self._reader: ReaderThread | None = None
         self._busy_timeout = busy_timeout
         self._fairness: YieldToThreads | None = None
         self._opening = trio.Lock()
@@ -68,7 +75,7 @@ class SqliteBackend:
     def info(self) -> BackendInfo:
         return BackendInfo(
             name="sqlite",
-            detail=f"{Path(self._path).resolve()} (SQLite {apsw.sqlite_lib_version()})",
+            detail=f"{self._path} (SQLite {apsw.sqlite_lib_version()})",
         )
 
     def queue(self, name: str) -> SqliteQueue:
@@ -97,32 +104,30 @@ class SqliteBackend:
                         await self._stop()
 
     async def _start(self) -> None:
-        for_writing, for_reading = await trio.to_thread.run_sync(self._connect)
-        writer = ConnectionThread(for_writing, writes=True, path=self._path)
-        reader = ConnectionThread(for_reading, writes=False, path=self._path)
+        check_path(self._given)
+        writer = WriterThread(self._path, name="sqlite-writer", busy_timeout=self._busy_timeout)
+        reader = ReaderThread(self._path, name="sqlite-reader", busy_timeout=self._busy_timeout)
+        await writer.open()
+        try:
+            await reader.open()
+        except BaseException:
+            await writer.close()
+            raise
         self._fairness = YieldToThreads(lambda: writer.unanswered + reader.unanswered > 0)
         trio.lowlevel.add_instrument(self._fairness)
         self._attach(writer, reader)
 
     async def _stop(self) -> None:
-        writer, reader = self._writer, self._reader
+        writer, reader, fairness = self._writer, self._reader, self._fairness
         self._attach(None, None)
         # The writer last: closing the last connection moves the WAL into the file.
         for thread in (reader, writer):
             if thread is not None:
                 await thread.close()
-        if self._fairness is not None:
-            trio.lowlevel.remove_instrument(self._fairness)
+        if fairness is not None:
+            trio.lowlevel.remove_instrument(fairness)
 
-    def _connect(self) -> tuple[apsw.Connection, apsw.Connection]:
-        for_writing = connect(self._path, busy_timeout=self._busy_timeout)
-        try:
-            return for_writing, connect(self._path, busy_timeout=self._busy_timeout)
-        except BaseException:
-            for_writing.close()
-            raise
-
-    def _attach(self, writer: ConnectionThread | None, reader: ConnectionThread | None) -> None:
+    def _attach(self, writer: WriterThread | None, reader: ReaderThread | None) -> None:
         self._writer, self._reader = writer, reader
         self._store.attach(writer, reader)
         for queue in self._queues.values():

@@ -2,8 +2,8 @@
 
 A thread that comes back from SQLite needs the lock to go on. A loop that always has a task ready
 gives it up for microseconds at a time, in the system calls it makes, and has it back before the
-thread has woken: the thread starves for seconds (bugs.python.org/issue7946, the convoy effect).
-Measured with a loop kept busy: 6 commits in 10 seconds without this, 1,000 in one with it.
+thread has woken (bugs.python.org/issue7946, the convoy effect). Measured with a loop kept busy: one
+write took up to 0.4 s on a busy machine and 4 s on an idle one; with this, some 20 ms on both.
 """
 
 from __future__ import annotations

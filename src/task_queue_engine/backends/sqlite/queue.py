@@ -24,9 +24,10 @@ from task_queue_engine.backends.base import (
 )
 from task_queue_engine.backends.cursors import Int64, check_limit, decode_cursor, encode_cursor
 from task_queue_engine.backends.sqlite.rows import encode, encode_or_none, from_us, to_us
-from task_queue_engine.backends.sqlite.threads import ConnectionThread, Transaction
+from task_queue_engine.backends.sqlite.threads import ReaderThread, Transaction, WriterThread
 from task_queue_engine.clock import Clock
 from task_queue_engine.errors import BackendUnavailable
+from task_queue_engine.lifecycle import Burial
 from task_queue_engine.task import TaskError
 
 T = TypeVar("T")
@@ -65,16 +66,17 @@ class SqliteQueue:
     def __init__(self, name: str, *, clock: Clock) -> None:
         self._name = name
         self._clock = clock
-        self._writer: ConnectionThread | None = None
-        self._reader: ConnectionThread | None = None
+        self._writer: WriterThread | None = None
+        self._reader: ReaderThread | None = None
         self._changed = trio.Event()
 
     @property
     def name(self) -> str:
         return self._name
 
-    def attach(self, writer: ConnectionThread | None, reader: ConnectionThread | None) -> None:
+    def attach(self, writer: WriterThread | None, reader: ReaderThread | None) -> None:
         self._writer, self._reader = writer, reader
+        self._wake()
 
     # --- sending and receiving --------------------------------------------------------------
 
@@ -319,6 +321,10 @@ class SqliteQueue:
             return len(gone)
 
         return await self._write(work)
+
+    async def buried(self) -> list[Burial]:
+        await trio.lowlevel.checkpoint()
+        return []
 
     async def _write(self, work: Callable[[Transaction], T]) -> T:
         if self._writer is None:

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import time
+import contextlib
+import os
+from collections.abc import Callable
 from pathlib import Path
 
 import apsw
 
 from task_queue_engine.backends.sqlite.failures import translate
-from task_queue_engine.errors import BackendRefused
+from task_queue_engine.errors import BackendError, BackendRefused
 
 APPLICATION_ID = 0x54514531
 """In the file's header (SQLite file format, offset 68): "TQE1"."""
 
 SCHEMA_VERSION = 1
-
-_TABLES = {"tasks", "messages", "dead_letters", "counters"}
 
 _DDL = """
 CREATE TABLE tasks (
@@ -74,73 +74,124 @@ CREATE INDEX dead_letters_by_queue ON dead_letters (queue, id);
 CREATE TABLE counters (name TEXT NOT NULL PRIMARY KEY, n INTEGER NOT NULL) STRICT, WITHOUT ROWID;
 """
 
-BUSY_TIMEOUT = 5.0
-"""Seconds a write waits for another process's before BackendUnavailable."""
+_TABLES = {"tasks", "messages", "dead_letters", "counters"}
+
+_NEW_FILE_MODE = 0o600
+"""Payloads are nobody else's business. SQLite gives its -wal and -shm files the mode of the file,
+so that a `chmod 660` is all it takes to share it with a group."""
+
+_WAL_SIZE_LIMIT = 64 * 2**20
+"""Bytes; a WAL that a burst has blown up is cut back to this at its next reset."""
+
+_PERMISSIONS = "check that it and its folder may be written by this user"
 
 
-def connect(path: str, *, busy_timeout: float = BUSY_TIMEOUT) -> apsw.Connection:
-    """A connection to our file, made where there is none. A file that is not ours stays as it is.
+def connect(path: str, busy_handler: Callable[[int], bool]) -> apsw.Connection:
+    """A connection to our file, made where there is none.
+
+    Args:
+        busy_handler: asked each time the lock is another connection's, with the number of times
+            so far; waits a little and says whether to try again.
 
     Raises:
         BackendRefused: not a database, damaged, somebody else's, newer, or not to be opened.
-        BackendUnavailable: locked for longer than the busy timeout, or the disk is full.
+        BackendUnavailable: locked for longer than `busy_handler` waits, or the disk is full.
     """
-    _check_path(path)
-    connection = None
+    connection: apsw.Connection | None = None
     try:
+        _check_place(path)
         connection = apsw.Connection(path)
-        connection.set_busy_timeout(round(busy_timeout * 1000))
-        _refuse_foreign(connection, path)
-        _use_wal(connection, path, busy_timeout)
-        connection.pragma("synchronous", "FULL")
-        connection.pragma("temp_store", "MEMORY")
-        _create_where_new(connection, path)
-    except (apsw.CantOpenError, apsw.ReadOnlyError, apsw.PermissionsError, apsw.AuthError) as error:
-        _close(connection)
-        raise BackendRefused(
-            f"{path} cannot be opened for writing ({error}); "
-            f"check that it and {Path(path).absolute().parent} may be written"
-        ) from None
-    except apsw.Error as error:
-        _close(connection)
-        translated = translate(error, path)
-        if translated is None:
+        connection.set_busy_handler(busy_handler)
+        _open_patiently(connection, path, busy_handler)
+    except BaseException as error:
+        if connection is not None:
+            connection.close(True)
+        said = _said_of(path, error)
+        if said is None:
             raise
-        raise translated from None
-    except BaseException:
-        _close(connection)
-        raise
+        raise said from None
     return connection
 
 
-def _close(connection: apsw.Connection | None) -> None:
-    if connection is not None:
-        connection.close()
+def _said_of(path: str, error: BaseException) -> BackendError | None:
+    if isinstance(error, OSError) and not isinstance(error, apsw.Error):
+        return BackendRefused(f"{path} cannot be made ({error.strerror}); {_PERMISSIONS}")
+    if isinstance(error, apsw.CantOpenError | apsw.ReadOnlyError | apsw.PermissionsError):
+        return BackendRefused(f"{path} cannot be opened for writing ({error}); {_PERMISSIONS}")
+    return translate(error, path) if isinstance(error, apsw.Error) else None
 
 
-def _check_path(path: str) -> None:
-    """What SQLite would say too, but not as clearly. Nothing is opened here: closing a file
-    drops this process's locks on it (POSIX advisory locks), and another engine's with them."""
-    if path in ("", ":memory:"):
+def check_path(path: str) -> None:
+    """Raises BackendRefused for what SQLite would take for something else than a file's name."""
+    if not path or path == ":memory:" or path.startswith("file:") or "\0" in path:
         raise BackendRefused(
-            f"the database must be a file that threads and processes can share, not {path!r}"
+            f"{path!r} is not the path of a file; set TQE_DATABASE to one (nothing else outlives "
+            "the process, and a queue has to)"
         )
-    where = Path(path)
-    if where.is_dir():
-        raise BackendRefused(f"{path} is a directory; name a file in it")
-    folder = where.absolute().parent
-    if not folder.is_dir():
-        raise BackendRefused(f"{path} cannot be made: {folder} is not a directory; make it first")
 
 
-def _refuse_foreign(connection: apsw.Connection, path: str) -> None:
-    """Raises BackendRefused unless the file is ours or empty. Only reads."""
-    with connection:  # one snapshot: another engine may be making the file right now
+def _check_place(path: str) -> None:
+    """Find the plain mistakes before SQLite calls them all "unable to open database file"."""
+    place = Path(path)
+    if place.is_dir():
+        raise BackendRefused(f"{path} is a folder; set TQE_DATABASE to a file in it")
+    if not place.parent.is_dir():
+        raise BackendRefused(
+            f"{path} cannot be made: there is no folder {place.parent}; make it, or set "
+            "TQE_DATABASE to another place"
+        )
+    if not place.exists():
+        # Exists: another process starts on it at the same moment.
+        with contextlib.suppress(FileExistsError):
+            os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, _NEW_FILE_MODE))
+
+
+def _open_patiently(
+    connection: apsw.Connection, path: str, busy_handler: Callable[[int], bool]
+) -> None:
+    """SQLite asks no busy handler where it changes the journal mode: two processes that start on
+    one new file meet there."""
+    tries = 0
+    while True:
+        try:
+            return _open(connection, path)
+        except apsw.BusyError:
+            if not busy_handler(tries):
+                raise
+            tries += 1
+
+
+def _open(connection: apsw.Connection, path: str) -> None:
+    if connection.readonly("main"):
+        raise BackendRefused(f"{path} may only be read; {_PERMISSIONS}")
+    # Looked at before anything is changed: it may be another program's file.
+    is_new = _is_new(connection, path)
+    mode = connection.pragma("journal_mode", "wal")
+    if mode != "wal":
+        raise BackendRefused(
+            f"{path} is in a place where SQLite's write-ahead log does not work (a network file "
+            "system?); set TQE_DATABASE to a local disk"
+        )
+    connection.pragma("synchronous", "full")
+    connection.pragma("temp_store", "memory")
+    connection.pragma("journal_size_limit", _WAL_SIZE_LIMIT)
+    if is_new:
+        _create(connection, path)
+
+
+def _is_new(connection: apsw.Connection, path: str) -> bool:
+    """False for a file of ours; BackendRefused for one of anybody else's."""
+    with connection:  # one snapshot: another process may be making the file right now
+        tables = {
+            str(name)
+            for (name,) in connection.execute(
+                "SELECT name FROM sqlite_schema WHERE type = 'table'"
+            ).fetchall()
+        }
         application_id = connection.pragma("application_id")
         version = connection.pragma("user_version")
-        tables = _tables(connection)
-    if application_id == 0 and version == 0 and not tables:
-        return
+    if not tables and application_id == version == 0:
+        return True
     if application_id != APPLICATION_ID:
         raise BackendRefused(
             f"{path} is a SQLite database of another program; set TQE_DATABASE to a file of its own"
@@ -150,44 +201,22 @@ def _refuse_foreign(connection: apsw.Connection, path: str) -> None:
             f"{path} was written by a newer version (schema {version}, this one knows "
             f"{SCHEMA_VERSION}); upgrade, or use another file"
         )
-    if missing := _TABLES - tables:
+    if version < 1 or not tables >= _TABLES:
         raise BackendRefused(
-            f"{path} is damaged: it has no table {min(missing)}; restore it from a backup"
+            f"{path} is damaged (schema {version} with the tables "
+            f"{', '.join(sorted(tables)) or 'none'}); move it away or restore it"
         )
+    return False
 
 
-def _tables(connection: apsw.Connection) -> set[str]:
-    rows = connection.execute("SELECT name FROM sqlite_schema WHERE type = 'table'").fetchall()
-    return {str(name) for (name,) in rows}
-
-
-def _use_wal(connection: apsw.Connection, path: str, busy_timeout: float) -> None:
-    deadline = time.monotonic() + busy_timeout
-    while True:
-        try:
-            mode = connection.pragma("journal_mode", "WAL")
-            break
-        except apsw.BusyError:
-            # Another engine makes the same switch. SQLite does not wait here by itself.
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(0.01)
-    if mode != "wal":
-        raise BackendRefused(
-            f"{path}: SQLite cannot use write-ahead logging there (journal mode {mode!r}); "
-            "put it on a local file system"
-        )
-
-
-def _create_where_new(connection: apsw.Connection, path: str) -> None:
+def _create(connection: apsw.Connection, path: str) -> None:
     connection.execute("BEGIN IMMEDIATE")
     try:
-        if not _tables(connection):
+        # Again, under the lock: another process may have been first.
+        if _is_new(connection, path):
             connection.execute(_DDL)
             connection.pragma("application_id", APPLICATION_ID)
             connection.pragma("user_version", SCHEMA_VERSION)
-        # Another process may have been first, a newer version even.
-        _refuse_foreign(connection, path)
         connection.execute("COMMIT")
     except BaseException:
         if connection.in_transaction:

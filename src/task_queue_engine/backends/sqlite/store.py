@@ -34,11 +34,12 @@ from task_queue_engine.backends.sqlite.rows import (
     to_us,
     to_us_or_none,
 )
-from task_queue_engine.backends.sqlite.threads import ConnectionThread, Transaction
+from task_queue_engine.backends.sqlite.threads import ReaderThread, Transaction, WriterThread
 from task_queue_engine.clock import Clock
 from task_queue_engine.errors import BackendUnavailable
 from task_queue_engine.lifecycle import (
     AttemptWrite,
+    Burial,
     CancelVerdict,
     ClaimRequest,
     ClaimVerdict,
@@ -84,10 +85,10 @@ class SqliteStore:
     def __init__(self, *, clock: Clock, max_item_bytes: int = MAX_ITEM_BYTES) -> None:
         self._clock = clock
         self._max_item_bytes = max_item_bytes
-        self._writer: ConnectionThread | None = None
-        self._reader: ConnectionThread | None = None
+        self._writer: WriterThread | None = None
+        self._reader: ReaderThread | None = None
 
-    def attach(self, writer: ConnectionThread | None, reader: ConnectionThread | None) -> None:
+    def attach(self, writer: WriterThread | None, reader: ReaderThread | None) -> None:
         self._writer, self._reader = writer, reader
 
     # --- writes -----------------------------------------------------------------------------
@@ -207,6 +208,12 @@ class SqliteStore:
             return lambda row, now: lifecycle.decide_reclaim(row, attempt, now)
 
         return await self._decide_all([(task_id, reclaim(attempt)) for task_id, attempt in items])
+
+    async def bury(self, items: Sequence[Burial]) -> list[RecordVerdict]:
+        def bury(burial: Burial) -> Callable[..., tuple[RecordVerdict, Row | None]]:
+            return lambda row, now: lifecycle.decide_bury(row, burial, now)
+
+        return await self._decide_all([(item.task_id, bury(item)) for item in items])
 
     async def schedule(self, items: Sequence[tuple[str, datetime | None]]) -> None:
         rows = [(to_us_or_none(due_at), task_id, _PENDING) for task_id, due_at in items]
