@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -14,7 +14,6 @@ import trio
 from task_queue_engine.backends.aws.client import AwsClient
 from task_queue_engine.backends.aws.dynamodb import DynamoStore
 from task_queue_engine.backends.aws.table import create_table_parameters
-from task_queue_engine.clock import Clock
 from tests.aws.servers import LocalServer
 
 WRITES: Mapping[str, Literal["batch", "single"]] = {"moto": "single"}
@@ -71,7 +70,7 @@ async def table_on(server: LocalServer) -> AsyncIterator[Table]:
     client = open_client(server)
     async with client.open():
         table = Table(client, f"test-{secrets.token_hex(6)}", server)
-        await create(table)
+        await create_table(table)
         try:
             yield table
         finally:
@@ -79,18 +78,11 @@ async def table_on(server: LocalServer) -> AsyncIterator[Table]:
                 await table.call("DeleteTable")
 
 
-async def create(table: Table) -> None:
-    await client_call(table, create_table_parameters(table.name))
-
-
-async def client_call(table: Table, parameters: dict[str, Any]) -> None:
-    await table.client.call("dynamodb", "CreateTable", parameters)
+async def create_table(table: Table) -> None:
+    await table.client.call("dynamodb", "CreateTable", create_table_parameters(table.name))
     for _ in range(200):
         described = await table.call("DescribeTable")
         if described["Table"]["TableStatus"] == "ACTIVE":
             return
         await trio.sleep(0.02)
     raise AssertionError("the table does not become active")
-
-
-MakeClock = Callable[[], Clock]

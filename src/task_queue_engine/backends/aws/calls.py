@@ -5,16 +5,17 @@ from __future__ import annotations
 import random
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 import trio
 
+from task_queue_engine.backends.aws.client import AwsClient
 from task_queue_engine.backends.aws.concurrently import gather
-from task_queue_engine.backends.aws.endpoints import Service
 from task_queue_engine.backends.aws.errors import AwsRequestFailed
 from task_queue_engine.backends.aws.items import Item
+from task_queue_engine.backends.aws.startup import refuse
 from task_queue_engine.backends.aws.usage import Meter, Usage, units_of
-from task_queue_engine.errors import BackendRefused, BackendUnavailable
+from task_queue_engine.errors import BackendError, BackendUnavailable, ConfigurationError
 
 MAX_KEYS = 100
 """Of a BatchGetItem (API reference)."""
@@ -29,20 +30,6 @@ _BASE_DELAY = 0.05
 _MAX_DELAY = 1.0
 
 
-class Client(Protocol):
-    """The part of `AwsClient` that is used here."""
-
-    async def call(
-        self,
-        service: Service,
-        operation: str,
-        parameters: Mapping[str, Any],
-        *,
-        long_poll: bool = False,
-        timeout: float | None = None,
-    ) -> dict[str, Any]: ...
-
-
 class TableCalls:
     """
     Args:
@@ -53,7 +40,7 @@ class TableCalls:
 
     def __init__(
         self,
-        client: Client,
+        client: AwsClient,
         *,
         table: str,
         concurrency: int,
@@ -162,12 +149,27 @@ class TableCalls:
         """At the start: an answer that work cannot begin with is final.
 
         Raises:
-            BackendRefused, BackendUnavailable.
+            ConfigurationError, BackendRefused, BackendUnavailable.
         """
+        request = {"TableName": self.table, **parameters}
         try:
-            await self._client.call("dynamodb", operation, {"TableName": self.table, **parameters})
+            await self._client.call("dynamodb", operation, request, timeout=self._timeout)
         except AwsRequestFailed as error:
-            raise BackendRefused(f"table {self.table}: {_explained(error)}") from error
+            if error.code == "ResourceNotFoundException":
+                raise ConfigurationError(
+                    f"there is no table {self.table} in {self._client.region} for these "
+                    "credentials (tqe provision makes one)",
+                    variable="DYNAMODB_TABLE",
+                ) from error
+            if error.code == "ValidationException":
+                raise ConfigurationError(
+                    f"{self.table} is not a table for tasks ({error.message}); "
+                    "tqe provision makes one",
+                    variable="DYNAMODB_TABLE",
+                ) from error
+            refuse(error, self._client, "dynamodb")
+        except BackendError as error:
+            refuse(error, self._client, "dynamodb")
 
     def count(self, purpose: str, items: int) -> None:
         self._meter(purpose).items += items

@@ -14,17 +14,19 @@ from collections import OrderedDict
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import partial
 from typing import Any, Literal
 
 import trio
 
 from task_queue_engine.backends.aws import listing, scans, table
-from task_queue_engine.backends.aws.calls import Client, TableCalls
+from task_queue_engine.backends.aws.calls import TableCalls
 from task_queue_engine.backends.aws.changes import Changer
+from task_queue_engine.backends.aws.client import AwsClient
 from task_queue_engine.backends.aws.concurrently import gather
 from task_queue_engine.backends.aws.counters import Counters, CountRepair
+from task_queue_engine.backends.aws.errors import AwsRequestFailed
 from task_queue_engine.backends.aws.items import (
     Item,
     MalformedItem,
@@ -35,6 +37,7 @@ from task_queue_engine.backends.aws.items import (
     token_of,
 )
 from task_queue_engine.backends.aws.operations import (
+    Burying,
     Cancelling,
     Claiming,
     Reclaiming,
@@ -69,6 +72,7 @@ from task_queue_engine.clock import Clock, SystemClock
 from task_queue_engine.errors import BackendUnavailable, InvalidQuery
 from task_queue_engine.lifecycle import (
     AttemptWrite,
+    Burial,
     CancelVerdict,
     ClaimRequest,
     ClaimVerdict,
@@ -85,6 +89,10 @@ logger = logging.getLogger("task_queue_engine.dynamodb")
 _REQUEST_TIMEOUT = 4.0
 _CALL_TIMEOUT = 8.0
 """Of a write with all its retries; what a shutdown may have to wait for while DynamoDB hangs."""
+
+ORPHANED_AFTER = timedelta(hours=12, minutes=10)
+"""The longest a message can be kept invisible (SQS API reference, ChangeMessageVisibility), and
+10 minutes for clocks that disagree."""
 
 _REMEMBERED_TYPES = 50_000
 
@@ -104,12 +112,13 @@ class DynamoStore:
     """All queues' tasks, in one table.
 
     Args:
-        client: an open `AwsClient`.
+        client: open while the store is.
         table_name: a table as in `table.create_table_parameters`.
         writes: "batch", or "single" for servers without PartiQL.
         retention: seconds after which DynamoDB's TTL may delete a finished task; with 0 it never
             does, and `expire` deletes.
         flush_interval, repair_interval: of the counters, in seconds; see `counters`.
+        orphaned_after: how old an attempt must be to be given up; see `stranded`.
         concurrency: write requests at once, and as many reads.
     """
 
@@ -117,7 +126,7 @@ class DynamoStore:
 
     def __init__(
         self,
-        client: Client,
+        client: AwsClient,
         *,
         table_name: str,
         clock: Clock | None = None,
@@ -125,12 +134,14 @@ class DynamoStore:
         retention: float = 0.0,
         flush_interval: float = 5.0,
         repair_interval: float = 24 * 3600.0,
+        orphaned_after: timedelta = ORPHANED_AFTER,
         concurrency: int = 16,
         rng: random.Random | None = None,
     ) -> None:
         rng = rng or random.Random()  # noqa: S311  # jitter, not a secret
         self._clock: Clock = clock or SystemClock()
         self._retention = retention
+        self._orphaned_after = orphaned_after
         self._calls = TableCalls(
             client,
             table=table_name,
@@ -162,6 +173,9 @@ class DynamoStore:
         # Of what is running here: a record names no type.
         self._types: OrderedDict[str, str] = OrderedDict()
 
+    def __str__(self) -> str:
+        return f"table {self._calls.table}"
+
     def statistics(self) -> StoreStatistics:
         return StoreStatistics(
             by_operation=self._calls.usage(),
@@ -174,8 +188,8 @@ class DynamoStore:
         """Check the table, then keep its counters until the block is left.
 
         Raises:
-            BackendRefused: no such table or index, or no permission to read it.
-            BackendUnavailable
+            ConfigurationError, BackendRefused: it cannot be used, and why.
+            BackendUnavailable: throttled or failing; another try may help.
         """
         return self._opened()
 
@@ -212,8 +226,18 @@ class DynamoStore:
         await gather(checks)
 
     async def ping(self) -> None:
-        """Raises BackendUnavailable with the reason where the table cannot be read."""
-        await self._calls.get("ping", [table.counter_ids()[0]])
+        """A write that changes nothing. Raises BackendUnavailable with the reason where no task
+        could be written."""
+        removal = {
+            "TableName": self._calls.table,
+            **_key(table.counter_ids()[0]),
+            "UpdateExpression": "REMOVE #nothing",
+            "ExpressionAttributeNames": {"#nothing": "ping"},
+        }
+        try:
+            await self._calls.write("ping", "UpdateItem", removal)
+        except AwsRequestFailed as error:
+            raise BackendUnavailable(f"table {self._calls.table}: {error}") from error
 
     # --- writes -----------------------------------------------------------------------------
 
@@ -325,6 +349,9 @@ class DynamoStore:
             "reclaim", [Reclaiming(task_id, attempt) for task_id, attempt in items]
         )
 
+    async def bury(self, items: Sequence[Burial]) -> list[RecordVerdict]:
+        return await self._changer.carry_out("bury", [Burying(each) for each in items])
+
     async def schedule(self, items: Sequence[tuple[str, datetime | None]]) -> None:
         self._calls.count("schedule", len(items))
         # Of several for one task the last one counts.
@@ -416,23 +443,26 @@ class DynamoStore:
         self,
         queue: str,
         *,
-        unsent_before: datetime,
-        orphaned_before: datetime,
+        before: datetime,
+        sent_before: datetime | None,
         limit: int,
         cursor: str | None = None,
     ) -> StrandedPage:
         """A piece of the walk over unfinished tasks, for `Backend.stranded`.
 
-        The store cannot see SQS's messages, so it goes by time alone, and by what the times can
-        prove:
+        SQS cannot be asked whether a message exists, so it goes by what times can tell:
 
-        - UNSENT: PENDING, not left to the scheduler, and ready since before `unsent_before`. That
-          its message is lost is a guess, and a wrong guess costs one extra message. Each find is
-          noted on the item: one engine acts on it, and the same task is found again only after
-          it has waited twice as long.
-        - ORPHANED: started before `orphaned_before`. SQS lets nobody keep a message invisible for
-          more than 12 hours after its receipt, and an engine stops an attempt whose lease is lost:
-          with a time of 12 hours and a margin for the clocks ago, no live attempt is found.
+        - UNSENT: PENDING, not left to the scheduler, ready since before `before` and before
+          `sent_before`. That its message is lost is a guess, and a wrong guess costs one extra
+          message. Each find is noted on the item: one engine acts on it, and the same task is
+          found again only after it has waited twice as long.
+        - ORPHANED: its attempt started more than `orphaned_after` ago. SQS lets nobody keep a
+          message invisible for more than 12 hours after its receipt, and an engine stops an
+          attempt whose lease is lost: no live attempt is that old.
+
+        Args:
+            sent_before: messages sent before this have been received or are lost; None where
+                nothing is known of them: then nothing is called UNSENT.
 
         Raises:
             InvalidQuery: a bad limit or cursor.
@@ -446,13 +476,14 @@ class DynamoStore:
                 raise InvalidQuery("is not a cursor of this listing", field="cursor")
             if place[1]:
                 _check_position(place[1])
+        now = self._clock.now()
         found, next_place = await scans.find_stranded(
             self._calls,
             self._writer,
             queue=queue,
-            unsent_before=unsent_before,
-            orphaned_before=orphaned_before,
-            now=self._clock.now(),
+            unsent_before=None if sent_before is None else min(before, sent_before),
+            orphaned_before=min(before, now - self._orphaned_after),
+            now=now,
             limit=limit,
             place=place,
         )

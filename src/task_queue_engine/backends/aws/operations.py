@@ -21,6 +21,7 @@ from task_queue_engine.errors import ResultNotStorable
 from task_queue_engine.lifecycle import (
     CRASH_ERROR_TYPE,
     AttemptWrite,
+    Burial,
     CancelledNow,
     CancelRequested,
     CancelVerdict,
@@ -199,6 +200,25 @@ class Reclaiming(Change[RecordVerdict]):
 
     def decide(self, row: Row | None, now: datetime) -> tuple[RecordVerdict, Row | None]:
         return lifecycle.decide_reclaim(row, self.attempt, now)
+
+    def recognise(self, row: Row) -> RecordVerdict:
+        return Recorded(row.task.status)
+
+
+@dataclass(slots=True, eq=False)
+class Burying(Change[RecordVerdict]):
+    burial: Burial
+
+    @property
+    def task_id(self) -> str:
+        return self.burial.task_id
+
+    @property
+    def question(self) -> Hashable:
+        return ("bury", self.burial.task_id, self.burial.message_id)
+
+    def decide(self, row: Row | None, now: datetime) -> tuple[RecordVerdict, Row | None]:
+        return lifecycle.decide_bury(row, self.burial, now)
 
     def recognise(self, row: Row) -> RecordVerdict:
         return Recorded(row.task.status)

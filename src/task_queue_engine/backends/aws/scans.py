@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
@@ -171,10 +171,12 @@ async def _walk(
     )
 
 
-WALK = tuple(
-    shard
-    for status in (TaskStatus.PENDING, TaskStatus.PROCESSING)
-    for shard in table.status_shards(status)
+_PENDING_SHARDS = frozenset(table.status_shards(TaskStatus.PENDING))
+_NEVER = datetime.min.replace(tzinfo=UTC)
+
+WALK = (
+    *table.status_shards(TaskStatus.PENDING),
+    *table.status_shards(TaskStatus.PROCESSING),
 )
 """The partitions that a search for stranded tasks goes through."""
 
@@ -187,7 +189,7 @@ async def find_stranded(
     writer: Writer,
     *,
     queue: str,
-    unsent_before: datetime,
+    unsent_before: datetime | None,
     orphaned_before: datetime,
     now: datetime,
     limit: int,
@@ -196,18 +198,22 @@ async def find_stranded(
     """A piece of the walk, about `limit` index entries long; see `DynamoStore.stranded`."""
     shard, after = place or (WALK[0], "")
     remaining = list(WALK[WALK.index(shard) :])
+    if unsent_before is None:
+        unsent_before = _NEVER
+        if remaining[0] in _PENDING_SHARDS:
+            after = ""
+        remaining = [each for each in remaining if each not in _PENDING_SHARDS]
     suspects: list[str] = []
     left = limit
     next_place: Place | None = None
     while remaining and left > 0:
         shard = remaining[0]
-        is_pending = shard.startswith(TaskStatus.PENDING.value)
         piece = await _walk(
             calls,
             "stranded",
             shard=shard,
             after=after or None,
-            since_before=unsent_before if is_pending else orphaned_before,
+            since_before=unsent_before if shard in _PENDING_SHARDS else orphaned_before,
             queue=queue,
             limit=left,
         )
