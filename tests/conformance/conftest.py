@@ -6,10 +6,11 @@ from pathlib import Path
 import pytest
 import trio
 
+from tests.aws.dynamodb.harness import DYNAMODB_HARNESSES
 from tests.aws.harness import AWS_HARNESSES, QUIRKS
 from tests.conformance.harness import HARNESSES, Harness
 
-ALL = HARNESSES | AWS_HARNESSES
+ALL = HARNESSES | DYNAMODB_HARNESSES | AWS_HARNESSES
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -6,10 +6,11 @@ import logging
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import datetime
-from typing import Protocol
+from typing import Protocol, Self
 
 from task_queue_engine.backends.aws.batches import as_unavailable
 from task_queue_engine.backends.aws.client import AwsClient
+from task_queue_engine.backends.aws.dynamodb import DynamoStore
 from task_queue_engine.backends.aws.errors import AwsRequestFailed
 from task_queue_engine.backends.aws.queue_urls import (
     QueueUrls,
@@ -85,6 +86,28 @@ class AwsBackend:
         self._clock: Clock = clock or SystemClock()
         self._queues: dict[str, SqsQueue] = {}
         self._is_open = False
+
+    @classmethod
+    def from_settings(cls, settings: Settings, *, clock: Clock | None = None) -> Self:
+        """
+        Raises:
+            ConfigurationError: naming the variable that is missing or wrong.
+        """
+        urls = queue_urls(settings)
+        if settings.dynamodb_table is None:
+            raise ConfigurationError(
+                "is not set: the name of the table of tasks (tqe provision makes one)",
+                variable="DYNAMODB_TABLE",
+            )
+        client = AwsClient(region=region_for(settings, urls), clock=clock)
+        store = DynamoStore(
+            client,
+            table_name=settings.dynamodb_table,
+            clock=clock,
+            writes=settings.dynamodb_writes,
+            retention=settings.retention,
+        )
+        return cls(client=client, urls=urls, store=store, queue_name=settings.queue, clock=clock)
 
     @property
     def client(self) -> AwsClient:
