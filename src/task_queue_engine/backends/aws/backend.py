@@ -11,6 +11,7 @@ from typing import Protocol, Self
 from task_queue_engine.backends.aws.batches import as_unavailable
 from task_queue_engine.backends.aws.client import AwsClient
 from task_queue_engine.backends.aws.dynamodb import DynamoStore
+from task_queue_engine.backends.aws.environment import adopt_env_file
 from task_queue_engine.backends.aws.errors import AwsRequestFailed
 from task_queue_engine.backends.aws.queue_urls import (
     QueueUrls,
@@ -90,9 +91,13 @@ class AwsBackend:
     @classmethod
     def from_settings(cls, settings: Settings, *, clock: Clock | None = None) -> Self:
         """
+        What a `.env` file says about AWS (credentials, endpoints) is put into the environment,
+        where botocore looks for it.
+
         Raises:
             ConfigurationError: naming the variable that is missing or wrong.
         """
+        adopt_env_file()
         urls = queue_urls(settings)
         if settings.dynamodb_table is None:
             raise ConfigurationError(
