@@ -7,7 +7,7 @@ import pytest
 import trio
 
 from tests.aws.dynamodb.harness import DYNAMODB_HARNESSES
-from tests.aws.harness import AWS_HARNESSES, QUIRKS
+from tests.aws.sqs.harness import AWS_HARNESSES, QUIRKS
 from tests.conformance.harness import HARNESSES, Harness
 
 ALL = HARNESSES | DYNAMODB_HARNESSES | AWS_HARNESSES

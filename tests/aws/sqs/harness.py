@@ -19,7 +19,7 @@ from task_queue_engine.backends.memory import MemoryBackend
 from task_queue_engine.clock import ManualClock
 from tests.aws.fixtures import require
 from tests.aws.servers import LocalServer
-from tests.aws.warp import WarpClient
+from tests.aws.sqs.warp import WarpClient
 from tests.conformance.harness import Harness, Promises
 
 _numbers = count()
