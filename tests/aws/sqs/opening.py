@@ -50,7 +50,7 @@ def make_delivery(number: int = 0, *, receive_count: int = 1, body: bytes = b"")
 
 
 def dead_lettering(delivery: Delivery, **fields: Any) -> DeadLettering:
-    return DeadLettering(delivery=delivery, at=NOW, **({"reason": "a test"} | fields))
+    return DeadLettering(delivery=delivery, **({"reason": "a test", "at": NOW} | fields))
 
 
 def client_of(url: str, key: str, secret: str, **options: Any) -> AwsClient:

@@ -125,17 +125,17 @@ async def test_an_entry_that_sinks_its_request_is_found() -> None:
 
     def reply(request: Request) -> Answer:
         bodies = [entry["MessageBody"] for entry in request.parameters["Entries"]]
-        if any("bad" in body for body in bodies):
-            return error("InvalidMessageContents", "bad one")
+        if any("unwanted" in body for body in bodies):
+            return error("InvalidMessageContents", "no")
         return all_well(request)
 
     payloads = [f"good {i}" for i in range(10)]
-    payloads[6] = "bad"
+    payloads[6] = "unwanted"
     async with serving() as server, queue_on(server) as queue:
         server.default = reply
         verdicts = await queue.send([Message(task=make_task(payload=text)) for text in payloads])
     expected: list[object] = [Done()] * 10
-    expected[6] = Rejected("InvalidMessageContents: bad one")
+    expected[6] = Rejected("InvalidMessageContents: no")
     assert verdicts == expected
 
 
@@ -204,8 +204,10 @@ async def test_a_receive_is_one_long_poll() -> None:
 
 async def test_more_is_looked_for_only_where_there_is_more() -> None:
     async with serving() as server, queue_on(server) as queue:
-        server.default = answer({"Messages": messages_of(10)})
-        assert len(await queue.receive(35, wait=20, visibility=30)) == 40 - 5 + 5
+        server.default = lambda request: answer(
+            {"Messages": messages_of(request.parameters["MaxNumberOfMessages"])}
+        )
+        assert len(await queue.receive(35, wait=20, visibility=30)) == 35
     first, *more = [request.parameters for request in server.requests]
     assert first["WaitTimeSeconds"] == 20
     assert [request["WaitTimeSeconds"] for request in more] == [0, 0, 0]
@@ -244,7 +246,15 @@ async def test_a_refusal_in_mid_run_is_waited_out(code: str) -> None:
 
 
 async def test_a_foreign_message_without_a_task_is_delivered_all_the_same() -> None:
-    bodies = ["not json", "[]", '{"id": 7}', '{"id": ""}', '{"type": "email"}', "", "\ud83d"]
+    bodies = [
+        "not json",
+        "[]",
+        '{"id": 7}',
+        '{"id": ""}',
+        '{"type": "email"}',
+        "",
+        '{"id": "\\ud83d"}',
+    ]
     found = messages_of(len(bodies))
     for message, body in zip(found, bodies, strict=True):
         message["Body"] = body
