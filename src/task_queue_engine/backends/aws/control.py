@@ -66,7 +66,11 @@ def told() -> Iterator[None]:
         raise BackendRefused(f"no usable AWS credentials: {error}") from error
     except botocore.exceptions.ClientError as error:
         raise _explained(error) from error
-    except botocore.exceptions.HTTPClientError as error:
+    except (
+        botocore.exceptions.ConnectionError,
+        botocore.exceptions.HTTPClientError,
+        botocore.exceptions.WaiterError,
+    ) as error:
         raise BackendUnavailable(str(error)) from error
     except (botocore.exceptions.BotoCoreError, ValueError) as error:
         raise BackendRefused(f"AWS: {error}") from error

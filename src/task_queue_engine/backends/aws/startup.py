@@ -9,6 +9,7 @@ from typing import Any, NoReturn
 from task_queue_engine.backends.aws.client import AwsClient
 from task_queue_engine.backends.aws.errors import (
     AwsRequestFailed,
+    CredentialsUnusable,
     EndpointUnreachable,
     UnexpectedAnswer,
 )
@@ -110,6 +111,8 @@ def refuse(error: BackendError, client: AwsClient, service: Any) -> NoReturn:
         raise BackendRefused(
             f"what answers at {endpoint} is not {name} (AWS_ENDPOINT_URL): {error}"
         ) from error
+    if isinstance(error, CredentialsUnusable):
+        raise BackendRefused(f"the AWS credentials cannot be used: {error}") from error
     if isinstance(error, AwsRequestFailed):
         if error.code in WRONG_CREDENTIALS:
             raise BackendRefused(f"AWS does not accept the credentials: {error}") from error
