@@ -243,7 +243,9 @@ def show(results: dict[str, dict[str, float]], console: Console) -> None:
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--tasks", type=int, default=20_000, help="per phase (20000)")
     parser.add_argument("--workers", type=int, default=64, help="concurrent handlers (64)")
     parser.add_argument("--prefetch", type=int, default=64, help="claimed ahead of them (64)")

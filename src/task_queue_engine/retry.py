@@ -84,18 +84,24 @@ class Backoff:
 
 @dataclass(frozen=True, slots=True)
 class RetryAt:
+    """Another attempt follows, not before `run_at`: `delay` seconds from now."""
+
     run_at: datetime
     delay: float
 
 
 @dataclass(frozen=True, slots=True)
 class SnoozeUntil:
+    """The same attempt again, at no cost, `delay` seconds from now."""
+
     run_at: datetime
     delay: float
 
 
 @dataclass(frozen=True, slots=True)
 class GiveUp:
+    """The task is FAILED."""
+
     reason: str
     """For the dead letter: why there is no further attempt."""
 

@@ -18,10 +18,16 @@ def new_task(payload: object = None) -> Task:
     return Task(id=new_task_id(), type="demo", payload=payload, created_at=now, updated_at=now)
 
 
+async def create(backend: SqliteBackend) -> Task:
+    task = new_task()
+    await backend.store.create([NewTask(task=task)])
+    return task
+
+
 async def open_once(backend: SqliteBackend) -> None:
     """Start and write one task."""
     async with backend.open():
-        await backend.store.create([NewTask(task=new_task())])
+        await create(backend)
 
 
 async def send_one(backend: SqliteBackend) -> None:

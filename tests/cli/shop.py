@@ -1,5 +1,6 @@
 """A team's own tasks; the tests copy this file to where `tqe` is run."""
 
+import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,6 +48,12 @@ async def block(seconds: float) -> None:
     """What no `async def` may do."""
     await trio.Path("block.running").touch()
     time.sleep(seconds)  # noqa: ASYNC251 - the mistake itself
+
+
+@tasks.task("poison")
+async def poison(number: int) -> None:
+    """Kill the whole process, as the kernel does when memory runs out."""
+    os._exit(number)
 
 
 @tasks.task("square", process=True)

@@ -25,7 +25,7 @@ def statuses(shop: Shop) -> Counter[str]:
 def test_it_says_what_runs_where(server: Server, shop: Shop) -> None:
     assert httpx.get(f"{server.url}/health", trust_env=False).json()["status"] == "healthy"
     assert str(shop.path / "tasks.db") in server.log
-    assert "5 workers for block, echo, fail, gate, hold, ship, square" in server.log
+    assert "5 workers for block, echo, fail, gate, hold, poison, ship, square" in server.log
     assert f"{server.url}/docs" in server.log
 
 
@@ -278,3 +278,18 @@ def test_killed_in_mid_flight_and_started_again_every_task_ends(shop: Shop) -> N
         eventually(lambda: statuses(shop) == {"COMPLETED": 303})
         server.signal()
         assert server.wait() == 0
+
+
+def test_a_task_that_kills_its_process_is_quarantined_and_the_others_go_on(shop: Shop) -> None:
+    poison = shop.submit("poison", "9", "--max-attempts", "2")
+    for _ in range(2):
+        with shop.serve("worker", TQE_VISIBILITY_TIMEOUT="1") as worker:
+            assert worker.wait() == 9
+    with shop.serve("worker", TQE_VISIBILITY_TIMEOUT="1") as worker:
+        shop.submit("echo", "1")
+        eventually(lambda: statuses(shop) == {"COMPLETED": 1, "FAILED": 1})
+        worker.signal()
+        assert worker.wait() == 0
+    (letter,) = tqe("dlq", "list", "--json").json["dead_letters"]
+    assert letter["task_id"] == poison
+    assert f"poison task {poison}: the worker that had it died" in worker.log

@@ -132,6 +132,7 @@ class Process:
     engine: Engine
     link: Link
     scope: trio.CancelScope
+    ended: trio.Event
 
     def kill(self) -> None:
         """From now on it changes nothing in the backend, like a process after SIGKILL."""
@@ -148,17 +149,18 @@ async def process(
     engine = Engine(tasks, settings(**values), backend=link, clock=backend.clock)
     async with trio.open_nursery() as nursery:
         # In a task of its own, so that killing it does not cancel whoever looks on.
-        scope = await nursery.start(_run_in_its_own_scope, engine)
-        yield Process(engine, link, scope)
+        yield await nursery.start(_run_in_its_own_scope, engine, link)
         await engine.stop()
 
 
 async def _run_in_its_own_scope(
-    engine: Engine, *, task_status: trio.TaskStatus[trio.CancelScope]
+    engine: Engine, link: Link, *, task_status: trio.TaskStatus[Process]
 ) -> None:
     async with trio.open_nursery() as nursery:
+        one = Process(engine, link, nursery.cancel_scope, trio.Event())
         await nursery.start(engine.run)
-        task_status.started(nursery.cancel_scope)
+        task_status.started(one)
+    one.ended.set()
 
 
 async def claim_and_die(backend: MemoryBackend, queue: str = "default") -> Delivery:
@@ -201,11 +203,13 @@ class Runs:
         return [attempt for _, attempt in self.starts]
 
 
-async def until(condition: Callable[[], bool], *, timeout: float = 3600) -> None:
+async def until(
+    condition: Callable[[], bool], *, timeout: float = 3600, look_every: float = 0.01
+) -> None:
     """Let virtual time pass until `condition()` holds."""
     with trio.fail_after(timeout):
         while not condition():  # noqa: ASYNC110 - any condition, and time costs nothing here
-            await trio.sleep(0.01)
+            await trio.sleep(look_every)
 
 
 async def ended(engine: Engine, task_id: str, *, timeout: float = 3600) -> Task:

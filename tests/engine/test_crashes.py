@@ -211,6 +211,44 @@ async def test_a_task_that_kills_its_process_is_quarantined_and_others_go_on(
     assert [attempt for task_id, attempt in runs.starts if task_id == bad.id] == [1, 2, 3]
 
 
+@pytest.mark.parametrize("neighbours_attempts", [2, 3, 5])
+@pytest.mark.parametrize("poisons_attempts", [2, 3, 5])
+async def test_the_neighbours_of_such_a_task_are_not_quarantined_along_with_it(
+    tasks: TaskRegistry,
+    backend: MemoryBackend,
+    runs: Runs,
+    neighbours_attempts: int,
+    poisons_attempts: int,
+) -> None:
+    """They die with it, and are taken over together with it by whoever comes next."""
+    processes: dict[str, Process] = {}
+
+    @tasks.task("poison", max_attempts=poisons_attempts)
+    async def poison(payload: Any, context: Any) -> None:
+        await trio.sleep(1)
+        processes[row(backend, context.task_id).task.worker].kill()
+        await trio.sleep_forever()
+
+    async def restarting() -> None:
+        """One process at a time, as under a service manager."""
+        while True:
+            async with process(tasks, backend, worker_count=5, **DIES_AT_ONCE) as one:
+                processes[one.engine._worker_name] = one
+                await one.ended.wait()
+
+    async with running(tasks, backend, consume=False) as watching, trio.open_nursery() as nursery:
+        bad = await watching.submit(poison)
+        good = [await watching.submit("nap", 3, max_attempts=neighbours_attempts) for _ in range(4)]
+        nursery.start_soon(restarting)
+        for handle in good:
+            task = await ended(watching, handle.id)
+            assert task.status is TaskStatus.COMPLETED
+            assert task.retry_count < neighbours_attempts
+        task = await ended(watching, bad.id)
+        assert (task.status, task.retry_count) == (TaskStatus.FAILED, poisons_attempts)
+        nursery.cancel_scope.cancel()
+
+
 async def test_a_quarantined_task_can_be_redriven(
     tasks: TaskRegistry, backend: MemoryBackend
 ) -> None:

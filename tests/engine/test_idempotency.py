@@ -52,6 +52,14 @@ async def test_the_same_submission_gives_the_same_task(
     assert len(runs) == 1
 
 
+async def test_a_key_that_is_not_unicode_is_refused(
+    tasks: TaskRegistry, backend: MemoryBackend
+) -> None:
+    async with running(tasks, backend) as engine:
+        with pytest.raises(InvalidTask, match=r"idempotency_key: .*surrogate"):
+            await engine.submit("pay", idempotency_key="\udcff")
+
+
 async def test_another_engine_knows_the_key_too(
     tasks: TaskRegistry, backend: MemoryBackend, runs: Runs, pay: Any
 ) -> None:

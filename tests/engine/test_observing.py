@@ -10,6 +10,7 @@ import trio
 from task_queue_engine import Engine, Retry, Snooze, TaskNotFound, TaskRegistry, TaskStatus
 from task_queue_engine.backends.base import Counts, ListQuery, QueueDepth
 from task_queue_engine.backends.memory import MemoryBackend
+from task_queue_engine.engine.counters import COUNTERS
 from task_queue_engine.errors import InvalidQuery
 from task_queue_engine.events import AttemptRecorded, AttemptStarted
 from task_queue_engine.task import new_task_id
@@ -37,6 +38,18 @@ def nap(tasks: TaskRegistry) -> Any:
 
 
 # --- tasks ----------------------------------------------------------------------------------
+
+
+async def test_text_that_is_not_unicode_names_no_task(
+    tasks: TaskRegistry, backend: MemoryBackend
+) -> None:
+    """As it comes from a command line that is not UTF-8; a real store cannot even be asked."""
+    async with running(tasks, backend) as engine:
+        for ask in (engine.get, engine.cancel, engine.retry):
+            with pytest.raises(TaskNotFound):
+                await ask("\udcff")
+        with pytest.raises(InvalidQuery, match="type: "):
+            await engine.list_tasks(ListQuery(type="\udcff"))
 
 
 async def test_a_task_that_is_not_there(tasks: TaskRegistry, backend: MemoryBackend) -> None:
@@ -252,6 +265,11 @@ async def test_an_engine_run_again_has_forgotten_its_former_troubles(
         assert (await engine.ready()).reasons == ()
         await ended(engine, (await engine.submit("nap", 1)).id)
         await engine.stop()
+
+
+async def test_every_counter_has_a_description(tasks: TaskRegistry, backend: MemoryBackend) -> None:
+    async with running(tasks, backend) as engine:
+        assert set((await engine.metrics()).counters) == set(COUNTERS)
 
 
 # --- events ---------------------------------------------------------------------------------

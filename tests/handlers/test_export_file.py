@@ -15,11 +15,11 @@ import pytest
 
 from task_queue_engine.errors import ConfigurationError
 from task_queue_engine.handlers import files
-from task_queue_engine.handlers.export_file import ExportResult, write_export
-from task_queue_engine.handlers.export_rows import RowSource
+from task_queue_engine.handlers.export.file import ExportResult, write_export
+from task_queue_engine.handlers.export.rows import RowSource
+from task_queue_engine.handlers.export.settings import ExportSettings
 from task_queue_engine.handlers.files import STALE_AFTER, StagedFile
 from task_queue_engine.handlers.result_file import OWNER_ATTRIBUTE
-from task_queue_engine.handlers.settings import ExportSettings
 from task_queue_engine.retry import Discard, Retry
 from task_queue_engine.task import new_task_id
 from tests.handlers.exporting import accept, all_files, attempt
@@ -72,9 +72,9 @@ def test_a_failure_in_the_middle_leaves_nothing(exports: Path) -> None:
 
 KILLED = """
 import sys
-from task_queue_engine.handlers.export_file import write_export
-from task_queue_engine.handlers.export_rows import RowSource
-from task_queue_engine.handlers.settings import ExportSettings
+from task_queue_engine.handlers.export.file import write_export
+from task_queue_engine.handlers.export.rows import RowSource
+from task_queue_engine.handlers.export.settings import ExportSettings
 from tests.handlers.exporting import accept, attempt
 
 def rows():

@@ -101,6 +101,8 @@ class Acker:
                 case _:
                     assert_never(settlement)
         self._left += len(left)
+        for lease in left:
+            lease.settling = True
         if left:
             await self._let_go(left)
         for ack_batch in self._chunks(acks):

@@ -91,6 +91,13 @@ class LeaseKeeper:
             for lease in self._held
         )
 
+    def running_on(self, message_id: str) -> Lease | None:
+        """The lease of this message, where an attempt runs under it here."""
+        for lease in self._held:
+            if lease.delivery.message_id == message_id and lease.is_alive:
+                return lease
+        return None
+
     async def run(self) -> None:
         """Until `events` ends. Listening never waits for the queue: renewing has its own task."""
         with self._events:
@@ -132,12 +139,11 @@ class LeaseKeeper:
 
     async def _renew(self, leases: Sequence[Lease]) -> None:
         asked_at = trio.current_time()
+        deliveries = [lease.delivery for lease in leases]
         try:
             # Bounded, so that one hanging call does not let every other lease run out.
             with trio.fail_after(self._visibility * _LOOK_EVERY):
-                verdicts = await self._queue.extend(
-                    [lease.delivery for lease in leases], visibility=self._visibility
-                )
+                verdicts = await self._queue.extend(deliveries, visibility=self._visibility)
         except BackendUnavailable as error:
             self._health.trouble("lease_keeper", error)
             return
@@ -147,8 +153,9 @@ class LeaseKeeper:
             )
             return
         self._health.well("lease_keeper")
-        for lease, verdict in zip(leases, verdicts, strict=True):
-            self._apply(lease, verdict, asked_at)
+        for lease, delivery, verdict in zip(leases, deliveries, verdicts, strict=True):
+            if lease.delivery is delivery:  # else it has got a new receipt meanwhile
+                self._apply(lease, verdict, asked_at)
 
     def _apply(self, lease: Lease, verdict: QueueVerdict, asked_at: float) -> None:
         match verdict:

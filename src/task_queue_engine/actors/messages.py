@@ -41,6 +41,20 @@ class Lease:
     settling: bool = False
     """The acker is at it: a stale receipt no longer means that the lease was lost."""
 
+    @property
+    def is_alive(self) -> bool:
+        """An attempt is under way and nothing has been said against it."""
+        return (
+            self.attempt is not None
+            and self.attempt.abort_reason is None
+            and not (self.lost or self.settling)
+        )
+
+    def renewed(self, delivery: Delivery, expires_at: float) -> None:
+        """The same message was received again: what settles it is the new receipt."""
+        self.delivery = delivery
+        self.expires_at = expires_at
+
     def lose(self) -> None:
         self.lost = True
         if self.attempt is not None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import assert_never
 
 import trio
@@ -15,6 +17,7 @@ from task_queue_engine.actors.messages import (
     Acquired,
     Attempt,
     DeadLetterIt,
+    Errored,
     Interrupted,
     Lease,
     LeaseEvent,
@@ -24,6 +27,7 @@ from task_queue_engine.actors.messages import (
     Settlement,
 )
 from task_queue_engine.actors.patience import Patience
+from task_queue_engine.actors.suspects import Suspects
 from task_queue_engine.backends.base import Delivery, TaskQueue, TaskStore
 from task_queue_engine.clock import Clock
 from task_queue_engine.errors import BackendUnavailable
@@ -38,9 +42,16 @@ from task_queue_engine.lifecycle import (
     Missing,
     NotDue,
     Started,
+    crash_error,
     delay_until,
 )
-from task_queue_engine.task import TaskStatus
+from task_queue_engine.retry import SnoozeUntil
+from task_queue_engine.task import Task, TaskStatus
+
+logger = logging.getLogger("task_queue_engine.poller")
+
+_POSTPONED_FOR = 5.0
+"""Seconds until a task that may not run beside another is looked at again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +70,8 @@ class Poller:
     It asks the queue for no more than the workers have asked for on `demand`, so that claimed work
     does not age in memory. `stop` ends it from the top: a receive under way is cancelled, whatever
     no worker has taken yet is given back, and closing `deliveries` lets the rest of the line run
-    dry. `is_in_hand` says of a task id and attempt whether this engine is at it already.
+    dry. `is_in_hand` says of a task id and attempt whether this engine is at it already,
+    `lease_in_hand` gives the lease of a message whose attempt runs here.
     """
 
     def __init__(
@@ -79,6 +91,7 @@ class Poller:
         settlements: trio.MemorySendChannel[tuple[Settlement, ...]],
         leases: trio.MemorySendChannel[LeaseEvent],
         is_in_hand: Callable[[str, int], bool],
+        lease_in_hand: Callable[[str], Lease | None],
     ) -> None:
         self._queue = queue
         self._store = store
@@ -95,6 +108,8 @@ class Poller:
         self._settlements = settlements
         self._leases = leases
         self._is_in_hand = is_in_hand
+        self._lease_in_hand = lease_in_hand
+        self._suspects = Suspects()
         self._credit = 0
         self._stopping = False
         self._stoppable = trio.CancelScope()
@@ -164,9 +179,27 @@ class Poller:
                 return ()
             self._patience.well()
         self._received += len(deliveries)
-        self._credit -= len(deliveries)
         expires_at = trio.current_time() + self._visibility
-        return tuple(Lease(delivery, expires_at) for delivery in deliveries)
+        held = tuple(
+            Lease(delivery, expires_at)
+            for delivery in deliveries
+            if not self._adopt(delivery, expires_at)
+        )
+        self._credit -= len(held)
+        return held
+
+    def _adopt(self, delivery: Delivery, expires_at: float) -> bool:
+        """A message of an attempt that runs right here came again, as if its lease had lapsed: the
+        machine's clock jumped ahead or it woke from sleep, where the queue measures leases by it.
+        The attempt is alive, so it keeps the message, under the new receipt."""
+        if delivery.receive_count == 1:  # nearly all: spare the search
+            return False
+        lease = self._lease_in_hand(delivery.message_id)
+        if lease is None or delivery.receive_count <= lease.delivery.receive_count:
+            return False
+        self._duplicates += 1
+        lease.renewed(delivery, expires_at)
+        return True
 
     async def _gather_demand(self) -> None:
         if not self._credit:
@@ -221,14 +254,22 @@ class Poller:
         settled: list[Settlement] = []
         for lease, verdict in zip(held, verdicts, strict=True):
             settlement = self._judge(lease, verdict)
-            if isinstance(settlement, Attempt):
+            if not isinstance(settlement, Attempt):
+                settled.append(settlement)
+            elif self._suspects.admit(settlement):
                 attempts.append(settlement)
             else:
-                settled.append(settlement)
+                await self._postpone(settlement)
         self._credit += len(settled)
         if settled:
             await self._settlements.send(tuple(settled))
         return attempts
+
+    async def _postpone(self, attempt: Attempt) -> None:
+        self._credit += 1
+        run_at = self._clock.now() + timedelta(seconds=_POSTPONED_FOR)
+        error = attempt.task.error or crash_error(attempt.task.attempt, attempt.task.worker)
+        await self._outcomes.send(Errored(attempt, error, SnoozeUntil(run_at, _POSTPONED_FOR)))
 
     async def _recognise_own(
         self, held: Sequence[Lease], verdicts: Sequence[ClaimVerdict]
@@ -245,7 +286,11 @@ class Poller:
         if not unclear:
             return list(verdicts)
         tasks = await self._store.get([held[index].delivery.task_id for index in unclear])
-        mine: set[tuple[str, int]] = set()
+        mine = {
+            (verdict.task.id, verdict.task.attempt)
+            for verdict in verdicts
+            if isinstance(verdict, Started)
+        }
         for index, task in zip(unclear, tasks, strict=True):
             if task is None:
                 continue
@@ -267,7 +312,9 @@ class Poller:
         match verdict:
             case Started(task, takeover):
                 self._claimed += 1
-                self._taken_over += takeover
+                if takeover:
+                    self._taken_over += 1
+                    _log_silence(task, "starting it again")
                 lease.attempt = attempt = Attempt(task, lease)
                 if lease.lost:
                     lease.lose()
@@ -288,6 +335,7 @@ class Poller:
                 return Release(lease, min(wait, self._queue.max_delay))
             case Exhausted(task):
                 self._quarantined += 1
+                _log_silence(task, "FAILED, and not started again")
                 return DeadLetterIt(
                     lease,
                     f"its worker died {task.retry_count} times of {task.max_attempts} allowed",
@@ -331,3 +379,15 @@ class Poller:
         self._returned += len(attempts)
         for attempt in attempts:
             await self._outcomes.send(Interrupted(attempt))
+
+
+def _log_silence(task: Task, what_follows: str) -> None:
+    logger.warning(
+        "%s task %s: the worker that had it died or lost its lease (failure %d of %d allowed): %s",
+        task.type,
+        task.id,
+        task.retry_count,
+        task.max_attempts,
+        what_follows,
+        extra={"task_id": task.id, "task_type": task.type},
+    )

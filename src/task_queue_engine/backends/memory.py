@@ -15,6 +15,7 @@ from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from operator import itemgetter
 from typing import Any, TypeVar
 
 import msgspec
@@ -585,14 +586,18 @@ class MemoryStore:
 
     async def due(self, *, before: datetime, limit: int) -> list[Task]:
         def look() -> list[Task]:
+            # A stable sort: those due at one moment stay in the order of their creation.
             found = sorted(
-                (row.due_at, row.task.id, row.task)
-                for row in self._rows.values()
-                if row.due_at is not None
-                and row.due_at <= before
-                and row.task.status is TaskStatus.PENDING
+                (
+                    (row.due_at, row.task)
+                    for row in self._rows.values()
+                    if row.due_at is not None
+                    and row.due_at <= before
+                    and row.task.status is TaskStatus.PENDING
+                ),
+                key=itemgetter(0),
             )
-            return [task for _, _, task in found[:limit]]
+            return [task for _, task in found[:limit]]
 
         return await self._backend.call("due", look)
 

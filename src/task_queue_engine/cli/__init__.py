@@ -35,8 +35,8 @@ def main() -> None:
     Settings come from environment variables and a .env file in the current directory; where an
     option and a variable do the same, the option's help names the variable, and the option wins.
 
-    Without --url the commands go straight to the backend (the SQLite file TQE_DATABASE, or SQS and
-    DynamoDB where SQS_QUEUE_URL is set): no server need run.
+    Without --url the commands go straight to the backend (the SQLite file TQE_DATABASE): no server
+    need run.
     """
 
 

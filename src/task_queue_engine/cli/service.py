@@ -122,7 +122,7 @@ class _Service:
             await self._http_ended.wait()
             # For the second time where a second signal came before: at once, then.
             self._engine.request_stop()
-        logger.info("stopped: everything is settled")
+        logger.info("stopped")
 
     async def _start(self, nursery: trio.Nursery) -> None:
         logger.info("Task Queue Engine %s, Python %s", __version__, platform.python_version())

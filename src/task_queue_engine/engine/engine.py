@@ -35,6 +35,7 @@ from task_queue_engine.backends.base import (
     TryAgain,
 )
 from task_queue_engine.clock import Clock, SystemClock
+from task_queue_engine.codec import is_unicode
 from task_queue_engine.config import Settings
 from task_queue_engine.engine import dead_letters
 from task_queue_engine.engine.api import (
@@ -47,6 +48,7 @@ from task_queue_engine.engine.api import (
     SubmitVerdict,
 )
 from task_queue_engine.engine.choice import create_backend
+from task_queue_engine.engine.counters import counters_of
 from task_queue_engine.engine.handle import TaskHandle
 from task_queue_engine.engine.hooks import Hooks
 from task_queue_engine.engine.intake import Intake
@@ -58,6 +60,7 @@ from task_queue_engine.errors import (
     BackendError,
     BackendUnavailable,
     EngineNotRunning,
+    InvalidQuery,
     TaskNotFound,
     WrongState,
 )
@@ -346,6 +349,7 @@ class Engine:
     async def get(self, task_id: str) -> Task:
         """Raises TaskNotFound."""
         self._check_running()
+        _check_id(task_id)
         (task,) = await self._backend.store.get([task_id])
         if task is None:
             raise TaskNotFound(task_id)
@@ -363,6 +367,8 @@ class Engine:
     async def list_tasks(self, query: ListQuery) -> TaskPage:
         """Raises InvalidQuery."""
         self._check_running()
+        if query.type is not None and not is_unicode(query.type):
+            raise InvalidQuery("contains a lone surrogate, which is not Unicode text", field="type")
         return await self._backend.store.list_tasks(query)
 
     # --- changing ---------------------------------------------------------------------------
@@ -375,6 +381,7 @@ class Engine:
             TaskNotFound, WrongState (already terminal).
         """
         self._check_running()
+        _check_id(task_id)
         (verdict,) = await self._backend.store.cancel([task_id])
         match verdict:
             case CancelledNow(task):
@@ -395,6 +402,7 @@ class Engine:
             TaskNotFound, WrongState.
         """
         self._check_running()
+        _check_id(task_id)
         # A caller that goes away between the two steps must not leave a task that nobody sends.
         with trio.CancelScope(shield=True), _bounded("retrying a task"):
             (verdict,) = await self._backend.store.reopen([task_id])
@@ -450,7 +458,7 @@ class Engine:
             depth=sample.depth,
             workers=len(pipeline.workers),
             active_workers=sum(worker.statistics().busy for worker in pipeline.workers),
-            counters=pipeline.counters(),
+            counters=counters_of(pipeline),
             uptime=trio.current_time() - self._started_at,
         )
 
@@ -491,6 +499,12 @@ class Engine:
             self._waiters.ended(task.id)
         if self._hooks and status is not TaskStatus.PROCESSING:
             self._hooks.publish(AttemptRecorded(task, status, _in_one_word(outcome)))
+
+
+def _check_id(task_id: str) -> None:
+    """What no backend could even be asked for is not there."""
+    if not is_unicode(task_id):
+        raise TaskNotFound(task_id)
 
 
 @contextmanager

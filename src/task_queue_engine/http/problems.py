@@ -294,7 +294,7 @@ def _of_http_exception(error: HTTPException) -> tuple[Problem, Headers]:
     headers: Headers = ()
     detail = (error.description or HTTPStatus(status).phrase).strip()
     if status == 404:
-        detail = "there is nothing at this path"
+        detail = "there is nothing at this path; /docs says what there is"
     elif status == 413:
         detail = "the body is over the limit"
     elif isinstance(error, MethodNotAllowed):

@@ -78,6 +78,7 @@ async def polling(
         settlements=settlements_out,
         leases=leases_out,
         is_in_hand=lambda *attempt: attempt in in_hand,
+        lease_in_hand=lambda message_id: None,
     )
     done = trio.Event()
 
@@ -230,7 +231,9 @@ async def test_a_second_message_of_a_running_task_is_hidden_for_a_while(
         assert settlement.delay == LEASE
 
 
-async def test_a_lapsed_attempt_is_taken_over(backend: MemoryBackend) -> None:
+async def test_a_lapsed_attempt_is_taken_over(
+    backend: MemoryBackend, caplog: pytest.LogCaptureFixture
+) -> None:
     task = await put(backend)
     await claim(backend, await receive(backend, visibility=5))
     async with polling(backend) as rig:
@@ -238,10 +241,13 @@ async def test_a_lapsed_attempt_is_taken_over(backend: MemoryBackend) -> None:
         assert attempt.task.id == task.id
         assert (attempt.task.attempt, attempt.task.retry_count) == (2, 1)
         assert rig.poller.statistics().taken_over == 1
+    (line,) = caplog.messages
+    assert task.id in line
+    assert "starting it again" in line
 
 
 async def test_a_task_that_outlived_its_attempts_is_dead_lettered_with_the_reason(
-    backend: MemoryBackend,
+    backend: MemoryBackend, caplog: pytest.LogCaptureFixture
 ) -> None:
     task = await put(backend, max_attempts=1)
     await claim(backend, await receive(backend, visibility=5))
@@ -252,6 +258,9 @@ async def test_a_task_that_outlived_its_attempts_is_dead_lettered_with_the_reaso
         assert settlement.error is not None
         assert settlement.error.type.endswith("AttemptCrashed")
         assert rig.poller.statistics().quarantined == 1
+    (line,) = caplog.messages
+    assert task.id in line
+    assert "FAILED" in line
     assert status(backend, task.id) is TaskStatus.FAILED
 
 
@@ -360,11 +369,12 @@ async def test_a_duplicate_of_what_is_in_hand_here_is_not_taken_for_a_lost_answe
         assert isinstance(await rig.settlement(), Leave)
 
 
+@pytest.mark.parametrize("trouble", ["lose_answer", "unavailable"])
 async def test_of_two_duplicates_in_one_lost_claim_one_is_started(
-    backend: MemoryBackend,
+    backend: MemoryBackend, trouble: str
 ) -> None:
     backend.faults.duplicate_deliveries(1)
-    backend.faults.lose_answer("claim")
+    getattr(backend.faults, trouble)("claim")
     await put(backend)
     async with polling(backend, demand=2) as rig:
         await rig.deliveries.receive()

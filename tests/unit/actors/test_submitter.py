@@ -164,6 +164,15 @@ async def test_a_short_delay_rides_on_the_message(backend: MemoryBackend) -> Non
         assert len(await queue.receive(1, wait=2, visibility=1)) == 1
 
 
+async def test_a_delay_made_too_long_by_a_clock_set_back_is_sent_all_the_same(
+    backend: MemoryBackend,
+) -> None:
+    async with submitting(backend) as rig:
+        run_at = backend.clock.now() + timedelta(seconds=MAX_DELAY + 3600)
+        await rig.submit(new(backend, run_at=run_at))
+        assert await waiting(backend) == 1
+
+
 async def test_what_is_due_later_is_not_sent_now(backend: MemoryBackend) -> None:
     async with submitting(backend) as rig:
         due = backend.clock.now() + timedelta(seconds=MAX_DELAY + 1)

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import apsw
 import trio
@@ -33,6 +34,10 @@ from task_queue_engine.errors import BackendUnavailable
 from task_queue_engine.task import TaskStatus
 
 __all__ = ["MAX_DELAY", "SqliteBackend"]
+
+_UNFINISHED = (NUMBER_OF[TaskStatus.PENDING], NUMBER_OF[TaskStatus.PROCESSING])
+_FROM_THE_BEGINNING = (-1, -(2**63), "")
+"""Before every position (status, created_at, id) in the index."""
 
 
 class SqliteBackend:
@@ -153,7 +158,7 @@ class SqliteBackend:
         if self._reader is None:
             raise BackendUnavailable("the backend is not open")
         start = (
-            (-1, 0, "")
+            _FROM_THE_BEGINNING
             if cursor is None
             else decode_cursor(cursor, "stranded", tuple[Int64, Int64, str])
         )
@@ -164,22 +169,21 @@ def _stranded(
     transaction: Transaction, queue: str, before: datetime, limit: int, start: tuple[int, int, str]
 ) -> StrandedPage:
     """Walk the index of unfinished tasks; every row is one look into the index of messages."""
-    rows = transaction.execute(
-        f"SELECT (CASE status WHEN ? "
-        "   THEN EXISTS (SELECT 1 FROM messages WHERE messages.id = tasks.message_id) "
-        "   ELSE due_at IS NOT NULL OR "
-        "        EXISTS (SELECT 1 FROM messages WHERE messages.task_id = tasks.id) END), "
-        f"  {COLUMNS} FROM tasks "
-        "WHERE status IN (?, ?) AND (status, created_at, id) > (?, ?, ?) "
-        "ORDER BY status, created_at, id LIMIT ?",
-        (
-            NUMBER_OF[TaskStatus.PROCESSING],
-            NUMBER_OF[TaskStatus.PENDING],
-            NUMBER_OF[TaskStatus.PROCESSING],
-            *start,
-            limit,
-        ),
-    ).fetchall()
+    rows: list[tuple[Any, ...]] = []
+    # One status at a time: only behind an equality does the index find where to go on.
+    for status in _UNFINISHED:
+        if status < start[0] or len(rows) == limit:
+            continue
+        after = start[1:] if status == start[0] else _FROM_THE_BEGINNING[1:]
+        rows += transaction.execute(
+            "SELECT (CASE status WHEN ? "
+            "   THEN EXISTS (SELECT 1 FROM messages WHERE messages.id = tasks.message_id) "
+            "   ELSE due_at IS NOT NULL OR "
+            "        EXISTS (SELECT 1 FROM messages WHERE messages.task_id = tasks.id) END), "
+            f"  {COLUMNS} FROM tasks "
+            "WHERE status = ? AND (created_at, id) > (?, ?) ORDER BY created_at, id LIMIT ?",
+            (NUMBER_OF[TaskStatus.PROCESSING], status, *after, limit - len(rows)),
+        ).fetchall()
     before_us = to_us(before)
     found: list[Stranded] = []
     for has_message, *values in rows:

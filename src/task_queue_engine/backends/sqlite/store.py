@@ -327,10 +327,12 @@ class SqliteStore:
         return [task_id in asked for task_id in task_ids]
 
     async def due(self, *, before: datetime, limit: int) -> list[Task]:
+        # "+status": the index of due times is to be walked, not the one of all that is PENDING. By
+        # rowid, as that index has it: however many come due at once, nothing is to be sorted.
         rows = await self._read(
             lambda t: t.execute(
-                f"SELECT {COLUMNS} FROM tasks WHERE due_at <= ? AND status = ? "
-                "ORDER BY due_at, id LIMIT ?",
+                f"SELECT {COLUMNS} FROM tasks WHERE due_at <= ? AND +status = ? "
+                "ORDER BY due_at, rowid LIMIT ?",
                 (to_us(before), _PENDING, limit),
             ).fetchall()
         )

@@ -18,11 +18,12 @@ import msgspec
 from msgspec import Meta
 
 from task_queue_engine.context import SyncTaskContext
-from task_queue_engine.handlers.image_geometry import Fit
-from task_queue_engine.handlers.image_input import check_relative, read_below
-from task_queue_engine.handlers.image_output import write_output
-from task_queue_engine.handlers.image_settings import ImageSettings
-from task_queue_engine.handlers.image_worker import (
+from task_queue_engine.handlers.fetch.safe_fetch import FetchFailed, FetchRefused, check_url, fetch
+from task_queue_engine.handlers.image.geometry import Fit
+from task_queue_engine.handlers.image.input import check_relative, read_below
+from task_queue_engine.handlers.image.output import write_output
+from task_queue_engine.handlers.image.settings import ImageSettings
+from task_queue_engine.handlers.image.worker import (
     MAX_SIDE,
     SUPPORTED_FORMATS,
     Format,
@@ -30,7 +31,6 @@ from task_queue_engine.handlers.image_worker import (
     Wanted,
     render,
 )
-from task_queue_engine.handlers.safe_fetch import FetchFailed, FetchRefused, check_url, fetch
 from task_queue_engine.registry import TaskRegistry
 from task_queue_engine.retry import Discard, Retry
 
@@ -89,7 +89,7 @@ class ImageResize(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     height: Side | None = None
     """At least one of the two; the other then follows the aspect ratio."""
     fit: Fit = "inside"
-    """With both given: inside, outside, contain, cover or fill, as `image_geometry` has them."""
+    """With both given: inside, outside, contain, cover or fill, as `geometry` has them."""
     without_enlargement: bool = False
     """Never scale a side up."""
     format: Format | None = None

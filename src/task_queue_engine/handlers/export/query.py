@@ -16,8 +16,8 @@ import apsw
 import apsw.ext
 
 from task_queue_engine.errors import ConfigurationError
-from task_queue_engine.handlers.export_payload import Parameters
-from task_queue_engine.handlers.export_rows import RowSource
+from task_queue_engine.handlers.export.payload import Parameters
+from task_queue_engine.handlers.export.rows import RowSource
 from task_queue_engine.retry import Discard, Retry
 
 MAX_VALUE = 16 * 2**20

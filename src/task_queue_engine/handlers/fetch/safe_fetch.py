@@ -15,8 +15,8 @@ import httpx
 
 from task_queue_engine._version import __version__
 from task_queue_engine.clock import Clock, SystemClock
-from task_queue_engine.handlers.address_policy import AddressPolicy
-from task_queue_engine.handlers.guarded_transport import (
+from task_queue_engine.handlers.fetch.address_policy import AddressPolicy
+from task_queue_engine.handlers.fetch.transport import (
     Deadline,
     FetchFailed,
     FetchRefused,

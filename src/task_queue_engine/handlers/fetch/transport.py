@@ -22,7 +22,7 @@ import httpcore
 import httpx
 
 from task_queue_engine.errors import TaskQueueError
-from task_queue_engine.handlers.address_policy import AddressPolicy
+from task_queue_engine.handlers.fetch.address_policy import AddressPolicy
 
 Resolver = Callable[[str, int], Sequence[str]]
 """(host name, port) -> numeric addresses, the preferred one first; raises OSError."""

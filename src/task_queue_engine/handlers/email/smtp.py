@@ -13,7 +13,7 @@ import ssl
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from task_queue_engine.handlers.settings import EmailSettings
+from task_queue_engine.handlers.email.settings import EmailSettings
 from task_queue_engine.retry import Discard, Retry
 
 _MAX_REPLY = 500

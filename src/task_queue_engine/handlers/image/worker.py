@@ -36,9 +36,9 @@ except ImportError as missing:
         "image-resize needs Pillow: install task-queue-engine[images]", name="PIL"
     ) from missing
 
-from task_queue_engine.handlers.image_color import to_plain, to_srgb
-from task_queue_engine.handlers.image_geometry import Fit, Plan, Size, plan
-from task_queue_engine.handlers.memory_limit import address_space_limit
+from task_queue_engine.handlers.image.color import to_plain, to_srgb
+from task_queue_engine.handlers.image.geometry import Fit, Plan, Size, plan
+from task_queue_engine.handlers.image.memory_limit import address_space_limit
 from task_queue_engine.retry import Discard
 
 try:

@@ -12,10 +12,10 @@ from typing import Literal
 from task_queue_engine.clock import SystemClock
 from task_queue_engine.context import SyncTaskContext
 from task_queue_engine.errors import ConfigurationError
-from task_queue_engine.handlers import mime, outbox, smtp
-from task_queue_engine.handlers.addresses import Address, parse_address
-from task_queue_engine.handlers.email_payload import EmailPayload
-from task_queue_engine.handlers.settings import EmailSettings
+from task_queue_engine.handlers.email import mime, outbox, smtp
+from task_queue_engine.handlers.email.addresses import Address, parse_address
+from task_queue_engine.handlers.email.payload import EmailPayload
+from task_queue_engine.handlers.email.settings import EmailSettings
 from task_queue_engine.registry import TaskRegistry
 from task_queue_engine.retry import Backoff, Retry
 

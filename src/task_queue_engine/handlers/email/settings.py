@@ -1,8 +1,4 @@
-"""Settings of the task types that come with the package.
-
-They are read when a task runs, not at import: a team that brings its own tasks never meets them.
-`check_settings` looks at them early, so that a program can refuse to start with a wrong one.
-"""
+"""Settings of the `email` task type, read when a task runs."""
 
 from __future__ import annotations
 
@@ -13,8 +9,7 @@ from typing import Annotated, Literal
 from pydantic import Field, SecretStr, ValidationInfo, field_validator
 
 from task_queue_engine.config import EnvironmentSettings, Seconds
-from task_queue_engine.handlers.addresses import parse_address
-from task_queue_engine.handlers.image_settings import ImageSettings
+from task_queue_engine.handlers.email.addresses import parse_address
 
 _DEFAULT_PORTS = {"starttls": 587, "tls": 465, "none": 25}
 """Submission, implicit TLS (RFC 8314) and relay (RFC 5321)."""
@@ -79,24 +74,6 @@ class EmailSettings(EnvironmentSettings):
     @property
     def smtp_port(self) -> int:
         return self.port or _DEFAULT_PORTS[self.security]
-
-
-class ExportSettings(EnvironmentSettings):
-    """What `data-export` may read, and where it writes."""
-
-    database: Path | None = Field(None, validation_alias="TQE_EXPORT_DATABASE")
-    """The SQLite file that `query` reads, all of it; None: exports by query are refused."""
-    directory: Path = Field(Path("exports"), validation_alias="TQE_EXPORT_DIR")
-    max_rows: Annotated[int, Field(ge=1)] = Field(1_000_000, validation_alias="TQE_EXPORT_MAX_ROWS")
-    max_bytes: Annotated[int, Field(ge=1)] = Field(2**30, validation_alias="TQE_EXPORT_MAX_BYTES")
-    """Of one file."""
-
-
-def check_settings() -> None:
-    """Raises ConfigurationError when a variable of these task types is wrong."""
-    EmailSettings()
-    ExportSettings()
-    ImageSettings()
 
 
 def _is_loopback(host: str | None) -> bool:

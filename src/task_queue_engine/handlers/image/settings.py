@@ -10,8 +10,8 @@ from pydantic import Field, field_validator
 from pydantic_settings import NoDecode
 
 from task_queue_engine.config import EnvironmentSettings
-from task_queue_engine.handlers.address_policy import AddressPolicy, Network
-from task_queue_engine.handlers.safe_fetch import FetchPolicy
+from task_queue_engine.handlers.fetch.address_policy import AddressPolicy, Network
+from task_queue_engine.handlers.fetch.safe_fetch import FetchPolicy
 
 Port = Annotated[int, Field(ge=1, le=65_535)]
 Timeout = Annotated[float, Field(gt=0, le=3600, allow_inf_nan=False)]

@@ -12,13 +12,13 @@ import trio
 from task_queue_engine.backends.base import ListQuery, TaskPage
 from task_queue_engine.context import TaskContext
 from task_queue_engine.errors import BackendRefused, ConfigurationError
-from task_queue_engine.handlers.export_file import Attempt, ExportResult, write_export
-from task_queue_engine.handlers.export_payload import ExportPayload, TaskFilter
-from task_queue_engine.handlers.export_query import open_query
-from task_queue_engine.handlers.export_rows import payload_rows
-from task_queue_engine.handlers.export_tasks import task_rows
-from task_queue_engine.handlers.settings import ExportSettings
-from task_queue_engine.handlers.task_store import open_task_store
+from task_queue_engine.handlers.export.file import Attempt, ExportResult, write_export
+from task_queue_engine.handlers.export.payload import ExportPayload, TaskFilter
+from task_queue_engine.handlers.export.query import open_query
+from task_queue_engine.handlers.export.rows import payload_rows
+from task_queue_engine.handlers.export.settings import ExportSettings
+from task_queue_engine.handlers.export.task_store import open_task_store
+from task_queue_engine.handlers.export.tasks import task_rows
 from task_queue_engine.registry import TaskRegistry
 
 tasks = TaskRegistry()

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 import msgspec
 
-from task_queue_engine.handlers.export_payload import ExportFormat, first_duplicate
+from task_queue_engine.handlers.export.payload import ExportFormat, first_duplicate
 from task_queue_engine.retry import Discard
 
 # What spreadsheets take for the beginning of a formula (OWASP, "CSV Injection"), with the

@@ -7,8 +7,8 @@ from email.message import EmailMessage
 from email.policy import SMTP
 from email.utils import format_datetime
 
-from task_queue_engine.handlers.addresses import Address, parse_address
-from task_queue_engine.handlers.email_payload import EmailPayload
+from task_queue_engine.handlers.email.addresses import Address, parse_address
+from task_queue_engine.handlers.email.payload import EmailPayload
 
 
 def message_id(task_id: str, sender: Address) -> str:

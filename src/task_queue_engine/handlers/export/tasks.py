@@ -8,8 +8,8 @@ from typing import Any
 import msgspec
 
 from task_queue_engine.backends.base import ListQuery, TaskPage
-from task_queue_engine.handlers.export_payload import TaskFilter
-from task_queue_engine.handlers.export_rows import RowSource
+from task_queue_engine.handlers.export.payload import TaskFilter
+from task_queue_engine.handlers.export.rows import RowSource
 from task_queue_engine.task import Task
 
 PAGE = 100

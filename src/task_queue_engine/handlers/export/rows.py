@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from task_queue_engine.handlers.export_payload import ExportPayload
+from task_queue_engine.handlers.export.payload import ExportPayload
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ from pydantic import (
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 
-from task_queue_engine.handlers.addresses import Address, check_header_text, parse_address
+from task_queue_engine.handlers.email.addresses import Address, check_header_text, parse_address
 
 MAX_RECIPIENTS = 100
 """What every server has to take in one conversation (RFC 5321, section 4.5.3.1.8)."""

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from task_queue_engine.handlers.export_payload import ExportFormat, ExportPayload
-from task_queue_engine.handlers.export_rows import RowSource
-from task_queue_engine.handlers.export_writers import make_writer
+from task_queue_engine.handlers.export.payload import ExportFormat, ExportPayload
+from task_queue_engine.handlers.export.rows import RowSource
+from task_queue_engine.handlers.export.settings import ExportSettings
+from task_queue_engine.handlers.export.writers import make_writer
 from task_queue_engine.handlers.result_file import ResultFile, open_result
-from task_queue_engine.handlers.settings import ExportSettings
 from task_queue_engine.retry import Discard
 
 _CHECK_EVERY = 500

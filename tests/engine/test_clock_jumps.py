@@ -1,0 +1,47 @@
+"""After a sleep, or a clock set ahead, every lease looks as if it had lapsed."""
+
+from __future__ import annotations
+
+import trio
+from trio.testing import MockClock
+
+from task_queue_engine import Engine, Settings, TaskRegistry, TaskStatus
+from task_queue_engine.backends.memory import MemoryBackend
+from task_queue_engine.clock import TrioClock
+
+
+async def test_an_engine_does_not_take_its_own_attempt_over(autojump_clock: MockClock) -> None:
+    starts: list[int] = []
+    running, finish = trio.Event(), trio.Event()
+    tasks = TaskRegistry()
+
+    @tasks.task("slow", max_attempts=1)
+    async def slow(number: int) -> int:
+        starts.append(number)
+        running.set()
+        await finish.wait()
+        return number
+
+    backend = MemoryBackend(clock=TrioClock())
+    queue = backend.queue("default")
+    async with trio.open_nursery() as nursery:
+        engine = await nursery.start(Engine(tasks, Settings(), backend=backend).run)
+        handle = await engine.submit(slow, 1)
+        await running.wait()
+        for slept in (1, 2):
+            queue.lapse_leases()
+            await trio.sleep(10)
+            assert engine.statistics()["poller"]["received"] == 1 + slept
+        await trio.sleep(100)  # the lease goes on being renewed, under the latest receipt
+        assert starts == [1]
+        assert await handle.status() is TaskStatus.PROCESSING
+        finish.set()
+        assert await handle.result(timeout=5) == 1
+        task = await handle.task()
+        await engine.stop()
+
+    assert starts == [1]
+    assert (task.attempt, task.retry_count) == (1, 0)
+    async with backend.open():
+        depth = await queue.depth()
+    assert (depth.waiting, depth.in_flight, depth.dead) == (0, 0, 0)
