@@ -42,6 +42,7 @@ def _date(at: datetime) -> str:
         (error("", status=503), 0.025),
         (answer(body=b"<html>", status=504), 0.025),
         (error("RequestTimeout"), 0.025),
+        (error("Something", status=429), 0.025),
         (error("ThrottlingException"), 1),
         (error("ProvisionedThroughputExceededException"), 1),
         (error("RequestLimitExceeded"), 1),
