@@ -85,6 +85,10 @@ def test_the_five_minute_tour(tmp_path: Path, environment: dict[str, str]) -> No
         first, export, later, command_line = [
             run_shell(script.replace(PUBLISHED, url), tmp_path, environment) for script in scripts
         ]
+        (program,) = blocks("python", section="From another program")
+        (tmp_path / "client.py").write_text(program.replace(PUBLISHED, url), encoding="utf-8")
+        said = run_shell("python client.py", tmp_path, environment)
+    assert said.strip() == "outbox"
     assert json.loads(first)["status"] == "PENDING"
     exported = json.loads(export)
     assert exported["status"] == "COMPLETED"

@@ -21,8 +21,8 @@ MAX_DEPTH = 100
 MAX_INTEGER_DIGITS = 308
 """Longer integers are not JSON numbers that other programs can read (RFC 8259, section 6)."""
 
-# A high surrogate at the end of its string: msgspec only says "Input data was truncated".
-_CUT_SURROGATE = re.compile(rb'\\u[dD][89abAB][0-9a-fA-F]{2}"')
+# A high surrogate alone near the end of the data: msgspec only says "Input data was truncated".
+_CUT_SURROGATE = re.compile(rb"\\u[dD][89abAB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F])")
 
 _LONG_NUMBER = re.compile(rb"[0-9]{%d}" % (MAX_INTEGER_DIGITS + 1))
 
@@ -116,3 +116,13 @@ def _check_text(text: str, path: str) -> None:
         raise InvalidTask("contains a NUL character (U+0000)", field=path)
     if any("\ud800" <= char <= "\udfff" for char in text):
         raise InvalidTask("contains a lone surrogate, which is not Unicode text", field=path)
+
+
+def is_unicode(text: str) -> bool:
+    """False where it holds a lone surrogate, as an argument of a command does that was not UTF-8
+    (PEP 383). Nothing that is stored does."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

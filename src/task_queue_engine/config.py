@@ -14,6 +14,7 @@ from pydantic import AliasChoices, Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from task_queue_engine.errors import ConfigurationError
+from task_queue_engine.retry import MAX_SECONDS
 
 Count = Annotated[int, Field(ge=1, le=10_000)]
 Seconds = Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)]
@@ -48,6 +49,8 @@ class EnvironmentSettings(BaseSettings):
             name = self._variable(str(first["loc"][0])) if first["loc"] else None
             message = first["msg"].removeprefix("Value error, ")
             raise ConfigurationError(message[:1].lower() + message[1:], variable=name) from None
+        except UnicodeDecodeError as error:
+            raise ConfigurationError(f"is not UTF-8: {error}", variable=".env") from None
 
     @classmethod
     def _variable(cls, name: str) -> str:
@@ -105,7 +108,8 @@ class Settings(EnvironmentSettings):
     visibility_timeout: Annotated[float, Field(ge=1, le=43_200, allow_inf_nan=False)] = _env(
         "TQE_VISIBILITY_TIMEOUT", 30.0
     )
-    poll_wait: Annotated[float, Field(ge=0, le=20, allow_inf_nan=False)] = _env(
+    # Not 0: an idle poller would never rest.
+    poll_wait: Annotated[float, Field(ge=0.1, le=20, allow_inf_nan=False)] = _env(
         "TQE_POLL_WAIT", 20.0
     )
     cancel_poll: Seconds = _env("TQE_CANCEL_POLL", 1.0)
@@ -116,7 +120,7 @@ class Settings(EnvironmentSettings):
 
     # Keeping house.
     reconcile_interval: Seconds = _env("TQE_RECONCILE_INTERVAL", 30.0)
-    retention: Annotated[float, Field(ge=0, allow_inf_nan=False)] = _env("TQE_RETENTION", 0.0)
+    retention: Annotated[float, Field(ge=0, le=MAX_SECONDS)] = _env("TQE_RETENTION", 0.0)
     metrics_interval: Seconds = _env("TQE_METRICS_INTERVAL", 5.0)
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = _env("TQE_LOG_LEVEL", "INFO")
     log_format: Literal["text", "json"] = _env("TQE_LOG_FORMAT", "text")

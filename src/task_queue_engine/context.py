@@ -25,7 +25,9 @@ class TaskContext(Protocol):
         ...
 
     @property
-    def max_attempts(self) -> int: ...
+    def max_attempts(self) -> int:
+        """Failed attempts after which the task is FAILED."""
+        ...
 
     @property
     def deadline(self) -> datetime | None:
@@ -41,7 +43,8 @@ class TaskContext(Protocol):
 
 
 class SyncTaskContext(Protocol):
-    """The same for `def` handlers, in a thread or (with `process=True`) in a worker process."""
+    """The same for `def` handlers, in a thread or (with `process=True`) in a worker process; see
+    `TaskContext` for the members without a text."""
 
     @property
     def task_id(self) -> str: ...

@@ -48,6 +48,7 @@ class UnknownTaskType(InvalidTask):
         listed = ", ".join(known) or "none"
         super().__init__(f"unknown task type {name!r}; registered: {listed}", field="type")
         self.name = name
+        self.known = known
 
 
 class PayloadTooLarge(InvalidTask):
@@ -214,3 +215,21 @@ class EngineNotRunning(TaskQueueError):
 
     def __init__(self, message: str = "the engine is not running") -> None:
         super().__init__(message)
+
+
+# --- asking a server over HTTP ----------------------------------------------------------------
+
+
+class ApiError(TaskQueueError):
+    """A server answered a request of `Client` with an error that has no class of its own here: a
+    missing or unknown API key (401), a defect of the server (500), an address where no Task Queue
+    Engine lives (404, ...).
+
+    `status` is the HTTP status code; `kind` says what it is in the server's words, e.g.
+    "unauthorized" (the last part of the problem's `type`, RFC 9457), None where it did not say.
+    """
+
+    def __init__(self, message: str, *, status: int, kind: str | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+        self.kind = kind

@@ -385,6 +385,11 @@ CancelVerdict = CancelledNow | CancelRequested | AlreadyFinished | Missing
 
 
 def decide_cancel(row: Row | None, now: datetime) -> tuple[CancelVerdict, Row | None]:
+    """A waiting task ends at once; of a running one the attempt is asked to stop.
+
+    Returns:
+        The verdict, and the row to write (None where nothing changes).
+    """
     if row is None:
         return Missing(), None
     task = row.task
@@ -422,6 +427,11 @@ ReopenVerdict = Reopened | NotReopened | Missing
 
 
 def decide_reopen(row: Row | None, now: datetime) -> tuple[ReopenVerdict, Row | None]:
+    """A new round of a task that FAILED or was CANCELLED.
+
+    Returns:
+        The verdict, and the row to write (None where nothing changes).
+    """
     if row is None:
         return Missing(), None
     task = row.task

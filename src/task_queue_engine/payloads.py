@@ -1,7 +1,7 @@
 """Typed payloads: between the JSON that is stored and the type a handler is annotated with.
 
 Dataclasses, msgspec Structs, TypedDicts and builtin types are converted by msgspec; pydantic
-models by pydantic. A mismatch is an InvalidTask that names the member.
+models, and what contains them, by pydantic. A mismatch is an InvalidTask that names the member.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 import msgspec
+import msgspec.inspect
 import pydantic
 
 from task_queue_engine.errors import InvalidTask
@@ -25,6 +26,32 @@ def _is_pydantic(annotation: Any) -> bool:
     return hasattr(annotation, "__pydantic_validator__")
 
 
+def _is_beyond_msgspec(annotation: Any) -> bool:
+    """Whether a class unknown to msgspec is somewhere in it. msgspec takes such a type without a
+    word, and refuses every value later."""
+    try:
+        left: list[Any] = [msgspec.inspect.type_info(annotation)]
+    except TypeError:
+        return True
+    seen: set[int] = set()
+    while left:
+        part = left.pop()
+        if isinstance(part, msgspec.inspect.CustomType):
+            return True
+        if id(part) in seen:
+            continue
+        seen.add(id(part))
+        for name in part.__struct_fields__:
+            value = getattr(part, name)
+            members = value if isinstance(value, tuple) else (value,)
+            left += [
+                member
+                for member in members
+                if isinstance(member, msgspec.inspect.Type | msgspec.inspect.Field)
+            ]
+    return False
+
+
 def make_converter(annotation: Any, *, field: str = "payload") -> Converter:
     """A function from JSON data to `annotation`.
 
@@ -33,9 +60,8 @@ def make_converter(annotation: Any, *, field: str = "payload") -> Converter:
     """
     if annotation is Any:
         return _identity
-    if _is_pydantic(annotation):
+    if _is_pydantic(annotation) or _is_beyond_msgspec(annotation):
         return _pydantic_converter(annotation, field)
-    msgspec.json.Decoder(annotation)  # raises TypeError for types msgspec cannot do
 
     def convert(data: Any) -> Any:
         try:
@@ -70,7 +96,11 @@ def _identity(data: Any) -> Any:
 
 
 def _pydantic_converter(annotation: Any, field: str) -> Converter:
-    adapter: pydantic.TypeAdapter[Any] = pydantic.TypeAdapter(annotation)
+    try:
+        adapter: pydantic.TypeAdapter[Any] = pydantic.TypeAdapter(annotation)
+    except (pydantic.errors.PydanticUserError, pydantic.errors.PydanticUndefinedAnnotation):
+        name = getattr(annotation, "__name__", None) or str(annotation)
+        raise TypeError(f"{name} is, or contains, a type that JSON cannot become") from None
 
     def convert(data: Any) -> Any:
         try:

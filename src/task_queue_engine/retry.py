@@ -7,6 +7,7 @@ type's `Backoff`. The waiting follows "exponential backoff and full jitter"
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -64,32 +65,43 @@ class Backoff:
     jitter: bool = True
 
     def __post_init__(self) -> None:
-        if self.base < 0 or self.cap < 0 or self.factor < 1:
-            raise ValueError(f"Backoff needs base >= 0, cap >= 0 and factor >= 1, not {self}")
+        # Written so that NaN is refused too: a wait no calendar can hold would surface in a worker.
+        in_range = 0 <= self.base <= MAX_SECONDS and 0 <= self.cap <= MAX_SECONDS
+        if not (in_range and 1 <= self.factor < math.inf):
+            raise ValueError(
+                f"Backoff needs base and cap of 0 to {MAX_SECONDS:.0f} seconds and a finite "
+                f"factor of at least 1, not {self}"
+            )
 
     def delay(self, failures: int, rng: random.Random) -> float:
         """Seconds to wait after the `failures`-th failed attempt (1, 2, ...)."""
         try:
             bound = min(self.cap, self.base * self.factor ** (failures - 1))
         except OverflowError:
-            bound = self.cap
+            bound = self.cap if self.base else 0.0
         return rng.uniform(0, bound) if self.jitter else bound
 
 
 @dataclass(frozen=True, slots=True)
 class RetryAt:
+    """Another attempt follows, not before `run_at`: `delay` seconds from now."""
+
     run_at: datetime
     delay: float
 
 
 @dataclass(frozen=True, slots=True)
 class SnoozeUntil:
+    """The same attempt again, at no cost, `delay` seconds from now."""
+
     run_at: datetime
     delay: float
 
 
 @dataclass(frozen=True, slots=True)
 class GiveUp:
+    """The task is FAILED."""
+
     reason: str
     """For the dead letter: why there is no further attempt."""
 
@@ -120,6 +132,8 @@ def decide(
 
     chosen: Backoff | None = backoff
     for cls in type(error).__mro__:
+        if cls is Exception and isinstance(error, Retry):
+            break  # a rule for whatever goes wrong does not overrule what the handler asks for
         if cls in rules:
             chosen = rules[cls]
             break

@@ -40,6 +40,15 @@ class TaskError(msgspec.Struct, frozen=True, kw_only=True):
     message: str
     traceback: str | None = None
 
+    def in_one_line(self, longest: int = 300) -> str:
+        """Type and message for a log: control characters, line breaks among them, are escaped, and
+        what is beyond `longest` characters is cut off."""
+        text = "".join(
+            char if char.isprintable() else repr(char)[1:-1]
+            for char in f"{self.type}: {self.message}"[: longest + 1]
+        )
+        return text if len(text) <= longest else f"{text[:longest]}..."
+
 
 class Task(msgspec.Struct, frozen=True, kw_only=True):
     """One task as the API, the store and the queue's message show it.

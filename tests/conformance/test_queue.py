@@ -359,6 +359,30 @@ async def test_receive_wakes_on_release(harness: Harness) -> None:
     assert received[0].receive_count == 2
 
 
+async def test_all_receivers_that_wait_are_served(harness: Harness) -> None:
+    received: list[Delivery] = []
+
+    async def wait() -> None:
+        received.extend(await harness.queue.receive(1, wait=20, visibility=30))
+
+    tasks = [harness.make_task() for _ in range(3)]
+    with trio.fail_after(10):
+        async with trio.open_nursery() as nursery:
+            for _ in tasks:
+                nursery.start_soon(wait)
+            await trio.testing.wait_all_tasks_blocked(0.02)
+            await harness.queue.send([Message(task=task) for task in tasks])
+    assert {delivery.task_id for delivery in received} == {task.id for task in tasks}
+
+
+async def test_a_call_that_is_cancelled_before_it_begins_does_nothing(harness: Harness) -> None:
+    with trio.CancelScope() as scope:
+        scope.cancel()
+        await harness.queue.send([Message(task=harness.make_task())])
+    assert scope.cancelled_caught
+    assert (await harness.queue.depth()).waiting == 0
+
+
 async def test_a_receive_that_was_cancelled_while_waiting_took_nothing(harness: Harness) -> None:
     with trio.move_on_after(0.05) as scope:
         await harness.queue.receive(10, wait=20, visibility=30)

@@ -97,9 +97,9 @@ class Link:
     async def pass_through(
         self, operation: str, call: Callable[..., Any], *args: Any, **kwargs: Any
     ) -> Any:
+        await self.faults.enter(operation)
         if self._is_cut:
             await trio.sleep_forever()
-        await self.faults.enter(operation)
         answer = await call(*args, **kwargs)
         if self._is_cut:
             await trio.sleep_forever()
@@ -147,9 +147,18 @@ async def process(
     link = Link(backend)
     engine = Engine(tasks, settings(**values), backend=link, clock=backend.clock)
     async with trio.open_nursery() as nursery:
-        await nursery.start(engine.run)
-        yield Process(engine, link, nursery.cancel_scope)
+        # In a task of its own, so that killing it does not cancel whoever looks on.
+        scope = await nursery.start(_run_in_its_own_scope, engine)
+        yield Process(engine, link, scope)
         await engine.stop()
+
+
+async def _run_in_its_own_scope(
+    engine: Engine, *, task_status: trio.TaskStatus[trio.CancelScope]
+) -> None:
+    async with trio.open_nursery() as nursery:
+        await nursery.start(engine.run)
+        task_status.started(nursery.cancel_scope)
 
 
 async def claim_and_die(backend: MemoryBackend, queue: str = "default") -> Delivery:
@@ -192,11 +201,13 @@ class Runs:
         return [attempt for _, attempt in self.starts]
 
 
-async def until(condition: Callable[[], bool], *, timeout: float = 3600) -> None:
+async def until(
+    condition: Callable[[], bool], *, timeout: float = 3600, look_every: float = 0.01
+) -> None:
     """Let virtual time pass until `condition()` holds."""
     with trio.fail_after(timeout):
         while not condition():  # noqa: ASYNC110 - any condition, and time costs nothing here
-            await trio.sleep(0.01)
+            await trio.sleep(look_every)
 
 
 async def ended(engine: Engine, task_id: str, *, timeout: float = 3600) -> Task:

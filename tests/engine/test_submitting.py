@@ -11,6 +11,7 @@ import trio.testing
 
 from task_queue_engine import (
     Accepted,
+    Engine,
     InvalidTask,
     Refused,
     Submission,
@@ -27,7 +28,7 @@ from task_queue_engine.errors import (
     PayloadTooLarge,
     UnknownTaskType,
 )
-from tests.engine.harness import depth, ended, row, running, until
+from tests.engine.harness import depth, ended, row, running, settings, until
 
 ALL = ListQuery(limit=1000)
 
@@ -355,6 +356,16 @@ async def test_an_engine_that_does_not_run_refuses(
         for call in calls:
             with pytest.raises(EngineNotRunning):
                 await call()
+
+
+async def test_stopping_what_does_not_run_returns_at_once(
+    tasks: TaskRegistry, backend: MemoryBackend
+) -> None:
+    with trio.fail_after(60):
+        await Engine(tasks, settings(), backend=backend).stop()
+        async with running(tasks, backend) as engine:
+            await engine.stop()
+            await engine.stop()
 
 
 async def test_every_error_has_one_root(tasks: TaskRegistry, backend: MemoryBackend) -> None:

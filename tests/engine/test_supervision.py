@@ -11,7 +11,7 @@ import trio
 from task_queue_engine import Engine, TaskRegistry, TaskStatus
 from task_queue_engine.backends.memory import MemoryBackend
 from task_queue_engine.errors import BackendRefused, BackendUnavailable, EngineNotRunning
-from tests.engine.harness import GRACE, LEASE, depth, reaches, row, running, settings, until
+from tests.engine.harness import FLUSH, GRACE, LEASE, depth, reaches, row, running, settings, until
 
 DEFECT = "a defect in the backend"
 
@@ -197,6 +197,7 @@ async def test_a_defect_beside_the_line_shows_in_readiness(
     tasks: TaskRegistry, backend: MemoryBackend
 ) -> None:
     async with running(tasks, backend) as engine:
+        await trio.sleep(1)
         backend.faults.defect("due", RuntimeError(DEFECT))
         before = backend.faults.calls["due"]
         await until(lambda: backend.faults.calls["due"] > before)
@@ -209,12 +210,41 @@ async def test_a_stop_does_not_wait_for_an_actor_that_is_about_to_be_restarted(
     tasks: TaskRegistry, backend: MemoryBackend, operation: str
 ) -> None:
     async with running(tasks, backend) as engine:
+        await trio.sleep(1)
         backend.faults.defect(operation, RuntimeError(DEFECT))
         before = backend.faults.calls[operation]
         await until(lambda: backend.faults.calls[operation] > before)
         await trio.sleep(0.1)
         with trio.fail_after(1):
             await engine.stop()
+
+
+# --- deadlines ------------------------------------------------------------------------------
+
+
+async def test_what_could_not_be_settled_in_time_is_said(
+    tasks: TaskRegistry, backend: MemoryBackend, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with running(tasks, backend) as engine:
+        await engine.submit("nap", 2)
+        await trio.sleep(1)
+        with backend.faults.outage("record"):
+            await trio.sleep(2)
+            start = trio.current_time()
+            engine.request_stop()
+            await engine.stop()
+            assert trio.current_time() - start <= FLUSH + 1
+    assert "1 message(s) in hand that could not be settled" in caplog.text
+
+
+async def test_nothing_is_said_where_all_was_settled(
+    tasks: TaskRegistry, backend: MemoryBackend, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with running(tasks, backend) as engine:
+        await engine.submit("nap", 2)
+        await trio.sleep(1)
+        await engine.stop()
+    assert "settled" not in caplog.text
 
 
 # --- hooks ----------------------------------------------------------------------------------

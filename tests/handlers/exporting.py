@@ -8,9 +8,9 @@ from typing import Any
 import apsw
 
 from task_queue_engine.handlers import registry
-from task_queue_engine.handlers.data_export import export_data
-from task_queue_engine.handlers.export_file import Attempt, ExportResult
-from task_queue_engine.handlers.export_payload import ExportPayload
+from task_queue_engine.handlers.export.file import Attempt, ExportResult
+from task_queue_engine.handlers.export.handler import export_data
+from task_queue_engine.handlers.export.payload import ExportPayload
 from task_queue_engine.task import new_task_id
 from tests.handlers.contexts import AsyncContext
 

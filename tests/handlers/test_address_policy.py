@@ -4,7 +4,7 @@ from ipaddress import ip_network
 
 import pytest
 
-from task_queue_engine.handlers.address_policy import AddressPolicy
+from task_queue_engine.handlers.fetch.address_policy import AddressPolicy
 
 PUBLIC = ["1.1.1.1", "93.184.215.14", "172.32.0.1", "192.0.1.1", "223.255.255.255"]
 PUBLIC_V6 = ["2606:4700:4700::1111", "2a00:1450:4001:80b::200e", "2001:4860:4860::8888"]

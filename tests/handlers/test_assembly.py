@@ -10,7 +10,9 @@ import pytest
 
 from task_queue_engine import handlers
 from task_queue_engine.errors import ConfigurationError
-from task_queue_engine.handlers.settings import EmailSettings, ExportSettings
+from task_queue_engine.handlers import image
+from task_queue_engine.handlers.email.settings import EmailSettings
+from task_queue_engine.handlers.export.settings import ExportSettings
 from task_queue_engine.registry import RunsIn
 
 
@@ -21,15 +23,15 @@ def test_the_registry_holds_the_task_types() -> None:
     assert handlers.registry.get("data-export").runs_in is RunsIn.TRIO
 
 
-IMAGE_RESIZE = "task_queue_engine.handlers.image_resize"
+IMAGE_RESIZE = "task_queue_engine.handlers.image.handler"
 
 
 def without_module(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     """As if `name` could not be imported, and nothing that needs it had been yet."""
     for loaded in list(sys.modules):
-        if loaded.startswith("task_queue_engine.handlers.image_") or loaded == "PIL":
+        if loaded.startswith("task_queue_engine.handlers.image.") or loaded == "PIL":
             monkeypatch.delitem(sys.modules, loaded)
-    monkeypatch.delattr(handlers, "image_resize", raising=False)
+    monkeypatch.delattr(image, "handler", raising=False)
     monkeypatch.setitem(sys.modules, name, None)
 
 
@@ -46,7 +48,7 @@ def test_a_defect_in_a_module_is_not_taken_for_a_missing_extra(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     without_module(monkeypatch, IMAGE_RESIZE)
-    with pytest.raises(ImportError, match="image_resize"):
+    with pytest.raises(ImportError, match="handler"):
         handlers._assemble()
 
 

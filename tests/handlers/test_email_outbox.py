@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from task_queue_engine.handlers import registry
+from task_queue_engine.handlers.email.handler import EmailReceipt, send_email
 from task_queue_engine.handlers.files import StagedFile
-from task_queue_engine.handlers.send_email import EmailReceipt, send_email
 from task_queue_engine.retry import Retry
 from tests.handlers.contexts import SyncContext
 

@@ -11,10 +11,11 @@ from typing import Any
 import pytest
 
 from task_queue_engine.errors import InvalidTask
-from task_queue_engine.handlers import email_payload, registry
-from task_queue_engine.handlers.addresses import Address, parse_address
-from task_queue_engine.handlers.email_payload import EmailPayload
-from task_queue_engine.handlers.mime import compose
+from task_queue_engine.handlers import registry
+from task_queue_engine.handlers.email import payload as email_payload
+from task_queue_engine.handlers.email.addresses import Address, parse_address
+from task_queue_engine.handlers.email.mime import compose
+from task_queue_engine.handlers.email.payload import EmailPayload
 from task_queue_engine.payloads import to_json_types
 
 TASK_ID = "01900000-0000-7000-8000-000000000001"

@@ -14,8 +14,8 @@ import trustme
 
 from task_queue_engine.errors import ConfigurationError
 from task_queue_engine.handlers import registry
-from task_queue_engine.handlers.send_email import EmailReceipt, send_email
-from task_queue_engine.handlers.smtp import Refusal
+from task_queue_engine.handlers.email.handler import EmailReceipt, send_email
+from task_queue_engine.handlers.email.smtp import Refusal
 from task_queue_engine.retry import Discard, Retry
 from tests.handlers.contexts import SyncContext
 from tests.handlers.smtp_server import Script, Server, smtp_server

@@ -15,10 +15,11 @@ import pytest
 
 from task_queue_engine.errors import ConfigurationError
 from task_queue_engine.handlers import files
-from task_queue_engine.handlers.export_file import OWNER_ATTRIBUTE, ExportResult, write_export
-from task_queue_engine.handlers.export_rows import RowSource
+from task_queue_engine.handlers.export.file import ExportResult, write_export
+from task_queue_engine.handlers.export.rows import RowSource
+from task_queue_engine.handlers.export.settings import ExportSettings
 from task_queue_engine.handlers.files import STALE_AFTER, StagedFile
-from task_queue_engine.handlers.settings import ExportSettings
+from task_queue_engine.handlers.result_file import OWNER_ATTRIBUTE
 from task_queue_engine.retry import Discard, Retry
 from task_queue_engine.task import new_task_id
 from tests.handlers.exporting import accept, all_files, attempt
@@ -71,9 +72,9 @@ def test_a_failure_in_the_middle_leaves_nothing(exports: Path) -> None:
 
 KILLED = """
 import sys
-from task_queue_engine.handlers.export_file import write_export
-from task_queue_engine.handlers.export_rows import RowSource
-from task_queue_engine.handlers.settings import ExportSettings
+from task_queue_engine.handlers.export.file import write_export
+from task_queue_engine.handlers.export.rows import RowSource
+from task_queue_engine.handlers.export.settings import ExportSettings
 from tests.handlers.exporting import accept, attempt
 
 def rows():
@@ -288,7 +289,7 @@ def test_a_folder_moved_away_takes_the_file_with_it(exports: Path, tmp_path: Pat
 def test_a_folder_of_that_name_is_in_the_way(exports: Path) -> None:
     (exports / "x.csv").mkdir(parents=True)
     for overwrite in (False, True):
-        with pytest.raises(Discard, match=r"x\.csv exists"):
+        with pytest.raises(Discard, match=r"x\.csv is a directory"):
             write("new", filename="x", overwrite=overwrite)
     assert all_files(exports) == ["x.csv"]
 

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from task_queue_engine.handlers.export_writers import CsvWriter
+from task_queue_engine.handlers.export.writers import CsvWriter
 from task_queue_engine.retry import Discard
 from tests.handlers.contexts import AsyncContext
 from tests.handlers.exporting import content, export, exported, make_database

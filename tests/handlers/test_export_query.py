@@ -11,10 +11,10 @@ import pytest
 import trio
 
 from task_queue_engine.errors import ConfigurationError
-from task_queue_engine.handlers import export_query
-from task_queue_engine.handlers.export_file import write_export
-from task_queue_engine.handlers.export_query import open_query
-from task_queue_engine.handlers.settings import ExportSettings
+from task_queue_engine.handlers.export import query as export_query
+from task_queue_engine.handlers.export.file import write_export
+from task_queue_engine.handlers.export.query import open_query
+from task_queue_engine.handlers.export.settings import ExportSettings
 from task_queue_engine.retry import Discard, Retry
 from tests.handlers.contexts import AsyncContext
 from tests.handlers.exporting import (

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from task_queue_engine.handlers.image_geometry import Fit, Plan, Size, plan
+from task_queue_engine.handlers.image.geometry import Fit, Plan, Size, plan
 
 
 def made(

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from task_queue_engine.errors import ConfigurationError
-from task_queue_engine.handlers import image_input
-from task_queue_engine.handlers.image_input import check_relative, read_below
+from task_queue_engine.handlers.image import input as image_input
+from task_queue_engine.handlers.image.input import check_relative, read_below
 from task_queue_engine.retry import Discard
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from task_queue_engine.errors import ConfigurationError
-from task_queue_engine.handlers.image_output import write_output
+from task_queue_engine.handlers.image.output import write_output
 from task_queue_engine.retry import Discard, Retry
 
 

@@ -17,15 +17,15 @@ import msgspec
 import pytest
 
 from task_queue_engine.errors import ConfigurationError, InvalidTask
-from task_queue_engine.handlers import image_resize
-from task_queue_engine.handlers.image_resize import (
+from task_queue_engine.handlers.fetch.safe_fetch import FetchFailed
+from task_queue_engine.handlers.image import handler as image_resize
+from task_queue_engine.handlers.image.handler import (
     ImageResize,
     ResizedImage,
     Source,
     resize_image,
     tasks,
 )
-from task_queue_engine.handlers.safe_fetch import FetchFailed
 from task_queue_engine.registry import RunsIn
 from task_queue_engine.retry import Discard, Retry
 from tests.handlers.local_web import Internet, LocalWeb
@@ -386,8 +386,8 @@ def test_without_pillow_the_import_fails_saying_what_to_install(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     for name in list(sys.modules):
-        if name == "PIL" or name.startswith(("PIL.", "task_queue_engine.handlers.image_")):
+        if name == "PIL" or name.startswith(("PIL.", "task_queue_engine.handlers.image.")):
             monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "PIL", None)
     with pytest.raises(ImportError, match=r"install task-queue-engine\[images\]"):
-        importlib.import_module("task_queue_engine.handlers.image_resize")
+        importlib.import_module("task_queue_engine.handlers.image.handler")

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from task_queue_engine.errors import ConfigurationError
-from task_queue_engine.handlers.image_settings import ImageSettings
+from task_queue_engine.handlers.image.settings import ImageSettings
 
 
 @pytest.fixture(autouse=True)

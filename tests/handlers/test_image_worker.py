@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from PIL import ExifTags, Image, ImageCms, PngImagePlugin
 
-from task_queue_engine.handlers import image_worker
-from task_queue_engine.handlers.image_worker import (
+from task_queue_engine.handlers.image import worker as image_worker
+from task_queue_engine.handlers.image.worker import (
     SUPPORTED_FORMATS,
     Format,
     Limits,

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from task_queue_engine.handlers.memory_limit import address_space_limit
+from task_queue_engine.handlers.image.memory_limit import address_space_limit
 
 MIB = 2**20
 

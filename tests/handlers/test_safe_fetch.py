@@ -12,8 +12,8 @@ import pytest
 import trustme
 
 from task_queue_engine.clock import ManualClock
-from task_queue_engine.handlers.address_policy import AddressPolicy
-from task_queue_engine.handlers.safe_fetch import (
+from task_queue_engine.handlers.fetch.address_policy import AddressPolicy
+from task_queue_engine.handlers.fetch.safe_fetch import (
     FetchFailed,
     FetchPolicy,
     FetchRefused,

@@ -58,7 +58,9 @@ def serve(engine: FakeEngine) -> Serve:
     """`async with serve(**settings) as server`: the real server on a real port."""
 
     @asynccontextmanager
-    async def run(*, grace: float = 5.0, **values: Any) -> AsyncIterator[Server]:
+    async def run(
+        *, grace: float = 5.0, app: QuartTrio | None = None, **values: Any
+    ) -> AsyncIterator[Server]:
         shutdown = trio.Event()
         done = trio.Event()
 
@@ -66,6 +68,7 @@ def serve(engine: FakeEngine) -> Serve:
             await serve_http(
                 engine,
                 make_settings(**values),
+                app=app,
                 shutdown=shutdown,
                 grace=grace,
                 task_status=task_status,

@@ -116,3 +116,35 @@ async def test_a_client_that_resets(
         assert (await wire.answer()).status == 200
 
     assert caplog.records == []
+
+
+@pytest.mark.parametrize(
+    "rest",
+    [
+        b"8\r\n{",  # and then nothing more
+        b"8\r\n{}",
+        b"nonsense\r\n",
+        b"0\r\nbad trailer\r\n\r\n",
+    ],
+)
+async def test_no_handler_waits_for_a_body_that_cannot_come(
+    patient_clock: MockClock, serve: Serve, engine: FakeEngine, rest: bytes
+) -> None:
+    head = (
+        b"POST /tasks HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+        b"Transfer-Encoding: chunked\r\n\r\n"
+    )
+    async with serve() as server:
+        wire = await server.connect()
+        await wire.send(head + rest)
+        await trio.sleep(0.1)
+        await wire.stream.send_eof()
+        assert (await wire.answer()).status == 400
+        assert await wire.closed()
+        await wire.close()
+        stopped_at = trio.current_time()
+        server.shutdown.set()
+        await server.done.wait()
+
+    assert trio.current_time() == stopped_at
+    assert engine.stored == []

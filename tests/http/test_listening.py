@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import socket
+from typing import Any
 
 import pytest
 import trio
@@ -34,6 +35,12 @@ def test_urls_for_people(host: str, url: str) -> None:
     assert Bound(host=host, port=80).url == url
 
 
+async def refuse_to_serve(engine: FakeEngine, **values: Any) -> None:
+    """Raises what serve_http raises; ends, without an error, where it does serve."""
+    with trio.move_on_after(1):
+        await serve_http(engine, make_settings(**values), shutdown=trio.Event())
+
+
 async def test_port_in_use(engine: FakeEngine) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
@@ -41,7 +48,7 @@ async def test_port_in_use(engine: FakeEngine) -> None:
         port = taken.getsockname()[1]
 
         with pytest.raises(ConfigurationError, match=f"PORT: {port} .* in use") as caught:
-            await serve_http(engine, make_settings(port=port), shutdown=trio.Event())
+            await refuse_to_serve(engine, port=port)
 
     assert caught.value.variable == "PORT"
 
@@ -51,17 +58,22 @@ async def test_port_in_use(engine: FakeEngine) -> None:
     ["no.such.host.invalid", "not a host", "192.0.2.1", "256.1.1.1", "x" * 300, "b\xfccher..de"],
 )
 async def test_not_a_host_of_this_machine(engine: FakeEngine, host: str) -> None:
-    settings = make_settings(host=host, api_keys=(KEY,))
-
     with pytest.raises(ConfigurationError, match=r"^TQE_HOST: "):
-        await serve_http(engine, settings, shutdown=trio.Event())
+        await refuse_to_serve(engine, host=host, api_keys=(KEY,))
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "192.0.2.1"])
 async def test_reachable_from_outside_needs_a_key(engine: FakeEngine, host: str) -> None:
     message = rf"^TQE_API_KEYS: .*{re.escape(host)}.*TQE_ALLOW_PUBLIC_WITHOUT_KEYS"
     with pytest.raises(ConfigurationError, match=message):
-        await serve_http(engine, make_settings(host=host), shutdown=trio.Event())
+        await refuse_to_serve(engine, host=host)
+
+
+async def test_without_a_key_on_purpose_is_logged(
+    serve: Serve, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with serve(host="0.0.0.0", allow_public_without_keys=True):
+        assert "no API keys are set" in caplog.text
 
 
 @pytest.mark.parametrize("values", [{"api_keys": (KEY,)}, {"allow_public_without_keys": True}])
@@ -71,13 +83,54 @@ async def test_with_a_key_or_on_purpose(values: dict[str, object]) -> None:
     await listener.aclose()
 
 
-async def test_a_name_with_several_addresses(serve: Serve) -> None:
-    listeners = await open_listeners(make_settings(host="localhost"))
-    ports = {listener.socket.getsockname()[1] for listener in listeners}
+class Resolver(trio.abc.HostnameResolver):
+    """Any name has these addresses."""
+
+    def __init__(self, *addresses: str) -> None:
+        self._addresses = addresses
+
+    async def getaddrinfo(self, *args: Any) -> list[Any]:
+        await trio.lowlevel.checkpoint()
+        return [
+            (socket.AF_INET6, socket.SOCK_STREAM, 6, "", (address, 0, 0, 0))
+            if ":" in address
+            else (socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, 0))
+            for address in self._addresses
+        ]
+
+    async def getnameinfo(self, *args: Any) -> tuple[str, str]:
+        raise NotImplementedError
+
+
+async def open_named(*addresses: str, **values: Any) -> list[tuple[str, int]]:
+    """Where the listeners for a name with these addresses listen."""
+    trio.socket.set_custom_hostname_resolver(Resolver(*addresses))
+    listeners = await open_listeners(make_settings(host="here.test", **values))
+    opened = [listener.socket.getsockname()[:2] for listener in listeners]
     for listener in listeners:
         await listener.aclose()
+    return opened
 
-    assert len(ports) == 1, "PORT=0 picks one port for all of them"
+
+async def test_a_name_with_several_addresses() -> None:
+    (one, port), (two, same_port) = await open_named("127.0.0.1", "127.0.0.2")
+
+    assert (one, two) == ("127.0.0.1", "127.0.0.2")
+    assert port == same_port, "PORT=0 picks one port for all of them"
+
+
+async def test_addresses_this_machine_does_not_have() -> None:
+    """As `localhost` has ::1 where IPv6 is off: passed over, unless there is no other."""
+    ((host, _),) = await open_named("2001:db8::1", "127.0.0.1", api_keys=(KEY,))
+    assert host == "127.0.0.1"
+
+    with pytest.raises(ConfigurationError, match=r"^TQE_HOST: cannot listen on here\.test"):
+        await open_named("2001:db8::1", "192.0.2.1", api_keys=(KEY,))
+
+
+async def test_one_address_outside_is_enough_to_need_a_key() -> None:
+    with pytest.raises(ConfigurationError, match=r"^TQE_API_KEYS: "):
+        await open_named("127.0.0.1", "192.0.2.1")
 
 
 async def test_a_client_may_connect_before_the_server_runs(engine: FakeEngine) -> None:

@@ -306,9 +306,11 @@ async def test_an_engine_that_hangs_is_answered_for(
     autojump_clock: Any, client: TrioClient, engine: FakeEngine
 ) -> None:
     engine.hold = trio.Event()
+    started = trio.current_time()
 
     problem = await problem_of(response := await submit(client, one()), 503)
 
+    assert trio.current_time() - started == pytest.approx(30), "TQE_REQUEST_TIMEOUT"
     assert "in time" in problem["error"]
     assert "Retry-After" in response.headers
     assert engine.stored == []

@@ -104,6 +104,19 @@ async def test_a_request_in_time_is_served(
     assert len(engine.stored) == 1
 
 
+async def test_each_request_has_a_time_of_its_own(
+    patient_clock: MockClock, serve: Serve, engine: FakeEngine
+) -> None:
+    request = post("/tasks", one())
+    async with serve(request_timeout=TIMEOUT) as server:
+        wire = await server.connect()
+        for _ in range(3):
+            await wire.send(request[:20])
+            await trio.sleep(TIMEOUT - 1)
+            await wire.send(request[20:])
+            assert (await wire.answer()).status == 201
+
+
 async def test_a_client_that_says_nothing_is_closed(patient_clock: MockClock, serve: Serve) -> None:
     async with serve(request_timeout=TIMEOUT) as server:
         started = trio.current_time()

@@ -132,6 +132,12 @@ async def test_close_when_asked_to(patient_clock: MockClock, serve: Serve) -> No
         ("GET http://[ HTTP/1.1\r\nHost: localhost\r\n\r\n", 400),
         ("OPTIONS * HTTP/1.1\r\nHost: localhost\r\n\r\n", 400),
         ("CONNECT localhost:1 HTTP/1.1\r\nHost: localhost\r\n\r\n", 400),
+        (f"GET /tasks HTTP/1.1\r\nHost: {'x' * 64}.localhost\r\n\r\n", 400),
+        ("GET /tasks HTTP/1.1\r\nHost: a..localhost\r\n\r\n", 400),
+        ("GET /tasks HTTP/1.1\r\nHost: \xfc.localhost\r\n\r\n", 400),
+        ("GET /health HTTP/1.1\r\nHost: a b\r\n\r\n", 400),
+        (f"GET http://{'x' * 64}/health HTTP/1.1\r\nHost: localhost\r\n\r\n", 400),
+        ("GET http://localhost:99999999/health HTTP/1.1\r\nHost: localhost\r\n\r\n", 400),
         ("GET /%00 HTTP/1.1\r\nHost: localhost\r\n\r\n", 404),
     ],
 )
@@ -162,6 +168,8 @@ async def test_the_absolute_form(
         wire = await server.connect()
         await wire.send("GET http://localhost/tasks?limit=1 HTTP/1.1\r\nHost: localhost\r\n\r\n")
         assert len((await wire.answer()).json["tasks"]) == 1
+        await wire.send("GET http://localhost/tasks%3Flimit=1 HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        problem_in(await wire.answer(), 404)
         # The target's host counts, whatever the Host header says (RFC 9112, 3.2.2).
         await wire.send("GET http://evil.example/tasks HTTP/1.1\r\nHost: localhost\r\n\r\n")
         problem_in(await wire.answer(), 421)

@@ -10,6 +10,9 @@ import trio
 
 from task_queue_engine.http import Bound
 
+PATIENCE = 600.0
+"""Seconds, mostly virtual ones: a test of a server that says nothing must fail, not hang."""
+
 
 @dataclass(frozen=True)
 class Answer:
@@ -30,7 +33,7 @@ class Wire:
         self._buffer = b""
 
     async def send(self, data: bytes | str) -> None:
-        await self.stream.send_all(data.encode() if isinstance(data, str) else data)
+        await self.stream.send_all(data.encode("latin-1") if isinstance(data, str) else data)
 
     async def answer(self, *, head: bool = False) -> Answer:
         """The next response; `head`: to a HEAD request. Raises EOFError where none comes."""
@@ -52,7 +55,8 @@ class Wire:
     async def closed(self) -> bool:
         """Waits until the server closes the connection; False where it says something first."""
         try:
-            return not self._buffer and not await self.stream.receive_some(65_536)
+            with trio.fail_after(PATIENCE):
+                return not self._buffer and not await self.stream.receive_some(65_536)
         except trio.BrokenResourceError:
             return True
 
@@ -60,7 +64,8 @@ class Wire:
         await self.stream.aclose()
 
     async def _more(self) -> None:
-        data = await self.stream.receive_some(65_536)
+        with trio.fail_after(PATIENCE):
+            data = await self.stream.receive_some(65_536)
         if not data:
             raise EOFError(f"the server closed the connection after {self._buffer!r}")
         self._buffer += data

@@ -13,12 +13,15 @@ import pytest
 from pydantic import AliasChoices
 from pydantic_settings import BaseSettings
 
+from task_queue_engine.cli.settings import CommandSettings
 from task_queue_engine.config import Settings
-from task_queue_engine.handlers.image_settings import ImageSettings
-from task_queue_engine.handlers.settings import EmailSettings, ExportSettings
+from task_queue_engine.handlers.email.settings import EmailSettings
+from task_queue_engine.handlers.export.settings import ExportSettings
+from task_queue_engine.handlers.image.settings import ImageSettings
 
 SETTINGS_CLASSES: list[type[BaseSettings]] = [
     Settings,
+    CommandSettings,
     EmailSettings,
     ImageSettings,
     ExportSettings,

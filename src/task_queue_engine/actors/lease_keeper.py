@@ -83,6 +83,14 @@ class LeaseKeeper:
             cancels_seen=self._cancels_seen,
         )
 
+    def holds(self, task_id: str, attempt: int) -> bool:
+        """Whether this attempt is in hand here."""
+        return any(
+            lease.attempt is not None
+            and (lease.attempt.task.id, lease.attempt.task.attempt) == (task_id, attempt)
+            for lease in self._held
+        )
+
     async def run(self) -> None:
         """Until `events` ends. Listening never waits for the queue: renewing has its own task."""
         with self._events:
@@ -104,8 +112,10 @@ class LeaseKeeper:
                     self._held.pop(lease, None)
             case CancelAsked(task_id):
                 for lease in self._held:
-                    if lease.delivery.task_id == task_id and lease.attempt is not None:
-                        lease.attempt.abort(AbortReason.CANCELLED)
+                    if lease.delivery.task_id == task_id:
+                        lease.cancel_asked = True
+                        if lease.attempt is not None:
+                            lease.attempt.abort(AbortReason.CANCELLED)
             case _:
                 assert_never(event)
 
@@ -114,6 +124,8 @@ class LeaseKeeper:
             await trio.sleep(self._visibility * _LOOK_EVERY)
             soon = trio.current_time() + self._visibility * _RENEW_BELOW
             waning = [lease for lease in self._held if lease.expires_at < soon and not lease.lost]
+            if not waning:
+                self._health.well("lease_keeper")
             size = self._queue.max_batch
             for i in range(0, len(waning), size):
                 await self._renew(waning[i : i + size])
@@ -145,7 +157,7 @@ class LeaseKeeper:
                 lease.expires_at = asked_at + self._visibility
             case LeaseLost() | Rejected():
                 # Where the acker has just deleted it, its receipt is stale for a good reason.
-                if lease in self._held and not lease.settling:
+                if lease in self._held and not (lease.settling or lease.lost):
                     self._lose(lease, "the queue says it is gone")
             case TryAgain():
                 pass
@@ -154,7 +166,7 @@ class LeaseKeeper:
 
     async def _keep_expiring(self) -> None:
         while True:
-            await trio.sleep(self._visibility * _LOOK_EVERY / 2)
+            await trio.sleep(self._visibility * _SAFETY / 2)
             latest = trio.current_time() + self._visibility * _SAFETY
             for lease in self._held:
                 if lease.expires_at <= latest and not lease.lost:
@@ -184,9 +196,11 @@ class LeaseKeeper:
                 try:
                     asked = await self._store.cancel_requested(ids)
                 except BackendUnavailable as error:
-                    self._health.trouble("lease_keeper", error)
+                    self._health.trouble("cancel_watch", error)
                     break
                 for task_id, cancel in zip(ids, asked, strict=True):
                     if cancel:
                         self._cancels_seen += 1
                         running[task_id].abort(AbortReason.CANCELLED)
+            else:
+                self._health.well("cancel_watch")

@@ -36,6 +36,8 @@ class Lease:
     expires_at: float
     attempt: Attempt | None = None
     lost: bool = False
+    cancel_asked: bool = False
+    """Somebody cancelled the task while its claim was under way: it is not to start."""
     settling: bool = False
     """The acker is at it: a stale receipt no longer means that the lease was lost."""
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import assert_never
@@ -10,6 +11,7 @@ from typing import assert_never
 import trio
 
 from task_queue_engine.actors.messages import (
+    AbortReason,
     Ack,
     Acquired,
     Attempt,
@@ -27,6 +29,7 @@ from task_queue_engine.backends.base import Delivery, TaskQueue, TaskStore
 from task_queue_engine.clock import Clock
 from task_queue_engine.errors import BackendUnavailable
 from task_queue_engine.lifecycle import (
+    CRASH_ERROR_TYPE,
     ClaimRequest,
     ClaimVerdict,
     DuplicateDelivery,
@@ -38,6 +41,9 @@ from task_queue_engine.lifecycle import (
     Started,
     delay_until,
 )
+from task_queue_engine.task import Task, TaskStatus
+
+logger = logging.getLogger("task_queue_engine.poller")
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +62,7 @@ class Poller:
     It asks the queue for no more than the workers have asked for on `demand`, so that claimed work
     does not age in memory. `stop` ends it from the top: a receive under way is cancelled, whatever
     no worker has taken yet is given back, and closing `deliveries` lets the rest of the line run
-    dry.
+    dry. `is_in_hand` says of a task id and attempt whether this engine is at it already.
     """
 
     def __init__(
@@ -75,6 +81,7 @@ class Poller:
         outcomes: trio.MemorySendChannel[Outcome],
         settlements: trio.MemorySendChannel[tuple[Settlement, ...]],
         leases: trio.MemorySendChannel[LeaseEvent],
+        is_in_hand: Callable[[str, int], bool],
     ) -> None:
         self._queue = queue
         self._store = store
@@ -90,6 +97,7 @@ class Poller:
         self._outcomes = outcomes
         self._settlements = settlements
         self._leases = leases
+        self._is_in_hand = is_in_hand
         self._credit = 0
         self._stopping = False
         self._stoppable = trio.CancelScope()
@@ -183,11 +191,25 @@ class Poller:
             )
             for lease in held
         ]
+        answer_lost = False
+
+        async def claim() -> list[ClaimVerdict]:
+            nonlocal answer_lost
+            try:
+                return await self._store.claim(requests)
+            except BackendUnavailable:
+                answer_lost = True
+                raise
+
+        def give_up() -> bool:
+            return self._stopping or all(lease.lost for lease in held)
+
         try:
-            verdicts = await self._patience.until_done(
-                lambda: self._store.claim(requests),
-                give_up=lambda: self._stopping or all(lease.lost for lease in held),
-            )
+            verdicts = await self._patience.until_done(claim, give_up=give_up)
+            if answer_lost:
+                verdicts = await self._patience.until_done(
+                    lambda: self._recognise_own(held, verdicts), give_up=give_up
+                )
         except BackendUnavailable:
             self._credit += len(held)
             self._returned += len(held)
@@ -211,14 +233,55 @@ class Poller:
             await self._settlements.send(tuple(settled))
         return attempts
 
+    async def _recognise_own(
+        self, held: Sequence[Lease], verdicts: Sequence[ClaimVerdict]
+    ) -> list[ClaimVerdict]:
+        """A claim whose answer was lost may have taken effect. Made again, it meets its own work:
+        an attempt that looks like one running elsewhere, a task that has just failed. Left alone,
+        an attempt that never ran would count as a crash, and a dead letter would be missing."""
+        seen = dict(enumerate(verdicts))
+        unclear = [
+            index
+            for index, verdict in seen.items()
+            if verdict in (DuplicateDelivery(), Finished(TaskStatus.FAILED))
+        ]
+        if not unclear:
+            return list(verdicts)
+        tasks = await self._store.get([held[index].delivery.task_id for index in unclear])
+        mine = {
+            (verdict.task.id, verdict.task.attempt)
+            for verdict in verdicts
+            if isinstance(verdict, Started)
+        }
+        for index, task in zip(unclear, tasks, strict=True):
+            if task is None:
+                continue
+            attempt = (task.id, task.attempt)
+            if task.status is TaskStatus.FAILED:
+                if task.error is not None and task.error.type == CRASH_ERROR_TYPE:
+                    seen[index] = Exhausted(task)
+            elif (
+                task.status is TaskStatus.PROCESSING
+                and task.worker == self._worker_name
+                and attempt not in mine
+                and not self._is_in_hand(*attempt)
+            ):
+                mine.add(attempt)
+                seen[index] = Started(task)
+        return list(seen.values())
+
     def _judge(self, lease: Lease, verdict: ClaimVerdict) -> Attempt | Settlement:
         match verdict:
             case Started(task, takeover):
                 self._claimed += 1
-                self._taken_over += takeover
+                if takeover:
+                    self._taken_over += 1
+                    _log_silence(task, "starting it again")
                 lease.attempt = attempt = Attempt(task, lease)
                 if lease.lost:
                     lease.lose()
+                elif lease.cancel_asked:
+                    attempt.abort(AbortReason.CANCELLED)
                 return attempt
             case Finished():
                 self._duplicates += 1
@@ -234,6 +297,7 @@ class Poller:
                 return Release(lease, min(wait, self._queue.max_delay))
             case Exhausted(task):
                 self._quarantined += 1
+                _log_silence(task, "FAILED, and not started again")
                 return DeadLetterIt(
                     lease,
                     f"its worker died {task.retry_count} times of {task.max_attempts} allowed",
@@ -277,3 +341,15 @@ class Poller:
         self._returned += len(attempts)
         for attempt in attempts:
             await self._outcomes.send(Interrupted(attempt))
+
+
+def _log_silence(task: Task, what_follows: str) -> None:
+    logger.warning(
+        "%s task %s: the worker that had it died or lost its lease (failure %d of %d allowed): %s",
+        task.type,
+        task.id,
+        task.retry_count,
+        task.max_attempts,
+        what_follows,
+        extra={"task_id": task.id, "task_type": task.type},
+    )

@@ -10,7 +10,7 @@ from datetime import timedelta
 import trio
 
 from task_queue_engine.actors.patience import Patience
-from task_queue_engine.backends.base import Backend, Message, Stranded, StrandedKind
+from task_queue_engine.backends.base import Backend, Done, Message, Stranded, StrandedKind
 from task_queue_engine.clock import Clock
 from task_queue_engine.errors import BackendUnavailable
 from task_queue_engine.lifecycle import Recorded, delay_until
@@ -102,8 +102,8 @@ class Reconciler:
         ]
         for i in range(0, len(messages), self._queue.max_batch):
             # One that fails is found again at the next round.
-            await self._queue.send(messages[i : i + self._queue.max_batch])
-        self._resent += len(messages)
+            verdicts = await self._queue.send(messages[i : i + self._queue.max_batch])
+            self._resent += sum(isinstance(verdict, Done) for verdict in verdicts)
 
     async def _reclaim(self, tasks: list[Task]) -> list[Task]:
         verdicts = await self._backend.store.reclaim([(task.id, task.attempt) for task in tasks])

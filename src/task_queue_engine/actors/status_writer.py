@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import assert_never
@@ -40,7 +41,9 @@ from task_queue_engine.lifecycle import (
     Snooze,
 )
 from task_queue_engine.retry import Decision, GiveUp, RetryAt, SnoozeUntil
-from task_queue_engine.task import TaskError, TaskStatus
+from task_queue_engine.task import Task, TaskError, TaskStatus
+
+logger = logging.getLogger("task_queue_engine.status_writer")
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,6 +226,7 @@ class StatusWriter:
 
     def _settle_error(self, attempt: Attempt, error: TaskError, decision: Decision) -> Settlement:
         lease = attempt.lease
+        _log_error(attempt.task, error, decision)
         if isinstance(decision, GiveUp):
             self._failed += 1
             return DeadLetterIt(lease, decision.reason, task=attempt.task, error=error)
@@ -233,3 +237,28 @@ class StatusWriter:
         if decision.delay > self._max_delay:
             return Ack(lease)
         return Release(lease, decision.delay)
+
+
+def _log_error(task: Task, error: TaskError, decision: Decision) -> None:
+    about = {"task_id": task.id, "task_type": task.type}
+    why = error.in_one_line()
+    match decision:
+        case GiveUp(reason):
+            logger.warning(
+                "%s task %s FAILED (%s): %s", task.type, task.id, reason, why, extra=about
+            )
+        case RetryAt(_, delay):
+            logger.info(
+                "%s task %s: attempt failed (%d of %d), next in %.1f s: %s",
+                task.type,
+                task.id,
+                task.retry_count + 1,
+                task.max_attempts,
+                delay,
+                why,
+                extra=about,
+            )
+        case SnoozeUntil(_, delay):
+            logger.debug("%s task %s: snoozed for %.1f s", task.type, task.id, delay, extra=about)
+        case _:
+            assert_never(decision)

@@ -135,7 +135,11 @@ class Submitter:
     ) -> tuple[BackendUnavailable | None, Sequence[Task]]:
         """Returns the trouble there was, and the tasks that are still to be sent."""
         now = self._clock.now()
-        messages = [Message(task=task, delay=delay_until(task.run_at, now)) for task in tasks]
+        # Longer than the queue takes where the clock was set back meanwhile; the claim looks again.
+        messages = [
+            Message(task=task, delay=min(delay_until(task.run_at, now), queue.max_delay))
+            for task in tasks
+        ]
         try:
             verdicts = await queue.send(messages)
         except BackendUnavailable as error:

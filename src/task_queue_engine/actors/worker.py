@@ -136,14 +136,21 @@ class Worker:
     ) -> Outcome:
         self._errored += 1
         task = attempt.task
-        decision = decide(
-            task,
-            error,
-            self._clock.now(),
-            backoff=definition.backoff if definition else Backoff(),
-            rules=definition.error_rules if definition else {},
-            rng=self._rng,
-        )
+        now = self._clock.now()
+        try:
+            decision = decide(
+                task,
+                error,
+                now,
+                backoff=definition.backoff if definition else Backoff(),
+                rules=definition.error_rules if definition else {},
+                rng=self._rng,
+            )
+        # A Retry, Snooze or Backoff of a team's own making that does not hold what it should: one
+        # more way for a handler to fail, and what it raised shows as the context.
+        except Exception as broken:  # noqa: BLE001
+            error = broken
+            decision = decide(task, error, now, backoff=Backoff(), rules={}, rng=self._rng)
         if isinstance(error, UnknownTaskType):
             logger.error("task %s: %s; is this worker older than the submitter?", task.id, error)
         return Errored(attempt, describe_error(error), decision)

@@ -116,6 +116,8 @@ class DeadLetter:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeadLetterPage:
+    """Some dead letters; `next_cursor` is None on the last page."""
+
     letters: tuple[DeadLetter, ...]
     """Newest first where the backend has an order."""
     next_cursor: str | None
@@ -148,7 +150,10 @@ class TaskQueue(Protocol):
         store (SQS: 900)."""
         ...
 
-    async def send(self, messages: Sequence[Message]) -> list[QueueVerdict]: ...
+    async def send(self, messages: Sequence[Message]) -> list[QueueVerdict]:
+        """Durable once answered Done, each with a message id never used before. Rejected: it can
+        never be sent."""
+        ...
 
     async def receive(self, max_messages: int, *, wait: float, visibility: float) -> list[Delivery]:
         """Take up to `max_messages`, leased for `visibility` seconds.
@@ -169,11 +174,18 @@ class TaskQueue(Protocol):
         (0 to `max_delay`)."""
         ...
 
-    async def delete(self, deliveries: Sequence[Delivery]) -> list[QueueVerdict]: ...
+    async def delete(self, deliveries: Sequence[Delivery]) -> list[QueueVerdict]:
+        """Done with these messages. What somebody else holds by now is never deleted; LeaseLost
+        says so where the backend can tell."""
+        ...
 
-    async def dead_letter(self, items: Sequence[DeadLettering]) -> list[QueueVerdict]: ...
+    async def dead_letter(self, items: Sequence[DeadLettering]) -> list[QueueVerdict]:
+        """Move messages to the dead-letter queue: never gone from both queues, whatever fails."""
+        ...
 
-    async def depth(self) -> QueueDepth: ...
+    async def depth(self) -> QueueDepth:
+        """Never counts: O(1)."""
+        ...
 
     # The dead-letter side, for people: redriving is done by the engine, which first reopens the
     # tasks in the store, then sends, then deletes the letters.
@@ -187,7 +199,9 @@ class TaskQueue(Protocol):
         taken again until they are deleted."""
         ...
 
-    async def delete_dead(self, letters: Sequence[DeadLetter]) -> list[QueueVerdict]: ...
+    async def delete_dead(self, letters: Sequence[DeadLetter]) -> list[QueueVerdict]:
+        """LeaseLost for letters that are gone already, where the backend can tell."""
+        ...
 
     async def purge_dead(self) -> int:
         """Delete all dead letters; returns how many (approximate where depth is)."""
@@ -208,7 +222,7 @@ class NewTask:
 
 @dataclass(frozen=True, slots=True)
 class Created:
-    pass
+    """The row is durable."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,6 +256,8 @@ class ListQuery:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskPage:
+    """Some tasks; `next_cursor` is None on the last page."""
+
     tasks: tuple[Task, ...]
     next_cursor: str | None
 
@@ -262,6 +278,8 @@ class Counts:
 
 
 class StrandedKind(Enum):
+    """Why nothing will bring a task on."""
+
     UNSENT = auto()
     """PENDING, not scheduled, and no message exists."""
     ORPHANED = auto()
@@ -270,12 +288,16 @@ class StrandedKind(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Stranded:
+    """One task that nothing will bring on."""
+
     task: Task
     kind: StrandedKind
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StrandedPage:
+    """What a piece of the scan has found."""
+
     found: tuple[Stranded, ...]
     next_cursor: str | None
     """None when the scan has come to its end."""
@@ -289,30 +311,43 @@ class TaskStore(Protocol):
         """Items per call the backend takes at its best; callers never pass more."""
         ...
 
-    async def create(self, tasks: Sequence[NewTask]) -> list[CreateVerdict]: ...
+    async def create(self, tasks: Sequence[NewTask]) -> list[CreateVerdict]:
+        """Insert rows whose ids are not there yet; never changes one that is."""
+        ...
 
-    async def get(self, task_ids: Sequence[str]) -> list[Task | None]: ...
+    async def get(self, task_ids: Sequence[str]) -> list[Task | None]:
+        """In the order asked for, None for unknown ids. Sees every write answered before."""
+        ...
 
     async def list_tasks(self, query: ListQuery) -> TaskPage:
         """Raises InvalidQuery for a cursor that is not one of its own."""
         ...
 
-    async def counts(self) -> Counts: ...
-
-    async def claim(self, requests: Sequence[ClaimRequest]) -> list[ClaimVerdict]: ...
-
-    async def record(self, writes: Sequence[AttemptWrite]) -> list[RecordVerdict]:
-        """Several writes of one attempt in a batch take effect in their order."""
+    async def counts(self) -> Counts:
+        """Of all queues. Never counts: O(1)."""
         ...
 
-    async def cancel(self, task_ids: Sequence[str]) -> list[CancelVerdict]: ...
+    async def claim(self, requests: Sequence[ClaimRequest]) -> list[ClaimVerdict]:
+        """Just before the start: see `lifecycle.decide_claim`."""
+        ...
+
+    async def record(self, writes: Sequence[AttemptWrite]) -> list[RecordVerdict]:
+        """See `lifecycle.decide_record`. Several writes of one attempt in a batch take effect in
+        their order; the same write again, after an answer was lost, is answered the same."""
+        ...
+
+    async def cancel(self, task_ids: Sequence[str]) -> list[CancelVerdict]:
+        """See `lifecycle.decide_cancel`."""
+        ...
 
     async def cancel_requested(self, task_ids: Sequence[str]) -> list[bool]:
         """Which of these (running) tasks somebody has asked to cancel. A cheap read: it is made
         every second or so for everything in hand."""
         ...
 
-    async def reopen(self, task_ids: Sequence[str]) -> list[ReopenVerdict]: ...
+    async def reopen(self, task_ids: Sequence[str]) -> list[ReopenVerdict]:
+        """For an explicit retry by a person: see `lifecycle.decide_reopen`."""
+        ...
 
     async def due(self, *, before: datetime, limit: int) -> list[Task]:
         """PENDING tasks whose `due_at` is at or before `before`, earliest first."""
@@ -336,7 +371,7 @@ class TaskStore(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BackendInfo:
-    """For logs, /health and `tqe doctor`."""
+    """For the log."""
 
     name: str
     detail: str

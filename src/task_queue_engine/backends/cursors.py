@@ -7,13 +7,22 @@ from __future__ import annotations
 
 import base64
 import binascii
-from typing import TypeVar
+from datetime import datetime
+from typing import Annotated, TypeVar
 
 import msgspec
 
 from task_queue_engine.errors import InvalidQuery
 
 T = TypeVar("T")
+
+Int64 = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
+"""An integer that a database can hold."""
+
+Moment = Annotated[datetime, msgspec.Meta(tz=True)]
+"""A datetime that can be compared with aware ones."""
+
+MAX_LIMIT = 2**31 - 1
 
 _encoder = msgspec.json.Encoder()
 
@@ -41,6 +50,6 @@ def decode_cursor(cursor: str, kind: str, shape: type[T]) -> T:
 
 
 def check_limit(limit: int) -> None:
-    """Raises InvalidQuery for field "limit" below 1."""
-    if limit < 1:
-        raise InvalidQuery(f"must be at least 1, not {limit}", field="limit")
+    """Raises InvalidQuery for field "limit" below 1 or beyond MAX_LIMIT."""
+    if not 1 <= limit <= MAX_LIMIT:
+        raise InvalidQuery(f"must be 1 to {MAX_LIMIT}, not {limit}", field="limit")

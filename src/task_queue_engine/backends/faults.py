@@ -84,6 +84,12 @@ class Faults:
         receive: same message, same receive count."""
         self._duplicates += messages
 
+    def clear(self) -> None:
+        """Disarm all faults. Outages and blocks end with their own blocks."""
+        for armed in (self._unavailable, self._lost, self._try_again, self._defects):
+            armed.clear()
+        self._duplicates = 0
+
     @contextmanager
     def block(self, operation: str) -> Iterator[Gate]:
         """Calls of `operation` wait until the block is left or the gate is opened."""

@@ -46,7 +46,13 @@ from task_queue_engine.backends.base import (
     TooLarge,
     TryAgain,
 )
-from task_queue_engine.backends.cursors import check_limit, decode_cursor, encode_cursor
+from task_queue_engine.backends.cursors import (
+    Int64,
+    Moment,
+    check_limit,
+    decode_cursor,
+    encode_cursor,
+)
 from task_queue_engine.backends.faults import Faults
 from task_queue_engine.clock import Clock, SystemClock
 from task_queue_engine.errors import BackendUnavailable
@@ -87,6 +93,7 @@ class MemoryBackend:
         self._queues: dict[str, MemoryQueue] = {}
         self._store = MemoryStore(self, self._rows, max_item_bytes)
         self._times_open = 0
+        self._last_id = 0
 
     @property
     def store(self) -> MemoryStore:
@@ -112,6 +119,8 @@ class MemoryBackend:
             yield
         finally:
             self._times_open -= 1
+            for queue in self._queues.values():
+                queue.wake()
 
     async def ping(self) -> None:
         await self.call("ping", lambda: None)
@@ -122,9 +131,7 @@ class MemoryBackend:
         def look() -> StrandedPage:
             check_limit(limit)
             after = (
-                decode_cursor(cursor, "stranded", tuple[datetime, str])
-                if cursor is not None
-                else None
+                None if cursor is None else decode_cursor(cursor, "stranded", tuple[Moment, str])
             )
             messages = self.queue(queue)
             waiting = sorted(
@@ -153,14 +160,19 @@ class MemoryBackend:
 
     async def call(self, operation: str, carry_out: Callable[[], T]) -> T:
         """Run one operation: a checkpoint first, then no way to be cancelled halfway."""
-        self._check_open()
+        self.check_open()
         await self.faults.enter(operation)
-        self._check_open()
+        self.check_open()
         answer = carry_out()
         self.faults.leave(operation)
         return answer
 
-    def _check_open(self) -> None:
+    def next_id(self) -> str:
+        """Of a message or a dead letter; no two queues share one."""
+        self._last_id += 1
+        return str(self._last_id)
+
+    def check_open(self) -> None:
         if not self._times_open:
             raise BackendUnavailable("the backend is not open")
 
@@ -193,7 +205,6 @@ class MemoryQueue:
         self._messages: dict[str, _Stored] = {}
         self._dead: dict[str, DeadLetter] = {}
         self._duplicates: deque[Delivery] = deque()
-        self._last_id = 0
         self._changed = trio.Event()
 
     @property
@@ -204,7 +215,7 @@ class MemoryQueue:
         def put(message: Message) -> QueueVerdict:
             if not 0 <= message.delay <= self.max_delay:
                 return _bad_delay(message.delay)
-            message_id = self._next_id()
+            message_id = self._backend.next_id()
             self._messages[message_id] = _Stored(
                 message_id, message.task.id, self._now() + timedelta(seconds=message.delay)
             )
@@ -224,6 +235,7 @@ class MemoryQueue:
             self._changed = self._changed if not self._changed.is_set() else trio.Event()
             with trio.move_on_after(min(left, self._until_next_visible())):
                 await self._changed.wait()
+            self._backend.check_open()
             taken = self._take(max_messages, visibility)
         return taken
 
@@ -269,7 +281,7 @@ class MemoryQueue:
             if message is None:
                 return LeaseLost()
             del self._messages[message.id]
-            letter_id = self._next_id()
+            letter_id = self._backend.next_id()
             self._dead[letter_id] = DeadLetter(
                 id=letter_id,
                 task_id=message.task_id,
@@ -295,11 +307,13 @@ class MemoryQueue:
     async def list_dead(self, *, limit: int, cursor: str | None = None) -> DeadLetterPage:
         def page() -> DeadLetterPage:
             check_limit(limit)
-            below = decode_cursor(cursor, "dead", int) if cursor is not None else math.inf
+            below = math.inf
+            if cursor is not None:
+                (below,) = decode_cursor(cursor, "dead", tuple[Int64])
             letters = [letter for letter in reversed(self._dead.values()) if int(letter.id) < below]
             return DeadLetterPage(
                 letters=tuple(letters[:limit]),
-                next_cursor=encode_cursor("dead", int(letters[limit - 1].id))
+                next_cursor=encode_cursor("dead", (int(letters[limit - 1].id),))
                 if len(letters) > limit
                 else None,
             )
@@ -329,6 +343,10 @@ class MemoryQueue:
             return count
 
         return await self._backend.call("purge_dead", purge)
+
+    def wake(self) -> None:
+        """Let whoever waits in `receive` look again."""
+        self._changed.set()
 
     def lapse_leases(self) -> None:
         """For tests: all visibility timeouts run out now, as if their owners had gone silent."""
@@ -407,10 +425,6 @@ class MemoryQueue:
     def _now(self) -> datetime:
         return self._backend.clock.now()
 
-    def _next_id(self) -> str:
-        self._last_id += 1
-        return str(self._last_id)
-
 
 def _bad_delay(delay: float) -> Rejected:
     return Rejected(f"the delay must be 0 to {MAX_DELAY:g} seconds, not {delay!r}")
@@ -460,9 +474,9 @@ class MemoryStore:
         def page() -> TaskPage:
             check_limit(query.limit)
             below = (
-                decode_cursor(query.cursor, "tasks", tuple[datetime, str])
-                if query.cursor is not None
-                else None
+                None
+                if query.cursor is None
+                else decode_cursor(query.cursor, "tasks", tuple[Moment, str])
             )
             rows = sorted(
                 (

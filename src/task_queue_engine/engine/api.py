@@ -74,7 +74,7 @@ class EngineMetrics:
     workers: int
     active_workers: int
     counters: dict[str, int] = field(default_factory=dict)
-    """Name in Prometheus style without prefix and `_total`: "attempts_started", "lease_lost"."""
+    """Name in Prometheus style without prefix and `_total`: "attempts_started", "leases_lost"."""
     uptime: float = 0.0
     """Seconds."""
 
@@ -155,7 +155,9 @@ class EngineApi(Protocol):
         """Delete all dead letters, not their tasks; returns how many."""
         ...
 
-    async def metrics(self) -> EngineMetrics: ...
+    async def metrics(self) -> EngineMetrics:
+        """Fresh where the backend answers, else as last sampled."""
+        ...
 
     async def ready(self) -> Readiness:
         """Never raises for an engine that is not fit: that is its answer."""

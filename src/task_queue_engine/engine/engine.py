@@ -6,7 +6,8 @@ import os
 import random
 import secrets
 import socket
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import datetime
 from typing import Any, TypeVar, overload
@@ -27,11 +28,14 @@ from task_queue_engine.backends.base import (
     Backend,
     BackendInfo,
     DeadLetterPage,
+    Done,
     ListQuery,
     Message,
     TaskPage,
+    TryAgain,
 )
 from task_queue_engine.clock import Clock, SystemClock
+from task_queue_engine.codec import is_unicode
 from task_queue_engine.config import Settings
 from task_queue_engine.engine import dead_letters
 from task_queue_engine.engine.api import (
@@ -44,6 +48,7 @@ from task_queue_engine.engine.api import (
     SubmitVerdict,
 )
 from task_queue_engine.engine.choice import create_backend
+from task_queue_engine.engine.counters import counters_of
 from task_queue_engine.engine.handle import TaskHandle
 from task_queue_engine.engine.hooks import Hooks
 from task_queue_engine.engine.intake import Intake
@@ -55,6 +60,7 @@ from task_queue_engine.errors import (
     BackendError,
     BackendUnavailable,
     EngineNotRunning,
+    InvalidQuery,
     TaskNotFound,
     WrongState,
 )
@@ -75,6 +81,9 @@ from task_queue_engine.task import Task, TaskStatus
 
 R = TypeVar("R")
 
+_UNCANCELLABLE_FOR = 10.0
+"""Seconds."""
+
 
 class Engine:
     """A task queue engine.
@@ -91,6 +100,7 @@ class Engine:
         backend: None: the one the settings ask for.
         clock: time of day; for tests.
         consume: False: takes submissions and answers questions, runs no tasks.
+        housekeeping: False: leaves due and stranded tasks to other engines; for short visits.
         hooks: called with what happens, see `task_queue_engine.events`.
 
     The methods that ask or change something raise EngineNotRunning outside `run`, and
@@ -105,6 +115,7 @@ class Engine:
         backend: Backend | None = None,
         clock: Clock | None = None,
         consume: bool = True,
+        housekeeping: bool = True,
         hooks: Iterable[Hook] = (),
     ) -> None:
         self._registry = tasks
@@ -114,6 +125,7 @@ class Engine:
             backend if backend is not None else create_backend(self._settings, self._clock)
         )
         self._consume = consume
+        self._housekeeping = housekeeping
         self._hooks = Hooks(hooks)
         self._health = Health()
         self._waiters = Waiters()
@@ -149,6 +161,8 @@ class Engine:
             grace=self._settings.shutdown_grace, flush=self._settings.shutdown_flush
         )
         self._stopped = trio.Event()
+        # Troubles of an earlier run are over, or will show again.
+        self._health = Health()
         try:
             async with self._backend.open(), trio.open_nursery() as host:
                 host.start_soon(self._run_shielded, shutdown, host.cancel_scope, task_status)
@@ -211,14 +225,18 @@ class Engine:
             shutdown=shutdown,
             worker_name=self._worker_name,
             consume=self._consume,
+            housekeeping=self._housekeeping,
             on_start=self._publish_start if self._hooks else None,
             on_recorded=self._note_recorded,
             rng=random.Random(),  # noqa: S311 - jitter, not secrets
         )
 
     async def stop(self) -> None:
-        """Drain, and return when all is settled or the hard deadline is over. Called again while
-        it drains: skip the rest of the grace."""
+        """Drain, and return when all is settled or the hard deadline is over; at once where the
+        engine does not run. Called again while it drains: skip the rest of the grace."""
+        if self._shutdown is None:
+            await trio.lowlevel.checkpoint()
+            return
         self.request_stop()
         await self._stopped.wait()
 
@@ -331,6 +349,7 @@ class Engine:
     async def get(self, task_id: str) -> Task:
         """Raises TaskNotFound."""
         self._check_running()
+        _check_id(task_id)
         (task,) = await self._backend.store.get([task_id])
         if task is None:
             raise TaskNotFound(task_id)
@@ -348,6 +367,8 @@ class Engine:
     async def list_tasks(self, query: ListQuery) -> TaskPage:
         """Raises InvalidQuery."""
         self._check_running()
+        if query.type is not None and not is_unicode(query.type):
+            raise InvalidQuery("contains a lone surrogate, which is not Unicode text", field="type")
         return await self._backend.store.list_tasks(query)
 
     # --- changing ---------------------------------------------------------------------------
@@ -360,6 +381,7 @@ class Engine:
             TaskNotFound, WrongState (already terminal).
         """
         self._check_running()
+        _check_id(task_id)
         (verdict,) = await self._backend.store.cancel([task_id])
         match verdict:
             case CancelledNow(task):
@@ -380,10 +402,14 @@ class Engine:
             TaskNotFound, WrongState.
         """
         self._check_running()
-        (verdict,) = await self._backend.store.reopen([task_id])
+        _check_id(task_id)
+        # A caller that goes away between the two steps must not leave a task that nobody sends.
+        with trio.CancelScope(shield=True), _bounded("retrying a task"):
+            (verdict,) = await self._backend.store.reopen([task_id])
+            if isinstance(verdict, Reopened):
+                await self._send_reopened(verdict.task)
         match verdict:
             case Reopened(task):
-                await self._send_reopened(task)
                 return task
             case NotReopened(task):
                 raise WrongState(
@@ -394,8 +420,10 @@ class Engine:
 
     async def _send_reopened(self, task: Task) -> None:
         try:
-            await self._backend.queue(task.queue).send([Message(task=task)])
+            (sent,) = await self._backend.queue(task.queue).send([Message(task=task)])
         except BackendUnavailable:
+            sent = TryAgain("the queue is down")
+        if not isinstance(sent, Done):
             # The row is PENDING: the scheduler sends it when the queue is back.
             await self._backend.store.schedule([(task.id, self._clock.now())])
 
@@ -430,7 +458,7 @@ class Engine:
             depth=sample.depth,
             workers=len(pipeline.workers),
             active_workers=sum(worker.statistics().busy for worker in pipeline.workers),
-            counters=pipeline.counters(),
+            counters=counters_of(pipeline),
             uptime=trio.current_time() - self._started_at,
         )
 
@@ -471,6 +499,24 @@ class Engine:
             self._waiters.ended(task.id)
         if self._hooks and status is not TaskStatus.PROCESSING:
             self._hooks.publish(AttemptRecorded(task, status, _in_one_word(outcome)))
+
+
+def _check_id(task_id: str) -> None:
+    """What no backend could even be asked for is not there."""
+    if not is_unicode(task_id):
+        raise TaskNotFound(task_id)
+
+
+@contextmanager
+def _bounded(what: str) -> Iterator[None]:
+    """For what cannot be cancelled."""
+    try:
+        with trio.fail_after(_UNCANCELLABLE_FOR):
+            yield
+    except trio.TooSlowError:
+        raise BackendUnavailable(
+            f"{what} took more than {_UNCANCELLABLE_FOR:g} s; look at what came of it"
+        ) from None
 
 
 def _in_one_word(outcome: Outcome) -> str:

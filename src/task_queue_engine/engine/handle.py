@@ -40,6 +40,7 @@ class TaskHandle(Generic[R]):
         return await self._engine.get(self.id)
 
     async def status(self) -> TaskStatus:
+        """The task's status now. Raises TaskNotFound when its retention is over."""
         return (await self.task()).status
 
     async def result(self, *, timeout: Seconds | None = None) -> R:

@@ -39,11 +39,47 @@ class Intake:
         self._keys_in_flight: set[str] = set()
         self._unanswered: set[SubmitRequest] = set()
 
+    @property
+    def pending(self) -> int:
+        """Requests without an answer and keys in flight."""
+        return len(self._unanswered) + len(self._keys_in_flight)
+
     async def submit(self, submissions: Sequence[Submission]) -> list[SubmitVerdict]:
-        """One verdict each, in their order. Raises EngineNotRunning."""
+        """One verdict each, in their order. Raises EngineNotRunning where none was taken over."""
         verdicts: list[SubmitVerdict | None] = [None] * len(submissions)
-        accepted: list[tuple[int, NewTask]] = []
+        requests: list[tuple[SubmitRequest, list[int]]] = []
+        # Those this call has put in flight; the answer to a request takes its own out again.
         keys: set[str] = set()
+        try:
+            accepted = self._build(submissions, verdicts, keys)
+            for i in range(0, len(accepted), self._request_size):
+                chunk = accepted[i : i + self._request_size]
+                try:
+                    request = await self._hand_over(tuple(new for _, new in chunk))
+                except EngineNotRunning as error:
+                    if not requests:
+                        raise
+                    for index, _ in accepted[i:]:
+                        verdicts[index] = Refused(error)
+                    break
+                keys.difference_update(new.task.id for _, new in chunk)
+                requests.append((request, [index for index, _ in chunk]))
+        finally:
+            self._keys_in_flight -= keys
+        for request, indexes in requests:
+            results = await request.results()
+            for index, new, result in zip(indexes, request.tasks, results, strict=True):
+                verdicts[index] = _judge(new.task, result)
+        return [verdict for verdict in verdicts if verdict is not None]
+
+    def _build(
+        self,
+        submissions: Sequence[Submission],
+        verdicts: list[SubmitVerdict | None],
+        keys: set[str],
+    ) -> list[tuple[int, NewTask]]:
+        """The tasks to hand over, with their places; refusals go to `verdicts`."""
+        accepted: list[tuple[int, NewTask]] = []
         for index, submission in enumerate(submissions):
             try:
                 new = self._builder.build(submission)
@@ -57,22 +93,7 @@ class Intake:
                 keys.add(new.task.id)
                 self._keys_in_flight.add(new.task.id)
             accepted.append((index, new))
-
-        requests: list[tuple[SubmitRequest, list[int]]] = []
-        try:
-            for i in range(0, len(accepted), self._request_size):
-                chunk = accepted[i : i + self._request_size]
-                request = await self._hand_over(tuple(new for _, new in chunk))
-                keys.difference_update(new.task.id for _, new in chunk)
-                requests.append((request, [index for index, _ in chunk]))
-        finally:
-            # Those of requests that were not handed over; the others go with their answer.
-            self._keys_in_flight -= keys
-        for request, indexes in requests:
-            results = await request.results()
-            for index, new, result in zip(indexes, request.tasks, results, strict=True):
-                verdicts[index] = _judge(new.task, result)
-        return [verdict for verdict in verdicts if verdict is not None]
+        return accepted
 
     async def _hand_over(self, tasks: tuple[NewTask, ...]) -> SubmitRequest:
         def on_answer() -> None:

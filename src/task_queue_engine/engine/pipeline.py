@@ -17,6 +17,7 @@ actor closes the ends it was given, so nobody has to be told.
 
 from __future__ import annotations
 
+import logging
 import math
 import random
 from collections.abc import Callable
@@ -52,6 +53,8 @@ from task_queue_engine.engine.supervisor import Run, Supervisor
 from task_queue_engine.execution.runner import HandlerRunner
 from task_queue_engine.registry import TaskRegistry
 
+logger = logging.getLogger("task_queue_engine.pipeline")
+
 # A due task is sent this many seconds ahead, with the rest of its delay on the message; the look
 # into the due index comes often enough to never miss the moment.
 _SCHEDULE_LEAD = 30.0
@@ -74,6 +77,8 @@ class Parts:
     worker_name: str
     consume: bool
     """False: submissions only; no poller, no workers."""
+    housekeeping: bool
+    """False: no scheduler, no reconciler."""
     on_start: Callable[[Attempt], None] | None
     on_recorded: OnRecorded
     rng: random.Random
@@ -160,6 +165,7 @@ class Pipeline:
             outcomes=outcomes_out.clone(),
             settlements=settlements_out.clone(),
             leases=self._lease_events.clone(),
+            is_in_hand=self.lease_keeper.holds,
         )
         with demand_out, deliveries_in, outcomes_out:
             self.workers = tuple(
@@ -213,47 +219,6 @@ class Pipeline:
             actors |= {f"worker-{n}": worker for n, worker in enumerate(self.workers, start=1)}
         return {name: actor.statistics() for name, actor in actors.items()}
 
-    def counters(self) -> dict[str, int]:
-        """Everything that only ever goes up, under one name each."""
-        submitter = self.submitter.statistics()
-        reconciler = self.reconciler.statistics()
-        leases = self.lease_keeper.statistics()
-        counters = {
-            "tasks_submitted": submitter.submitted,
-            "submissions_replayed": submitter.replayed,
-            "submissions_unsent": submitter.unsent,
-            "scheduled_sent": self.scheduler.statistics().sent,
-            "reconciler_resent": reconciler.resent,
-            "reconciler_reclaimed": reconciler.reclaimed,
-            "tasks_expired": reconciler.expired,
-            "leases_renewed": leases.renewed,
-            "leases_lost": leases.lost,
-        }
-        if self.poller and self.status_writer and self.acker:
-            poller = self.poller.statistics()
-            writer = self.status_writer.statistics()
-            acker = self.acker.statistics()
-            counters |= {
-                "messages_received": poller.received,
-                "attempts_claimed": poller.claimed,
-                "attempts_taken_over": poller.taken_over,
-                "tasks_quarantined": poller.quarantined,
-                "duplicate_deliveries": poller.duplicates,
-                "attempts_started": sum(worker.statistics().started for worker in self.workers),
-                "attempts_completed": writer.completed,
-                "attempts_failed_for_good": writer.failed,
-                "attempts_retried": writer.retried,
-                "attempts_snoozed": writer.snoozed,
-                "attempts_cancelled": writer.cancelled,
-                "attempts_interrupted": writer.interrupted,
-                "attempts_fenced": writer.fenced,
-                "messages_deleted": acker.deleted,
-                "messages_released": acker.released,
-                "messages_dead_lettered": acker.dead_lettered,
-                "settlements_stale": acker.stale,
-            }
-        return counters
-
     def tell_lease_keeper(self, event: LeaseEvent) -> None:
         """Without waiting: a hint that gets lost is found in the store a little later."""
         try:
@@ -286,14 +251,22 @@ class Pipeline:
                         line.start_soon(supervisor.essential, name, run)
                     task_status.started()
                 beside.cancel_scope.cancel()
+        if everything.cancelled_caught:
+            held = self.lease_keeper.statistics().held
+            logger.warning(
+                "the time to end is over with %d message(s) in hand that could not be settled: "
+                "their tasks are taken over when the leases end",
+                held,
+            )
         self.finished.set()
         supervisor.raise_defects()
 
     async def _run_senders(self, supervisor: Supervisor) -> None:
         """What sends tasks on its own account, until the top of the line closes."""
         async with trio.open_nursery() as senders:
-            senders.start_soon(supervisor.restartable, "scheduler", self.scheduler.run)
-            senders.start_soon(supervisor.restartable, "reconciler", self.reconciler.run)
+            if self._parts.housekeeping:
+                senders.start_soon(supervisor.restartable, "scheduler", self.scheduler.run)
+                senders.start_soon(supervisor.restartable, "reconciler", self.reconciler.run)
             await self._parts.shutdown.wait_requested()
             senders.cancel_scope.cancel()
 

@@ -81,8 +81,15 @@ class TaskBuilder:
 def _task_id(idempotency_key: str | None) -> str:
     if idempotency_key is None:
         return new_task_id()
-    if not idempotency_key.strip() or len(idempotency_key) > _MAX_KEY_LENGTH:
-        raise InvalidTask(f"must have 1 to {_MAX_KEY_LENGTH} characters", field="idempotency_key")
+    if (
+        not isinstance(idempotency_key, str)
+        or not idempotency_key.strip()
+        or len(idempotency_key) > _MAX_KEY_LENGTH
+    ):
+        raise InvalidTask(
+            f"must be text of 1 to {_MAX_KEY_LENGTH} characters", field="idempotency_key"
+        )
+    encode_json(idempotency_key, field="idempotency_key")  # refuses what is no Unicode text
     return task_id_for_key(idempotency_key)
 
 
@@ -95,6 +102,8 @@ def _run_at(submission: Submission, now: datetime) -> datetime | None:
     run_at = submission.run_at
     if run_at is None:
         return None
+    if not isinstance(run_at, datetime):
+        raise InvalidTask(f"must be a datetime, not {run_at!r}", field="run_at")
     if run_at.tzinfo is None or run_at.utcoffset() is None:
         raise InvalidTask("needs a time zone, e.g. 2030-01-01T12:00:00Z", field="run_at")
     run_at = run_at.astimezone(UTC)

@@ -38,7 +38,6 @@ class Supervisor:
         self._shutdown = shutdown
         self._health = health
         self._defects: list[Exception] = []
-        self.restarts = 0
 
     async def essential(self, name: str, run: Run, *, at_once: bool = False) -> None:
         """A defect ends the engine; `at_once`: without any grace."""
@@ -64,7 +63,6 @@ class Supervisor:
             except Exception as error:
                 logger.exception("%s failed; starting it again in %g s", name, _RESTART_PAUSE)
                 self._health.trouble(name, error)
-                self.restarts += 1
                 await trio.sleep(_RESTART_PAUSE)
                 self._health.well(name)
             else:

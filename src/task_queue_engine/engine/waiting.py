@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 
 import trio
 
@@ -18,35 +19,55 @@ class Waiters:
     """Wakes who waits for a task when this process has recorded its end."""
 
     def __init__(self) -> None:
-        self._events: dict[str, trio.Event] = {}
+        self._waiting: dict[str, set[_Waiter]] = {}
+
+    def __len__(self) -> int:
+        """How many tasks are waited for."""
+        return len(self._waiting)
 
     def ended(self, task_id: str) -> None:
-        event = self._events.pop(task_id, None)
-        if event is not None:
-            event.set()
+        for waiter in self._waiting.get(task_id, ()):
+            waiter.event.set()
 
     def wake_all(self) -> None:
         """The engine ends: let everybody look once more."""
-        for task_id in tuple(self._events):
+        for task_id in self._waiting:
             self.ended(task_id)
 
     async def wait(
         self, task_id: str, *, look: Callable[[], Awaitable[Task]], timeout: float
     ) -> Task:
-        """The task as `look` finds it: terminal, or as it is after `timeout` seconds."""
+        """The task as `look` finds it: terminal, or as it is after `timeout` seconds. Raises
+        what `look` raises."""
         deadline = trio.current_time() + timeout
         pause = _FIRST_LOOK
-        while True:
-            event = self._events.setdefault(task_id, trio.Event())
-            task = await look()
-            left = deadline - trio.current_time()
-            if task.status.is_terminal or left <= 0:
-                self._forget(task_id, event)
-                return task
-            with trio.move_on_after(min(pause, left)):
-                await event.wait()
-            pause = min(_LONGEST_PAUSE, pause * 2)
+        with self._waiter(task_id) as waiter:
+            while True:
+                task = await look()
+                left = deadline - trio.current_time()
+                if task.status.is_terminal or left <= 0:
+                    return task
+                with trio.move_on_after(min(pause, left)):
+                    await waiter.event.wait()
+                # An end that comes during the next look is not to be missed by the next pause.
+                waiter.event = trio.Event()
+                pause = min(_LONGEST_PAUSE, pause * 2)
 
-    def _forget(self, task_id: str, event: trio.Event) -> None:
-        if not event.statistics().tasks_waiting and self._events.get(task_id) is event:
-            del self._events[task_id]
+    @contextmanager
+    def _waiter(self, task_id: str) -> Iterator[_Waiter]:
+        waiter = _Waiter()
+        self._waiting.setdefault(task_id, set()).add(waiter)
+        try:
+            yield waiter
+        finally:
+            waiters = self._waiting[task_id]
+            waiters.discard(waiter)
+            if not waiters:
+                del self._waiting[task_id]
+
+
+class _Waiter:
+    __slots__ = ("event",)
+
+    def __init__(self) -> None:
+        self.event = trio.Event()

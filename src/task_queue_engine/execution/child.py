@@ -62,7 +62,10 @@ def main(descriptor: int, engine_pid: int) -> None:
     jobs: SimpleQueue[bytes | None] = SimpleQueue()
     listener = _Listener(engine, engine_pid, jobs)
     threading.Thread(target=listener.run, name="engine listener", daemon=True).start()
-    engine.sendall(wire.frame(wire.encode(wire.Ready())))
+    try:
+        engine.sendall(wire.frame(wire.encode(wire.Ready())))
+    except OSError:
+        return  # the engine is gone
 
     while (body := jobs.get()) is not None:
         reply = wire.frame(wire.encode(_run(wire.decode_job(body), engine)))

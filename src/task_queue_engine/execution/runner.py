@@ -166,15 +166,22 @@ class TrioContext(AttemptContext):
 
 # What has to reach trio as it is.
 _PASSES = (Exception, trio.Cancelled, KeyboardInterrupt, GeneratorExit)
+_PASSES_UNCANCELLED = (Exception, KeyboardInterrupt, GeneratorExit)
 
 
 def _tame(error: BaseException) -> BaseException:
     """SystemExit and its like, raised by a handler, as a HandlerExited: they must not end the
-    engine. In a group they may stand beside a Cancelled, which must go on."""
-    if isinstance(error, _PASSES):
+    engine. In a group they may stand beside a Cancelled, which must go on.
+
+    A Cancelled where nothing is cancelled is one that a handler has kept and raised again, outside
+    of the scope it belonged to: no scope would catch it, and it would take the engine with it.
+    """
+    is_cancelled = trio.current_effective_deadline() == -math.inf
+    passes = _PASSES if is_cancelled else _PASSES_UNCANCELLED
+    if isinstance(error, passes):
         return error
     if isinstance(error, BaseExceptionGroup):
-        passing, exits = error.split(_PASSES[1:])
+        passing, exits = error.split(passes[1:])
         if exits is None or isinstance(exits, Exception):
             return error
         if passing is not None:

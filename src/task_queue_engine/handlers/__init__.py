@@ -7,8 +7,11 @@ from __future__ import annotations
 
 import logging
 
-from task_queue_engine.handlers import data_export, send_email
-from task_queue_engine.handlers.settings import check_settings
+from task_queue_engine.handlers.email import handler as email_handler
+from task_queue_engine.handlers.email.settings import EmailSettings
+from task_queue_engine.handlers.export import handler as export_handler
+from task_queue_engine.handlers.export.settings import ExportSettings
+from task_queue_engine.handlers.image.settings import ImageSettings
 from task_queue_engine.registry import TaskRegistry
 
 __all__ = ["check_settings", "registry"]
@@ -18,10 +21,10 @@ logger = logging.getLogger(__name__)
 
 def _assemble() -> TaskRegistry:
     assembled = TaskRegistry()
-    assembled.include(send_email.tasks)
-    assembled.include(data_export.tasks)
+    assembled.include(email_handler.tasks)
+    assembled.include(export_handler.tasks)
     try:
-        from task_queue_engine.handlers import image_resize
+        from task_queue_engine.handlers.image import handler as image_handler
     except ImportError as error:
         if (error.name or "").partition(".")[0] != "PIL":
             raise  # a defect in the module, not a missing extra
@@ -30,8 +33,18 @@ def _assemble() -> TaskRegistry:
             "pip install 'task-queue-engine[images]'"
         )
     else:
-        assembled.include(image_resize.tasks)
+        assembled.include(image_handler.tasks)
     return assembled
+
+
+def check_settings() -> None:
+    """Look early at what the handlers read when they run, so that a program can refuse to start.
+
+    Raises ConfigurationError when a variable of these task types is wrong.
+    """
+    EmailSettings()
+    ExportSettings()
+    ImageSettings()
 
 
 registry = _assemble()

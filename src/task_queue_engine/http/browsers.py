@@ -13,6 +13,7 @@ the way:
 
 from __future__ import annotations
 
+from functools import lru_cache
 from ipaddress import ip_address
 
 from task_queue_engine.http.problems import ProblemError
@@ -34,25 +35,26 @@ class BrowserGuard:
 
     def __init__(self, *, loopback: bool) -> None:
         self._loopback = loopback
-        self._known_hosts: set[bytes] = set()
 
     def check(self, host: bytes | None, origin: bytes | None, fetch_site: bytes | None) -> None:
         """Raises ProblemError (403, 421). The arguments are header values, None where absent."""
-        if self._loopback and host is not None and host not in self._known_hosts:
-            if not is_loopback_name(_without_port(host.decode("latin-1"))):
-                raise ProblemError(
-                    "misdirected-request",
-                    "without API keys this server answers only to localhost or a loopback address",
-                    field="Host",
-                )
-            if len(self._known_hosts) < 100:
-                self._known_hosts.add(host)
+        if self._loopback and host is not None and not _is_ours(host):
+            raise ProblemError(
+                "misdirected-request",
+                "without API keys this server answers only to localhost or a loopback address",
+                field="Host",
+            )
         if fetch_site == b"cross-site" or (origin is not None and not _same_origin(origin, host)):
             raise ProblemError(
                 "forbidden",
                 "without API keys this server takes no requests from other sites' pages",
                 field="Origin",
             )
+
+
+@lru_cache(maxsize=256)
+def _is_ours(host: bytes) -> bool:
+    return is_loopback_name(_without_port(host.decode("latin-1")))
 
 
 def _without_port(host: str) -> str:

@@ -14,7 +14,7 @@ sending                    `request_timeout` for each 64 KiB: a minimal speed
 closing                    `linger` for a client that is still sending (RFC 9112, section 9.6)
 =========================  ==================================================================
 
-Nothing here is shielded: cancelling a connection ends it at once.
+Cancelling a connection ends it at once; nothing that waits for the client is shielded.
 """
 
 from __future__ import annotations
@@ -36,6 +36,8 @@ from task_queue_engine.http.protocol import HttpProtocol
 
 CHUNK = 65_536
 """Bytes received or sent at a time."""
+TELL_TIME = 1.0
+"""Seconds until a handler must have taken note of its client's disconnect."""
 DRAIN_HEAD_TIME = 1.0
 """Seconds for the rest of a request's head once the server is going away."""
 
@@ -107,7 +109,7 @@ class Connection:
                 )
                 with self._reading:
                     await self._read()
-                await self._protocol.handle(Closed())
+                await self._tell_disconnect()
             if self._protocol.has_unread_input and not self._broken:
                 await self._linger()
         except OSError:
@@ -191,8 +193,15 @@ class Connection:
             raise
 
     async def _end(self) -> None:
+        await self._tell_disconnect()
         self._reading.cancel()
-        await self._protocol.handle(Closed())
+
+    async def _tell_disconnect(self) -> None:
+        """hypercorn tells a handler once, and counts it as told even where the telling was
+        cancelled; the handler would then wait for the rest of its body for ever. There is nothing
+        to wait for in this but a queue that the app empties, or has ended with."""
+        with trio.move_on_after(TELL_TIME, shield=True):
+            await self._protocol.handle(Closed())
 
     async def _linger(self) -> None:
         """A close while input is unread makes the kernel send a reset, which may destroy the answer

@@ -11,7 +11,6 @@ import os
 import re
 import time
 from typing import Any, cast
-from urllib.parse import urlsplit
 
 from hypercorn.typing import (
     ASGIFramework,
@@ -27,6 +26,7 @@ from task_queue_engine.http.auth import ApiKeys
 from task_queue_engine.http.browsers import BrowserGuard, is_loopback_name
 from task_queue_engine.http.problems import ProblemError
 from task_queue_engine.http.state import Front
+from task_queue_engine.http.target import TargetCheck
 
 OPEN_PATHS = frozenset({"/health", "/ready"})
 """For probes, which have neither keys nor a name for us."""
@@ -58,6 +58,7 @@ class Gate:
     def __init__(self, app: ASGIFramework, front: Front) -> None:
         settings = front.settings
         self._app = app
+        self._target = TargetCheck()
         self._keys = ApiKeys(settings.api_keys)
         self._guard = BrowserGuard(loopback=is_loopback_name(settings.host))
         self._max_body = settings.max_body_bytes
@@ -70,9 +71,7 @@ class Gate:
             return
         exchange = _Exchange(scope, send)
         try:
-            target = self._admit(exchange.scope, exchange.headers)
-            if target is not None:
-                exchange.scope["path"] = target
+            self._admit(exchange.scope, exchange.headers)
             await self._app(exchange.scope, receive, exchange.send)
         except ProblemError as error:
             problem, headers = problems.of_error(error)
@@ -86,16 +85,10 @@ class Gate:
         finally:
             exchange.log()
 
-    def _admit(self, scope: HTTPScope, headers: dict[bytes, bytes]) -> str | None:
-        """Raises ProblemError for a request that is not to reach the app. Returns the path where
-        it is another than the one in the scope."""
-        path, host = scope["path"], headers.get(b"host")
-        normal = None
-        if not path.startswith("/"):
-            # The absolute form of a request's target, which servers have to take (RFC 9112, 3.2.2).
-            parts = _split(path)
-            host, normal = parts[0], parts[1]
-            path = normal
+    def _admit(self, scope: HTTPScope, headers: dict[bytes, bytes]) -> None:
+        """Raises ProblemError for a request that is not to reach the app."""
+        host = self._target.check(scope, headers.get(b"host"))
+        path = scope["path"]
         if path not in OPEN_PATHS:
             if self._keys:
                 if path not in PUBLIC_PATHS:
@@ -105,17 +98,6 @@ class Gate:
         length = headers.get(b"content-length")
         if length is not None and int(length) > self._max_body:
             raise ProblemError("too-large", f"the body is over the limit of {self._max_body} bytes")
-        return normal
-
-
-def _split(target: str) -> tuple[bytes, str]:
-    try:
-        parts = urlsplit(target)
-    except ValueError:
-        parts = urlsplit("")
-    if parts.scheme not in ("http", "https") or not parts.netloc:
-        raise ProblemError("bad-request", "the request's target must be a path")
-    return parts.netloc.encode("latin-1", "replace"), parts.path or "/"
 
 
 class _Exchange:

@@ -30,6 +30,7 @@ from task_queue_engine.errors import (
     UnknownTaskType,
     WrongState,
 )
+from task_queue_engine.task import TaskStatus
 
 CONTENT_TYPE = "application/problem+json"
 DOCS_PATH = "/docs"
@@ -156,18 +157,29 @@ class Problem(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     field: str | None = None
     """The member, parameter or header to mend."""
     task_id: str | None = None
+    task_status: TaskStatus | None = None
+    """What the task is, where that is what is in the way."""
+    task_type: str | None = None
+    known_types: tuple[str, ...] | None = None
+    """The types there are, where `task_type` is none of them."""
+    size: int | None = None
+    """In bytes, where it is over the `limit`."""
+    limit: int | None = None
     reasons: tuple[str, ...] = ()
     request_id: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
 class ProblemError(Exception):
     """A problem found by the HTTP layer itself; `slug` is one of KINDS."""
 
-    slug: str
-    detail: str
-    field: str | None = None
-    headers: Headers = ()
+    def __init__(
+        self, slug: str, detail: str, *, field: str | None = None, headers: Headers = ()
+    ) -> None:
+        super().__init__(detail)
+        self.slug = slug
+        self.detail = detail
+        self.field = field
+        self.headers = headers
 
 
 _encoder = msgspec.json.Encoder()
@@ -230,9 +242,17 @@ def _of_engine_error(error: TaskQueueError) -> tuple[Problem, Headers]:
     headers: Headers = ()
     match error:
         case PayloadTooLarge():
-            problem = make("too-large", str(error), field=error.field)
+            problem = make(
+                "too-large", str(error), field=error.field, size=error.size, limit=error.limit
+            )
         case UnknownTaskType():
-            problem = make("unknown-task-type", str(error), field=error.field)
+            problem = make(
+                "unknown-task-type",
+                str(error),
+                field=error.field,
+                task_type=error.name,
+                known_types=error.known,
+            )
         case InvalidTask(field="body"):
             problem = make("bad-request", str(error), field="body")
         case InvalidTask():
@@ -249,7 +269,9 @@ def _of_engine_error(error: TaskQueueError) -> tuple[Problem, Headers]:
         case TaskNotFound():
             problem = make("task-not-found", str(error), task_id=error.task_id)
         case WrongState():
-            problem = make("wrong-state", str(error), task_id=error.task_id)
+            problem = make(
+                "wrong-state", str(error), task_id=error.task_id, task_status=error.status
+            )
         case BackendUnavailable():
             problem = make("unavailable", str(error))
             headers = (("Retry-After", str(max(1, math.ceil(error.retry_after)))),)
@@ -272,7 +294,7 @@ def _of_http_exception(error: HTTPException) -> tuple[Problem, Headers]:
     headers: Headers = ()
     detail = (error.description or HTTPStatus(status).phrase).strip()
     if status == 404:
-        detail = "there is nothing at this path"
+        detail = "there is nothing at this path; /docs says what there is"
     elif status == 413:
         detail = "the body is over the limit"
     elif isinstance(error, MethodNotAllowed):

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator, Mapping
 
 from task_queue_engine.engine.api import EngineMetrics
+from task_queue_engine.engine.counters import COUNTERS
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 PREFIX = "tqe_"
@@ -38,7 +39,7 @@ def _lines(metrics: EngineMetrics) -> Iterator[str]:
     yield from _gauge("uptime_seconds", "Seconds since this engine started.", metrics.uptime)
     for name, value in sorted(metrics.counters.items()):
         safe = _NOT_IN_NAMES.sub("_", name)
-        text = f"{safe.replace('_', ' ').capitalize()}, counted by this process since its start."
+        text = COUNTERS.get(name, safe.replace("_", " ").capitalize() + ".")
         yield from _family(f"{safe}_total", "counter", text, {"": value})
 
 

@@ -19,6 +19,7 @@ from task_queue_engine.config import Settings
 from task_queue_engine.engine.api import EngineApi
 from task_queue_engine.http import problems
 from task_queue_engine.http.app import create_app, front_of
+from task_queue_engine.http.browsers import is_loopback_name
 from task_queue_engine.http.connection import Connection, Limits
 from task_queue_engine.http.listeners import Bound, bound, open_listeners
 
@@ -61,6 +62,12 @@ async def serve_http(
     if listeners is None:
         listeners = await open_listeners(settings)
     try:
+        hosts = [listener.socket.getsockname()[0] for listener in listeners]
+        if not settings.api_keys and not all(is_loopback_name(host) for host in hosts):
+            logger.warning(
+                "no API keys are set: whoever reaches %s may submit, cancel and read tasks",
+                bound(listeners).url,
+            )
         if app is None:
             app = create_app(engine, settings)
         server = _Server(app, settings)

@@ -16,6 +16,7 @@ import trio.testing
 from task_queue_engine import TaskStatus
 from task_queue_engine.actors.health import Health
 from task_queue_engine.actors.messages import (
+    AbortReason,
     Ack,
     Acquired,
     Attempt,
@@ -44,6 +45,7 @@ class Rig:
     leases: trio.MemoryReceiveChannel[LeaseEvent]
     health: Health
     done: trio.Event
+    in_hand: set[tuple[str, int]]
 
     async def settlement(self) -> Settlement:
         (settlement,) = await self.settlements.receive()
@@ -60,6 +62,7 @@ async def polling(
     settlements_out, settlements_in = trio.open_memory_channel[tuple[Settlement, ...]](100)
     leases_out, leases_in = trio.open_memory_channel[LeaseEvent](room_for_leases)
     health = Health()
+    in_hand: set[tuple[str, int]] = set()
     poller = Poller(
         queue=backend.queue("default"),
         store=backend.store,
@@ -74,6 +77,7 @@ async def polling(
         outcomes=outcomes_out,
         settlements=settlements_out,
         leases=leases_out,
+        is_in_hand=lambda *attempt: attempt in in_hand,
     )
     done = trio.Event()
 
@@ -94,6 +98,7 @@ async def polling(
             leases_in,
             health,
             done,
+            in_hand,
         )
         nursery.cancel_scope.cancel()
 
@@ -225,7 +230,9 @@ async def test_a_second_message_of_a_running_task_is_hidden_for_a_while(
         assert settlement.delay == LEASE
 
 
-async def test_a_lapsed_attempt_is_taken_over(backend: MemoryBackend) -> None:
+async def test_a_lapsed_attempt_is_taken_over(
+    backend: MemoryBackend, caplog: pytest.LogCaptureFixture
+) -> None:
     task = await put(backend)
     await claim(backend, await receive(backend, visibility=5))
     async with polling(backend) as rig:
@@ -233,10 +240,13 @@ async def test_a_lapsed_attempt_is_taken_over(backend: MemoryBackend) -> None:
         assert attempt.task.id == task.id
         assert (attempt.task.attempt, attempt.task.retry_count) == (2, 1)
         assert rig.poller.statistics().taken_over == 1
+    (line,) = caplog.messages
+    assert task.id in line
+    assert "starting it again" in line
 
 
 async def test_a_task_that_outlived_its_attempts_is_dead_lettered_with_the_reason(
-    backend: MemoryBackend,
+    backend: MemoryBackend, caplog: pytest.LogCaptureFixture
 ) -> None:
     task = await put(backend, max_attempts=1)
     await claim(backend, await receive(backend, visibility=5))
@@ -247,6 +257,9 @@ async def test_a_task_that_outlived_its_attempts_is_dead_lettered_with_the_reaso
         assert settlement.error is not None
         assert settlement.error.type.endswith("AttemptCrashed")
         assert rig.poller.statistics().quarantined == 1
+    (line,) = caplog.messages
+    assert task.id in line
+    assert "FAILED" in line
     assert status(backend, task.id) is TaskStatus.FAILED
 
 
@@ -313,6 +326,88 @@ async def test_an_attempt_claimed_under_a_lost_lease_is_stopped_before_it_starts
             await gate.arrived.wait()
             (await acquired(rig)).lose()
         assert (await rig.deliveries.receive()).abort_reason is not None
+
+
+async def test_an_attempt_cancelled_while_its_claim_was_under_way_does_not_start(
+    backend: MemoryBackend,
+) -> None:
+    async with polling(backend) as rig:
+        with backend.faults.block("claim") as gate:
+            await put(backend)
+            await gate.arrived.wait()
+            (await acquired(rig)).cancel_asked = True
+        attempt = await rig.deliveries.receive()
+        assert attempt.abort_reason is AbortReason.CANCELLED
+
+
+# --- a claim whose answer was lost ----------------------------------------------------------
+
+
+async def test_a_claim_whose_answer_was_lost_is_recognised_as_its_own(
+    backend: MemoryBackend,
+) -> None:
+    """Else an attempt that never ran would count as a crash."""
+    async with polling(backend) as rig:
+        backend.faults.lose_answer("claim")
+        await put(backend, max_attempts=1)
+        attempt = await rig.deliveries.receive()
+        assert (attempt.task.attempt, attempt.task.retry_count) == (1, 0)
+        assert rig.poller.statistics().duplicates == 0
+
+
+async def test_a_duplicate_of_what_is_in_hand_here_is_not_taken_for_a_lost_answer(
+    backend: MemoryBackend,
+) -> None:
+    backend.faults.duplicate_deliveries(1)
+    task = await put(backend)
+    async with polling(backend, demand=1) as rig:
+        attempt = await rig.deliveries.receive()
+        rig.in_hand.add((task.id, attempt.task.attempt))
+        backend.faults.lose_answer("claim")
+        rig.demand.send_nowait(1)
+        assert isinstance(await rig.settlement(), Leave)
+
+
+@pytest.mark.parametrize("trouble", ["lose_answer", "unavailable"])
+async def test_of_two_duplicates_in_one_lost_claim_one_is_started(
+    backend: MemoryBackend, trouble: str
+) -> None:
+    backend.faults.duplicate_deliveries(1)
+    getattr(backend.faults, trouble)("claim")
+    await put(backend)
+    async with polling(backend, demand=2) as rig:
+        await rig.deliveries.receive()
+        assert isinstance(await rig.settlement(), Leave)
+
+
+async def test_a_duplicate_of_somebody_elses_attempt_is_not_taken_for_a_lost_answer(
+    backend: MemoryBackend,
+) -> None:
+    backend.faults.duplicate_deliveries(1)
+    await put(backend)
+    await claim(backend, await receive(backend))
+    backend.faults.lose_answer("claim")
+    async with polling(backend) as rig:
+        assert isinstance(await rig.settlement(), Leave)
+
+
+async def test_a_quarantine_whose_answer_was_lost_still_makes_a_dead_letter(
+    backend: MemoryBackend,
+) -> None:
+    await put(backend, max_attempts=1)
+    await claim(backend, await receive(backend))
+    backend.queue("default").lapse_leases()
+    backend.faults.lose_answer("claim")
+    async with polling(backend) as rig:
+        assert isinstance(await rig.settlement(), DeadLetterIt)
+
+
+async def test_a_trouble_while_it_looks_is_waited_out(backend: MemoryBackend) -> None:
+    async with polling(backend) as rig:
+        backend.faults.lose_answer("claim", times=2)
+        backend.faults.unavailable("get", times=3)
+        await put(backend)
+        assert (await rig.deliveries.receive()).task.retry_count == 0
 
 
 # --- stopping -------------------------------------------------------------------------------

@@ -116,6 +116,31 @@ async def test_a_final_failure_is_stored_and_its_message_dead_lettered_with_the_
         assert rig.writer.statistics().failed == 1
 
 
+async def test_the_log_says_in_one_line_which_task_failed_and_why(
+    backend: MemoryBackend, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    error = TaskError(type="ValueError", message="bad\nFORGED LINE\x1b[2J")
+    async with writing(backend) as rig:
+        retried = await in_hand(backend, max_attempts=3)
+        await rig.write(Errored(retried, error, RetryAt(backend.clock.now(), 7.0)))
+        failed = await in_hand(backend)
+        await rig.write(Errored(failed, error, GiveUp("no use")))
+    first, second = caplog.records
+    why = r"ValueError: bad\nFORGED LINE\x1b[2J"
+    assert first.getMessage() == (
+        f"t task {retried.task.id}: attempt failed (1 of 3), next in 7.0 s: {why}"
+    )
+    assert second.getMessage() == f"t task {failed.task.id} FAILED (no use): {why}"
+    assert (first.levelname, second.levelname) == ("INFO", "WARNING")
+    assert vars(second)["task_id"] == failed.task.id
+
+
+def test_an_endless_error_message_is_cut_off_in_the_log() -> None:
+    line = TaskError(type="ValueError", message="x" * 10_000).in_one_line(50)
+    assert line == "ValueError: " + "x" * 38 + "..."
+
+
 @pytest.mark.parametrize(("decision", "cost"), [(RetryAt, 1), (SnoozeUntil, 0)])
 @pytest.mark.parametrize("delay", [0.0, 7.0, MAX_DELAY])
 async def test_a_short_wait_rides_on_the_message(

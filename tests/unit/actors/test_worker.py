@@ -28,7 +28,7 @@ from task_queue_engine.actors.messages import (
 from task_queue_engine.actors.worker import Worker
 from task_queue_engine.backends.memory import MemoryBackend
 from task_queue_engine.execution.runner import HandlerRunner
-from task_queue_engine.retry import GiveUp, RetryAt, SnoozeUntil
+from task_queue_engine.retry import MAX_SECONDS, GiveUp, RetryAt, SnoozeUntil
 from tests.unit.actors.support import in_hand
 
 
@@ -142,6 +142,50 @@ async def test_what_a_handler_raises_decides_what_follows(
         assert isinstance(outcome.decision, decision)
         await rig.run(await in_hand(backend))
         assert rig.worker.statistics().errored == 2
+
+
+class Hasty(Retry):
+    def __init__(self) -> None:
+        """Forgets what Retry itself has to know."""
+
+
+class Odd(Snooze):
+    def __init__(self) -> None:
+        super().__init__(1)
+        self.delay = math.nan
+
+
+@pytest.mark.parametrize("error", [Hasty(), Odd()], ids=repr)
+async def test_a_badly_made_retry_is_a_failure_like_any_other(
+    backend: MemoryBackend, error: Exception
+) -> None:
+    async with working(backend, raising(error)) as rig:
+        outcome = await rig.run(await in_hand(backend))
+        assert isinstance(outcome, Errored)
+        assert isinstance(outcome.decision, RetryAt)
+        assert outcome.error.traceback is not None
+        assert type(error).__name__ in outcome.error.traceback
+
+
+async def test_a_distant_cap_stays_within_the_calendar(
+    backend: MemoryBackend,
+) -> None:
+    endless = Backoff(base=1, factor=1000, cap=MAX_SECONDS, jitter=False)
+    async with working(backend, raising(ValueError(), backoff=endless)) as rig:
+        outcome = await rig.run(await in_hand(backend, max_attempts=1000, retry_count=900))
+        assert isinstance(outcome, Errored)
+        assert isinstance(outcome.decision, RetryAt)
+        assert outcome.decision.delay == MAX_SECONDS
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"base": -1}, {"base": math.nan}, {"cap": math.nan}, {"factor": 0.5}, {"factor": math.inf}],
+    ids=str,
+)
+def test_a_backoff_that_makes_no_sense_is_refused(wrong: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match="Backoff needs"):
+        Backoff(**wrong)
 
 
 async def test_the_error_is_described(backend: MemoryBackend) -> None:

@@ -295,6 +295,27 @@ async def test_system_exit_beside_a_cancellation_does_not_get_past_the_cancelled
             scope.cancel()
 
 
+async def test_a_cancelled_that_belongs_to_no_scope_is_a_failed_attempt() -> None:
+    """Kept, and raised again where its scope is over: nothing above would catch it."""
+
+    async def handler(payload: Any) -> None:
+        with trio.CancelScope() as scope:
+            scope.cancel()
+            try:
+                await trio.sleep_forever()
+            except trio.Cancelled as error:
+                kept = error
+        raise kept
+
+    raised: BaseException | None = None
+    try:
+        await run(make_runner(), handler)
+    except BaseException as error:  # noqa: BLE001 - a Cancelled would end the test, unfailed
+        raised = error
+    assert isinstance(raised, HandlerExited)
+    assert "Cancelled" in str(raised)
+
+
 async def test_keyboard_interrupt_reaches_the_engine() -> None:
     async def handler(payload: Any) -> None:
         raise KeyboardInterrupt

@@ -203,6 +203,17 @@ async def test_signals_do_not_end_a_process_that_is_just_starting() -> None:
 
 
 @bounded(20)
+async def test_a_process_whose_engine_ends_while_it_starts_ends_quietly(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    worker = await trio.to_thread.run_sync(spawn)
+    worker.close()
+    assert await trio.to_thread.run_sync(reap, [worker], 15) == []
+    assert worker.obituary("") == f"worker process {worker.pid} ended with exit code 0 "
+    assert capfd.readouterr().err == ""
+
+
+@bounded(20)
 async def test_a_terminal_does_not_reach_worker_processes() -> None:
     """Ctrl-C goes to the process group in the foreground: the engine's."""
     runner = make_runner()

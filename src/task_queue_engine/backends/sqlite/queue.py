@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
@@ -21,9 +22,9 @@ from task_queue_engine.backends.base import (
     QueueVerdict,
     Rejected,
 )
-from task_queue_engine.backends.cursors import check_limit, decode_cursor, encode_cursor
-from task_queue_engine.backends.sqlite.rows import encode_or_none, from_us, to_us
-from task_queue_engine.backends.sqlite.threads import ConnectionThread, Transaction
+from task_queue_engine.backends.cursors import Int64, check_limit, decode_cursor, encode_cursor
+from task_queue_engine.backends.sqlite.rows import encode, encode_or_none, from_us, to_us
+from task_queue_engine.backends.sqlite.threads import ReaderThread, Transaction, WriterThread
 from task_queue_engine.clock import Clock
 from task_queue_engine.errors import BackendUnavailable
 from task_queue_engine.task import TaskError
@@ -36,7 +37,18 @@ MAX_DELAY = 900.0
 LOOK_EVERY = 0.05
 """Seconds between looks for messages that another process sent."""
 
+# Numbers within 64 bits, spelled as they are given out.
+_ID = re.compile(r"[1-9][0-9]{0,17}", re.ASCII)
+_RECEIPT = re.compile(rf"({_ID.pattern})\.({_ID.pattern})", re.ASCII)
+
+_IF_HELD = "WHERE id = ? AND receive_count = ? AND queue = ? AND leased = 1 RETURNING 1"
+
 _LETTER = "id, task_id, task_type, reason, error, attempts, at"
+_TAKE_DEAD = f"SELECT {_LETTER} FROM dead_letters WHERE queue = ? ORDER BY id LIMIT ?"
+_TAKE_DEAD_BY_ID = (
+    f"SELECT {_LETTER} FROM dead_letters "
+    "WHERE queue = ? AND id IN (SELECT value FROM json_each(?)) ORDER BY id LIMIT ?"
+)
 _decode_error = msgspec.json.Decoder(TaskError).decode
 
 
@@ -53,16 +65,17 @@ class SqliteQueue:
     def __init__(self, name: str, *, clock: Clock) -> None:
         self._name = name
         self._clock = clock
-        self._writer: ConnectionThread | None = None
-        self._reader: ConnectionThread | None = None
+        self._writer: WriterThread | None = None
+        self._reader: ReaderThread | None = None
         self._changed = trio.Event()
 
     @property
     def name(self) -> str:
         return self._name
 
-    def attach(self, writer: ConnectionThread | None, reader: ConnectionThread | None) -> None:
+    def attach(self, writer: WriterThread | None, reader: ReaderThread | None) -> None:
         self._writer, self._reader = writer, reader
+        self._wake()
 
     # --- sending and receiving --------------------------------------------------------------
 
@@ -161,8 +174,7 @@ class SqliteQueue:
             return [
                 self._held(
                     transaction,
-                    "UPDATE messages SET visible_at = ? "
-                    "WHERE id = ? AND receive_count = ? AND leased = 1 RETURNING id",
+                    f"UPDATE messages SET visible_at = ? {_IF_HELD}",
                     delivery,
                     until,
                 )
@@ -180,8 +192,7 @@ class SqliteQueue:
                 delivery, delay = items[i]
                 verdicts[i] = self._held(
                     transaction,
-                    "UPDATE messages SET visible_at = ?, leased = 0 "
-                    "WHERE id = ? AND receive_count = ? AND leased = 1 RETURNING id",
+                    f"UPDATE messages SET visible_at = ?, leased = 0 {_IF_HELD}",
                     delivery,
                     now + round(delay * 1e6),
                 )
@@ -225,11 +236,7 @@ class SqliteQueue:
         return await self._write(work)
 
     def _delete_held(self, transaction: Transaction, delivery: Delivery) -> QueueVerdict:
-        verdict = self._held(
-            transaction,
-            "DELETE FROM messages WHERE id = ? AND receive_count = ? AND leased = 1 RETURNING id",
-            delivery,
-        )
+        verdict = self._held(transaction, f"DELETE FROM messages {_IF_HELD}", delivery)
         if isinstance(verdict, Done):
             transaction.counters[f"messages:{self._name}"] -= 1
             transaction.counters[f"leased:{self._name}"] -= 1
@@ -238,7 +245,11 @@ class SqliteQueue:
     def _held(
         self, transaction: Transaction, statement: str, delivery: Delivery, *first: int
     ) -> QueueVerdict:
-        bindings = (*first, int(delivery.message_id), delivery.receive_count)
+        receipt = _RECEIPT.fullmatch(delivery.receipt)
+        if receipt is None:
+            return LeaseLost()
+        message_id, count = int(receipt[1]), int(receipt[2])
+        bindings = (*first, message_id, count, self._name)
         done = transaction.execute(statement, bindings).fetchone()
         return LeaseLost() if done is None else Done()
 
@@ -258,7 +269,7 @@ class SqliteQueue:
 
     async def list_dead(self, *, limit: int, cursor: str | None = None) -> DeadLetterPage:
         check_limit(limit)
-        below = decode_cursor(cursor, "dead", int) if cursor else 2**62
+        (below,) = (2**62,) if cursor is None else decode_cursor(cursor, "dead", tuple[Int64])
         rows = await self._read(
             lambda t: t.execute(
                 f"SELECT {_LETTER} FROM dead_letters WHERE queue = ? AND id < ? "
@@ -270,31 +281,32 @@ class SqliteQueue:
         more = len(rows) > limit
         return DeadLetterPage(
             letters=letters,
-            next_cursor=encode_cursor("dead", int(letters[-1].id)) if more else None,
+            next_cursor=encode_cursor("dead", (int(letters[-1].id),)) if more else None,
         )
 
     async def take_dead(self, *, limit: int, ids: Sequence[str] | None = None) -> list[DeadLetter]:
-        wanted = None if ids is None else [int(text) for text in ids if text.isdecimal()]
-        condition = "" if wanted is None else f"AND id IN ({','.join('?' * len(wanted))})"
-        rows = await self._read(
-            lambda t: t.execute(
-                f"SELECT {_LETTER} FROM dead_letters WHERE queue = ? {condition} "
-                "ORDER BY id LIMIT ?",
-                (self._name, *(wanted or ()), limit),
-            ).fetchall()
-        )
+        if ids is None:
+            rows = await self._read(lambda t: t.execute(_TAKE_DEAD, (self._name, limit)).fetchall())
+        else:
+            wanted = encode([int(text) for text in ids if _ID.fullmatch(text)]).decode()
+            rows = await self._read(
+                lambda t: t.execute(_TAKE_DEAD_BY_ID, (self._name, wanted, limit)).fetchall()
+            )
         return [_to_letter(row) for row in rows]
 
     async def delete_dead(self, letters: Sequence[DeadLetter]) -> list[QueueVerdict]:
         def work(transaction: Transaction) -> list[QueueVerdict]:
             verdicts: list[QueueVerdict] = []
             for letter in letters:
-                gone = transaction.execute(
-                    "DELETE FROM dead_letters WHERE id = ? AND queue = ? RETURNING id",
-                    (int(letter.id), self._name),
-                ).fetchone()
-                verdicts.append(LeaseLost() if gone is None else Done())
-                transaction.counters[f"dead:{self._name}"] -= gone is not None
+                gone = (
+                    _ID.fullmatch(letter.id)
+                    and transaction.execute(
+                        "DELETE FROM dead_letters WHERE id = ? AND queue = ? RETURNING 1",
+                        (int(letter.id), self._name),
+                    ).fetchone()
+                )
+                verdicts.append(Done() if gone else LeaseLost())
+                transaction.counters[f"dead:{self._name}"] -= bool(gone)
             return verdicts
 
         return await self._write(work)

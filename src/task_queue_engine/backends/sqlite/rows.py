@@ -87,7 +87,7 @@ def to_row(values: Any) -> Row:
     """From a row of COLUMNS."""
     return Row(
         task=to_task(values),
-        message_id=None if values[15] is None else str(values[15]),
+        message_id=values[15],
         receive_count=values[16],
         due_at=_from_us_or_none(values[13]),
     )
@@ -113,7 +113,7 @@ def save(transaction: Transaction, row: Row) -> None:
             to_us_or_none(task.finished_at),
             to_us_or_none(row.due_at),
             task.cancel_requested,
-            None if row.message_id is None else int(row.message_id),
+            row.message_id,
             row.receive_count,
             task.worker,
             encode_or_none(task.result),

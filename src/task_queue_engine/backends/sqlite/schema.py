@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+from collections.abc import Callable
 from pathlib import Path
 
 import apsw
 
-from task_queue_engine.errors import BackendRefused, BackendUnavailable
+from task_queue_engine.backends.sqlite.failures import translate
+from task_queue_engine.errors import BackendError, BackendRefused
 
 APPLICATION_ID = 0x54514531
 """In the file's header (SQLite file format, offset 68): "TQE1"."""
@@ -30,7 +34,7 @@ CREATE TABLE tasks (
     finished_at INTEGER,
     due_at INTEGER,
     cancel_requested INTEGER NOT NULL,
-    message_id INTEGER,
+    message_id TEXT,
     receive_count INTEGER NOT NULL,
     worker TEXT,
     payload BLOB NOT NULL,
@@ -70,61 +74,151 @@ CREATE INDEX dead_letters_by_queue ON dead_letters (queue, id);
 CREATE TABLE counters (name TEXT NOT NULL PRIMARY KEY, n INTEGER NOT NULL) STRICT, WITHOUT ROWID;
 """
 
-BUSY_TIMEOUT_MS = 5_000
-"""How long a statement waits for another process's write before BackendUnavailable."""
+_TABLES = {"tasks", "messages", "dead_letters", "counters"}
+
+_NEW_FILE_MODE = 0o600
+"""Payloads are nobody else's business. SQLite gives its -wal and -shm files the mode of the file,
+so that a `chmod 660` is all it takes to share it with a group."""
+
+_WAL_SIZE_LIMIT = 64 * 2**20
+"""Bytes; a WAL that a burst has blown up is cut back to this at its next reset."""
+
+_PERMISSIONS = "check that it and its folder may be written by this user"
 
 
-def connect(path: str) -> apsw.Connection:
+def connect(path: str, busy_handler: Callable[[int], bool]) -> apsw.Connection:
     """A connection to our file, made where there is none.
+
+    Args:
+        busy_handler: asked each time the lock is another connection's, with the number of times
+            so far; waits a little and says whether to try again.
 
     Raises:
         BackendRefused: not a database, damaged, somebody else's, newer, or not to be opened.
-        BackendUnavailable: locked for longer than the busy timeout, or the disk is full.
+        BackendUnavailable: locked for longer than `busy_handler` waits, or the disk is full.
     """
+    connection: apsw.Connection | None = None
     try:
+        _check_place(path)
         connection = apsw.Connection(path)
-        connection.set_busy_timeout(BUSY_TIMEOUT_MS)
-        connection.execute("PRAGMA journal_mode = WAL")
-        connection.execute("PRAGMA synchronous = FULL")
-        connection.execute("PRAGMA temp_store = MEMORY")
-        _check_or_create(connection, path)
-    except (apsw.NotADBError, apsw.CorruptError) as error:
-        raise BackendRefused(
-            f"{path} is damaged or not a SQLite database ({error}); move it away or restore it"
-        ) from None
-    except (apsw.CantOpenError, apsw.ReadOnlyError, apsw.PermissionsError, apsw.AuthError) as error:
-        folder = Path(path).resolve().parent
-        raise BackendRefused(
-            f"{path} cannot be opened for writing ({error}); "
-            f"check that {folder} exists and may be written"
-        ) from None
-    except (apsw.BusyError, apsw.LockedError, apsw.FullError, apsw.IOError) as error:
-        raise BackendUnavailable(f"{path}: {error}") from None
+        connection.set_busy_handler(busy_handler)
+        _open_patiently(connection, path, busy_handler)
+    except BaseException as error:
+        if connection is not None:
+            connection.close(True)
+        said = _said_of(path, error)
+        if said is None:
+            raise
+        raise said from None
     return connection
 
 
-def _check_or_create(connection: apsw.Connection, path: str) -> None:
-    with_lock = connection.execute("BEGIN IMMEDIATE")
-    with_lock.fetchall()
-    try:
+def _said_of(path: str, error: BaseException) -> BackendError | None:
+    if isinstance(error, OSError) and not isinstance(error, apsw.Error):
+        return BackendRefused(f"{path} cannot be made ({error.strerror}); {_PERMISSIONS}")
+    if isinstance(error, apsw.CantOpenError | apsw.ReadOnlyError | apsw.PermissionsError):
+        return BackendRefused(f"{path} cannot be opened for writing ({error}); {_PERMISSIONS}")
+    return translate(error, path) if isinstance(error, apsw.Error) else None
+
+
+def check_path(path: str) -> None:
+    """Raises BackendRefused for what SQLite would take for something else than a file's name."""
+    if not path or path == ":memory:" or path.startswith("file:") or "\0" in path:
+        raise BackendRefused(
+            f"{path!r} is not the path of a file; set TQE_DATABASE to one (nothing else outlives "
+            "the process, and a queue has to)"
+        )
+
+
+def _check_place(path: str) -> None:
+    """Find the plain mistakes before SQLite calls them all "unable to open database file"."""
+    place = Path(path)
+    if place.is_dir():
+        raise BackendRefused(f"{path} is a folder; set TQE_DATABASE to a file in it")
+    if not place.parent.is_dir():
+        raise BackendRefused(
+            f"{path} cannot be made: there is no folder {place.parent}; make it, or set "
+            "TQE_DATABASE to another place"
+        )
+    if not place.exists():
+        # Exists: another process starts on it at the same moment.
+        with contextlib.suppress(FileExistsError):
+            os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, _NEW_FILE_MODE))
+
+
+def _open_patiently(
+    connection: apsw.Connection, path: str, busy_handler: Callable[[int], bool]
+) -> None:
+    """SQLite asks no busy handler where it changes the journal mode: two processes that start on
+    one new file meet there."""
+    tries = 0
+    while True:
+        try:
+            return _open(connection, path)
+        except apsw.BusyError:
+            if not busy_handler(tries):
+                raise
+            tries += 1
+
+
+def _open(connection: apsw.Connection, path: str) -> None:
+    if connection.readonly("main"):
+        raise BackendRefused(f"{path} may only be read; {_PERMISSIONS}")
+    # Looked at before anything is changed: it may be another program's file.
+    is_new = _is_new(connection, path)
+    mode = connection.pragma("journal_mode", "wal")
+    if mode != "wal":
+        raise BackendRefused(
+            f"{path} is in a place where SQLite's write-ahead log does not work (a network file "
+            "system?); set TQE_DATABASE to a local disk"
+        )
+    connection.pragma("synchronous", "full")
+    connection.pragma("temp_store", "memory")
+    connection.pragma("journal_size_limit", _WAL_SIZE_LIMIT)
+    if is_new:
+        _create(connection, path)
+
+
+def _is_new(connection: apsw.Connection, path: str) -> bool:
+    """False for a file of ours; BackendRefused for one of anybody else's."""
+    with connection:  # one snapshot: another process may be making the file right now
+        tables = {
+            str(name)
+            for (name,) in connection.execute(
+                "SELECT name FROM sqlite_schema WHERE type = 'table'"
+            ).fetchall()
+        }
         application_id = connection.pragma("application_id")
         version = connection.pragma("user_version")
-        tables = connection.execute("SELECT count(*) FROM sqlite_schema").fetchall()[0][0]
-        if not tables and application_id in (0, APPLICATION_ID):
+    if not tables and application_id == version == 0:
+        return True
+    if application_id != APPLICATION_ID:
+        raise BackendRefused(
+            f"{path} is a SQLite database of another program; set TQE_DATABASE to a file of its own"
+        )
+    if version > SCHEMA_VERSION:
+        raise BackendRefused(
+            f"{path} was written by a newer version (schema {version}, this one knows "
+            f"{SCHEMA_VERSION}); upgrade, or use another file"
+        )
+    if version < 1 or not tables >= _TABLES:
+        raise BackendRefused(
+            f"{path} is damaged (schema {version} with the tables "
+            f"{', '.join(sorted(tables)) or 'none'}); move it away or restore it"
+        )
+    return False
+
+
+def _create(connection: apsw.Connection, path: str) -> None:
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        # Again, under the lock: another process may have been first.
+        if _is_new(connection, path):
             connection.execute(_DDL)
-            connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-            connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
-        elif application_id != APPLICATION_ID:
-            raise BackendRefused(
-                f"{path} is a SQLite database of another program; "
-                "set TQE_DATABASE to a file of its own"
-            )
-        elif version > SCHEMA_VERSION:
-            raise BackendRefused(
-                f"{path} was written by a newer version (schema {version}, this one knows "
-                f"{SCHEMA_VERSION}); upgrade, or use another file"
-            )
+            connection.pragma("application_id", APPLICATION_ID)
+            connection.pragma("user_version", SCHEMA_VERSION)
+        connection.execute("COMMIT")
     except BaseException:
-        connection.execute("ROLLBACK")
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
         raise
-    connection.execute("COMMIT")

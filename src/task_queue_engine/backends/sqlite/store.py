@@ -21,7 +21,7 @@ from task_queue_engine.backends.base import (
     TaskPage,
     TooLarge,
 )
-from task_queue_engine.backends.cursors import check_limit, decode_cursor, encode_cursor
+from task_queue_engine.backends.cursors import Int64, check_limit, decode_cursor, encode_cursor
 from task_queue_engine.backends.sqlite.rows import (
     COLUMNS,
     NUMBER_OF,
@@ -34,7 +34,7 @@ from task_queue_engine.backends.sqlite.rows import (
     to_us,
     to_us_or_none,
 )
-from task_queue_engine.backends.sqlite.threads import ConnectionThread, Transaction
+from task_queue_engine.backends.sqlite.threads import ReaderThread, Transaction, WriterThread
 from task_queue_engine.clock import Clock
 from task_queue_engine.errors import BackendUnavailable
 from task_queue_engine.lifecycle import (
@@ -84,10 +84,10 @@ class SqliteStore:
     def __init__(self, *, clock: Clock, max_item_bytes: int = MAX_ITEM_BYTES) -> None:
         self._clock = clock
         self._max_item_bytes = max_item_bytes
-        self._writer: ConnectionThread | None = None
-        self._reader: ConnectionThread | None = None
+        self._writer: WriterThread | None = None
+        self._reader: ReaderThread | None = None
 
-    def attach(self, writer: ConnectionThread | None, reader: ConnectionThread | None) -> None:
+    def attach(self, writer: WriterThread | None, reader: ReaderThread | None) -> None:
         self._writer, self._reader = writer, reader
 
     # --- writes -----------------------------------------------------------------------------
@@ -149,7 +149,7 @@ class SqliteStore:
                 now_us,
                 now_us,
                 request.worker,
-                int(request.message_id),
+                request.message_id,
                 request.receive_count,
                 request.task_id,
                 _PENDING,
@@ -284,7 +284,7 @@ class SqliteStore:
             bindings.append(query.type)
         if query.cursor is not None:
             conditions.append("(created_at, id) < (?, ?)")
-            bindings += decode_cursor(query.cursor, "tasks", tuple[int, str])
+            bindings += decode_cursor(query.cursor, "tasks", tuple[Int64, str])
         rows = await self._read(
             lambda t: t.execute(
                 f"SELECT {COLUMNS} FROM tasks WHERE {' AND '.join(conditions)} "
@@ -308,21 +308,24 @@ class SqliteStore:
         return Counts(**{status.lower(): found.get(status, 0) for status in STATUSES})
 
     async def cancel_requested(self, task_ids: Sequence[str]) -> list[bool]:
-        placeholders = ",".join("?" * len(task_ids))
+        wanted = encode(list(task_ids)).decode()
         rows = await self._read(
             lambda t: t.execute(
-                f"SELECT id FROM tasks WHERE id IN ({placeholders}) AND cancel_requested",
-                tuple(task_ids),
+                "SELECT id FROM tasks WHERE id IN (SELECT value FROM json_each(?)) "
+                "AND cancel_requested",
+                (wanted,),
             ).fetchall()
         )
         asked = {task_id for (task_id,) in rows}
         return [task_id in asked for task_id in task_ids]
 
     async def due(self, *, before: datetime, limit: int) -> list[Task]:
+        # "+status": the index of due times is to be walked, not the one of all that is PENDING. By
+        # rowid, as that index has it: however many come due at once, nothing is to be sorted.
         rows = await self._read(
             lambda t: t.execute(
-                f"SELECT {COLUMNS} FROM tasks WHERE due_at <= ? AND status = ? "
-                "ORDER BY due_at, id LIMIT ?",
+                f"SELECT {COLUMNS} FROM tasks WHERE due_at <= ? AND +status = ? "
+                "ORDER BY due_at, rowid LIMIT ?",
                 (to_us(before), _PENDING, limit),
             ).fetchall()
         )

@@ -2,31 +2,46 @@
 
 from __future__ import annotations
 
+import contextlib
+import copy
 import queue
+import random
 import threading
+import time
+from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import apsw
 import outcome
 import trio
 
-from task_queue_engine.errors import BackendRefused, BackendUnavailable
+from task_queue_engine.backends.sqlite.failures import translate
+from task_queue_engine.backends.sqlite.schema import connect
+from task_queue_engine.errors import BackendUnavailable
 
 T = TypeVar("T")
 
-_UNAVAILABLE = (apsw.BusyError, apsw.LockedError, apsw.FullError, apsw.IOError, apsw.NoMemError)
-_HOPELESS = (apsw.CorruptError, apsw.NotADBError)
+BUSY_TIMEOUT = 5.0
+"""Seconds to wait for another process's write before BackendUnavailable."""
+
+_BUSY_PAUSE = 0.002
+"""Seconds between tries, at most. SQLite's own busy timeout pauses up to 0.1 s: beside a process
+that writes all the time it finds the lock free once in seconds (measured: 4 s without one commit;
+with this, at most 0.7 s, and more commits by all)."""
+
 _GROUP = 64
+"""Requests in one transaction, at most: bounds how long the last of them waits."""
 
+_CLOSE_TIMEOUT = 10.0
+"""Seconds beyond the busy timeout. A thread that hangs in the file system does not hold the exit
+of the process for ever."""
 
-@dataclass(slots=True, eq=False)
-class _Request:
-    work: Callable[[Transaction], Any]
-    task: trio.lowlevel.Task
-    result: outcome.Outcome[Any] | None = None
+_MOVE_COUNTERS = (
+    "INSERT INTO counters VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET n = n + excluded.n"
+)
 
 
 class Transaction:
@@ -34,134 +49,267 @@ class Transaction:
 
     Counters are collected and written once per transaction."""
 
-    __slots__ = ("counters", "execute", "executemany")
+    __slots__ = ("committing", "connection", "counters", "execute", "executemany")
 
     def __init__(self, connection: apsw.Connection) -> None:
+        self.connection = connection
         # Any: what a column holds is known from the schema, not from apsw's types.
         self.execute: Callable[..., Any] = connection.execute
         self.executemany: Callable[..., Any] = connection.executemany
         self.counters: Counter[str] = Counter()
+        self.committing = False
+        """The work is done; what fails now fails for all of it."""
 
 
-class ConnectionThread:
+Work = Callable[[Transaction], Any]
+"""May be called again after a rollback: it must leave nothing behind but what it returns."""
+
+
+@dataclass(slots=True, eq=False)
+class Request:
+    work: Work
+    task: trio.lowlevel.Task
+    begun: threading.Lock = field(default_factory=threading.Lock)
+    """Acquired once and for good, by whichever is first: the thread that begins the work, or the
+    trio task that is cancelled before."""
+    result: outcome.Outcome[Any] | None = None
+
+
+class ConnectionThread(ABC):
     """One thread, one connection.
 
-    A writer commits whatever requests wait at that moment in one transaction, so that the number
-    of fsyncs falls as the load rises. Work that was handed over is always finished: the trio task
-    that asked cannot be cancelled out of it, and the busy timeout bounds how long that takes.
+    What was begun is always finished: then the trio task that asked cannot be cancelled out of it.
     """
 
-    def __init__(self, connection: apsw.Connection, *, writes: bool, path: str) -> None:
-        self._connection = connection
-        self._writes = writes
+    def __init__(self, path: str, *, name: str, busy_timeout: float) -> None:
         self._path = path
-        self._requests: queue.SimpleQueue[_Request | None] = queue.SimpleQueue()
-        self._token = trio.lowlevel.current_trio_token()
-        self._thread = threading.Thread(
-            target=self._serve, name=f"sqlite-{'writer' if writes else 'reader'}", daemon=True
-        )
-        self._thread.start()
+        self._busy_timeout = busy_timeout
+        self._unanswered = 0
+        self._requests: queue.SimpleQueue[Request | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._serve, name=name, daemon=True)
+        self._failure: BaseException | None = None
+        self._ready = trio.Event()
+        self._closing = False
+        self._opening_cancelled = False
+        self._busy_until = 0.0
 
+    # --- in trio's thread -------------------------------------------------------------------
+
+    async def open(self) -> None:
+        """Connect. When this raises, the thread and its connection are gone.
+
+        Raises:
+            BackendRefused, BackendUnavailable: as `connect`.
+        """
+        self._token = trio.lowlevel.current_trio_token()
+        self._thread.start()
+        try:
+            await self._ready.wait()
+        except BaseException:
+            self._opening_cancelled = True
+            await self.close()
+            raise
+        if self._failure is not None:
+            await self.close()
+            raise self._failure
+
+    @property
+    def unanswered(self) -> int:
+        """Requests that trio tasks wait for."""
+        return self._unanswered
+
+    # A Ctrl-C between handing over and waiting would end the task, and the thread would then wake
+    # one that is gone, which trio does not survive.
+    @trio.lowlevel.enable_ki_protection
     async def run(self, work: Callable[[Transaction], T]) -> T:
         """`work(transaction)` in the thread; durable when it returns (writer).
 
         Raises:
+            Cancelled: before the work was begun. From then on it is finished, whatever comes.
             BackendUnavailable, BackendRefused, and what `work` itself raises.
         """
         await trio.lowlevel.checkpoint_if_cancelled()
-        self._requests.put(_Request(work, trio.lowlevel.current_task()))
+        if self._closing:
+            raise BackendUnavailable("the backend is not open")
+        request = Request(work, trio.lowlevel.current_task())
+        self._requests.put(request)
 
         def abort(_: object) -> trio.lowlevel.Abort:
-            return trio.lowlevel.Abort.FAILED
+            withdrawn = request.begun.acquire(blocking=False)
+            return trio.lowlevel.Abort.SUCCEEDED if withdrawn else trio.lowlevel.Abort.FAILED
 
-        result: T = await trio.lowlevel.wait_task_rescheduled(abort)
+        self._unanswered += 1
+        try:
+            result: T = await trio.lowlevel.wait_task_rescheduled(abort)
+        finally:
+            self._unanswered -= 1
         return result
 
     async def close(self) -> None:
-        """Finish what was handed over, then close the connection."""
+        """Finish what was handed over, then close the connection. Not cancellable; takes as long
+        as the busy timeout at most, and a little longer where the file system hangs."""
+        self._closing = True
+        if self._thread.ident is None:
+            return
         self._requests.put(None)
         with trio.CancelScope(shield=True):
-            await trio.to_thread.run_sync(self._thread.join)
+            await trio.to_thread.run_sync(self._thread.join, self._busy_timeout + _CLOSE_TIMEOUT)
+
+    def _answer(self, group: Sequence[Request]) -> None:
+        for request in group:
+            result = request.result or outcome.Error(BackendUnavailable(f"{self._path}: closed"))
+            trio.lowlevel.reschedule(request.task, result)
+
+    def _end(self) -> None:
+        """The thread is at its end: nobody may wait for it any more."""
+        self._closing = True
+        self._answer(self._begin_waiting(limit=None))
+        self._ready.set()
+
+    # --- in the thread itself ---------------------------------------------------------------
 
     def _serve(self) -> None:
-        while True:
-            group = self._next_group()
-            if not group:
-                break
-            self._carry_out(group)
-            self._token.run_sync_soon(_answer, group)
-        self._connection.close()
-
-    def _next_group(self) -> list[_Request]:
-        """Empty when it is time to close."""
-        first = self._requests.get()
-        if first is None:
-            return []
-        group = [first]
-        while len(group) < _GROUP and not self._requests.empty():
-            more = self._requests.get()
-            if more is None:
-                self._requests.put(None)
-                break
-            group.append(more)
-        return group
-
-    def _carry_out(self, group: list[_Request]) -> None:
-        if not self._writes:
-            for request in group:
-                request.result = self._translated(self._read, request)
-            return
-        together = self._translated(self._write, group)
-        if isinstance(together, outcome.Value):
-            for request, value in zip(group, together.value, strict=True):
-                request.result = outcome.Value(value)
-        elif len(group) == 1:
-            group[0].result = together
-        else:
-            # One of them failed and took the others along: each for itself.
-            for request in group:
-                alone = self._translated(self._write, [request])
-                request.result = (
-                    outcome.Value(alone.value[0]) if isinstance(alone, outcome.Value) else alone
-                )
-
-    def _read(self, request: _Request) -> Any:
-        return request.work(Transaction(self._connection))
-
-    def _write(self, group: list[_Request]) -> list[Any]:
-        connection = self._connection
-        connection.execute("BEGIN IMMEDIATE")
+        connection: apsw.Connection | None = None
         try:
-            transaction = Transaction(connection)
-            results = [request.work(transaction) for request in group]
-            moved = [(name, n) for name, n in transaction.counters.items() if n]
-            if moved:
-                connection.executemany(
-                    "INSERT INTO counters VALUES (?, ?) "
-                    "ON CONFLICT (name) DO UPDATE SET n = n + excluded.n",
-                    moved,
-                )
-            connection.execute("COMMIT")
-        except BaseException:
-            if connection.in_transaction:
-                connection.execute("ROLLBACK")
-            raise
-        return results
+            try:
+                connection = connect(self._path, self._wait_for_lock)
+            except BaseException as error:  # noqa: BLE001  # raised by open()
+                self._failure = error
+                return
+            self._tell(self._ready.set)
+            while (first := self._requests.get()) is not None:
+                group: list[Request] = []
+                try:
+                    self._carry_out(connection, first, group)
+                finally:
+                    if first.begun.acquire(blocking=False):
+                        group.append(first)
+                    self._tell(self._answer, group)
+        finally:
+            if connection is not None:
+                # Everything is committed; what could not be tidied up, the next opening does.
+                with contextlib.suppress(apsw.Error):
+                    connection.close()
+            self._tell(self._end)
 
-    def _translated(self, function: Callable[[Any], Any], argument: Any) -> outcome.Outcome[Any]:
-        """Run it; SQLite's errors become ours."""
+    @abstractmethod
+    def _carry_out(self, connection: apsw.Connection, first: Request, group: list[Request]) -> None:
+        """Fill `group` by `_begin`, and give each of them its result."""
+
+    def _begin(self, first: Request, group: list[Request]) -> None:
+        """Take `first` and what else is waiting, without what was cancelled meanwhile."""
+        if first.begun.acquire(blocking=False):
+            group.append(first)
+        group += self._begin_waiting(limit=_GROUP - 1)
+
+    def _begin_waiting(self, *, limit: int | None) -> list[Request]:
+        begun: list[Request] = []
+        while limit is None or len(begun) < limit:
+            try:
+                request = self._requests.get_nowait()
+            except queue.Empty:
+                break
+            if request is None:
+                if limit is not None:
+                    self._requests.put(None)  # the end, for later; nothing comes after it
+                    break
+            elif request.begun.acquire(blocking=False):
+                begun.append(request)
+        return begun
+
+    def _outcome(self, function: Callable[..., T], *args: Any) -> outcome.Outcome[T]:
+        """Call it; SQLite's errors become ours."""
         try:
-            return outcome.Value(function(argument))
-        except _UNAVAILABLE as error:
-            return outcome.Error(BackendUnavailable(f"{self._path}: {error}"))
-        except _HOPELESS as error:
-            return outcome.Error(BackendRefused(f"{self._path} is damaged: {error}"))
+            return outcome.Value(function(*args))
+        except apsw.Error as error:
+            return outcome.Error(translate(error, self._path) or error)
         # Whatever it is belongs to whoever asked; the thread goes on.
         except BaseException as error:  # noqa: BLE001
             return outcome.Error(error)
 
+    def _wait_for_lock(self, tries: int) -> bool:
+        now = time.monotonic()
+        if tries == 0:
+            self._busy_until = now + self._busy_timeout
+        if now >= self._busy_until or self._opening_cancelled:
+            return False
+        # Not the same for all: two that wait in step meet again and again.
+        time.sleep(_BUSY_PAUSE * random.uniform(0.25, 1))  # noqa: S311  # no secret
+        return True
 
-def _answer(group: list[_Request]) -> None:
+    def _tell(self, function: Callable[..., object], *args: Any) -> None:
+        # The trio run may be over where it was ended without closing the backend.
+        with contextlib.suppress(trio.RunFinishedError):
+            self._token.run_sync_soon(function, *args)
+
+
+class ReaderThread(ConnectionThread):
+    """Answers one after the other, each from the state of its own moment."""
+
+    def _carry_out(self, connection: apsw.Connection, first: Request, group: list[Request]) -> None:
+        self._begin(first, group)
+        for request in group:
+            request.result = self._outcome(request.work, Transaction(connection))
+
+
+class WriterThread(ConnectionThread):
+    """Commits whatever waits at that moment in one transaction, so that the number of fsyncs falls
+    as the load rises."""
+
+    def _carry_out(self, connection: apsw.Connection, first: Request, group: list[Request]) -> None:
+        # The lock first: what is cancelled while we wait for it has not begun.
+        locked = self._outcome(_lock, connection)
+        self._begin(first, group)
+        if isinstance(locked, outcome.Error):
+            _fail(group, locked.error)
+            return
+        transaction = Transaction(connection)
+        done = self._outcome(_work_off, transaction, group)
+        if isinstance(done, outcome.Error):
+            if len(group) == 1 or transaction.committing:
+                _fail(group, done.error)
+            else:
+                self._carry_out_each(connection, group)
+
+    def _carry_out_each(self, connection: apsw.Connection, group: list[Request]) -> None:
+        """One of them failed and took the others along: each for itself."""
+        for i, request in enumerate(group):
+            locked = self._outcome(_lock, connection)
+            if isinstance(locked, outcome.Error):
+                # The others would only wait as long, one after the other, for the same.
+                _fail(group[i:], locked.error)
+                return
+            done = self._outcome(_work_off, Transaction(connection), [request])
+            if isinstance(done, outcome.Error):
+                request.result = done
+
+
+def _lock(connection: apsw.Connection) -> None:
+    if connection.in_transaction:  # a rollback failed
+        connection.execute("ROLLBACK")
+    connection.execute("BEGIN IMMEDIATE")
+
+
+def _work_off(transaction: Transaction, group: Sequence[Request]) -> None:
+    """Do the work and commit; only then has any of it a result."""
+    connection = transaction.connection
+    try:
+        values = [request.work(transaction) for request in group]
+        transaction.committing = True
+        moved = [(name, n) for name, n in transaction.counters.items() if n]
+        if moved:
+            connection.executemany(_MOVE_COUNTERS, moved)
+        connection.execute("COMMIT")
+    except BaseException:
+        # SQLite has done it by itself after some errors (a full disk, for one).
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        raise
+    for request, value in zip(group, values, strict=True):
+        request.result = outcome.Value(value)
+
+
+def _fail(group: Sequence[Request], error: BaseException) -> None:
     for request in group:
-        if request.result is not None:  # always set by now
-            trio.lowlevel.reschedule(request.task, request.result)
+        # To each its own: an exception that is raised twice carries both tracebacks.
+        request.result = outcome.Error(copy.copy(error))

@@ -52,13 +52,13 @@ class ObserveRoutes:
     @tag([TAG])
     @document_response(Health)
     async def get_health(self) -> Response:
-        """Alive? Needs no API key and asks no backend."""
+        """Alive? Asks no backend."""
         return reply(Health(status="healthy", timestamp=datetime.now(UTC)))
 
     @tag([TAG])
     @document_response(Ready)
     async def get_ready(self) -> Response:
-        """Fit to serve? Needs no API key. 503 with `reasons` when not."""
+        """Fit to serve? 503 with `reasons` when not."""
         readiness = Readiness(ready=False, reasons=("the engine did not answer in time",))
         with trio.move_on_after(READY_TIMEOUT):
             readiness = await self._engine.ready()

@@ -1,0 +1,36 @@
+"""SQLite's errors as ours: what passes by itself, what never will, and what is our own defect."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import apsw
+
+from task_queue_engine.errors import BackendError, BackendRefused, BackendUnavailable
+
+
+def translate(error: apsw.Error, path: str) -> BackendError | None:
+    """What to raise instead; None for errors that only a defect of ours can cause.
+
+    Nothing was written where this is answered: the transaction was rolled back.
+    """
+    match error:
+        case apsw.BusyError() | apsw.LockedError():
+            return BackendUnavailable(f"{path} is locked by another process ({error})")
+        case apsw.FullError():
+            return BackendUnavailable(f"no room for {path}: {error}", retry_after=5.0)
+        case apsw.ReadOnlyError() | apsw.CantOpenError() | apsw.PermissionsError():
+            folder = Path(path).absolute().parent
+            return BackendUnavailable(
+                f"{path} cannot be written ({error}); check that it and {folder} may be written",
+                retry_after=5.0,
+            )
+        case apsw.IOError() | apsw.NoMemError() | apsw.ProtocolError() | apsw.InterruptError():
+            return BackendUnavailable(f"{path}: {error}")
+        case apsw.CorruptError() | apsw.NotADBError() | apsw.FormatError():
+            return BackendRefused(
+                f"{path} is damaged or not a SQLite database ({error}); "
+                "move it away or restore it from a backup"
+            )
+        case _:
+            return None

@@ -1,0 +1,113 @@
+"""The top command: what every command does about errors, and the commands in their order."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import traceback
+from typing import Any, NoReturn
+
+import click
+from click.exceptions import NoArgsIsHelpError
+
+from task_queue_engine.cli.failures import (
+    ExitCode,
+    exit_code_of,
+    expected_error,
+    first_of,
+    is_broken_pipe,
+    is_interrupt,
+)
+from task_queue_engine.cli.logs import writes_json
+from task_queue_engine.cli.options import DEBUG
+from task_queue_engine.cli.output import printable
+from task_queue_engine.errors import ApiError, TaskQueueError
+
+logger = logging.getLogger("task_queue_engine.cli")
+
+
+class Program(click.Group):
+    """Every error one line on stderr and an exit code, see `failures`."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self.commands)
+
+    def main(self, *args: Any, **extra: Any) -> NoReturn:
+        extra["standalone_mode"] = False
+        if sys.stdout is None:  # closed by whoever started us: `tqe ... >&-`
+            sys.stdout = open(os.devnull, "w")  # noqa: PTH123, SIM115 - for as long as we live
+        try:
+            returned = super().main(*args, **extra)
+            code = returned if isinstance(returned, int) else ExitCode.OK
+            sys.stdout.flush()
+        except click.UsageError as error:
+            if isinstance(error, NoArgsIsHelpError):
+                error.show()  # the help
+                sys.exit(ExitCode.USAGE)
+            code = _fail(_with_hint(error), ExitCode.USAGE)
+        except click.ClickException as error:
+            code = _fail(error.format_message(), ExitCode.USAGE)
+        except (click.Abort, KeyboardInterrupt):
+            code = _fail("interrupted", ExitCode.INTERRUPTED)
+        except OSError as error:
+            code = _report(error, debug=False)
+        sys.exit(code)
+
+    def invoke(self, ctx: click.Context) -> int:
+        try:
+            super().invoke(ctx)
+        except (click.ClickException, click.exceptions.Exit, click.Abort):
+            raise
+        except (Exception, KeyboardInterrupt, BaseExceptionGroup) as error:  # noqa: BLE001 - told
+            debug = DEBUG in ctx.meta or logging.getLogger().isEnabledFor(logging.DEBUG)
+            return _report(error, debug=debug)
+        return ExitCode.OK
+
+
+def _report(error: BaseException, *, debug: bool) -> int:
+    """Tell what went wrong; returns the exit code."""
+    if is_broken_pipe(error):
+        _give_up_stdout()
+        return ExitCode.BROKEN_PIPE
+    if is_interrupt(error):
+        return _fail("interrupted", ExitCode.INTERRUPTED)
+    if debug:
+        traceback.print_exception(error)
+    expected = expected_error(error)
+    if expected is None:
+        first = first_of(error)
+        if isinstance(first, OSError):  # no room on the device, no such directory, ...
+            return _fail(str(first), ExitCode.FAILED)
+        hint = "" if debug else " (--debug shows where)"
+        return _fail(f"a defect: {type(first).__name__}: {first}{hint}", ExitCode.FAILED)
+    return _fail(f"{expected}{_hint(expected)}", exit_code_of(expected))
+
+
+def _fail(line: str, code: ExitCode) -> int:
+    line = printable(" ".join(line.split()))
+    if writes_json():
+        logger.critical(line)
+    else:
+        click.echo(f"tqe: {line}", err=True)
+    try:
+        sys.stdout.flush()
+    except OSError:
+        _give_up_stdout()
+    return code
+
+
+def _with_hint(error: click.UsageError) -> str:
+    path = error.ctx.command_path if error.ctx is not None else "tqe"
+    return f"{error.format_message().rstrip('.')}; see {path} --help"
+
+
+def _hint(error: TaskQueueError) -> str:
+    missing_key = isinstance(error, ApiError) and error.status == 401
+    return " (--api-key or TQE_API_KEY)" if missing_key else ""
+
+
+def _give_up_stdout() -> None:
+    """Whoever read it has gone. What is still in the buffer must not raise again at exit."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())

@@ -1,0 +1,70 @@
+"""Log lines on stderr: text for people, JSON lines for log collectors."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+import msgspec
+
+_LIBRARIES = ("httpcore", "httpx", "hypercorn", "quart", "asyncio")
+"""Too talkative at INFO: httpx writes a line for every request."""
+
+_PREFIX = "task_queue_engine."
+
+_STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {
+    "message",
+    "asctime",
+    "source",
+    "taskName",
+}
+
+
+class TextFormatter(logging.Formatter):
+    """`2030-01-01T12:00:00.123Z INFO    poller: ...`"""
+
+    def __init__(self) -> None:
+        super().__init__("%(asctime)s %(levelname)-7s %(source)s: %(message)s")
+
+    def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:  # noqa: N802 - logging's own name
+        moment = datetime.fromtimestamp(record.created, UTC)
+        return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+    def format(self, record: logging.LogRecord) -> str:
+        record.source = record.name.removeprefix(_PREFIX)
+        return super().format(record)
+
+
+class JsonFormatter(logging.Formatter):
+    """One object a line: time, level, logger, message, exception where there is one, and whatever
+    the line was given as `extra`."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        line: dict[str, Any] = {
+            "time": datetime.fromtimestamp(record.created, UTC),
+            "level": record.levelname,
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        if record.exc_info:
+            line["exception"] = self.formatException(record.exc_info)
+        line |= {name: value for name, value in vars(record).items() if name not in _STANDARD}
+        return msgspec.json.encode(line, enc_hook=str).decode()
+
+
+def set_up_logging(level: str, log_format: Literal["text", "json"]) -> None:
+    """Send everything at or above `level` to stderr. Doing it again replaces what was set up."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(JsonFormatter() if log_format == "json" else TextFormatter())
+    logging.basicConfig(level=level, handlers=[handler], force=True)
+    for name in _LIBRARIES:
+        quiet = max(logging.WARNING, logging.getLevelNamesMapping()[level])
+        logging.getLogger(name).setLevel(logging.DEBUG if level == "DEBUG" else quiet)
+    logging.captureWarnings(True)
+
+
+def writes_json() -> bool:
+    """Whether stderr is for a log collector, which wants nothing but JSON lines."""
+    return any(isinstance(handler.formatter, JsonFormatter) for handler in logging.root.handlers)

@@ -1,0 +1,188 @@
+"""Plain text for people: aligned, without colours or boxes, the same in a terminal and in a file.
+
+What tasks carry was written by others. Control characters in it are shown, not sent: a terminal
+would obey them.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+
+from task_queue_engine.backends.base import DeadLetter
+from task_queue_engine.client.schemas import MetricsView
+from task_queue_engine.task import Task
+
+_LONGEST_CELL = 80
+
+
+def emit(result: str | bytes) -> None:
+    """Write a result to stdout, whole and with a newline. Raises BrokenPipeError.
+
+    Not by `print`: unbuffered (PYTHONUNBUFFERED) its stream may write a part and say nothing, and
+    a terminal's encoding may not have every character of a payload.
+    """
+    if isinstance(result, str):
+        result = result.encode(sys.stdout.encoding or "utf-8", "backslashreplace")
+    sys.stdout.flush()
+    left = memoryview(result + b"\n")
+    while left:
+        left = left[sys.stdout.buffer.write(left) or 0 :]
+    sys.stdout.buffer.flush()
+
+
+class Table:
+    """Rows under a header, in columns as wide as they have to be. Rows may come in portions: a
+    column that has grown stays so."""
+
+    def __init__(self, header: Sequence[str]) -> None:
+        self._widths = [len(title) for title in header]
+        self._to_come: list[Sequence[str]] = [header]
+
+    def text(self, rows: Sequence[Sequence[str]]) -> str:
+        """The lines for these rows; the first time with the header above them."""
+        lines = [*self._to_come, *([_cell(text) for text in row] for row in rows)]
+        self._to_come = []
+        self._widths = [
+            max(widths) for widths in zip(self._widths, *map(_lengths, lines), strict=True)
+        ]
+        return "\n".join(self._line(line) for line in lines)
+
+    def _line(self, line: Sequence[str]) -> str:
+        padded = (text.ljust(width) for text, width in zip(line, self._widths, strict=True))
+        return "  ".join(padded).rstrip()
+
+
+def _lengths(line: Sequence[str]) -> list[int]:
+    return [len(text) for text in line]
+
+
+def fields(pairs: Sequence[tuple[str, str]]) -> str:
+    """One `name  value` a line; further lines of a value are indented below its first."""
+    width = max(len(name) for name, _ in pairs)
+    gap = "\n" + " " * (width + 2)
+    return "\n".join(f"{name.ljust(width)}  {gap.join(_lines(text))}" for name, text in pairs)
+
+
+def printable(text: str) -> str:
+    """Without anything a terminal would take for more than text."""
+    return "".join(char if char.isprintable() else _escape(char) for char in text)
+
+
+def describe_task(task: Task) -> str:
+    """Everything about one task that is set."""
+    pairs = [
+        ("id", task.id),
+        ("type", task.type),
+        ("status", _status(task)),
+        ("queue", task.queue),
+        ("retries", f"{task.retry_count} (at most {task.max_attempts} attempts)"),
+        ("created", _time(task.created_at)),
+    ]
+    if task.run_at is not None and not task.status.is_terminal:
+        pairs.append(("run at", _time(task.run_at)))
+    if task.started_at is not None:
+        pairs.append(("started", f"{_time(task.started_at)} by {task.worker or '?'}"))
+    if task.finished_at is not None:
+        pairs.append(("finished", _time(task.finished_at)))
+    if task.timeout_seconds is not None:
+        pairs.append(("timeout", f"{task.timeout_seconds:g} s"))
+    pairs.append(("payload", _json(task.payload)))
+    if task.progress is not None:
+        pairs.append(("progress", _json(task.progress)))
+    if task.result is not None:
+        pairs.append(("result", _json(task.result)))
+    if task.error is not None:
+        pairs.append(("error", f"{task.error.type}: {task.error.message}"))
+        if task.error.traceback:
+            pairs.append(("traceback", task.error.traceback.rstrip()))
+    return fields(pairs)
+
+
+def table_of_tasks() -> Table:
+    return Table(("ID", "TYPE", "STATUS", "RETRIES", "CREATED", "UPDATED"))
+
+
+def task_rows(tasks: Sequence[Task]) -> list[tuple[str, ...]]:
+    return [
+        (
+            task.id,
+            task.type,
+            _status(task),
+            str(task.retry_count),
+            _time(task.created_at),
+            _time(task.updated_at),
+        )
+        for task in tasks
+    ]
+
+
+def list_of_dead_letters(letters: Sequence[DeadLetter]) -> str:
+    if not letters:
+        return "no dead letters"
+    table = Table(("ID", "TASK", "TYPE", "ATTEMPTS", "AT", "REASON"))
+    return table.text(
+        [
+            (
+                letter.id,
+                letter.task_id,
+                letter.task_type or "?",
+                str(letter.attempts),
+                _time(letter.at),
+                letter.reason,
+            )
+            for letter in letters
+        ]
+    )
+
+
+def describe_metrics(view: MetricsView, *, of_server: bool) -> str:
+    """`of_server`: the process asked runs workers and counts; else only the backend is told."""
+    pairs = [
+        ("tasks", str(view.total_tasks)),
+        ("  pending", str(view.pending_tasks)),
+        ("  processing", str(view.processing_tasks)),
+        ("  completed", str(view.completed_tasks)),
+        ("  failed", str(view.failed_tasks)),
+        ("  cancelled", str(view.cancelled_tasks)),
+        ("queue depth", str(view.queue_depth)),
+        ("in flight", str(view.in_flight)),
+        ("dead letters", str(view.dead_letters)),
+    ]
+    if of_server:
+        pairs += [
+            ("workers", f"{view.workers} ({view.active_workers} busy)"),
+            ("uptime", f"{view.uptime_seconds:.0f} s"),
+            *((name.replace("_", " "), str(count)) for name, count in view.counters.items()),
+        ]
+    return fields(pairs)
+
+
+def _status(task: Task) -> str:
+    asked = task.cancel_requested and not task.status.is_terminal
+    return f"{task.status} (being cancelled)" if asked else task.status
+
+
+def _time(moment: datetime) -> str:
+    return moment.astimezone(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+
+
+def _json(value: Any) -> str:
+    return msgspec.json.encode(value).decode()
+
+
+def _cell(text: str) -> str:
+    shown = printable(" ".join(text.split()))
+    return shown if len(shown) <= _LONGEST_CELL else f"{shown[: _LONGEST_CELL - 1]}…"
+
+
+def _lines(text: str) -> list[str]:
+    return [printable(line) for line in text.splitlines()] or [""]
+
+
+def _escape(char: str) -> str:
+    return char.encode("unicode_escape").decode()

@@ -1,0 +1,179 @@
+"""`serve`, `api` and `worker`: the parts, composed, and the order in which they end.
+
+1. A signal: the engine takes no more work and gives back what has not started; the HTTP server
+   accepts no more connections and answers what it has accepted, for HTTP_GRACE seconds at most.
+2. The engine is asked to stop: handlers have `TQE_SHUTDOWN_GRACE` seconds, then
+   `TQE_SHUTDOWN_FLUSH` seconds bound the rest.
+3. A second signal cuts both short; a watchdog ends the process where even that does not help.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import platform
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import trio
+
+from task_queue_engine._version import __version__
+from task_queue_engine.cli.failures import ExitCode
+from task_queue_engine.cli.watchdog import Watchdog
+from task_queue_engine.config import Settings
+from task_queue_engine.engine.engine import Engine
+from task_queue_engine.engine.signals import on_signals
+from task_queue_engine.http import Bound, open_listeners, serve_http
+from task_queue_engine.registry import TaskRegistry
+
+logger = logging.getLogger("task_queue_engine.service")
+
+HTTP_GRACE = 5.0
+"""Seconds for answers that are under way when the server is to stop; no more than handlers get."""
+_MARGIN = 3.0
+"""Seconds of the watchdog beyond all deadlines: what they bound takes a moment to unwind."""
+
+Listeners = Sequence[trio.SocketListener]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parts:
+    """What a service is made of."""
+
+    registry: TaskRegistry
+    settings: Settings
+    workers: bool
+    http: bool
+
+
+def run_service(parts: Parts) -> None:
+    """Run until a signal ends it.
+
+    Raises:
+        ConfigurationError, BackendRefused, BackendUnavailable: at the start.
+        ExceptionGroup: a defect of the engine, after everything was settled that could be.
+    """
+    settings = parts.settings
+    hard_deadline = settings.shutdown_grace + settings.shutdown_flush
+    if parts.http:
+        hard_deadline += _http_grace(settings)
+    watchdog = Watchdog(
+        patience=hard_deadline + _MARGIN,
+        hurried=settings.shutdown_flush + _MARGIN,
+        end=lambda: os._exit(ExitCode.OVERRUN),
+    )
+    watchdog.start()
+    try:
+        # Only until the service has its own way with signals, and after.
+        trio.run(_Service(parts, watchdog).run, restrict_keyboard_interrupt_to_checkpoints=True)
+    finally:
+        watchdog.stop()
+
+
+def _http_grace(settings: Settings) -> float:
+    return min(HTTP_GRACE, settings.shutdown_grace)
+
+
+class _Service:
+    def __init__(self, parts: Parts, watchdog: Watchdog) -> None:
+        self._parts = parts
+        self._settings = parts.settings
+        self._watchdog = watchdog
+        self._engine = Engine(parts.registry, parts.settings, consume=parts.workers)
+        self._starting = trio.CancelScope()
+        self._running = False
+        self._stop = trio.Event()
+        self._http = trio.CancelScope()
+        self._http_started = False
+        self._http_ended = trio.Event()
+
+    async def run(self) -> None:
+        async with trio.open_nursery() as nursery:
+            await nursery.start(partial(on_signals, self._on_signal, at_once=self._watchdog.arm))
+            await self._run_parts()
+            nursery.cancel_scope.cancel()
+
+    def _on_signal(self) -> None:
+        if not self._running:
+            self._starting.cancel()
+        elif not self._stop.is_set():
+            self._stop.set()
+            self._engine.stop_taking_work()
+            logger.info(
+                "stopping: what is running has %g s to end; a second signal stops at once",
+                self._settings.shutdown_grace,
+            )
+        else:
+            logger.info("stopping at once")
+            self._watchdog.hurry()
+            self._http.cancel()
+            self._engine.request_stop()
+
+    async def _run_parts(self) -> None:
+        async with trio.open_nursery() as nursery:
+            with self._starting:
+                await self._start(nursery)
+                self._running = True
+            if not self._running:
+                nursery.cancel_scope.cancel()
+                return
+            await self._stop.wait()
+            await self._http_ended.wait()
+            # For the second time where a second signal came before: at once, then.
+            self._engine.request_stop()
+        logger.info("stopped")
+
+    async def _start(self, nursery: trio.Nursery) -> None:
+        logger.info("Task Queue Engine %s, Python %s", __version__, platform.python_version())
+        if not self._parts.http:
+            self._http_ended.set()
+            await nursery.start(self._engine.run)
+            self._tell_engine()
+            return
+        # The port first: without it nothing else is touched.
+        listeners = await open_listeners(self._settings)
+        try:
+            await nursery.start(self._engine.run)
+            self._tell_engine()
+            bound: Bound = await nursery.start(self._serve, listeners)
+        finally:
+            if not self._http_started:
+                for listener in listeners:
+                    listener.socket.close()
+        self._tell_http(bound)
+
+    async def _serve(self, listeners: Listeners, *, task_status: trio.TaskStatus[Bound]) -> None:
+        self._http_started = True
+        try:
+            with self._http:
+                await serve_http(
+                    self._engine,
+                    self._settings,
+                    shutdown=self._stop,
+                    listeners=listeners,
+                    grace=_http_grace(self._settings),
+                    task_status=task_status,
+                )
+        finally:
+            self._http_ended.set()
+
+    # --- for the log ------------------------------------------------------------------------
+
+    def _tell_engine(self) -> None:
+        info = self._engine.backend_info
+        logger.info("backend %s: %s; queue %s", info.name, info.detail, self._settings.queue)
+        if self._parts.workers:
+            logger.info(
+                "%d workers for %s",
+                self._settings.worker_count,
+                ", ".join(self._parts.registry.names),
+            )
+        else:
+            logger.info("no workers in this process: `tqe worker` runs them")
+        logger.info("how to stop: SIGTERM or Ctrl-C; what else there is: tqe --help")
+
+    def _tell_http(self, bound: Bound) -> None:
+        if not self._settings.api_keys:
+            logger.info("no API keys are set: whoever can connect may submit and cancel tasks")
+        logger.info("listening on %s, documentation at %s/docs", bound.url, bound.url)

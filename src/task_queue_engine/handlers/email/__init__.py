@@ -1,0 +1,1 @@
+"""The task type `email`; `handler.py` is the way in."""

@@ -1,0 +1,114 @@
+"""Task type `email`: through an SMTP server, or into an outbox folder while none is configured.
+
+The handler is a plain `def`: smtplib blocks, so the engine runs it in a thread. Such a thread
+stops between two steps of the conversation; within a step it waits `SMTP_TIMEOUT` at most.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from task_queue_engine.clock import SystemClock
+from task_queue_engine.context import SyncTaskContext
+from task_queue_engine.errors import ConfigurationError
+from task_queue_engine.handlers.email import mime, outbox, smtp
+from task_queue_engine.handlers.email.addresses import Address, parse_address
+from task_queue_engine.handlers.email.payload import EmailPayload
+from task_queue_engine.handlers.email.settings import EmailSettings
+from task_queue_engine.registry import TaskRegistry
+from task_queue_engine.retry import Backoff, Retry
+
+tasks = TaskRegistry()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EmailReceipt:
+    """What became of the mail."""
+
+    message_id: str
+    """The mail's Message-ID, made of the task's id."""
+    transport: Literal["smtp", "outbox"]
+    accepted: list[str]
+    """Addresses the server, or the outbox, has taken the mail for."""
+    refused: list[smtp.Refusal] = field(default_factory=list)
+    """Addresses the server did not take; the others have got the mail."""
+    response: str | None = None
+    """The server's answer to the mail."""
+    path: str | None = None
+    """The file in the outbox."""
+    duplicate: bool = False
+    """An earlier attempt had written the mail to the outbox; it was not written again."""
+
+
+@tasks.task(
+    "email",
+    max_attempts=5,
+    timeout=300,
+    # Reaches past the minutes for which greylisting servers turn a new sender away.
+    backoff=Backoff(base=15, factor=4, cap=900),
+    on_error={ConfigurationError: None},
+)
+def send_email(payload: EmailPayload, context: SyncTaskContext) -> EmailReceipt:
+    """Send one mail.
+
+    Returns once the server (or the disk) has it. Temporary trouble is retried; what the server
+    refuses for good fails the task at once.
+
+    Raises:
+        Retry, Discard: see `smtp.deliver`; a full disk is retried.
+        ConfigurationError: a wrong `SMTP_*` variable; not retried.
+    """
+    settings = EmailSettings()
+    sender = parse_address(settings.sender)
+    if settings.host is None:
+        return _to_outbox(payload, context, settings, sender)
+    return _to_server(payload, context, settings, sender)
+
+
+def _to_server(
+    payload: EmailPayload, context: SyncTaskContext, settings: EmailSettings, sender: Address
+) -> EmailReceipt:
+    now = SystemClock().now()
+    message = mime.compose(payload, task_id=context.task_id, sender=sender, date=now)
+    recipients = payload.recipients
+    delivery = smtp.deliver(
+        settings,
+        message.as_bytes(),
+        sender=sender.envelope,
+        recipients=[recipient.envelope for recipient in recipients],
+        smtputf8=any(address.needs_smtputf8 for address in (sender, *recipients)),
+        last_attempt=context.retry_count + 1 >= context.max_attempts,
+        check_cancelled=context.check_cancelled,
+    )
+    return EmailReceipt(
+        message_id=mime.message_id(context.task_id, sender),
+        transport="smtp",
+        accepted=delivery.accepted,
+        refused=delivery.refused,
+        response=delivery.response,
+    )
+
+
+def _to_outbox(
+    payload: EmailPayload, context: SyncTaskContext, settings: EmailSettings, sender: Address
+) -> EmailReceipt:
+    now = SystemClock().now()
+    message = mime.compose(payload, task_id=context.task_id, sender=sender, date=now, keep_bcc=True)
+    unix = message.policy.clone(linesep="\n")
+    try:
+        path, duplicate = outbox.write(
+            settings.outbox,
+            message.as_bytes(policy=unix),
+            task_id=context.task_id,
+            attempt=context.attempt,
+        )
+    except OSError as error:
+        raise Retry(reason=f"TQE_OUTBOX {settings.outbox}: {error.strerror}") from error
+    return EmailReceipt(
+        message_id=mime.message_id(context.task_id, sender),
+        transport="outbox",
+        accepted=[recipient.envelope for recipient in payload.recipients],
+        path=str(path),
+        duplicate=duplicate,
+    )

@@ -1,0 +1,1 @@
+"""The task type `data-export`; `handler.py` is the way in."""

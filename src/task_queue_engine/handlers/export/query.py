@@ -1,0 +1,148 @@
+"""Rows of one read-only query on a SQLite file.
+
+Whoever may submit tasks writes the SQL, so nothing rests on its wording: the file is opened
+read-only, and an authorizer allows reading and nothing else (no ATTACH, no PRAGMA, no extension).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+import apsw
+import apsw.ext
+
+from task_queue_engine.errors import ConfigurationError
+from task_queue_engine.handlers.export.payload import Parameters
+from task_queue_engine.handlers.export.rows import RowSource
+from task_queue_engine.retry import Discard, Retry
+
+MAX_VALUE = 16 * 2**20
+"""Bytes in one text or blob: a row is held in memory."""
+
+_BUSY_TIMEOUT = 1000
+"""Milliseconds to wait for a lock in the thread; longer waits are left to the task's backoff."""
+
+_CHECK_EVERY = 20_000
+"""Steps of SQLite's virtual machine between looks at cancellation: about a millisecond."""
+
+# Atomic groups: comments without end must not cost time without end.
+_SELECT = re.compile(r"(?>\s+|--[^\n]*|/\*.*?(?:\*/|\Z))*+(?:SELECT|WITH)\b", re.I | re.S)
+
+_READING = frozenset({apsw.SQLITE_SELECT, apsw.SQLITE_READ, apsw.SQLITE_RECURSIVE})
+
+_PASSING = (
+    apsw.BusyError,
+    apsw.LockedError,
+    apsw.SchemaChangeError,
+    apsw.FullError,  # sorting spills into temporary files
+    apsw.IOError,
+    apsw.NoMemError,
+    apsw.CantOpenError,
+    apsw.ProtocolError,
+)
+
+
+@contextmanager
+def open_query(
+    database: Path | None,
+    sql: str,
+    parameters: Parameters | None,
+    *,
+    check_cancelled: Callable[[], None],
+) -> Iterator[RowSource]:
+    """Prepare the query; it runs as its rows are read, one at a time, in one read transaction.
+
+    Args:
+        check_cancelled: called all the time while SQLite works, in the calling thread; what it
+            raises stops the query and comes out.
+
+    Raises (reading the rows raises the same):
+        ConfigurationError: `TQE_EXPORT_DATABASE` is not set, or no such file.
+        Discard: not one SELECT; an error in the SQL or the parameters; not a database.
+        Retry: locked, disk full, I/O error.
+    """
+    if database is None:
+        raise ConfigurationError(
+            "is not set: it names the SQLite file that exports may query",
+            variable="TQE_EXPORT_DATABASE",
+        )
+    if not database.is_file():
+        raise ConfigurationError(f"no such file: {database}", variable="TQE_EXPORT_DATABASE")
+    if not _SELECT.match(sql):
+        raise Discard("query: only one SELECT, or WITH ... SELECT, is allowed")
+
+    with _verdicts():
+        connection = _connect(database, check_cancelled)
+    with closing(connection):
+        with _verdicts():
+            columns = _inspect(connection, sql)
+        yield RowSource(columns, _rows(connection, sql, parameters))
+
+
+def _connect(database: Path, check_cancelled: Callable[[], None]) -> apsw.Connection:
+    connection = apsw.Connection(str(database), flags=apsw.SQLITE_OPEN_READONLY)
+    connection.set_busy_timeout(_BUSY_TIMEOUT)
+    connection.config(apsw.SQLITE_DBCONFIG_DEFENSIVE, 1)
+    # Views and generated columns of the file run no function that has side effects.
+    connection.config(apsw.SQLITE_DBCONFIG_TRUSTED_SCHEMA, 0)
+    connection.limit(apsw.SQLITE_LIMIT_ATTACHED, 0)
+    connection.limit(apsw.SQLITE_LIMIT_LENGTH, MAX_VALUE)
+    connection.pragma("query_only", True)
+    connection.authorizer = _allow_reading
+
+    def stop_or_go_on() -> bool:
+        check_cancelled()
+        return False
+
+    connection.set_progress_handler(stop_or_go_on, _CHECK_EVERY)
+    return connection
+
+
+def _allow_reading(
+    action: int, first: str | None, second: str | None, database: str | None, inner: str | None
+) -> int:
+    if action in _READING:
+        return apsw.SQLITE_OK
+    if action == apsw.SQLITE_FUNCTION and second != "load_extension":
+        return apsw.SQLITE_OK
+    if action == apsw.SQLITE_PRAGMA and first == "data_version" and second is None:
+        return apsw.SQLITE_OK  # full-text search asks this of itself; it changes nothing
+    return apsw.SQLITE_DENY
+
+
+def _inspect(connection: apsw.Connection, sql: str) -> tuple[str, ...]:
+    """The query's column names, without running it."""
+    info = apsw.ext.query_info(connection, sql)
+    rest = info.query_remaining
+    if not info.is_readonly or (rest and apsw.ext.query_info(connection, rest).has_vdbe):
+        raise Discard("query: only one SELECT, or WITH ... SELECT, is allowed")
+    return tuple(column[0] for column in info.description)
+
+
+def _rows(
+    connection: apsw.Connection, sql: str, parameters: Parameters | None
+) -> Iterator[tuple[Any, ...]]:
+    with _verdicts():
+        yield from connection.execute(sql, parameters)
+
+
+@contextmanager
+def _verdicts() -> Iterator[None]:
+    try:
+        yield
+    except _PASSING as error:
+        raise Retry(reason=f"query: {error}") from error
+    except apsw.AuthError as error:
+        raise Discard(f"query: only reading is allowed ({error})") from error
+    except apsw.TooBigError as error:
+        raise Discard(f"query: a value is larger than {MAX_VALUE} bytes") from error
+    except apsw.Error as error:
+        raise Discard(f"query: {error}") from error
+    except KeyError as error:
+        raise Discard(f"query: no parameter is given for :{error.args[0]}") from error
+    except UnicodeDecodeError as error:
+        raise Discard("query: a text is not UTF-8; CAST it to BLOB") from error

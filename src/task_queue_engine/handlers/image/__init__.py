@@ -1,0 +1,1 @@
+"""The task type `image-resize`; `handler.py` is the way in."""

@@ -1,0 +1,198 @@
+"""Runs `tqe`: in this process where it ends by itself, as one of its own where signals count."""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import httpx
+from click.testing import CliRunner
+
+from task_queue_engine.cli import main
+
+PATIENCE = 20.0
+"""Seconds anything may take on a busy machine before a test calls it broken."""
+APP = "shop:tasks"
+KEY = "a-key-of-sixteen-characters"
+
+
+@dataclass(frozen=True)
+class Ran:
+    """What a command came to."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.out)
+
+    @property
+    def error(self) -> str:
+        """The one line of an error."""
+        (line,) = self.err.splitlines()
+        assert line.startswith("tqe: "), line
+        return line.removeprefix("tqe: ")
+
+
+def tqe(*arguments: str, stdin: str | bytes | None = None, **environment: str) -> Ran:
+    """In this process, in the current directory."""
+    result = CliRunner().invoke(main, arguments, input=stdin, env=environment)
+    return Ran(int(result.exit_code), result.stdout, result.stderr)
+
+
+class Shop:
+    """A directory with tasks, and a database once something has run there."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        shutil.copy(Path(__file__).with_name("shop.py"), path / "shop.py")
+
+    def command(
+        self, *arguments: str, stdout: int | IO[str] = subprocess.PIPE, **environment: str
+    ) -> subprocess.Popen[str]:
+        """`tqe` in a process of its own, and in a process group of its own."""
+        kept = {name: os.environ[name] for name in ("PATH", "PYTHONPATH") if name in os.environ}
+        return subprocess.Popen(
+            [sys.executable, "-m", "task_queue_engine", *arguments],
+            cwd=self.path,
+            env=kept | environment,
+            stdin=subprocess.DEVNULL,
+            stdout=stdout,
+            stderr=subprocess.PIPE,
+            text=True,
+            encoding="utf-8",
+            errors="replace",
+            start_new_session=True,
+        )
+
+    def run(self, *arguments: str, **environment: str) -> Ran:
+        """The same, to its end."""
+        with self.command(*arguments, **environment) as process:
+            out, err = process.communicate(timeout=PATIENCE)
+        return Ran(process.returncode, out, err)
+
+    @contextmanager
+    def serve(
+        self, command: str = "serve", *arguments: str, **environment: str
+    ) -> Iterator[Server]:
+        """A running `tqe serve` (or `api`, or `worker`)."""
+        environment = {"TQE_APP": APP, "PORT": "0", "TQE_SHUTDOWN_GRACE": "0"} | environment
+        process = self.command(command, *arguments, **environment)
+        server = Server(process)
+        try:
+            server.wait_for("how to stop" if command == "worker" else READY)
+            yield server
+        finally:
+            if process.poll() is None:
+                process.kill()
+            server.close()
+
+    def submit(self, *arguments: str) -> str:
+        """The id of a task submitted directly."""
+        ran = tqe("submit", "--app", APP, *arguments)
+        assert ran.code == 0, ran.err
+        return ran.out.strip()
+
+    def tasks(self) -> list[dict[str, Any]]:
+        ran = tqe("list", "--all", "--json")
+        assert ran.code == 0, ran.err
+        return [json.loads(line) for line in ran.out.splitlines()]
+
+    def is_there(self, name: str) -> Callable[[], bool]:
+        return (self.path / name).exists
+
+
+READY = re.compile(r"listening on (http://127\.0\.0\.1:\d+)")
+
+
+class Server:
+    """A process that logs to stderr."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self.process = process
+        self.lines: list[str] = []
+        self._new: queue.Queue[str | None] = queue.Queue()
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self.process.stderr is not None
+        for line in self.process.stderr:
+            self._new.put(line.rstrip("\n"))
+        self._new.put(None)
+
+    def wait_for(self, pattern: str | re.Pattern[str]) -> re.Match[str]:
+        """The first log line that has it, of those that were logged and those to come."""
+        seen = 0
+        deadline = time.monotonic() + PATIENCE
+        while True:
+            for line in self.lines[seen:]:
+                found = re.search(pattern, line)
+                if found:
+                    return found
+            seen = len(self.lines)
+            line = self._new.get(timeout=max(0.0, deadline - time.monotonic()))
+            if line is None:
+                raise AssertionError(f"ended without {pattern!r}:\n{self.log}")
+            self.lines.append(line)
+
+    @property
+    def log(self) -> str:
+        return "\n".join(self.lines)
+
+    @property
+    def url(self) -> str:
+        return self.wait_for(READY)[1]
+
+    def post(self, type_: str, payload: object, **members: object) -> dict[str, Any]:
+        body = {"type": type_, "payload": payload, **members}
+        answer = httpx.post(f"{self.url}/tasks", json=body, trust_env=False)
+        assert answer.status_code == 201, answer.text
+        task: dict[str, Any] = answer.json()
+        return task
+
+    def signal(self, number: signal.Signals = signal.SIGTERM) -> None:
+        self.process.send_signal(number)
+
+    def ctrl_c(self) -> None:
+        """As a terminal does it: to the whole process group."""
+        os.killpg(self.process.pid, signal.SIGINT)
+
+    def wait(self) -> int:
+        """Its exit code."""
+        code = self.process.wait(PATIENCE)
+        self._reader.join(PATIENCE)
+        while not self._new.empty():
+            line = self._new.get()
+            if line is not None:
+                self.lines.append(line)
+        return code
+
+    def close(self) -> None:
+        self.wait()
+        for stream in (self.process.stdout, self.process.stderr):
+            if stream is not None:
+                stream.close()
+
+
+def eventually(condition: Callable[[], bool]) -> None:
+    """Look again and again until it holds."""
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < deadline, "it never came to that"
+        time.sleep(0.01)

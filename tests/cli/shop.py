@@ -1,0 +1,70 @@
+"""A team's own tasks; the tests copy this file to where `tqe` is run."""
+
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import trio
+
+from task_queue_engine import Discard, TaskRegistry
+
+tasks = TaskRegistry()
+nothing = TaskRegistry()
+price = 3
+
+
+@dataclass
+class Order:
+    number: int
+
+
+@tasks.task("echo")
+async def echo(payload: object) -> object:
+    return payload
+
+
+@tasks.task("ship")
+async def ship(order: Order) -> str:
+    return f"PKG-{order.number}"
+
+
+@tasks.task("fail")
+async def fail(reason: str) -> None:
+    raise Discard(reason)
+
+
+@tasks.task("gate")
+async def gate(name: str) -> str:
+    """Say that it runs, then wait until somebody opens the gate."""
+    await trio.Path(f"{name}.running").touch()
+    while not await trio.Path(f"{name}.open").exists():  # noqa: ASYNC110 - another process opens it
+        await trio.sleep(0.01)
+    return name
+
+
+@tasks.task("block")
+async def block(seconds: float) -> None:
+    """What no `async def` may do."""
+    await trio.Path("block.running").touch()
+    time.sleep(seconds)  # noqa: ASYNC251 - the mistake itself
+
+
+@tasks.task("poison")
+async def poison(number: int) -> None:
+    """Kill the whole process, as the kernel does when memory runs out."""
+    os._exit(number)
+
+
+@tasks.task("square", process=True)
+def square(number: int) -> int:
+    return number * number
+
+
+@tasks.task("hold", process=True)
+def hold(name: str) -> str:
+    """The gate, in a worker process."""
+    Path(f"{name}.running").touch()
+    while not Path(f"{name}.open").exists():
+        time.sleep(0.01)
+    return name

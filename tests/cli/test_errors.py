@@ -1,0 +1,314 @@
+"""What goes wrong before anything happens: one line on stderr, and an exit code that says which."""
+
+from __future__ import annotations
+
+import json
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from functools import partial
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+
+import apsw
+import pytest
+
+from task_queue_engine._version import __version__
+from task_queue_engine.backends.sqlite import SqliteBackend
+from tests.cli.harness import APP, KEY, PATIENCE, Shop, tqe
+
+NO_TASK = "00000000-0000-7000-8000-000000000000"
+
+
+# --- usage ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("list", "--colour"), "No such option"),
+        (("dance",), "No such command 'dance'"),
+        (("status",), "Missing argument 'ID'"),
+        (("list", "--limit", "0"), "Invalid value for '--limit'"),
+        (("list", "--status", "DONE"), "Invalid value for '--status'"),
+        (("submit", "--wait", "5"), "Missing argument 'TYPE'"),
+        (("submit", "x", "1", "--wait=-1"), "Invalid value for '--wait'"),
+        (("submit", "x", "1", "--run-at", "noon"), "Invalid value for '--run-at'"),
+        (("serve", "--port", "70000"), "Invalid value for '--port'"),
+    ],
+)
+def test_wrong_usage(arguments: tuple[str, ...], said: str) -> None:
+    ran = tqe(*arguments)
+    assert ran.code == 2
+    assert said in ran.error
+    assert "--help" in ran.error
+
+
+def test_version_and_help() -> None:
+    assert tqe("--version").out == f"tqe {__version__}\n"
+    text = tqe("--help").out
+    commands = ["serve", "api", "worker", "submit", "status", "list", "cancel", "retry", "dlq"]
+    positions = [text.index(f"\n  {command} ") for command in commands]
+    assert positions == sorted(positions)
+    assert "Exit codes:" in text
+    for command in commands:
+        assert tqe(command, "--help").code == 0
+
+
+def test_without_a_command_it_shows_the_help() -> None:
+    ran = tqe()
+    assert "Commands:" in ran.out + ran.err
+    assert ran.code == 2
+
+
+def test_completion_comes_with_click() -> None:
+    ran = tqe(_TQE_COMPLETE="bash_source")
+    assert ran.code == 0
+    assert "complete" in ran.out
+
+
+# --- configuration --------------------------------------------------------------------------
+
+
+def test_a_wrong_variable_is_named() -> None:
+    ran = tqe("list", TQE_POLL_WAIT="soon")
+    assert ran.code == 2
+    assert ran.error.startswith("TQE_POLL_WAIT: ")
+
+
+def test_a_file_of_settings_that_is_no_text(tmp_path: Path) -> None:
+    (tmp_path / ".env").write_bytes(b"PORT=\xff")
+    ran = tqe("list")
+    assert ran.code == 2
+    assert ran.error.startswith(".env: is not UTF-8")
+
+
+def test_settings_of_the_command_line_may_stand_in_the_file(tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text("TQE_URL=ftp://localhost\n")
+    assert tqe("list").error.startswith("url: ")
+
+
+def test_no_database_here(tmp_path: Path) -> None:
+    ran = tqe("list")
+    assert ran.code == 2
+    assert str(tmp_path / "tasks.db") in ran.error
+    assert not (tmp_path / "tasks.db").exists(), "looking made none"
+
+
+def test_submit_may_be_the_first_to_use_a_database(shop: Shop) -> None:
+    ran = tqe("submit", "--app", APP, "echo", "1")
+    assert ran.code == 0
+    assert "is new" in ran.error
+    assert [task["status"] for task in shop.tasks()] == ["PENDING"]
+
+
+def test_a_corrupt_database(tmp_path: Path) -> None:
+    (tmp_path / "tasks.db").write_bytes(b"not a database, but long enough to look at" * 100)
+    ran = tqe("list")
+    assert ran.code == 2
+    assert "tasks.db" in ran.error
+
+
+def test_a_locked_database(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    impatient = partial(SqliteBackend, busy_timeout=0.05)
+    monkeypatch.setattr("task_queue_engine.engine.choice.SqliteBackend", impatient)
+    shop.submit("echo", "1")
+    with closing(apsw.Connection("tasks.db")) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        ran = tqe("submit", "--app", APP, "echo", "1")
+    assert ran.code == 5
+    assert "locked" in ran.err.splitlines()[-1]
+    assert "Traceback" not in ran.err
+
+
+def test_the_aws_backend_is_not_there_yet() -> None:
+    ran = tqe("list", SQS_QUEUE_URL="https://sqs.eu-central-1.amazonaws.com/1/tasks")
+    assert ran.code == 2
+    assert ran.error.startswith("SQS_QUEUE_URL: ")
+
+
+# --- --app ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("app", "said"),
+    [
+        ("shop", "must be MODULE:REGISTRY"),
+        ("shop:", "must be MODULE:REGISTRY"),
+        (":tasks", "must be MODULE:REGISTRY"),
+        ("no_such_shop:tasks", "there is no module 'no_such_shop'"),
+        ("shop.cellar:tasks", "there is no module 'shop.cellar'"),
+        ("shop:stock", "shop has no attribute 'stock'"),
+        ("shop:tasks.stock", "shop.tasks has no attribute 'stock'"),
+        ("shop:price", "shop:price is not a TaskRegistry but an int"),
+        ("shop:nothing", "shop:nothing has no tasks registered"),
+        ("needs:tasks", "importing needs raised ModuleNotFoundError: No module named 'pie'"),
+        ("raises:tasks", "importing raises raised ZeroDivisionError: division by zero"),
+        ("ends:tasks", "importing ends raised SystemExit: 5"),
+        ("wrong:tasks", "importing wrong raised RegistryError: task type 'a b'"),
+    ],
+)
+def test_a_wrong_app_is_one_clear_line(shop: Shop, app: str, said: str) -> None:
+    (shop.path / "needs.py").write_text("import pie")
+    (shop.path / "raises.py").write_text("1 / 0")
+    (shop.path / "ends.py").write_text("raise SystemExit(5)")
+    (shop.path / "wrong.py").write_text(
+        "from task_queue_engine import TaskRegistry\n@TaskRegistry().task('a b')\ndef f(x): ..."
+    )
+    for command in (("submit", "echo", "1"), ("serve",)):
+        ran = tqe(*command, "--app", app)
+        assert ran.code == 2
+        assert ran.error.startswith("--app: ")
+        assert said in ran.error
+
+
+def test_debug_shows_where_an_app_is_wrong(shop: Shop) -> None:
+    (shop.path / "divides.py").write_text("def f():\n    1 / 0\nf()\n")
+    ran = tqe("submit", "echo", "1", "--app", "divides:tasks", "--debug")
+    assert ran.code == 2
+    assert "divides.py" in ran.err
+    assert ran.err.splitlines()[-1].startswith("tqe: --app: importing divides raised")
+
+
+# --- servers --------------------------------------------------------------------------------
+
+
+@contextmanager
+def other_server(status: int, body: str, **headers: str) -> Iterator[str]:
+    """Somebody else's HTTP server."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(status)
+            for name, value in headers.items():
+                self.send_header(name.replace("_", "-"), value)
+            self.end_headers()
+            self.wfile.write(body.encode())
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}"
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def test_a_server_that_is_not_there() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{taken.getsockname()[1]}"
+        ran = tqe("list", "--url", url)
+    assert ran.code == 5
+    assert f"{url} cannot be reached" in ran.error
+
+
+@pytest.mark.parametrize("url", ["localhost:8080", "ftp://localhost", "http://", "http://[::1"])
+def test_a_url_that_is_none(url: str) -> None:
+    ran = tqe("list", "--url", url)
+    assert ran.code == 2
+    assert ran.error.startswith("url: ")
+
+
+def test_a_missing_or_wrong_key(shop: Shop) -> None:
+    with shop.serve("api", TQE_API_KEYS=KEY) as server:
+        for environment in ({}, {"TQE_API_KEY": "another-key-of-sixteen"}):
+            ran = tqe("list", "--url", server.url, **environment)
+            assert ran.code == 2
+            assert "TQE_API_KEY" in ran.error
+        assert tqe("list", "--url", server.url, TQE_API_KEY=KEY).code == 0
+        ran = tqe("list", "--url", server.url, "--api-key", KEY, "--debug")
+        assert ran.code == 0
+        assert KEY not in ran.out + ran.err
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "headers", "code", "said"),
+    [
+        (404, "<h1>Not Found</h1>", {}, 2, "404 Not Found: is a Task Queue Engine server there?"),
+        (200, "<h1>Welcome</h1>", {}, 2, "did not answer as a Task Queue Engine server does"),
+        (302, "", {"Location": "https://example.com/"}, 2, "redirects are not followed"),
+        (502, "<h1>Bad Gateway</h1>", {}, 5, "502 Bad Gateway"),
+        (500, "oops", {}, 5, "500 Internal Server Error"),
+        (503, "{}", {"Content_Type": "application/problem+json"}, 5, "503 Service Unavailable"),
+    ],
+)
+def test_another_kind_of_server(
+    status: int, body: str, headers: dict[str, str], code: int, said: str
+) -> None:
+    with other_server(status, body, **headers) as url:
+        ran = tqe("status", NO_TASK, "--url", url)
+    assert ran.code == code
+    assert said in ran.error
+
+
+# --- ends from outside ----------------------------------------------------------------------
+
+
+def test_ctrl_c_while_waiting(shop: Shop) -> None:
+    with shop.command("submit", "--app", APP, "--wait", "--", "echo", "1") as process:
+        assert process.stderr is not None
+        lines = [process.stderr.readline(), process.stderr.readline()]
+        assert "waiting" in lines[-1]
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 130, err
+    assert (out, err.strip()) == ("", "tqe: interrupted")
+    assert [task["status"] for task in shop.tasks()] == ["PENDING"]
+
+
+def test_a_reader_that_stops_reading_is_no_error(shop: Shop) -> None:
+    tqe("submit", "--app", APP, "echo", json.dumps("x" * 200_000))
+    tqe_list = f"{sys.executable} -m task_queue_engine list --json"
+    script = f"{tqe_list} | head -c 10; echo ${{PIPESTATUS[0]}}"
+    done = subprocess.run(
+        ["bash", "-c", script], capture_output=True, text=True, timeout=PATIENCE, check=True
+    )
+    assert done.stdout == '{"tasks":[141\n'
+    assert done.stderr == ""
+
+
+@pytest.mark.parametrize("arguments", [("list",), ("list", "--json"), ("--help",)])
+def test_no_room_for_the_output(shop: Shop, arguments: tuple[str, ...]) -> None:
+    shop.submit("echo", "1")
+    with Path("/dev/full").open("w") as full, shop.command(*arguments, stdout=full) as process:
+        _, err = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 1
+    assert err == "tqe: [Errno 28] No space left on device\n"
+
+
+def test_output_that_was_closed_beforehand(shop: Shop) -> None:
+    script = f"{sys.executable} -m task_queue_engine submit --app {APP} echo 1 >&-"
+    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, timeout=PATIENCE)
+    assert (done.returncode, done.stdout) == (0, "")
+    assert [task["status"] for task in shop.tasks()] == ["PENDING"]
+
+
+def test_a_terminal_that_cannot_show_every_character(shop: Shop) -> None:
+    shop.submit("echo", '"Grüße"')
+    for arguments in (("list", "--json"), ("status", shop.tasks()[0]["id"])):
+        ran = shop.run(*arguments, PYTHONIOENCODING="ascii")
+        assert (ran.code, ran.err) == (0, "")
+        assert "e" in ran.out
+
+
+def test_a_defect_is_one_line_too(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    shop.submit("echo", "1")
+
+    async def broken(*_: object) -> None:
+        raise RuntimeError("a screw\nis loose")
+
+    monkeypatch.setattr("task_queue_engine.engine.engine.Engine.get", broken)
+    ran = tqe("status", NO_TASK)
+    assert ran.code == 1
+    assert ran.error == "a defect: RuntimeError: a screw is loose (--debug shows where)"
+    assert "Traceback" in tqe("status", NO_TASK, "--debug").err
+    assert "Traceback" in tqe("status", NO_TASK, TQE_LOG_LEVEL="DEBUG").err

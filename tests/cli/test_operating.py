@@ -1,0 +1,317 @@
+"""submit, status, list, cancel, retry, dlq, metrics: straight to the backend and over HTTP.
+
+One server for the module, with a database that the direct commands open beside it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from task_queue_engine.task import is_task_id
+from tests.cli.harness import APP, PATIENCE, Ran, Server, Shop, eventually, tqe
+
+Tqe = Callable[..., Ran]
+
+
+@pytest.fixture(scope="module")
+def busy_shop(tmp_path_factory: pytest.TempPathFactory) -> Shop:
+    return Shop(tmp_path_factory.mktemp("shop"))
+
+
+@pytest.fixture(scope="module")
+def running(busy_shop: Shop) -> Iterator[Server]:
+    with busy_shop.serve() as server:
+        yield server
+
+
+@pytest.fixture(params=["direct", "http"])
+def run(
+    request: pytest.FixtureRequest,
+    busy_shop: Shop,
+    running: Server,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Tqe:
+    """Runs a command against the server's queue, one way or the other."""
+    if request.param == "http":
+        monkeypatch.setenv("TQE_URL", running.url)
+    else:
+        monkeypatch.chdir(busy_shop.path)
+        monkeypatch.setenv("TQE_APP", APP)
+    return tqe
+
+
+def submit(run: Tqe, *arguments: str) -> str:
+    ran = run("submit", *arguments)
+    assert ran.code == 0, ran.err
+    return ran.out.strip()
+
+
+def ended(run: Tqe, *arguments: str) -> str:
+    """The id of a task that was submitted and has ended."""
+    ran = run("submit", *arguments, "--wait", f"{PATIENCE:g}", "--json")
+    task_id: str = ran.json["id"]
+    return task_id
+
+
+def api(server: Server, path: str) -> bytes:
+    answer = httpx.get(server.url + path, trust_env=False)
+    assert answer.status_code == 200
+    return answer.content
+
+
+# --- submit ---------------------------------------------------------------------------------
+
+
+def test_submit_prints_the_id_and_nothing_else(run: Tqe) -> None:
+    ran = run("submit", "echo", "hello")
+    assert ran.code == 0
+    assert is_task_id(ran.out.removesuffix("\n"))
+    assert ran.err == ""
+
+
+def test_submit_with_json_prints_the_task(run: Tqe) -> None:
+    ran = run("submit", "echo", '{"a": [1, null]}', "--json", "--max-attempts", "7")
+    assert ran.json["payload"] == {"a": [1, None]}
+    assert ran.json["max_attempts"] == 7
+
+
+def test_submit_wait_shows_the_result(run: Tqe) -> None:
+    ran = run("submit", "ship", '{"number": 7}', "--wait", f"{PATIENCE:g}")
+    assert ran.code == 0
+    assert re.search(r'^result +"PKG-7"$', ran.out, re.M)
+    as_json = run("submit", "ship", '{"number": 8}', "--wait", "--json")
+    assert (as_json.code, as_json.json["result"], as_json.err) == (0, "PKG-8", "")
+
+
+@pytest.mark.parametrize("spelled", [("--wait", "echo", "5"), ("--wait=20", "echo", "5")])
+def test_wait_may_stand_before_the_arguments(run: Tqe, spelled: tuple[str, ...]) -> None:
+    ran = run("submit", *spelled, "--json")
+    assert (ran.json["result"], ran.json["status"]) == (5, "COMPLETED")
+
+
+def test_submit_wait_ends_with_1_where_the_task_fails(run: Tqe) -> None:
+    ran = run("submit", "--wait", "fail", "out of stock")
+    assert ran.code == 1
+    assert "FAILED" in ran.out
+    assert "out of stock" in ran.err.splitlines()[-1]
+    as_json = run("submit", "--wait", "fail", "out of stock", "--json")
+    assert (as_json.code, as_json.json["status"]) == (1, "FAILED")
+
+
+def test_submit_wait_ends_with_4_when_the_time_is_over(run: Tqe) -> None:
+    ran = run("submit", "echo", "1", "--delay", "3600", "--wait", "0.1", "--json")
+    assert ran.code == 4
+    assert ran.json["status"] == "PENDING"
+    assert "has not ended within 0.1 s" in ran.error
+    assert run("cancel", ran.json["id"]).code == 0
+
+
+def test_a_delayed_task(run: Tqe) -> None:
+    later = run("submit", "echo", "1", "--run-at", "2040-01-01T12:00:00+01:00", "--json").json
+    assert later["run_at"] == "2040-01-01T11:00:00Z"
+    assert "run at   2040-01-01T11:00:00Z" in run("status", later["id"]).out
+    without_zone = run("submit", "echo", "1", "--run-at", "2040-01-01T12:00:00")
+    assert without_zone.code == 2
+    assert without_zone.error.startswith("run_at: ")
+    assert run("cancel", later["id"]).code == 0
+
+
+def test_an_idempotency_key(run: Tqe) -> None:
+    key = f'"{os.urandom(8).hex()}" \\ '
+    first = run("submit", "echo", "1", "--idempotency-key", key)
+    again = run("submit", "echo", "1", "--idempotency-key", key)
+    assert first.out == again.out
+    assert "before" in again.error
+    reused = run("submit", "echo", "2", "--idempotency-key", key)
+    assert reused.code == 2
+    assert first.out.strip() in reused.error
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("nothing", "1"), "type: unknown task type 'nothing'"),
+        (("ship", '{"number": "seven"}'), "payload.number: "),
+        (("echo", "null"), "payload: "),
+        (("echo", ""), "payload: "),
+        (("echo", "1", "--delay", "-1"), "delay_seconds: "),
+        (("echo", "1", "--delay", "nan"), "delay_seconds: "),
+        (("echo", "1", "--max-attempts", "0"), "max_attempts: "),
+        (("echo", "1", "--timeout", "0"), "timeout_seconds: "),
+    ],
+)
+def test_what_is_refused_is_said_in_one_line(
+    run: Tqe, arguments: tuple[str, ...], said: str
+) -> None:
+    ran = run("submit", *arguments)
+    assert ran.code == 2
+    assert ran.error.startswith(said)
+    assert ran.out == ""
+
+
+# --- status and list ------------------------------------------------------------------------
+
+
+def test_status_as_json_is_what_the_api_says(run: Tqe, running: Server) -> None:
+    task_id = ended(run, "echo", '{"one": 1.0, "ü": "\\u0007"}')
+    ran = run("status", task_id, "--json")
+    assert ran.out.encode() == api(running, f"/tasks/{task_id}") + b"\n"
+
+
+def test_status_waits_like_submit(run: Tqe) -> None:
+    task_id = submit(run, "fail", "no")
+    assert run("status", task_id, "--wait").code == 1
+    assert run("status", task_id).code == 0, "looking is no failure"
+
+
+def test_what_tasks_carry_cannot_steer_the_terminal(run: Tqe) -> None:
+    ran = run("submit", "--wait", "fail", '"\\u001b[2Jboo\\u009b2J"')
+    assert "boo" in ran.out
+    assert not {"\x1b", "\x9b"} & set(ran.out + ran.err)
+
+
+@pytest.mark.parametrize("command", ["status", "cancel", "retry"])
+@pytest.mark.parametrize("task_id", ["00000000-0000-7000-8000-000000000000", "../metrics", "ü"])
+def test_an_unknown_id(run: Tqe, command: str, task_id: str) -> None:
+    ran = run(command, task_id)
+    assert ran.code == 3
+    assert task_id in ran.error
+
+
+def test_an_id_in_capitals_is_the_same_id(run: Tqe) -> None:
+    task_id = submit(run, "echo", "1")
+    assert run("status", task_id.upper(), "--json").json["id"] == task_id
+
+
+def test_list_filters_and_pages(run: Tqe, running: Server) -> None:
+    ids = [ended(run, "fail", f"no-{number}") for number in range(3)][::-1]
+    first = run("list", "--type", "fail", "--status", "failed", "--limit", "2", "--json")
+    assert [task["id"] for task in first.json["tasks"]] == ids[:2]
+    assert first.out.encode() == api(running, "/tasks?type=fail&status=FAILED&limit=2") + b"\n"
+    cursor = first.json["next_cursor"]
+    second = run("list", "--type", "fail", "--limit", "1", "--cursor", cursor, "--json")
+    assert [task["id"] for task in second.json["tasks"]] == ids[2:]
+
+    text = run("list", "--type", "fail", "--limit", "2")
+    header, *rows = text.out.splitlines()
+    assert header.split()[:3] == ["ID", "TYPE", "STATUS"]
+    assert [row.split()[:3] for row in rows] == [[task_id, "fail", "FAILED"] for task_id in ids[:2]]
+    assert cursor in text.error
+
+
+def test_list_all_walks_every_page(run: Tqe, running: Server) -> None:
+    body = {"tasks": [{"type": "echo", "payload": number} for number in range(250)]}
+    httpx.post(f"{running.url}/tasks/batch", json=body, trust_env=False).raise_for_status()
+    expected = {task["id"] for task in run("list", "--limit", "10000", "--json").json["tasks"]}
+    assert len(expected) >= 250
+    lines = run("list", "--all", "--json").out.splitlines()
+    assert {json.loads(line)["id"] for line in lines} == expected
+    header, *rows = run("list", "--all").out.splitlines()
+    assert header.startswith("ID")
+    assert {row.split()[0] for row in rows} == expected
+
+
+def test_list_with_a_bad_cursor(run: Tqe) -> None:
+    ran = run("list", "--cursor", "nonsense")
+    assert ran.code == 2
+    assert ran.error.startswith("cursor: ")
+
+
+# --- cancel and retry -----------------------------------------------------------------------
+
+
+def test_cancel_and_retry(run: Tqe) -> None:
+    task_id = submit(run, "echo", "1", "--delay", "3600")
+    assert "cancelled" in run("cancel", task_id).out
+    assert run("status", task_id, "--wait").code == 1
+    again = run("cancel", task_id)
+    assert (again.code, "CANCELLED" in again.error) == (6, True)
+
+    assert "PENDING" in run("retry", task_id).out
+    assert run("status", task_id, "--wait", f"{PATIENCE:g}").code == 0
+    completed = run("retry", task_id)
+    assert completed.code == 6
+    assert "only FAILED and CANCELLED tasks can be retried" in completed.error
+
+
+def test_cancel_of_a_running_task(run: Tqe, busy_shop: Shop) -> None:
+    name = os.urandom(4).hex()
+    task_id = submit(run, "gate", f'"{name}"')
+    eventually(Path(busy_shop.path, f"{name}.running").exists)
+    assert run("cancel", task_id, "--json").json["cancel_requested"] is True
+    assert run("status", task_id, "--wait", f"{PATIENCE:g}", "--json").json["status"] == "CANCELLED"
+
+
+# --- dead letters ---------------------------------------------------------------------------
+
+
+def letter_of(run: Tqe, task_id: str) -> str | None:
+    found = [
+        letter["id"]
+        for letter in run("dlq", "list", "--limit", "500", "--json").json["dead_letters"]
+        if letter["task_id"] == task_id
+    ]
+    return found[0] if found else None
+
+
+def test_dead_letters_are_listed_and_redriven(run: Tqe, running: Server) -> None:
+    task_id = ended(run, "fail", "broken")
+    eventually(lambda: letter_of(run, task_id) is not None)
+    letter = letter_of(run, task_id)
+    assert letter is not None
+    assert "discarded" in run("dlq", "list").out
+    listed = run("dlq", "list", "--limit", "1", "--json").out.encode()
+    assert listed == api(running, "/dead-letters?limit=1") + b"\n"
+
+    assert run("dlq", "redrive", letter, letter, "--json").json == {"redriven": 1, "skipped": 0}
+    assert run("status", task_id, "--wait").code == 1, "it failed once more"
+
+    unknown = run("dlq", "redrive", letter)
+    assert unknown.code == 3
+
+
+def test_redrive_wants_to_know_which(run: Tqe) -> None:
+    assert run("dlq", "redrive").code == 2
+    assert run("dlq", "redrive", "--all", "some-id").code == 2
+
+
+def test_redrive_all_and_purge(run: Tqe) -> None:
+    task_id = ended(run, "fail", "broken")
+    eventually(lambda: letter_of(run, task_id) is not None)
+    assert run("dlq", "redrive", "--all", "--json").json["redriven"] >= 1
+    assert run("status", task_id, "--wait").code == 1
+    eventually(lambda: letter_of(run, task_id) is not None)
+
+    unasked = run("dlq", "purge")
+    assert unasked.code == 2
+    assert "--yes" in unasked.error
+    assert letter_of(run, task_id) is not None
+    assert run("dlq", "purge", "--yes", "--json").json["purged"] >= 1
+    assert letter_of(run, task_id) is None
+    assert run("status", task_id).code == 0, "the task stays"
+
+
+# --- metrics --------------------------------------------------------------------------------
+
+
+def test_metrics(run: Tqe, running: Server) -> None:
+    ended(run, "echo", "1")
+    view = run("metrics", "--json").json
+    of_server = json.loads(api(running, "/metrics"))
+    assert view.keys() == of_server.keys()
+    assert view["total_tasks"] == of_server["total_tasks"] >= 1
+    text = run("metrics").out
+    assert re.search(rf"^tasks +{view['total_tasks']}$", text, re.M)
+
+
+def test_a_server_s_metrics_tell_of_its_workers(running: Server) -> None:
+    ran = tqe("metrics", "--url", running.url)
+    assert re.search(r"^workers +5 \(\d busy\)$", ran.out, re.M)
+    assert re.search(r"^tasks submitted +\d+$", ran.out, re.M)

@@ -1,0 +1,296 @@
+"""`tqe serve`, `api` and `worker` as processes: how they start, what they say, how they end."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import socket
+from collections import Counter
+from contextlib import closing
+
+import apsw
+import httpx
+import pytest
+
+from tests.cli.harness import APP, KEY, PATIENCE, Server, Shop, eventually, tqe
+
+
+def statuses(shop: Shop) -> Counter[str]:
+    return Counter(task["status"] for task in shop.tasks())
+
+
+# --- starting -------------------------------------------------------------------------------
+
+
+def test_it_says_what_runs_where(server: Server, shop: Shop) -> None:
+    assert httpx.get(f"{server.url}/health", trust_env=False).json()["status"] == "healthy"
+    assert str(shop.path / "tasks.db") in server.log
+    assert re.search("5 workers for block, .*echo, .*square", server.log)
+    assert f"{server.url}/docs" in server.log
+
+
+def test_keys_are_never_logged(shop: Shop) -> None:
+    with shop.serve("serve", "--debug", TQE_API_KEYS=KEY) as server:
+        asked = httpx.get(
+            f"{server.url}/tasks", headers={"Authorization": f"Bearer {KEY}"}, trust_env=False
+        )
+        assert asked.status_code == 200
+        server.signal()
+        assert server.wait() == 0
+    assert KEY not in server.log
+
+
+def test_json_logs_are_json_to_the_last_line(shop: Shop) -> None:
+    with shop.serve("serve", "--json") as server:
+        server.signal()
+        assert server.wait() == 0
+    lines = [json.loads(line) for line in server.lines]
+    assert {"time", "level", "logger", "message"} <= lines[0].keys()
+    assert lines[-1]["message"].startswith("stopped")
+
+    refused = shop.run("serve", "--json", "--app", "shop:price")
+    (line,) = refused.err.splitlines()
+    assert json.loads(line)["level"] == "CRITICAL"
+
+
+def test_options_win_over_variables(shop: Shop) -> None:
+    with shop.serve("serve", "--workers", "2", "--app", APP, WORKER_COUNT="9", TQE_APP="x:y") as on:
+        assert " 2 workers " in on.log
+
+
+def test_api_and_worker_share_the_work(shop: Shop) -> None:
+    with shop.serve("api") as api:
+        task = api.post("ship", {"number": 7})
+        assert statuses(shop) == {"PENDING": 1}
+        with shop.serve("worker") as worker:
+            ended = httpx.get(
+                f"{api.url}/tasks/{task['id']}?wait={PATIENCE:g}", timeout=30, trust_env=False
+            )
+            assert ended.json()["result"] == "PKG-7"
+            worker.signal()
+            assert worker.wait() == 0
+        api.signal()
+        assert api.wait() == 0
+
+
+def test_handlers_in_worker_processes_find_the_team_s_module(server: Server, shop: Shop) -> None:
+    ran = tqe("submit", "--url", server.url, "square", "7", "--wait", "20", "--json")
+    assert ran.json["result"] == 49
+
+
+# --- not starting ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("command", ["serve", "api", "worker"])
+def test_a_wrong_setting_is_one_line(shop: Shop, command: str) -> None:
+    ran = shop.run(command, WORKER_COUNT="many")
+    assert ran.code == 2
+    assert ran.error.startswith("WORKER_COUNT: ")
+
+
+def test_a_wrong_setting_of_the_default_tasks_is_found_at_the_start(shop: Shop) -> None:
+    ran = shop.run("serve", SMTP_HOST="mail.example.com")
+    assert ran.code == 2
+    assert ran.error.startswith("SMTP_FROM: ")
+
+
+def test_a_port_in_use(shop: Shop) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        ran = shop.run("serve", "--app", APP, "--port", port)
+    assert ran.code == 2
+    assert port in ran.err.splitlines()[-1]
+    assert "Traceback" not in ran.err
+    assert not (shop.path / "tasks.db").exists(), "nothing else was touched"
+
+
+def test_an_address_for_all_without_keys(shop: Shop) -> None:
+    ran = shop.run("serve", "--app", APP, "--host", "0.0.0.0", PORT="0")
+    assert ran.code == 2
+    assert "TQE_API_KEYS" in ran.err.splitlines()[-1]
+
+
+@pytest.mark.parametrize("command", ["serve", "worker"])
+def test_a_corrupt_database(shop: Shop, command: str) -> None:
+    (shop.path / "tasks.db").write_bytes(b"not a database, but long enough to look at" * 100)
+    ran = shop.run(command, "--app", APP, PORT="0")
+    assert ran.code == 2
+    assert "tasks.db" in ran.err.splitlines()[-1]
+    assert "Traceback" not in ran.err
+
+
+# --- ending ---------------------------------------------------------------------------------
+
+
+def test_sigterm_gives_everything_back(shop: Shop) -> None:
+    with shop.serve("serve", "--workers", "2", TQE_PREFETCH="3") as server:
+        for number in range(8):
+            server.post("gate", f"gate-{number}")
+        eventually(lambda: len(list(shop.path.glob("*.running"))) == 2)
+        server.signal()
+        assert server.wait() == 0
+    tasks = shop.tasks()
+    assert [task["status"] for task in tasks] == ["PENDING"] * 8
+    assert {task["retry_count"] for task in tasks} == {0}
+    metrics = tqe("metrics", "--json").json
+    assert (metrics["queue_depth"], metrics["in_flight"]) == (8, 0)
+
+
+def test_what_runs_may_end_within_the_grace(shop: Shop) -> None:
+    with shop.serve("serve", TQE_SHUTDOWN_GRACE="60") as server:
+        server.post("gate", "gate")
+        eventually(shop.is_there("gate.running"))
+        server.signal(signal.SIGINT)
+        server.wait_for("stopping")
+        (shop.path / "gate.open").touch()
+        assert server.wait() == 0
+    assert statuses(shop) == {"COMPLETED": 1}
+
+
+def test_ctrl_c_in_a_terminal_reaches_worker_processes_too(shop: Shop) -> None:
+    """They are left to the engine: what runs in them may end as everything else."""
+    with shop.serve("serve", TQE_SHUTDOWN_GRACE="60") as server:
+        server.post("hold", "hold")
+        eventually(shop.is_there("hold.running"))
+        server.ctrl_c()
+        server.wait_for("stopping")
+        (shop.path / "hold.open").touch()
+        assert server.wait() == 0
+    assert statuses(shop) == {"COMPLETED": 1}
+
+
+def test_a_signal_while_it_starts(shop: Shop) -> None:
+    """The database is locked by another program: the server waits for it."""
+    shop.submit("echo", "1")
+    with closing(apsw.Connection(str(shop.path / "tasks.db"))) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        with closing(Server(shop.command("worker", "--app", APP))) as worker:
+            worker.wait_for("Task Queue Engine")
+            worker.signal()
+            worker.wait_for("SIGTERM received")
+            other.execute("ROLLBACK")
+            assert worker.wait() == 0
+    assert statuses(shop) == {"PENDING": 1}
+
+
+def test_a_second_signal_means_now(shop: Shop) -> None:
+    with shop.serve("serve", TQE_SHUTDOWN_GRACE="3600") as server:
+        server.post("gate", "gate")
+        eventually(shop.is_there("gate.running"))
+        server.signal()
+        server.wait_for("stopping")
+        server.signal()
+        assert server.wait() == 0
+    assert statuses(shop) == {"PENDING": 1}
+
+
+def test_the_server_answers_what_it_has_accepted(shop: Shop) -> None:
+    with shop.serve("serve", TQE_SHUTDOWN_GRACE="60") as server:
+        task = server.post("gate", "gate")
+        eventually(shop.is_there("gate.running"))
+        url = httpx.URL(server.url)
+        with socket.create_connection((url.host, url.port), timeout=PATIENCE) as client:
+            asked = f"GET /tasks/{task['id']}?wait=60 HTTP/1.1\r\nHost: {url.host}\r\n\r\n"
+            client.sendall(asked.encode())
+            server.signal()
+            answer = b"".join(iter(lambda: client.recv(65_536), b""))
+        assert answer.startswith(b"HTTP/1.1 200")
+        assert b'"PROCESSING"' in answer
+        (shop.path / "gate.open").touch()
+        assert server.wait() == 0
+    assert statuses(shop) == {"COMPLETED": 1}
+
+
+def test_no_work_is_taken_while_a_last_request_is_answered(shop: Shop) -> None:
+    body = b'{"type": "echo", "payload": "last"}'
+    with shop.serve("serve", "--workers", "1", TQE_SHUTDOWN_GRACE="60") as server:
+        first, second = server.post("gate", "one"), server.post("gate", "two")
+        eventually(shop.is_there("one.running"))
+        url = httpx.URL(server.url)
+        with socket.create_connection((url.host, url.port), timeout=PATIENCE) as client:
+            head = f"POST /tasks HTTP/1.1\r\nHost: {url.host}\r\nContent-Length: {len(body)}\r\n"
+            client.sendall(f"{head}Content-Type: application/json\r\n\r\n".encode() + body[:5])
+            server.signal()
+            server.wait_for("stopping")
+            (shop.path / "one.open").touch()
+            eventually(lambda: statuses(shop) == {"COMPLETED": 1, "PENDING": 1})
+            client.sendall(body[5:])
+            answer = b"".join(iter(lambda: client.recv(65_536), b""))
+        assert answer.startswith(b"HTTP/1.1 201")
+        assert server.wait() == 0
+    by_id = {task["id"]: task["status"] for task in shop.tasks()}
+    assert (by_id[first["id"]], by_id[second["id"]]) == ("COMPLETED", "PENDING")
+    assert sorted(by_id.values()) == ["COMPLETED", "PENDING", "PENDING"]
+    assert not (shop.path / "two.running").exists()
+
+
+def test_a_second_signal_cuts_off_clients_that_are_slow(shop: Shop) -> None:
+    with shop.serve("serve", TQE_SHUTDOWN_GRACE="3600") as server:
+        url = httpx.URL(server.url)
+        with socket.create_connection((url.host, url.port), timeout=PATIENCE) as client:
+            head = f"POST /tasks HTTP/1.1\r\nHost: {url.host}\r\nContent-Length: 50\r\n"
+            client.sendall(f"{head}Content-Type: application/json\r\n\r\n{{".encode())
+            server.signal()
+            server.wait_for("stopping")
+            server.signal()
+            assert server.wait() == 0
+    assert "of grace are over" not in server.log
+    assert shop.tasks() == []
+
+
+def test_a_handler_that_blocks_the_loop_does_not_keep_the_process(shop: Shop) -> None:
+    with shop.serve("worker", TQE_SHUTDOWN_FLUSH="0.1") as worker:
+        shop.submit("block", "3600")
+        eventually(shop.is_there("block.running"))
+        worker.signal()
+        assert worker.wait() == 7
+    (line,) = (line for line in worker.lines if "CRITICAL" in line)
+    assert "shop.py" in line
+    assert "in block" in line
+
+
+def test_a_defect_of_the_engine_ends_it_loudly(shop: Shop) -> None:
+    (shop.path / "broken.py").write_text(
+        "from shop import tasks\n"
+        "from task_queue_engine.actors.acker import Acker\n"
+        "async def run(self):\n"
+        "    raise RuntimeError('a screw is loose')\n"
+        "Acker.run = run\n"
+    )
+    ran = shop.run("worker", "--app", "broken:tasks")
+    assert ran.code == 1
+    assert "RuntimeError: a screw is loose" in ran.err
+    assert "Traceback" in ran.err
+    assert ran.err.splitlines()[-1].startswith("tqe: a defect: RuntimeError: a screw is loose")
+
+
+def test_killed_in_mid_flight_and_started_again_every_task_ends(shop: Shop) -> None:
+    with shop.serve("serve", TQE_VISIBILITY_TIMEOUT="1") as server:
+        body = {"tasks": [{"type": "echo", "payload": number} for number in range(300)]}
+        body["tasks"] += [{"type": "gate", "payload": "gate"} for _ in range(3)]
+        answer = httpx.post(f"{server.url}/tasks/batch", json=body, trust_env=False)
+        assert answer.json()["accepted"] == 303
+        eventually(lambda: statuses(shop)["COMPLETED"] >= 50)
+        server.signal(signal.SIGKILL)
+        server.wait()
+    (shop.path / "gate.open").touch()
+    with shop.serve("serve", TQE_VISIBILITY_TIMEOUT="1") as server:
+        eventually(lambda: statuses(shop) == {"COMPLETED": 303})
+        server.signal()
+        assert server.wait() == 0
+
+
+def test_a_task_that_kills_its_process_is_quarantined_and_the_others_go_on(shop: Shop) -> None:
+    poison = shop.submit("poison", "9", "--max-attempts", "2")
+    for _ in range(2):
+        with shop.serve("worker", TQE_VISIBILITY_TIMEOUT="1") as worker:
+            assert worker.wait() == 9
+    with shop.serve("worker", TQE_VISIBILITY_TIMEOUT="1") as worker:
+        shop.submit("echo", "1")
+        eventually(lambda: statuses(shop) == {"COMPLETED": 1, "FAILED": 1})
+        worker.signal()
+        assert worker.wait() == 0
+    (letter,) = tqe("dlq", "list", "--json").json["dead_letters"]
+    assert letter["task_id"] == poison
+    assert f"poison task {poison}: the worker that had it died" in worker.log

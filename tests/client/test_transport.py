@@ -1,0 +1,336 @@
+"""A client on a bad network, and in front of servers that are none of ours."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any
+
+import httpx
+import msgspec
+import pytest
+import trio
+from trio.testing import MockClock
+
+from task_queue_engine.client import Client, schemas
+from task_queue_engine.client.problems import Problem
+from task_queue_engine.engine.api import RedriveReport, Refused, Submission
+from task_queue_engine.errors import (
+    ApiError,
+    BackendUnavailable,
+    ConfigurationError,
+    IdempotencyKeyInFlight,
+    IdempotencyKeyReused,
+    InvalidQuery,
+    InvalidTask,
+    PayloadTooLarge,
+    TaskNotFound,
+    TaskQueueError,
+    UnknownTaskType,
+    WrongState,
+)
+from task_queue_engine.http import problems as server_problems
+from task_queue_engine.http import requests as server_requests
+from task_queue_engine.http import schemas as server_schemas
+from task_queue_engine.task import Task, TaskStatus
+
+ID = "00000000-0000-7000-8000-000000000000"
+NOW = datetime(2030, 1, 1, tzinfo=UTC)
+
+Answer = Callable[[httpx.Request], httpx.Response]
+
+
+def client(answer: Answer, **values: Any) -> Client:
+    async def handle(request: httpx.Request) -> httpx.Response:
+        await trio.lowlevel.checkpoint()
+        return answer(request)
+
+    return Client("http://127.0.0.1:8080", transport=httpx.MockTransport(handle), **values)
+
+
+def task_answer(status: TaskStatus) -> httpx.Response:
+    task = Task(id=ID, type="echo", payload=1, status=status, created_at=NOW, updated_at=NOW)
+    return httpx.Response(200, content=msgspec.json.encode(task))
+
+
+# --- waiting --------------------------------------------------------------------------------
+
+
+async def test_waiting_asks_for_pieces_of_the_time(autojump_clock: MockClock) -> None:
+    asked: list[float] = []
+
+    async def handle(request: httpx.Request) -> httpx.Response:
+        wait = float(request.url.params.get("wait", "0"))
+        asked.append(wait)
+        await trio.sleep(wait)
+        return task_answer(TaskStatus.PENDING)
+
+    async with Client("http://x", transport=httpx.MockTransport(handle)) as waiting:
+        task = await waiting.wait(ID, timeout=70)
+    assert task.status is TaskStatus.PENDING
+    assert trio.current_time() == pytest.approx(70)
+    assert asked == [30, 30, 10]
+
+
+async def test_a_server_that_restarts_is_waited_for(autojump_clock: MockClock) -> None:
+    def answer(_: httpx.Request) -> httpx.Response:
+        if trio.current_time() < 3:  # draining: it answers at once
+            return task_answer(TaskStatus.PROCESSING)
+        if trio.current_time() < 10:
+            raise httpx.ConnectError("refused")
+        if trio.current_time() < 12:
+            return httpx.Response(503, text="starting")
+        return task_answer(TaskStatus.COMPLETED)
+
+    calls: list[httpx.Request] = []
+    async with client(lambda request: calls.append(request) or answer(request)) as waiting:
+        task = await waiting.wait(ID, timeout=60)
+    assert task.status is TaskStatus.COMPLETED
+    assert trio.current_time() == pytest.approx(12, abs=1)
+    assert len(calls) < 40, "it paused between looks"
+
+
+async def test_a_server_that_is_not_there_is_not_waited_for(autojump_clock: MockClock) -> None:
+    def answer(_: httpx.Request) -> httpx.Response:
+        raise httpx.ConnectError("refused")
+
+    async with client(answer) as waiting:
+        with pytest.raises(BackendUnavailable, match=r"http://127\.0\.0\.1:8080 cannot be reached"):
+            await waiting.wait(ID, timeout=60)
+    assert trio.current_time() == 0
+
+
+async def test_a_server_that_stays_away_is_an_error_in_the_end(autojump_clock: MockClock) -> None:
+    def answer(_: httpx.Request) -> httpx.Response:
+        if trio.current_time() < 3:
+            return task_answer(TaskStatus.PROCESSING)
+        raise httpx.ConnectError("refused")
+
+    async with client(answer) as waiting:
+        with pytest.raises(BackendUnavailable):
+            await waiting.wait(ID, timeout=60)
+    assert trio.current_time() == pytest.approx(60)
+
+
+async def test_a_request_as_a_whole_is_bounded(autojump_clock: MockClock) -> None:
+    """httpx's own timeouts start anew with every byte."""
+
+    async def handle(_: httpx.Request) -> httpx.Response:
+        await trio.sleep(3600)
+        raise AssertionError
+
+    async with Client("http://x", timeout=5, transport=httpx.MockTransport(handle)) as hasty:
+        with pytest.raises(BackendUnavailable, match="did not answer within 5 s"):
+            await hasty.get(ID)
+    assert trio.current_time() == 5
+
+
+# --- answers of others ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("response", "error"),
+    [
+        (httpx.Response(429, headers={"Retry-After": "9"}), BackendUnavailable),
+        (httpx.Response(502, text="<h1>Bad Gateway</h1>"), BackendUnavailable),
+        (httpx.Response(504), BackendUnavailable),
+        (httpx.Response(404, text="<h1>Not Found</h1>"), ApiError),
+        (httpx.Response(307, headers={"Location": "http://other/"}), ApiError),
+        (httpx.Response(200, text="<h1>Welcome</h1>"), ApiError),
+        (httpx.Response(200, text="{}"), ApiError),
+        (httpx.Response(200, content=b"\xff"), ApiError),
+        (httpx.Response(599), ApiError),
+    ],
+)
+async def test_whatever_comes_is_one_of_our_errors(
+    response: httpx.Response, error: type[TaskQueueError]
+) -> None:
+    async with client(lambda _: response) as asking:
+        with pytest.raises(error) as caught:
+            await asking.get(ID)
+    if isinstance(caught.value, ApiError):
+        assert caught.value.status == response.status_code
+    if isinstance(caught.value, BackendUnavailable):
+        assert caught.value.retry_after == (9 if response.status_code == 429 else 1)
+
+
+CLASSES: dict[str, type[TaskQueueError]] = {
+    "bad-request": InvalidTask,
+    "idempotency-key-in-flight": IdempotencyKeyInFlight,
+    "idempotency-key-reused": IdempotencyKeyReused,
+    "invalid-query": InvalidQuery,
+    "invalid-task": InvalidTask,
+    "not-ready": BackendUnavailable,
+    "task-not-found": TaskNotFound,
+    "too-large": PayloadTooLarge,
+    "unavailable": BackendUnavailable,
+    "unknown-task-type": UnknownTaskType,
+    "wrong-state": WrongState,
+}
+"""ApiError is for all others."""
+
+
+def problem_response(slug: str, **members: Any) -> httpx.Response:
+    problem = server_problems.make(slug, "payload.to: what is wrong", **members)
+    return httpx.Response(
+        problem.status,
+        content=server_problems.encode(problem),
+        headers={"Content-Type": "application/problem+json; charset=utf-8", "Retry-After": "7"},
+    )
+
+
+@pytest.mark.parametrize("slug", sorted(server_problems.KINDS))
+async def test_every_kind_of_problem_has_its_error(slug: str) -> None:
+    field = "type" if slug == "unknown-task-type" else "payload.to"
+    members = {"field": field, "task_id": ID, "task_status": TaskStatus.FAILED}
+    members |= {"task_type": "x", "known_types": ("y",), "size": 2, "limit": 1}
+    response = problem_response(slug, **members)
+    async with client(lambda _: response) as asking:
+        with pytest.raises(CLASSES.get(slug, ApiError)) as caught:
+            await asking.get(ID)
+    error = caught.value
+    if isinstance(error, ApiError):
+        assert (error.status, error.kind) == (response.status_code, slug)
+    if isinstance(error, BackendUnavailable):
+        assert error.retry_after == 7
+    if slug == "invalid-task":
+        assert isinstance(error, InvalidTask)
+        assert (error.field, error.reason) == ("payload.to", "what is wrong")
+
+
+@pytest.mark.parametrize("slug", sorted(server_problems.KINDS))
+async def test_a_problem_that_says_less_is_an_error_all_the_same(slug: str) -> None:
+    """An older server leaves members out."""
+    response = problem_response(slug)
+    async with client(lambda _: response) as asking:
+        with pytest.raises(TaskQueueError, match=r"what is wrong|in flight"):
+            await asking.get(ID)
+
+
+@pytest.mark.parametrize("body", ["", "[]", '"text"', '{"status": "four"}', "\xff"])
+async def test_problems_that_are_none(body: str) -> None:
+    response = httpx.Response(404, text=body, headers={"Content-Type": "application/problem+json"})
+    async with client(lambda _: response) as asking:
+        with pytest.raises(ApiError, match="404"):
+            await asking.get(ID)
+
+
+@pytest.mark.parametrize("task_id", ["", "..", "../metrics", "a b", "%2e%2e", f"{ID}/retry"])
+async def test_what_cannot_be_an_id_is_not_sent(task_id: str) -> None:
+    def answer(request: httpx.Request) -> httpx.Response:
+        raise AssertionError(request.url)
+
+    async with client(answer) as asking:
+        for operation in (asking.get, asking.cancel, asking.retry):
+            with pytest.raises(TaskNotFound):
+                await operation(task_id)
+
+
+async def test_a_batch_that_gets_no_answer_is_told_to_each() -> None:
+    def answer(_: httpx.Request) -> httpx.Response:
+        raise httpx.ReadError("gone")
+
+    async with client(answer) as asking:
+        verdicts = await asking.submit_many([Submission(task="echo", payload=1)] * 3)
+    assert len(verdicts) == 3
+    for verdict in verdicts:
+        assert isinstance(verdict, Refused)
+        assert isinstance(verdict.error, BackendUnavailable)
+
+
+async def test_a_thousand_tasks_and_more_are_split() -> None:
+    sizes: list[int] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        body = json.loads(request.content)
+        sizes.append(len(body.get("tasks", body.get("ids", ()))))
+        if "ids" in body:
+            return httpx.Response(200, json={"redriven": len(body["ids"]) - 1, "skipped": 1})
+        return httpx.Response(207, json={"results": [{"status": 422} for _ in body["tasks"]]})
+
+    async with client(answer) as asking:
+        await asking.submit_many([Submission(task="echo", payload=1)] * 2001)
+        report = await asking.redrive([str(number) for number in range(2001)])
+    assert sizes == [1000, 1000, 1, 1000, 1000, 1]
+    assert report == RedriveReport(redriven=1998, skipped=3)
+
+
+# --- addresses and keys ---------------------------------------------------------------------
+
+
+async def test_requests_go_below_the_given_path_with_the_key() -> None:
+    seen: list[httpx.Request] = []
+
+    async def handle(request: httpx.Request) -> httpx.Response:
+        seen.append(request)
+        return task_answer(TaskStatus.PENDING)
+
+    transport = httpx.MockTransport(handle)
+    url = "https://example.com/queues/main/"
+    async with Client(url, api_key="a key of some length", transport=transport) as asking:
+        await asking.get(ID)
+    assert str(seen[0].url) == f"https://example.com/queues/main/tasks/{ID}"
+    assert seen[0].headers["Authorization"] == "Bearer a key of some length"
+
+
+async def test_secrets_do_not_show() -> None:
+    async with client(lambda _: httpx.Response(404), api_key="the-secret-key-itself") as asking:
+        assert "secret" not in repr(asking)
+    hidden = Client("http://user:secret@localhost:8080")
+    assert (hidden.url, "secret" in repr(hidden)) == ("http://localhost:8080", False)
+    await hidden.aclose()
+
+
+@pytest.mark.parametrize("url", ["", "localhost:8080", "ftp://localhost", "http://", "http://[::1"])
+def test_a_url_that_is_none(url: str) -> None:
+    with pytest.raises(ConfigurationError, match=r"^url: "):
+        Client(url)
+
+
+@pytest.mark.parametrize("key", ["", "schlüssel", "a\r\nX-Injected: yes"])
+def test_a_key_that_cannot_be_sent(key: str) -> None:
+    with pytest.raises(ConfigurationError, match=r"^api_key: "):
+        Client("http://localhost", api_key=key)
+
+
+async def test_a_proxy_is_not_asked_for_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in list(os.environ):
+        if name.lower().endswith("_proxy"):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")  # nobody is there
+    async with Client("http://127.0.0.1:10") as direct:
+        with pytest.raises(BackendUnavailable, match=r"connect to 127\.0\.0\.1:10 failed"):
+            await direct.get(ID)
+
+
+# --- in step with the server ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs"),
+    [
+        (schemas.BatchResult, server_schemas.BatchResult),
+        (schemas.DeadLetterView, server_schemas.DeadLetterView),
+        (schemas.DeadLetterList, server_schemas.DeadLetterList),
+        (schemas.PurgeResult, server_schemas.PurgeResult),
+        (schemas.MetricsView, server_schemas.MetricsView),
+    ],
+)
+def test_answers_have_the_members_and_the_order_of_the_server_s(
+    ours: type[msgspec.Struct], theirs: type[msgspec.Struct]
+) -> None:
+    """The order too: `tqe --json` prints these as the server would."""
+    assert ours.__struct_fields__ == theirs.__struct_fields__
+
+
+def test_problems_have_members_of_the_server_s() -> None:
+    ours, theirs = Problem.__struct_fields__, server_problems.Problem.__struct_fields__
+    assert set(ours) <= set(theirs)
+
+
+def test_limits_are_the_server_s() -> None:
+    assert schemas.MAX_BATCH == server_schemas.MAX_BATCH
+    assert schemas.MAX_PAGE == server_requests.MAX_PAGE
+    assert schemas.MAX_WAIT == server_requests.MAX_WAIT

@@ -1,0 +1,353 @@
+"""No handler starts once its task is cancelled; a running one is stopped, and cleans up first."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+import trio
+
+from task_queue_engine import (
+    Engine,
+    Retry,
+    Snooze,
+    TaskCancelled,
+    TaskNotFound,
+    TaskRegistry,
+    TaskStatus,
+)
+from task_queue_engine.backends.memory import MemoryBackend
+from task_queue_engine.errors import WrongState
+from task_queue_engine.task import new_task_id
+from tests.engine.harness import (
+    LEASE,
+    Runs,
+    claim_and_die,
+    depth,
+    ended,
+    process,
+    reaches,
+    row,
+    running,
+    until,
+)
+
+
+@pytest.fixture
+def runs() -> Runs:
+    return Runs()
+
+
+@pytest.fixture(autouse=True)
+def work(tasks: TaskRegistry, runs: Runs) -> Any:
+    @tasks.task("work")
+    async def work(seconds: float, context: Any) -> None:
+        runs(context)
+        await trio.sleep(seconds)
+
+    return work
+
+
+@asynccontextmanager
+async def busy(tasks: TaskRegistry, backend: MemoryBackend, **values: Any) -> AsyncIterator[Engine]:
+    """An engine whose workers are all taken."""
+    async with running(tasks, backend, **values) as engine:
+        for _ in range(values.get("worker_count", 2)):
+            await engine.submit("work", 1000)
+        await until(lambda: engine.statistics()["poller"]["claimed"] == 2)
+        yield engine
+
+
+# --- before the start -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("delay", [0, 60, 5000])
+async def test_a_task_that_waits_never_starts(
+    tasks: TaskRegistry, backend: MemoryBackend, runs: Runs, delay: float
+) -> None:
+    async with busy(tasks, backend) as engine:
+        handle = await engine.submit("work", 1, delay=delay)
+        task = await handle.cancel()
+        assert task.status is TaskStatus.CANCELLED
+        assert task.finished_at is not None
+        with pytest.raises(TaskCancelled):
+            await handle.result(timeout=1)
+        await trio.sleep(8000)
+        assert await handle.status() is TaskStatus.CANCELLED
+    assert handle.id not in [task_id for task_id, _ in runs.starts]
+    assert (await depth(backend)).waiting == 0
+
+
+async def test_a_task_that_waits_for_its_retry_never_starts_again(
+    tasks: TaskRegistry, backend: MemoryBackend
+) -> None:
+    starts = 0
+
+    @tasks.task("asks")
+    async def asks(delay: float) -> None:
+        nonlocal starts
+        starts += 1
+        raise Retry(delay)
+
+    async with running(tasks, backend) as engine:
+        for delay in (100, 5000):
+            handle = await engine.submit(asks, delay)
+            await trio.sleep(10)
+            assert (await handle.cancel()).status is TaskStatus.CANCELLED
+        await trio.sleep(10_000)
+    assert starts == 2
+
+
+async def test_a_cancel_that_lands_while_the_delivery_waits_in_the_channel(
+    tasks: TaskRegistry, backend: MemoryBackend, runs: Runs
+) -> None:
+    """Claimed, and with prefetch far from starting: it must not start when its turn comes."""
+    async with running(tasks, backend, worker_count=1, prefetch=3) as engine:
+        first = await engine.submit("work", 100)
+        waiting = [await engine.submit("work", 1) for _ in range(3)]
+        await until(lambda: engine.statistics()["poller"]["claimed"] == 4)
+        cancelled = await waiting[1].cancel()
+        assert (cancelled.status, cancelled.cancel_requested) == (TaskStatus.PROCESSING, True)
+        for handle in (first, waiting[0], waiting[2]):
+            await handle.result()
+        assert (await ended(engine, waiting[1].id)).status is TaskStatus.CANCELLED
+    assert waiting[1].id not in [task_id for task_id, _ in runs.starts]
+
+
+async def test_a_cancel_from_elsewhere_that_lands_while_the_delivery_waits_in_the_channel(
+    tasks: TaskRegistry, backend: MemoryBackend, runs: Runs
+) -> None:
+    async with (
+        running(tasks, backend, worker_count=1, prefetch=1) as engine,
+        running(tasks, backend, consume=False) as elsewhere,
+    ):
+        await engine.submit("work", 100)
+        waiting = await engine.submit("work", 1)
+        await until(lambda: engine.statistics()["poller"]["claimed"] == 2)
+        await elsewhere.cancel(waiting.id)
+        assert (await ended(engine, waiting.id)).status is TaskStatus.CANCELLED
+    assert waiting.id not in [task_id for task_id, _ in runs.starts]
+
+
+async def test_a_cancel_that_lands_while_the_claim_is_under_way(
+    tasks: TaskRegistry, backend: MemoryBackend, runs: Runs
+) -> None:
+    """The store has started the attempt; its answer is on the way."""
+    async with process(tasks, backend) as one:
+        with hold_answers(one.link, "claim") as answered:
+            handle = await one.engine.submit("work", 1)
+            await reaches(one.engine, handle.id, TaskStatus.PROCESSING)
+            await handle.cancel()
+            await trio.sleep(1)
+            answered.set()
+        assert (await ended(one.engine, handle.id)).status is TaskStatus.CANCELLED
+    assert runs.starts == []
+
+
+class hold_answers:  # noqa: N801 - used like a function
+    """Calls of one operation take effect, and their answers come when the event is set."""
+
+    def __init__(self, link: Any, operation: str) -> None:
+        self._link = link
+        self._operation = operation
+        self._answered = trio.Event()
+
+    def __enter__(self) -> trio.Event:
+        through = self._link.pass_through
+
+        async def slow(operation: str, *args: Any, **kwargs: Any) -> Any:
+            answer = await through(operation, *args, **kwargs)
+            if operation == self._operation:
+                await self._answered.wait()
+            return answer
+
+        self._link.pass_through = slow
+        return self._answered
+
+    def __exit__(self, *_: object) -> None:
+        self._answered.set()
+
+
+@pytest.mark.parametrize("seed", range(20))
+async def test_a_cancel_at_any_moment_means_it_does_not_start_after(
+    tasks: TaskRegistry, backend: MemoryBackend, runs: Runs, seed: int
+) -> None:
+    async with running(tasks, backend) as engine:
+        handle = await engine.submit("work", 10)
+        for _ in range(seed):
+            await trio.lowlevel.checkpoint()
+        started_before = len(runs)
+        task = await handle.cancel()
+        if task.status is TaskStatus.CANCELLED:
+            assert len(runs) == 0
+        assert (await ended(engine, handle.id)).status is TaskStatus.CANCELLED
+        await trio.sleep(100)
+    # What runs by the time the cancel is answered may have run; nothing starts later.
+    assert len(runs) <= max(started_before, 1)
+    assert (await depth(backend)).waiting == 0
+
+
+# --- while it runs --------------------------------------------------------------------------
+
+
+async def test_a_running_handler_is_stopped_and_its_cleanup_runs_before_cancelled_is_written(
+    tasks: TaskRegistry, backend: MemoryBackend
+) -> None:
+    statuses: list[TaskStatus] = []
+
+    @tasks.task("cleans-up")
+    async def cleans_up(payload: Any, context: Any) -> None:
+        try:
+            await trio.sleep_forever()
+        finally:
+            with trio.CancelScope(shield=True):
+                await trio.sleep(30)
+                statuses.append(row(backend, context.task_id).task.status)
+
+    async with running(tasks, backend) as engine:
+        handle = await engine.submit(cleans_up)
+        await reaches(engine, handle.id, TaskStatus.PROCESSING)
+        asked_at = trio.current_time()
+        task = await handle.cancel()
+        assert (task.status, task.cancel_requested) == (TaskStatus.PROCESSING, True)
+        with pytest.raises(TaskCancelled):
+            await handle.result()
+        assert trio.current_time() - asked_at == pytest.approx(30, abs=0.1)
+        task = await handle.task()
+    assert statuses == [TaskStatus.PROCESSING]
+    assert (task.status, task.retry_count) == (TaskStatus.CANCELLED, 0)
+    assert (await depth(backend)).in_flight == 0
+
+
+async def test_a_running_handler_is_stopped_from_any_engine_that_shares_the_backend(
+    tasks: TaskRegistry, backend: MemoryBackend, runs: Runs
+) -> None:
+    async with (
+        running(tasks, backend) as engine,
+        running(tasks, backend, consume=False) as elsewhere,
+    ):
+        handle = await engine.submit("work", 1000)
+        await trio.sleep(10)
+        asked_at = trio.current_time()
+        await elsewhere.cancel(handle.id)
+        task = await ended(elsewhere, handle.id)
+        assert task.status is TaskStatus.CANCELLED
+        assert trio.current_time() - asked_at < 3
+
+
+async def test_a_handler_that_returns_in_spite_of_it_has_completed(
+    tasks: TaskRegistry, backend: MemoryBackend
+) -> None:
+    @tasks.task("stubborn")
+    async def stubborn(payload: Any) -> str:
+        try:
+            await trio.sleep_forever()
+        except trio.Cancelled:
+            return "done all the same"
+
+    async with running(tasks, backend) as engine:
+        handle = await engine.submit(stubborn)
+        await reaches(engine, handle.id, TaskStatus.PROCESSING)
+        await handle.cancel()
+        assert await handle.result() == "done all the same"
+        assert await handle.status() is TaskStatus.COMPLETED
+
+
+@pytest.mark.parametrize("error", [ValueError("in the cleanup"), Retry(5), Snooze(5)])
+async def test_what_the_cleanup_raises_does_not_bring_the_task_back(
+    tasks: TaskRegistry, backend: MemoryBackend, error: Exception
+) -> None:
+    starts = 0
+
+    @tasks.task("t")
+    async def t(payload: Any) -> None:
+        nonlocal starts
+        starts += 1
+        try:
+            await trio.sleep_forever()
+        finally:
+            raise error
+
+    async with running(tasks, backend) as engine:
+        handle = await engine.submit(t)
+        await reaches(engine, handle.id, TaskStatus.PROCESSING)
+        await handle.cancel()
+        task = await ended(engine, handle.id)
+        assert task.status is TaskStatus.CANCELLED
+        assert task.error is not None
+        assert task.error.message == str(error)
+        await trio.sleep(600)
+    assert starts == 1
+
+
+async def test_a_handler_that_fails_just_then_is_cancelled_and_not_retried(
+    tasks: TaskRegistry, backend: MemoryBackend
+) -> None:
+    """The request is in the store, the worker has not heard of it."""
+
+    @tasks.task("fails")
+    async def fails(payload: Any) -> None:
+        await trio.sleep(100)
+        raise ValueError
+
+    async with running(tasks, backend, cancel_poll=3600) as engine:
+        handle = await engine.submit(fails)
+        await reaches(engine, handle.id, TaskStatus.PROCESSING)
+        await backend.store.cancel([handle.id])
+        assert (await ended(engine, handle.id)).status is TaskStatus.CANCELLED
+    assert (await depth(backend)).waiting == 0
+
+
+async def test_the_task_of_a_dead_worker_is_cancelled_when_its_lease_ends(
+    tasks: TaskRegistry, backend: MemoryBackend, runs: Runs
+) -> None:
+    async with running(tasks, backend, consume=False) as engine:
+        handle = await engine.submit("work", 1)
+        await claim_and_die(backend)
+        await handle.cancel()
+        async with running(tasks, backend):
+            task = await ended(engine, handle.id)
+            assert task.status is TaskStatus.CANCELLED
+            await trio.sleep(LEASE)
+    assert runs.starts == []
+    assert (await depth(backend)).in_flight == 0
+
+
+async def test_a_cancel_before_a_shutdown_is_not_undone_by_it(
+    tasks: TaskRegistry, backend: MemoryBackend
+) -> None:
+    async with running(tasks, backend, cancel_poll=3600) as engine:
+        handle = await engine.submit("work", 1000)
+        await reaches(engine, handle.id, TaskStatus.PROCESSING)
+        await backend.store.cancel([handle.id])
+        await engine.stop()
+    assert row(backend, handle.id).task.status is TaskStatus.CANCELLED
+    assert (await depth(backend)).waiting == 0
+
+
+# --- what cannot be cancelled ---------------------------------------------------------------
+
+
+async def test_what_has_ended_stays_as_it_is(tasks: TaskRegistry, backend: MemoryBackend) -> None:
+    async with running(tasks, backend) as engine:
+        handle = await engine.submit("work", 1)
+        await handle.result()
+        with pytest.raises(WrongState) as caught:
+            await handle.cancel()
+        assert caught.value.status is TaskStatus.COMPLETED
+        assert await handle.status() is TaskStatus.COMPLETED
+        with pytest.raises(TaskNotFound):
+            await engine.cancel(new_task_id())
+
+
+async def test_cancelling_twice_is_harmless(tasks: TaskRegistry, backend: MemoryBackend) -> None:
+    async with running(tasks, backend) as engine:
+        handle = await engine.submit("work", 1000)
+        await reaches(engine, handle.id, TaskStatus.PROCESSING)
+        await handle.cancel()
+        await handle.cancel()
+        assert (await ended(engine, handle.id)).status is TaskStatus.CANCELLED
+        with pytest.raises(WrongState):
+            await handle.cancel()

@@ -1,0 +1,269 @@
+"""What people do with failed tasks: retry, redrive, purge."""
+
+from __future__ import annotations
+
+from itertools import product
+from typing import Any
+
+import pytest
+import trio
+
+from task_queue_engine import Engine, TaskNotFound, TaskRegistry, TaskStatus
+from task_queue_engine.backends.memory import MemoryBackend
+from task_queue_engine.engine.api import RedriveReport
+from task_queue_engine.errors import BackendUnavailable, InvalidQuery, WrongState
+from task_queue_engine.task import new_task_id
+from tests.engine.harness import EVERY_SECOND, Runs, depth, ended, row, running
+
+
+class Switch:
+    """Handlers fail until it is on."""
+
+    on = False
+
+
+@pytest.fixture
+def mended() -> Switch:
+    return Switch()
+
+
+@pytest.fixture
+def runs() -> Runs:
+    return Runs()
+
+
+@pytest.fixture(autouse=True)
+def work(tasks: TaskRegistry, runs: Runs, mended: Switch) -> Any:
+    @tasks.task("work", max_attempts=2, backoff=EVERY_SECOND)
+    async def work(payload: Any, context: Any) -> int:
+        runs(context)
+        if not mended.on:
+            raise ConnectionError("down")
+        return context.retry_count
+
+    return work
+
+
+async def failed(engine: Engine, number: int = 1) -> list[str]:
+    """Tasks that have failed, with their dead letters."""
+    handles = [await engine.submit("work", n) for n in range(number)]
+    for handle in handles:
+        assert (await ended(engine, handle.id)).status is TaskStatus.FAILED
+    await trio.sleep(1)
+    return [handle.id for handle in handles]
+
+
+# --- retry ----------------------------------------------------------------------------------
+
+
+async def test_a_failed_task_runs_again_as_a_new_round(
+    tasks: TaskRegistry, backend: MemoryBackend, runs: Runs, mended: Switch
+) -> None:
+    async with running(tasks, backend) as engine:
+        (task_id,) = await failed(engine)
+        mended.on = True
+        task = await engine.retry(task_id)
+        assert (task.status, task.retry_count, task.error) == (TaskStatus.PENDING, 0, None)
+        task = await ended(engine, task_id)
+        assert (task.status, task.result) == (TaskStatus.COMPLETED, 0)
+        assert runs.attempts == [1, 2, 3], "attempts go on counting"
+
+
+async def test_a_cancelled_task_runs_again(
+    tasks: TaskRegistry, backend: MemoryBackend, mended: Switch
+) -> None:
+    mended.on = True
+    async with running(tasks, backend) as engine:
+        for delay in (10, 5000):
+            handle = await engine.submit("work", 1, delay=delay)
+            await handle.cancel()
+            await handle_runs_again(engine, handle.id)
+        await trio.sleep(6000)
+        assert (await engine.metrics()).depth.waiting == 0
+        assert (await engine.metrics()).counts.completed == 2
+
+
+async def handle_runs_again(engine: Engine, task_id: str) -> None:
+    await engine.retry(task_id)
+    task = await ended(engine, task_id, timeout=5)
+    assert task.status is TaskStatus.COMPLETED
+
+
+@pytest.mark.parametrize("status", [TaskStatus.PENDING, TaskStatus.PROCESSING, "COMPLETED"])
+async def test_only_what_failed_or_was_cancelled_can_be_retried(
+    tasks: TaskRegistry, backend: MemoryBackend, status: str
+) -> None:
+    @tasks.task("nap")
+    async def nap(seconds: float) -> None:
+        await trio.sleep(seconds)
+
+    async with running(tasks, backend) as engine:
+        handle = await engine.submit(nap, 100, delay=100 if status == "PENDING" else 0)
+        await trio.sleep(150 if status == "COMPLETED" else 10)
+        assert await handle.status() == status
+        with pytest.raises(WrongState):
+            await engine.retry(handle.id)
+        with pytest.raises(TaskNotFound):
+            await engine.retry(new_task_id())
+        await handle.result()
+
+
+@pytest.mark.parametrize("trouble", ["down", "try again", "lost answer", "caller gone"])
+async def test_a_retry_that_could_not_send_is_sent_soon(
+    tasks: TaskRegistry, backend: MemoryBackend, mended: Switch, trouble: str
+) -> None:
+    async with running(tasks, backend) as engine:
+        (task_id,) = await failed(engine)
+        mended.on = True
+        if trouble == "down":
+            with backend.faults.outage("send"):
+                await engine.retry(task_id)
+        elif trouble == "try again":
+            backend.faults.try_again("send")
+            await engine.retry(task_id)
+        elif trouble == "lost answer":
+            backend.faults.lose_answer("send")
+            await engine.retry(task_id)
+        else:
+            with trio.CancelScope() as caller, backend.faults.block("send") as gate:
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(engine.retry, task_id)
+                    await gate.arrived.wait()
+                    caller.cancel()
+                    gate.open()
+        task = await ended(engine, task_id, timeout=15)
+        assert task.status is TaskStatus.COMPLETED
+
+
+async def test_a_retry_that_hangs_is_given_up_and_its_task_found_later(
+    tasks: TaskRegistry, backend: MemoryBackend, mended: Switch
+) -> None:
+    async with running(tasks, backend) as engine:
+        (task_id,) = await failed(engine)
+        mended.on = True
+        with backend.faults.block("send"):
+            before = trio.current_time()
+            with pytest.raises(BackendUnavailable):
+                await engine.retry(task_id)
+            assert trio.current_time() - before <= 10
+        assert (await ended(engine, task_id, timeout=600)).status is TaskStatus.COMPLETED
+
+
+# --- dead letters ---------------------------------------------------------------------------
+
+
+async def test_dead_letters_are_listed_page_by_page(
+    tasks: TaskRegistry, backend: MemoryBackend
+) -> None:
+    async with running(tasks, backend) as engine:
+        ids = await failed(engine, 5)
+        seen: list[str] = []
+        cursor = None
+        for _ in range(3):
+            page = await engine.list_dead(limit=2, cursor=cursor)
+            seen += [letter.task_id for letter in page.letters]
+            cursor = page.next_cursor
+        assert cursor is None
+        assert sorted(seen) == sorted(ids)
+        with pytest.raises(InvalidQuery):
+            await engine.list_dead(cursor="no cursor")
+        with pytest.raises(InvalidQuery):
+            await engine.list_dead(limit=0)
+
+
+async def test_all_are_redriven(
+    tasks: TaskRegistry, backend: MemoryBackend, mended: Switch
+) -> None:
+    number = backend.queue("default").max_batch + 5
+    async with running(tasks, backend, worker_count=10) as engine:
+        ids = await failed(engine, number)
+        mended.on = True
+        assert await engine.redrive() == RedriveReport(redriven=number)
+        for task_id in ids:
+            assert (await ended(engine, task_id)).status is TaskStatus.COMPLETED
+        assert (await engine.metrics()).depth.dead == 0
+        assert await engine.redrive() == RedriveReport()
+
+
+async def test_some_are_redriven(
+    tasks: TaskRegistry, backend: MemoryBackend, mended: Switch
+) -> None:
+    async with running(tasks, backend) as engine:
+        ids = await failed(engine, 3)
+        letters = {letter.task_id: letter.id for letter in (await engine.list_dead()).letters}
+        mended.on = True
+        report = await engine.redrive([letters[ids[1]], "no such letter"])
+        assert report == RedriveReport(redriven=1)
+        assert (await ended(engine, ids[1])).status is TaskStatus.COMPLETED
+        left = [letter.task_id for letter in (await engine.list_dead()).letters]
+        assert sorted(left) == sorted([ids[0], ids[2]])
+
+
+async def test_those_that_fail_again_come_back_and_are_not_redriven_for_ever(
+    tasks: TaskRegistry, backend: MemoryBackend
+) -> None:
+    async with running(tasks, backend) as engine:
+        (task_id,) = await failed(engine)
+        assert await engine.redrive() == RedriveReport(redriven=1)
+        assert (await ended(engine, task_id)).status is TaskStatus.FAILED
+        await trio.sleep(1)
+        assert (await engine.metrics()).depth.dead == 1
+
+
+async def test_letters_whose_tasks_went_on_are_removed_and_change_nothing(
+    tasks: TaskRegistry, backend: MemoryBackend, runs: Runs, mended: Switch
+) -> None:
+    async with running(tasks, backend) as engine:
+        (task_id,) = await failed(engine)
+        mended.on = True
+        await engine.retry(task_id)
+        await ended(engine, task_id)
+        assert await engine.redrive() == RedriveReport(skipped=1)
+        await trio.sleep(600)
+        assert (await engine.get(task_id)).status is TaskStatus.COMPLETED
+        assert len(runs) == 3
+        assert (await engine.metrics()).depth.dead == 0
+
+
+@pytest.mark.parametrize(
+    ("operation", "trouble"),
+    [
+        *product(("take_dead", "reopen", "send", "delete_dead"), ("unavailable", "lose_answer")),
+        # The others answer as a whole.
+        *product(("send", "delete_dead"), ("try_again",)),
+    ],
+)
+async def test_a_redrive_that_broke_off_can_be_done_again(
+    tasks: TaskRegistry,
+    backend: MemoryBackend,
+    runs: Runs,
+    mended: Switch,
+    operation: str,
+    trouble: str,
+) -> None:
+    async with running(tasks, backend) as engine:
+        ids = await failed(engine, 3)
+        mended.on = True
+        getattr(backend.faults, trouble)(operation)
+        with pytest.raises(BackendUnavailable):
+            await engine.redrive()
+        await engine.redrive()
+        for task_id in ids:
+            assert (await ended(engine, task_id)).status is TaskStatus.COMPLETED
+        await trio.sleep(600)
+        metrics = await engine.metrics()
+        assert (metrics.depth.dead, metrics.depth.waiting) == (0, 0)
+    assert len(runs) == 9, "each ran twice and failed, and once more"
+
+
+async def test_purging_deletes_the_letters_and_not_the_tasks(
+    tasks: TaskRegistry, backend: MemoryBackend
+) -> None:
+    async with running(tasks, backend) as engine:
+        ids = await failed(engine, 3)
+        assert await engine.purge_dead() == 3
+        assert await engine.purge_dead() == 0
+        assert (await engine.list_dead()).letters == ()
+        for task_id in ids:
+            assert row(backend, task_id).task.status is TaskStatus.FAILED
+    assert (await depth(backend)).dead == 0
