@@ -73,7 +73,7 @@ async def test_a_network_too_slow(server, proxy, virtual_clock):
 
 
 async def test_an_outage(server, proxy, virtual_clock):
-    async with opened(proxy.url, virtual_clock) as client:
+    async with opened(proxy.url, virtual_clock, max_connections=1) as client:
         assert await put(client) == _RIGHT
         proxy.trouble.refuse = True
         await trio.sleep(60)  # until the connection is too old to be used again

@@ -23,7 +23,7 @@ from task_queue_engine.backends.aws.errors import (
 from task_queue_engine.backends.aws.retrying import Kind, RetryQuota, backoff, classify
 from task_queue_engine.clock import ManualClock
 from task_queue_engine.errors import BackendUnavailable
-from tests.aws.client.canned import CLOSE, answer, error
+from tests.aws.client.canned import CLOSE, Answer, answer, error
 from tests.aws.client.opening import delete, elapsed_since, opened, put, receive
 
 _NOON = datetime(2030, 1, 1, 12, tzinfo=UTC)
@@ -42,6 +42,7 @@ def _date(at: datetime) -> str:
         (error("", status=503), 0.025),
         (answer(body=b"<html>", status=504), 0.025),
         (error("RequestTimeout"), 0.025),
+        (error("Something", status=429), 0.025),
         (error("ThrottlingException"), 1),
         (error("ProvisionedThroughputExceededException"), 1),
         (error("RequestLimitExceeded"), 1),
@@ -146,6 +147,13 @@ async def test_a_service_in_long_trouble_is_not_asked_twice_each_time(server, vi
         with pytest.raises(BackendUnavailable):
             await put(client)
         assert len(server.requests) == spent + 1 + 3 + 4
+
+
+async def test_success_fills_the_bucket_again(server, virtual_clock):
+    async with opened(server.url, virtual_clock, drawn=0) as client:
+        for _ in range(100):  # more than the bucket has tokens for
+            server.script.extend([error("InternalFailure", status=500), answer({"n": 1})])
+            assert await delete(client) == {"n": 1}
 
 
 def test_quota():
@@ -360,6 +368,25 @@ async def test_many_calls_reload_once(server, virtual_clock):
             for _ in range(10):
                 nursery.start_soon(put, client)
     assert vault.asked == 2
+
+
+async def test_calls_refused_late_take_what_others_have_loaded(server, virtual_clock):
+    vault = Vault()
+    late = error("ExpiredTokenException")
+    server.script.append(Answer(late.data, delay=10))
+    server.default = _only_the_new
+    async with (
+        opened(server.url, load_credentials=vault, drawn=0) as client,
+        trio.open_nursery() as nursery,
+    ):
+        nursery.start_soon(put, client)
+        await server.arrived.wait()
+        vault.current = _NEW
+        await put(client)
+        assert vault.asked == 2
+        virtual_clock.jump(10)
+    assert vault.asked == 2
+    assert "AKID2" in server.requests[-1].headers["authorization"]
 
 
 async def test_files_are_read_again(server, virtual_clock, monkeypatch, tmp_path):

@@ -49,7 +49,9 @@ def _load_credentials() -> Any:
 
 
 class AwsClient:
-    """
+    """For one run of trio, in the process that opened it: a forked child would talk into its
+    parent's connections, so start processes by spawn.
+
     Args:
         region: None takes AWS_REGION, AWS_DEFAULT_REGION or the profile's.
         endpoints: URLs that win over AWS_ENDPOINT_URL and its kin.

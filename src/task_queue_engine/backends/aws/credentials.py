@@ -68,11 +68,12 @@ class CredentialSource:
         if self._current is None or self._must_renew():
             async with self._lock:
                 return await self._renew()
-        if (self._renewing or self._may_renew()) and not self._lock.locked():
+        now = trio.current_time()
+        self._look_at = now + _LOOK_EVERY
+        if self._renewing or self._may_renew():
+            self._look_at = now + _RENEW_EVERY  # until then the others take the old ones
             async with self._lock:
                 await self._renew_if_quick()
-        else:
-            self._look_at = trio.current_time() + _LOOK_EVERY
         return self._current
 
     async def reload(self, refused: Credentials) -> bool:
@@ -103,7 +104,6 @@ class CredentialSource:
         return self._current
 
     async def _renew_if_quick(self) -> None:
-        self._look_at = trio.current_time() + _RENEW_EVERY
         self._renewing = True
         with trio.move_on_after(_PATIENCE):
             with contextlib.suppress(CredentialsUnusable):  # there is time for another try

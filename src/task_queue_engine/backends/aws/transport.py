@@ -89,7 +89,6 @@ class Connection:
                 stream = await trio.open_tcp_stream(via.host, via.port)
                 sock = socket.socket(fileno=stream.socket.detach())
                 sock.setblocking(False)
-                sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
                 if endpoint.proxy is not None:
                     await tunnel(sock, endpoint.proxy, endpoint.authority)
                 if tls is not None:
@@ -111,9 +110,7 @@ class Connection:
     def is_stale(self) -> bool:
         """Whether there is something to read on an idle connection: its end, or what nobody asked
         for."""
-        return bool(self._poll.poll(0)) or (
-            isinstance(self._sock, ssl.SSLSocket) and self._sock.pending() > 0
-        )
+        return bool(self._poll.poll(0))
 
     async def request(self, data: bytes) -> Response:
         """Send a whole request and read its answer.
