@@ -43,9 +43,7 @@ class Table:
         return DynamoStore(client or self.client, table_name=self.name, **(defaults | options))
 
     async def call(self, operation: str, **parameters: Any) -> dict[str, Any]:
-        return await self.client.call(
-            "dynamodb", operation, {"TableName": self.name, **parameters}
-        )
+        return await self.client.call("dynamodb", operation, {"TableName": self.name, **parameters})
 
     async def item(self, item_id: str) -> dict[str, Any] | None:
         """The item as it is stored."""
