@@ -23,10 +23,16 @@ Fault = Callable[[Send, Parameters], Awaitable[dict[str, Any]]]
 
 class FaultyClient:
     """An AwsClient whose next calls can be made to go wrong. Faults of one operation are used up
-    in the order in which they were armed, one by each call."""
+    in the order in which they were armed, one by each call.
 
-    def __init__(self, client: AwsClient) -> None:
+    Args:
+        of_counters: faults of UpdateItem hit the counters, which are written at times of their
+            own, and not the tasks; without it, the tasks and not the counters.
+    """
+
+    def __init__(self, client: AwsClient, *, of_counters: bool = False) -> None:
         self._client = client
+        self._of_counters = of_counters
         self._faults: dict[str, deque[Fault]] = {}
         self.calls: Counter[str] = Counter()
         self.statements: list[int] = []
@@ -50,7 +56,9 @@ class FaultyClient:
             return await self._client.call(service, operation, changed, **options)
 
         waiting = self._faults.get(operation)
-        if waiting and not _is_of_the_counters(parameters):
+        if waiting and (
+            operation != "UpdateItem" or self._of_counters is _is_of_the_counters(parameters)
+        ):
             return await waiting.popleft()(send, parameters)
         return await send(parameters)
 
@@ -69,7 +77,6 @@ class FaultyClient:
 
 
 def _is_of_the_counters(parameters: Parameters) -> bool:
-    """They are written at times of their own."""
     key: str = parameters.get("Key", {}).get("id", {}).get("S", "")
     return key.startswith(COUNTER_PREFIX)
 
