@@ -14,9 +14,11 @@ from tests.aws.fixtures import require
 
 @pytest.fixture(params=["dynamodb-local", "moto"])
 async def table(request: pytest.FixtureRequest) -> AsyncIterator[Table]:
-    """With batches on Amazon's own server, with single writes on moto."""
+    """With batches on Amazon's own server, with single writes on moto; "SERVER/WRITES" where
+    a test asks for another pair."""
+    name, _, writes = request.param.partition("/")
     with trio.fail_after(60):
-        async with table_on(require(request.param)) as made:
+        async with table_on(require(name), writes) as made:
             yield made
 
 

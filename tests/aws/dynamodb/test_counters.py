@@ -25,7 +25,7 @@ from tests.aws.dynamodb.faults import (
     not_sent,
     sent_twice,
 )
-from tests.aws.dynamodb.opening import Table
+from tests.aws.dynamodb.opening import Table, amazons_own
 from tests.aws.dynamodb.steps import create, request_of, start
 
 DAY = 24 * 3600.0
@@ -169,6 +169,7 @@ async def test_counts_are_exact_while_a_flush_is_under_way(
         assert seen == [Counts(pending=3)] * 2
 
 
+@amazons_own
 async def test_engines_at_once(table: Table, clock: ManualClock) -> None:
     """Several processes create, start and end tasks side by side and flush all the time."""
     async with AsyncExitStack() as stack:
@@ -293,6 +294,7 @@ async def test_a_repair_forgets_processes_that_were_killed(
         assert mark not in await marks(table)
 
 
+@amazons_own
 async def test_one_process_repairs_for_all(table: Table, clock: ManualClock) -> None:
     await crash(table, clock)
     async with AsyncExitStack() as stack:

@@ -24,7 +24,7 @@ from task_queue_engine.lifecycle import (
     Snooze,
 )
 from task_queue_engine.task import Task
-from tests.aws.dynamodb.opening import Table, table_on
+from tests.aws.dynamodb.opening import Table, amazons_own, table_on
 from tests.aws.dynamodb.steps import ERROR, create, request_of, start
 from tests.aws.fixtures import require
 
@@ -136,6 +136,7 @@ async def test_both_writers_write_the_same(name: str, clock: ManualClock) -> Non
             assert batch == single
 
 
+@amazons_own
 async def test_a_change_of_the_row_in_between_is_noticed(table: Table, clock: ManualClock) -> None:
     """Two engines cancel, start and record the same tasks at once: each row tells one story."""
     async with (
