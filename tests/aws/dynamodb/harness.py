@@ -14,7 +14,7 @@ from task_queue_engine.backends.aws.items import to_row
 from task_queue_engine.backends.base import BackendInfo, Stranded, StrandedPage
 from task_queue_engine.backends.memory import MemoryBackend, MemoryQueue
 from task_queue_engine.clock import ManualClock
-from tests.aws.dynamodb.opening import Table, create_table, open_client
+from tests.aws.dynamodb.opening import Table, create_table, open_client, writes_of
 from tests.aws.fixtures import require
 from tests.aws.servers import LocalServer
 from tests.conformance.harness import Harness, Promises
@@ -25,7 +25,8 @@ class DynamoWithMemoryQueue:
 
     def __init__(self, server: LocalServer, clock: ManualClock) -> None:
         self._client = open_client(server)
-        self._table = Table(self._client, f"conformance-{secrets.token_hex(6)}", server)
+        name = f"conformance-{secrets.token_hex(6)}"
+        self._table = Table(self._client, name, server, writes_of(server))
         self._queues = MemoryBackend(clock=clock)
         self._store = self._table.store(clock=clock, orphaned_after=timedelta())
         self._is_created = False

@@ -142,8 +142,15 @@ class Changer:
         await trio.lowlevel.checkpoint_if_cancelled()
         doing = [self._begin(change) for change in changes]
         with trio.CancelScope(shield=True, deadline=trio.current_time() + self._timeout):
+            in_trouble: dict[str, BackendUnavailable] = {}
             for wave in _waves(doing):
-                await self._carry_out_wave(purpose, wave)
+                for each in wave:
+                    # Order is kept: nothing overtakes a write that may be on its way.
+                    each.trouble = in_trouble.get(each.change.task_id)
+                await self._carry_out_wave(purpose, [each for each in wave if not each.is_done])
+                in_trouble |= {
+                    each.change.task_id: each.trouble for each in wave if each.trouble is not None
+                }
         trouble = [each.trouble for each in doing if each.trouble is not None]
         if trouble or not all(each.verdicts for each in doing):
             # Of several equal questions the first is the one that may have been carried out.

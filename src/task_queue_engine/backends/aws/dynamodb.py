@@ -382,6 +382,14 @@ class DynamoStore:
         self._calls.count("expire", deleted)
         return deleted
 
+    async def flush_counts(self) -> None:
+        """Write down now what the counters do not hold yet, for other processes to see.
+
+        Raises:
+            BackendUnavailable: it is tried again later.
+        """
+        await self._counters.flush()
+
     async def repair_counts(self) -> CountRepair:
         """Count the index and correct the counters; see `counters`. Costs about 0.02 read units
         for each task in the table.

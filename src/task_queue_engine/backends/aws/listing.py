@@ -24,11 +24,12 @@ from task_queue_engine.task import TaskStatus
 _PURPOSE = "list_tasks"
 
 _MAX_ROUNDS = 12
-"""Of reading on where a partition has run out. A filter that hardly anything passes gets a short
+"""Of reading on past what a filter holds back. A filter that hardly anything passes gets a short
 page then, and a cursor to go on from."""
 
 _FIRST_FILTERED = 100
-_MOST_FILTERED = 2_000
+_MOST = 2_000
+"""Rows of one request; the next one of a partition asks for twice as many as the last."""
 
 
 @dataclass(slots=True)
@@ -67,12 +68,15 @@ async def find(calls: TableCalls, query: ListQuery, below: str | None) -> FoundP
     ]
     # One more than asked for tells whether there is a next page.
     wanted = query.limit + 1
+    # As if all were of one status: the shards share them about evenly. Twenty rows cost as much
+    # as one, half a read unit.
+    first = math.ceil(1.5 * wanted / table.STATUS_SHARDS) + 2
     for stream in streams:
-        stream.limit = (
-            math.ceil(1.5 * wanted / len(streams)) + 2 if query.type is None else _FIRST_FILTERED
-        )
+        stream.limit = min(_MOST, first if query.type is None else _FIRST_FILTERED)
     merged: list[str] = []
-    for _ in range(_MAX_ROUNDS):
+    rounds = 0
+    while rounds < _MAX_ROUNDS or query.type is None:
+        rounds += 1
         hungry = [each for each in streams if not each.positions and not each.is_exhausted]
         if hungry:
             await gather([partial(_read_on, calls, each, query.type) for each in hungry])
@@ -127,7 +131,7 @@ async def _read_on(calls: TableCalls, stream: _Stream, type_name: str | None) ->
         names["#type"] = "type"
         values[":type"] = {"S": type_name}
         parameters["FilterExpression"] = "#type = :type"
-        stream.limit = min(_MOST_FILTERED, stream.limit * 2)
+    stream.limit = min(_MOST, stream.limit * 2)
     document = await calls.query(_PURPOSE, parameters)
     stream.positions = [item["position"]["S"] for item in reversed(document["Items"])]
     last = document.get("LastEvaluatedKey")

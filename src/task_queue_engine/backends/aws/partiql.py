@@ -58,7 +58,7 @@ def _values(conditions: tuple[Condition, ...]) -> list[AttributeValue]:
 @lru_cache(maxsize=256)
 def _insert(table: str, names: tuple[str, ...]) -> str:
     members = ",".join(f"'{name}':?" for name in names)
-    return f'INSERT INTO "{table}" VALUE {{{members}}}'  # names of ours
+    return f'INSERT INTO "{table}" VALUE {{{members}}}'
 
 
 @lru_cache(maxsize=1024)
@@ -82,7 +82,7 @@ def _update(
 
 @lru_cache(maxsize=16)
 def _delete(table: str, conditions: _Shape) -> str:
-    return f'DELETE FROM "{table}" {_where(conditions)} RETURNING ALL OLD *'  # noqa: S608  # as above
+    return f'DELETE FROM "{table}" {_where(conditions)} RETURNING ALL OLD *'  # noqa: S608  # all names are ours
 
 
 def _where(conditions: _Shape) -> str:

@@ -16,9 +16,9 @@ from task_queue_engine.backends.aws import expressions, partiql
 from task_queue_engine.backends.aws.calls import TableCalls
 from task_queue_engine.backends.aws.concurrently import gather
 from task_queue_engine.backends.aws.errors import AwsRequestFailed
-from task_queue_engine.backends.aws.items import Item, item_size
+from task_queue_engine.backends.aws.items import Item
 from task_queue_engine.backends.aws.usage import units_of
-from task_queue_engine.backends.aws.writes import Insert, Update, Write
+from task_queue_engine.backends.aws.writes import Delete, Insert, Write
 from task_queue_engine.errors import BackendUnavailable
 
 MAX_STATEMENTS = 25
@@ -26,6 +26,8 @@ MAX_STATEMENTS = 25
 
 _MAX_REQUEST_BYTES = 4 * 2**20
 """Far below the service's limit; large items would make one slow request of many."""
+
+_LARGE = ("payload", "result", "error", "progress")
 
 _TRIES = 6
 
@@ -293,10 +295,8 @@ def _chunks(writes: Sequence[Write], indexes: Sequence[int]) -> list[list[int]]:
 
 
 def _size_of(write: Write) -> int:
-    match write:
-        case Insert(item=item):
-            return item_size(item)
-        case Update(sets=sets):
-            return item_size(dict(sets))
-        case _:
-            return 0
+    """About: of what can be large."""
+    if isinstance(write, Delete):
+        return 0
+    values = write.item if isinstance(write, Insert) else write.sets
+    return sum(len(values[name].get("S", "")) for name in _LARGE if name in values)
