@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -7,10 +8,12 @@ import pytest
 import trio
 
 from tests.aws.dynamodb.harness import DYNAMODB_HARNESSES
-from tests.aws.sqs.harness import AWS_HARNESSES, QUIRKS
+from tests.aws.sqs.harness import AWS_HARNESSES, PAIR_HARNESSES, QUIRKS
 from tests.conformance.harness import HARNESSES, Harness
 
 ALL = HARNESSES | DYNAMODB_HARNESSES | AWS_HARNESSES
+if os.environ.get("TQE_TEST_SERVERS") == "all":
+    ALL |= PAIR_HARNESSES
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -124,6 +124,7 @@ async def test_a_scan_in_pieces_finds_all(harness: Harness, limit: int) -> None:
     assert {item.task.id for item in found} == lost
 
 
+@needs("exact_stranded")
 async def test_a_piece_is_bounded(harness: Harness) -> None:
     for _ in range(5):
         await harness.create()
@@ -133,6 +134,7 @@ async def test_a_piece_is_bounded(harness: Harness) -> None:
     assert page.next_cursor is not None
 
 
+@needs("exact_stranded")
 async def test_only_tasks_of_this_queue(harness: Harness) -> None:
     await harness.create(queue="other")
     await harness.advance(61)

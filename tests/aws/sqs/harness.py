@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import secrets
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
@@ -11,12 +12,13 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from task_queue_engine.backends.aws.backend import AwsBackend
+from task_queue_engine.backends.aws.backend import AwsBackend, AwsStore
 from task_queue_engine.backends.aws.client import AwsClient
 from task_queue_engine.backends.aws.queue_urls import QueueUrls
 from task_queue_engine.backends.base import StrandedPage
 from task_queue_engine.backends.memory import MemoryBackend
 from task_queue_engine.clock import ManualClock
+from tests.aws.dynamodb.opening import Table, create_table
 from tests.aws.fixtures import require
 from tests.aws.servers import LocalServer
 from tests.aws.sqs.warp import WarpClient
@@ -61,11 +63,13 @@ class AwsHarness(Harness):
         await self._client.pass_time(seconds)
 
 
-def make_client(server: LocalServer, clock: ManualClock) -> WarpClient:
+def make_client(
+    server: LocalServer, clock: ManualClock, *, dynamodb: LocalServer | None = None
+) -> WarpClient:
     return WarpClient(
         clock=clock,
         region=server.region,
-        endpoints={"sqs": server.url, "dynamodb": server.url},
+        endpoints={"sqs": server.url, "dynamodb": (dynamodb or server).url},
         load_credentials=lambda: _Credentials(*server.credentials),
     )
 
@@ -107,15 +111,23 @@ async def make_queues(server: LocalServer) -> QueueUrls:
     return urls
 
 
-def make_backend(client: AwsClient, urls: QueueUrls, clock: ManualClock) -> AwsBackend:
+def make_backend(
+    client: AwsClient, urls: QueueUrls, clock: ManualClock, store: AwsStore | None = None
+) -> AwsBackend:
     return AwsBackend(
-        client=client, urls=urls, store=MemoryAwsStore(clock), queue_name="default", clock=clock
+        client=client,
+        urls=urls,
+        store=store or MemoryAwsStore(clock),
+        queue_name="default",
+        clock=clock,
     )
 
 
 def aws_harness(
     server_name: str, promises: Promises
 ) -> Callable[[Path], AbstractAsyncContextManager[Harness]]:
+    """The queue, beside the memory backend's store."""
+
     @asynccontextmanager
     async def harness(_: Path) -> AsyncIterator[Harness]:
         server = require(server_name)
@@ -130,6 +142,35 @@ def aws_harness(
                 clock=clock,
                 promises=promises,
                 make_another=lambda: make_backend(make_client(server, clock), urls, clock),
+            )
+
+    return harness
+
+
+def pair_harness(
+    queue_server: str, table_server: str, promises: Promises, *, writes: str = "batch"
+) -> Callable[[Path], AbstractAsyncContextManager[Harness]]:
+    """The whole backend, as it is used."""
+
+    @asynccontextmanager
+    async def harness(_: Path) -> AsyncIterator[Harness]:
+        servers = require(queue_server), require(table_server)
+        clock = ManualClock()
+        urls = await make_queues(servers[0])
+        table_name = f"conformance-{secrets.token_hex(6)}"
+
+        def make() -> tuple[WarpClient, AwsBackend]:
+            client = make_client(servers[0], clock, dynamodb=servers[1])
+            store = Table(client, table_name, servers[1], writes).store(clock=clock)
+            return client, make_backend(client, urls, clock, store)
+
+        maker = make_client(servers[0], clock, dynamodb=servers[1])
+        async with maker.open():
+            await create_table(Table(maker, table_name, servers[1]))
+        client, backend = make()
+        async with backend.open():
+            yield AwsHarness(
+                client, backend, clock=clock, promises=promises, make_another=lambda: make()[1]
             )
 
     return harness
@@ -151,6 +192,13 @@ AWS_HARNESSES = {
     "ministack": aws_harness("ministack", SQS),
 }
 
+PAIR_HARNESSES = {
+    "aws-elasticmq": pair_harness("elasticmq", "dynamodb-local", SQS),
+    "aws-moto": pair_harness("moto", "moto", SQS, writes="single"),
+    "aws-fauxqs": pair_harness("fauxqs", "ministack", SQS),
+}
+"""Each runs the whole suite, which takes its time: where nothing may be left out."""
+
 # Where a server is not like SQS: the test, and what the server does.
 _MOTO_TAKES_OLD_RECEIPTS = "moto changes a lease by the receipt of an earlier delivery"
 QUIRKS = {
@@ -166,4 +214,8 @@ QUIRKS = {
     "test_purge[moto]": "as SQS does, moto refuses a second purge within a minute",
     "test_the_receipt_is_what_counts[fauxqs-delete]": "fauxqs deletes by nonsense receipts",
     "test_round_trip[fauxqs-unicode]": "fauxqs refuses characters beyond U+FFFF",
+}
+QUIRKS |= {
+    name.replace("[moto", "[aws-moto").replace("[fauxqs", "[aws-fauxqs"): reason
+    for name, reason in QUIRKS.items()
 }
