@@ -210,6 +210,30 @@ async def test_those_that_fail_again_come_back_and_are_not_redriven_for_ever(
         assert (await engine.metrics()).depth.dead == 1
 
 
+async def test_letters_that_come_in_meanwhile_are_not_redriven_too(
+    tasks: TaskRegistry, backend: MemoryBackend
+) -> None:
+    """Else a redrive of what fails at once would never end."""
+    queue = backend.queue("default")
+    delete_dead = queue.delete_dead
+
+    async def and_one_comes_in(letters: Any) -> Any:
+        verdicts = await delete_dead(letters)
+        (back,) = await queue.take_dead(limit=1) or [letters[0]]
+        queue._dead[f"{len(calls)}00"] = back
+        calls.append(len(letters))
+        assert len(calls) < 10
+        return verdicts
+
+    calls: list[int] = []
+    queue.delete_dead = and_one_comes_in  # type: ignore[method-assign]
+    async with running(tasks, backend) as engine:
+        await failed(engine, 2)
+        engine.stop_taking_work()
+        assert await engine.redrive() == RedriveReport(redriven=2)
+    assert calls == [2]
+
+
 async def test_letters_whose_tasks_went_on_are_removed_and_change_nothing(
     tasks: TaskRegistry, backend: MemoryBackend, runs: Runs, mended: Switch
 ) -> None:
@@ -249,7 +273,8 @@ async def test_a_redrive_that_broke_off_can_be_done_again(
             await engine.redrive()
         await engine.redrive()
         for task_id in ids:
-            assert (await ended(engine, task_id)).status is TaskStatus.COMPLETED
+            task = await ended(engine, task_id, timeout=30)
+            assert task.status is TaskStatus.COMPLETED
         await trio.sleep(600)
         metrics = await engine.metrics()
         assert (metrics.depth.dead, metrics.depth.waiting) == (0, 0)

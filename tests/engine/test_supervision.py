@@ -137,6 +137,20 @@ async def test_what_a_failed_poller_had_received_is_given_back(
     assert (task.status, task.retry_count) == (TaskStatus.COMPLETED, 0)
 
 
+async def test_of_a_defect_and_what_it_broke_only_the_defect_is_told(
+    tasks: TaskRegistry, backend: MemoryBackend
+) -> None:
+    """Workers whose channel to the failed writer is gone have no story of their own."""
+    host = Host(tasks, backend)
+    async with trio.open_nursery() as nursery:
+        engine = await nursery.start(host.run)
+        for seconds in (1, 10):
+            await submitted(engine, seconds)
+        backend.faults.defect("record", RuntimeError(DEFECT))
+        await host.ended.wait()
+    assert [str(defect) for defect in host.defects] == [DEFECT]
+
+
 async def test_who_waits_for_a_submission_is_told_when_the_submitter_fails(
     tasks: TaskRegistry, backend: MemoryBackend
 ) -> None:

@@ -21,6 +21,7 @@ from task_queue_engine.actors.messages import (
     Acquired,
     Attempt,
     DeadLetterIt,
+    Errored,
     Interrupted,
     LeaseEvent,
     Leave,
@@ -31,7 +32,8 @@ from task_queue_engine.actors.messages import (
 from task_queue_engine.actors.poller import Poller
 from task_queue_engine.backends.base import Message
 from task_queue_engine.backends.memory import MemoryBackend
-from task_queue_engine.lifecycle import Complete
+from task_queue_engine.lifecycle import Complete, crash_error
+from task_queue_engine.retry import SnoozeUntil
 from tests.unit.actors.support import LEASE, claim, patience, put, receive, status
 
 
@@ -291,6 +293,22 @@ async def test_a_message_without_a_task_is_dead_lettered(backend: MemoryBackend)
         settlement = await rig.settlement()
         assert isinstance(settlement, DeadLetterIt)
         assert settlement.reason == "no such task in the store"
+
+
+async def test_a_last_chance_that_has_to_wait_leaves_its_place_to_another(
+    backend: MemoryBackend,
+) -> None:
+    crashed = {"retry_count": 1, "max_attempts": 2, "error": crash_error(1, "dead")}
+    await put(backend, **crashed)
+    second = await put(backend, **crashed)
+    async with polling(backend, demand=2) as rig:
+        await rig.deliveries.receive()
+        postponed = await rig.outcomes.receive()
+        assert isinstance(postponed, Errored)
+        assert isinstance(postponed.decision, SnoozeUntil), "at no cost"
+        assert postponed.attempt.task.id == second.id
+        fresh = await put(backend)
+        assert (await rig.deliveries.receive()).task.id == fresh.id
 
 
 # --- trouble --------------------------------------------------------------------------------
