@@ -10,7 +10,7 @@ import trio
 import trio.testing
 
 from task_queue_engine.backends.aws.dynamodb import DynamoStore
-from task_queue_engine.backends.aws.table import counter_ids
+from task_queue_engine.backends.aws.table import STATUS_SHARDS, counter_ids
 from task_queue_engine.backends.base import Counts
 from task_queue_engine.clock import ManualClock
 from task_queue_engine.errors import BackendUnavailable
@@ -292,6 +292,38 @@ async def test_a_repair_forgets_processes_that_were_killed(
         clock.advance(DAY + 1)
         await store.repair_counts()
         assert mark not in await marks(table)
+
+
+async def test_a_repair_waits_for_what_others_have_not_flushed_yet(
+    table: Table, client: FaultyClient, clock: ManualClock
+) -> None:
+    """Their tasks are in the index already; counting them twice would be no repair."""
+    async with (
+        (busy := table.store(clock=clock)).open(),
+        (store := table.store(client, clock=clock, flush_interval=0.5)).open(),
+    ):
+        await create(busy, clock)
+        await busy.flush_counts()
+        await create(busy, clock, 5)
+        partitions = len(TaskStatus) * STATUS_SHARDS
+        answered = 0
+        is_counted = trio.Event()
+
+        async def counting(send: Send, parameters: Parameters) -> dict[str, Any]:
+            nonlocal answered
+            answer = await send(parameters)
+            answered += 1
+            if answered == partitions:
+                is_counted.set()
+            return answer
+
+        client.arm(counting, "Query", times=partitions)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(store.repair_counts)
+            await is_counted.wait()
+            await trio.sleep(0.1)  # time enough for a second look, were it made at once
+            await busy.flush_counts()
+        assert await store.counts() == Counts(pending=6) == await busy.counts()
 
 
 @amazons_own

@@ -6,6 +6,7 @@ import random
 from typing import Any
 
 import pytest
+import trio
 
 from task_queue_engine.backends.aws import listing
 from task_queue_engine.backends.aws.dynamodb import DynamoStore
@@ -111,12 +112,17 @@ async def test_a_task_between_two_partitions_is_listed_once(
 ) -> None:
     """The index shows it under its old status when that is read, under the new one later."""
     (task,) = await create(store, clock)
+    has_started = trio.Event()
     async with (other := table.store(clock=clock)).open():
 
         async def starts_afterwards(send: Send, parameters: Parameters) -> dict[str, Any]:
+            shard = parameters["ExpressionAttributeValues"][":shard"]["S"]
+            if shard.startswith("PROCESSING"):
+                await has_started.wait()
             answer = await send(parameters)
-            if answer["Items"]:
+            if answer["Items"] and shard.startswith("PENDING"):
                 await other.claim([request_of(task.id)])
+                has_started.set()
             return answer
 
         client.arm(starts_afterwards, "Query", times=len(TaskStatus) * STATUS_SHARDS)

@@ -17,13 +17,16 @@ from task_queue_engine.lifecycle import (
     AttemptWrite,
     Cancel,
     Complete,
+    DuplicateDelivery,
     Fail,
     Interrupt,
     Progress,
     Retry,
     Snooze,
+    Started,
 )
 from task_queue_engine.task import Task
+from tests.aws.dynamodb.faults import FaultyClient, Parameters, Send, nothing_wrong
 from tests.aws.dynamodb.opening import Table, amazons_own, table_on
 from tests.aws.dynamodb.steps import ERROR, create, request_of, start
 from tests.aws.fixtures import require
@@ -134,6 +137,31 @@ async def test_both_writers_write_the_same(name: str, clock: ManualClock) -> Non
                 items[way] = [await stored(table, task) for task in [*tasks, waiting, cancelled]]
         for batch, single in zip(items["batch"], items["single"], strict=True):
             assert batch == single
+
+
+async def test_a_row_that_changed_after_it_was_read_is_looked_at_again(
+    table: Table, clock: ManualClock
+) -> None:
+    """Another engine takes the task over between this one's look and its write. The status is
+    the same before and after; the owner is not."""
+    client = FaultyClient(table.client)
+    async with (
+        (store := table.store(client, clock=clock)).open(),
+        (other := table.store(clock=clock)).open(),
+    ):
+        (task,) = await start(store, clock)
+
+        async def overtaken(send: Send, parameters: Parameters) -> dict[str, Any]:
+            (verdict,) = await other.claim([request_of(task.id, count=2)])
+            assert isinstance(verdict, Started)
+            return await send(parameters)
+
+        client.arm_writes(nothing_wrong)
+        client.arm_writes(overtaken)
+        assert await store.claim([request_of(task.id, count=2)]) == [DuplicateDelivery()]
+        (found,) = await store.get([task.id])
+        assert found is not None
+        assert (found.attempt, found.retry_count) == (2, 1)
 
 
 @amazons_own

@@ -22,6 +22,8 @@ MAX_KEYS = 100
 
 # About one item: the caller judges it.
 _OF_THE_ITEM = frozenset({"ConditionalCheckFailedException", "ValidationException"})
+# Of a table, or an index: "The table does not have the specified index".
+_NOT_AS_EXPECTED = frozenset({"ResourceNotFoundException", "ValidationException"})
 # Ends with somebody mending permissions or the table, not with another try in a second.
 _PATIENT = 5.0
 
@@ -145,8 +147,11 @@ class TableCalls:
         bound = min(_MAX_DELAY, _BASE_DELAY * 2.0**attempt)
         await trio.sleep(self._rng.uniform(0, bound))
 
-    async def check(self, operation: str, parameters: Mapping[str, Any]) -> None:
+    async def check(self, operation: str, parameters: Mapping[str, Any], *, lacking: str) -> None:
         """At the start: an answer that work cannot begin with is final.
+
+        Args:
+            lacking: what to say where DynamoDB finds no such thing.
 
         Raises:
             ConfigurationError, BackendRefused, BackendUnavailable.
@@ -155,16 +160,10 @@ class TableCalls:
         try:
             await self._client.call("dynamodb", operation, request, timeout=self._timeout)
         except AwsRequestFailed as error:
-            if error.code == "ResourceNotFoundException":
+            if error.code in _NOT_AS_EXPECTED:
                 raise ConfigurationError(
-                    f"there is no table {self.table} in {self._client.region} for these "
-                    "credentials (tqe provision makes one)",
-                    variable="DYNAMODB_TABLE",
-                ) from error
-            if error.code == "ValidationException":
-                raise ConfigurationError(
-                    f"{self.table} is not a table for tasks ({error.message}); "
-                    "tqe provision makes one",
+                    f"{lacking} in {self._client.region} for these credentials "
+                    f"(tqe provision makes one): {error.message}",
                     variable="DYNAMODB_TABLE",
                 ) from error
             refuse(error, self._client, "dynamodb")

@@ -7,7 +7,7 @@ from typing import TypeVar
 
 import trio
 
-from task_queue_engine.errors import BackendError
+from task_queue_engine.errors import TaskQueueError
 
 T = TypeVar("T")
 
@@ -16,18 +16,18 @@ async def gather(calls: Sequence[Callable[[], Awaitable[T]]]) -> list[T]:
     """The results, in order. How many really run at once is for the callee to bound.
 
     Raises:
-        BackendError: the first one; the other calls are cancelled then. It comes bare, not in an
+        TaskQueueError: the first one; the other calls are cancelled then. It comes bare, not in an
             ExceptionGroup.
     """
     if len(calls) == 1:
         return [await calls[0]()]
     results: dict[int, T] = {}
-    failures: list[BackendError] = []
+    failures: list[TaskQueueError] = []
 
     async def run(index: int) -> None:
         try:
             results[index] = await calls[index]()
-        except BackendError as error:
+        except TaskQueueError as error:
             failures.append(error)
             nursery.cancel_scope.cancel()
 

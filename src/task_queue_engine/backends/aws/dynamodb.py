@@ -3,7 +3,7 @@
 From here inwards: `operations` (what is asked of a row), `changes` (blind writes, decisions,
 conflicts), `writes` (conditional writes as data), `writers` (how they are sent), `items` and
 `table` (what is stored); `listing`, `scans` and `counters` beside them; `calls` at the edge.
-docs/adr/0010 says what each operation costs.
+docs/adr/0014 says what each operation costs.
 """
 
 from __future__ import annotations
@@ -197,33 +197,39 @@ class DynamoStore:
     async def _opened(self) -> AsyncIterator[None]:
         await self._check()
         failure: BaseException | None = None
-        async with trio.open_nursery() as nursery:
-            self._calls.is_open = True
-            nursery.start_soon(self._counters.run)
-            try:
-                yield
-            except BaseException as error:  # noqa: BLE001  # raised below, not in a group
-                failure = error
-            nursery.cancel_scope.cancel()
+        self._calls.is_open = True
         try:
-            await self._counters.close()
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._counters.run)
+                try:
+                    yield
+                except BaseException as error:  # noqa: BLE001  # raised below, not in a group
+                    failure = error
+                nursery.cancel_scope.cancel()
         finally:
-            self._calls.is_open = False
+            try:
+                await self._counters.close()
+            finally:
+                self._calls.is_open = False
         if failure is not None:
             raise failure
 
     async def _check(self) -> None:
-        checks = [partial(self._calls.check, "GetItem", _key(table.counter_ids()[0]))]
-        for index in table.INDEXES:
-            query = {
-                "IndexName": index.name,
-                "KeyConditionExpression": "#key = :none",
-                "ExpressionAttributeNames": {"#key": index.hash_key},
-                "ExpressionAttributeValues": {":none": {"S": "none"}},
-                "Limit": 1,
-            }
-            checks.append(partial(self._calls.check, "Query", query))
-        await gather(checks)
+        name = self._calls.table
+        key = _key(table.counter_ids()[0])
+        await self._calls.check("GetItem", key, lacking=f"there is no table {name} with the key id")
+        await gather([partial(self._check_index, index) for index in table.INDEXES])
+
+    async def _check_index(self, index: table.Index) -> None:
+        query = {
+            "IndexName": index.name,
+            "KeyConditionExpression": "#key = :none",
+            "ExpressionAttributeNames": {"#key": index.hash_key},
+            "ExpressionAttributeValues": {":none": {"S": "none"}},
+            "Limit": 1,
+        }
+        lacking = f"table {self._calls.table} has no index {index.name} on {index.hash_key}"
+        await self._calls.check("Query", query, lacking=lacking)
 
     async def ping(self) -> None:
         """A write that changes nothing. Raises BackendUnavailable with the reason where no task
@@ -391,7 +397,7 @@ class DynamoStore:
         await self._counters.flush()
 
     async def repair_counts(self) -> CountRepair:
-        """Count the index and correct the counters; see `counters`. Costs about 0.02 read units
+        """Count the index and correct the counters; see `counters`. Costs about 0.04 read units
         for each task in the table.
 
         Raises:

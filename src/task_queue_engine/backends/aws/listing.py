@@ -85,7 +85,7 @@ async def find(calls: TableCalls, query: ListQuery, below: str | None) -> FoundP
             break
     found = merged[: query.limit]
     next_below = found[-1] if len(merged) == wanted else _frontier(streams)
-    return FoundPage(tuple(dict.fromkeys(id_of_position(each) for each in found)), next_below)
+    return FoundPage(tuple(id_of_position(each) for each in found), next_below)
 
 
 def _frontier(streams: Sequence[_Stream]) -> str | None:

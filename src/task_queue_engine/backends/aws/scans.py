@@ -85,7 +85,7 @@ async def cancel_requests(calls: TableCalls) -> set[str]:
 
 
 async def count_rows(calls: TableCalls) -> dict[TaskStatus, int]:
-    """All of `status-index`: about 0.02 read units a task."""
+    """All of `status-index`: about 0.04 read units a task."""
     return {
         status: sum(
             await gather(

@@ -2,7 +2,7 @@
 all read them here.
 
 Attribute names are those of the API's JSON (`task.Task`); the ones below exist for the indexes and
-for the store's own bookkeeping. docs/adr/0010 says why the table is as it is and what it costs.
+for the store's own bookkeeping. docs/adr/0014 says why the table is as it is and what it costs.
 """
 
 from __future__ import annotations
