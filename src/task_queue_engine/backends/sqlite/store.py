@@ -39,6 +39,7 @@ from task_queue_engine.clock import Clock
 from task_queue_engine.errors import BackendUnavailable
 from task_queue_engine.lifecycle import (
     AttemptWrite,
+    Burial,
     CancelVerdict,
     ClaimRequest,
     ClaimVerdict,
@@ -207,6 +208,12 @@ class SqliteStore:
             return lambda row, now: lifecycle.decide_reclaim(row, attempt, now)
 
         return await self._decide_all([(task_id, reclaim(attempt)) for task_id, attempt in items])
+
+    async def bury(self, items: Sequence[Burial]) -> list[RecordVerdict]:
+        def bury(burial: Burial) -> Callable[..., tuple[RecordVerdict, Row | None]]:
+            return lambda row, now: lifecycle.decide_bury(row, burial, now)
+
+        return await self._decide_all([(item.task_id, bury(item)) for item in items])
 
     async def schedule(self, items: Sequence[tuple[str, datetime | None]]) -> None:
         rows = [(to_us_or_none(due_at), task_id, _PENDING) for task_id, due_at in items]
