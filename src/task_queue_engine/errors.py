@@ -186,6 +186,11 @@ class AttemptCrashed(TaskQueueError):
     """The process running the attempt went away; recorded by whoever took the task over."""
 
 
+class MessageGivenUp(TaskQueueError):
+    """The queue itself moved the task's message to the dead-letter queue, since it was received too
+    often and never settled: whatever received it died each time."""
+
+
 # --- the world ------------------------------------------------------------------------------
 
 

@@ -485,6 +485,43 @@ def decide_reclaim(
     return Recorded(new.task.status), new
 
 
+GIVEN_UP_ERROR_TYPE = "task_queue_engine.errors.MessageGivenUp"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Burial:
+    """The queue has moved this message of this task to the dead-letter queue by itself."""
+
+    task_id: str
+    message_id: str
+    reason: str
+    """One line for people."""
+
+
+def decide_bury(row: Row | None, burial: Burial, now: datetime) -> tuple[RecordVerdict, Row | None]:
+    """FAILED with that reason, or CANCELLED where that was asked for.
+
+    Fenced where another message brings the task on: it is running under one, waits for its time
+    (that message is a leftover of an earlier attempt), or will be sent by the scheduler.
+    """
+    if row is None or row.task.status.is_terminal or row.due_at is not None:
+        return Fenced(), None
+    task = row.task
+    running = task.status is TaskStatus.PROCESSING
+    if running and row.message_id != burial.message_id:
+        return Fenced(), None
+    if not running and task.run_at is not None and task.run_at > now:
+        return Fenced(), None
+    # Its owner's lease has lapsed, or the queue could not have moved it.
+    retry_count = task.retry_count + running
+    if task.cancel_requested:
+        new = _end(row, now, status=TaskStatus.CANCELLED, retry_count=retry_count)
+    else:
+        error = TaskError(type=GIVEN_UP_ERROR_TYPE, message=burial.reason)
+        new = _end(row, now, status=TaskStatus.FAILED, retry_count=retry_count, error=error)
+    return Recorded(new.task.status), new
+
+
 def delay_until(run_at: datetime | None, now: datetime) -> float:
     """Seconds from `now` to `run_at`, never negative; 0 for None."""
     if run_at is None:

@@ -1,21 +1,45 @@
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 import trio
 
+from tests.aws.dynamodb.harness import DYNAMODB_HARNESSES
+from tests.aws.sqs.harness import AWS_HARNESSES, PAIR_HARNESSES, QUIRKS
 from tests.conformance.harness import HARNESSES, Harness
+
+ALL = HARNESSES | DYNAMODB_HARNESSES | AWS_HARNESSES
+if os.environ.get("TQE_TEST_SERVERS") == "all":
+    ALL |= PAIR_HARNESSES
 
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "needs(promise): only for backends that keep this promise")
 
 
-@pytest.fixture(params=HARNESSES)
+# The queues of AWS stand beside the memory backend's store here: the rest would test that.
+OF_THE_QUEUE = {"test_buried", "test_dead_letters", "test_opening", "test_payloads", "test_queue"}
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    beside: list[pytest.Item] = []
+    for item in items:
+        if reason := QUIRKS.get(item.name):
+            item.add_marker(pytest.mark.skip(reason=reason))
+        parameters = getattr(getattr(item, "callspec", None), "params", {})
+        if parameters.get("harness") in AWS_HARNESSES and item.path.stem not in OF_THE_QUEUE:
+            beside.append(item)
+    if beside:
+        items[:] = [item for item in items if item not in set(beside)]
+        config.hook.pytest_deselected(items=beside)
+
+
+@pytest.fixture(params=ALL)
 async def harness(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Harness]:
-    async with HARNESSES[request.param](tmp_path) as made:
+    async with ALL[request.param](tmp_path) as made:
         for mark in request.node.iter_markers("needs"):
             if not getattr(made.promises, mark.args[0]):
                 pytest.skip(f"this backend does not promise {mark.args[0]}")

@@ -47,6 +47,13 @@ class Promises:
     """Messages are received in the order in which they became visible."""
     steerable_clock: bool = True
     """`advance` moves the backend's own idea of time, at no cost."""
+    same_message_after_delay: bool = True
+    """What is released with a delay comes back as the same message (SQS: a fresh copy)."""
+    cancelled_receive_takes_nothing: bool = True
+    """At once. (SQS may take messages for a poll whose connection is closed: they are back when
+    their lease ends.)"""
+    exact_stranded: bool = True
+    """`stranded` knows which messages exist."""
 
 
 class Harness:

@@ -111,7 +111,10 @@ async def test_release_with_a_delay(harness: Harness) -> None:
     await harness.advance(19)
     assert await harness.receive() == []
     await harness.advance(1)
-    assert (await harness.receive_one()).message_id == delivery.message_id
+    again = await harness.receive_one()
+    assert again.task_id == delivery.task_id
+    if harness.promises.same_message_after_delay:
+        assert again.message_id == delivery.message_id
 
 
 async def test_release_may_wait_longer_than_the_lease(harness: Harness) -> None:
@@ -383,6 +386,7 @@ async def test_a_call_that_is_cancelled_before_it_begins_does_nothing(harness: H
     assert (await harness.queue.depth()).waiting == 0
 
 
+@needs("cancelled_receive_takes_nothing")
 async def test_a_receive_that_was_cancelled_while_waiting_took_nothing(harness: Harness) -> None:
     with trio.move_on_after(0.05) as scope:
         await harness.queue.receive(10, wait=20, visibility=30)
@@ -391,6 +395,7 @@ async def test_a_receive_that_was_cancelled_while_waiting_took_nothing(harness: 
     assert [delivery.task_id for delivery in await harness.receive()] == [task.id]
 
 
+@needs("cancelled_receive_takes_nothing")
 async def test_a_receive_that_is_cancelled_as_messages_arrive_loses_none(harness: Harness) -> None:
     """Whatever the moment of the cancel: each message is returned, or still there to be taken."""
     sent, returned = set(), set()

@@ -15,7 +15,7 @@ from task_queue_engine.lifecycle import (
     Started,
 )
 from task_queue_engine.task import TaskStatus, new_task_id
-from tests.conformance.harness import Harness
+from tests.conformance.harness import Harness, needs
 
 
 async def stranded(
@@ -34,6 +34,7 @@ async def stranded(
     raise AssertionError("the scan does not end")
 
 
+@needs("exact_stranded")
 async def test_saved_and_never_sent(harness: Harness) -> None:
     """The crash between create and send."""
     task = await harness.create(payload={"n": 1})
@@ -42,6 +43,7 @@ async def test_saved_and_never_sent(harness: Harness) -> None:
     assert await stranded(harness) == [Stranded(task, StrandedKind.UNSENT)]
 
 
+@needs("exact_stranded")
 async def test_too_young_to_tell(harness: Harness) -> None:
     await harness.create()
     await harness.advance(60)
@@ -50,6 +52,7 @@ async def test_too_young_to_tell(harness: Harness) -> None:
     assert len(await stranded(harness)) == 1
 
 
+@needs("exact_stranded")
 async def test_running_without_its_message(harness: Harness) -> None:
     running, delivery = await harness.start()
     await harness.start()
@@ -58,6 +61,7 @@ async def test_running_without_its_message(harness: Harness) -> None:
     assert await stranded(harness) == [Stranded(running, StrandedKind.ORPHANED)]
 
 
+@needs("exact_stranded")
 async def test_an_extra_copy_does_not_bring_a_running_task_back(harness: Harness) -> None:
     running, delivery = await harness.start()
     await harness.queue.delete([delivery])
@@ -66,6 +70,7 @@ async def test_an_extra_copy_does_not_bring_a_running_task_back(harness: Harness
     assert [found.kind for found in await stranded(harness)] == [StrandedKind.ORPHANED]
 
 
+@needs("exact_stranded")
 async def test_given_back_without_its_message(harness: Harness) -> None:
     running, delivery = await harness.start()
     await harness.store.record([Interrupt(task_id=running.id, attempt=1)])
@@ -76,6 +81,7 @@ async def test_given_back_without_its_message(harness: Harness) -> None:
     ]
 
 
+@needs("exact_stranded")
 async def test_what_is_on_its_way_is_not_stranded(harness: Harness) -> None:
     delayed = await harness.create()
     await harness.send(delayed, delay=harness.queue.max_delay)
@@ -96,6 +102,7 @@ async def test_what_is_on_its_way_is_not_stranded(harness: Harness) -> None:
     assert await stranded(harness) == []
 
 
+@needs("exact_stranded")
 @pytest.mark.parametrize("limit", [1, 3, 100])
 async def test_a_scan_in_pieces_finds_all(harness: Harness, limit: int) -> None:
     lost = set()
@@ -117,6 +124,7 @@ async def test_a_scan_in_pieces_finds_all(harness: Harness, limit: int) -> None:
     assert {item.task.id for item in found} == lost
 
 
+@needs("exact_stranded")
 async def test_a_piece_is_bounded(harness: Harness) -> None:
     for _ in range(5):
         await harness.create()
@@ -126,6 +134,7 @@ async def test_a_piece_is_bounded(harness: Harness) -> None:
     assert page.next_cursor is not None
 
 
+@needs("exact_stranded")
 async def test_only_tasks_of_this_queue(harness: Harness) -> None:
     await harness.create(queue="other")
     await harness.advance(61)

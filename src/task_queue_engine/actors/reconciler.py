@@ -1,9 +1,11 @@
-"""Finds what is stuck: rows without a message, attempts nothing can bring back, old rows."""
+"""Finds what is stuck: rows without a message, attempts nothing can bring back, messages that the
+queue has given up, old rows."""
 
 from __future__ import annotations
 
 import logging
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -13,7 +15,7 @@ from task_queue_engine.actors.patience import Patience
 from task_queue_engine.backends.base import Backend, Done, Message, Stranded, StrandedKind
 from task_queue_engine.clock import Clock
 from task_queue_engine.errors import BackendUnavailable
-from task_queue_engine.lifecycle import Recorded, delay_until
+from task_queue_engine.lifecycle import Burial, Recorded, delay_until
 from task_queue_engine.task import Task, TaskStatus
 
 logger = logging.getLogger("task_queue_engine.reconciler")
@@ -25,6 +27,8 @@ _PAGE = 1000
 class ReconcilerStatistics:
     resent: int
     reclaimed: int
+    buried: int
+    """Ended, since the queue had moved their message to the dead-letter queue by itself."""
     expired: int
 
 
@@ -57,17 +61,22 @@ class Reconciler:
         self._patience = patience
         self._rng = rng
         self._cursor: str | None = None
-        self._resent = self._reclaimed = self._expired = 0
+        self._seen_to: frozenset[str] = frozenset()
+        self._resent = self._reclaimed = self._buried = self._expired = 0
 
     def statistics(self) -> ReconcilerStatistics:
         return ReconcilerStatistics(
-            resent=self._resent, reclaimed=self._reclaimed, expired=self._expired
+            resent=self._resent,
+            reclaimed=self._reclaimed,
+            buried=self._buried,
+            expired=self._expired,
         )
 
     async def run(self) -> None:
         while True:
             try:
                 at_end = await self._look()
+                await self._bury()
                 await self._expire()
             except BackendUnavailable as error:
                 await self._patience.pause(error)
@@ -115,6 +124,39 @@ class Reconciler:
                 if verdict.status is TaskStatus.PENDING:
                     pending.append(task)
         return pending
+
+    async def _bury(self) -> None:
+        """End the tasks whose message the queue itself has given up."""
+        found = await self._queue.buried()
+        seen_to = {item.message_id for item in found} & self._seen_to
+        new = [item for item in found if item.message_id not in seen_to]
+        size = self._backend.store.max_batch
+        for i in range(0, len(new), size):
+            seen_to |= await self._bury_batch(new[i : i + size])
+        self._seen_to = frozenset(seen_to)
+
+    async def _bury_batch(self, batch: Sequence[Burial]) -> set[str]:
+        """Returns the messages that need no further look."""
+        before = self._clock.now() - timedelta(seconds=self._patience_seconds)
+        tasks = await self._backend.store.get([item.task_id for item in batch])
+        # What changed just now may be a person's redrive, whose letter is about to go.
+        due = [
+            item
+            for item, task in zip(batch, tasks, strict=True)
+            if task and not task.status.is_terminal and task.updated_at < before
+        ]
+        seen_to = {
+            item.message_id
+            for item, task in zip(batch, tasks, strict=True)
+            if task is None or task.status.is_terminal
+        }
+        verdicts = await self._backend.store.bury(due) if due else []
+        for item, verdict in zip(due, verdicts, strict=True):
+            if isinstance(verdict, Recorded):
+                self._buried += 1
+                seen_to.add(item.message_id)
+                logger.warning("task %s is %s: %s", item.task_id, verdict.status, item.reason)
+        return seen_to
 
     async def _expire(self) -> None:
         if not self._retention:

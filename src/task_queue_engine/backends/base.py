@@ -24,6 +24,7 @@ from typing import Protocol
 
 from task_queue_engine.lifecycle import (
     AttemptWrite,
+    Burial,
     CancelVerdict,
     ClaimRequest,
     ClaimVerdict,
@@ -207,6 +208,12 @@ class TaskQueue(Protocol):
         """Delete all dead letters; returns how many (approximate where depth is)."""
         ...
 
+    async def buried(self) -> Sequence[Burial]:
+        """Dead letters that nobody wrote: the queue itself moved them there, because they were
+        received too often. As of the last look, which a call repeats where something may have
+        changed; they stay where they are. Empty where a queue does no such thing."""
+        ...
+
 
 # --- store ----------------------------------------------------------------------------------
 
@@ -359,6 +366,10 @@ class TaskStore(Protocol):
 
     async def reclaim(self, items: Sequence[tuple[str, int]]) -> list[RecordVerdict]:
         """(task id, attempt) pairs of orphaned attempts; see `lifecycle.decide_reclaim`."""
+        ...
+
+    async def bury(self, items: Sequence[Burial]) -> list[RecordVerdict]:
+        """End tasks whose message the queue has given up; see `lifecycle.decide_bury`."""
         ...
 
     async def expire(self, *, finished_before: datetime, limit: int) -> int:

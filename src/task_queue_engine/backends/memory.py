@@ -59,6 +59,7 @@ from task_queue_engine.clock import Clock, SystemClock
 from task_queue_engine.errors import BackendUnavailable
 from task_queue_engine.lifecycle import (
     AttemptWrite,
+    Burial,
     CancelVerdict,
     ClaimRequest,
     ClaimVerdict,
@@ -205,6 +206,7 @@ class MemoryQueue:
         self._name = name
         self._messages: dict[str, _Stored] = {}
         self._dead: dict[str, DeadLetter] = {}
+        self._given_up: dict[str, Burial] = {}
         self._duplicates: deque[Delivery] = deque()
         self._changed = trio.Event()
 
@@ -333,6 +335,7 @@ class MemoryQueue:
 
     async def delete_dead(self, letters: Sequence[DeadLetter]) -> list[QueueVerdict]:
         def remove(letter: DeadLetter) -> QueueVerdict:
+            self._given_up.pop(letter.id, None)
             return Done() if self._dead.pop(letter.id, None) is not None else LeaseLost()
 
         return await self._write("delete_dead", letters, remove)
@@ -341,9 +344,32 @@ class MemoryQueue:
         def purge() -> int:
             count = len(self._dead)
             self._dead.clear()
+            self._given_up.clear()
             return count
 
         return await self._backend.call("purge_dead", purge)
+
+    async def buried(self) -> list[Burial]:
+        return await self._backend.call("buried", lambda: list(self._given_up.values()))
+
+    def give_up_messages(self) -> None:
+        """For tests: all messages move to the dead-letter queue by themselves, as SQS moves what
+        was received too often."""
+        reason = "given up by the queue"
+        for message in self._messages.values():
+            self._given_up[message.id] = Burial(
+                task_id=message.task_id, message_id=message.id, reason=reason
+            )
+            self._dead[message.id] = DeadLetter(
+                id=message.id,
+                task_id=message.task_id,
+                task_type="",
+                reason=reason,
+                error=None,
+                attempts=0,
+                at=self._now(),
+            )
+        self._messages.clear()
 
     def wake(self) -> None:
         """Let whoever waits in `receive` look again."""
@@ -361,6 +387,8 @@ class MemoryQueue:
         self._messages.clear()
 
     def why_stranded(self, row: Row) -> StrandedKind | None:
+        if any(burial.task_id == row.task.id for burial in self._given_up.values()):
+            return None  # whose letter lies there is not stranded: `buried` tells
         if row.task.status is TaskStatus.PROCESSING:
             return None if row.message_id in self._messages else StrandedKind.ORPHANED
         if row.due_at is not None:
@@ -589,6 +617,16 @@ class MemoryStore:
             lambda item, now: (
                 item[0],
                 lifecycle.decide_reclaim(self._rows.get(item[0]), item[1], now),
+            ),
+        )
+
+    async def bury(self, items: Sequence[Burial]) -> list[RecordVerdict]:
+        return await self._decide(
+            "bury",
+            items,
+            lambda item, now: (
+                item.task_id,
+                lifecycle.decide_bury(self._rows.get(item.task_id), item, now),
             ),
         )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from task_queue_engine._version import __version__
+from task_queue_engine.cli.commands.aws import doctor, provision
 from task_queue_engine.cli.commands.dead_letters import dlq
 from task_queue_engine.cli.commands.metrics import metrics
 from task_queue_engine.cli.commands.services import api, serve, worker
@@ -39,7 +40,20 @@ def main() -> None:
     """
 
 
-for command in (serve, api, worker, submit, status, list_, cancel, retry, dlq, metrics):
+for command in (
+    serve,
+    api,
+    worker,
+    submit,
+    status,
+    list_,
+    cancel,
+    retry,
+    dlq,
+    metrics,
+    provision,
+    doctor,
+):
     main.add_command(command)
 
 __all__ = ["main"]

@@ -12,8 +12,17 @@ from task_queue_engine.errors import ConfigurationError
 def create_backend(settings: Settings, clock: Clock) -> Backend:
     """Raises ConfigurationError."""
     if settings.uses_aws:
-        raise ConfigurationError(
-            "the SQS and DynamoDB backend is not part of this version; unset it to use SQLite",
-            variable="SQS_QUEUE_URL",
-        )
+        return _aws_backend(settings, clock)
     return SqliteBackend(settings.database, clock=clock)
+
+
+def _aws_backend(settings: Settings, clock: Clock) -> Backend:
+    try:
+        # Its libraries are an extra, and take a while to load.
+        from task_queue_engine.backends.aws.backend import AwsBackend
+    except ModuleNotFoundError as error:
+        raise ConfigurationError(
+            f"is set, but SQS and DynamoDB need {error.name}: pip install 'task-queue-engine[aws]'",
+            variable="SQS_QUEUE_URL",
+        ) from error
+    return AwsBackend.from_settings(settings, clock=clock)

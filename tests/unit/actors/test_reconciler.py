@@ -196,3 +196,34 @@ async def test_without_a_retention_nothing_is_deleted(backend: MemoryBackend) ->
     async with reconciling(backend):
         await trio.sleep(80_000)
         assert backend.faults.calls["expire"] == 0
+
+
+async def test_a_task_whose_message_the_queue_gave_up_fails(backend: MemoryBackend) -> None:
+    async with reconciling(backend) as reconciler:
+        attempt = await in_hand(backend)
+        backend.queue("default").give_up_messages()
+        await trio.sleep(PATIENCE - 1)
+        assert status(backend, attempt.task.id) is TaskStatus.PROCESSING
+        await trio.sleep(FOUND - PATIENCE)
+
+        (task,) = await backend.store.get([attempt.task.id])
+        assert task is not None
+        assert task.status is TaskStatus.FAILED
+        assert task.error is not None
+        assert task.error.message == "given up by the queue"
+        assert reconciler.statistics().buried == 1
+        (letter,) = (await backend.queue("default").list_dead(limit=10)).letters
+        assert letter.task_id == task.id, "and the dead letter is still there"
+
+
+async def test_a_redriven_task_is_left_alone_while_its_old_letter_goes(
+    backend: MemoryBackend,
+) -> None:
+    queue = backend.queue("default")
+    async with reconciling(backend):
+        attempt = await in_hand(backend)
+        queue.give_up_messages()
+        await trio.sleep(FOUND)
+        await backend.store.reopen([attempt.task.id])
+        await trio.sleep(PATIENCE - 1)
+        assert status(backend, attempt.task.id) is TaskStatus.PENDING

@@ -40,6 +40,7 @@ from task_queue_engine.clock import Clock
 from task_queue_engine.errors import BackendUnavailable
 from task_queue_engine.lifecycle import (
     AttemptWrite,
+    Burial,
     CancelVerdict,
     ClaimRequest,
     ClaimVerdict,
@@ -202,6 +203,12 @@ class SqliteStore:
             return lambda row, now: lifecycle.decide_reclaim(row, attempt, now)
 
         return await self._decide([(task_id, reclaim(attempt)) for task_id, attempt in items])
+
+    async def bury(self, items: Sequence[Burial]) -> list[RecordVerdict]:
+        def bury(burial: Burial) -> Decide[RecordVerdict]:
+            return lambda row, now: lifecycle.decide_bury(row, burial, now)
+
+        return await self._decide([(item.task_id, bury(item)) for item in items])
 
     async def schedule(self, items: Sequence[tuple[str, datetime | None]]) -> None:
         # The last one counts where a task is named twice.

@@ -1,0 +1,1 @@
+"""SQS as the queue, DynamoDB as the task store. The only package that imports an AWS library."""

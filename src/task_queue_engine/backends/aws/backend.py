@@ -1,0 +1,223 @@
+"""The AWS backend: SQS as the queue, DynamoDB as the task store."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from datetime import datetime
+from typing import Protocol, Self
+
+from task_queue_engine.backends.aws.batches import as_unavailable
+from task_queue_engine.backends.aws.client import AwsClient
+from task_queue_engine.backends.aws.dynamodb import DynamoStore
+from task_queue_engine.backends.aws.environment import adopt_env_file
+from task_queue_engine.backends.aws.errors import AwsRequestFailed
+from task_queue_engine.backends.aws.queue_urls import (
+    QueueUrls,
+    check_queue_url,
+    region_of,
+    sibling,
+    urls_by_name,
+)
+from task_queue_engine.backends.aws.sqs import SqsQueue
+from task_queue_engine.backends.aws.startup import (
+    check_queue,
+    check_regions,
+    redrive_policy,
+)
+from task_queue_engine.backends.base import BackendInfo, StrandedPage, TaskStore
+from task_queue_engine.clock import Clock, SystemClock
+from task_queue_engine.config import Settings
+from task_queue_engine.errors import BackendUnavailable, ConfigurationError
+
+logger = logging.getLogger("task_queue_engine.aws")
+
+
+class AwsStore(TaskStore, Protocol):
+    """What the backend needs of its store besides the tasks."""
+
+    def open(self) -> AbstractAsyncContextManager[None]:
+        """Inside the client's own. Raises ConfigurationError or BackendRefused when the table
+        cannot be used."""
+        ...
+
+    async def ping(self) -> None:
+        """Raises BackendUnavailable when no task could be written."""
+        ...
+
+    async def stranded(
+        self,
+        queue: str,
+        *,
+        before: datetime,
+        sent_before: datetime | None,
+        limit: int,
+        cursor: str | None = None,
+    ) -> StrandedPage:
+        """As `Backend.stranded`, where messages cannot be asked for.
+
+        Args:
+            sent_before: messages sent before this have been received or are lost; None where
+                nothing is known of them.
+        """
+        ...
+
+
+class AwsBackend:
+    """
+    Args:
+        client: opened and closed with the backend.
+        urls: of the queue called `queue_name`; others lie beside it, see `urls_by_name`.
+    """
+
+    def __init__(
+        self,
+        *,
+        client: AwsClient,
+        urls: QueueUrls,
+        store: AwsStore,
+        queue_name: str,
+        clock: Clock | None = None,
+    ) -> None:
+        self._client = client
+        self._urls = urls
+        self._store = store
+        self._queue_name = queue_name
+        self._clock: Clock = clock or SystemClock()
+        self._queues: dict[str, SqsQueue] = {}
+        self._is_open = False
+
+    @classmethod
+    def from_settings(cls, settings: Settings, *, clock: Clock | None = None) -> Self:
+        """
+        What a `.env` file says about AWS (credentials, endpoints) is put into the environment,
+        where botocore looks for it.
+
+        Raises:
+            ConfigurationError: naming the variable that is missing or wrong.
+        """
+        adopt_env_file()
+        urls = queue_urls(settings)
+        if settings.dynamodb_table is None:
+            raise ConfigurationError(
+                "is not set: the name of the table of tasks (tqe provision makes one)",
+                variable="DYNAMODB_TABLE",
+            )
+        client = AwsClient(region=region_for(settings, urls), clock=clock)
+        store = DynamoStore(
+            client,
+            table_name=settings.dynamodb_table,
+            clock=clock,
+            writes=settings.dynamodb_writes,
+            retention=settings.retention,
+        )
+        return cls(client=client, urls=urls, store=store, queue_name=settings.queue, clock=clock)
+
+    @property
+    def client(self) -> AwsClient:
+        return self._client
+
+    @property
+    def store(self) -> AwsStore:
+        return self._store
+
+    @property
+    def info(self) -> BackendInfo:
+        return BackendInfo(name="aws", detail=f"{self._urls.queue}, {self._store}")
+
+    def queue(self, name: str) -> SqsQueue:
+        if name not in self._queues:
+            urls = urls_by_name(self._urls, self._queue_name, name)
+            self._queues[name] = queue = SqsQueue(name, urls, self._client, clock=self._clock)
+            queue.attach(is_open=self._is_open)
+        return self._queues[name]
+
+    def open(self) -> AbstractAsyncContextManager[None]:
+        return self._opened()
+
+    @asynccontextmanager
+    async def _opened(self) -> AsyncIterator[None]:
+        async with self._client.open():
+            await self._check_queues()
+            async with self._store.open():
+                self._attach(is_open=True)
+                try:
+                    yield
+                finally:
+                    self._attach(is_open=False)
+
+    def _attach(self, *, is_open: bool) -> None:
+        self._is_open = is_open
+        for queue in self._queues.values():
+            queue.attach(is_open=is_open)
+
+    async def _check_queues(self) -> None:
+        """One line about whatever is wrong with the queues, before any work is taken."""
+        check_regions(self._client, self._urls)
+        attributes = await check_queue(self._client, self._urls.queue, variable="SQS_QUEUE_URL")
+        arn, max_receives = redrive_policy(attributes)
+        if arn is None:
+            logger.warning(
+                "%s has no redrive policy: a message that kills its process is received forever",
+                self._urls.queue,
+            )
+        dead = await check_queue(self._client, self._urls.dead, variable="SQS_DLQ_URL")
+        if arn is not None and arn != dead["QueueArn"]:
+            logger.warning(
+                "the redrive policy of %s moves messages to %s, which is not SQS_DLQ_URL",
+                self._urls.queue,
+                arn,
+            )
+        max_bytes = attributes.get("MaximumMessageSize")
+        self.queue(self._queue_name).configure(
+            max_receives=max_receives, max_bytes=int(max_bytes) if max_bytes else None
+        )
+
+    async def ping(self) -> None:
+        if not self._is_open:
+            raise BackendUnavailable("the backend is not open")
+        parameters = {"QueueUrl": self._urls.queue, "AttributeNames": ["QueueArn"]}
+        try:
+            await self._client.call("sqs", "GetQueueAttributes", parameters)
+        except AwsRequestFailed as error:
+            raise as_unavailable(error) from error
+        await self._store.ping()
+
+    async def stranded(
+        self, queue: str, *, before: datetime, limit: int, cursor: str | None = None
+    ) -> StrandedPage:
+        if not self._is_open:
+            raise BackendUnavailable("the backend is not open")
+        return await self._store.stranded(
+            queue,
+            before=before,
+            sent_before=self.queue(queue).received_up_to(),
+            limit=limit,
+            cursor=cursor,
+        )
+
+
+def queue_urls(settings: Settings) -> QueueUrls:
+    """
+    Raises:
+        ConfigurationError: SQS_QUEUE_URL or SQS_DLQ_URL is missing or no URL of a queue.
+    """
+    if settings.sqs_queue_url is None:
+        raise ConfigurationError("is not set", variable="SQS_QUEUE_URL")
+    queue = check_queue_url(settings.sqs_queue_url, variable="SQS_QUEUE_URL")
+    if settings.sqs_dlq_url is None:
+        raise ConfigurationError(
+            "is not set: the dead-letter queue's URL, "
+            f"{sibling(queue, 'NAME')} (tqe provision makes one)",
+            variable="SQS_DLQ_URL",
+        )
+    dead = check_queue_url(settings.sqs_dlq_url, variable="SQS_DLQ_URL")
+    if dead == queue:
+        raise ConfigurationError("is the queue itself", variable="SQS_DLQ_URL")
+    return QueueUrls(queue, dead)
+
+
+def region_for(settings: Settings, urls: QueueUrls) -> str | None:
+    """AWS_REGION, else the region the queue's URL names; None leaves it to the AWS profile."""
+    return settings.aws_region or region_of(urls.queue)

@@ -1,0 +1,554 @@
+"""The task store on DynamoDB.
+
+From here inwards: `operations` (what is asked of a row), `changes` (blind writes, decisions,
+conflicts), `writes` (conditional writes as data), `writers` (how they are sent), `items` and
+`table` (what is stored); `listing`, `scans` and `counters` beside them; `calls` at the edge.
+docs/adr/0014 says what each operation costs.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from functools import partial
+from typing import Any, Literal
+
+import trio
+
+from task_queue_engine.backends.aws import listing, scans, table
+from task_queue_engine.backends.aws.calls import TableCalls
+from task_queue_engine.backends.aws.changes import Changer
+from task_queue_engine.backends.aws.client import AwsClient
+from task_queue_engine.backends.aws.concurrently import gather
+from task_queue_engine.backends.aws.counters import Counters, CountRepair
+from task_queue_engine.backends.aws.errors import AwsRequestFailed
+from task_queue_engine.backends.aws.items import (
+    Item,
+    MalformedItem,
+    id_of_position,
+    item_size,
+    new_item,
+    to_task,
+    token_of,
+)
+from task_queue_engine.backends.aws.operations import (
+    Burying,
+    Cancelling,
+    Claiming,
+    Reclaiming,
+    Recording,
+    Reopening,
+)
+from task_queue_engine.backends.aws.unanswered import Token, Tokens
+from task_queue_engine.backends.aws.usage import Meter, Usage
+from task_queue_engine.backends.aws.writers import (
+    Answer,
+    Applied,
+    ConditionFailed,
+    Invalid,
+    Unanswered,
+    make_writer,
+)
+from task_queue_engine.backends.aws.writes import Insert, mark_due, remove
+from task_queue_engine.backends.base import (
+    AlreadyExists,
+    Counts,
+    Created,
+    CreateVerdict,
+    ListQuery,
+    NewTask,
+    StrandedPage,
+    TaskPage,
+    TooLarge,
+    TryAgain,
+)
+from task_queue_engine.backends.cursors import check_limit, decode_cursor, encode_cursor
+from task_queue_engine.clock import Clock, SystemClock
+from task_queue_engine.errors import BackendUnavailable, InvalidQuery
+from task_queue_engine.lifecycle import (
+    AttemptWrite,
+    Burial,
+    CancelVerdict,
+    ClaimRequest,
+    ClaimVerdict,
+    Progress,
+    RecordVerdict,
+    ReopenVerdict,
+    Row,
+    Started,
+)
+from task_queue_engine.task import Task, TaskStatus
+
+logger = logging.getLogger("task_queue_engine.dynamodb")
+
+_REQUEST_TIMEOUT = 4.0
+_CALL_TIMEOUT = 8.0
+"""Of a write with all its retries; what a shutdown may have to wait for while DynamoDB hangs."""
+
+ORPHANED_AFTER = timedelta(hours=12, minutes=10)
+"""The longest a message can be kept invisible (SQS API reference, ChangeMessageVisibility), and
+10 minutes for clocks that disagree."""
+
+_REMEMBERED_TYPES = 50_000
+
+
+@dataclass(frozen=True, slots=True)
+class StoreStatistics:
+    """What the store has asked of DynamoDB since it was made."""
+
+    by_operation: dict[str, Usage] = field(default_factory=dict)
+    """Methods of the store, and "counters", "repair_counts". Requests are calls: the client's own
+    statistics count its retries."""
+    by_task_type: dict[str, Usage] = field(default_factory=dict)
+    """Writes of tasks, as far as their type was known here."""
+
+
+class DynamoStore:
+    """All queues' tasks, in one table.
+
+    Args:
+        client: open while the store is.
+        table_name: a table as in `table.create_table_parameters`.
+        writes: "batch", or "single" for servers without PartiQL.
+        retention: seconds after which DynamoDB's TTL may delete a finished task; with 0 it never
+            does, and `expire` deletes.
+        flush_interval, repair_interval: of the counters, in seconds; see `counters`.
+        orphaned_after: how old an attempt must be to be given up; see `stranded`.
+        concurrency: write requests at once, and as many reads.
+    """
+
+    max_batch = 100
+
+    def __init__(
+        self,
+        client: AwsClient,
+        *,
+        table_name: str,
+        clock: Clock | None = None,
+        writes: Literal["batch", "single"] = "batch",
+        retention: float = 0.0,
+        flush_interval: float = 5.0,
+        repair_interval: float = 24 * 3600.0,
+        orphaned_after: timedelta = ORPHANED_AFTER,
+        concurrency: int = 16,
+        rng: random.Random | None = None,
+    ) -> None:
+        rng = rng or random.Random()  # noqa: S311  # jitter, not a secret
+        self._clock: Clock = clock or SystemClock()
+        self._retention = retention
+        self._orphaned_after = orphaned_after
+        self._calls = TableCalls(
+            client,
+            table=table_name,
+            concurrency=concurrency,
+            timeout=_REQUEST_TIMEOUT,
+            rng=rng,
+        )
+        self._counters = Counters(
+            self._calls,
+            now=self._clock.now,
+            count_rows=partial(scans.count_rows, self._calls),
+            flush_interval=flush_interval,
+            repair_interval=repair_interval,
+            rng=rng,
+        )
+        self._tokens = Tokens()
+        self._writer = make_writer(writes, self._calls)
+        self._changer = Changer(
+            calls=self._calls,
+            writer=self._writer,
+            tokens=self._tokens,
+            count=self._counters.move,
+            pay=self._pay,
+            now=self._clock.now,
+            retention=retention,
+            timeout=_CALL_TIMEOUT,
+        )
+        self._meters: dict[str, Meter] = {}
+        # Of what is running here: a record names no type.
+        self._types: OrderedDict[str, str] = OrderedDict()
+
+    def __str__(self) -> str:
+        return f"table {self._calls.table}"
+
+    def statistics(self) -> StoreStatistics:
+        return StoreStatistics(
+            by_operation=self._calls.usage(),
+            by_task_type={name: meter.snapshot() for name, meter in self._meters.items()},
+        )
+
+    # --- opening ----------------------------------------------------------------------------
+
+    def open(self) -> AbstractAsyncContextManager[None]:
+        """Check the table, then keep its counters until the block is left.
+
+        Raises:
+            ConfigurationError, BackendRefused: it cannot be used, and why.
+            BackendUnavailable: throttled or failing; another try may help.
+        """
+        return self._opened()
+
+    @asynccontextmanager
+    async def _opened(self) -> AsyncIterator[None]:
+        await self._check()
+        failure: BaseException | None = None
+        self._calls.is_open = True
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._counters.run)
+                try:
+                    yield
+                except BaseException as error:  # noqa: BLE001  # raised below, not in a group
+                    failure = error
+                nursery.cancel_scope.cancel()
+        finally:
+            try:
+                await self._counters.close()
+            finally:
+                self._calls.is_open = False
+        if failure is not None:
+            raise failure
+
+    async def _check(self) -> None:
+        name = self._calls.table
+        key = _key(table.counter_ids()[0])
+        await self._calls.check("GetItem", key, lacking=f"there is no table {name} with the key id")
+        await gather([partial(self._check_index, index) for index in table.INDEXES])
+
+    async def _check_index(self, index: table.Index) -> None:
+        query = {
+            "IndexName": index.name,
+            "KeyConditionExpression": "#key = :none",
+            "ExpressionAttributeNames": {"#key": index.hash_key},
+            "ExpressionAttributeValues": {":none": {"S": "none"}},
+            "Limit": 1,
+        }
+        lacking = f"table {self._calls.table} has no index {index.name} on {index.hash_key}"
+        await self._calls.check("Query", query, lacking=lacking)
+
+    async def ping(self) -> None:
+        """A write that changes nothing. Raises BackendUnavailable with the reason where no task
+        could be written."""
+        removal = {
+            "TableName": self._calls.table,
+            **_key(table.counter_ids()[0]),
+            "UpdateExpression": "REMOVE #nothing",
+            "ExpressionAttributeNames": {"#nothing": "ping"},
+        }
+        try:
+            await self._calls.write("ping", "UpdateItem", removal)
+        except AwsRequestFailed as error:
+            raise BackendUnavailable(f"table {self._calls.table}: {error}") from error
+
+    # --- writes -----------------------------------------------------------------------------
+
+    async def create(self, tasks: Sequence[NewTask]) -> list[CreateVerdict]:
+        self._calls.count("create", len(tasks))
+        await trio.lowlevel.checkpoint_if_cancelled()
+        verdicts: dict[int, CreateVerdict] = {}
+        waves: list[dict[int, _Creating]] = []
+        seen: dict[str, int] = {}
+        for index, new in enumerate(tasks):
+            creating = self._prepare(new)
+            if isinstance(creating, TooLarge):
+                verdicts[index] = creating
+                continue
+            wave = seen[new.task.id] = seen.get(new.task.id, -1) + 1
+            if wave == len(waves):
+                waves.append({})
+            waves[wave][index] = creating
+        unanswered: list[BackendUnavailable] = []
+        with trio.CancelScope(shield=True, deadline=trio.current_time() + _CALL_TIMEOUT):
+            for each in waves:
+                await self._create(each, verdicts, unanswered)
+        for wave_of in waves:
+            for index, creating in wave_of.items():
+                if index not in verdicts:
+                    self._tokens.remember(creating.question, creating.token)
+        if len(verdicts) < len(tasks):
+            reason = unanswered[0] if unanswered else BackendUnavailable("DynamoDB did not answer")
+            if not any(isinstance(verdict, Created) for verdict in verdicts.values()):
+                raise reason
+            return [verdicts.get(index, TryAgain(str(reason))) for index in range(len(tasks))]
+        return [verdicts[index] for index in range(len(tasks))]
+
+    def _prepare(self, new: NewTask) -> _Creating | TooLarge:
+        token = self._tokens.take(("create", new.task.id))
+        item = new_item(
+            Row(task=new.task, due_at=new.due_at), token=token.text, retention=self._retention
+        )
+        size = item_size(item)
+        limit = table.MAX_ITEM_BYTES - table.RESERVED_BYTES
+        if size > limit:
+            # In terms of what the user can change.
+            payload = item_size({"payload": item["payload"]})
+            return TooLarge(payload, max(0, limit - (size - payload)))
+        return _Creating(new.task, token, item)
+
+    async def _create(
+        self,
+        wave: dict[int, _Creating],
+        verdicts: dict[int, CreateVerdict],
+        unanswered: list[BackendUnavailable],
+    ) -> None:
+        answers = await self._writer.write(
+            "create", [Insert(item=creating.item) for creating in wave.values()]
+        )
+        for (index, creating), answer in zip(wave.items(), answers, strict=True):
+            self._pay(creating.task.type, creating.task.id, answer)
+            match answer.result:
+                case Applied():
+                    self._counters.move(None, TaskStatus.PENDING)
+                    verdicts[index] = Created()
+                case ConditionFailed(item):
+                    verdicts[index] = self._judge_existing(creating, item)
+                case Invalid(message):
+                    verdicts[index] = TryAgain(message)
+                case Unanswered(reason):
+                    unanswered.append(reason)
+
+    def _judge_existing(self, creating: _Creating, item: Item | None) -> CreateVerdict:
+        if item is None:
+            return TryAgain(f"task {creating.task.id} existed and was deleted meanwhile")
+        if token_of(item) == creating.token.text:
+            # Written by a try whose answer was lost; perhaps for an earlier submission with the
+            # same idempotency key.
+            self._counters.move(None, TaskStatus.PENDING)
+            if all(item.get(name) == creating.item.get(name) for name in _SUBMITTED):
+                return Created()
+        try:
+            return AlreadyExists(to_task(item))
+        except MalformedItem as error:
+            return TryAgain(f"the item of task {creating.task.id} is malformed: {error}")
+
+    async def claim(self, requests: Sequence[ClaimRequest]) -> list[ClaimVerdict]:
+        verdicts = await self._changer.carry_out("claim", [Claiming(each) for each in requests])
+        for verdict in verdicts:
+            if isinstance(verdict, Started):
+                self._types[verdict.task.id] = verdict.task.type
+        while len(self._types) > _REMEMBERED_TYPES:
+            self._types.popitem(last=False)
+        return verdicts
+
+    async def record(self, writes: Sequence[AttemptWrite]) -> list[RecordVerdict]:
+        verdicts = await self._changer.carry_out(
+            "record", [Recording(write, self._retention) for write in writes]
+        )
+        for write in writes:
+            if not isinstance(write, Progress):
+                self._types.pop(write.task_id, None)
+        return verdicts
+
+    async def cancel(self, task_ids: Sequence[str]) -> list[CancelVerdict]:
+        return await self._changer.carry_out("cancel", [Cancelling(each) for each in task_ids])
+
+    async def reopen(self, task_ids: Sequence[str]) -> list[ReopenVerdict]:
+        return await self._changer.carry_out("reopen", [Reopening(each) for each in task_ids])
+
+    async def reclaim(self, items: Sequence[tuple[str, int]]) -> list[RecordVerdict]:
+        return await self._changer.carry_out(
+            "reclaim", [Reclaiming(task_id, attempt) for task_id, attempt in items]
+        )
+
+    async def bury(self, items: Sequence[Burial]) -> list[RecordVerdict]:
+        return await self._changer.carry_out("bury", [Burying(each) for each in items])
+
+    async def schedule(self, items: Sequence[tuple[str, datetime | None]]) -> None:
+        self._calls.count("schedule", len(items))
+        # Of several for one task the last one counts.
+        updates = [mark_due(task_id, due_at) for task_id, due_at in dict(items).items()]
+        answers = await self._writer.write("schedule", updates, explain=False)
+        for answer in answers:
+            if isinstance(answer.result, Unanswered):
+                raise answer.result.reason
+
+    async def expire(self, *, finished_before: datetime, limit: int) -> int:
+        """With a retention this is left to DynamoDB's TTL, which deletes for free, and nothing is
+        done here; the counters follow at their next repair."""
+        if self._retention:
+            await trio.lowlevel.checkpoint()
+            return 0
+        ended = await scans.find_ended(self._calls, ended_before=finished_before, limit=limit)
+        deleted = 0
+        with trio.CancelScope(shield=True, deadline=trio.current_time() + _CALL_TIMEOUT):
+            for start in range(0, len(ended), self.max_batch):
+                chunk = ended[start : start + self.max_batch]
+                answers = await self._writer.write(
+                    "expire", [remove(*each) for each in chunk], explain=False
+                )
+                for (_, status, _), answer in zip(chunk, answers, strict=True):
+                    if isinstance(answer.result, Applied) and answer.result.item is not None:
+                        self._counters.move(status, None)
+                        deleted += 1
+        self._calls.count("expire", deleted)
+        return deleted
+
+    async def flush_counts(self) -> None:
+        """Write down now what the counters do not hold yet, for other processes to see.
+
+        Raises:
+            BackendUnavailable: it is tried again later.
+        """
+        await self._counters.flush()
+
+    async def repair_counts(self) -> CountRepair:
+        """Count the index and correct the counters; see `counters`. Costs about 0.04 read units
+        for each task in the table.
+
+        Raises:
+            BackendUnavailable
+        """
+        return await self._counters.repair()
+
+    # --- reads ------------------------------------------------------------------------------
+
+    async def get(self, task_ids: Sequence[str]) -> list[Task | None]:
+        self._calls.count("get", len(task_ids))
+        found = await self._calls.get("get", task_ids)
+        tasks = {
+            task_id: row.task
+            for task_id, item in found.items()
+            if (row := scans.row_of(item)) is not None
+        }
+        return [tasks.get(task_id) for task_id in task_ids]
+
+    async def list_tasks(self, query: ListQuery) -> TaskPage:
+        check_limit(query.limit)
+        below = None
+        if query.cursor is not None:
+            (below,) = decode_cursor(query.cursor, "tasks", tuple[str])
+            _check_position(below)
+        page = await listing.find(self._calls, query, below)
+        # The index has said which; a moment's staleness is no worse than its own.
+        found = await self._calls.get("list_tasks", page.task_ids, consistent=False)
+        tasks = tuple(
+            row.task
+            for task_id in page.task_ids
+            if (item := found.get(task_id)) is not None
+            and (row := scans.row_of(item)) is not None
+            and query.status in (None, row.task.status)
+        )
+        self._calls.count("list_tasks", len(tasks))
+        cursor = None if page.next_below is None else encode_cursor("tasks", (page.next_below,))
+        return TaskPage(tasks=tasks, next_cursor=cursor)
+
+    async def counts(self) -> Counts:
+        return await self._counters.read()
+
+    async def cancel_requested(self, task_ids: Sequence[str]) -> list[bool]:
+        """One look at a sparse index, whatever the number of tasks asked about."""
+        if not task_ids:
+            return []
+        self._calls.count("cancel_requested", len(task_ids))
+        asked = await scans.cancel_requests(self._calls)
+        return [task_id in asked for task_id in task_ids]
+
+    async def due(self, *, before: datetime, limit: int) -> list[Task]:
+        tasks = await scans.due_tasks(self._calls, before=before, limit=limit)
+        self._calls.count("due", len(tasks))
+        return tasks
+
+    async def stranded(
+        self,
+        queue: str,
+        *,
+        before: datetime,
+        sent_before: datetime | None,
+        limit: int,
+        cursor: str | None = None,
+    ) -> StrandedPage:
+        """A piece of the walk over unfinished tasks, for `Backend.stranded`.
+
+        SQS cannot be asked whether a message exists, so it goes by what times can tell:
+
+        - UNSENT: PENDING, not left to the scheduler, ready since before `before` and before
+          `sent_before`. That its message is lost is a guess, and a wrong guess costs one extra
+          message. Each find is noted on the item: one engine acts on it, and the same task is
+          found again only after it has waited twice as long.
+        - ORPHANED: its attempt started more than `orphaned_after` ago. SQS lets nobody keep a
+          message invisible for more than 12 hours after its receipt, and an engine stops an
+          attempt whose lease is lost: no live attempt is that old.
+
+        Args:
+            sent_before: messages sent before this have been received or are lost; None where
+                nothing is known of them: then nothing is called UNSENT.
+
+        Raises:
+            InvalidQuery: a bad limit or cursor.
+            BackendUnavailable
+        """
+        check_limit(limit)
+        place = None
+        if cursor is not None:
+            place = decode_cursor(cursor, "stranded", tuple[str, str])
+            if place[0] not in scans.WALK:
+                raise InvalidQuery("is not a cursor of this listing", field="cursor")
+            if place[1]:
+                _check_position(place[1])
+        now = self._clock.now()
+        found, next_place = await scans.find_stranded(
+            self._calls,
+            self._writer,
+            queue=queue,
+            unsent_before=None if sent_before is None else min(before, sent_before),
+            orphaned_before=min(before, now - self._orphaned_after),
+            now=now,
+            limit=limit,
+            place=place,
+        )
+        self._calls.count("stranded", len(found))
+        return StrandedPage(
+            found=tuple(found),
+            next_cursor=None if next_place is None else encode_cursor("stranded", next_place),
+        )
+
+    # --- the price --------------------------------------------------------------------------
+
+    def _pay(self, task_type: str | None, task_id: str, answer: Answer) -> None:
+        if task_type is None:
+            task_type = self._types.get(task_id) or _type_in(answer)
+            if task_type is None:
+                return
+        meter = self._meters.get(task_type)
+        if meter is None:
+            meter = self._meters[task_type] = Meter()
+        meter.items += 1
+        meter.requests += answer.requests
+        meter.write_units += answer.units
+
+
+_SUBMITTED = ("type", "payload", "payload_encoding", "created_at")
+
+
+@dataclass(frozen=True, slots=True)
+class _Creating:
+    task: Task
+    token: Token
+    item: Item
+
+    @property
+    def question(self) -> tuple[str, str]:
+        return ("create", self.task.id)
+
+
+def _type_in(answer: Answer) -> str | None:
+    result = answer.result
+    if isinstance(result, Applied | ConditionFailed) and result.item is not None:
+        found: str | None = result.item.get("type", {}).get("S")
+        return found
+    return None
+
+
+def _key(item_id: str) -> dict[str, Any]:
+    return {"Key": {"id": {"S": item_id}}}
+
+
+def _check_position(text: str) -> None:
+    """Raises InvalidQuery for field "cursor" where it is none that DynamoDB could hold."""
+    if not 3 <= len(text) <= 200 or not id_of_position(text):
+        raise InvalidQuery("is not a cursor of this listing", field="cursor")

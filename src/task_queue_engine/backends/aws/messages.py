@@ -1,0 +1,255 @@
+"""What lies on a queue: a task's JSON with a few attributes, and how it is read back.
+
+The body is the task as the API returns it; the attributes `TaskType` (String) and `RetryCount`
+(Number) are the Go service's. Other programs put messages there too, so nothing about a message
+that was received is taken for granted.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
+
+import msgspec
+
+from task_queue_engine.backends.base import DeadLetter, DeadLettering, Delivery, Message
+from task_queue_engine.task import TaskError
+
+MAX_MESSAGE_BYTES: Final = 1_048_576
+"""1 MiB, for a message with its attributes and for a batch (Amazon SQS message quotas)."""
+
+SYSTEM_ATTRIBUTES: Final = ("ApproximateReceiveCount", "SentTimestamp")
+DEAD_LETTER_ATTRIBUTES: Final = ("TaskType", "Reason", "Error", "Attempts", "FailedAt")
+
+_MAX_ID_BYTES = 1024
+_UNREADABLE = "unreadable-message-"
+_MAX_REASON = 1024
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+# #x9 | #xA | #xD | #x20 to #xD7FF | #xE000 to #xFFFD | #x10000 to #x10FFFF (SendMessage).
+_NOT_ALLOWED = re.compile("[^\\t\\n\\r\\x20-\\ud7ff\\ue000-\\ufffd\\U00010000-\\U0010ffff]")
+# Of these, what JSON text can hold unescaped; escaped it is the same JSON.
+_ESCAPES = {"\ufffe": "\\ufffe", "\uffff": "\\uffff"}
+
+
+class _Named(msgspec.Struct):
+    """The members of a body that are looked at. Without an id it is not a task; a foreign program
+    may have left out, or made something else of, the others."""
+
+    id: str
+    type: Any = ""
+    retry_count: Any = 0
+
+    @property
+    def attributes(self) -> dict[str, Any]:
+        return _attributes(
+            TaskType=self.type if isinstance(self.type, str) else "",
+            RetryCount=self.retry_count if type(self.retry_count) is int else 0,
+        )
+
+
+_encode = msgspec.json.Encoder().encode
+_decode_named = msgspec.json.Decoder(_Named).decode
+_decode_error = msgspec.json.Decoder(TaskError).decode
+
+
+@dataclass(frozen=True, slots=True)
+class Outgoing:
+    """A message to be sent, and its size as SQS counts it."""
+
+    body: str
+    attributes: dict[str, Any]
+    delay: int = 0
+    """Whole seconds."""
+
+    @property
+    def size(self) -> int:
+        """Bytes: the body, and name, type and value of each attribute."""
+        return len(self.body.encode()) + sum(
+            len(name) + len(value["DataType"]) + len(value["StringValue"].encode())
+            for name, value in self.attributes.items()
+        )
+
+
+def outgoing(message: Message) -> Outgoing:
+    """A task as it is sent."""
+    task = message.task
+    return Outgoing(
+        _json_text(_encode(task)),
+        _attributes(TaskType=task.type, RetryCount=task.retry_count),
+        whole_seconds(message.delay),
+    )
+
+
+def fresh_copy(delivery: Delivery, delay: float) -> Outgoing:
+    """What was received, to be sent once more: a new message with no receives yet."""
+    named = _read(delivery.body)
+    return Outgoing(
+        delivery.body.decode(),
+        named.attributes if named else {},
+        whole_seconds(delay),
+    )
+
+
+def dead_letter(item: DeadLettering, *, max_bytes: int) -> Outgoing:
+    """The message as it was received, with why it died: `Reason`, `Error` (JSON with type, message
+    and traceback), `Attempts` and `FailedAt` (RFC 3339).
+
+    Over `max_bytes` the traceback is cut off, then the error's message.
+    """
+    body = item.delivery.body.decode()
+    reason = item.reason
+    if _read(item.delivery.body) is None:
+        reason = f"its body is not a task: {reason}"
+    attributes = _attributes(
+        TaskType=item.task_type,
+        RetryCount=item.attempts,
+        Reason=reason[:_MAX_REASON],
+        Attempts=item.attempts,
+        FailedAt=_write_time(item.at),
+    )
+    error = item.error
+    for shorter in (error, _cut(error, 2000), _cut(error, 0)):
+        if shorter is None:
+            break
+        with_error = attributes | _attributes(Error=_json_text(_encode(shorter)))
+        letter = Outgoing(body, with_error)
+        if letter.size <= max_bytes:
+            return letter
+    return Outgoing(body, attributes)
+
+
+def delivery(received: Mapping[str, Any]) -> Delivery:
+    """A message of ReceiveMessage's answer.
+
+    Where the body is not a task, the task id is one that no task has: claiming it finds nothing.
+    """
+    body = str(received.get("Body", "")).encode()
+    message_id = str(received["MessageId"])
+    named = _read(body)
+    count = received.get("Attributes", {}).get("ApproximateReceiveCount", "1")
+    return Delivery(
+        task_id=named.id if named else f"{_UNREADABLE}{message_id}",
+        message_id=message_id,
+        receipt=str(received["ReceiptHandle"]),
+        receive_count=int(count),
+        body=body,
+    )
+
+
+def sent_at(received: Mapping[str, Any]) -> datetime:
+    """When a message was first sent; a move to the dead-letter queue does not change it."""
+    milliseconds = received.get("Attributes", {}).get("SentTimestamp", "0")
+    return _EPOCH + timedelta(milliseconds=int(milliseconds))
+
+
+@dataclass(frozen=True, slots=True)
+class Letter:
+    """A message of the dead-letter queue."""
+
+    dead: DeadLetter
+    moved_by_sqs: bool
+    """Nobody wrote a reason on it: the redrive policy moved it."""
+
+
+def letter(received: Mapping[str, Any], *, max_receives: int) -> Letter:
+    """A message of ReceiveMessage's answer about the dead-letter queue.
+
+    Args:
+        max_receives: after how many receives the redrive policy moves a message.
+    """
+    attributes = {
+        name: str(value.get("StringValue", ""))
+        for name, value in (received.get("MessageAttributes") or {}).items()
+    }
+    it = delivery(received)
+    reason = attributes.get("Reason")
+    return Letter(
+        DeadLetter(
+            id=it.message_id,
+            task_id=it.task_id,
+            task_type=attributes.get("TaskType", ""),
+            reason=reason or moved_reason(max_receives),
+            error=_read_error(attributes.get("Error")),
+            attempts=_read_number(attributes.get("Attempts")),
+            at=_read_time(attributes.get("FailedAt")) or sent_at(received),
+            receipt=it.receipt,
+        ),
+        moved_by_sqs=reason is None,
+    )
+
+
+def moved_reason(max_receives: int) -> str:
+    return f"moved by SQS: received {max_receives} times and never settled, its process died"
+
+
+def whole_seconds(seconds: float) -> int:
+    """Rounded up: never early."""
+    return math.ceil(seconds)
+
+
+def _json_text(encoded: bytes) -> str:
+    text = encoded.decode()
+    for char, escape in _ESCAPES.items():
+        if char in text:
+            text = text.replace(char, escape)
+    return text
+
+
+def _attributes(**values: str | int) -> dict[str, Any]:
+    """SQS allows no empty value: what is empty is left out."""
+    return {
+        name: {"DataType": "Number", "StringValue": str(value)}
+        if isinstance(value, int)
+        else {"DataType": "String", "StringValue": _NOT_ALLOWED.sub("\ufffd", value)}
+        for name, value in values.items()
+        if value != ""
+    }
+
+
+def _read(body: bytes) -> _Named | None:
+    try:
+        named = _decode_named(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+    if not 0 < len(named.id.encode()) <= _MAX_ID_BYTES:
+        return None
+    return named
+
+
+def _cut(error: TaskError | None, length: int) -> TaskError | None:
+    if error is None:
+        return None
+    return TaskError(type=error.type[:200], message=error.message[:length])
+
+
+def _read_error(text: str | None) -> TaskError | None:
+    if text is None:
+        return None
+    try:
+        return _decode_error(text)
+    except msgspec.DecodeError:
+        return TaskError(type="", message=text)
+
+
+def _read_number(text: str | None) -> int:
+    try:
+        return int(text or 0)
+    except ValueError:
+        return 0
+
+
+def _write_time(at: datetime) -> str:
+    return at.astimezone(UTC).isoformat().replace("+00:00", "Z")
+
+
+def _read_time(text: str | None) -> datetime | None:
+    try:
+        at = datetime.fromisoformat(text or "")
+    except ValueError:
+        return None
+    return at.astimezone(UTC) if at.tzinfo else None

@@ -1,0 +1,139 @@
+"""The table: its keys, its indexes, its limits. Provisioning, templates, the store and the tests
+all read them here.
+
+Attribute names are those of the API's JSON (`task.Task`); the ones below exist for the indexes and
+for the store's own bookkeeping. docs/adr/0014 says why the table is as it is and what it costs.
+"""
+
+from __future__ import annotations
+
+import zlib
+from dataclasses import dataclass
+from typing import Any, Final
+
+from task_queue_engine.task import TaskStatus
+
+KEY: Final = "id"
+
+STATUS_SHARDS: Final = 10
+"""Partitions per status in `status-index`. A partition takes 1,000 write units a second (AWS,
+"Best practices for designing and using partition keys"), a task that runs writes 2 of PENDING and 2
+of PROCESSING: about 5,000 tasks/s. Engines that share a table must agree on it."""
+
+DUE_SHARDS: Final = 4
+"""Partitions of `due-index`: 2,000 scheduled tasks/s, and as many requests for one look at it."""
+
+COUNTER_SHARDS: Final = 4
+"""Items the counters are spread over. Each is read at every `counts()`."""
+
+MAX_ITEM_BYTES: Final = 400 * 1024
+"""Names and values together (AWS, "Quotas in Amazon DynamoDB")."""
+
+RESERVED_BYTES: Final = 16 * 1024
+"""Kept free at creation: a task that could be stored must also be able to start and to fail."""
+
+TTL_ATTRIBUTE: Final = "expires_at"
+"""Seconds since 1970, on finished tasks where a retention is set: DynamoDB deletes them
+for free."""
+
+COUNTER_PREFIX: Final = "@counts#"
+"""Ids of counter items. No task id has such a form."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Index:
+    """A global secondary index. All its keys are strings."""
+
+    name: str
+    hash_key: str
+    range_key: str | None = None
+    include: tuple[str, ...] = ()
+    """Projected besides the keys. Only what changes together with the index's own keys: anything
+    else would cost a write unit of the index at every change."""
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        return (self.hash_key,) if self.range_key is None else (self.hash_key, self.range_key)
+
+    @property
+    def key_schema(self) -> list[dict[str, str]]:
+        kinds = ("HASH", "RANGE")
+        return [
+            {"AttributeName": name, "KeyType": kind}
+            for name, kind in zip(self.keys, kinds, strict=False)
+        ]
+
+    @property
+    def projection(self) -> dict[str, Any]:
+        if not self.include:
+            return {"ProjectionType": "KEYS_ONLY"}
+        return {"ProjectionType": "INCLUDE", "NonKeyAttributes": list(self.include)}
+
+
+STATUS_INDEX: Final = Index(
+    name="status-index",
+    hash_key="status_shard",  # "PENDING#7"
+    range_key="position",  # "<created_at>#<id>"
+    include=("type", "queue", "status_at"),
+)
+DUE_INDEX: Final = Index(name="due-index", hash_key="due_shard", range_key="due_at")
+CANCEL_INDEX: Final = Index(name="cancel-index", hash_key="cancel_shard")
+
+INDEXES: Final = (STATUS_INDEX, DUE_INDEX, CANCEL_INDEX)
+
+CANCEL_SHARD: Final = "REQUESTED"
+"""The one value of `cancel_shard`: on running tasks that somebody has asked to cancel."""
+
+
+def create_table_parameters(name: str) -> dict[str, Any]:
+    """For CreateTable: on-demand capacity, the key, the indexes."""
+    attributes = sorted({KEY, *(key for index in INDEXES for key in index.keys)})
+    return {
+        "TableName": name,
+        "BillingMode": "PAY_PER_REQUEST",
+        "KeySchema": [{"AttributeName": KEY, "KeyType": "HASH"}],
+        "AttributeDefinitions": [
+            {"AttributeName": attribute, "AttributeType": "S"} for attribute in attributes
+        ],
+        "GlobalSecondaryIndexes": [
+            {
+                "IndexName": index.name,
+                "KeySchema": index.key_schema,
+                "Projection": index.projection,
+            }
+            for index in INDEXES
+        ],
+    }
+
+
+def time_to_live_parameters(name: str) -> dict[str, Any]:
+    """For UpdateTimeToLive."""
+    return {
+        "TableName": name,
+        "TimeToLiveSpecification": {"Enabled": True, "AttributeName": TTL_ATTRIBUTE},
+    }
+
+
+def shard_of(task_id: str, shards: int) -> int:
+    """The same everywhere and for good."""
+    return zlib.crc32(task_id.encode()) % shards
+
+
+def status_shard(status: TaskStatus, task_id: str) -> str:
+    return f"{status.value}#{shard_of(task_id, STATUS_SHARDS)}"
+
+
+def status_shards(status: TaskStatus) -> list[str]:
+    return [f"{status.value}#{shard}" for shard in range(STATUS_SHARDS)]
+
+
+def due_shard(task_id: str) -> str:
+    return f"DUE#{shard_of(task_id, DUE_SHARDS)}"
+
+
+def due_shards() -> list[str]:
+    return [f"DUE#{shard}" for shard in range(DUE_SHARDS)]
+
+
+def counter_ids() -> list[str]:
+    return [f"{COUNTER_PREFIX}{shard}" for shard in range(COUNTER_SHARDS)]

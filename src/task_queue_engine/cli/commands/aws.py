@@ -1,0 +1,122 @@
+"""provision, doctor."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import click
+import msgspec
+import trio
+
+from task_queue_engine.cli.failures import ExitCode
+from task_queue_engine.cli.options import debug_option
+from task_queue_engine.cli.output import Table
+from task_queue_engine.config import Settings
+from task_queue_engine.errors import ConfigurationError
+
+
+def _needs_aws() -> None:
+    """Its libraries are an extra."""
+    try:
+        import task_queue_engine.backends.aws.control  # noqa: F401  # only whether it is there
+    except ModuleNotFoundError as error:
+        raise ConfigurationError(
+            f"this needs {error.name}: pip install 'task-queue-engine[aws]'"
+        ) from error
+
+
+@click.command()
+@click.option(
+    "--name",
+    metavar="NAME",
+    help="Of queue and table; the dead-letter queue is NAME-dlq. [as in SQS_QUEUE_URL, "
+    "SQS_DLQ_URL and DYNAMODB_TABLE, else: tasks]",
+)
+@click.option("--dry-run", is_flag=True, help="Only say what would be done.")
+@click.option("--delete", "deletes", is_flag=True, help="Delete them, with everything in them.")
+@click.option("--yes", is_flag=True, help="With --delete: do not ask.")
+@click.option(
+    "--format",
+    "template",
+    type=click.Choice(["cloudformation", "terraform"]),
+    help="Write a template that makes the same, and touch nothing.",
+)
+@debug_option
+def provision(
+    name: str | None,
+    dry_run: bool,
+    deletes: bool,
+    yes: bool,
+    template: str | None,
+    debug: bool,
+) -> None:
+    """Create queue, dead-letter queue and table on AWS, or mend what differs.
+
+    Doing it again changes nothing. Prints the lines for .env.
+    """
+    _needs_aws()
+    from task_queue_engine.backends.aws import provision as provisioning
+    from task_queue_engine.backends.aws import templates
+    from task_queue_engine.backends.aws.control import Control
+    from task_queue_engine.backends.aws.environment import adopt_env_file
+    from task_queue_engine.backends.aws.resources import Names
+
+    settings = Settings()
+    names = Names.chosen(name, settings)
+    if template is not None:
+        make = templates.cloudformation if template == "cloudformation" else templates.terraform
+        click.echo(make(names), nl=False)
+        return
+    adopt_env_file()
+    control = Control(settings.aws_region)
+    if deletes:
+        if not (yes or dry_run):
+            _ask(f"Delete {names.queue}, {names.dead} and {names.table} in {control.region}?")
+        _show_steps(provisioning.delete(control, names, dry_run=dry_run), dry_run=dry_run)
+        return
+    done = provisioning.provision(control, names, dry_run=dry_run)
+    _show_steps(done.steps, dry_run=dry_run)
+    for variable, value in done.environment.items():
+        click.echo(f"{variable}={value}")
+
+
+def _ask(question: str) -> None:
+    if not sys.stdin.isatty():
+        raise click.UsageError("--yes is needed where nobody can be asked")
+    click.confirm(question, abort=True)
+
+
+def _show_steps(steps: list[Any], *, dry_run: bool) -> None:
+    """On stderr, so that the lines for .env can be sent to a file."""
+    rows = [[step.resource, step.action, step.detail] for step in steps]
+    header = ["RESOURCE", "WOULD BE" if dry_run else "IS", "DETAIL"]
+    click.echo(Table(header).text(rows), err=True)
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.option("--policy", "only_policy", is_flag=True, help="Print the IAM policy alone.")
+@debug_option
+@click.pass_context
+def doctor(context: click.Context, as_json: bool, only_policy: bool, debug: bool) -> None:
+    """Check AWS credentials, permissions, queues and table; print the least IAM policy needed.
+
+    Changes nothing. Exit code 2 where something has to be mended.
+    """
+    _needs_aws()
+    from task_queue_engine.backends.aws.doctor import Doctor
+    from task_queue_engine.backends.aws.environment import adopt_env_file
+    from task_queue_engine.backends.aws.resources import as_json as pretty
+
+    adopt_env_file()
+    found = trio.run(Doctor(Settings()).examine)
+    if only_policy:
+        click.echo(pretty(found.policy))
+    elif as_json:
+        click.echo(msgspec.json.encode(found).decode())
+    else:
+        rows = [[one.what, one.health, one.detail] for one in found.findings]
+        click.echo(Table(["CHECK", "HEALTH", "FOUND"]).text(rows))
+        click.echo(f"\nThe least IAM policy:\n{pretty(found.policy)}")
+    context.exit(ExitCode.OK if found.healthy else ExitCode.USAGE)
