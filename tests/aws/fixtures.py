@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from tests.aws.servers import LocalServer, NotAvailable, running
+from local_aws.servers import LocalServer, NotAvailable, running
 
 
 def require(name: str) -> LocalServer:

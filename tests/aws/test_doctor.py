@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
+from local_aws.servers import LocalServer
 from task_queue_engine.backends.aws.control import Control
 from task_queue_engine.backends.aws.doctor import Doctor, Examination, Finding, Health
 from task_queue_engine.backends.aws.provision import provision
@@ -17,7 +18,6 @@ from task_queue_engine.cli import main
 from task_queue_engine.config import Settings
 from tests.aws.client.canned import Answer, Request, answer, error, serving
 from tests.aws.fixtures import require
-from tests.aws.servers import LocalServer
 from tests.aws.sqs.opening import boto, client_of
 
 

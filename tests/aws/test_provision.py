@@ -10,6 +10,7 @@ import hcl2
 import pytest
 from click.testing import CliRunner
 
+from local_aws.servers import LocalServer
 from task_queue_engine.backends.aws import templates
 from task_queue_engine.backends.aws.control import Control
 from task_queue_engine.backends.aws.provision import Action, Step, delete, provision
@@ -19,7 +20,6 @@ from task_queue_engine.cli import main
 from task_queue_engine.config import Settings
 from task_queue_engine.errors import BackendRefused, BackendUnavailable, ConfigurationError
 from tests.aws.fixtures import require
-from tests.aws.servers import LocalServer
 from tests.aws.sqs.opening import boto
 
 

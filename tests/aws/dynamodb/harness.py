@@ -9,6 +9,7 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
 
+from local_aws.servers import LocalServer
 from task_queue_engine.backends.aws.dynamodb import DynamoStore
 from task_queue_engine.backends.aws.items import to_row
 from task_queue_engine.backends.base import BackendInfo, Stranded, StrandedPage
@@ -16,7 +17,6 @@ from task_queue_engine.backends.memory import MemoryBackend, MemoryQueue
 from task_queue_engine.clock import ManualClock
 from tests.aws.dynamodb.opening import Table, create_table, open_client, writes_of
 from tests.aws.fixtures import require
-from tests.aws.servers import LocalServer
 from tests.conformance.harness import Harness, Promises
 
 

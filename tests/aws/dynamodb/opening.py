@@ -12,10 +12,10 @@ import botocore.credentials
 import pytest
 import trio
 
+from local_aws.servers import LocalServer
 from task_queue_engine.backends.aws.client import AwsClient
 from task_queue_engine.backends.aws.dynamodb import DynamoStore
 from task_queue_engine.backends.aws.table import create_table_parameters
-from tests.aws.servers import LocalServer
 
 amazons_own = pytest.mark.parametrize(
     "table", ["dynamodb-local/batch", "dynamodb-local/single"], indirect=True

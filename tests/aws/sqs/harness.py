@@ -12,6 +12,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+from local_aws.servers import LocalServer
 from task_queue_engine.backends.aws.backend import AwsBackend, AwsStore
 from task_queue_engine.backends.aws.client import AwsClient
 from task_queue_engine.backends.aws.queue_urls import QueueUrls
@@ -20,7 +21,6 @@ from task_queue_engine.backends.memory import MemoryBackend
 from task_queue_engine.clock import ManualClock
 from tests.aws.dynamodb.opening import Table, create_table
 from tests.aws.fixtures import require
-from tests.aws.servers import LocalServer
 from tests.aws.sqs.warp import WarpClient
 from tests.conformance.harness import Harness, Promises
 

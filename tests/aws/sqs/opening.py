@@ -12,6 +12,7 @@ import boto3
 import botocore.credentials
 from botocore.config import Config
 
+from local_aws.servers import LocalServer
 from task_queue_engine.backends.aws.client import AwsClient
 from task_queue_engine.backends.aws.queue_urls import QueueUrls
 from task_queue_engine.backends.aws.sqs import SqsQueue
@@ -19,7 +20,6 @@ from task_queue_engine.backends.base import DeadLettering, Delivery
 from task_queue_engine.clock import SystemClock
 from task_queue_engine.task import Task, new_task_id
 from tests.aws.client.canned import CannedServer
-from tests.aws.servers import LocalServer
 from tests.aws.sqs.harness import make_queue
 
 URLS = QueueUrls("https://sqs.test/1/tasks", "https://sqs.test/1/tasks-dlq")

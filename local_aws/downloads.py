@@ -1,4 +1,4 @@
-"""Third-party servers for tests, fetched once with their registries' own clients and kept outside
+"""Third-party servers, fetched once with their registries' own clients and kept outside
 the source tree: `$XDG_CACHE_HOME/task-queue-engine` (`~/.cache/task-queue-engine`).
 """
 

@@ -1,8 +1,8 @@
-"""Local servers that speak SQS and DynamoDB, started for tests: `running("elasticmq").url`.
+"""Local servers that speak SQS and DynamoDB: `running("elasticmq").url`.
 
-Each is started at its first use, on 127.0.0.1 and a port of its own choosing, shared by all tests
-of the process and ended with it. Queues and tables keep tests apart, not servers. What a machine
-cannot run raises `NotAvailable`; `tests.aws.fixtures` makes that a skip.
+Each is started at its first use, on 127.0.0.1 and a port of its own choosing, shared by all that
+happens in the process and ended with it. Queues and tables keep tests apart, not servers. What a
+machine cannot run raises `NotAvailable`; `tests.aws.fixtures` makes that a skip.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from tests.aws.downloads import NotAvailable, maven, node_package, npm, virtual_environment
+from local_aws.downloads import NotAvailable, maven, node_package, npm, virtual_environment
 
 __all__ = ["SERVERS", "LocalServer", "NotAvailable", "running", "stop_all"]
 
@@ -33,7 +33,7 @@ START_TIMEOUT: Final = 60.0
 STOP_TIMEOUT: Final = 5.0
 
 _LAUNCHERS = Path(__file__).with_name("launchers")
-# Quick to start and small: no test needs a server that runs for hours.
+# Quick to start and small.
 _JAVA_OPTIONS = ("-Xmx384m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1")
 _LISTENING = re.compile(rb"https?://127\.0\.0\.1:(?P<port>[0-9]+)")
 
