@@ -13,7 +13,7 @@ import boto3
 import pytest
 from botocore.config import Config
 
-from tests.aws import servers
+from local_aws import servers
 from tests.aws.fixtures import require
 
 DYNAMODB = ["dynamodb-local", "moto", "ministack"]
@@ -64,7 +64,7 @@ def test_servers_end_with_a_process_that_is_killed(tmp_path: Path) -> None:
     if not servers._die_with_parent():
         pytest.skip("this system has no setpriv")
     program = (
-        "import time; from tests.aws import servers; "
+        "import time; from local_aws import servers; "
         "print(servers._Process('moto')._process.pid, flush=True); time.sleep(60)"
     )
     parent = subprocess.Popen(

@@ -8,8 +8,11 @@ import pytest
 import trio
 
 from tests.aws.dynamodb.harness import DYNAMODB_HARNESSES
-from tests.aws.sqs.harness import AWS_HARNESSES, PAIR_HARNESSES, QUIRKS
-from tests.conformance.harness import HARNESSES, Harness
+from tests.aws.sqs.harness import AWS_HARNESSES, PAIR_HARNESSES, QUIRKS, SQS
+from tests.conformance.harness import HARNESSES, Harness, Promises
+
+PROMISES = dict.fromkeys(AWS_HARNESSES | PAIR_HARNESSES, SQS)
+"""Of those that do not promise everything."""
 
 ALL = HARNESSES | DYNAMODB_HARNESSES | AWS_HARNESSES
 if os.environ.get("TQE_TEST_SERVERS") == "all":
@@ -30,7 +33,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         if reason := QUIRKS.get(item.name):
             item.add_marker(pytest.mark.skip(reason=reason))
         parameters = getattr(getattr(item, "callspec", None), "params", {})
-        if parameters.get("harness") in AWS_HARNESSES and item.path.stem not in OF_THE_QUEUE:
+        name = parameters.get("harness")
+        promises = PROMISES.get(name, Promises())
+        needed = [mark.args[0] for mark in item.iter_markers("needs")]
+        if name in AWS_HARNESSES and item.path.stem not in OF_THE_QUEUE:
+            beside.append(item)
+        elif not all(getattr(promises, promise) for promise in needed):
             beside.append(item)
     if beside:
         items[:] = [item for item in items if item not in set(beside)]
@@ -40,8 +48,6 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 @pytest.fixture(params=ALL)
 async def harness(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Harness]:
     async with ALL[request.param](tmp_path) as made:
-        for mark in request.node.iter_markers("needs"):
-            if not getattr(made.promises, mark.args[0]):
-                pytest.skip(f"this backend does not promise {mark.args[0]}")
+        assert made.promises == PROMISES.get(request.param, Promises())
         with trio.fail_after(30):
             yield made

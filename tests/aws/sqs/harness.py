@@ -178,6 +178,7 @@ def pair_harness(
 
 # What SQS itself does not promise.
 SQS = Promises(
+    exact_depth=False,
     notices_stale_receipts=False,
     steerable_clock=False,
     same_message_after_delay=False,
@@ -211,7 +212,6 @@ QUIRKS = {
     "test_a_receipt_is_stale_once_the_message_was_received_again[moto-dead_letter]": (
         _MOTO_TAKES_OLD_RECEIPTS
     ),
-    "test_purge[moto]": "as SQS does, moto refuses a second purge within a minute",
     "test_the_receipt_is_what_counts[fauxqs-delete]": "fauxqs deletes by nonsense receipts",
     "test_round_trip[fauxqs-unicode]": "fauxqs refuses characters beyond U+FFFF",
 }
