@@ -8,7 +8,7 @@ ARG PYTHON_VERSION=3.13
 
 FROM python:${PYTHON_VERSION}-slim-bookworm AS build
 # Which optional parts go in: extras of pyproject.toml, comma-separated.
-ARG EXTRAS=images
+ARG EXTRAS=aws,images
 WORKDIR /src
 COPY pyproject.toml README.md LICENSE ./
 COPY src ./src

@@ -2,7 +2,7 @@
 # Needed on the machine: Python 3.11 or newer, make, git.
 #
 #   PYTHON=python3.12   the interpreter to build .venv with (default: the first fit one found)
-#   ARGS="..."          more arguments for serve, test and bench
+#   ARGS="..."          more arguments for serve, serve-aws, test and bench
 
 # Two targets at once would set up one .venv at once, and a benchmark wants no company.
 .NOTPARALLEL:
@@ -14,12 +14,16 @@ BIN := .venv/bin
 .PHONY: help
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
-	@echo '  PYTHON=python3.12 chooses the interpreter, ARGS="..." adds arguments to serve, test, bench'
+	@echo '  PYTHON=python3.12 chooses the interpreter, ARGS="..." adds arguments to serve, serve-aws, test, bench'
 
 .PHONY: serve
 serve: ## run the HTTP API and the workers (Ctrl-C drains and stops)
 	@sh scripts/setup serve
 	@exec $(BIN)/tqe serve $(ARGS)
+
+.PHONY: serve-aws
+serve-aws: setup ## the same on local SQS and DynamoDB servers, which are started and ended with it
+	@exec $(BIN)/python -m local_aws -- serve $(ARGS)
 
 .PHONY: test
 test: setup ## run all tests
@@ -57,7 +61,7 @@ image: ## build the container image task-queue-engine
 .PHONY: clean
 clean: ## remove caches and build output; .venv, databases and files written by tasks stay
 	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
-	find src tests benchmarks scripts -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true
+	find src tests benchmarks local_aws scripts -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true
 
 .PHONY: distclean
 distclean: clean ## clean, and remove .venv

@@ -10,6 +10,7 @@ import platform
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +18,8 @@ from typing import Final
 
 INSTALL_TIMEOUT: Final = 300
 """Seconds."""
+TRIES: Final = 3
+"""Registries have bad moments."""
 
 _NODE_PLATFORMS = {
     ("Linux", "x86_64"): "linux-x64",
@@ -147,21 +150,25 @@ def _locked(path: Path) -> Iterator[None]:
 
 
 def _run(command: Sequence[str], folder: Path) -> None:
-    try:
-        subprocess.run(
-            command,
-            cwd=folder,
-            check=True,
-            timeout=INSTALL_TIMEOUT,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-        )
-    except subprocess.CalledProcessError as error:
-        said = (error.stderr or error.stdout or "").strip().splitlines()
-        last = said[-1] if said else f"exit code {error.returncode}"
-        raise NotAvailable(f"{Path(command[0]).name} could not fetch it: {last}") from None
-    except subprocess.TimeoutExpired:
-        raise NotAvailable(
-            f"{Path(command[0]).name} did not fetch it within {INSTALL_TIMEOUT} s"
-        ) from None
+    for tries_left in reversed(range(TRIES)):
+        try:
+            subprocess.run(
+                command,
+                cwd=folder,
+                check=True,
+                timeout=INSTALL_TIMEOUT,
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+            )
+        except subprocess.CalledProcessError as error:
+            said = (error.stderr or error.stdout or "").strip().splitlines()
+            last = said[-1] if said else f"exit code {error.returncode}"
+            failure = f"{Path(command[0]).name} could not fetch it: {last}"
+        except subprocess.TimeoutExpired:
+            failure = f"{Path(command[0]).name} did not fetch it within {INSTALL_TIMEOUT} s"
+        else:
+            return
+        if tries_left:
+            time.sleep(5)
+    raise NotAvailable(failure)

@@ -26,7 +26,7 @@ from typing import Final
 
 from local_aws.downloads import NotAvailable, maven, node_package, npm, virtual_environment
 
-__all__ = ["SERVERS", "LocalServer", "NotAvailable", "running", "stop_all"]
+__all__ = ["SERVERS", "LocalServer", "NotAvailable", "fetch", "running", "stop_all"]
 
 START_TIMEOUT: Final = 60.0
 """Seconds; a machine that is busy with other tests starts a JVM slowly."""
@@ -212,6 +212,15 @@ def running(name: str) -> LocalServer:
                 _missing[name] = f"{name} cannot run here: {reason}"
                 raise NotAvailable(_missing[name]) from None
         return _running[name].server
+
+
+def fetch(name: str) -> None:
+    """Download what the server of this name needs, and do not start it.
+
+    Raises:
+        NotAvailable: this machine cannot run it; the message says why.
+    """
+    SERVERS[name]()
 
 
 @atexit.register

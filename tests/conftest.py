@@ -1,4 +1,5 @@
-"""Virtual time for every test that uses `autojump_clock`, itself or through a fixture."""
+"""Virtual time for every test that uses `autojump_clock`, itself or through a fixture; and what
+this machine could not run."""
 
 from __future__ import annotations
 
@@ -6,6 +7,7 @@ from functools import partial
 
 import pytest
 
+from tests.aws.fixtures import left_out
 from tests.virtual_time import run_on_virtual_time
 
 
@@ -22,3 +24,10 @@ def _run(item, function, *, clock, instruments):
     return run_on_virtual_time(
         function, clock=clock or item.funcargs["autojump_clock"], instruments=instruments
     )
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    if left_out:
+        terminalreporter.section("left out")
+    for reason, tests in left_out.items():
+        terminalreporter.write_line(f"{tests} tests: {reason}")

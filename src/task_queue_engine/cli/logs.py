@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import msgspec
 
-_LIBRARIES = ("httpcore", "httpx", "hypercorn", "quart", "asyncio")
+_LIBRARIES = ("asyncio", "boto3", "botocore", "httpcore", "httpx", "hypercorn", "quart", "urllib3")
 """Too talkative at INFO: httpx writes a line for every request."""
 
 _PREFIX = "task_queue_engine."

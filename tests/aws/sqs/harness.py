@@ -198,7 +198,6 @@ PAIR_HARNESSES = {
     "aws-moto": pair_harness("moto", "moto", SQS, writes="single"),
     "aws-fauxqs": pair_harness("fauxqs", "ministack", SQS),
 }
-"""Each runs the whole suite, which takes its time: where nothing may be left out."""
 
 # Where a server is not like SQS: the test, and what the server does.
 _MOTO_TAKES_OLD_RECEIPTS = "moto changes a lease by the receipt of an earlier delivery"
