@@ -47,6 +47,7 @@ class LocalAws:
             "AWS_ENDPOINT_URL_SQS": self.queue.url,
             "AWS_ENDPOINT_URL_DYNAMODB": self.table.url,
             "TQE_DYNAMODB_WRITES": self.pair.writes,
+            "TQE_POLL_WAIT": "2",  # a stop waits for the open poll; requests cost nothing here
         }
 
 
