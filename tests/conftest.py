@@ -3,12 +3,20 @@ this machine could not run."""
 
 from __future__ import annotations
 
+import signal
 from functools import partial
 
 import pytest
 
 from tests.aws.fixtures import left_out
 from tests.virtual_time import run_on_virtual_time
+
+
+def pytest_configure() -> None:
+    # Shells let what they run in the background ignore Ctrl-C, and the processes of the tests would
+    # inherit that.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 # Last, since pytest-trio's own hook marks every async test with a `run`.

@@ -55,6 +55,13 @@ def tqe(*arguments: str, stdin: str | bytes | None = None, **environment: str) -
     return Ran(int(result.exit_code), result.stdout, result.stderr)
 
 
+class _Command(subprocess.Popen[str]):
+    def __exit__(self, kind: type[BaseException] | None, *details: Any) -> None:
+        if kind is not None:  # waiting for it would hide the failure
+            self.kill()
+        super().__exit__(kind, *details)
+
+
 class Shop:
     """A directory with tasks, and a database once something has run there."""
 
@@ -67,7 +74,7 @@ class Shop:
     ) -> subprocess.Popen[str]:
         """`tqe` in a process of its own, and in a process group of its own."""
         kept = {name: os.environ[name] for name in ("PATH", "PYTHONPATH") if name in os.environ}
-        return subprocess.Popen(
+        return _Command(
             [sys.executable, "-m", "task_queue_engine", *arguments],
             cwd=self.path,
             env=kept | environment,
