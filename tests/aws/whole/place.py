@@ -20,7 +20,6 @@ from tests.cli.harness import Server, Shop
 _TASKS = Path(__file__).parent.parent.parent / "engine" / "crash_tasks.py"
 
 PAIRS = {"elasticmq": "dynamodb-local", "fauxqs": "ministack"}
-MAX_RECEIVES = 3
 
 
 @dataclass(frozen=True)
@@ -99,7 +98,9 @@ class Place:
 
 
 @contextmanager
-def place_on(path: Path, queue_server: str = "elasticmq") -> Iterator[Place]:
+def place_on(
+    path: Path, queue_server: str = "elasticmq", *, max_receives: int = 3
+) -> Iterator[Place]:
     """As `tqe provision` makes it, but for the length of polls that do not say how long."""
     servers = require(queue_server), require(PAIRS[queue_server])
     name = f"whole-{secrets.token_hex(5)}"
@@ -108,7 +109,7 @@ def place_on(path: Path, queue_server: str = "elasticmq") -> Iterator[Place]:
     asked = sqs.get_queue_attributes(QueueUrl=dead, AttributeNames=["QueueArn"])
     policy = {
         "deadLetterTargetArn": asked["Attributes"]["QueueArn"],
-        "maxReceiveCount": MAX_RECEIVES,
+        "maxReceiveCount": max_receives,
     }
     attributes = {"VisibilityTimeout": "30", "RedrivePolicy": json.dumps(policy)}
     queue = sqs.create_queue(QueueName=name, Attributes=attributes)["QueueUrl"]
