@@ -78,12 +78,12 @@ def test_each_of_5000_tasks_runs_once(place: Place) -> None:
             metrics = metrics_of(two)
             claimed = [metrics_of(server)["counters"]["attempts_claimed"] for server in (one, two)]
         tasks = listed(one.url)
-        found = read_back(place)
         for server in (one, two):
             server.signal()
             assert server.wait() == 0
             assert "Traceback" not in server.log
 
+    found = read_back(place)
     log = read_log(place.shop.path / "ran.log")
     account = Account(accepted, {task["id"]: task for task in tasks}, log)
     account.check()
