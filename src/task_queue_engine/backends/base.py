@@ -151,6 +151,13 @@ class TaskQueue(Protocol):
         store (SQS: 900)."""
         ...
 
+    @property
+    def poll_outlives_cancel(self) -> bool:
+        """Cancelling a `receive` that waits does not end it where messages are handed out: for the
+        rest of its wait it takes what becomes visible, and nobody has that until its lease ends.
+        Whoever can wait lets it come to its end and gives back what it brings."""
+        ...
+
     async def send(self, messages: Sequence[Message]) -> list[QueueVerdict]:
         """Durable once answered Done, each with a message id never used before. Rejected: it can
         never be sent."""

@@ -10,8 +10,9 @@ What follows from SQS's own rules:
   request, unless its next receive would leave no room for a crash: then it is copied too.
 - A deleted message may come back, and deleting with an old receipt is answered with success: a
   verdict Done is SQS's word, not proof. The claim is what protects a task.
-- A long poll that is cancelled has its connection closed. What SQS had already taken for an answer
-  that never arrived becomes visible again when its lease ends.
+- A long poll that is cancelled has its connection closed, which SQS does not notice: for the rest
+  of its wait it takes messages, and these become visible again when their lease ends. So an engine
+  that stops lets its poll run out while it drains (`poll_outlives_cancel`).
 - Whole seconds: leases and delays are rounded up.
 """
 
@@ -76,6 +77,7 @@ class SqsQueue:
     max_batch: Final = 100
     """Ten of SQS's batches, carried out at the same time."""
     max_delay: Final = MAX_DELAY
+    poll_outlives_cancel: Final = True
 
     def __init__(self, name: str, urls: QueueUrls, client: AwsClient, *, clock: Clock) -> None:
         self._name = name
