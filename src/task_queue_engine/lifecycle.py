@@ -37,6 +37,15 @@ class Row:
 # --- claiming -------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True, slots=True)
+class Receive:
+    """A message had been received this often when it was given back unclaimed, as a fresh copy.
+    The copy bears witness to that: a lease of an earlier receive has lapsed."""
+
+    message_id: str
+    count: int
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClaimRequest:
     """A delivery asks to start its task."""
@@ -45,6 +54,14 @@ class ClaimRequest:
     message_id: str
     receive_count: int
     worker: str
+    copy_of: tuple[Receive, ...] = ()
+    """Of messages that this one replaces, see `Receive`."""
+
+    def receives_of(self, message_id: str | None) -> int:
+        """How often that message is known to have been received; 0: nothing is known of it."""
+        if message_id == self.message_id:
+            return self.receive_count
+        return max((one.count for one in self.copy_of if one.message_id == message_id), default=0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,11 +141,10 @@ def decide_claim(
             return NotDue(task.run_at), None
         return _start(row, request, now, retry_count=task.retry_count, error=task.error)
 
-    if request.message_id != row.message_id:
-        # A copy's receive count says nothing about the owner's lease.
-        return ExtraCopy(), None
-    if request.receive_count <= row.receive_count:
-        return DuplicateDelivery(), None
+    if request.receives_of(row.message_id) <= row.receive_count:
+        # Another message's own receive count says nothing about the owner's lease.
+        extra = request.message_id != row.message_id
+        return (ExtraCopy() if extra else DuplicateDelivery()), None
     retry_count = task.retry_count + 1
     error = crash_error(task.attempt, task.worker)
     if task.cancel_requested:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from task_queue_engine.backends.base import AlreadyExists, Done, Message, NewTask
 from task_queue_engine.lifecycle import (
     CRASH_ERROR_TYPE,
     ClaimRequest,
+    ClaimVerdict,
     Complete,
     DuplicateDelivery,
     Exhausted,
@@ -16,6 +19,7 @@ from task_queue_engine.lifecycle import (
     Finished,
     Missing,
     NotDue,
+    Receive,
     Started,
 )
 from task_queue_engine.task import Task, TaskError, TaskStatus, new_task_id
@@ -103,6 +107,30 @@ async def test_another_message_never_takes_over(harness: Harness) -> None:
     assert again.receive_count == 2
     assert await harness.claim(again) == ExtraCopy()
     assert await harness.get(running.id) == running
+
+
+async def test_a_copy_takes_over_where_it_shows_that_the_lease_has_lapsed(
+    harness: Harness,
+) -> None:
+    """Of a message that was received again after the owner's death, and given back unclaimed."""
+    running, first = await harness.start()
+    await harness.send(running)
+    request = claim_request(await harness.receive_one(), worker="worker-2")
+
+    async def claim_as_copy_of(*receives: Receive) -> ClaimVerdict:
+        (verdict,) = await harness.store.claim([replace(request, copy_of=receives)])
+        return verdict
+
+    assert await claim_as_copy_of(Receive(first.message_id, 1)) == ExtraCopy()
+    assert await claim_as_copy_of(Receive("another", 5)) == ExtraCopy()
+    verdict = await claim_as_copy_of(Receive(first.message_id, 2), Receive("another", 2))
+    assert isinstance(verdict, Started)
+    assert (verdict.takeover, verdict.task.attempt, verdict.task.retry_count) == (True, 2, 1)
+
+    # From now on the copy's own receives count, and the old message is the extra one.
+    assert await claim_as_copy_of(Receive(first.message_id, 9)) == DuplicateDelivery()
+    old = replace(first, receive_count=3)
+    assert await harness.claim(old) == ExtraCopy()
 
 
 @pytest.mark.parametrize("ending", [TaskStatus.COMPLETED, TaskStatus.FAILED])

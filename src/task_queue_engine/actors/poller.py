@@ -273,6 +273,7 @@ class Poller:
                 message_id=lease.delivery.message_id,
                 receive_count=lease.delivery.receive_count,
                 worker=self._worker_name,
+                copy_of=lease.delivery.copy_of,
             )
             for lease in held
         ]

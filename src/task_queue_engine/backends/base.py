@@ -28,6 +28,7 @@ from task_queue_engine.lifecycle import (
     CancelVerdict,
     ClaimRequest,
     ClaimVerdict,
+    Receive,
     RecordVerdict,
     ReopenVerdict,
 )
@@ -55,6 +56,8 @@ class Delivery:
     """Of this one delivery; what deletes and extends it."""
     receive_count: int
     """How often this message was received, this time included."""
+    copy_of: tuple[Receive, ...] = ()
+    """Where the backend gives a message back as a fresh copy: what it was a copy of."""
     body: bytes = b""
     """The task's JSON where the backend carries it in the message (AWS); else empty."""
 

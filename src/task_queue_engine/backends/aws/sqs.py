@@ -158,6 +158,7 @@ class SqsQueue:
                 "WaitTimeSeconds": wait,
                 "VisibilityTimeout": _lease(visibility),
                 "MessageSystemAttributeNames": format_.SYSTEM_ATTRIBUTES,
+                "MessageAttributeNames": [format_.COPY_OF],
             },
             long_poll=True,
         )
@@ -215,9 +216,11 @@ class SqsQueue:
     async def _replace(self, items: Sequence[tuple[Delivery, float]]) -> list[QueueVerdict]:
         """Send a fresh copy, then delete the old message. The copy is what counts: an old message
         that could not be deleted comes back once more and is found to be an extra copy."""
-        verdicts = await self._send(
-            self._urls.queue, [format_.fresh_copy(delivery, delay) for delivery, delay in items]
-        )
+        copies = [
+            format_.fresh_copy(delivery, delay, max_bytes=self._max_bytes)
+            for delivery, delay in items
+        ]
+        verdicts = await self._send(self._urls.queue, copies)
         sent = [
             delivery
             for (delivery, _), verdict in zip(items, verdicts, strict=True)
