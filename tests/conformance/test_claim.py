@@ -17,6 +17,7 @@ from task_queue_engine.lifecycle import (
     ExtraCopy,
     Fail,
     Finished,
+    LetterMissing,
     Missing,
     NotDue,
     Receive,
@@ -142,10 +143,40 @@ async def test_finished_task_does_not_start(harness: Harness, ending: TaskStatus
         else Fail(task_id=running.id, attempt=1, error=ERROR)
     )
     await harness.store.record([end])
+    await harness.send(running)
+    (extra,) = await harness.receive()
+
+    assert await harness.claim(extra) == Finished(ending)
+    assert (await harness.get(running.id)).status is ending
+
+
+@pytest.mark.parametrize("last_words", [True, False])
+async def test_the_message_of_a_failed_task_comes_back_for_its_dead_letter(
+    harness: Harness, last_words: bool
+) -> None:
+    """FAILED was written, by the attempt or when it was found dead, and then a process died."""
+    running, first = await harness.start(max_attempts=1)
+    if last_words:
+        await harness.store.record([Fail(task_id=running.id, attempt=1, error=ERROR)])
+    else:
+        await harness.lapse()
+        first = await harness.receive_one()
+        assert isinstance(await harness.claim(first), Exhausted)
+    assert await harness.claim(first) == Finished(TaskStatus.FAILED), "it may be in good hands"
     await harness.lapse()
 
-    assert await harness.claim(await harness.receive_one()) == Finished(ending)
-    assert (await harness.get(running.id)).status is ending
+    again = await harness.receive_one()
+    failed = await harness.get(running.id)
+    assert await harness.claim(again) == LetterMissing(failed)
+    # Nothing is written: whoever dead-letters it may die too.
+    assert await harness.claim(again) == LetterMissing(failed)
+    copy = replace(again, message_id="a copy", copy_of=(Receive(again.message_id, 9),))
+    assert await harness.claim(copy) == LetterMissing(failed)
+    assert await harness.claim(replace(copy, copy_of=())) == Finished(TaskStatus.FAILED)
+
+    # A new round has nothing to do with it.
+    await harness.store.reopen([running.id])
+    assert isinstance(await harness.claim(again), Started)
 
 
 async def test_task_cancelled_while_queued_does_not_start(harness: Harness) -> None:

@@ -40,6 +40,7 @@ from task_queue_engine.lifecycle import (
     Exhausted,
     ExtraCopy,
     Finished,
+    LetterMissing,
     Missing,
     NotDue,
     Started,
@@ -380,6 +381,14 @@ class Poller:
             case Finished():
                 self._duplicates += 1
                 return Ack(lease)
+            case LetterMissing(task):
+                self._duplicates += 1
+                return DeadLetterIt(
+                    lease,
+                    "FAILED, and the worker that wrote this died before the message was settled",
+                    task=task,
+                    error=task.error,
+                )
             case DuplicateDelivery():
                 self._duplicates += 1
                 return Leave(lease)
