@@ -44,6 +44,10 @@ class Trouble:
     only: frozenset[str] = frozenset()
     silent: bool = False
     """Requests are taken and never answered, nor carried out."""
+    hold: Callable[[str, Document], bool] | None = None
+    """Requests of which this is true, told operation and parameters, are held like that."""
+    held: threading.Event = field(default_factory=threading.Event)
+    """One was."""
     done: Counter[str] = field(default_factory=Counter)
     hit: defaultdict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
     """Task id -> the faults that hit it."""
@@ -63,7 +67,8 @@ class Trouble:
         with self._lock:
             self.requests[operation] += 1
             fault = self._choose(operation)
-        if self.silent:
+        if self.silent or (self.hold is not None and self.hold(operation, parameters)):
+            self.held.set()
             self.over.wait()
             raise Cut
         answer = fault(self, parameters, forward) if fault else forward(parameters)
