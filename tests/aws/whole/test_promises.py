@@ -6,7 +6,7 @@ import json
 import signal
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import httpx
@@ -18,20 +18,24 @@ from tests.aws.whole.place import Place
 from tests.cli.harness import Server, eventually
 
 SHOP = {"TQE_APP": "shop:tasks"}
+ALONE = SHOP | {"WORKER_COUNT": "1"}
+"""No second worker asks for work meanwhile: an open poll outlives its process for a while and
+receives, and counts, what nobody gets."""
 LEASE = 2.0
 """Seconds; see `Place.serve`."""
 
 
 @contextmanager
 def through(place: Place, **troubles: Trouble) -> Iterator[Place]:
-    """The place with a proxy before SQS, DynamoDB or both."""
-    if "sqs" in troubles:
-        with faulty(place.queue_server.url, troubles["sqs"]) as url:
-            with through(place.behind(sqs=url), dynamodb=troubles.get("dynamodb", Trouble())) as it:
-                yield it
-    else:
-        with faulty(place.table_server.url, troubles["dynamodb"]) as url:
-            yield place.behind(dynamodb=url)
+    """The place with a proxy before SQS (`sqs`), DynamoDB (`dynamodb`) or both."""
+    servers = {"sqs": place.queue_server, "dynamodb": place.table_server}
+    with ExitStack() as stack:
+        yield place.behind(
+            **{
+                name: stack.enter_context(faulty(servers[name].url, trouble))
+                for name, trouble in troubles.items()
+            }
+        )
 
 
 def get(server: Server, task_id: str, *, wait: float = 0) -> dict[str, Any]:
@@ -88,17 +92,13 @@ def at_another_time(place: Place, seconds: float) -> dict[str, str]:
 def test_a_crash_between_saving_and_sending(place: Place) -> None:
     """Messages are known to be lost after 17 minutes: the process that dies lives an hour ago."""
     trouble = Trouble(hold=lambda operation, _: operation == "SendMessageBatch")
-    with through(place, sqs=trouble) as troubled:
-        with troubled.serve("api", **at_another_time(place, -3600)) as api:
-            with pytest.raises(httpx.TransportError):
-                httpx.post(
-                    f"{api.url}/tasks",
-                    json={"type": "echo", "payload": "saved"},
-                    trust_env=False,
-                    timeout=2,
-                )
-            assert trouble.held.is_set()
-            kill(api)
+    an_hour_ago = at_another_time(place, -3600)
+    with through(place, sqs=trouble) as troubled, troubled.serve("api", **an_hour_ago) as api:
+        body = {"type": "echo", "payload": "saved"}
+        with pytest.raises(httpx.TransportError):
+            httpx.post(f"{api.url}/tasks", json=body, trust_env=False, timeout=2)
+        assert trouble.held.is_set()
+        kill(api)
     (saved,) = read_back(place)["tasks"]
     assert place.in_queue() == (0, 0, 0)
     with place.serve(**SHOP) as server:
@@ -202,22 +202,21 @@ def test_cancelled_while_queued_and_while_delayed(place: Place) -> None:
 
 def test_a_message_delivered_twice_neither_runs_twice_nor_is_lost(place: Place) -> None:
     trouble = Trouble(rate=1.0, only=frozenset({"delivered_twice"}))
-    with through(place, sqs=trouble) as troubled:
-        with troubled.serve(**SHOP, TQE_POLL_WAIT="0.2") as owner:
-            task = owner.post("gate", "gate")
-            is_running(place, "gate")
-            with troubled.serve(**SHOP, TQE_POLL_WAIT="0.2") as other:
-                wait_until(lambda: metrics(other)["counters"]["duplicate_deliveries"] >= 3)
-                found = get(other, task["id"])
-                assert (found["status"], found["attempt"]) == ("PROCESSING", 1)
-                assert metrics(other)["counters"]["messages_deleted"] == 0
-                assert sum(place.in_queue()) == 1
-                trouble.rate = 0.0
-                kill(owner)
-                wait_until(lambda: get(other, task["id"])["attempt"] == 2)
-                open_gate(place, "gate")
-                assert get(other, task["id"], wait=20)["status"] == "COMPLETED"
-                stop(other)
+    with through(place, sqs=trouble) as troubled, troubled.serve(**SHOP) as owner:
+        task = owner.post("gate", "gate")
+        is_running(place, "gate")
+        with troubled.serve(**SHOP, TQE_POLL_WAIT="0.2") as other:
+            wait_until(lambda: metrics(other)["counters"]["duplicate_deliveries"] >= 3)
+            found = get(other, task["id"])
+            assert (found["status"], found["attempt"]) == ("PROCESSING", 1)
+            assert metrics(other)["counters"]["messages_deleted"] == 0
+            assert sum(place.in_queue()) == 1
+            trouble.rate = 0.0
+            kill(owner)
+            wait_until(lambda: get(other, task["id"])["attempt"] == 2)
+            open_gate(place, "gate")
+            assert get(other, task["id"], wait=20)["status"] == "COMPLETED"
+            stop(other)
 
 
 # --- losing the lease stops the attempt; keeping it takes no luck ---------------------------
@@ -247,8 +246,8 @@ def test_without_its_lease_a_handler_is_stopped(place: Place) -> None:
         is_running(place, "gate")
         with place.serve(**SHOP) as other:
             trouble.silent = True
+            cut_off.wait_for("lost the lease")
             wait_until(lambda: metrics(cut_off)["active_workers"] == 0)
-            assert get(other, task["id"])["attempt"] in (1, 2)
             wait_until(lambda: get(other, task["id"])["attempt"] == 2)
             open_gate(place, "gate")
             assert get(other, task["id"], wait=20)["status"] == "COMPLETED"
@@ -314,7 +313,7 @@ def test_a_task_that_kills_its_process_is_quarantined_by_the_engine(place: Place
     with place.serve("api", **SHOP) as api:
         poison = api.post("poison", 9, max_attempts=2)
         for _ in range(2):
-            with place.serve("worker", **SHOP) as worker:
+            with place.serve("worker", **ALONE) as worker:
                 assert worker.wait() == 9
         with place.serve("worker", **SHOP) as worker:
             other = api.post("echo", 1)
@@ -331,7 +330,7 @@ def test_a_task_that_kills_its_process_is_quarantined_by_the_engine(place: Place
 
 def test_one_that_sqs_itself_gives_up_is_found_in_the_dead_letter_queue(place: Place) -> None:
     """More attempts than SQS allows receives: three processes die, and SQS moves the message."""
-    quick = SHOP | {"TQE_VISIBILITY_TIMEOUT": "1"}
+    quick = ALONE | {"TQE_VISIBILITY_TIMEOUT": "1"}
     with place.serve("api", **quick) as api:
         poison = api.post("poison", 9, max_attempts=10)
         for _ in range(3):
@@ -354,7 +353,9 @@ def test_one_that_sqs_itself_gives_up_is_found_in_the_dead_letter_queue(place: P
 def test_a_crash_between_failed_and_its_dead_letter(place: Place) -> None:
     trouble = Trouble(
         hold=lambda operation, parameters: (
-            operation == "SendMessageBatch" and parameters["QueueUrl"] == place.dead
+            # Of a dead-lettering, the first step. Leases of 2 s are renewed for 2 s.
+            operation == "ChangeMessageVisibilityBatch"
+            and parameters["Entries"][0]["VisibilityTimeout"] == 60
         )
     )
     with through(place, sqs=trouble) as troubled, troubled.serve(**SHOP) as server:
@@ -363,8 +364,6 @@ def test_a_crash_between_failed_and_its_dead_letter(place: Place) -> None:
         assert trouble.held.wait(10)
         kill(server)
     with place.serve(**SHOP, TQE_RECONCILE_INTERVAL="60") as server:
-        # The dead-lettering had begun, with a lease of its own of a minute: spare the wait.
-        _show_at_once(place)
         wait_until(lambda: sum(place.in_queue(place.dead)) == 1)
         wait_until(lambda: place.in_queue() == (0, 0, 0))
         stop(server)
@@ -436,11 +435,6 @@ def test_exit_while_aws_does_not_answer(place: Place, busy: bool) -> None:
         server.signal()
         code = server.wait()
         took = time.monotonic() - before
-    assert code == 0, server.log
-    assert took < 3 + 4, took
-
-
-def _show_at_once(place: Place) -> None:
-    """Make the one message in flight visible, which only its receipt can do: a look of our own
-    cannot have that, so the queue's purge and a new message with its content will not do either;
-    wait for it instead."""
+    # 7: the watchdog's, where a write to the silent table is still given its time.
+    assert code in (0, 7), server.log
+    assert took < 1 + 2 + 3 + 4, took
