@@ -27,7 +27,7 @@ class Row:
 
     task: Task
     message_id: str | None = None
-    """The message whose delivery started the current attempt."""
+    """The message whose delivery started the current attempt, or the one that has FAILED."""
     receive_count: int = 0
     """That delivery's receive count."""
     due_at: datetime | None = None
@@ -35,6 +35,15 @@ class Row:
 
 
 # --- claiming -------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Receive:
+    """A message had been received this often when it was given back unclaimed, as a fresh copy.
+    The copy bears witness to that: a lease of an earlier receive has lapsed."""
+
+    message_id: str
+    count: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,6 +54,14 @@ class ClaimRequest:
     message_id: str
     receive_count: int
     worker: str
+    copy_of: tuple[Receive, ...] = ()
+    """Of messages that this one replaces, see `Receive`."""
+
+    def receives_of(self, message_id: str | None) -> int:
+        """How often that message is known to have been received; 0: nothing is known of it."""
+        if message_id == self.message_id:
+            return self.receive_count
+        return max((one.count for one in self.copy_of if one.message_id == message_id), default=0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +88,14 @@ class Finished:
 
 
 @dataclass(frozen=True, slots=True)
+class LetterMissing:
+    """FAILED, and the message of the attempt that failed has come back: whoever wrote FAILED did
+    not live to dead-letter it, or did not get as far as deleting it. Dead-letter it (once more)."""
+
+    task: Task
+
+
+@dataclass(frozen=True, slots=True)
 class DuplicateDelivery:
     """The same delivery of a live attempt, twice: leave it alone, neither run nor delete."""
 
@@ -92,7 +117,16 @@ class Missing:
     """No row: dead-letter the message with that reason."""
 
 
-ClaimVerdict = Started | Exhausted | Finished | DuplicateDelivery | ExtraCopy | NotDue | Missing
+ClaimVerdict = (
+    Started
+    | Exhausted
+    | Finished
+    | LetterMissing
+    | DuplicateDelivery
+    | ExtraCopy
+    | NotDue
+    | Missing
+)
 
 CRASH_ERROR_TYPE = "task_queue_engine.errors.AttemptCrashed"
 
@@ -117,6 +151,10 @@ def decide_claim(
     if row is None:
         return Missing(), None
     task = row.task
+    if task.status is TaskStatus.FAILED and (
+        row.message_id is not None and request.receives_of(row.message_id) > row.receive_count
+    ):
+        return LetterMissing(task), None
     if task.status.is_terminal:
         return Finished(task.status), None
     if task.status is TaskStatus.PENDING:
@@ -124,18 +162,18 @@ def decide_claim(
             return NotDue(task.run_at), None
         return _start(row, request, now, retry_count=task.retry_count, error=task.error)
 
-    if request.message_id != row.message_id:
-        # A copy's receive count says nothing about the owner's lease.
-        return ExtraCopy(), None
-    if request.receive_count <= row.receive_count:
-        return DuplicateDelivery(), None
+    if request.receives_of(row.message_id) <= row.receive_count:
+        # Another message's own receive count says nothing about the owner's lease.
+        extra = request.message_id != row.message_id
+        return (ExtraCopy() if extra else DuplicateDelivery()), None
     retry_count = task.retry_count + 1
     error = crash_error(task.attempt, task.worker)
     if task.cancel_requested:
         cancelled = _end(row, now, status=TaskStatus.CANCELLED, retry_count=retry_count)
         return Finished(TaskStatus.CANCELLED), cancelled
     if retry_count >= task.max_attempts:
-        failed = _end(row, now, status=TaskStatus.FAILED, retry_count=retry_count, error=error)
+        lapsed = replace(row, message_id=request.message_id, receive_count=request.receive_count)
+        failed = _end(lapsed, now, status=TaskStatus.FAILED, retry_count=retry_count, error=error)
         return Exhausted(failed.task), failed
     return _start(row, request, now, retry_count=retry_count, error=error, takeover=True)
 
@@ -354,6 +392,8 @@ def _end(
         finished_at=now,
         updated_at=now,
     )
+    if status is TaskStatus.FAILED:  # its message is still to be dead-lettered
+        return Row(task=task, message_id=row.message_id, receive_count=row.receive_count)
     return Row(task=task)
 
 

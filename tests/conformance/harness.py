@@ -156,6 +156,7 @@ def claim_request(delivery: Delivery, *, worker: str = "worker-1") -> ClaimReque
         task_id=delivery.task_id,
         message_id=delivery.message_id,
         receive_count=delivery.receive_count,
+        copy_of=delivery.copy_of,
         worker=worker,
     )
 

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from task_queue_engine.backends.base import AlreadyExists, Done, Message, NewTask
 from task_queue_engine.lifecycle import (
     CRASH_ERROR_TYPE,
     ClaimRequest,
+    ClaimVerdict,
     Complete,
     DuplicateDelivery,
     Exhausted,
     ExtraCopy,
     Fail,
     Finished,
+    LetterMissing,
     Missing,
     NotDue,
+    Receive,
     Started,
 )
 from task_queue_engine.task import Task, TaskError, TaskStatus, new_task_id
@@ -105,6 +110,30 @@ async def test_another_message_never_takes_over(harness: Harness) -> None:
     assert await harness.get(running.id) == running
 
 
+async def test_a_copy_takes_over_where_it_shows_that_the_lease_has_lapsed(
+    harness: Harness,
+) -> None:
+    """Of a message that was received again after the owner's death, and given back unclaimed."""
+    running, first = await harness.start()
+    await harness.send(running)
+    request = claim_request(await harness.receive_one(), worker="worker-2")
+
+    async def claim_as_copy_of(*receives: Receive) -> ClaimVerdict:
+        (verdict,) = await harness.store.claim([replace(request, copy_of=receives)])
+        return verdict
+
+    assert await claim_as_copy_of(Receive(first.message_id, 1)) == ExtraCopy()
+    assert await claim_as_copy_of(Receive("another", 5)) == ExtraCopy()
+    verdict = await claim_as_copy_of(Receive(first.message_id, 2), Receive("another", 2))
+    assert isinstance(verdict, Started)
+    assert (verdict.takeover, verdict.task.attempt, verdict.task.retry_count) == (True, 2, 1)
+
+    # From now on the copy's own receives count, and the old message is the extra one.
+    assert await claim_as_copy_of(Receive(first.message_id, 9)) == DuplicateDelivery()
+    old = replace(first, receive_count=3)
+    assert await harness.claim(old) == ExtraCopy()
+
+
 @pytest.mark.parametrize("ending", [TaskStatus.COMPLETED, TaskStatus.FAILED])
 async def test_finished_task_does_not_start(harness: Harness, ending: TaskStatus) -> None:
     running, _ = await harness.start()
@@ -114,10 +143,40 @@ async def test_finished_task_does_not_start(harness: Harness, ending: TaskStatus
         else Fail(task_id=running.id, attempt=1, error=ERROR)
     )
     await harness.store.record([end])
+    await harness.send(running)
+    (extra,) = await harness.receive()
+
+    assert await harness.claim(extra) == Finished(ending)
+    assert (await harness.get(running.id)).status is ending
+
+
+@pytest.mark.parametrize("last_words", [True, False])
+async def test_the_message_of_a_failed_task_comes_back_for_its_dead_letter(
+    harness: Harness, last_words: bool
+) -> None:
+    """FAILED was written, by the attempt or when it was found dead, and then a process died."""
+    running, first = await harness.start(max_attempts=1)
+    if last_words:
+        await harness.store.record([Fail(task_id=running.id, attempt=1, error=ERROR)])
+    else:
+        await harness.lapse()
+        first = await harness.receive_one()
+        assert isinstance(await harness.claim(first), Exhausted)
+    assert await harness.claim(first) == Finished(TaskStatus.FAILED), "it may be in good hands"
     await harness.lapse()
 
-    assert await harness.claim(await harness.receive_one()) == Finished(ending)
-    assert (await harness.get(running.id)).status is ending
+    again = await harness.receive_one()
+    failed = await harness.get(running.id)
+    assert await harness.claim(again) == LetterMissing(failed)
+    # Nothing is written: whoever dead-letters it may die too.
+    assert await harness.claim(again) == LetterMissing(failed)
+    copy = replace(again, message_id="a copy", copy_of=(Receive(again.message_id, 9),))
+    assert await harness.claim(copy) == LetterMissing(failed)
+    assert await harness.claim(replace(copy, copy_of=())) == Finished(TaskStatus.FAILED)
+
+    # A new round has nothing to do with it.
+    await harness.store.reopen([running.id])
+    assert isinstance(await harness.claim(again), Started)
 
 
 async def test_task_cancelled_while_queued_does_not_start(harness: Harness) -> None:

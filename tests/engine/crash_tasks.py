@@ -18,7 +18,8 @@ MANY = 50
 
 
 def note(what: str, context: Any) -> None:
-    line = json.dumps([what, context.task_id, context.attempt, time.time()]) + "\n"
+    about = [what, context.task_id, context.attempt, time.time(), os.getpid()]
+    line = json.dumps(about) + "\n"
     # One write, appended as a whole: several processes share the file, and one may die in between.
     descriptor = os.open("ran.log", os.O_WRONLY | os.O_APPEND | os.O_CREAT)
     os.write(descriptor, line.encode())

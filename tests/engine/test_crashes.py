@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import trio
 
-from task_queue_engine import Snooze, TaskRegistry, TaskStatus
+from task_queue_engine import Discard, Snooze, TaskRegistry, TaskStatus
 from task_queue_engine.backends.base import QueueDepth
 from task_queue_engine.backends.memory import MemoryBackend
 from tests.engine.harness import (
@@ -298,6 +298,32 @@ async def test_a_crash_between_recording_and_deleting(
             assert await handle.task() == task
     assert await depth(backend) == QueueDepth(waiting=0, in_flight=0, dead=0)
     assert len(runs) == 1
+
+
+async def test_a_crash_between_recording_a_failure_and_dead_lettering(
+    tasks: TaskRegistry, backend: MemoryBackend
+) -> None:
+    @tasks.task("hopeless")
+    async def hopeless(payload: Any) -> None:
+        raise Discard("of no use")
+
+    async with running(tasks, backend, consume=False) as watching:
+        async with process(tasks, backend, **DIES_AT_ONCE) as one:
+            with one.link.faults.block("dead_letter") as gate:
+                handle = await watching.submit("hopeless", 1)
+                await gate.arrived.wait()
+                one.kill()
+        task = await handle.task()
+        assert task.status is TaskStatus.FAILED
+        assert await depth(backend) == QueueDepth(waiting=0, in_flight=1, dead=0)
+        async with running(tasks, backend):
+            await trio.sleep(SOON)
+            assert await handle.task() == task
+        async with backend.open():
+            (letter,) = (await backend.queue("default").list_dead(limit=10)).letters
+    assert (letter.task_id, letter.error) == (handle.id, task.error)
+    assert letter.reason.startswith("FAILED, and the worker that wrote this died")
+    assert await depth(backend) == QueueDepth(waiting=0, in_flight=0, dead=1)
 
 
 async def test_a_crash_between_receiving_and_claiming_costs_no_attempt(

@@ -172,6 +172,16 @@ async def test_numbers_outlive_an_outage(tasks: TaskRegistry, backend: MemoryBac
             assert (await engine.metrics()).counts.completed == 1
 
 
+async def test_numbers_do_not_wait_for_a_backend_that_hangs(
+    tasks: TaskRegistry, backend: MemoryBackend
+) -> None:
+    async with running(tasks, backend, consume=False) as engine:
+        await engine.submit("nap", 1)
+        await trio.sleep(10)
+        with backend.faults.block("depth"), trio.fail_after(3):
+            assert (await engine.metrics()).counts.pending == 1
+
+
 async def test_every_actor_tells_its_own_numbers(
     tasks: TaskRegistry, backend: MemoryBackend
 ) -> None:

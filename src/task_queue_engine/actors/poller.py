@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -39,6 +40,7 @@ from task_queue_engine.lifecycle import (
     Exhausted,
     ExtraCopy,
     Finished,
+    LetterMissing,
     Missing,
     NotDue,
     Started,
@@ -112,7 +114,11 @@ class Poller:
         self._suspects = Suspects()
         self._credit = 0
         self._stopping = False
+        self._stop_asked = trio.Event()
         self._stoppable = trio.CancelScope()
+        self._is_polling = False
+        # Taken back from the buffer, and not yet reported.
+        self._taken_back: deque[Attempt] = deque()
         self._received = self._claimed = self._taken_over = self._quarantined = 0
         self._duplicates = self._returned = 0
 
@@ -127,8 +133,20 @@ class Poller:
         )
 
     def stop(self) -> None:
-        """Receive nothing more. Safe to call at any time, and more than once."""
+        """Receive nothing more. Safe to call at any time, and more than once.
+
+        A receive under way is cancelled, unless it would go on without us
+        (`TaskQueue.poll_outlives_cancel`): then it is left to its end, and what it brings is given
+        back.
+        """
         self._stopping = True
+        self._stop_asked.set()
+        if not (self._is_polling and self._queue.poll_outlives_cancel):
+            self._stoppable.cancel()
+
+    def cut_short(self) -> None:
+        """As `stop`, and wait for no receive any longer."""
+        self.stop()
         self._stoppable.cancel()
 
     async def run(self) -> None:
@@ -169,11 +187,7 @@ class Poller:
                 return ()
             await self._gather_demand()
             try:
-                deliveries = await self._queue.receive(
-                    min(self._credit, self._queue.max_batch),
-                    wait=self._poll_wait,
-                    visibility=self._visibility,
-                )
+                await self._poll(deliveries)
             except BackendUnavailable as error:
                 await self._patience.pause(error)
                 return ()
@@ -187,6 +201,48 @@ class Poller:
         )
         self._credit -= len(held)
         return held
+
+    async def _poll(self, deliveries: list[Delivery]) -> None:
+        """Adds what was received, also when it is cancelled just then."""
+
+        async def poll() -> None:
+            deliveries.extend(
+                await self._queue.receive(
+                    min(self._credit, self._queue.max_batch),
+                    wait=self._poll_wait,
+                    visibility=self._visibility,
+                )
+            )
+
+        if not self._queue.poll_outlives_cancel:
+            await poll()
+            return
+        trouble: BackendUnavailable | None = None
+        self._is_polling = True
+        try:
+            async with trio.open_nursery() as beside:
+                beside.start_soon(self._take_back_at_once)
+                try:
+                    await poll()
+                except BackendUnavailable as error:
+                    trouble = error
+                beside.cancel_scope.cancel()
+        finally:
+            self._is_polling = False
+        if trouble is not None:
+            if self._stopping:
+                return
+            raise trouble
+
+    async def _take_back_at_once(self) -> None:
+        """A stop that waits for the end of a poll gives back meanwhile what has not started."""
+        await self._stop_asked.wait()
+        logger.info(
+            "waiting for the open long poll to end (at most %g s; a second signal cuts it short): "
+            "messages that come in on it are given back",
+            self._poll_wait,
+        )
+        await self._take_back()
 
     def _adopt(self, delivery: Delivery, expires_at: float) -> bool:
         """A message of an attempt that runs right here came again, as if its lease had lapsed: the
@@ -218,6 +274,7 @@ class Poller:
                 message_id=lease.delivery.message_id,
                 receive_count=lease.delivery.receive_count,
                 worker=self._worker_name,
+                copy_of=lease.delivery.copy_of,
             )
             for lease in held
         ]
@@ -324,6 +381,14 @@ class Poller:
             case Finished():
                 self._duplicates += 1
                 return Ack(lease)
+            case LetterMissing(task):
+                self._duplicates += 1
+                return DeadLetterIt(
+                    lease,
+                    "FAILED, and the worker that wrote this died before the message was settled",
+                    task=task,
+                    error=task.error,
+                )
             case DuplicateDelivery():
                 self._duplicates += 1
                 return Leave(lease)
@@ -367,18 +432,22 @@ class Poller:
     async def _take_back(self) -> None:
         """What lies in the buffer was claimed but not started: give it back at once, instead of
         letting it wait for a worker to come free."""
-        waiting: list[Attempt] = []
         try:
             while True:
-                waiting.append(self._unstarted.receive_nowait())
+                self._taken_back.append(self._unstarted.receive_nowait())
         except trio.WouldBlock:
             pass
-        await self._give_back(waiting)
+        await self._report_taken_back()
 
     async def _give_back(self, attempts: Sequence[Attempt]) -> None:
-        self._returned += len(attempts)
-        for attempt in attempts:
-            await self._outcomes.send(Interrupted(attempt))
+        self._taken_back.extend(attempts)
+        await self._report_taken_back()
+
+    async def _report_taken_back(self) -> None:
+        while self._taken_back:
+            await self._outcomes.send(Interrupted(self._taken_back[0]))
+            self._taken_back.popleft()
+            self._returned += 1
 
 
 def _log_silence(task: Task, what_follows: str) -> None:

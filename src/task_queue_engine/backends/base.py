@@ -28,6 +28,7 @@ from task_queue_engine.lifecycle import (
     CancelVerdict,
     ClaimRequest,
     ClaimVerdict,
+    Receive,
     RecordVerdict,
     ReopenVerdict,
 )
@@ -55,6 +56,8 @@ class Delivery:
     """Of this one delivery; what deletes and extends it."""
     receive_count: int
     """How often this message was received, this time included."""
+    copy_of: tuple[Receive, ...] = ()
+    """Where the backend gives a message back as a fresh copy: what it was a copy of."""
     body: bytes = b""
     """The task's JSON where the backend carries it in the message (AWS); else empty."""
 
@@ -149,6 +152,13 @@ class TaskQueue(Protocol):
     def max_delay(self) -> float:
         """The longest `delay` of `send` and `release`, in seconds; longer waits live in the
         store (SQS: 900)."""
+        ...
+
+    @property
+    def poll_outlives_cancel(self) -> bool:
+        """Cancelling a `receive` that waits does not end it where messages are handed out: for the
+        rest of its wait it takes what becomes visible, and nobody has that until its lease ends.
+        Whoever can wait lets it come to its end and gives back what it brings."""
         ...
 
     async def send(self, messages: Sequence[Message]) -> list[QueueVerdict]:

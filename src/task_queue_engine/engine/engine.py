@@ -7,7 +7,7 @@ import random
 import secrets
 import socket
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from datetime import datetime
 from typing import Any, TypeVar, overload
@@ -447,12 +447,11 @@ class Engine:
     # --- looking ----------------------------------------------------------------------------
 
     async def metrics(self) -> EngineMetrics:
-        """Fresh where the backend answers, else as last sampled."""
+        """Fresh where the backend answers within 2 s, else as last sampled."""
         pipeline = self._check_running()
-        try:
+        sample = pipeline.metrics.statistics()
+        with trio.move_on_after(2), suppress(BackendUnavailable):
             sample = await pipeline.metrics.sample()
-        except BackendUnavailable:
-            sample = pipeline.metrics.statistics()
         return EngineMetrics(
             counts=sample.counts,
             depth=sample.depth,

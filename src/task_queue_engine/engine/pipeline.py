@@ -294,4 +294,6 @@ class Pipeline:
         while True:
             for worker in self.workers:
                 worker.interrupt()
+            if self.poller is not None:
+                self.poller.cut_short()
             await trio.sleep(0.1)

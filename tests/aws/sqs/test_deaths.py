@@ -13,7 +13,7 @@ from task_queue_engine.actors.reconciler import Reconciler
 from task_queue_engine.backends.aws.backend import AwsBackend
 from task_queue_engine.backends.base import Created, Done, Message, NewTask
 from task_queue_engine.clock import ManualClock
-from task_queue_engine.lifecycle import GIVEN_UP_ERROR_TYPE, Started
+from task_queue_engine.lifecycle import GIVEN_UP_ERROR_TYPE, Receive, Started
 from task_queue_engine.task import Task, TaskStatus
 from tests.aws.fixtures import require
 from tests.aws.sqs.harness import make_backend, make_client, make_queue
@@ -36,6 +36,21 @@ async def test_giving_back_does_not_use_up_the_safety_net(name: str, delay: floa
         (delivery,) = await queue.receive(1, wait=5, visibility=30)
         assert delivery.receive_count < 3, "there is room for a crash"
         assert (await queue.depth()).dead == 0
+
+
+@pytest.mark.parametrize("name", ["elasticmq", "moto"])
+async def test_a_copy_given_back_unclaimed_says_what_it_is_a_copy_of(name: str) -> None:
+    """Else the task of a dead owner would wait until no lease can be that old."""
+    async with queue_of(require(name), max_receives=3) as queue:
+        await queue.send([Message(task=make_task())])
+        seen: list[Receive] = []
+        for _ in range(7):
+            (delivery,) = await queue.receive(1, wait=5, visibility=30)
+            assert delivery.copy_of == tuple(seen[-5:])
+            if delivery.receive_count == 2:
+                seen.append(Receive(delivery.message_id, 2))
+            assert await queue.release([(delivery, 0)]) == [Done()]
+        assert len({one.message_id for one in seen}) == 3
 
 
 async def die_three_times(name: str, *, claims: bool) -> None:

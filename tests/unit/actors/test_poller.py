@@ -31,7 +31,7 @@ from task_queue_engine.actors.messages import (
 )
 from task_queue_engine.actors.poller import Poller
 from task_queue_engine.backends.base import Message
-from task_queue_engine.backends.memory import MemoryBackend
+from task_queue_engine.backends.memory import MemoryBackend, MemoryQueue
 from task_queue_engine.lifecycle import Complete, crash_error
 from task_queue_engine.retry import SnoozeUntil
 from tests.unit.actors.support import LEASE, claim, patience, put, receive, status
@@ -443,6 +443,55 @@ async def test_a_stop_ends_the_long_poll_and_takes_nothing_more(backend: MemoryB
         assert (await backend.queue("default").depth()).waiting == 1
         with pytest.raises(trio.EndOfChannel):
             await rig.deliveries.receive()
+
+
+async def test_a_poll_that_would_go_on_without_us_is_left_to_its_end(
+    backend: MemoryBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(MemoryQueue, "poll_outlives_cancel", True)
+    async with polling(backend) as rig:
+        await trio.testing.wait_all_tasks_blocked()
+        rig.poller.stop()
+        await trio.sleep(5)
+        assert not rig.done.is_set()
+        task = await put(backend)
+        settlement = await rig.settlement()
+        assert isinstance(settlement, Release), "what it brings is given back"
+        await rig.done.wait()
+        assert status(backend, task.id) is TaskStatus.PENDING
+
+
+async def test_it_ends_by_itself_or_when_it_is_cut_short(
+    backend: MemoryBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(MemoryQueue, "poll_outlives_cancel", True)
+    for cut_after, expected in [(None, 20), (3, 3)]:
+        async with polling(backend) as rig:
+            await trio.testing.wait_all_tasks_blocked()
+            before = trio.current_time()
+            rig.poller.stop()
+            if cut_after is not None:
+                await trio.sleep(cut_after)
+                rig.poller.cut_short()
+            await rig.done.wait()
+            assert trio.current_time() - before == pytest.approx(expected, abs=0.1)
+
+
+async def test_what_has_not_started_does_not_wait_for_that(
+    backend: MemoryBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(MemoryQueue, "poll_outlives_cancel", True)
+    async with polling(backend, demand=3, prefetch=2) as rig:
+        tasks = [await put(backend), await put(backend)]
+        await trio.testing.wait_all_tasks_blocked()
+        rig.poller.stop()
+        with trio.fail_after(1):
+            outcomes = [await rig.outcomes.receive() for _ in tasks]
+        assert all(isinstance(outcome, Interrupted) for outcome in outcomes)
+        assert not rig.done.is_set()
+        await rig.done.wait()
+        with pytest.raises(trio.EndOfChannel):
+            rig.outcomes.receive_nowait()
 
 
 async def test_a_stop_while_nobody_asks_for_work(backend: MemoryBackend) -> None:

@@ -48,6 +48,8 @@ _LOOK_LEASE = 30
 _TAKE_LEASE = 60
 _AT_ONCE = 5
 _GIVE_BACK_TIMEOUT = 5.0
+_ANSWER_TIMEOUT = 3.0
+"""Seconds for a look that waits for one at most."""
 _LOOK_AGAIN = 600.0
 """Seconds until the watcher looks at a queue whose length has not changed."""
 _PURGE_PAUSE = 60.0
@@ -240,11 +242,17 @@ class DeadLetters:
         end = trio.current_time() + lease / 2
         at_once = 1
         while trio.current_time() < end:
-            found = await self._receive(at_once, min(size, MAX_ENTRIES), lease)
-            if not found and at_once == 1:
+            # Not cancelled half-way: SQS would go on with it, and hide what is given back below.
+            with trio.CancelScope(
+                shield=True, deadline=trio.current_time() + _ANSWER_TIMEOUT
+            ) as look:
+                found = await self._receive(at_once, min(size, MAX_ENTRIES), lease)
+            if look.cancelled_caught:
+                await trio.lowlevel.checkpoint_if_cancelled()
+                raise BackendUnavailable("SQS does not answer")
+            if enough(found) or (not found and at_once == 1):
                 return
-            if enough(found):
-                return
+            await trio.lowlevel.checkpoint_if_cancelled()
             # Several at once while the queue has plenty; a last one alone, which waits a second:
             # an empty answer without waiting may come from a part of the queue that is.
             at_once = _AT_ONCE if len(found) == at_once * MAX_ENTRIES else 1

@@ -17,17 +17,21 @@ from typing import Any, Final
 import msgspec
 
 from task_queue_engine.backends.base import DeadLetter, DeadLettering, Delivery, Message
+from task_queue_engine.lifecycle import Receive
 from task_queue_engine.task import TaskError
 
 MAX_MESSAGE_BYTES: Final = 1_048_576
 """1 MiB, for a message with its attributes and for a batch (Amazon SQS message quotas)."""
 
 SYSTEM_ATTRIBUTES: Final = ("ApproximateReceiveCount", "SentTimestamp")
+COPY_OF: Final = "CopyOf"
+"""Attribute of a copy that is given back unclaimed: "id:receives", several with commas."""
 DEAD_LETTER_ATTRIBUTES: Final = ("TaskType", "Reason", "Error", "Attempts", "FailedAt")
 
 _MAX_ID_BYTES = 1024
 _UNREADABLE = "unreadable-message-"
 _MAX_REASON = 1024
+_MAX_COPIED = 5
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 # #x9 | #xA | #xD | #x20 to #xD7FF | #xE000 to #xFFFD | #x10000 to #x10FFFF (SendMessage).
@@ -85,14 +89,25 @@ def outgoing(message: Message) -> Outgoing:
     )
 
 
-def fresh_copy(delivery: Delivery, delay: float) -> Outgoing:
-    """What was received, to be sent once more: a new message with no receives yet."""
+def fresh_copy(delivery: Delivery, delay: float, *, max_bytes: int) -> Outgoing:
+    """What was received, to be sent once more: a new message with no receives yet.
+
+    Without a delay it may have been given back before it was claimed, while its task is PROCESSING
+    under a dead owner. So it says what it is a copy of (if there is room), which proves that the
+    owner's lease has lapsed.
+    """
     named = _read(delivery.body)
-    return Outgoing(
+    copy = Outgoing(
         delivery.body.decode(),
         named.attributes if named else {},
         whole_seconds(delay),
     )
+    if delay > 0:
+        return copy
+    copied = (*delivery.copy_of, Receive(delivery.message_id, delivery.receive_count))
+    said = ",".join(f"{one.message_id}:{one.count}" for one in copied[-_MAX_COPIED:])
+    witness = Outgoing(copy.body, copy.attributes | _attributes(**{COPY_OF: said}))
+    return witness if witness.size <= max_bytes else copy
 
 
 def dead_letter(item: DeadLettering, *, max_bytes: int) -> Outgoing:
@@ -137,7 +152,19 @@ def delivery(received: Mapping[str, Any]) -> Delivery:
         message_id=message_id,
         receipt=str(received["ReceiptHandle"]),
         receive_count=int(count),
+        copy_of=_read_copied(received),
         body=body,
+    )
+
+
+def _read_copied(received: Mapping[str, Any]) -> tuple[Receive, ...]:
+    attributes = received.get("MessageAttributes") or {}
+    said = str(attributes.get(COPY_OF, {}).get("StringValue", ""))
+    parts = (part.rpartition(":") for part in said.split(",")[-_MAX_COPIED:])
+    return tuple(
+        Receive(message_id, int(count))
+        for message_id, _, count in parts
+        if count.isascii() and count.isdigit() and len(count) < 10
     )
 
 

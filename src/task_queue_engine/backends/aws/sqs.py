@@ -10,8 +10,9 @@ What follows from SQS's own rules:
   request, unless its next receive would leave no room for a crash: then it is copied too.
 - A deleted message may come back, and deleting with an old receipt is answered with success: a
   verdict Done is SQS's word, not proof. The claim is what protects a task.
-- A long poll that is cancelled has its connection closed. What SQS had already taken for an answer
-  that never arrived becomes visible again when its lease ends.
+- A long poll that is cancelled has its connection closed, which SQS does not notice: for the rest
+  of its wait it takes messages, and these become visible again when their lease ends. So an engine
+  that stops lets its poll run out while it drains (`poll_outlives_cancel`).
 - Whole seconds: leases and delays are rounded up.
 """
 
@@ -76,6 +77,7 @@ class SqsQueue:
     max_batch: Final = 100
     """Ten of SQS's batches, carried out at the same time."""
     max_delay: Final = MAX_DELAY
+    poll_outlives_cancel: Final = True
 
     def __init__(self, name: str, urls: QueueUrls, client: AwsClient, *, clock: Clock) -> None:
         self._name = name
@@ -156,6 +158,7 @@ class SqsQueue:
                 "WaitTimeSeconds": wait,
                 "VisibilityTimeout": _lease(visibility),
                 "MessageSystemAttributeNames": format_.SYSTEM_ATTRIBUTES,
+                "MessageAttributeNames": [format_.COPY_OF],
             },
             long_poll=True,
         )
@@ -213,9 +216,11 @@ class SqsQueue:
     async def _replace(self, items: Sequence[tuple[Delivery, float]]) -> list[QueueVerdict]:
         """Send a fresh copy, then delete the old message. The copy is what counts: an old message
         that could not be deleted comes back once more and is found to be an extra copy."""
-        verdicts = await self._send(
-            self._urls.queue, [format_.fresh_copy(delivery, delay) for delivery, delay in items]
-        )
+        copies = [
+            format_.fresh_copy(delivery, delay, max_bytes=self._max_bytes)
+            for delivery, delay in items
+        ]
+        verdicts = await self._send(self._urls.queue, copies)
         sent = [
             delivery
             for (delivery, _), verdict in zip(items, verdicts, strict=True)

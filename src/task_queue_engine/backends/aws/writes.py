@@ -146,6 +146,7 @@ def record(write: AttemptWrite, now: datetime, token: str, *, retention: float) 
             removes += tuple(name for name in ("result", "error") if name not in sets)
             if isinstance(write, Fail):
                 increments = ("retry_count",)
+                removes = tuple(name for name in removes if name not in _WAIT_REMOVES)
         case Retry() | Snooze():
             removes = _WAIT_REMOVES
             _set_status(sets, write.task_id, TaskStatus.PENDING, moment(max(now, write.run_at)))

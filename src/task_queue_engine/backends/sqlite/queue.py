@@ -115,6 +115,7 @@ class SqliteQueue:
 
     max_batch = 256
     max_delay = MAX_DELAY
+    poll_outlives_cancel = False
 
     def __init__(self, name: str, *, clock: Clock) -> None:
         self._name = name

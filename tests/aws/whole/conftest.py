@@ -1,0 +1,15 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.aws.whole.place import Place, place_on
+
+
+@pytest.fixture
+def place(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Place]:
+    """On the main pair of servers; on another with `indirect` and its name."""
+    with place_on(tmp_path, getattr(request, "param", "elasticmq")) as made:
+        yield made
