@@ -67,6 +67,11 @@ class Outgoing:
     """Whole seconds."""
 
     @property
+    def task_type(self) -> str:
+        found: str = self.attributes.get("TaskType", {}).get("StringValue", "")
+        return found
+
+    @property
     def size(self) -> int:
         """Bytes: the body, and name, type and value of each attribute."""
         return len(self.body.encode()) + sum(
@@ -138,6 +143,7 @@ def delivery(received: Mapping[str, Any]) -> Delivery:
         receipt=str(received["ReceiptHandle"]),
         receive_count=int(count),
         body=body,
+        task_type=named.type if named and isinstance(named.type, str) else "",
     )
 
 
