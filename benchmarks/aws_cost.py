@@ -42,7 +42,6 @@ from pathlib import Path
 from typing import Any
 
 import trio
-from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
@@ -52,14 +51,12 @@ from benchmarks.cost.prices import PRICES
 from benchmarks.cost.reference import ALL, run_reference
 from benchmarks.cost.shapes import SHAPES, Idle, Run, Shape, Side
 from benchmarks.local import LocalAws
-from benchmarks.phases import document_of, make_progress
+from benchmarks.phases import document_of, make_console, make_progress
 
 GOAL_REQUESTS = 0.35
 """Of the consuming side, a task, at load."""
 GOAL_DOLLARS = 0.5
 """Of the reference's."""
-
-_WIDTH = 150
 
 
 def measure(
@@ -268,8 +265,7 @@ def main(arguments: Sequence[str] | None = None) -> list[Run]:
             settings = local.provision(worker_count=args.workers, prefetch=args.prefetch)
             progress.add_task("idle engine", total=None)
             idle = trio.run(run_idle, local, settings, args.idle)
-    console = Console()
-    console.width = max(console.width, _WIDTH)  # a cut-off figure is none
+    console = make_console()
     console.print(summary(runs))
     if args.details:
         for run in runs:

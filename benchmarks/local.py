@@ -37,8 +37,12 @@ class LocalAws:
         self, sqs: str, dynamodb: str, *, endpoints: Mapping[Service, str] | None = None
     ) -> None:
         self.names = (sqs, dynamodb)
+        self.pids: list[int] = []
+        """Of the servers that were started."""
         if endpoints is None:
-            endpoints = {"sqs": _started(sqs).url, "dynamodb": _started(dynamodb).url}
+            servers = {"sqs": _started(sqs), "dynamodb": _started(dynamodb)}
+            self.pids = sorted({each.pid for each in servers.values() if each.pid})
+            endpoints = {"sqs": servers["sqs"].url, "dynamodb": servers["dynamodb"].url}
         self.endpoints: dict[Service, str] = dict(endpoints)
         # boto3 looks for them here.
         os.environ |= {

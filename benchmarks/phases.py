@@ -17,11 +17,15 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import trio
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from task_queue_engine import __version__
+from task_queue_engine import Engine, Submission, __version__
+from task_queue_engine.events import AttemptRecorded, Event
+
+_CHUNK = 500
 
 Tick = Callable[[int], None]
 
@@ -44,6 +48,66 @@ class Usage:
             "tasks_per_second": count / wall,
             "cpu_us_per_task": cpu / count * 1e6,
         }
+
+
+async def fill(engine: Engine, count: int, payload_bytes: int, tick: Tick) -> None:
+    """Submit so many tasks of the type "noop"."""
+    payload = "x" * payload_bytes
+    for start in range(0, count, _CHUNK):
+        size = min(_CHUNK, count - start)
+        await engine.submit_many([Submission(task="noop", payload=payload)] * size)
+        tick(size)
+
+
+async def submit_one_by_one(
+    engine: Engine, count: int, payload_bytes: int, *, producers: int
+) -> None:
+    """Submit so many tasks of the type "noop", each by a call of its own, several at a time."""
+    payload = "x" * payload_bytes
+    numbers = iter(range(count))
+
+    async def produce() -> None:
+        for _ in numbers:
+            await engine.submit("noop", payload)
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(producers):
+            nursery.start_soon(produce)
+
+
+class Ended:
+    """A hook that counts the tasks that have ended: asking the backend would be work, and cost."""
+
+    def __init__(self, expected: int, tick: Tick) -> None:
+        self._left = expected
+        self._tick = tick
+        self._all = trio.Event()
+
+    def __call__(self, event: Event) -> None:
+        if isinstance(event, AttemptRecorded) and event.status.is_terminal:
+            self._left -= 1
+            self._tick(1)
+            if self._left <= 0:
+                self._all.set()
+
+    async def wait(self, engine: Engine) -> None:
+        """Until all have ended and the last message is gone too, not only the last status
+        written."""
+        await self._all.wait()
+        while engine.statistics()["lease_keeper"]["held"]:  # noqa: ASYNC110  # nobody tells
+            await trio.sleep(0.01)
+
+
+async def until_completed(engine: Engine, count: int, tick: Tick) -> None:
+    seen = 0
+    while seen < count:
+        await trio.sleep(0.02)
+        metrics = await engine.metrics()
+        # The last message has to be gone too, not only the last status written.
+        completed = metrics.counts.completed
+        done = completed if completed < count or metrics.depth.waiting == 0 else count - 1
+        tick(done - seen)
+        seen = done
 
 
 def tell_tick(count: int) -> None:
@@ -89,6 +153,13 @@ def make_progress() -> Progress:
     )
 
 
+def make_console() -> Console:
+    """On standard output; wide enough, since a figure that is cut off is none."""
+    console = Console()
+    console.width = max(console.width, 150)
+    return console
+
+
 def show(title: str, results: Mapping[str, Result], columns: Mapping[str, tuple[str, int]]) -> None:
     """A row for each phase.
 
@@ -96,16 +167,16 @@ def show(title: str, results: Mapping[str, Result], columns: Mapping[str, tuple[
         columns: heading -> (key of the result, digits after the point).
     """
     table = Table(title=title)
-    table.add_column("phase")
+    table.add_column("phase", no_wrap=True)
     for heading in columns:
-        table.add_column(heading, justify="right")
+        table.add_column(heading, justify="right", no_wrap=True)
     for phase, result in results.items():
         cells = [
             f"{result[key]:,.{digits}f}" if key in result else ""
             for key, digits in columns.values()
         ]
         table.add_row(phase.replace("_", " "), *cells)
-    Console().print(table)
+    make_console().print(table)
 
 
 def document_of(args: argparse.Namespace, results: Any) -> dict[str, Any]:

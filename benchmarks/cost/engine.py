@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
 import trio
@@ -11,6 +10,7 @@ from benchmarks.cost.observed import ObservedClient
 from benchmarks.cost.shapes import MOST_SECONDS, RETRY_DELAY, Idle, Run, Shape, Side
 from benchmarks.cost.written import TableStream
 from benchmarks.local import LocalAws, make_backend
+from benchmarks.phases import Ended, Tick
 from task_queue_engine import (
     Discard,
     Engine,
@@ -20,13 +20,10 @@ from task_queue_engine import (
     TaskContext,
     TaskRegistry,
 )
-from task_queue_engine.events import AttemptRecorded, Event
 
 NAME = "this engine"
 
 _CHUNK = 500
-
-Tick = Callable[[int], None]
 
 
 class JumpingClock:
@@ -59,22 +56,6 @@ def make_tasks() -> TaskRegistry:
         raise Discard("it cannot be done")
 
     return tasks
-
-
-class Ended:
-    """A hook that counts the tasks that have ended: looking at the store would cost units."""
-
-    def __init__(self, expected: int, tick: Tick) -> None:
-        self._left = expected
-        self._tick = tick
-        self.all = trio.Event()
-
-    def __call__(self, event: Event) -> None:
-        if isinstance(event, AttemptRecorded) and event.status.is_terminal:
-            self._left -= 1
-            self._tick(1)
-            if not self._left:
-                self.all.set()
 
 
 async def run_engine(
@@ -116,10 +97,7 @@ async def run_engine(
         )
         await nursery.start(engine.run)
         with trio.fail_after(MOST_SECONDS):
-            await ended.all.wait()
-            # Nothing tells when the last message is gone too.
-            while engine.statistics()["lease_keeper"]["held"]:  # noqa: ASYNC110
-                await trio.sleep(0.01)
+            await ended.wait(engine)
         seconds = trio.current_time() - started
         await engine.stop()
     worked = await trio.to_thread.run_sync(stream.new_changes)

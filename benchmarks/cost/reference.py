@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
@@ -30,6 +29,7 @@ from benchmarks.cost.shapes import MOST_SECONDS, RETRY_DELAY, Run, Shape, Side
 from benchmarks.cost.units import Index
 from benchmarks.cost.written import Change, TableStream
 from benchmarks.local import LocalAws
+from benchmarks.phases import Tick
 
 ALL = "reference, index of all attributes"
 KEYS_ONLY = "reference, index of keys only"
@@ -39,8 +39,6 @@ _POLLERS = 4
 _TABLE_KEYS = ("id",)
 _INDEX = Index(name="status-index", keys=("status",), table_keys=_TABLE_KEYS)
 _LONGEST_DELAY = 900
-
-Tick = Callable[[int], None]
 
 
 class Reference:
