@@ -22,7 +22,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from task_queue_engine import Engine, Submission, __version__
+from task_queue_engine import Engine, Refused, Submission, __version__
 from task_queue_engine.events import AttemptRecorded, Event
 
 _CHUNK = 500
@@ -55,7 +55,9 @@ async def fill(engine: Engine, count: int, payload_bytes: int, tick: Tick) -> No
     payload = "x" * payload_bytes
     for start in range(0, count, _CHUNK):
         size = min(_CHUNK, count - start)
-        await engine.submit_many([Submission(task="noop", payload=payload)] * size)
+        for verdict in await engine.submit_many([Submission(task="noop", payload=payload)] * size):
+            if isinstance(verdict, Refused):
+                raise SystemExit(f"a task could not be submitted: {verdict.error}")
         tick(size)
 
 

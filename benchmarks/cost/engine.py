@@ -14,6 +14,7 @@ from benchmarks.phases import Ended, Tick
 from task_queue_engine import (
     Discard,
     Engine,
+    Refused,
     Retry,
     Settings,
     Submission,
@@ -116,7 +117,9 @@ async def _submit(engine: Engine, shape: Shape, count: int) -> None:
         task=shape.outcome, payload="x" * shape.payload_bytes, delay=shape.delay or None
     )
     for start in range(0, count, _CHUNK):
-        await engine.submit_many([one] * min(_CHUNK, count - start))
+        for verdict in await engine.submit_many([one] * min(_CHUNK, count - start)):
+            if isinstance(verdict, Refused):
+                raise SystemExit(f"a task could not be submitted: {verdict.error}")
 
 
 async def run_idle(local: LocalAws, settings: Settings, seconds: float) -> Idle:
