@@ -44,7 +44,7 @@ format: setup ## mend formatting and what else can be mended mechanically
 .PHONY: bench
 bench: ## measure throughput and latency
 	@sh scripts/setup serve
-	@exec $(BIN)/python benchmarks/throughput.py $(ARGS)
+	@exec $(BIN)/python -m benchmarks.throughput $(ARGS)
 
 .PHONY: setup
 setup: ## prepare .venv for development (every target does what it needs by itself)

@@ -46,6 +46,8 @@ class LocalServer:
     region: str = "us-east-1"
     credentials: tuple[str, str] = ("testing", "testing")
     """Access key id and secret: the servers take any."""
+    pid: int | None = None
+    """Of its process."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -158,7 +160,7 @@ class _Process:
         except BaseException:
             self.stop()
             raise
-        self.server = LocalServer(name, f"http://127.0.0.1:{port}")
+        self.server = LocalServer(name, f"http://127.0.0.1:{port}", pid=self._process.pid)
 
     def _wait_until_ready(self, name: str, port: int | None) -> int:
         deadline = time.monotonic() + START_TIMEOUT

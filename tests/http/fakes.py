@@ -14,6 +14,7 @@ import trio
 
 from task_queue_engine.backends.base import (
     BackendInfo,
+    BackendUsage,
     Counts,
     DeadLetter,
     DeadLetterPage,
@@ -88,6 +89,7 @@ class FakeEngine:
         self.reached = trio.Event()
         """Set when a submission has reached the engine."""
         self.not_ready: tuple[str, ...] = ()
+        self.usage: BackendUsage | None = None
         self._in_flight: set[str] = set()
         self._changed = trio.Event()
 
@@ -257,6 +259,7 @@ class FakeEngine:
             active_workers=statuses.count(TaskStatus.PROCESSING),
             counters={"attempts_started": 7, "lease_lost": 0},
             uptime=12.5,
+            usage=self.usage,
         )
 
     async def ready(self) -> Readiness:

@@ -6,10 +6,17 @@ import re
 from datetime import datetime
 from typing import Any
 
+import msgspec
 import pytest
 import trio
 from quart_trio.testing import TrioClient
 
+from task_queue_engine.backends.base import (
+    BackendUsage,
+    OperationUsage,
+    StepUsage,
+    TaskTypeUsage,
+)
 from task_queue_engine.engine.api import Readiness
 from task_queue_engine.errors import BackendUnavailable
 from task_queue_engine.task import TaskStatus
@@ -107,6 +114,77 @@ async def test_prometheus_text(client: TrioClient) -> None:
     assert samples["tqe_attempts_started_total"] == 7
     assert described["tqe_attempts_started_total"] == "counter"
     assert described["tqe_tasks"] == "gauge"
+
+
+USAGE = BackendUsage(
+    operations=(
+        OperationUsage(
+            service="dynamodb",
+            operation="BatchExecuteStatement",
+            requests=4,
+            retries=1,
+            throttles=1,
+            write_units=62.0,
+        ),
+        OperationUsage(service="sqs", operation="ReceiveMessage", requests=9),
+    ),
+    steps=(StepUsage(step="claim", requests=2, write_units=30.0),),
+    task_types=(
+        TaskTypeUsage(service="dynamodb", task_type="email", requests=0.5, write_units=20.0),
+        TaskTypeUsage(service="sqs", task_type='a "b"\\\n', requests=0.3),
+    ),
+)
+
+
+async def test_what_a_billed_backend_was_asked_for(client: TrioClient, engine: FakeEngine) -> None:
+    engine.usage = USAGE
+
+    metrics = await body_of(await client.get("/metrics"))
+
+    assert metrics["usage"]["operations"][1] == {
+        "service": "sqs",
+        "operation": "ReceiveMessage",
+        "requests": 9,
+        "retries": 0,
+        "throttles": 0,
+        "failures": 0,
+        "read_units": 0.0,
+        "write_units": 0.0,
+    }
+    assert msgspec.convert(metrics["usage"], BackendUsage) == USAGE
+
+
+async def test_what_a_billed_backend_was_asked_for_as_text(
+    client: TrioClient, engine: FakeEngine
+) -> None:
+    engine.usage = USAGE
+
+    response = await client.get("/metrics", headers={"Accept": PROMETHEUS})
+
+    lines = (await response.get_data()).decode().splitlines()
+    sent = 'service="dynamodb",operation="BatchExecuteStatement"'
+    assert f"tqe_backend_requests_total{{{sent}}} 4" in lines
+    assert f"tqe_backend_retries_total{{{sent}}} 1" in lines
+    assert f"tqe_backend_throttles_total{{{sent}}} 1" in lines
+    assert f"tqe_backend_write_units_total{{{sent}}} 62.0" in lines
+    assert 'tqe_backend_requests_total{service="sqs",operation="ReceiveMessage"} 9' in lines
+    assert 'tqe_store_write_units_total{step="claim"} 30.0' in lines
+    assert 'tqe_task_type_write_units_total{service="dynamodb",task_type="email"} 20.0' in lines
+    escaped = r'tqe_task_type_requests_total{service="sqs",task_type="a \"b\"\\\n"} 0.3'
+    assert escaped in lines
+    assert not any(line.startswith("tqe_backend_read_units") for line in lines), "there are none"
+    assert not any("write_units" in line and 'service="sqs"' in line for line in lines)
+    families = [line.split()[2] for line in lines if line.startswith("# TYPE")]
+    assert len(families) == len(set(families))
+
+
+async def test_usage_is_documented(client: TrioClient, engine: FakeEngine) -> None:
+    document = await body_of(await client.get("/openapi.json"))
+
+    schemas = document["components"]["schemas"]
+    assert "usage" in schemas["MetricsView"]["properties"]
+    assert "usage" not in schemas["MetricsView"]["required"]
+    assert set(schemas["OperationUsage"]["properties"]) == set(OperationUsage.__annotations__)
 
 
 async def test_health_asks_no_backend(client: TrioClient, engine: FakeEngine) -> None:

@@ -20,7 +20,7 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import Enum, auto
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from task_queue_engine.lifecycle import (
     AttemptWrite,
@@ -60,6 +60,8 @@ class Delivery:
     """Where the backend gives a message back as a fresh copy: what it was a copy of."""
     body: bytes = b""
     """The task's JSON where the backend carries it in the message (AWS); else empty."""
+    task_type: str = ""
+    """What that JSON names as the task's type; empty where there is none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -400,8 +402,62 @@ class BackendInfo:
     limits: dict[str, int] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OperationUsage:
+    """One kind of request to a billed service, since the backend was made."""
+
+    service: str
+    """ "sqs", "dynamodb"."""
+    operation: str
+    """The service's own name for it, "SendMessageBatch"."""
+    requests: int = 0
+    """Sent, every retry and every empty poll counted."""
+    retries: int = 0
+    throttles: int = 0
+    """Answers that said: too fast."""
+    failures: int = 0
+    """Calls that ended in an error, after the retries if there were any."""
+    read_units: float = 0.0
+    """As far as the service reports them."""
+    write_units: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepUsage:
+    """What one of the store's methods has cost."""
+
+    step: str
+    """ "create", "claim", "record", ..."""
+    requests: float = 0.0
+    """Calls: their retries are in `OperationUsage`."""
+    read_units: float = 0.0
+    write_units: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskTypeUsage:
+    """What tasks of one type have cost of one service. A request that served several tasks is
+    shared evenly among them; what served none (empty polls, gauges, retries) is nobody's."""
+
+    service: str
+    task_type: str
+    requests: float = 0.0
+    read_units: float = 0.0
+    write_units: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BackendUsage:
+    """What a backend that is billed by the request has asked for, since it was made, in this
+    process."""
+
+    operations: tuple[OperationUsage, ...] = ()
+    steps: tuple[StepUsage, ...] = ()
+    task_types: tuple[TaskTypeUsage, ...] = ()
+
+
 class Backend(Protocol):
-    """A queue and a store that belong together."""
+    """A queue and a store that belong together. See `MeteredBackend` for what it may do besides."""
 
     @property
     def store(self) -> TaskStore: ...
@@ -429,4 +485,13 @@ class Backend(Protocol):
         ever bring on. Reads at most about `limit` rows a call; the cursor walks on from there, so
         that a long backlog costs a bounded piece per call. May find a task that is not stranded
         (its message was just received): what the engine does about it must be harmless."""
+        ...
+
+
+@runtime_checkable
+class MeteredBackend(Protocol):
+    """What a backend that costs money by the request offers besides; others have no such member."""
+
+    def usage(self) -> BackendUsage:
+        """From memory, at no cost; before and after `open` too."""
         ...

@@ -11,8 +11,15 @@ from datetime import datetime
 from typing import Self
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
-from task_queue_engine.backends.base import Counts, DeadLetter, DeadLetterPage, QueueDepth
+from task_queue_engine.backends.base import (
+    BackendUsage,
+    Counts,
+    DeadLetter,
+    DeadLetterPage,
+    QueueDepth,
+)
 from task_queue_engine.client.problems import Problem
 from task_queue_engine.engine.api import EngineMetrics
 from task_queue_engine.task import Task, TaskError
@@ -102,6 +109,7 @@ class MetricsView(msgspec.Struct, frozen=True, kw_only=True):
     dead_letters: int = 0
     uptime_seconds: float = 0.0
     counters: dict[str, int] = {}
+    usage: BackendUsage | UnsetType = UNSET
 
     @classmethod
     def of(cls, metrics: EngineMetrics) -> Self:
@@ -120,6 +128,7 @@ class MetricsView(msgspec.Struct, frozen=True, kw_only=True):
             dead_letters=depth.dead,
             uptime_seconds=round(metrics.uptime, 3),
             counters=dict(sorted(metrics.counters.items())),
+            usage=UNSET if metrics.usage is None else metrics.usage,
         )
 
     def metrics(self) -> EngineMetrics:
@@ -138,4 +147,5 @@ class MetricsView(msgspec.Struct, frozen=True, kw_only=True):
             active_workers=self.active_workers,
             counters=self.counters,
             uptime=self.uptime_seconds,
+            usage=None if self.usage is UNSET else self.usage,
         )

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 from task_queue_engine.backends.base import (
     BackendInfo,
+    BackendUsage,
     Counts,
     DeadLetterPage,
     ListQuery,
@@ -77,6 +78,8 @@ class EngineMetrics:
     """Name in Prometheus style without prefix and `_total`: "attempts_started", "leases_lost"."""
     uptime: float = 0.0
     """Seconds."""
+    usage: BackendUsage | None = None
+    """What the backend was asked for by this process; None where it is not billed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -31,6 +31,7 @@ from task_queue_engine.backends.base import (
     Done,
     ListQuery,
     Message,
+    MeteredBackend,
     TaskPage,
     TryAgain,
 )
@@ -459,6 +460,7 @@ class Engine:
             active_workers=sum(worker.statistics().busy for worker in pipeline.workers),
             counters=counters_of(pipeline),
             uptime=trio.current_time() - self._started_at,
+            usage=self._backend.usage() if isinstance(self._backend, MeteredBackend) else None,
         )
 
     async def ready(self) -> Readiness:

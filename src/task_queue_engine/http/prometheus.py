@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
+from task_queue_engine.backends.base import BackendUsage
 from task_queue_engine.engine.api import EngineMetrics
 from task_queue_engine.engine.counters import COUNTERS
 
@@ -12,6 +13,28 @@ CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 PREFIX = "tqe_"
 
 _NOT_IN_NAMES = re.compile("[^a-zA-Z0-9_]")
+# In the value of a label.
+_ESCAPES = str.maketrans({"\\": r"\\", '"': r"\"", "\n": r"\n"})
+
+# Family, attribute of the row, text. Units are sampled only where there are any: SQS has none.
+_OF_OPERATIONS = (
+    ("backend_requests", "requests", "Requests to a billed service, retries and empty polls too."),
+    ("backend_retries", "retries", "Requests to a billed service that were retries."),
+    ("backend_throttles", "throttles", "Answers that requests come too fast."),
+    ("backend_failures", "failures", "Calls that ended in an error, after the retries."),
+    ("backend_read_units", "read_units", "Read capacity units consumed."),
+    ("backend_write_units", "write_units", "Write capacity units consumed."),
+)
+_OF_STEPS = (
+    ("store_requests", "requests", "Calls to a billed store, by what they were for."),
+    ("store_read_units", "read_units", "Read capacity units, by what they were for."),
+    ("store_write_units", "write_units", "Write capacity units, by what they were for."),
+)
+_OF_TASK_TYPES = (
+    ("task_type_requests", "requests", "Calls, each shared evenly by the tasks that it served."),
+    ("task_type_read_units", "read_units", "Read capacity units, by the type of the task."),
+    ("task_type_write_units", "write_units", "Write capacity units, by the type of the task."),
+)
 
 
 def render(metrics: EngineMetrics) -> str:
@@ -41,6 +64,30 @@ def _lines(metrics: EngineMetrics) -> Iterator[str]:
         safe = _NOT_IN_NAMES.sub("_", name)
         text = COUNTERS.get(name, safe.replace("_", " ").capitalize() + ".")
         yield from _family(f"{safe}_total", "counter", text, {"": value})
+    if metrics.usage is not None:
+        yield from _usage(metrics.usage)
+
+
+def _usage(usage: BackendUsage) -> Iterator[str]:
+    operations = {_labels(service=o.service, operation=o.operation): o for o in usage.operations}
+    steps = {_labels(step=step.step): step for step in usage.steps}
+    types = {_labels(service=t.service, task_type=t.task_type): t for t in usage.task_types}
+    yield from _columns(operations, _OF_OPERATIONS)
+    yield from _columns(steps, _OF_STEPS)
+    yield from _columns(types, _OF_TASK_TYPES)
+
+
+def _columns(rows: Mapping[str, object], families: Sequence[tuple[str, str, str]]) -> Iterator[str]:
+    for name, attribute, text in families:
+        samples = {labels: getattr(row, attribute) for labels, row in rows.items()}
+        if attribute.endswith("_units"):
+            samples = {labels: value for labels, value in samples.items() if value}
+        if samples:
+            yield from _family(f"{name}_total", "counter", text, samples)
+
+
+def _labels(**values: str) -> str:
+    return ",".join(f'{name}="{value.translate(_ESCAPES)}"' for name, value in values.items())
 
 
 def _gauge(name: str, text: str, value: float) -> Iterator[str]:

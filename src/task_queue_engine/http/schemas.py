@@ -12,8 +12,9 @@ from datetime import UTC, datetime
 from typing import Annotated, Any, TypeVar
 
 import msgspec
-from msgspec import Meta
+from msgspec import UNSET, Meta, UnsetType
 
+from task_queue_engine.backends.base import BackendUsage
 from task_queue_engine.codec import decode_json
 from task_queue_engine.errors import InvalidTask
 from task_queue_engine.http.problems import Problem
@@ -228,6 +229,8 @@ class MetricsView(msgspec.Struct, frozen=True, kw_only=True):
     dead_letters: int
     uptime_seconds: float
     counters: dict[str, int]
+    usage: BackendUsage | UnsetType = UNSET
+    """Only where the backend is billed by the request (AWS)."""
 
 
 class Health(msgspec.Struct, frozen=True, kw_only=True):

@@ -15,6 +15,7 @@ from typing import Any
 from local_aws.servers import LocalServer
 from task_queue_engine.backends.aws.backend import AwsBackend, AwsStore
 from task_queue_engine.backends.aws.client import AwsClient
+from task_queue_engine.backends.aws.dynamodb import StoreStatistics
 from task_queue_engine.backends.aws.queue_urls import QueueUrls
 from task_queue_engine.backends.base import StrandedPage
 from task_queue_engine.backends.memory import MemoryBackend
@@ -38,6 +39,9 @@ class MemoryAwsStore:
 
     async def ping(self) -> None:
         await self._backend.ping()
+
+    def statistics(self) -> StoreStatistics:
+        return StoreStatistics()
 
     async def stranded(
         self,

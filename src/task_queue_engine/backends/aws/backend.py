@@ -10,7 +10,7 @@ from typing import Protocol, Self
 
 from task_queue_engine.backends.aws.batches import as_unavailable
 from task_queue_engine.backends.aws.client import AwsClient
-from task_queue_engine.backends.aws.dynamodb import DynamoStore
+from task_queue_engine.backends.aws.dynamodb import DynamoStore, StoreStatistics
 from task_queue_engine.backends.aws.environment import adopt_env_file
 from task_queue_engine.backends.aws.errors import AwsRequestFailed
 from task_queue_engine.backends.aws.queue_urls import (
@@ -26,7 +26,8 @@ from task_queue_engine.backends.aws.startup import (
     check_regions,
     redrive_policy,
 )
-from task_queue_engine.backends.base import BackendInfo, StrandedPage, TaskStore
+from task_queue_engine.backends.aws.usage import steps, task_types
+from task_queue_engine.backends.base import BackendInfo, BackendUsage, StrandedPage, TaskStore
 from task_queue_engine.clock import Clock, SystemClock
 from task_queue_engine.config import Settings
 from task_queue_engine.errors import BackendUnavailable, ConfigurationError
@@ -44,6 +45,10 @@ class AwsStore(TaskStore, Protocol):
 
     async def ping(self) -> None:
         """Raises BackendUnavailable when no task could be written."""
+        ...
+
+    def statistics(self) -> StoreStatistics:
+        """What it has asked of DynamoDB."""
         ...
 
     async def stranded(
@@ -125,6 +130,19 @@ class AwsBackend:
     @property
     def info(self) -> BackendInfo:
         return BackendInfo(name="aws", detail=f"{self._urls.queue}, {self._store}")
+
+    def usage(self) -> BackendUsage:
+        """See `MeteredBackend`."""
+        store = self._store.statistics()
+        by_queue = [queue.usage() for queue in self._queues.values()]
+        return BackendUsage(
+            operations=self._client.statistics().usage(),
+            steps=steps(store.by_operation),
+            task_types=(
+                *task_types("dynamodb", [store.by_task_type]),
+                *task_types("sqs", by_queue),
+            ),
+        )
 
     def queue(self, name: str) -> SqsQueue:
         if name not in self._queues:

@@ -71,6 +71,11 @@ class Outgoing:
     """Whole seconds."""
 
     @property
+    def task_type(self) -> str:
+        found: str = self.attributes.get("TaskType", {}).get("StringValue", "")
+        return found
+
+    @property
     def size(self) -> int:
         """Bytes: the body, and name, type and value of each attribute."""
         return len(self.body.encode()) + sum(
@@ -154,6 +159,7 @@ def delivery(received: Mapping[str, Any]) -> Delivery:
         receive_count=int(count),
         copy_of=_read_copied(received),
         body=body,
+        task_type=named.type if named and isinstance(named.type, str) else "",
     )
 
 

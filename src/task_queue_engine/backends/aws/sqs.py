@@ -37,6 +37,7 @@ from task_queue_engine.backends.aws.client import AwsClient
 from task_queue_engine.backends.aws.dead_letters import DeadLetters
 from task_queue_engine.backends.aws.errors import AwsRequestFailed
 from task_queue_engine.backends.aws.queue_urls import QueueUrls
+from task_queue_engine.backends.aws.usage import TypeMeters, Usage
 from task_queue_engine.backends.base import (
     DeadLetter,
     DeadLettering,
@@ -85,6 +86,7 @@ class SqsQueue:
         self._client = client
         self._clock = clock
         self._arrivals = Arrivals()
+        self._meters = TypeMeters()
         self._is_open = False
         self._max_receives = DEFAULT_MAX_RECEIVES
         self._max_bytes = format_.MAX_MESSAGE_BYTES
@@ -108,6 +110,10 @@ class SqsQueue:
         self._max_receives = max_receives or DEFAULT_MAX_RECEIVES
         self._max_bytes = min(max_bytes or format_.MAX_MESSAGE_BYTES, format_.MAX_MESSAGE_BYTES)
         self._dead.max_receives = self._max_receives
+
+    def usage(self) -> dict[str, Usage]:
+        """Calls by task type; those that served no task are left out."""
+        return self._meters.usage()
 
     # --- sending and receiving --------------------------------------------------------------
 
@@ -140,10 +146,15 @@ class SqsQueue:
                     continue
                 return []
             poll = min(LONGEST_POLL, int(left))
+        requests = 1
         if len(received) == MAX_ENTRIES and max_messages > MAX_ENTRIES:
-            received += await self._receive_more(max_messages - MAX_ENTRIES, visibility)
+            for more in await self._receive_more(max_messages - MAX_ENTRIES, visibility):
+                received += more
+                requests += 1
         self._arrivals.note(received)
-        return [format_.delivery(message) for message in received]
+        deliveries = [format_.delivery(message) for message in received]
+        self._meters.share([each.task_type for each in deliveries], requests=requests)
+        return deliveries
 
     def received_up_to(self) -> datetime | None:
         """Messages sent before this have been received, or are lost. None: not known."""
@@ -165,16 +176,22 @@ class SqsQueue:
         found: list[dict[str, Any]] = answer.get("Messages") or []
         return found
 
-    async def _receive_more(self, limit: int, visibility: float) -> list[dict[str, Any]]:
+    async def _receive_more(self, limit: int, visibility: float) -> list[list[dict[str, Any]]]:
         """The queue is not empty: look several times at once, without waiting. Not cancellable
-        (but bounded), since the first ten messages are in hand already."""
-        more: list[dict[str, Any]] = []
+        (but bounded), since the first ten messages are in hand already.
+
+        Returns:
+            The messages of each look that found some.
+        """
+        more: list[list[dict[str, Any]]] = []
 
         async def look(limit: int) -> None:
             try:
-                more.extend(await self._receive(limit, 0, visibility))
+                found = await self._receive(limit, 0, visibility)
             except BackendUnavailable:
                 return  # the next receive will meet it too
+            if found:
+                more.append(found)
 
         with trio.CancelScope(shield=True, deadline=trio.current_time() + _ANSWER_TIMEOUT):
             async with trio.open_nursery() as nursery:
@@ -232,7 +249,7 @@ class SqsQueue:
     async def delete(self, deliveries: Sequence[Delivery]) -> list[QueueVerdict]:
         return await self._in_batches(
             "DeleteMessageBatch",
-            self._urls.queue,
+            deliveries,
             [{"ReceiptHandle": delivery.receipt} for delivery in deliveries],
         )
 
@@ -312,6 +329,7 @@ class SqsQueue:
             for i in good
         ]
         requests = in_requests([sizes[i] for i in good], max_bytes=format_.MAX_MESSAGE_BYTES)
+        self._meters.share([messages[i].task_type for i in good], requests=len(requests))
         _fill(
             verdicts,
             good,
@@ -324,7 +342,7 @@ class SqsQueue:
     ) -> list[QueueVerdict]:
         return await self._in_batches(
             "ChangeMessageVisibilityBatch",
-            self._urls.queue,
+            deliveries,
             [
                 {"ReceiptHandle": delivery.receipt, "VisibilityTimeout": seconds}
                 for delivery in deliveries
@@ -332,10 +350,11 @@ class SqsQueue:
         )
 
     async def _in_batches(
-        self, operation: str, url: str, entries: Sequence[Entry]
+        self, operation: str, deliveries: Sequence[Delivery], entries: Sequence[Entry]
     ) -> list[QueueVerdict]:
         requests = in_requests([0] * len(entries), max_bytes=1)
-        return await send_batches(self._call, operation, url, entries, requests)
+        self._meters.share([each.task_type for each in deliveries], requests=len(requests))
+        return await send_batches(self._call, operation, self._urls.queue, entries, requests)
 
     async def _call_or_unavailable(
         self, operation: str, parameters: Mapping[str, Any], *, long_poll: bool = False

@@ -5,6 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from task_queue_engine.backends.aws.endpoints import Service
+from task_queue_engine.backends.base import OperationUsage
+
+READS = frozenset({"BatchGetItem", "GetItem", "Query", "Scan"})
+"""Of DynamoDB's operations as they are used here: their capacity units are read units."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +33,22 @@ class ClientStatistics:
     @property
     def requests(self) -> int:
         return sum(each.requests for each in self.operations.values())
+
+    def usage(self) -> tuple[OperationUsage, ...]:
+        """By service and operation, in their order."""
+        return tuple(
+            OperationUsage(
+                service=service,
+                operation=operation,
+                requests=each.requests,
+                retries=each.retries,
+                throttles=each.throttles,
+                failures=each.failures,
+                read_units=each.capacity_units if operation in READS else 0.0,
+                write_units=0.0 if operation in READS else each.capacity_units,
+            )
+            for (service, operation), each in sorted(self.operations.items())
+        )
 
 
 @dataclass(slots=True)

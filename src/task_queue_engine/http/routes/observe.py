@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 
 import trio
+from msgspec import UNSET
 from quart import Quart, Response, request
 from quart_schema import document_response, tag
 
@@ -88,4 +89,5 @@ def _view(metrics: EngineMetrics) -> MetricsView:
         dead_letters=depth.dead,
         uptime_seconds=round(metrics.uptime, 3),
         counters=dict(sorted(metrics.counters.items())),
+        usage=UNSET if metrics.usage is None else metrics.usage,
     )

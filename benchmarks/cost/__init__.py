@@ -1,0 +1,1 @@
+"""What a task costs on AWS: parts of `benchmarks.aws_cost`."""
