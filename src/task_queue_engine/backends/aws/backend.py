@@ -24,7 +24,9 @@ from task_queue_engine.backends.aws.sqs import SqsQueue
 from task_queue_engine.backends.aws.startup import (
     check_queue,
     check_regions,
+    check_table_name,
     redrive_policy,
+    warn_of_clock,
 )
 from task_queue_engine.backends.base import BackendInfo, StrandedPage, TaskStore
 from task_queue_engine.clock import Clock, SystemClock
@@ -99,15 +101,11 @@ class AwsBackend:
         """
         adopt_env_file()
         urls = queue_urls(settings)
-        if settings.dynamodb_table is None:
-            raise ConfigurationError(
-                "is not set: the name of the table of tasks (tqe provision makes one)",
-                variable="DYNAMODB_TABLE",
-            )
+        table = check_table_name(settings.dynamodb_table)
         client = AwsClient(region=region_for(settings, urls), clock=clock)
         store = DynamoStore(
             client,
-            table_name=settings.dynamodb_table,
+            table_name=table,
             clock=clock,
             writes=settings.dynamodb_writes,
             retention=settings.retention,
@@ -173,6 +171,7 @@ class AwsBackend:
         self.queue(self._queue_name).configure(
             max_receives=max_receives, max_bytes=int(max_bytes) if max_bytes else None
         )
+        warn_of_clock(self._client)
 
     async def ping(self) -> None:
         if not self._is_open:
