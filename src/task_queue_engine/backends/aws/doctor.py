@@ -1,28 +1,38 @@
-"""Looks at credentials, permissions and settings, and says what to mend.
-
-Permissions are asked for by requests that are wrong on purpose (no entries, a receipt that never
-was, a condition that cannot hold): AWS checks who asks before it checks what is asked for, so
-nothing is sent, received, deleted or written.
-"""
+"""Looks at credentials, permissions and settings, and says what to mend. Changes nothing."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import partial
 from typing import Any
 
 from task_queue_engine.backends.aws import table
 from task_queue_engine.backends.aws.backend import queue_urls, region_for
 from task_queue_engine.backends.aws.client import AwsClient
+from task_queue_engine.backends.aws.concurrently import gather
 from task_queue_engine.backends.aws.endpoints import Service
 from task_queue_engine.backends.aws.errors import AwsRequestFailed
+from task_queue_engine.backends.aws.permissions import (
+    Denied,
+    Given,
+    Probe,
+    Unknown,
+    ask,
+    check_writes,
+    probes,
+)
 from task_queue_engine.backends.aws.queue_urls import QueueUrls
-from task_queue_engine.backends.aws.resources import MAX_RECEIVES, policy
+from task_queue_engine.backends.aws.resources import LONGEST_RETENTION, MAX_RECEIVES, policy
 from task_queue_engine.backends.aws.startup import (
     NO_PERMISSION,
+    TIMEOUT,
     check_queue,
     check_regions,
+    check_table_name,
+    clock_trouble,
     redrive_policy,
     refuse,
 )
@@ -36,8 +46,6 @@ from task_queue_engine.errors import (
 
 MANY_DEAD_LETTERS = 1_000
 """More than this the watcher cannot look through in one go."""
-
-_NOTHING = "tqe-doctor-looked-for-this"
 
 
 class Health(StrEnum):
@@ -66,14 +74,6 @@ class Examination:
         return all(finding.health is not Health.FAILED for finding in self.findings)
 
 
-@dataclass(frozen=True, slots=True)
-class _Probe:
-    action: str
-    service: Service
-    operation: str
-    parameters: Mapping[str, Any]
-
-
 class Doctor:
     """
     Args:
@@ -100,18 +100,18 @@ class Doctor:
         settings = self._settings
         try:
             urls = queue_urls(settings)
-            if settings.dynamodb_table is None:
-                raise ConfigurationError("is not set", variable="DYNAMODB_TABLE")
+            table_name = check_table_name(settings.dynamodb_table)
         except ConfigurationError as error:
             yield Finding("settings", Health.FAILED, str(error))
             return
         client = self._client or AwsClient(region=region_for(settings, urls))
         try:
             async with client.open():
-                yield Finding("credentials", Health.OK, "found")
+                origin = client.credentials_origin
+                yield Finding("credentials", Health.OK, f"those {origin}" if origin else "found")
                 check_regions(client, urls)
                 yield Finding("region", Health.OK, client.region)
-                async for finding in self._look(client, urls, settings.dynamodb_table):
+                async for finding in self._look(client, urls, table_name):
                     yield finding
         except (ConfigurationError, BackendRefused) as error:
             yield Finding("settings", Health.FAILED, str(error))
@@ -120,6 +120,7 @@ class Doctor:
         self, client: AwsClient, urls: QueueUrls, table_name: str
     ) -> AsyncIterator[Finding]:
         queue: dict[str, str] = {}
+        answering: set[Service] = set()
         for what, url, variable in (
             ("queue", urls.queue, "SQS_QUEUE_URL"),
             ("dead", urls.dead, "SQS_DLQ_URL"),
@@ -128,19 +129,39 @@ class Doctor:
                 attributes = await check_queue(client, url, variable=variable)
             except (ConfigurationError, BackendRefused, BackendUnavailable) as error:
                 yield Finding(variable, Health.FAILED, str(error))
+                if isinstance(error.__cause__, AwsRequestFailed):
+                    answering.add("sqs")
                 continue
+            answering.add("sqs")
             self._arns[what] = attributes["QueueArn"]
             yield Finding(variable, Health.OK, url)
+            for finding in _queue_findings(what, queue, attributes):
+                yield finding
             if what == "queue":
                 queue = attributes
-            else:
-                for finding in _dead_letter_findings(queue, attributes):
-                    yield finding
         self._guess_table_arn(table_name)
-        async for finding in self._look_at_table(client, table_name):
+        description: Mapping[str, Any] | None = None
+        try:
+            description = await self._describe(client, table_name)
+        except _Found as found:
+            yield found.finding
+            if not found.silent:
+                answering.add("dynamodb")
+        else:
+            answering.add("dynamodb")
+            for finding in table_findings(table_name, description):
+                yield finding
+        if "dynamodb" in answering:
+            async for finding in self._look_further(client, table_name):
+                yield finding
+        yield _clock_finding(client)
+        asked = [
+            probe
+            for probe in probes(urls, table_name, self._settings.dynamodb_writes)
+            if probe.service in answering
+        ]
+        for finding in await gather([partial(_permission, client, probe) for probe in asked]):
             yield finding
-        for probe in _probes(urls, table_name, self._settings.dynamodb_writes):
-            yield await self._probe(client, probe)
 
     def _guess_table_arn(self, name: str) -> None:
         """A table is in the account and region of the queue, where nothing else was said."""
@@ -148,42 +169,86 @@ class Doctor:
         if len(parts) == 6:
             self._arns["table"] = f"arn:{parts[1]}:dynamodb:{parts[3]}:{parts[4]}:table/{name}"
 
-    async def _look_at_table(self, client: AwsClient, name: str) -> AsyncIterator[Finding]:
-        """By DescribeTable, which the engine itself needs no permission for."""
-        try:
-            answer = await client.call("dynamodb", "DescribeTable", {"TableName": name})
-        except AwsRequestFailed as error:
-            if error.code in NO_PERMISSION:
-                yield Finding(
-                    "DYNAMODB_TABLE",
-                    Health.WARNING,
-                    f"{name} was not looked at closely: no permission for dynamodb:DescribeTable",
-                )
-            elif error.code == "ResourceNotFoundException":
-                detail = f"there is no table {name} in {client.region} (tqe provision makes one)"
-                yield Finding("DYNAMODB_TABLE", Health.FAILED, detail)
-            else:
-                yield Finding("DYNAMODB_TABLE", Health.FAILED, _told(error, client, "dynamodb"))
-            return
-        except BackendUnavailable as error:
-            yield Finding("DYNAMODB_TABLE", Health.FAILED, _told(error, client, "dynamodb"))
-            return
-        description = answer.get("Table") or {}
-        self._arns["table"] = str(description.get("TableArn") or self._arns["table"])
-        for finding in table_findings(name, description):
-            yield finding
+    async def _describe(self, client: AwsClient, name: str) -> Mapping[str, Any]:
+        """By DescribeTable, which the engine itself needs no permission for.
 
-    async def _probe(self, client: AwsClient, probe: _Probe) -> Finding:
-        what = f"permission {probe.action}"
+        Raises:
+            _Found: nothing is to be learned, and why.
+        """
+        what = "DYNAMODB_TABLE"
         try:
-            await client.call(probe.service, probe.operation, probe.parameters)
+            answer = await client.call(
+                "dynamodb", "DescribeTable", {"TableName": name}, timeout=TIMEOUT
+            )
         except AwsRequestFailed as error:
             if error.code in NO_PERMISSION:
-                return Finding(what, Health.FAILED, f"missing: {error.message}")
-            # Anything else was said to somebody who may ask.
+                detail = f"{name} not looked at closely: no permission for dynamodb:DescribeTable"
+                raise _Found(Finding(what, Health.WARNING, detail)) from error
+            if error.code == "ResourceNotFoundException":
+                detail = f"there is no table {name} in {client.region} (tqe provision makes one)"
+                raise _Found(Finding(what, Health.FAILED, detail)) from error
+            detail = _told(error, client, "dynamodb")
+            raise _Found(Finding(what, Health.FAILED, detail)) from error
         except BackendUnavailable as error:
-            return Finding(what, Health.WARNING, f"could not be asked for: {error}")
-        return Finding(what, Health.OK, "given")
+            detail = _told(error, client, "dynamodb")
+            raise _Found(Finding(what, Health.FAILED, detail), silent=True) from error
+        description: Mapping[str, Any] = answer.get("Table") or {}
+        self._arns["table"] = str(description.get("TableArn") or self._arns["table"])
+        return description
+
+    async def _look_further(self, client: AwsClient, name: str) -> AsyncIterator[Finding]:
+        what = "TQE_DYNAMODB_WRITES"
+        try:
+            await check_writes(client, name, self._settings.dynamodb_writes)
+        except (ConfigurationError, BackendUnavailable) as error:
+            yield Finding(what, Health.FAILED, str(error).removeprefix(f"{what}: "))
+        else:
+            yield Finding(what, Health.OK, self._settings.dynamodb_writes)
+        if self._settings.retention:
+            with suppress(AwsRequestFailed, BackendUnavailable):  # asking is not everybody's right
+                parameters = {"TableName": name}
+                yield _expiry_finding(
+                    await client.call("dynamodb", "DescribeTimeToLive", parameters, timeout=TIMEOUT)
+                )
+
+
+class _Found(Exception):
+    """What was found instead of a table's description; `silent` where nobody answered."""
+
+    def __init__(self, finding: Finding, *, silent: bool = False) -> None:
+        super().__init__(finding.detail)
+        self.finding = finding
+        self.silent = silent
+
+
+async def _permission(client: AwsClient, probe: Probe) -> Finding:
+    where = f" ({probe.on.removeprefix('the ')})" if probe.service == "sqs" else ""
+    what = f"permission {probe.action}{where}"
+    match await ask(client, probe):
+        case Denied(said):
+            return Finding(what, Health.FAILED, f"missing: {said}")
+        case Unknown(said):
+            return Finding(what, Health.WARNING, f"could not be asked for: {said}")
+        case Given():
+            return Finding(what, Health.OK, "given")
+
+
+def _clock_finding(client: AwsClient) -> Finding:
+    offset = client.statistics().clock_offset
+    if offset:
+        return Finding("clock", Health.WARNING, clock_trouble(offset))
+    return Finding("clock", Health.OK, "within what AWS accepts")
+
+
+def _expiry_finding(answer: Mapping[str, Any]) -> Finding:
+    found = answer.get("TimeToLiveDescription") or {}
+    if found.get("TimeToLiveStatus") not in ("ENABLED", "ENABLING"):
+        detail = "TQE_RETENTION is set, but the table deletes nothing (tqe provision mends it)"
+        return Finding("expiry", Health.FAILED, detail)
+    if found.get("AttributeName") != table.TTL_ATTRIBUTE:
+        detail = f"the table deletes by {found.get('AttributeName')}, not {table.TTL_ATTRIBUTE}"
+        return Finding("expiry", Health.FAILED, detail)
+    return Finding("expiry", Health.OK, f"by {table.TTL_ATTRIBUTE}")
 
 
 def _told(error: BackendError, client: AwsClient, service: Service) -> str:
@@ -193,34 +258,49 @@ def _told(error: BackendError, client: AwsClient, service: Service) -> str:
         return str(told)
 
 
-def _dead_letter_findings(queue: Mapping[str, str], dead: Mapping[str, str]) -> list[Finding]:
+def _queue_findings(
+    what: str, queue: Mapping[str, str], attributes: Mapping[str, str]
+) -> list[Finding]:
+    """
+    Args:
+        what: "queue" or "dead".
+        queue: attributes of the main queue once they are known.
+    """
     findings: list[Finding] = []
+    kept = int(attributes.get("MessageRetentionPeriod", LONGEST_RETENTION))
+    if kept < LONGEST_RETENTION:
+        named = "the queue" if what == "queue" else "the dead-letter queue"
+        detail = (
+            f"{named} keeps messages for {kept} s, {LONGEST_RETENTION} are possible: what waits "
+            "longer is dropped by SQS (tqe provision mends it)"
+        )
+        if what == "dead":
+            detail += "; a dead letter's age counts from its first sending"
+        findings.append(Finding("retention", Health.WARNING, detail))
+    if what == "queue":
+        return findings
     if queue:
-        arn, receives = redrive_policy(queue)
-        if arn is None:
-            detail = "the queue has none: a task that kills its process is received forever"
-            findings.append(Finding("redrive policy", Health.WARNING, detail))
-        elif arn != dead["QueueArn"]:
-            detail = f"it moves messages to {arn}, which is not SQS_DLQ_URL: nobody looks there"
-            findings.append(Finding("redrive policy", Health.FAILED, detail))
-        else:
-            health = Health.OK if receives == MAX_RECEIVES else Health.WARNING
-            detail = f"after {receives} receives" + (
-                "" if health is Health.OK else f", {MAX_RECEIVES} are recommended"
-            )
-            findings.append(Finding("redrive policy", health, detail))
-        kept, dead_kept = (int(one.get("MessageRetentionPeriod", 0)) for one in (queue, dead))
-        if kept > dead_kept:
-            detail = (
-                f"the queue keeps messages for {kept} s, the dead-letter queue for {dead_kept} s, "
-                "counted from the first sending: letters may be gone as soon as they arrive"
-            )
-            findings.append(Finding("retention", Health.WARNING, detail))
-    letters = int(dead.get("ApproximateNumberOfMessages", 0))
+        findings.append(_redrive_finding(queue, attributes))
+    letters = int(attributes.get("ApproximateNumberOfMessages", 0))
     if letters > MANY_DEAD_LETTERS:
         detail = f"{letters}: redrive or purge them; only some can be listed and watched"
         findings.append(Finding("dead letters", Health.WARNING, detail))
     return findings
+
+
+def _redrive_finding(queue: Mapping[str, str], dead: Mapping[str, str]) -> Finding:
+    what = "redrive policy"
+    arn, receives = redrive_policy(queue)
+    if arn is None:
+        detail = "the queue has none: a task that kills its process is received forever"
+        return Finding(what, Health.WARNING, f"{detail} (tqe provision mends it)")
+    if arn != dead["QueueArn"]:
+        detail = f"it moves messages to {arn}, which is not SQS_DLQ_URL: nobody looks there"
+        return Finding(what, Health.FAILED, detail)
+    if receives != MAX_RECEIVES:
+        detail = f"after {receives} receives, {MAX_RECEIVES} are recommended"
+        return Finding(what, Health.WARNING, detail)
+    return Finding(what, Health.OK, f"after {receives} receives")
 
 
 def table_findings(name: str, description: Mapping[str, Any]) -> list[Finding]:
@@ -244,65 +324,3 @@ def table_findings(name: str, description: Mapping[str, Any]) -> list[Finding]:
         else:
             found.append(Finding(f"index {index.name}", Health.OK, "there"))
     return found
-
-
-def _probes(urls: QueueUrls, table_name: str, writes: str) -> list[_Probe]:
-    probes = []
-    receipt = {"Id": "0", "ReceiptHandle": _NOTHING}
-    for name, url in (("queue", urls.queue), ("dead letters", urls.dead)):
-        wrong: dict[str, tuple[str, Mapping[str, Any]]] = {
-            "sqs:SendMessage": ("SendMessageBatch", {"Entries": []}),
-            "sqs:ReceiveMessage": ("ReceiveMessage", {"MaxNumberOfMessages": 0}),
-            "sqs:DeleteMessage": ("DeleteMessageBatch", {"Entries": [receipt]}),
-            "sqs:ChangeMessageVisibility": (
-                "ChangeMessageVisibilityBatch",
-                {"Entries": [receipt | {"VisibilityTimeout": 0}]},
-            ),
-        }
-        probes += [
-            _Probe(f"{action} ({name})", "sqs", operation, {"QueueUrl": url, **parameters})
-            for action, (operation, parameters) in wrong.items()
-        ]
-    item = {"TableName": table_name, "Key": {table.KEY: {"S": _NOTHING}}}
-    never = {
-        "ConditionExpression": "attribute_exists(#key)",
-        "ExpressionAttributeNames": {"#key": table.KEY},
-    }
-    index = table.INDEXES[0]
-    query = {
-        "TableName": table_name,
-        "IndexName": index.name,
-        "KeyConditionExpression": "#key = :none",
-        "ExpressionAttributeNames": {"#key": index.hash_key},
-        "ExpressionAttributeValues": {":none": {"S": _NOTHING}},
-        "Limit": 1,
-    }
-    probes += [
-        _Probe("dynamodb:GetItem", "dynamodb", "GetItem", item),
-        _Probe(
-            "dynamodb:BatchGetItem",
-            "dynamodb",
-            "BatchGetItem",
-            {"RequestItems": {table_name: {"Keys": [item["Key"]]}}},
-        ),
-        _Probe("dynamodb:Query", "dynamodb", "Query", query),
-        _Probe(
-            "dynamodb:UpdateItem",
-            "dynamodb",
-            "UpdateItem",
-            {**item, **never, "UpdateExpression": "REMOVE nothing"},
-        ),
-    ]
-    if writes == "batch":
-        where = f"WHERE {table.KEY} = '{_NOTHING}'"
-        statements = {
-            "dynamodb:PartiQLUpdate": f'UPDATE "{table_name}" REMOVE nothing {where}',
-            "dynamodb:PartiQLDelete": f'DELETE FROM "{table_name}" {where}',  # noqa: S608  # a table's name
-        }
-        probes += [
-            _Probe(action, "dynamodb", "ExecuteStatement", {"Statement": statement})
-            for action, statement in statements.items()
-        ]
-    else:
-        probes.append(_Probe("dynamodb:DeleteItem", "dynamodb", "DeleteItem", {**item, **never}))
-    return probes

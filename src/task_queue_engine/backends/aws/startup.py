@@ -54,7 +54,7 @@ NO_PERMISSION = frozenset(
         "UnauthorizedOperation",
     }
 )
-_NO_QUEUE = frozenset({"QueueDoesNotExist", "InvalidAddress"})
+NO_QUEUE = frozenset({"QueueDoesNotExist", "InvalidAddress"})
 _NO_SUCH_OPERATION = frozenset({"InvalidAction", "UnknownOperation", "UnknownOperationException"})
 # "Credential should be scoped to a valid region." (SQS), "... to a valid Region, not 'eu-west-1'."
 _WRONG_SCOPE = "Credential should be scoped to"
@@ -120,7 +120,7 @@ async def check_queue(client: AwsClient, url: str, *, variable: str) -> dict[str
     try:
         answer = await client.call("sqs", "GetQueueAttributes", parameters, timeout=TIMEOUT)
     except BackendError as error:
-        if isinstance(error, AwsRequestFailed) and error.code in _NO_QUEUE:
+        if isinstance(error, AwsRequestFailed) and error.code in NO_QUEUE:
             raise ConfigurationError(
                 f"there is no queue {url} in {client.region} for these credentials "
                 "(tqe provision makes one)",
@@ -161,9 +161,7 @@ def refuse(error: BackendError, client: AwsClient, service: Service) -> NoReturn
     if isinstance(error, ClockWrong):
         raise BackendRefused(f"this machine's clock is wrong: {error}") from error
     if isinstance(error, CredentialsExpired):
-        raise BackendRefused(
-            f"{_credentials(client)} have expired, renew them: {error}"
-        ) from error
+        raise BackendRefused(f"{_credentials(client)} have expired, renew them: {error}") from error
     if isinstance(error, CredentialsUnusable):
         raise BackendRefused(f"the AWS credentials cannot be used: {error}") from error
     if isinstance(error, AwsRequestFailed):
@@ -203,9 +201,8 @@ def clock_trouble(offset: float) -> str:
     """
     side = "behind" if offset > 0 else "ahead of"
     return (
-        f"this machine's clock is {abs(offset):.0f} s {side} AWS's: "
-        "requests are signed for their time, "
-        "but the times of tasks will be wrong (is NTP running?)"
+        f"this machine's clock is {abs(offset):.0f} s {side} AWS's: requests are signed for "
+        "their time, but the times of tasks will be wrong (is NTP running?)"
     )
 
 
