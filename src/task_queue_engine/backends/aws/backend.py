@@ -24,11 +24,11 @@ from task_queue_engine.backends.aws.queue_urls import (
     sibling,
     urls_by_name,
 )
+from task_queue_engine.backends.aws.resources import check_table_name
 from task_queue_engine.backends.aws.sqs import SqsQueue
 from task_queue_engine.backends.aws.startup import (
     check_queue,
     check_regions,
-    check_table_name,
     redrive_policy,
     warn_of_clock,
 )
@@ -185,7 +185,7 @@ class AwsBackend:
 
     async def _check_queues(self) -> None:
         """One line about whatever is wrong with the queues, before any work is taken."""
-        check_regions(self._client, self._urls)
+        check_regions(self._client, self._urls.by_variable)
         attributes = await check_queue(self._client, self._urls.queue, variable="SQS_QUEUE_URL")
         arn, max_receives = redrive_policy(attributes)
         if arn is None:

@@ -25,13 +25,17 @@ from task_queue_engine.backends.aws.permissions import (
     probes,
 )
 from task_queue_engine.backends.aws.queue_urls import QueueUrls
-from task_queue_engine.backends.aws.resources import LONGEST_RETENTION, MAX_RECEIVES, policy
+from task_queue_engine.backends.aws.resources import (
+    LONGEST_RETENTION,
+    MAX_RECEIVES,
+    check_table_name,
+    policy,
+)
 from task_queue_engine.backends.aws.startup import (
     NO_PERMISSION,
     TIMEOUT,
     check_queue,
     check_regions,
-    check_table_name,
     clock_trouble,
     redrive_policy,
     refuse,
@@ -61,6 +65,15 @@ class Finding:
     health: Health
     detail: str
     """What was found, and if that is not good, what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Look:
+    finding: Finding
+    said: dict[str, Any]
+    """What the service says about the queue or table; empty where that is not known."""
+    answered: bool
+    """Whether the service is there at all."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,7 +122,7 @@ class Doctor:
             async with client.open():
                 origin = client.credentials_origin
                 yield Finding("credentials", Health.OK, f"those {origin}" if origin else "found")
-                check_regions(client, urls)
+                check_regions(client, urls.by_variable)
                 yield Finding("region", Health.OK, client.region)
                 async for finding in self._look(client, urls, table_name):
                     yield finding
@@ -119,82 +132,48 @@ class Doctor:
     async def _look(
         self, client: AwsClient, urls: QueueUrls, table_name: str
     ) -> AsyncIterator[Finding]:
-        queue: dict[str, str] = {}
-        answering: set[Service] = set()
-        for what, url, variable in (
-            ("queue", urls.queue, "SQS_QUEUE_URL"),
-            ("dead", urls.dead, "SQS_DLQ_URL"),
+        queue, dead, described = await gather(
+            [
+                partial(_look_at_queue, client, urls.queue, "SQS_QUEUE_URL"),
+                partial(_look_at_queue, client, urls.dead, "SQS_DLQ_URL"),
+                partial(_look_at_table, client, table_name),
+            ]
+        )
+        self._note_arns(queue, dead, described, table_name)
+        for finding in (
+            queue.finding,
+            *_retention_findings("the queue", queue.said),
+            dead.finding,
+            *_retention_findings("the dead-letter queue", dead.said),
+            *_dead_letter_findings(queue.said, dead.said),
         ):
-            try:
-                attributes = await check_queue(client, url, variable=variable)
-            except (ConfigurationError, BackendRefused, BackendUnavailable) as error:
-                yield Finding(variable, Health.FAILED, str(error))
-                if isinstance(error.__cause__, AwsRequestFailed):
-                    answering.add("sqs")
-                continue
-            answering.add("sqs")
-            self._arns[what] = attributes["QueueArn"]
-            yield Finding(variable, Health.OK, url)
-            for finding in _queue_findings(what, queue, attributes):
+            yield finding
+        if described.said:
+            for finding in table_findings(table_name, described.said):
                 yield finding
-            if what == "queue":
-                queue = attributes
-        self._guess_table_arn(table_name)
-        description: Mapping[str, Any] | None = None
-        try:
-            description = await self._describe(client, table_name)
-        except _Found as found:
-            yield found.finding
-            if not found.silent:
-                answering.add("dynamodb")
         else:
-            answering.add("dynamodb")
-            for finding in table_findings(table_name, description):
-                yield finding
-        if "dynamodb" in answering:
+            yield described.finding
+        if described.answered:
             async for finding in self._look_further(client, table_name):
                 yield finding
         yield _clock_finding(client)
+        answering = {"sqs": queue.answered or dead.answered, "dynamodb": described.answered}
         asked = [
             probe
             for probe in probes(urls, table_name, self._settings.dynamodb_writes)
-            if probe.service in answering
+            if answering[probe.service]
         ]
         for finding in await gather([partial(_permission, client, probe) for probe in asked]):
             yield finding
 
-    def _guess_table_arn(self, name: str) -> None:
-        """A table is in the account and region of the queue, where nothing else was said."""
+    def _note_arns(self, queue: _Look, dead: _Look, described: _Look, table_name: str) -> None:
+        for what, look in (("queue", queue), ("dead", dead)):
+            self._arns[what] = look.said.get("QueueArn", self._arns[what])
         parts = self._arns["queue"].split(":")
-        if len(parts) == 6:
-            self._arns["table"] = f"arn:{parts[1]}:dynamodb:{parts[3]}:{parts[4]}:table/{name}"
-
-    async def _describe(self, client: AwsClient, name: str) -> Mapping[str, Any]:
-        """By DescribeTable, which the engine itself needs no permission for.
-
-        Raises:
-            _Found: nothing is to be learned, and why.
-        """
-        what = "DYNAMODB_TABLE"
-        try:
-            answer = await client.call(
-                "dynamodb", "DescribeTable", {"TableName": name}, timeout=TIMEOUT
-            )
-        except AwsRequestFailed as error:
-            if error.code in NO_PERMISSION:
-                detail = f"{name} not looked at closely: no permission for dynamodb:DescribeTable"
-                raise _Found(Finding(what, Health.WARNING, detail)) from error
-            if error.code == "ResourceNotFoundException":
-                detail = f"there is no table {name} in {client.region} (tqe provision makes one)"
-                raise _Found(Finding(what, Health.FAILED, detail)) from error
-            detail = _told(error, client, "dynamodb")
-            raise _Found(Finding(what, Health.FAILED, detail)) from error
-        except BackendUnavailable as error:
-            detail = _told(error, client, "dynamodb")
-            raise _Found(Finding(what, Health.FAILED, detail), silent=True) from error
-        description: Mapping[str, Any] = answer.get("Table") or {}
-        self._arns["table"] = str(description.get("TableArn") or self._arns["table"])
-        return description
+        if len(parts) == 6:  # a table is in the queue's account and region, if nobody says else
+            guess = f"arn:{parts[1]}:dynamodb:{parts[3]}:{parts[4]}:table/{table_name}"
+            self._arns["table"] = guess
+        self._arns["table"] = str(described.said.get("TableArn") or self._arns["table"])
 
     async def _look_further(self, client: AwsClient, name: str) -> AsyncIterator[Finding]:
         what = "TQE_DYNAMODB_WRITES"
@@ -212,13 +191,37 @@ class Doctor:
                 )
 
 
-class _Found(Exception):
-    """What was found instead of a table's description; `silent` where nobody answered."""
+async def _look_at_queue(client: AwsClient, url: str, variable: str) -> _Look:
+    try:
+        attributes = await check_queue(client, url, variable=variable)
+    except (ConfigurationError, BackendRefused, BackendUnavailable) as error:
+        answered = isinstance(error.__cause__, AwsRequestFailed)
+        return _Look(Finding(variable, Health.FAILED, str(error)), {}, answered)
+    return _Look(Finding(variable, Health.OK, url), attributes, True)
 
-    def __init__(self, finding: Finding, *, silent: bool = False) -> None:
-        super().__init__(finding.detail)
-        self.finding = finding
-        self.silent = silent
+
+async def _look_at_table(client: AwsClient, name: str) -> _Look:
+    """By DescribeTable, which the engine itself needs no permission for."""
+    what, health = "DYNAMODB_TABLE", Health.FAILED
+    parameters = {"TableName": name}
+    try:
+        answer = await client.call("dynamodb", "DescribeTable", parameters, timeout=TIMEOUT)
+    except AwsRequestFailed as error:
+        if error.code in NO_PERMISSION:
+            health = Health.WARNING
+            detail = f"{name} not looked at closely: no permission for dynamodb:DescribeTable"
+        elif error.code == "ResourceNotFoundException":
+            detail = f"there is no table {name} in {client.region} (tqe provision makes one)"
+        else:
+            detail = _told(error, client, "dynamodb")
+        return _Look(Finding(what, health, detail), {}, True)
+    except BackendUnavailable as error:
+        return _Look(Finding(what, health, _told(error, client, "dynamodb")), {}, False)
+    described = answer.get("Table")
+    if not isinstance(described, dict):
+        detail = f"what answers at {client.endpoint('dynamodb')} is not DynamoDB"
+        return _Look(Finding(what, health, detail), {}, False)
+    return _Look(Finding(what, Health.OK, name), described, True)
 
 
 async def _permission(client: AwsClient, probe: Probe) -> Finding:
@@ -258,30 +261,20 @@ def _told(error: BackendError, client: AwsClient, service: Service) -> str:
         return str(told)
 
 
-def _queue_findings(
-    what: str, queue: Mapping[str, str], attributes: Mapping[str, str]
-) -> list[Finding]:
-    """
-    Args:
-        what: "queue" or "dead".
-        queue: attributes of the main queue once they are known.
-    """
-    findings: list[Finding] = []
+def _retention_findings(named: str, attributes: Mapping[str, str]) -> list[Finding]:
     kept = int(attributes.get("MessageRetentionPeriod", LONGEST_RETENTION))
-    if kept < LONGEST_RETENTION:
-        named = "the queue" if what == "queue" else "the dead-letter queue"
-        detail = (
-            f"{named} keeps messages for {kept} s, {LONGEST_RETENTION} are possible: what waits "
-            "longer is dropped by SQS (tqe provision mends it)"
-        )
-        if what == "dead":
-            detail += "; a dead letter's age counts from its first sending"
-        findings.append(Finding("retention", Health.WARNING, detail))
-    if what == "queue":
-        return findings
-    if queue:
-        findings.append(_redrive_finding(queue, attributes))
-    letters = int(attributes.get("ApproximateNumberOfMessages", 0))
+    if kept >= LONGEST_RETENTION:
+        return []
+    detail = (
+        f"{named} keeps messages for {kept} s of {LONGEST_RETENTION} that are possible, counted "
+        "from their first sending: then SQS drops them (tqe provision mends it)"
+    )
+    return [Finding("retention", Health.WARNING, detail)]
+
+
+def _dead_letter_findings(queue: Mapping[str, str], dead: Mapping[str, str]) -> list[Finding]:
+    findings = [_redrive_finding(queue, dead)] if queue and dead else []
+    letters = int(dead.get("ApproximateNumberOfMessages", 0))
     if letters > MANY_DEAD_LETTERS:
         detail = f"{letters}: redrive or purge them; only some can be listed and watched"
         findings.append(Finding("dead letters", Health.WARNING, detail))

@@ -140,7 +140,8 @@ def _resolve(session: Any, region: str, service: Service, given: Mapping[Service
     except botocore.exceptions.InvalidRegionError as error:
         raise ConfigurationError(str(error), variable="AWS_REGION") from None
     except ValueError as error:
-        raise ConfigurationError(str(error), variable=variable) from None
+        said = f"must be http(s)://host[:port] ({error})"
+        raise ConfigurationError(said, variable=variable) from None
     return parse_endpoint(meta.endpoint_url, region=meta.region_name, variable=variable)
 
 

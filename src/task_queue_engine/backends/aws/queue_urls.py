@@ -32,6 +32,11 @@ class QueueUrls:
     dead: str
     """Of its dead-letter queue."""
 
+    @property
+    def by_variable(self) -> tuple[tuple[str, str], ...]:
+        """Each with the variable it is from."""
+        return ((self.queue, "SQS_QUEUE_URL"), (self.dead, "SQS_DLQ_URL"))
+
 
 def check_queue_url(url: str, *, variable: str) -> str:
     """The URL without a slash at its end.

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import NoReturn
 
 from task_queue_engine.backends.aws.client import AwsClient
@@ -19,7 +18,7 @@ from task_queue_engine.backends.aws.errors import (
     UnexpectedAnswer,
 )
 from task_queue_engine.backends.aws.lane import NAMES
-from task_queue_engine.backends.aws.queue_urls import QueueUrls, origin_of, region_of
+from task_queue_engine.backends.aws.queue_urls import origin_of, region_of
 from task_queue_engine.errors import (
     BackendError,
     BackendRefused,
@@ -64,38 +63,18 @@ TIMEOUT = 10.0
 than the patience of whoever has just made a mistake."""
 
 
-# DynamoDB, "Naming rules".
-_TABLE_NAME = re.compile(r"[A-Za-z0-9_.-]{3,255}", re.ASCII)
-
-
-def check_table_name(name: str | None) -> str:
-    """
-    Raises:
-        ConfigurationError: naming DYNAMODB_TABLE: it is not set, or no table can be called so.
-    """
-    if name is None:
-        raise ConfigurationError(
-            "is not set: the name of the table of tasks (tqe provision makes one)",
-            variable="DYNAMODB_TABLE",
-        )
-    if not _TABLE_NAME.fullmatch(name):
-        raise ConfigurationError(
-            "must be a table's name, 3 to 255 of A-Z, a-z, 0-9, '_', '-' and '.' (no ARN), not "
-            f"{name[:100]!r}",
-            variable="DYNAMODB_TABLE",
-        )
-    return name
-
-
-def check_regions(client: AwsClient, urls: QueueUrls) -> None:
+def check_regions(client: AwsClient, urls: Iterable[tuple[str, str]]) -> None:
     """Before anything is sent: the queues must be where requests will go.
+
+    Args:
+        urls: each with the variable it is from.
 
     Raises:
         ConfigurationError.
     """
     endpoint = client.endpoint("sqs")
     to_aws = region_of(endpoint) is not None
-    for url, variable in ((urls.queue, "SQS_QUEUE_URL"), (urls.dead, "SQS_DLQ_URL")):
+    for url, variable in urls:
         region = region_of(url)
         if to_aws and region is None:
             raise ConfigurationError(
@@ -107,6 +86,33 @@ def check_regions(client: AwsClient, urls: QueueUrls) -> None:
             raise ConfigurationError(
                 f"is {client.region}, but {variable} is a queue in {region}", variable="AWS_REGION"
             )
+
+
+async def check_access(client: AwsClient, *, queue: str, table: str) -> None:
+    """Both services are there and take the credentials; what they say about a queue or a table of
+    these names does not matter, nor whether they may be asked for.
+
+    Raises:
+        BackendRefused, BackendUnavailable.
+    """
+    asked: tuple[tuple[Service, str, dict[str, str], frozenset[str]], ...] = (
+        ("sqs", "GetQueueUrl", {"QueueName": queue}, NO_QUEUE),
+        (
+            "dynamodb",
+            "DescribeTable",
+            {"TableName": table},
+            frozenset({"ResourceNotFoundException"}),
+        ),
+    )
+    for service, operation, parameters, absent in asked:
+        try:
+            answer = await client.call(service, operation, parameters, timeout=TIMEOUT)
+        except BackendError as error:
+            if isinstance(error, AwsRequestFailed) and error.code in absent | NO_PERMISSION:
+                continue
+            refuse(error, client, service)
+        if not (answer.get("QueueUrl") or answer.get("Table")):
+            raise _not_the_service(client, service)
 
 
 async def check_queue(client: AwsClient, url: str, *, variable: str) -> dict[str, str]:
@@ -130,11 +136,14 @@ async def check_queue(client: AwsClient, url: str, *, variable: str) -> dict[str
     found = answer.get("Attributes")
     attributes: dict[str, str] = found if isinstance(found, dict) else {}
     if not attributes.get("QueueArn"):
-        endpoint = client.endpoint("sqs")
-        raise BackendRefused(
-            f"what answers at {endpoint} is not SQS ({setting_behind('sqs', endpoint)})"
-        )
+        raise _not_the_service(client, "sqs")
     return attributes
+
+
+def _not_the_service(client: AwsClient, service: Service) -> BackendRefused:
+    endpoint = client.endpoint(service)
+    setting = setting_behind(service, endpoint)
+    return BackendRefused(f"what answers at {endpoint} is not {NAMES[service]} ({setting})")
 
 
 def refuse(error: BackendError, client: AwsClient, service: Service) -> NoReturn:
