@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import msgspec
 
-_LIBRARIES = ("httpcore", "httpx", "hypercorn", "quart", "asyncio")
+_LIBRARIES = ("asyncio", "boto3", "botocore", "httpcore", "httpx", "hypercorn", "quart", "urllib3")
 """Too talkative at INFO: httpx writes a line for every request."""
 
 _PREFIX = "task_queue_engine."
@@ -62,6 +62,8 @@ def set_up_logging(level: str, log_format: Literal["text", "json"]) -> None:
     for name in _LIBRARIES:
         quiet = max(logging.WARNING, logging.getLevelNamesMapping()[level])
         logging.getLogger(name).setLevel(logging.DEBUG if level == "DEBUG" else quiet)
+    # At DEBUG it writes down what the services answer that hand out credentials.
+    logging.getLogger("botocore").setLevel(logging.WARNING)
     logging.captureWarnings(True)
 
 
