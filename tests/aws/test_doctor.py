@@ -114,7 +114,7 @@ async def test_each_missing_permission_is_named() -> None:
     denied = {
         "SendMessageBatch": "sqs:SendMessage",
         "BatchGetItem": "dynamodb:BatchGetItem",
-        "ExecuteStatement": "dynamodb:PartiQL",
+        "BatchExecuteStatement": "dynamodb:PartiQL",
     }
 
     def reply(request: Request) -> Answer:
@@ -138,8 +138,9 @@ async def test_each_missing_permission_is_named() -> None:
         found = await Doctor(settings, client=client_of(server.url, "AKID", "secret")).examine()
     assert {finding.what for finding in found.findings if finding.health is Health.FAILED} == {
         "permission sqs:SendMessage (queue)",
-        "permission sqs:SendMessage (dead letters)",
+        "permission sqs:SendMessage (dead-letter queue)",
         "permission dynamodb:BatchGetItem",
+        "permission dynamodb:PartiQLInsert",
         "permission dynamodb:PartiQLUpdate",
         "permission dynamodb:PartiQLDelete",
     }

@@ -14,7 +14,12 @@ from local_aws.servers import LocalServer
 from task_queue_engine.backends.aws import templates
 from task_queue_engine.backends.aws.control import Control
 from task_queue_engine.backends.aws.provision import Action, Step, delete, provision
-from task_queue_engine.backends.aws.resources import Names, policy
+from task_queue_engine.backends.aws.resources import (
+    DEAD_LETTER_ATTRIBUTES,
+    QUEUE_ATTRIBUTES,
+    Names,
+    policy,
+)
 from task_queue_engine.backends.aws.table import INDEXES, KEY, TTL_ATTRIBUTE
 from task_queue_engine.cli import main
 from task_queue_engine.config import Settings
@@ -249,9 +254,21 @@ def test_terraform_says_the_same(names: Names) -> None:
         assert included == list(index.include)
     keys = {KEY, *(key for index in INDEXES for key in index.keys)}
     assert {plain(one["name"]) for one in table["attribute"]} == keys
-    queue = resources["aws_sqs_queue.tasks"]
-    assert plain(queue["name"]) == names.queue
-    assert queue["visibility_timeout_seconds"] == 30
+    assert plain(table["hash_key"]) == KEY
+    assert plain(table["billing_mode"]) == "PAY_PER_REQUEST"
+    (expiry,) = table["ttl"]
+    assert (plain(expiry["attribute_name"]), expiry["enabled"]) == (TTL_ATTRIBUTE, True)
+    queue, dead = (resources[f"aws_sqs_queue.{name}"] for name in ("tasks", "dead_letters"))
+    assert (plain(queue["name"]), plain(dead["name"])) == (names.queue, names.dead)
+    seconds = {
+        "visibility_timeout_seconds": "VisibilityTimeout",
+        "message_retention_seconds": "MessageRetentionPeriod",
+        "receive_wait_time_seconds": "ReceiveMessageWaitTimeSeconds",
+    }
+    for found, wanted in ((queue, QUEUE_ATTRIBUTES), (dead, DEAD_LETTER_ATTRIBUTES)):
+        said = {seconds[key]: str(value) for key, value in found.items() if key in seconds}
+        assert said == wanted
+    assert "deadLetterTargetArn = aws_sqs_queue.dead_letters.arn" in text
     assert "maxReceiveCount     = 3" in text
     start, end = text.index("<<-JSON\n") + 8, text.index("\n  JSON\n")
     assert (

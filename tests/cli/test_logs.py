@@ -64,3 +64,12 @@ def test_a_message_that_is_broken_does_not_stop_anything(
     sys.stderr.flush()
     logger.info("and on")
     assert "and on" in capsys.readouterr().err.splitlines()[-1]
+
+
+@pytest.mark.parametrize("level", ["INFO", "DEBUG"])
+def test_no_level_shows_what_credential_services_answer(
+    level: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    set_up_logging(level, "text")
+    logging.getLogger("botocore.parsers").debug("Response body: %s", "a secret key")
+    assert "secret" not in capsys.readouterr().err

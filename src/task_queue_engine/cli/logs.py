@@ -62,6 +62,8 @@ def set_up_logging(level: str, log_format: Literal["text", "json"]) -> None:
     for name in _LIBRARIES:
         quiet = max(logging.WARNING, logging.getLevelNamesMapping()[level])
         logging.getLogger(name).setLevel(logging.DEBUG if level == "DEBUG" else quiet)
+    # At DEBUG it writes down what the services answer that hand out credentials.
+    logging.getLogger("botocore").setLevel(logging.WARNING)
     logging.captureWarnings(True)
 
 

@@ -123,7 +123,9 @@ class Engine:
         self._settings = settings if settings is not None else Settings()
         self._clock = clock if clock is not None else SystemClock()
         self._backend = (
-            backend if backend is not None else create_backend(self._settings, self._clock)
+            backend
+            if backend is not None
+            else create_backend(self._settings, self._clock, runs_tasks=consume)
         )
         self._consume = consume
         self._housekeeping = housekeeping

@@ -42,6 +42,10 @@ class FaultyClient:
     def region(self) -> str:
         return self._client.region
 
+    @property
+    def credentials_origin(self) -> str:
+        return self._client.credentials_origin
+
     def endpoint(self, service: Any) -> str:
         return self._client.endpoint(service)
 

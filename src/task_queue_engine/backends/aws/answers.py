@@ -8,7 +8,8 @@ from typing import Any
 from task_queue_engine.backends.aws import protocol
 from task_queue_engine.backends.aws.errors import (
     AwsRequestFailed,
-    CredentialsUnusable,
+    ClockWrong,
+    CredentialsExpired,
     Throttled,
     UnexpectedAnswer,
 )
@@ -68,7 +69,9 @@ def _error(
     if kind is Kind.THROTTLED:
         return Throttled(said)
     if kind is Kind.EXPIRED:
-        return CredentialsUnusable(said)
-    if kind in (Kind.TRANSIENT, Kind.CLOCK_SKEW):
+        return CredentialsExpired(said)
+    if kind is Kind.CLOCK_SKEW:
+        return ClockWrong(said)
+    if kind is Kind.TRANSIENT:
         return BackendUnavailable(said)
     return AwsRequestFailed(code, message, status, request=request, answer=document)

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import datetime
 from typing import Protocol, Self
 
+import trio
+
 from task_queue_engine.backends.aws.batches import as_unavailable
 from task_queue_engine.backends.aws.client import AwsClient
+from task_queue_engine.backends.aws.concurrently import gather
 from task_queue_engine.backends.aws.dynamodb import DynamoStore, StoreStatistics
 from task_queue_engine.backends.aws.environment import adopt_env_file
 from task_queue_engine.backends.aws.errors import AwsRequestFailed
+from task_queue_engine.backends.aws.permissions import check_permissions, check_writes, probes
 from task_queue_engine.backends.aws.queue_urls import (
     QueueUrls,
     check_queue_url,
@@ -20,17 +24,24 @@ from task_queue_engine.backends.aws.queue_urls import (
     sibling,
     urls_by_name,
 )
+from task_queue_engine.backends.aws.resources import check_table_name
 from task_queue_engine.backends.aws.sqs import SqsQueue
 from task_queue_engine.backends.aws.startup import (
     check_queue,
     check_regions,
     redrive_policy,
+    warn_of_clock,
 )
 from task_queue_engine.backends.aws.usage import steps, task_types
 from task_queue_engine.backends.base import BackendInfo, BackendUsage, StrandedPage, TaskStore
 from task_queue_engine.clock import Clock, SystemClock
 from task_queue_engine.config import Settings
 from task_queue_engine.errors import BackendUnavailable, ConfigurationError
+
+Check = Callable[[AwsClient], Awaitable[None]]
+
+_PING_TIMEOUT = 1.5
+"""Seconds: whoever asks /ready waits 2, and should hear which of the two does not answer."""
 
 logger = logging.getLogger("task_queue_engine.aws")
 
@@ -74,6 +85,7 @@ class AwsBackend:
     Args:
         client: opened and closed with the backend.
         urls: of the queue called `queue_name`; others lie beside it, see `urls_by_name`.
+        check: what else has to hold before work begins; raises where it does not.
     """
 
     def __init__(
@@ -84,18 +96,26 @@ class AwsBackend:
         store: AwsStore,
         queue_name: str,
         clock: Clock | None = None,
+        check: Check | None = None,
     ) -> None:
         self._client = client
         self._urls = urls
         self._store = store
         self._queue_name = queue_name
         self._clock: Clock = clock or SystemClock()
+        self._check = check
         self._queues: dict[str, SqsQueue] = {}
         self._is_open = False
 
     @classmethod
-    def from_settings(cls, settings: Settings, *, clock: Clock | None = None) -> Self:
+    def from_settings(
+        cls, settings: Settings, *, clock: Clock | None = None, runs_tasks: bool = False
+    ) -> Self:
         """
+        Args:
+            runs_tasks: every permission is needed, and looked for before work begins. Others may
+                have been given less, on purpose.
+
         What a `.env` file says about AWS (credentials, endpoints) is put into the environment,
         where botocore looks for it.
 
@@ -104,20 +124,29 @@ class AwsBackend:
         """
         adopt_env_file()
         urls = queue_urls(settings)
-        if settings.dynamodb_table is None:
-            raise ConfigurationError(
-                "is not set: the name of the table of tasks (tqe provision makes one)",
-                variable="DYNAMODB_TABLE",
-            )
+        table = check_table_name(settings.dynamodb_table)
         client = AwsClient(region=region_for(settings, urls), clock=clock)
         store = DynamoStore(
             client,
-            table_name=settings.dynamodb_table,
+            table_name=table,
             clock=clock,
             writes=settings.dynamodb_writes,
             retention=settings.retention,
         )
-        return cls(client=client, urls=urls, store=store, queue_name=settings.queue, clock=clock)
+
+        async def check(client: AwsClient) -> None:
+            if runs_tasks:
+                await check_permissions(client, probes(urls, table, settings.dynamodb_writes))
+            await check_writes(client, table, settings.dynamodb_writes)
+
+        return cls(
+            client=client,
+            urls=urls,
+            store=store,
+            queue_name=settings.queue,
+            clock=clock,
+            check=check,
+        )
 
     @property
     def client(self) -> AwsClient:
@@ -159,6 +188,8 @@ class AwsBackend:
         async with self._client.open():
             await self._check_queues()
             async with self._store.open():
+                if self._check is not None:
+                    await self._check(self._client)
                 self._attach(is_open=True)
                 try:
                     yield
@@ -172,7 +203,7 @@ class AwsBackend:
 
     async def _check_queues(self) -> None:
         """One line about whatever is wrong with the queues, before any work is taken."""
-        check_regions(self._client, self._urls)
+        check_regions(self._client, self._urls.by_variable)
         attributes = await check_queue(self._client, self._urls.queue, variable="SQS_QUEUE_URL")
         arn, max_receives = redrive_policy(attributes)
         if arn is None:
@@ -191,16 +222,25 @@ class AwsBackend:
         self.queue(self._queue_name).configure(
             max_receives=max_receives, max_bytes=int(max_bytes) if max_bytes else None
         )
+        warn_of_clock(self._client)
 
     async def ping(self) -> None:
         if not self._is_open:
             raise BackendUnavailable("the backend is not open")
+        await gather([self._ping_queue, self._ping_store])
+
+    async def _ping_queue(self) -> None:
         parameters = {"QueueUrl": self._urls.queue, "AttributeNames": ["QueueArn"]}
         try:
-            await self._client.call("sqs", "GetQueueAttributes", parameters)
+            await self._client.call("sqs", "GetQueueAttributes", parameters, timeout=_PING_TIMEOUT)
         except AwsRequestFailed as error:
             raise as_unavailable(error) from error
-        await self._store.ping()
+
+    async def _ping_store(self) -> None:
+        with trio.move_on_after(_PING_TIMEOUT):
+            await self._store.ping()
+            return
+        raise BackendUnavailable(f"DynamoDB: no answer within {_PING_TIMEOUT:g} s")
 
     async def stranded(
         self, queue: str, *, before: datetime, limit: int, cursor: str | None = None

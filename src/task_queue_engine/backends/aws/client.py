@@ -132,6 +132,11 @@ class AwsClient:
         """The service's URL; inside `open` only."""
         return self._ordinary[service].endpoint.url
 
+    @property
+    def credentials_origin(self) -> str:
+        """Where they are from, to follow on "the credentials"; empty where that is not known."""
+        return self._credentials.origin
+
     def statistics(self) -> ClientStatistics:
         return ClientStatistics(
             operations={key: tally.snapshot() for key, tally in self._tallies.items()},

@@ -10,6 +10,7 @@ import boto3
 import botocore.config
 import botocore.exceptions
 
+from task_queue_engine.backends.aws.retrying import Kind, classify
 from task_queue_engine.backends.aws.startup import EXPIRED, NO_PERMISSION, WRONG_CREDENTIALS
 from task_queue_engine.errors import BackendRefused, BackendUnavailable, ConfigurationError
 
@@ -29,7 +30,7 @@ class Control:
             session = boto3.Session(region_name=region, **session_options)
             config = botocore.config.Config(
                 connect_timeout=5,
-                read_timeout=30,
+                read_timeout=15,
                 retries={"mode": "standard", "total_max_attempts": 4},
             )
             # Any: boto3 ships no types.
@@ -82,8 +83,9 @@ def code_of(error: botocore.exceptions.ClientError) -> str:
     return "QueueDoesNotExist" if code == "NonExistentQueue" else code
 
 
-def _explained(error: botocore.exceptions.ClientError) -> BackendRefused:
+def _explained(error: botocore.exceptions.ClientError) -> BackendRefused | BackendUnavailable:
     code = code_of(error)
+    status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
     message = str(error.response.get("Error", {}).get("Message", ""))
     said = f"{error.operation_name}: {code}: {message}"
     if code in WRONG_CREDENTIALS:
@@ -92,4 +94,6 @@ def _explained(error: botocore.exceptions.ClientError) -> BackendRefused:
         return BackendRefused(f"the AWS credentials have expired: {said}")
     if code in NO_PERMISSION:
         return BackendRefused(f"no permission: {said}")
+    if classify(status, code, message) in (Kind.TRANSIENT, Kind.THROTTLED):
+        return BackendUnavailable(said)
     return BackendRefused(said)

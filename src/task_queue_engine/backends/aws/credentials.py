@@ -27,6 +27,19 @@ _RELOAD_EVERY = 5.0
 # Any: botocore has no types. Called in a thread; returns botocore's credentials object or None.
 Load = Callable[[], Any]
 
+# botocore's names for its providers, for people.
+_ORIGINS = {
+    "env": "of AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
+    "shared-credentials-file": "of the profile in ~/.aws/credentials",
+    "config-file": "of the profile in ~/.aws/config",
+    "custom-process": "of the profile's credential_process",
+    "container-role": "of the container's role",
+    "iam-role": "of the instance's role",
+    "assume-role": "of the role that the profile assumes",
+    "assume-role-with-web-identity": "of AWS_ROLE_ARN and AWS_WEB_IDENTITY_TOKEN_FILE",
+    "sso": "of the profile's single sign-on",
+}
+
 
 class CredentialSource:
     """The credentials to sign with. Renewed by whichever call finds them old: one at a time asks
@@ -44,6 +57,11 @@ class CredentialSource:
         self._failure: str | None = None
         self._lock = trio.Lock()
         self._threads = trio.CapacityLimiter(4)
+
+    @property
+    def origin(self) -> str:
+        """Where they are from, to follow on "the credentials"; empty where that is not known."""
+        return _ORIGINS.get(getattr(self._chain, "method", ""), "")
 
     async def start(self) -> None:
         """Find the first ones.
@@ -134,7 +152,8 @@ class CredentialSource:
             raise CredentialsUnusable(f"cannot get AWS credentials: {_say(error)}") from error
         if chain is None:
             raise CredentialsUnusable(
-                "no AWS credentials found (environment, ~/.aws, container or instance role)"
+                "no AWS credentials found: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or "
+                "AWS_PROFILE, or give the container or instance a role"
             )
         self._chain = chain
         return self._freeze()
@@ -146,11 +165,14 @@ class CredentialSource:
         except Exception as error:
             raise CredentialsUnusable(f"cannot renew AWS credentials: {_say(error)}") from error
         if not frozen.access_key or not frozen.secret_key:
-            raise CredentialsUnusable("the AWS credentials are incomplete")
+            raise CredentialsUnusable(f"{self._named()} are incomplete")
         parts = (frozen.access_key, frozen.secret_key, frozen.token)
         if not all(part is None or (part.isascii() and part.isprintable()) for part in parts):
-            raise CredentialsUnusable("the AWS credentials contain a character that no key has")
+            raise CredentialsUnusable(f"{self._named()} contain a character that no key has")
         return Credentials(*parts)
+
+    def _named(self) -> str:
+        return f"the AWS credentials {self.origin}".rstrip()
 
 
 def _say(error: Exception) -> str:

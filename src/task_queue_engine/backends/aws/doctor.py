@@ -1,28 +1,42 @@
-"""Looks at credentials, permissions and settings, and says what to mend.
-
-Permissions are asked for by requests that are wrong on purpose (no entries, a receipt that never
-was, a condition that cannot hold): AWS checks who asks before it checks what is asked for, so
-nothing is sent, received, deleted or written.
-"""
+"""Looks at credentials, permissions and settings, and says what to mend. Changes nothing."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import partial
 from typing import Any
 
 from task_queue_engine.backends.aws import table
 from task_queue_engine.backends.aws.backend import queue_urls, region_for
 from task_queue_engine.backends.aws.client import AwsClient
+from task_queue_engine.backends.aws.concurrently import gather
 from task_queue_engine.backends.aws.endpoints import Service
 from task_queue_engine.backends.aws.errors import AwsRequestFailed
+from task_queue_engine.backends.aws.permissions import (
+    Denied,
+    Given,
+    Probe,
+    Unknown,
+    ask,
+    check_writes,
+    probes,
+)
 from task_queue_engine.backends.aws.queue_urls import QueueUrls
-from task_queue_engine.backends.aws.resources import MAX_RECEIVES, policy
+from task_queue_engine.backends.aws.resources import (
+    LONGEST_RETENTION,
+    MAX_RECEIVES,
+    check_table_name,
+    policy,
+)
 from task_queue_engine.backends.aws.startup import (
     NO_PERMISSION,
+    TIMEOUT,
     check_queue,
     check_regions,
+    clock_trouble,
     redrive_policy,
     refuse,
 )
@@ -36,8 +50,6 @@ from task_queue_engine.errors import (
 
 MANY_DEAD_LETTERS = 1_000
 """More than this the watcher cannot look through in one go."""
-
-_NOTHING = "tqe-doctor-looked-for-this"
 
 
 class Health(StrEnum):
@@ -55,6 +67,15 @@ class Finding:
     """What was found, and if that is not good, what to do."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Look:
+    finding: Finding
+    said: dict[str, Any]
+    """What the service says about the queue or table; empty where that is not known."""
+    answered: bool
+    """Whether the service is there at all."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Examination:
     findings: tuple[Finding, ...]
@@ -64,14 +85,6 @@ class Examination:
     @property
     def healthy(self) -> bool:
         return all(finding.health is not Health.FAILED for finding in self.findings)
-
-
-@dataclass(frozen=True, slots=True)
-class _Probe:
-    action: str
-    service: Service
-    operation: str
-    parameters: Mapping[str, Any]
 
 
 class Doctor:
@@ -100,18 +113,18 @@ class Doctor:
         settings = self._settings
         try:
             urls = queue_urls(settings)
-            if settings.dynamodb_table is None:
-                raise ConfigurationError("is not set", variable="DYNAMODB_TABLE")
+            table_name = check_table_name(settings.dynamodb_table)
         except ConfigurationError as error:
             yield Finding("settings", Health.FAILED, str(error))
             return
         client = self._client or AwsClient(region=region_for(settings, urls))
         try:
             async with client.open():
-                yield Finding("credentials", Health.OK, "found")
-                check_regions(client, urls)
+                origin = client.credentials_origin
+                yield Finding("credentials", Health.OK, f"those {origin}" if origin else "found")
+                check_regions(client, urls.by_variable)
                 yield Finding("region", Health.OK, client.region)
-                async for finding in self._look(client, urls, settings.dynamodb_table):
+                async for finding in self._look(client, urls, table_name):
                     yield finding
         except (ConfigurationError, BackendRefused) as error:
             yield Finding("settings", Health.FAILED, str(error))
@@ -119,71 +132,126 @@ class Doctor:
     async def _look(
         self, client: AwsClient, urls: QueueUrls, table_name: str
     ) -> AsyncIterator[Finding]:
-        queue: dict[str, str] = {}
-        for what, url, variable in (
-            ("queue", urls.queue, "SQS_QUEUE_URL"),
-            ("dead", urls.dead, "SQS_DLQ_URL"),
+        queue, dead, described = await gather(
+            [
+                partial(_look_at_queue, client, urls.queue, "SQS_QUEUE_URL"),
+                partial(_look_at_queue, client, urls.dead, "SQS_DLQ_URL"),
+                partial(_look_at_table, client, table_name),
+            ]
+        )
+        self._note_arns(queue, dead, described, table_name)
+        for finding in (
+            queue.finding,
+            *_retention_findings("the queue", queue.said),
+            dead.finding,
+            *_retention_findings("the dead-letter queue", dead.said),
+            *_dead_letter_findings(queue.said, dead.said),
         ):
-            try:
-                attributes = await check_queue(client, url, variable=variable)
-            except (ConfigurationError, BackendRefused, BackendUnavailable) as error:
-                yield Finding(variable, Health.FAILED, str(error))
-                continue
-            self._arns[what] = attributes["QueueArn"]
-            yield Finding(variable, Health.OK, url)
-            if what == "queue":
-                queue = attributes
-            else:
-                for finding in _dead_letter_findings(queue, attributes):
-                    yield finding
-        self._guess_table_arn(table_name)
-        async for finding in self._look_at_table(client, table_name):
             yield finding
-        for probe in _probes(urls, table_name, self._settings.dynamodb_writes):
-            yield await self._probe(client, probe)
+        if described.said:
+            for finding in table_findings(table_name, described.said):
+                yield finding
+        else:
+            yield described.finding
+        if described.answered:
+            async for finding in self._look_further(client, table_name):
+                yield finding
+        yield _clock_finding(client)
+        answering = {"sqs": queue.answered or dead.answered, "dynamodb": described.answered}
+        asked = [
+            probe
+            for probe in probes(urls, table_name, self._settings.dynamodb_writes)
+            if answering[probe.service]
+        ]
+        for finding in await gather([partial(_permission, client, probe) for probe in asked]):
+            yield finding
 
-    def _guess_table_arn(self, name: str) -> None:
-        """A table is in the account and region of the queue, where nothing else was said."""
+    def _note_arns(self, queue: _Look, dead: _Look, described: _Look, table_name: str) -> None:
+        for what, look in (("queue", queue), ("dead", dead)):
+            self._arns[what] = look.said.get("QueueArn", self._arns[what])
         parts = self._arns["queue"].split(":")
-        if len(parts) == 6:
-            self._arns["table"] = f"arn:{parts[1]}:dynamodb:{parts[3]}:{parts[4]}:table/{name}"
+        if len(parts) == 6:  # a table is in the queue's account and region, if nobody says else
+            guess = f"arn:{parts[1]}:dynamodb:{parts[3]}:{parts[4]}:table/{table_name}"
+            self._arns["table"] = guess
+        self._arns["table"] = str(described.said.get("TableArn") or self._arns["table"])
 
-    async def _look_at_table(self, client: AwsClient, name: str) -> AsyncIterator[Finding]:
-        """By DescribeTable, which the engine itself needs no permission for."""
+    async def _look_further(self, client: AwsClient, name: str) -> AsyncIterator[Finding]:
+        what = "TQE_DYNAMODB_WRITES"
         try:
-            answer = await client.call("dynamodb", "DescribeTable", {"TableName": name})
-        except AwsRequestFailed as error:
-            if error.code in NO_PERMISSION:
-                yield Finding(
-                    "DYNAMODB_TABLE",
-                    Health.WARNING,
-                    f"{name} was not looked at closely: no permission for dynamodb:DescribeTable",
+            await check_writes(client, name, self._settings.dynamodb_writes)
+        except (ConfigurationError, BackendUnavailable) as error:
+            yield Finding(what, Health.FAILED, str(error).removeprefix(f"{what}: "))
+        else:
+            yield Finding(what, Health.OK, self._settings.dynamodb_writes)
+        if self._settings.retention:
+            with suppress(AwsRequestFailed, BackendUnavailable):  # asking is not everybody's right
+                parameters = {"TableName": name}
+                yield _expiry_finding(
+                    await client.call("dynamodb", "DescribeTimeToLive", parameters, timeout=TIMEOUT)
                 )
-            elif error.code == "ResourceNotFoundException":
-                detail = f"there is no table {name} in {client.region} (tqe provision makes one)"
-                yield Finding("DYNAMODB_TABLE", Health.FAILED, detail)
-            else:
-                yield Finding("DYNAMODB_TABLE", Health.FAILED, _told(error, client, "dynamodb"))
-            return
-        except BackendUnavailable as error:
-            yield Finding("DYNAMODB_TABLE", Health.FAILED, _told(error, client, "dynamodb"))
-            return
-        description = answer.get("Table") or {}
-        self._arns["table"] = str(description.get("TableArn") or self._arns["table"])
-        for finding in table_findings(name, description):
-            yield finding
 
-    async def _probe(self, client: AwsClient, probe: _Probe) -> Finding:
-        what = f"permission {probe.action}"
-        try:
-            await client.call(probe.service, probe.operation, probe.parameters)
-        except AwsRequestFailed as error:
-            if error.code in NO_PERMISSION:
-                return Finding(what, Health.FAILED, f"missing: {error.message}")
-            # Anything else was said to somebody who may ask.
-        except BackendUnavailable as error:
-            return Finding(what, Health.WARNING, f"could not be asked for: {error}")
-        return Finding(what, Health.OK, "given")
+
+async def _look_at_queue(client: AwsClient, url: str, variable: str) -> _Look:
+    try:
+        attributes = await check_queue(client, url, variable=variable)
+    except (ConfigurationError, BackendRefused, BackendUnavailable) as error:
+        answered = isinstance(error.__cause__, AwsRequestFailed)
+        return _Look(Finding(variable, Health.FAILED, str(error)), {}, answered)
+    return _Look(Finding(variable, Health.OK, url), attributes, True)
+
+
+async def _look_at_table(client: AwsClient, name: str) -> _Look:
+    """By DescribeTable, which the engine itself needs no permission for."""
+    what, health = "DYNAMODB_TABLE", Health.FAILED
+    parameters = {"TableName": name}
+    try:
+        answer = await client.call("dynamodb", "DescribeTable", parameters, timeout=TIMEOUT)
+    except AwsRequestFailed as error:
+        if error.code in NO_PERMISSION:
+            health = Health.WARNING
+            detail = f"{name} not looked at closely: no permission for dynamodb:DescribeTable"
+        elif error.code == "ResourceNotFoundException":
+            detail = f"there is no table {name} in {client.region} (tqe provision makes one)"
+        else:
+            detail = _told(error, client, "dynamodb")
+        return _Look(Finding(what, health, detail), {}, True)
+    except BackendUnavailable as error:
+        return _Look(Finding(what, health, _told(error, client, "dynamodb")), {}, False)
+    described = answer.get("Table")
+    if not isinstance(described, dict):
+        detail = f"what answers at {client.endpoint('dynamodb')} is not DynamoDB"
+        return _Look(Finding(what, health, detail), {}, False)
+    return _Look(Finding(what, Health.OK, name), described, True)
+
+
+async def _permission(client: AwsClient, probe: Probe) -> Finding:
+    where = f" ({probe.on.removeprefix('the ')})" if probe.service == "sqs" else ""
+    what = f"permission {probe.action}{where}"
+    match await ask(client, probe):
+        case Denied(said):
+            return Finding(what, Health.FAILED, f"missing: {said}")
+        case Unknown(said):
+            return Finding(what, Health.WARNING, f"could not be asked for: {said}")
+        case Given():
+            return Finding(what, Health.OK, "given")
+
+
+def _clock_finding(client: AwsClient) -> Finding:
+    offset = client.statistics().clock_offset
+    if offset:
+        return Finding("clock", Health.WARNING, clock_trouble(offset))
+    return Finding("clock", Health.OK, "within what AWS accepts")
+
+
+def _expiry_finding(answer: Mapping[str, Any]) -> Finding:
+    found = answer.get("TimeToLiveDescription") or {}
+    if found.get("TimeToLiveStatus") not in ("ENABLED", "ENABLING"):
+        detail = "TQE_RETENTION is set, but the table deletes nothing (tqe provision mends it)"
+        return Finding("expiry", Health.FAILED, detail)
+    if found.get("AttributeName") != table.TTL_ATTRIBUTE:
+        detail = f"the table deletes by {found.get('AttributeName')}, not {table.TTL_ATTRIBUTE}"
+        return Finding("expiry", Health.FAILED, detail)
+    return Finding("expiry", Health.OK, f"by {table.TTL_ATTRIBUTE}")
 
 
 def _told(error: BackendError, client: AwsClient, service: Service) -> str:
@@ -193,34 +261,39 @@ def _told(error: BackendError, client: AwsClient, service: Service) -> str:
         return str(told)
 
 
+def _retention_findings(named: str, attributes: Mapping[str, str]) -> list[Finding]:
+    kept = int(attributes.get("MessageRetentionPeriod", LONGEST_RETENTION))
+    if kept >= LONGEST_RETENTION:
+        return []
+    detail = (
+        f"{named} keeps messages for {kept} s of {LONGEST_RETENTION} that are possible, counted "
+        "from their first sending: then SQS drops them (tqe provision mends it)"
+    )
+    return [Finding("retention", Health.WARNING, detail)]
+
+
 def _dead_letter_findings(queue: Mapping[str, str], dead: Mapping[str, str]) -> list[Finding]:
-    findings: list[Finding] = []
-    if queue:
-        arn, receives = redrive_policy(queue)
-        if arn is None:
-            detail = "the queue has none: a task that kills its process is received forever"
-            findings.append(Finding("redrive policy", Health.WARNING, detail))
-        elif arn != dead["QueueArn"]:
-            detail = f"it moves messages to {arn}, which is not SQS_DLQ_URL: nobody looks there"
-            findings.append(Finding("redrive policy", Health.FAILED, detail))
-        else:
-            health = Health.OK if receives == MAX_RECEIVES else Health.WARNING
-            detail = f"after {receives} receives" + (
-                "" if health is Health.OK else f", {MAX_RECEIVES} are recommended"
-            )
-            findings.append(Finding("redrive policy", health, detail))
-        kept, dead_kept = (int(one.get("MessageRetentionPeriod", 0)) for one in (queue, dead))
-        if kept > dead_kept:
-            detail = (
-                f"the queue keeps messages for {kept} s, the dead-letter queue for {dead_kept} s, "
-                "counted from the first sending: letters may be gone as soon as they arrive"
-            )
-            findings.append(Finding("retention", Health.WARNING, detail))
+    findings = [_redrive_finding(queue, dead)] if queue and dead else []
     letters = int(dead.get("ApproximateNumberOfMessages", 0))
     if letters > MANY_DEAD_LETTERS:
         detail = f"{letters}: redrive or purge them; only some can be listed and watched"
         findings.append(Finding("dead letters", Health.WARNING, detail))
     return findings
+
+
+def _redrive_finding(queue: Mapping[str, str], dead: Mapping[str, str]) -> Finding:
+    what = "redrive policy"
+    arn, receives = redrive_policy(queue)
+    if arn is None:
+        detail = "the queue has none: a task that kills its process is received forever"
+        return Finding(what, Health.WARNING, f"{detail} (tqe provision mends it)")
+    if arn != dead["QueueArn"]:
+        detail = f"it moves messages to {arn}, which is not SQS_DLQ_URL: nobody looks there"
+        return Finding(what, Health.FAILED, detail)
+    if receives != MAX_RECEIVES:
+        detail = f"after {receives} receives, {MAX_RECEIVES} are recommended"
+        return Finding(what, Health.WARNING, detail)
+    return Finding(what, Health.OK, f"after {receives} receives")
 
 
 def table_findings(name: str, description: Mapping[str, Any]) -> list[Finding]:
@@ -244,65 +317,3 @@ def table_findings(name: str, description: Mapping[str, Any]) -> list[Finding]:
         else:
             found.append(Finding(f"index {index.name}", Health.OK, "there"))
     return found
-
-
-def _probes(urls: QueueUrls, table_name: str, writes: str) -> list[_Probe]:
-    probes = []
-    receipt = {"Id": "0", "ReceiptHandle": _NOTHING}
-    for name, url in (("queue", urls.queue), ("dead letters", urls.dead)):
-        wrong: dict[str, tuple[str, Mapping[str, Any]]] = {
-            "sqs:SendMessage": ("SendMessageBatch", {"Entries": []}),
-            "sqs:ReceiveMessage": ("ReceiveMessage", {"MaxNumberOfMessages": 0}),
-            "sqs:DeleteMessage": ("DeleteMessageBatch", {"Entries": [receipt]}),
-            "sqs:ChangeMessageVisibility": (
-                "ChangeMessageVisibilityBatch",
-                {"Entries": [receipt | {"VisibilityTimeout": 0}]},
-            ),
-        }
-        probes += [
-            _Probe(f"{action} ({name})", "sqs", operation, {"QueueUrl": url, **parameters})
-            for action, (operation, parameters) in wrong.items()
-        ]
-    item = {"TableName": table_name, "Key": {table.KEY: {"S": _NOTHING}}}
-    never = {
-        "ConditionExpression": "attribute_exists(#key)",
-        "ExpressionAttributeNames": {"#key": table.KEY},
-    }
-    index = table.INDEXES[0]
-    query = {
-        "TableName": table_name,
-        "IndexName": index.name,
-        "KeyConditionExpression": "#key = :none",
-        "ExpressionAttributeNames": {"#key": index.hash_key},
-        "ExpressionAttributeValues": {":none": {"S": _NOTHING}},
-        "Limit": 1,
-    }
-    probes += [
-        _Probe("dynamodb:GetItem", "dynamodb", "GetItem", item),
-        _Probe(
-            "dynamodb:BatchGetItem",
-            "dynamodb",
-            "BatchGetItem",
-            {"RequestItems": {table_name: {"Keys": [item["Key"]]}}},
-        ),
-        _Probe("dynamodb:Query", "dynamodb", "Query", query),
-        _Probe(
-            "dynamodb:UpdateItem",
-            "dynamodb",
-            "UpdateItem",
-            {**item, **never, "UpdateExpression": "REMOVE nothing"},
-        ),
-    ]
-    if writes == "batch":
-        where = f"WHERE {table.KEY} = '{_NOTHING}'"
-        statements = {
-            "dynamodb:PartiQLUpdate": f'UPDATE "{table_name}" REMOVE nothing {where}',
-            "dynamodb:PartiQLDelete": f'DELETE FROM "{table_name}" {where}',  # noqa: S608  # a table's name
-        }
-        probes += [
-            _Probe(action, "dynamodb", "ExecuteStatement", {"Statement": statement})
-            for action, statement in statements.items()
-        ]
-    else:
-        probes.append(_Probe("dynamodb:DeleteItem", "dynamodb", "DeleteItem", {**item, **never}))
-    return probes

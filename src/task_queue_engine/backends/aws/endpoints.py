@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import urlsplit
 
 import botocore.exceptions
 import botocore.httpsession
@@ -22,6 +23,12 @@ _URL = re.compile(
     # No path but one that signing would leave as it is.
     r"(?P<path>(/(?!\.{1,2}(/|$))[A-Za-z0-9._~-]+)*/?)"
 )
+# The partitions' names, as botocore lists them (partitions.json).
+AWS_DOMAINS = (
+    r"(?:amazonaws\.(?:com(?:\.cn)?|eu)|amazonwebservices\.(?:com\.cn|eu)|api\.aws|c2s\.ic\.gov"
+    r"|sc2s\.sgov\.gov|csp\.hci\.ic\.gov|cloud(?:-aws)?\.adc-e\.uk|aws\.(?:ic|hci\.ic)\.gov|aws\.scloud)"
+)
+_AWS_OWN = re.compile(rf"\.{AWS_DOMAINS}$")
 SERVICES: tuple[Service, ...] = ("sqs", "dynamodb")
 
 
@@ -47,6 +54,20 @@ class Endpoint:
         """As it is sent and signed (RFC 9110, section 7.2): without a scheme's own port."""
         own_port = ":443" if self.tls else ":80"
         return self.authority.removesuffix(own_port)
+
+
+def setting_behind(service: Service, url: str) -> str:
+    """The variable to look at where a service's endpoint is not the right one: what set it, or the
+    region where nothing did."""
+    if is_aws(url):
+        return "AWS_REGION"
+    specific = f"AWS_ENDPOINT_URL_{service.upper()}"
+    return specific if os.environ.get(specific) else "AWS_ENDPOINT_URL"
+
+
+def is_aws(url: str) -> bool:
+    """Whether it is an address of AWS's own, which nobody has to have set."""
+    return bool(_AWS_OWN.search(urlsplit(url).hostname or ""))
 
 
 def parse_endpoint(url: str, *, region: str, variable: str) -> Endpoint:
@@ -119,7 +140,8 @@ def _resolve(session: Any, region: str, service: Service, given: Mapping[Service
     except botocore.exceptions.InvalidRegionError as error:
         raise ConfigurationError(str(error), variable="AWS_REGION") from None
     except ValueError as error:
-        raise ConfigurationError(str(error), variable=variable) from None
+        said = f"must be http(s)://host[:port] ({error})"
+        raise ConfigurationError(said, variable=variable) from None
     return parse_endpoint(meta.endpoint_url, region=meta.region_name, variable=variable)
 
 

@@ -33,7 +33,15 @@ class AwsRequestFailed(BackendError):
 
 
 class EndpointUnreachable(BackendUnavailable):
-    """No connection, or one that broke or went silent before the answer was complete."""
+    """No connection, or one that broke or went silent before the answer was complete.
+
+    `misdirected` where that speaks of a wrong address and not of an outage: no such host, a
+    certificate of somebody else's, a proxy that does not let us through.
+    """
+
+    def __init__(self, message: str, *, misdirected: bool = False) -> None:
+        super().__init__(message)
+        self.misdirected = misdirected
 
 
 class UnexpectedAnswer(BackendUnavailable):
@@ -49,3 +57,11 @@ class Throttled(BackendUnavailable):
 
 class CredentialsUnusable(BackendUnavailable):
     """The credentials have expired or cannot be renewed. Work goes on once they are."""
+
+
+class CredentialsExpired(CredentialsUnusable):
+    """A service says so, and their source has no newer ones."""
+
+
+class ClockWrong(BackendUnavailable):
+    """The service refuses the time a request was signed for, even where it is its own."""

@@ -76,7 +76,8 @@ class Lane:
         except MalformedAnswer as error:
             return Failure(Kind.TRANSIENT, UnexpectedAnswer(f"{self.name(call)}: {error}"))
         except TransportError as error:
-            return Failure(Kind.TRANSIENT, EndpointUnreachable(f"{self.name(call)}: {error}"))
+            said = f"{self.name(call)}: {error}"
+            return Failure(Kind.TRANSIENT, EndpointUnreachable(said, misdirected=error.misdirected))
         if response is None:
             what = "answer" if call.tally.requests > sent else "connection"
             limit = call.timeout if limit == call.deadline else call.attempt_timeout

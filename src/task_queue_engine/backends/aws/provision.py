@@ -12,6 +12,7 @@ from typing import Any
 import botocore.exceptions
 
 from task_queue_engine.backends.aws import table as table_
+from task_queue_engine.backends.aws.client import AwsClient
 from task_queue_engine.backends.aws.control import Control, code_of, told
 from task_queue_engine.backends.aws.queue_urls import region_of
 from task_queue_engine.backends.aws.resources import (
@@ -20,6 +21,8 @@ from task_queue_engine.backends.aws.resources import (
     Names,
     redrive_policy,
 )
+from task_queue_engine.backends.aws.startup import check_access, check_regions, clock_trouble
+from task_queue_engine.config import Settings
 from task_queue_engine.errors import BackendRefused
 
 _DELAY, _TRIES = 2, 150
@@ -50,6 +53,43 @@ class Provisioned:
     environment: dict[str, str] = field(default_factory=dict)
     """The variables that `tqe serve` needs. Without the queues' URLs in a dry run that would
     create them."""
+
+
+async def preflight(names: Names, settings: Settings, *, named: bool) -> str:
+    """Before anything is created: region, credentials and endpoints are as they have to be.
+
+    Args:
+        named: the names are not those of the settings, so their URLs' region does not matter.
+
+    Returns:
+        The region.
+
+    Raises:
+        ConfigurationError, BackendRefused, BackendUnavailable: with the words that `tqe serve` has
+            for it.
+    """
+    urls = (
+        []
+        if named
+        else [
+            (url, variable)
+            for url, variable in (
+                (settings.sqs_queue_url, "SQS_QUEUE_URL"),
+                (settings.sqs_dlq_url, "SQS_DLQ_URL"),
+            )
+            if url
+        ]
+    )
+    region = settings.aws_region or next((region_of(url) for url, _ in urls), None)
+    client = AwsClient(region=region)
+    async with client.open():
+        check_regions(client, urls)
+        await check_access(client, queue=names.queue, table=names.table)
+        offset = client.statistics().clock_offset
+        if offset:
+            # boto3 does not sign for another clock than ours.
+            raise BackendRefused(clock_trouble(offset))
+        return client.region
 
 
 def provision(control: Control, names: Names, *, dry_run: bool = False) -> Provisioned:
@@ -119,11 +159,16 @@ def _queue(
 
 
 def differences(found: Mapping[str, str], wanted: Mapping[str, str]) -> dict[str, str]:
-    """What is there in place of what is wanted, by attribute."""
+    """What is there in place of what is wanted, by attribute.
+
+    SQS tells every attribute but a redrive policy that is not set; a local server that tells less
+    does not have it, and it would be set again every time.
+    """
     return {
         key: found.get(key, "")
         for key, value in wanted.items()
-        if _comparable(found.get(key, "")) != _comparable(value)
+        if (key in found or key == "RedrivePolicy")
+        and _comparable(found.get(key, "")) != _comparable(value)
     }
 
 

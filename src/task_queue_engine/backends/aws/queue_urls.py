@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
+from task_queue_engine.backends.aws.endpoints import AWS_DOMAINS, is_aws
 from task_queue_engine.errors import ConfigurationError
 from task_queue_engine.task import DEFAULT_QUEUE
 
@@ -13,8 +14,16 @@ from task_queue_engine.task import DEFAULT_QUEUE
 # https://sqs.cn-north-1.amazonaws.com.cn/..., https://vpce-1-2.sqs.eu-central-1.vpce.amazonaws.com
 _AWS_HOST = re.compile(
     r"(?:^|\.)(?:sqs(?:-fips)?\.(?P<new>[a-z0-9-]+)|(?P<old>[a-z0-9-]+)\.queue)"
-    r"(?:\.vpce)?\.(?:amazonaws\.com(?:\.cn)?|api\.aws)$"
+    rf"(?:\.vpce)?\.(?:api\.)?{AWS_DOMAINS}$"
 )
+_OLDEST_HOST = "queue.amazonaws.com"
+"""us-east-1's, from when there was no other region."""
+
+_URL = re.compile(
+    r"https?://(?P<host>\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::(?P<port>[0-9]{1,5}))?"
+    r"(?P<path>(?:/[A-Za-z0-9._~-]+)*)/(?P<name>[A-Za-z0-9_-]{1,80}(?:\.fifo)?)/?"
+)
+_ACCOUNT = re.compile(r"/[0-9]+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +32,11 @@ class QueueUrls:
     dead: str
     """Of its dead-letter queue."""
 
+    @property
+    def by_variable(self) -> tuple[tuple[str, str], ...]:
+        """Each with the variable it is from."""
+        return ((self.queue, "SQS_QUEUE_URL"), (self.dead, "SQS_DLQ_URL"))
+
 
 def check_queue_url(url: str, *, variable: str) -> str:
     """The URL without a slash at its end.
@@ -30,26 +44,35 @@ def check_queue_url(url: str, *, variable: str) -> str:
     Raises:
         ConfigurationError: naming the variable: not the URL of a standard queue.
     """
-    parts = urlsplit(url.strip())
-    name = parts.path.rstrip("/").rpartition("/")[2]
-    if parts.scheme not in ("http", "https") or not parts.hostname or not name:
-        raise ConfigurationError(
-            "must be the URL of a queue, like https://sqs.eu-central-1.amazonaws.com/"
-            f"123456789012/tasks, not {url[:200]!r}",
-            variable=variable,
-        )
-    if name.endswith(".fifo"):
+    parts = _URL.fullmatch(url.strip())
+    if parts is None or not 0 < int(parts["port"] or 1) < 2**16:
+        raise _no_url(url, variable)
+    if parts["name"].endswith(".fifo"):
         raise ConfigurationError(
             "names a FIFO queue: a standard queue is needed (no per-message delays, and a tenth of "
             "the throughput, on FIFO queues)",
             variable=variable,
         )
+    if is_aws(url.strip()) and not _ACCOUNT.fullmatch(parts["path"]):
+        raise _no_url(url, variable)
     return url.strip().rstrip("/")
+
+
+def _no_url(url: str, variable: str) -> ConfigurationError:
+    shown = re.sub("//.*@", "//...@", url[:200])  # a password does not belong in a log
+    return ConfigurationError(
+        "must be the URL of a queue, like https://sqs.eu-central-1.amazonaws.com/"
+        f"123456789012/tasks, not {shown!r}",
+        variable=variable,
+    )
 
 
 def region_of(url: str) -> str | None:
     """The AWS region a queue's URL names; None where it is not AWS's."""
-    found = _AWS_HOST.search(urlsplit(url).hostname or "")
+    host = urlsplit(url).hostname or ""
+    if host == _OLDEST_HOST:
+        return "us-east-1"
+    found = _AWS_HOST.search(host)
     return (found["new"] or found["old"]) if found else None
 
 

@@ -8,7 +8,7 @@ import re
 from dataclasses import dataclass
 from typing import Any, Final, Self
 
-from task_queue_engine.backends.aws.queue_urls import QueueUrls, urls_by_name
+from task_queue_engine.backends.aws.queue_urls import QueueUrls, check_queue_url, urls_by_name
 from task_queue_engine.config import Settings
 from task_queue_engine.errors import ConfigurationError
 
@@ -30,6 +30,9 @@ DEAD_LETTER_ATTRIBUTES: Final = {"MessageRetentionPeriod": str(LONGEST_RETENTION
 
 # 75 leaves room for "-dlq" (SQS: 80 characters); a table's name has 3 to 255.
 _NAME = re.compile(r"[A-Za-z0-9_-]{3,75}", re.ASCII)
+
+# DynamoDB, "Naming rules".
+_TABLE_NAME = re.compile(r"[A-Za-z0-9_.-]{3,255}", re.ASCII)
 
 DEFAULT_NAME: Final = "tasks"
 
@@ -53,18 +56,38 @@ class Names:
                 f"must be 3 to 75 of A-Z, a-z, 0-9, _ and -, not {base[:100]!r}", variable="--name"
             )
         if name is None:
-            queue = _name_in(settings.sqs_queue_url) or base
+            queue = _name_in(settings.sqs_queue_url, "SQS_QUEUE_URL") or base
+            dead = _name_in(settings.sqs_dlq_url, "SQS_DLQ_URL") or f"{queue}-dlq"
+            if dead == queue:
+                raise ConfigurationError("is the queue itself", variable="SQS_DLQ_URL")
             return cls(
-                queue=queue,
-                dead=_name_in(settings.sqs_dlq_url) or f"{queue}-dlq",
-                table=settings.dynamodb_table or base,
+                queue=queue, dead=dead, table=check_table_name(settings.dynamodb_table or base)
             )
         urls = urls_by_name(QueueUrls(f"/{base}", f"/{base}-dlq"), "default", settings.queue)
         return cls(queue=urls.queue[1:], dead=urls.dead[1:], table=base)
 
 
-def _name_in(url: str | None) -> str | None:
-    return url.rstrip("/").rpartition("/")[2] if url else None
+def _name_in(url: str | None, variable: str) -> str | None:
+    return check_queue_url(url, variable=variable).rpartition("/")[2] if url else None
+
+
+def check_table_name(name: str | None) -> str:
+    """
+    Raises:
+        ConfigurationError: naming DYNAMODB_TABLE: it is not set, or no table can be called so.
+    """
+    if name is None:
+        raise ConfigurationError(
+            "is not set: the name of the table of tasks (tqe provision makes one)",
+            variable="DYNAMODB_TABLE",
+        )
+    if not _TABLE_NAME.fullmatch(name):
+        raise ConfigurationError(
+            "must be a table's name, 3 to 255 of A-Z, a-z, 0-9, '_', '-' and '.' (no ARN), not "
+            f"{name[:100]!r}",
+            variable="DYNAMODB_TABLE",
+        )
+    return name
 
 
 def redrive_policy(dead_letter_arn: Any) -> dict[str, Any]:

@@ -65,6 +65,9 @@ DEFAULT_MAX_RECEIVES: Final = 3
 
 _ANSWER_TIMEOUT = 5.0
 """Seconds for further receives once a first one has brought messages: these must not wait."""
+_CALL_TIMEOUT = 4.0
+"""Seconds for one call with its retries: a submission is still answered, and its task left to the
+scheduler, where SQS has gone silent and the store has not."""
 _SETTLING_LEASE = 60
 """Seconds, from the moment a dead-lettering begins."""
 
@@ -371,7 +374,10 @@ class SqsQueue:
             raise BackendUnavailable("the backend is not open")
         # A call that is cancelled before it begins sends nothing.
         await trio.lowlevel.checkpoint_if_cancelled()
-        return await self._client.call("sqs", operation, parameters, long_poll=long_poll)
+        timeout = None if long_poll else _CALL_TIMEOUT
+        return await self._client.call(
+            "sqs", operation, parameters, long_poll=long_poll, timeout=timeout
+        )
 
 
 def _lease(seconds: float) -> int:

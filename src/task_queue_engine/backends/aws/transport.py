@@ -27,12 +27,14 @@ _GRACE = 2.0
 class TransportError(Exception):
     """The exchange did not come to its end; the connection is closed.
 
-    `answered` says whether anything of an answer had arrived.
+    `answered` says whether anything of an answer had arrived, `misdirected` whether the address is
+    to blame (see `EndpointUnreachable`).
     """
 
-    def __init__(self, message: str, *, answered: bool = False) -> None:
+    def __init__(self, message: str, *, answered: bool = False, misdirected: bool = False) -> None:
         super().__init__(message)
         self.answered = answered
+        self.misdirected = misdirected
 
 
 class MalformedAnswer(TransportError):
@@ -98,10 +100,16 @@ class Connection:
                     await _shake_hands(sock)
         except trio.TooSlowError:
             _close(sock)
-            raise TransportError(f"no connection within {timeout:g} s") from None
+            raise TransportError(
+                f"no connection{_through(endpoint)} within {timeout:g} s",
+                misdirected=endpoint.proxy is not None,
+            ) from None
         except OSError as error:  # those of ssl and getaddrinfo among them
             _close(sock)
-            raise TransportError(f"cannot connect: {_reason(error)}") from error
+            raise TransportError(
+                f"cannot connect{_through(endpoint)}: {_reason(error)}",
+                misdirected=endpoint.proxy is not None or _is_misdirected(error),
+            ) from error
         except BaseException:
             _close(sock)
             raise
@@ -307,6 +315,17 @@ async def _shake_hands(sock: ssl.SSLSocket) -> None:
 def _close(sock: socket.socket | None) -> None:
     if sock is not None:
         sock.close()
+
+
+def _through(endpoint: Endpoint) -> str:
+    proxy = endpoint.proxy
+    return "" if proxy is None else f" through the proxy {proxy.host}:{proxy.port} (HTTPS_PROXY)"
+
+
+def _is_misdirected(error: OSError) -> bool:
+    if isinstance(error, socket.gaierror):
+        return error.errno == socket.EAI_NONAME  # EAI_AGAIN: whoever could tell does not answer
+    return isinstance(error, ssl.SSLError) and not isinstance(error, ssl.SSLEOFError)
 
 
 def _reason(error: OSError) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from functools import partial
 from typing import Any
 
 import click
@@ -11,7 +12,7 @@ import trio
 
 from task_queue_engine.cli.failures import ExitCode
 from task_queue_engine.cli.options import debug_option
-from task_queue_engine.cli.output import Table
+from task_queue_engine.cli.output import Table, fields
 from task_queue_engine.config import Settings
 from task_queue_engine.errors import ConfigurationError
 
@@ -69,7 +70,8 @@ def provision(
         click.echo(make(names), nl=False)
         return
     adopt_env_file()
-    control = Control(settings.aws_region)
+    find_region = partial(provisioning.preflight, names, settings, named=name is not None)
+    control = Control(trio.run(find_region))
     if deletes:
         if not (yes or dry_run):
             _ask(f"Delete {names.queue}, {names.dead} and {names.table} in {control.region}?")
@@ -116,7 +118,8 @@ def doctor(context: click.Context, as_json: bool, only_policy: bool, debug: bool
     elif as_json:
         click.echo(msgspec.json.encode(found).decode())
     else:
-        rows = [[one.what, one.health, one.detail] for one in found.findings]
-        click.echo(Table(["CHECK", "HEALTH", "FOUND"]).text(rows))
+        # Not as a table: its cells are cut, and the end of a sentence says what to do.
+        lines = [(one.health.value, f"{one.what}: {one.detail}") for one in found.findings]
+        click.echo(fields(lines))
         click.echo(f"\nThe least IAM policy:\n{pretty(found.policy)}")
     context.exit(ExitCode.OK if found.healthy else ExitCode.USAGE)
