@@ -40,10 +40,10 @@ from task_queue_engine.task import TaskStatus
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """On one attribute. `value` is None for "missing" alone."""
+    """On one attribute. `value` is None for "missing" and "exists" alone."""
 
     attribute: str
-    relation: Literal["=", "<=", "missing"]
+    relation: Literal["=", "<=", "missing", "exists"]
     value: AttributeValue | None = None
 
 
