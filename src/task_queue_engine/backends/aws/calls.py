@@ -127,9 +127,7 @@ class TableCalls:
                 found[unique[0]] = document["Item"]
             return found
         chunks = [unique[start : start + MAX_KEYS] for start in range(0, len(unique), MAX_KEYS)]
-        await gather(
-            [partial(self._get_batch, purpose, chunk, options, found) for chunk in chunks]
-        )
+        await gather([partial(self._get_batch, purpose, chunk, options, found) for chunk in chunks])
         return found
 
     async def _get_batch(
