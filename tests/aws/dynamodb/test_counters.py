@@ -10,7 +10,7 @@ import trio
 import trio.testing
 
 from task_queue_engine.backends.aws.dynamodb import DynamoStore
-from task_queue_engine.backends.aws.table import STATUS_SHARDS, counter_ids
+from task_queue_engine.backends.aws.table import STATUS_SHARDS, Filing, counter_ids
 from task_queue_engine.backends.base import Counts
 from task_queue_engine.clock import ManualClock
 from task_queue_engine.errors import BackendUnavailable
@@ -305,7 +305,7 @@ async def test_a_repair_waits_for_what_others_have_not_flushed_yet(
         await create(busy, clock)
         await busy.flush_counts()
         await create(busy, clock, 5)
-        partitions = len(TaskStatus) * STATUS_SHARDS
+        partitions = len(Filing) * STATUS_SHARDS
         answered = 0
         is_counted = trio.Event()
 

@@ -44,8 +44,8 @@ START = "0"
 _SHARDS = table.status_shards(Filing.ROUTINE)
 
 _PIECE = 20_000
-"""Entries looked at in one call, about; 250 requests. The reconciler makes a call every three seconds
-while there is more to do: about 6,000 tasks/s."""
+"""Entries looked at in one call, about; 250 requests. While there is more to do, the reconciler
+makes a call every three seconds: about 6,000 tasks/s."""
 _REFILING = 10
 """Entries that a refiling counts for."""
 _PAGE = 500
