@@ -186,6 +186,7 @@ class Index:
         ]
 
 
+@pytest.mark.parametrize("table", ["dynamodb-local"], indirect=True)  # moto takes too long
 async def test_lists_by_status_before_and_after_the_sweep(
     table: Table, store: DynamoStore, clock: ManualClock
 ) -> None:

@@ -157,6 +157,7 @@ async def test_one_engine_sweeps_for_all(
         assert other.statistics().by_operation["sweep"].requests > 10
 
 
+@batches_only
 async def test_a_piece_is_bounded_and_the_next_goes_on(
     table: Table, store: DynamoStore, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -348,3 +349,26 @@ async def test_a_clock_that_is_ahead_makes_nothing_pass_unseen(
     clock.advance(LAG + 1)
     await look(store, clock)
     assert await filings(table, tasks) == {"OPEN"}
+
+
+async def test_forgetting_goes_by_the_time_of_the_end(
+    store: DynamoStore, clock: ManualClock
+) -> None:
+    """Of tasks that began together one may have ended long after the other, and they lie side by
+    side; those that still run lie there, too."""
+    early, late, failed, running = await start(store, clock, 4)
+    await store.record([Complete(task_id=early.id, attempt=1, result=1)])
+    clock.advance(100)
+    cut = clock.now()
+    clock.advance(100)
+    await store.record(
+        [
+            Complete(task_id=late.id, attempt=1, result=1),
+            Fail(task_id=failed.id, attempt=1, error=ERROR),
+        ]
+    )
+    assert await store.expire(finished_before=cut, limit=10) == 1
+    left = await store.get([early.id, late.id, failed.id, running.id])
+    assert [task is not None for task in left] == [False, True, True, True]
+    assert await store.expire(finished_before=clock.now() + timedelta(seconds=1), limit=10) == 2
+    assert await store.counts() == Counts(processing=1)
