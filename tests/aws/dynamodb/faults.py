@@ -76,6 +76,10 @@ class FaultyClient:
         """For whichever operation the store writes with."""
         self.arm(fault, *WRITES, times=times)
 
+    def armed(self, operation: str) -> int:
+        """How many of its faults have not been used up."""
+        return len(self._faults.get(operation, ()))
+
     def disarm(self) -> None:
         self._faults.clear()
 

@@ -28,7 +28,7 @@ class DynamoWithMemoryQueue:
         name = f"conformance-{secrets.token_hex(6)}"
         self._table = Table(self._client, name, server, writes_of(server))
         self._queues = MemoryBackend(clock=clock)
-        self._store = self._table.store(clock=clock, orphaned_after=timedelta())
+        self._store = self._table.store(clock=clock, orphaned_after=timedelta(), sweep_lag=5.0)
         self._is_created = False
 
     @property

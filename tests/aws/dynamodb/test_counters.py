@@ -10,11 +10,11 @@ import trio
 import trio.testing
 
 from task_queue_engine.backends.aws.dynamodb import DynamoStore
-from task_queue_engine.backends.aws.table import STATUS_SHARDS, counter_ids
+from task_queue_engine.backends.aws.table import STATUS_SHARDS, Filing, counter_ids
 from task_queue_engine.backends.base import Counts
 from task_queue_engine.clock import ManualClock
 from task_queue_engine.errors import BackendUnavailable
-from task_queue_engine.lifecycle import Complete
+from task_queue_engine.lifecycle import Complete, Fail
 from task_queue_engine.task import TaskStatus
 from tests.aws.dynamodb.faults import (
     Fault,
@@ -26,7 +26,7 @@ from tests.aws.dynamodb.faults import (
     sent_twice,
 )
 from tests.aws.dynamodb.opening import Table, amazons_own
-from tests.aws.dynamodb.steps import create, request_of, start
+from tests.aws.dynamodb.steps import ERROR, create, request_of, start
 
 DAY = 24 * 3600.0
 
@@ -225,6 +225,59 @@ async def test_what_a_crash_loses_and_a_repair_finds(table: Table, clock: Manual
         assert again.corrected == {}
 
 
+async def test_a_repair_counts_by_status_wherever_tasks_are_filed(
+    table: Table, clock: ManualClock
+) -> None:
+    """On the routine, swept or not, and off it."""
+    one_round = Counts(pending=1, processing=1, completed=2, failed=1, cancelled=1)
+    async with (store := table.store(clock=clock, flush_interval=0.01)).open():
+        for times in (1, 2, 3):
+            tasks = await create(store, clock, 6)
+            ids = [task.id for task in tasks]
+            await store.claim([request_of(task_id) for task_id in ids[:4]])
+            await store.record(
+                [
+                    *(Complete(task_id=task_id, attempt=1, result=1) for task_id in ids[:2]),
+                    Fail(task_id=ids[2], attempt=1, error=ERROR),
+                ]
+            )
+            await store.cancel([ids[5]])
+            repair = await store.repair_counts()
+            assert repair.counted == Counts(
+                **{name: times * getattr(one_round, name) for name in Counts.__slots__}
+            )
+            assert repair.corrected == {}
+            for _ in range(2):
+                clock.advance(121)
+                await store.stranded("default", before=clock.now(), sent_before=None, limit=100)
+
+
+async def test_a_repair_does_not_count_twice_what_is_refiled_meanwhile(
+    table: Table, clock: ManualClock
+) -> None:
+    client = FaultyClient(table.client)
+    async with (
+        (sweeping := table.store(clock=clock)).open(),
+        (store := table.store(client, clock=clock, flush_interval=0.01)).open(),
+    ):
+        await create(store, clock, 10)
+        await store.flush_counts()
+        clock.advance(121)
+
+        async def meanwhile(send: Send, parameters: Parameters) -> dict[str, Any]:
+            values = parameters["ExpressionAttributeValues"]
+            if values[":shard"]["S"].startswith("OPEN"):
+                await sweeping.stranded("default", before=clock.now(), sent_before=None, limit=100)
+                await sweeping.flush_counts()
+            return await send(parameters)
+
+        client.arm(meanwhile, "Query", times=2 * STATUS_SHARDS)
+        repair = await store.repair_counts()
+        assert repair.counted.pending > 10
+        assert repair.corrected == {}
+        assert (await store.repair_counts()).counted == Counts(pending=10)
+
+
 async def test_a_repair_leaves_alone_what_it_cannot_be_sure_of(
     table: Table, clock: ManualClock
 ) -> None:
@@ -305,7 +358,7 @@ async def test_a_repair_waits_for_what_others_have_not_flushed_yet(
         await create(busy, clock)
         await busy.flush_counts()
         await create(busy, clock, 5)
-        partitions = len(TaskStatus) * STATUS_SHARDS
+        partitions = len(Filing) * STATUS_SHARDS
         answered = 0
         is_counted = trio.Event()
 

@@ -125,6 +125,18 @@ async def test_one_with_a_place_in_the_index_and_no_attempt(
     assert verdict.task.attempt == 1
 
 
+async def test_one_with_all_but_a_place_in_the_index(
+    table: Table, store: DynamoStore, task_id: str
+) -> None:
+    """It could be started without a look; nobody would ever find it again."""
+    await table.put(foreign(task_id, not_before={"S": "0"}, attempt={"N": "0"}))
+    (verdict,) = await store.claim([request_of(task_id)])
+    assert isinstance(verdict, Started)
+    page = await store.list_tasks(ListQuery(status=TaskStatus.PROCESSING))
+    assert [task.id for task in page.tasks] == [task_id]
+    assert await store.counts() == Counts(processing=1)
+
+
 async def test_its_delay_is_kept_however_it_is_written(
     table: Table, store: DynamoStore, clock: ManualClock
 ) -> None:

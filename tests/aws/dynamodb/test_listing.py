@@ -6,20 +6,21 @@ import random
 from typing import Any
 
 import pytest
-import trio
 
 from task_queue_engine.backends.aws import listing
 from task_queue_engine.backends.aws.dynamodb import DynamoStore
-from task_queue_engine.backends.aws.table import STATUS_SHARDS
+from task_queue_engine.backends.aws.table import STATUS_SHARDS, Filing
 from task_queue_engine.backends.base import ListQuery, NewTask
 from task_queue_engine.backends.cursors import encode_cursor
 from task_queue_engine.clock import ManualClock
 from task_queue_engine.errors import InvalidQuery
-from task_queue_engine.lifecycle import Complete
+from task_queue_engine.lifecycle import Complete, Fail
 from task_queue_engine.task import Task, TaskStatus
 from tests.aws.dynamodb.faults import FaultyClient, Parameters, Send
 from tests.aws.dynamodb.opening import Table
-from tests.aws.dynamodb.steps import create, make_task, request_of, start
+from tests.aws.dynamodb.steps import ERROR, create, make_task, request_of, start
+
+LAG = 120.0
 
 
 async def everything(
@@ -36,6 +37,12 @@ async def everything(
         cursor = page.next_cursor
         if cursor is None:
             return tasks, sizes
+
+
+async def sweep(table: Table, clock: ManualClock) -> None:
+    """By another engine."""
+    async with (other := table.store(clock=clock)).open():
+        await other.stranded("default", before=clock.now(), sent_before=None, limit=100)
 
 
 async def populate(store: DynamoStore, clock: ManualClock, number: int) -> list[Task]:
@@ -65,7 +72,7 @@ async def test_tasks_are_spread_over_the_shards(
     await populate(store, clock, 100)
     scanned = await table.call("Scan", ConsistentRead=True)
     shards = {item["status_shard"]["S"] for item in scanned["Items"] if "status_shard" in item}
-    assert shards == {f"PENDING#{n}" for n in range(STATUS_SHARDS)}
+    assert shards == {f"ROUTINE#{n}" for n in range(STATUS_SHARDS)}
 
 
 async def test_a_page_costs_what_its_size_is(
@@ -107,27 +114,154 @@ async def test_a_filter_that_hardly_anything_passes_gets_short_pages(
     assert any(size < 10 for size in sizes[:-1])
 
 
-async def test_a_task_between_two_partitions_is_listed_once(
+@pytest.mark.parametrize("status", [None, TaskStatus.PENDING])
+@pytest.mark.parametrize("when", ["before", "after"])
+async def test_a_task_that_is_refiled_meanwhile_is_listed_once(
+    table: Table,
+    store: DynamoStore,
+    client: FaultyClient,
+    clock: ManualClock,
+    status: TaskStatus | None,
+    when: str,
+) -> None:
+    """The sweep moves it from one partition to another between the two looks at them."""
+    (task,) = await create(store, clock)
+    clock.advance(LAG + 1)
+
+    async def swept(send: Send, parameters: Parameters) -> dict[str, Any]:
+        if not parameters["ExpressionAttributeValues"][":shard"]["S"].startswith("ROUTINE"):
+            return await send(parameters)
+        if when == "before":
+            await sweep(table, clock)
+        answer = await send(parameters)
+        if when == "after":
+            await sweep(table, clock)
+        return answer
+
+    client.arm(swept, "Query", times=len(Filing) * STATUS_SHARDS)
+    page = await store.list_tasks(ListQuery(status=status))
+    assert page.tasks == (task,)
+    item = await table.item(task.id)
+    assert item is not None
+    assert item["status_shard"]["S"].startswith("OPEN")
+
+
+async def test_what_was_refiled_just_now_is_listed_before_the_index_shows_it(
     table: Table, store: DynamoStore, client: FaultyClient, clock: ManualClock
 ) -> None:
-    """The index shows it under its old status when that is read, under the new one later."""
-    (task,) = await create(store, clock)
-    has_started = trio.Event()
-    async with (other := table.store(clock=clock)).open():
+    """It follows the table within a moment: until then the task is where it was."""
+    tasks = await populate(store, clock, 10)
+    clock.advance(LAG + 1)
+    await sweep(table, clock)
+    (younger,) = await create(store, clock)
+    clock.advance(LAG + 1)
+    key = Index.as_it_is(await table.call("Scan", ConsistentRead=True))
+    await sweep(table, clock)
 
-        async def starts_afterwards(send: Send, parameters: Parameters) -> dict[str, Any]:
-            shard = parameters["ExpressionAttributeValues"][":shard"]["S"]
-            if shard.startswith("PROCESSING"):
-                await has_started.wait()
-            answer = await send(parameters)
-            if answer["Items"] and shard.startswith("PENDING"):
-                await other.claim([request_of(task.id)])
-                has_started.set()
-            return answer
+    async def stale(send: Send, parameters: Parameters) -> dict[str, Any]:
+        return {"Items": key.between(parameters["ExpressionAttributeValues"])}
 
-        client.arm(starts_afterwards, "Query", times=len(TaskStatus) * STATUS_SHARDS)
-        page = await store.list_tasks(ListQuery())
-    assert [found.id for found in page.tasks] == [task.id]
+    client.arm(stale, "Query", times=2 * STATUS_SHARDS)
+    page = await store.list_tasks(ListQuery(status=TaskStatus.PENDING))
+    assert list(page.tasks) == [younger, *tasks]
+
+
+class Index:
+    """What a partition has held at some time."""
+
+    def __init__(self, places: list[tuple[str, str]]) -> None:
+        self._places = places
+
+    @classmethod
+    def as_it_is(cls, scanned: dict[str, Any]) -> Index:
+        found = [item for item in scanned["Items"] if "position" in item]
+        return cls([(item["status_shard"]["S"], item["position"]["S"]) for item in found])
+
+    def between(self, values: dict[str, Any]) -> list[dict[str, Any]]:
+        above, below = values[":above"]["S"], values[":below"]["S"]
+        return [
+            {"position": {"S": position}}
+            for shard, position in sorted(self._places, reverse=True)
+            if shard == values[":shard"]["S"] and above <= position <= below
+        ]
+
+
+@pytest.mark.parametrize("table", ["dynamodb-local"], indirect=True)  # moto takes too long
+async def test_lists_by_status_before_and_after_the_sweep(
+    table: Table, store: DynamoStore, clock: ManualClock
+) -> None:
+    """Whatever partition they are in, and page by page."""
+    expected: dict[TaskStatus, list[str]] = {status: [] for status in TaskStatus}
+    for _ in range(2):
+        tasks = (await populate(store, clock, 50))[::-1]
+        by_status = dict(zip(TaskStatus, (tasks[n::5] for n in range(5)), strict=True))
+        await store.claim(
+            [
+                request_of(task.id)
+                for status, those in by_status.items()
+                for task in those
+                if status not in (TaskStatus.PENDING, TaskStatus.CANCELLED)
+            ]
+        )
+        await store.record(
+            [
+                Complete(task_id=task.id, attempt=1, result=1)
+                for task in by_status[TaskStatus.COMPLETED]
+            ]
+        )
+        await store.record(
+            [Fail(task_id=task.id, attempt=1, error=ERROR) for task in by_status[TaskStatus.FAILED]]
+        )
+        await store.cancel([task.id for task in by_status[TaskStatus.CANCELLED]])
+        for status, those in by_status.items():
+            expected[status] += [
+                each.id for each in sorted(those, key=lambda task: (task.created_at, task.id))
+            ]
+        for limit in (3, 10, 11):
+            for status in TaskStatus:
+                found, sizes = await everything(store, limit=limit, status=status)
+                assert [task.id for task in found] == expected[status][::-1]
+                assert {task.status for task in found} == {status}
+                assert set(sizes[:-1]) <= {limit}
+            found, _ = await everything(store, limit=limit)
+            assert (
+                len(found) == len({task.id for task in found}) == sum(map(len, expected.values()))
+            )
+        clock.advance(LAG + 1)
+        await sweep(table, clock)
+        clock.advance(LAG + 1)
+        await sweep(table, clock)
+
+
+async def test_what_the_sweep_has_settled_is_not_read_for_the_unfinished(
+    table: Table, store: DynamoStore, clock: ManualClock
+) -> None:
+    """A list of what runs must not cost what the number of all COMPLETED tasks is."""
+    tasks = await start(store, clock, 80)
+    await store.record([Complete(task_id=task.id, attempt=1, result=1) for task in tasks])
+    clock.advance(LAG + 1)
+    for _ in range(2):
+        await sweep(table, clock)
+        clock.advance(LAG)
+    (running,) = await start(store, clock)
+    page = await store.list_tasks(ListQuery(status=TaskStatus.PROCESSING))
+    assert [task.id for task in page.tasks] == [running.id]
+    assert page.next_cursor is None
+    assert store.statistics().by_operation["list_tasks"].requests <= 25
+
+
+async def test_rows_read_in_vain_are_bounded_page_by_page(
+    store: DynamoStore, client: FaultyClient, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What runs, behind all that waits."""
+    (running,) = await start(store, clock)
+    clock.advance(1)
+    await populate(store, clock, 150)
+    monkeypatch.setattr(listing, "_MAX_IN_VAIN", 20)
+    monkeypatch.setattr(listing, "_MOST_ROWS", 10)
+    found, sizes = await everything(store, limit=5, status=TaskStatus.PROCESSING)
+    assert [task.id for task in found] == [running.id]
+    assert 5 <= len(sizes) <= 10
 
 
 async def test_what_has_changed_its_status_meanwhile_is_left_out(

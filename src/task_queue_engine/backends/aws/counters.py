@@ -11,7 +11,7 @@ batch's number under the process's name and is refused where it has been noted b
 - writes whose answer was lost and which nobody repeated;
 - finished tasks that DynamoDB's TTL has deleted.
 
-The last three stay until a repair, which counts the index.
+The last three stay until a repair, which counts the tasks.
 """
 
 from __future__ import annotations
@@ -38,7 +38,8 @@ logger = logging.getLogger("task_queue_engine.dynamodb")
 
 _FIELDS = tuple(status.value.lower() for status in TaskStatus)
 _MOVES = "moves"
-"""All changes of status there ever were: what the counts may be off by is measured in it."""
+"""All changes of status and refilings there ever were: what a count of the index may be off by is
+measured in it."""
 _FLUSHED = "flushed_"
 _REPAIR_DUE = "repair_due"
 _FORGET_PROCESS_AFTER = timedelta(days=1)
@@ -54,11 +55,11 @@ class CountRepair:
 
     before: Counts
     counted: Counts
-    """In the index."""
+    """In the index, and in the rows of those that it does not tell apart."""
     corrected: Mapping[TaskStatus, int]
     """Added to the counters."""
     uncertainty: int
-    """Changes of status while it counted; a smaller difference was left alone."""
+    """Changes of status and refilings while it counted; a smaller difference was left alone."""
 
 
 class Counters:
@@ -66,7 +67,7 @@ class Counters:
     Args:
         flush_interval: seconds between flushes of a busy process.
         repair_interval: seconds between repairs, whichever process makes them; 0: never.
-        count_rows: counts the index, for repairs.
+        count_rows: counts the tasks, for repairs.
     """
 
     def __init__(
@@ -108,6 +109,13 @@ class Counters:
             self._moved[new.value.lower()] += 1
         self._moved[_MOVES] += 1
         self._dirty.set()
+
+    def refiled(self, number: int) -> None:
+        """So many tasks went from one filing of the index to another, and kept their status: who
+        counts the index just now may see them twice, or not at all."""
+        if number:
+            self._moved[_MOVES] += number
+            self._dirty.set()
 
     # --- reading ----------------------------------------------------------------------------
 
@@ -240,7 +248,7 @@ class Counters:
     # --- repairing --------------------------------------------------------------------------
 
     async def repair(self) -> CountRepair:
-        """Count the index, and correct the counters where they are off by more than what changed
+        """Count the tasks, and correct the counters where they are off by more than what changed
         meanwhile. Takes one flush interval longer than the counting.
 
         Raises:

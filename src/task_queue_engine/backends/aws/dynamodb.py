@@ -2,7 +2,8 @@
 
 From here inwards: `operations` (what is asked of a row), `changes` (blind writes, decisions,
 conflicts), `writes` (conditional writes as data), `writers` (how they are sent), `items` and
-`table` (what is stored); `listing`, `scans` and `counters` beside them; `calls` at the edge.
+`table` (what is stored); `listing`, `scans`, `sweep` and `counters` beside them; `calls` at the
+edge.
 docs/adr/0014 says what each operation costs.
 """
 
@@ -44,6 +45,7 @@ from task_queue_engine.backends.aws.operations import (
     Recording,
     Reopening,
 )
+from task_queue_engine.backends.aws.sweep import Sweep
 from task_queue_engine.backends.aws.unanswered import Token, Tokens
 from task_queue_engine.backends.aws.usage import Meter, Usage
 from task_queue_engine.backends.aws.writers import (
@@ -96,6 +98,9 @@ ORPHANED_AFTER = timedelta(hours=12, minutes=10)
 
 _REMEMBERED_TYPES = 50_000
 
+_SWEEP_ON: scans.Place = ("SWEEP", "")
+"""For a cursor: the walk is over, the sweep is not."""
+
 
 @dataclass(frozen=True, slots=True)
 class StoreStatistics:
@@ -119,6 +124,9 @@ class DynamoStore:
             does, and `expire` deletes.
         flush_interval, repair_interval: of the counters, in seconds; see `counters`.
         orphaned_after: how old an attempt must be to be given up; see `stranded`.
+        sweep_lag: seconds after which a task that has not ended is filed apart; see `sweep`. A
+            task that takes longer costs more, a lost message is found no sooner. Engines that
+            share a table should agree on it, and their clocks to within half of it.
         concurrency: write requests at once, and as many reads.
     """
 
@@ -135,6 +143,7 @@ class DynamoStore:
         flush_interval: float = 5.0,
         repair_interval: float = 24 * 3600.0,
         orphaned_after: timedelta = ORPHANED_AFTER,
+        sweep_lag: float = 120.0,
         concurrency: int = 16,
         rng: random.Random | None = None,
     ) -> None:
@@ -152,13 +161,21 @@ class DynamoStore:
         self._counters = Counters(
             self._calls,
             now=self._clock.now,
-            count_rows=partial(scans.count_rows, self._calls),
+            count_rows=self._count_rows,
             flush_interval=flush_interval,
             repair_interval=repair_interval,
             rng=rng,
         )
         self._tokens = Tokens()
         self._writer = make_writer(writes, self._calls)
+        self._sweep_lag = timedelta(seconds=sweep_lag)
+        self._sweep = Sweep(
+            self._calls,
+            self._writer,
+            now=self._clock.now,
+            lag=sweep_lag,
+            refiled=self._counters.refiled,
+        )
         self._changer = Changer(
             calls=self._calls,
             writer=self._writer,
@@ -280,7 +297,10 @@ class DynamoStore:
     def _prepare(self, new: NewTask) -> _Creating | TooLarge:
         token = self._tokens.take(("create", new.task.id))
         item = new_item(
-            Row(task=new.task, due_at=new.due_at), token=token.text, retention=self._retention
+            Row(task=new.task, due_at=new.due_at),
+            token=token.text,
+            retention=self._retention,
+            on_routine=self._is_routine(new),
         )
         size = item_size(item)
         limit = table.MAX_ITEM_BYTES - table.RESERVED_BYTES
@@ -289,6 +309,15 @@ class DynamoStore:
             payload = item_size({"payload": item["payload"]})
             return TooLarge(payload, max(0, limit - (size - payload)))
         return _Creating(new.task, token, item)
+
+    def _is_routine(self, new: NewTask) -> bool:
+        """Whether it may have ended before the sweep comes by. One that was made long ago is for
+        the sweep to find in time for certain, so it never is."""
+        task = new.task
+        waits = new.due_at is not None or (
+            task.run_at is not None and task.run_at - task.created_at >= self._sweep_lag
+        )
+        return not waits and self._clock.now() - task.created_at <= self._sweep_lag / 4
 
     async def _create(
         self,
@@ -299,18 +328,58 @@ class DynamoStore:
         answers = await self._writer.write(
             "create", [Insert(item=creating.item) for creating in wave.values()]
         )
+        stored: dict[int, Item] = {}
         for (index, creating), answer in zip(wave.items(), answers, strict=True):
             self._pay(creating.task.type, creating.task.id, answer)
             match answer.result:
                 case Applied():
-                    self._counters.move(None, TaskStatus.PENDING)
+                    self._count_created(creating)
                     verdicts[index] = Created()
+                    stored[index] = creating.item
                 case ConditionFailed(item):
                     verdicts[index] = self._judge_existing(creating, item)
+                    if item is not None:
+                        stored[index] = item
                 case Invalid(message):
                     verdicts[index] = TryAgain(message)
                 case Unanswered(reason):
                     unanswered.append(reason)
+        await self._refile_late(stored, wave, verdicts, unanswered)
+
+    async def _refile_late(
+        self,
+        stored: dict[int, Item],
+        wave: dict[int, _Creating],
+        verdicts: dict[int, CreateVerdict],
+        unanswered: list[BackendUnavailable],
+    ) -> None:
+        """What was so long on its way that the sweep may have passed its place already."""
+        oldest = self._clock.now() - self._sweep_lag / 2
+        late = [
+            index
+            for index, creating in wave.items()
+            if isinstance(verdicts.get(index), Created) and creating.task.created_at < oldest
+        ]
+        updates = self._sweep.refilings([stored[index] for index in late])
+        if not updates:
+            return
+        answers = await self._writer.write("create", updates, explain=False)
+        refused = {
+            update.task_id: answer.result.reason
+            for update, answer in zip(updates, answers, strict=True)
+            if isinstance(answer.result, Unanswered)
+        }
+        for index in late:
+            reason = refused.get(wave[index].task.id)
+            if reason is not None:
+                # Not answered for yet: the caller's repetition finds the item, and comes by here.
+                del verdicts[index]
+                unanswered.append(reason)
+
+    def _count_created(self, creating: _Creating) -> None:
+        if not creating.token.counted:
+            self._counters.move(None, TaskStatus.PENDING)
+            creating.token.counted = True
 
     def _judge_existing(self, creating: _Creating, item: Item | None) -> CreateVerdict:
         if item is None:
@@ -318,7 +387,7 @@ class DynamoStore:
         if token_of(item) == creating.token.text:
             # Written by a try whose answer was lost; perhaps for an earlier submission with the
             # same idempotency key.
-            self._counters.move(None, TaskStatus.PENDING)
+            self._count_created(creating)
             if all(item.get(name) == creating.item.get(name) for name in _SUBMITTED):
                 return Created()
         try:
@@ -397,13 +466,16 @@ class DynamoStore:
         await self._counters.flush()
 
     async def repair_counts(self) -> CountRepair:
-        """Count the index and correct the counters; see `counters`. Costs about 0.04 read units
-        for each task in the table.
+        """Count the tasks and correct the counters; see `counters`. Costs about 0.04 read units
+        for each task in the table, and 0.5 for each one that is not finished.
 
         Raises:
             BackendUnavailable
         """
         return await self._counters.repair()
+
+    async def _count_rows(self) -> dict[TaskStatus, int]:
+        return await scans.count_rows(self._calls, await self._sweep.settled("repair_counts"))
 
     # --- reads ------------------------------------------------------------------------------
 
@@ -423,15 +495,15 @@ class DynamoStore:
         if query.cursor is not None:
             (below,) = decode_cursor(query.cursor, "tasks", tuple[str])
             _check_position(below)
-        page = await listing.find(self._calls, query, below)
-        # The index has said which; a moment's staleness is no worse than its own.
-        found = await self._calls.get("list_tasks", page.task_ids, consistent=False)
+        settled = None
+        if query.status in listing.UNFINISHED:
+            settled = await self._sweep.settled("list_tasks")
+        page = await listing.find(self._calls, query, below=below, settled=settled)
         tasks = tuple(
             row.task
             for task_id in page.task_ids
-            if (item := found.get(task_id)) is not None
+            if (item := page.rows.get(task_id)) is not None
             and (row := scans.row_of(item)) is not None
-            and query.status in (None, row.task.status)
         )
         self._calls.count("list_tasks", len(tasks))
         cursor = None if page.next_below is None else encode_cursor("tasks", (page.next_below,))
@@ -474,6 +546,9 @@ class DynamoStore:
           message invisible for more than 12 hours after its receipt, and an engine stops an
           attempt whose lease is lost: no live attempt is that old.
 
+        The walk goes over what is filed as OPEN. Where it is this engine's turn a piece of the
+        sweep comes first, so that there is all that is older than `sweep_lag`.
+
         Args:
             sent_before: messages sent before this have been received or are lost; None where
                 nothing is known of them: then nothing is called UNSENT.
@@ -486,10 +561,13 @@ class DynamoStore:
         place = None
         if cursor is not None:
             place = decode_cursor(cursor, "stranded", tuple[str, str])
-            if place[0] not in scans.WALK:
+            if place == _SWEEP_ON:
+                place = None
+            elif place[0] not in scans.WALK:
                 raise InvalidQuery("is not a cursor of this listing", field="cursor")
-            if place[1]:
+            elif place[1]:
                 _check_position(place[1])
+        is_swept = await self._sweep.go_on()
         now = self._clock.now()
         found, next_place = await scans.find_stranded(
             self._calls,
@@ -501,6 +579,8 @@ class DynamoStore:
             limit=limit,
             place=place,
         )
+        if next_place is None and not is_swept:
+            next_place = _SWEEP_ON
         self._calls.count("stranded", len(found))
         return StrandedPage(
             found=tuple(found),

@@ -56,10 +56,11 @@ def _condition(aliases: _Aliases, conditions: tuple[Condition, ...]) -> str:
     tests = []
     for condition in conditions:
         alias = aliases.name(condition.attribute)
-        if condition.value is None:
-            tests.append(f"attribute_not_exists({alias})")
-        else:
+        if condition.value is not None:
             tests.append(f"{alias} {condition.relation} {aliases.value(condition.value)}")
+        else:
+            function = {"missing": "attribute_not_exists", "exists": "attribute_exists"}
+            tests.append(f"{function[condition.relation]}({alias})")
     return " AND ".join(tests)
 
 

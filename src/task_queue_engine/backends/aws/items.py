@@ -18,6 +18,7 @@ from typing import Any
 import msgspec
 
 from task_queue_engine.backends.aws import table
+from task_queue_engine.backends.aws.table import Filing
 from task_queue_engine.lifecycle import Row
 from task_queue_engine.task import DEFAULT_QUEUE, Task, TaskError, TaskStatus
 
@@ -94,8 +95,12 @@ def id_of_position(position: str) -> str:
 # --- from a row -----------------------------------------------------------------------------
 
 
-def new_item(row: Row, *, token: str, retention: float) -> Item:
-    """The whole item of a task to be created."""
+def new_item(row: Row, *, token: str, retention: float, on_routine: bool = False) -> Item:
+    """The whole item of a task to be created.
+
+    Args:
+        on_routine: it is filed as one that will soon have run.
+    """
     task = row.task
     item: Item = {
         "id": text(task.id),
@@ -113,6 +118,8 @@ def new_item(row: Row, *, token: str, retention: float) -> Item:
     if task.timeout_seconds is not None:
         item["timeout_seconds"] = number(task.timeout_seconds)
     item.update(changeable(row, retention=retention))
+    if on_routine:
+        item["status_shard"] = text(table.status_shard(Filing.ROUTINE, task.id))
     item["token"] = text(token)
     return item
 
@@ -128,7 +135,7 @@ def changeable(row: Row, *, retention: float) -> Item:
     status = task.status
     item: Item = {
         "status": text(status.value),
-        "status_shard": text(table.status_shard(status, task.id)),
+        "status_shard": text(table.status_shard(table.filing_of(status), task.id)),
         "status_at": moment(_status_at(task)),
         "position": text(position(task.created_at, task.id)),
         "not_before": text(NOT_DELAYED) if task.run_at is None else moment(task.run_at),
@@ -170,11 +177,20 @@ def expiry(finished_at: datetime, retention: float) -> AttributeValue:
 
 
 def _status_at(task: Task) -> datetime:
-    """Since when it has been what it is: when it became ready, started or ended."""
+    """Since when it has been what it is: when it became ready, started or ended. A blind start and
+    a completion leave `status_at` alone, so in the index it means: since then at the earliest."""
     if task.status is TaskStatus.PENDING:
         return task.updated_at if task.run_at is None else max(task.updated_at, task.run_at)
     since = task.started_at if task.status is TaskStatus.PROCESSING else task.finished_at
     return since or task.updated_at
+
+
+def status_at_of(item: Item) -> AttributeValue:
+    """The same of a stored item that is not finished."""
+    is_running = item.get("status") == text(TaskStatus.PROCESSING.value)
+    names = ("started_at",) if is_running else ("updated_at", "run_at")
+    # Where other programs have left none of them: as old as can be.
+    return text(max((item[name].get("S", "") for name in names if name in item), default="0"))
 
 
 # --- to a row -------------------------------------------------------------------------------
@@ -206,7 +222,7 @@ def to_task(item: Item) -> Task:
         id=_text(item, "id"),
         type=_text(item, "type"),
         payload=_payload(item),
-        status=_status(item),
+        status=status_of(item),
         queue=_text_or_none(item, "queue") or DEFAULT_QUEUE,
         retry_count=_integer(item, "retry_count", 0),
         attempt=_integer(item, "attempt", 0),
@@ -265,7 +281,11 @@ def _payload(item: Item) -> Any:
     return native(value)
 
 
-def _status(item: Item) -> TaskStatus:
+def status_of(item: Item) -> TaskStatus:
+    """
+    Raises:
+        MalformedItem
+    """
     value = _text(item, "status")
     try:
         return TaskStatus(value)

@@ -13,7 +13,7 @@ from typing import Any, assert_never
 from task_queue_engine.backends.aws.items import AttributeValue, text
 from task_queue_engine.backends.aws.writes import Condition, Delete, Insert, Update, Write
 
-_RELATIONS = {"=": "=?", "<=": "<=?", "missing": " IS MISSING"}
+_RELATIONS = {"=": "=?", "<=": "<=?", "missing": " IS MISSING", "exists": " IS NOT MISSING"}
 
 _Shape = tuple[tuple[str, str], ...]
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -19,14 +21,14 @@ from task_queue_engine.backends.aws.items import (
     moment,
     moment_text,
 )
+from task_queue_engine.backends.aws.sweep import START
+from task_queue_engine.backends.aws.table import Filing
 from task_queue_engine.backends.aws.writers import Applied, Writer
 from task_queue_engine.backends.base import Stranded, StrandedKind
 from task_queue_engine.lifecycle import Row
 from task_queue_engine.task import DEFAULT_QUEUE, Task, TaskStatus
 
 logger = logging.getLogger("task_queue_engine.dynamodb")
-
-_TERMINAL = tuple(status for status in TaskStatus if status.is_terminal)
 
 
 async def due_tasks(calls: TableCalls, *, before: datetime, limit: int) -> list[Task]:
@@ -84,39 +86,109 @@ async def cancel_requests(calls: TableCalls) -> set[str]:
             return found
 
 
-async def count_rows(calls: TableCalls) -> dict[TaskStatus, int]:
-    """All of `status-index`: about 0.04 read units a task."""
-    return {
-        status: sum(
+# --- how many -------------------------------------------------------------------------------
+
+
+async def count_rows(calls: TableCalls, settled: Sequence[str]) -> dict[TaskStatus, int]:
+    """All of `status-index`: about 0.04 read units a task, and 0.5 for the row of each one that is
+    not finished or that the sweep has not come to.
+
+    Args:
+        settled: of `Sweep.settled`; what is on the routine below is COMPLETED.
+    """
+    routine = list(zip(table.status_shards(Filing.ROUTINE), settled, strict=True))
+    # In this order: what the sweep refiles meanwhile is rather seen twice than not at all.
+    by_rows = [
+        *await gather([partial(_count_by_rows, calls, shard, above) for shard, above in routine]),
+        *await gather(
+            [partial(_count_by_rows, calls, shard) for shard in table.status_shards(Filing.OPEN)]
+        ),
+    ]
+    counted: Counter[TaskStatus] = Counter()
+    for each in by_rows:
+        counted.update(each)
+    counted[TaskStatus.COMPLETED] += sum(
+        await gather(
+            [
+                partial(_count_shard, calls, shard, up_to)
+                for shard, up_to in routine
+                if up_to != START
+            ]
+        )
+    )
+    for filing, status in (
+        (Filing.FAILED, TaskStatus.FAILED),
+        (Filing.CANCELLED, TaskStatus.CANCELLED),
+    ):
+        counted[status] += sum(
             await gather(
-                [partial(_count_shard, calls, shard) for shard in table.status_shards(status)]
+                [partial(_count_shard, calls, shard) for shard in table.status_shards(filing)]
             )
         )
-        for status in TaskStatus
+    return {status: counted[status] for status in TaskStatus}
+
+
+async def _count_shard(calls: TableCalls, shard: str, up_to: str | None = None) -> int:
+    condition, names, values = _of_shard(shard)
+    if up_to is not None:
+        condition += " AND #position <= :up_to"
+        names["#position"] = "position"
+        values[":up_to"] = {"S": up_to}
+    return sum(
+        [
+            int(document["Count"])
+            async for document in _pages(
+                calls,
+                "repair_counts",
+                {
+                    "KeyConditionExpression": condition,
+                    "ExpressionAttributeNames": names,
+                    "ExpressionAttributeValues": values,
+                    "Select": "COUNT",
+                },
+            )
+        ]
+    )
+
+
+async def _count_by_rows(calls: TableCalls, shard: str, above: str = START) -> Counter[TaskStatus]:
+    condition, names, values = _of_shard(shard)
+    query = {
+        "KeyConditionExpression": condition + " AND #position > :above",
+        "ExpressionAttributeNames": names | {"#position": "position"},
+        "ExpressionAttributeValues": values | {":above": {"S": above}},
     }
+    counted: Counter[TaskStatus] = Counter()
+    async for document in _pages(calls, "repair_counts", query):
+        ids = [id_of_position(entry["position"]["S"]) for entry in document["Items"]]
+        found = await calls.get("repair_counts", ids, consistent=False, attributes=("id", "status"))
+        for item in found.values():
+            with suppress(MalformedItem):
+                counted[items.status_of(item)] += 1
+    return counted
 
 
-async def _count_shard(calls: TableCalls, shard: str) -> int:
-    number: int = 0
+def _of_shard(shard: str) -> tuple[str, dict[str, str], dict[str, Any]]:
+    return "#shard = :shard", {"#shard": "status_shard"}, {":shard": {"S": shard}}
+
+
+async def _pages(
+    calls: TableCalls, purpose: str, query: Mapping[str, Any]
+) -> AsyncIterator[dict[str, Any]]:
+    """Of `status-index`, to the end of the query."""
     start: Item | None = None
     while True:
-        parameters: dict[str, Any] = {
-            "IndexName": table.STATUS_INDEX.name,
-            "KeyConditionExpression": "#shard = :shard",
-            "ExpressionAttributeNames": {"#shard": "status_shard"},
-            "ExpressionAttributeValues": {":shard": {"S": shard}},
-            "Select": "COUNT",
-        }
+        parameters = {"IndexName": table.STATUS_INDEX.name, **query}
         if start is not None:
             parameters["ExclusiveStartKey"] = start
-        document = await calls.query("repair_counts", parameters)
-        number += int(document["Count"])
+        document = await calls.query(purpose, parameters)
+        yield document
         start = document.get("LastEvaluatedKey")
         if start is None:
-            return number
+            return
 
 
-# --- walks over a status, oldest first ------------------------------------------------------
+# --- walks over a filing, oldest first ------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,10 +209,11 @@ async def _walk(
     queue: str | None,
     limit: int,
 ) -> _Piece:
-    """Index entries of tasks that have been what they are since before `since_before`."""
-    names = {"#shard": "status_shard", "#since": "status_at"}
-    values: dict[str, Any] = {":shard": {"S": shard}, ":before": moment(since_before)}
-    condition = "#shard = :shard"
+    """Index entries, but for those of tasks that are what they are since `since_before` or later
+    for certain: `status_at` may be too early, never too late."""
+    condition, names, values = _of_shard(shard)
+    names["#since"] = "status_at"
+    values[":before"] = moment(since_before)
     if after is not None:
         condition += " AND #position > :after"
         names["#position"] = "position"
@@ -171,14 +244,10 @@ async def _walk(
     )
 
 
-_PENDING_SHARDS = frozenset(table.status_shards(TaskStatus.PENDING))
-_NEVER = datetime.min.replace(tzinfo=UTC)
-
-WALK = (
-    *table.status_shards(TaskStatus.PENDING),
-    *table.status_shards(TaskStatus.PROCESSING),
-)
+WALK = tuple(table.status_shards(Filing.OPEN))
 """The partitions that a search for stranded tasks goes through."""
+
+_NEVER = datetime.min.replace(tzinfo=UTC)
 
 Place = tuple[str, str]
 """A partition of WALK, and the position after which to go on ("" for its start)."""
@@ -200,20 +269,16 @@ async def find_stranded(
     remaining = list(WALK[WALK.index(shard) :])
     if unsent_before is None:
         unsent_before = _NEVER
-        if remaining[0] in _PENDING_SHARDS:
-            after = ""
-        remaining = [each for each in remaining if each not in _PENDING_SHARDS]
     suspects: list[str] = []
     left = limit
     next_place: Place | None = None
     while remaining and left > 0:
-        shard = remaining[0]
         piece = await _walk(
             calls,
             "stranded",
-            shard=shard,
+            shard=remaining[0],
             after=after or None,
-            since_before=unsent_before if shard in _PENDING_SHARDS else orphaned_before,
+            since_before=max(unsent_before, orphaned_before),
             queue=queue,
             limit=left,
         )
@@ -282,11 +347,12 @@ async def _report(
 async def find_ended(
     calls: TableCalls, *, ended_before: datetime, limit: int
 ) -> list[tuple[str, TaskStatus, items.AttributeValue]]:
-    """Up to `limit` finished tasks as (id, status, `status_at`), of those the longest-stored
-    first."""
+    """Up to `limit` finished tasks as (id, status, `finished_at`), of each filing those that were
+    created first. Reads past the unfinished and the lately finished among them."""
+    before = moment_text(ended_before)
     found: list[tuple[str, TaskStatus, items.AttributeValue]] = []
-    for status in _TERMINAL:
-        for shard in table.status_shards(status):
+    for filing in (Filing.ROUTINE, Filing.FAILED, Filing.CANCELLED):
+        for shard in table.status_shards(filing):
             after: str | None = ""
             while after is not None and len(found) < limit:
                 piece = await _walk(
@@ -298,14 +364,27 @@ async def find_ended(
                     queue=None,
                     limit=1000,
                 )
-                found += [
-                    (id_of_position(entry["position"]["S"]), status, entry["status_at"])
-                    for entry in piece.entries
-                ]
+                found += await _ended_of(calls, piece, before)
                 after = piece.after
-                if after is not None and after > moment_text(ended_before):
+                if after is not None and after > before:
                     break  # the rest was created after that
     return found[:limit]
+
+
+async def _ended_of(
+    calls: TableCalls, piece: _Piece, before: str
+) -> list[tuple[str, TaskStatus, items.AttributeValue]]:
+    ids = [id_of_position(entry["position"]["S"]) for entry in piece.entries]
+    attributes = ("id", "status", "finished_at")
+    rows = await calls.get("expire", ids, consistent=False, attributes=attributes)
+    ended = []
+    for item in (rows[task_id] for task_id in ids if task_id in rows):
+        with suppress(MalformedItem):
+            status = items.status_of(item)
+            finished_at = item.get("finished_at", {}).get("S", before)
+            if status.is_terminal and finished_at < before:
+                ended.append((item["id"]["S"], status, item["finished_at"]))
+    return ended
 
 
 # --- rows -----------------------------------------------------------------------------------

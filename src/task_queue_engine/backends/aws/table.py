@@ -9,16 +9,17 @@ from __future__ import annotations
 
 import zlib
 from dataclasses import dataclass
-from typing import Any, Final
+from enum import StrEnum
+from typing import Any, Final, assert_never
 
 from task_queue_engine.task import TaskStatus
 
 KEY: Final = "id"
 
 STATUS_SHARDS: Final = 10
-"""Partitions per status in `status-index`. A partition takes 1,000 write units a second (AWS,
-"Best practices for designing and using partition keys"), a task that runs writes 2 of PENDING and 2
-of PROCESSING: about 5,000 tasks/s. Engines that share a table must agree on it."""
+"""Partitions per filing in `status-index`. A partition takes 1,000 write units a second (AWS,
+"Best practices for designing and using partition keys"), a task that runs once writes 1: about
+10,000 tasks/s. Engines that share a table must agree on it."""
 
 DUE_SHARDS: Final = 4
 """Partitions of `due-index`: 2,000 scheduled tasks/s, and as many requests for one look at it."""
@@ -38,6 +39,9 @@ for free."""
 
 COUNTER_PREFIX: Final = "@counts#"
 """Ids of counter items. No task id has such a form."""
+
+SWEEP_ID: Final = "@sweep"
+"""The item that says how far the sweep has come."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,7 +76,7 @@ class Index:
 
 STATUS_INDEX: Final = Index(
     name="status-index",
-    hash_key="status_shard",  # "PENDING#7"
+    hash_key="status_shard",  # "ROUTINE#7": where it is filed
     range_key="position",  # "<created_at>#<id>"
     include=("type", "queue", "status_at"),
 )
@@ -119,12 +123,41 @@ def shard_of(task_id: str, shards: int) -> int:
     return zlib.crc32(task_id.encode()) % shards
 
 
-def status_shard(status: TaskStatus, task_id: str) -> str:
-    return f"{status.value}#{shard_of(task_id, STATUS_SHARDS)}"
+class Filing(StrEnum):
+    """Where `status-index` has a task. An entry that moves costs two write units, so not every
+    change of status moves it: the row's `status` is the truth, and whoever reads the index looks
+    at the rows."""
+
+    ROUTINE = "ROUTINE"
+    """New, running or COMPLETED: a task that runs once, soon, is never filed anywhere else. What
+    has not ended when the sweep comes by is filed under OPEN."""
+    OPEN = "OPEN"
+    """Not finished, and off the routine."""
+    FAILED = "FAILED"
+    CANCELLED = "CANCELLED"
 
 
-def status_shards(status: TaskStatus) -> list[str]:
-    return [f"{status.value}#{shard}" for shard in range(STATUS_SHARDS)]
+def filing_of(status: TaskStatus) -> Filing:
+    """Where a task goes that changes to this status; a new one may stay on the routine."""
+    match status:
+        case TaskStatus.PENDING | TaskStatus.PROCESSING:
+            return Filing.OPEN
+        case TaskStatus.COMPLETED:
+            return Filing.ROUTINE
+        case TaskStatus.FAILED:
+            return Filing.FAILED
+        case TaskStatus.CANCELLED:
+            return Filing.CANCELLED
+        case _:
+            assert_never(status)
+
+
+def status_shard(filing: Filing, task_id: str) -> str:
+    return f"{filing.value}#{shard_of(task_id, STATUS_SHARDS)}"
+
+
+def status_shards(filing: Filing) -> list[str]:
+    return [f"{filing.value}#{shard}" for shard in range(STATUS_SHARDS)]
 
 
 def due_shard(task_id: str) -> str:

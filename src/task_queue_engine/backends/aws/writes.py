@@ -23,6 +23,7 @@ from task_queue_engine.backends.aws.items import (
     number,
     text,
 )
+from task_queue_engine.backends.aws.table import Filing
 from task_queue_engine.lifecycle import (
     AttemptWrite,
     Cancel,
@@ -40,10 +41,10 @@ from task_queue_engine.task import TaskStatus
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """On one attribute. `value` is None for "missing" alone."""
+    """On one attribute. `value` is None for "missing" and "exists" alone."""
 
     attribute: str
-    relation: Literal["=", "<=", "missing"]
+    relation: Literal["=", "<=", "missing", "exists"]
     value: AttributeValue | None = None
 
 
@@ -85,24 +86,28 @@ class Delete:
 Write = Insert | Update | Delete
 
 
+_PENDING = text(TaskStatus.PENDING.value)
 _PROCESSING = text(TaskStatus.PROCESSING.value)
 _NOT_DELAYED = text(items.NOT_DELAYED)
 _START_REMOVES = ("progress", "due_at", "due_shard", "stranded_at")
 _WAIT_REMOVES = ("message_id", "receive_count")
+_LEFT_ALONE = {
+    TaskStatus.PROCESSING: ("status_shard", "status_at"),
+    TaskStatus.COMPLETED: ("status_at",),
+}
+"""What `status-index` holds of a task and a change to this status need not touch: what was filed
+among the unfinished still is, and COMPLETED ones lie where most of them lay before."""
 _END_REMOVES = ("run_at", "message_id", "receive_count", "cancel_shard")
 
 
 def start(request: ClaimRequest, now: datetime, token: str) -> Update:
     """`lifecycle.decide_claim` of a task that is PENDING and due. (That it has a `status_shard`
     says that the item is one of ours: other programs' go the long way.)"""
-    task_id = request.task_id
     at = moment(now)
     return Update(
-        task_id=task_id,
+        task_id=request.task_id,
         sets={
             "status": _PROCESSING,
-            "status_shard": text(table.status_shard(TaskStatus.PROCESSING, task_id)),
-            "status_at": at,
             "started_at": at,
             "updated_at": at,
             "worker": text(request.worker),
@@ -113,7 +118,8 @@ def start(request: ClaimRequest, now: datetime, token: str) -> Update:
         increments=("attempt",),
         removes=_START_REMOVES,
         conditions=(
-            Condition("status_shard", "=", text(table.status_shard(TaskStatus.PENDING, task_id))),
+            Condition("status", "=", _PENDING),
+            Condition("status_shard", "exists"),
             Condition("not_before", "<=", at),
         ),
         returning=True,
@@ -141,6 +147,8 @@ def record(write: AttemptWrite, now: datetime, token: str, *, retention: float) 
             sets["finished_at"] = at
             sets["not_before"] = _NOT_DELAYED
             _set_status(sets, write.task_id, status, at)
+            for name in _LEFT_ALONE.get(status, ()):
+                del sets[name]
             if retention:
                 sets[table.TTL_ATTRIBUTE] = items.expiry(now, retention)
             removes += tuple(name for name in ("result", "error") if name not in sets)
@@ -186,7 +194,7 @@ def _set_ending(write: Complete | Fail | Cancel, sets: Item) -> TaskStatus:
 
 def _set_status(sets: Item, task_id: str, status: TaskStatus, since: AttributeValue) -> None:
     sets["status"] = text(status.value)
-    sets["status_shard"] = text(table.status_shard(status, task_id))
+    sets["status_shard"] = text(table.status_shard(table.filing_of(status), task_id))
     sets["status_at"] = since
 
 
@@ -198,6 +206,11 @@ def change(read: Item, row: Row, token: str, *, retention: float) -> Update:
     """
     wanted = items.changeable(row, retention=retention)
     sets = {name: value for name, value in wanted.items() if read.get(name) != value}
+    # Said even where it was so when read: the sweep leaves no token.
+    sets["status_shard"] = wanted["status_shard"]
+    if "status_shard" in read:
+        for name in _LEFT_ALONE.get(row.task.status, ()):
+            sets.pop(name, None)
     sets["token"] = text(token)
     return Update(
         task_id=row.task.id,
@@ -223,7 +236,7 @@ def mark_due(task_id: str, due_at: datetime | None) -> Update:
         if due_at is None
         else {"due_at": moment(due_at), "due_shard": text(table.due_shard(task_id))},
         removes=names if due_at is None else (),
-        conditions=(Condition("status", "=", text(TaskStatus.PENDING.value)),),
+        conditions=(Condition("status", "=", _PENDING),),
     )
 
 
@@ -241,16 +254,34 @@ def mark_stranded(read: Item, now: datetime) -> Update:
     )
 
 
-def remove(task_id: str, status: TaskStatus, ended_at: AttributeValue) -> Delete:
-    """Forget a task that ended at this time, unless it has been reopened.
+def refile(task_id: str, status_at: AttributeValue) -> Update:
+    """File under OPEN what is still on the routine, unless it has finished.
+
+    No token is left and none asked for: no decision rests on where a task is filed, and a start in
+    the same moment is neither refused nor refuses this.
 
     Args:
-        ended_at: its `status_at`.
+        status_at: of `items.status_at_of`.
     """
+    return Update(
+        task_id=task_id,
+        sets={
+            "status_shard": text(table.status_shard(Filing.OPEN, task_id)),
+            "status_at": status_at,
+        },
+        conditions=(
+            Condition("status_shard", "=", text(table.status_shard(Filing.ROUTINE, task_id))),
+            Condition("finished_at", "missing"),
+        ),
+    )
+
+
+def remove(task_id: str, status: TaskStatus, finished_at: AttributeValue) -> Delete:
+    """Forget a task that ended at this time, unless it has been reopened."""
     return Delete(
         task_id=task_id,
         conditions=(
             Condition("status", "=", text(status.value)),
-            Condition("status_at", "=", ended_at),
+            Condition("finished_at", "=", finished_at),
         ),
     )
