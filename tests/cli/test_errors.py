@@ -125,12 +125,6 @@ def test_a_locked_database(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "Traceback" not in ran.err
 
 
-def test_the_aws_backend_is_not_there_yet() -> None:
-    ran = tqe("list", SQS_QUEUE_URL="https://sqs.eu-central-1.amazonaws.com/1/tasks")
-    assert ran.code == 2
-    assert ran.error.startswith("SQS_QUEUE_URL: ")
-
-
 # --- --app ----------------------------------------------------------------------------------
 
 
