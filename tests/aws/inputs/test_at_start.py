@@ -149,7 +149,8 @@ async def test_an_engine_that_runs_tasks_asks_for_what_that_takes(monkeypatch: A
         for name, value in variables(server.url).items():
             monkeypatch.setenv(name, value)
         with pytest.raises(BackendRefused, match="sqs:ReceiveMessage on the queue"):
-            await Engine(TaskRegistry()).run()
+            with trio.fail_after(20):
+                await Engine(TaskRegistry()).run()
 
 
 async def test_statements_that_are_denied_one_by_one(monkeypatch: Any) -> None:
