@@ -14,8 +14,10 @@ import pytest
 import trio
 import trustme
 
+from task_queue_engine import Engine, TaskRegistry
 from task_queue_engine.backends.aws import retrying, startup
 from task_queue_engine.cli.failures import exit_code_of
+from task_queue_engine.errors import BackendRefused
 from tests.aws.client.canned import CLOSE, HANG, Answer, Request, answer, error, serving
 from tests.aws.inputs.playing import (
     Reply,
@@ -139,6 +141,16 @@ async def test_a_permission_that_is_missing(
     assert "tqe doctor" in line
     assert "someone is not authorized" in line
     assert code == 2
+
+
+async def test_an_engine_that_runs_tasks_asks_for_what_that_takes(monkeypatch: Any) -> None:
+    async with serving() as server:
+        server.default = but({"ReceiveMessage": error("AccessDeniedException")})
+        for name, value in variables(server.url).items():
+            monkeypatch.setenv(name, value)
+        with pytest.raises(BackendRefused, match="sqs:ReceiveMessage on the queue"):
+            with trio.fail_after(20):
+                await Engine(TaskRegistry()).run()
 
 
 async def test_statements_that_are_denied_one_by_one(monkeypatch: Any) -> None:

@@ -8,13 +8,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import botocore.exceptions
 import httpx
 import pytest
 import trio
 
 from local_aws.servers import LocalServer
 from task_queue_engine.backends.aws import retrying
+from task_queue_engine.backends.aws.control import told
 from task_queue_engine.backends.aws.provision import differences
+from task_queue_engine.errors import BackendError, BackendRefused, BackendUnavailable
 from tests.aws.client.canned import CLOSE, HANG, Answer, Request, answer, serving
 from tests.aws.inputs.playing import Reply, dynamodb_error, sqs_error, variables
 from tests.aws.sqs.opening import boto
@@ -153,6 +156,23 @@ async def test_a_service_that_does_not_help(
                 continue  # there is nothing to delete
             assert said in ran.error
             assert ran.code == code
+
+
+@pytest.mark.parametrize(
+    ("code", "status", "expected"),
+    [
+        ("ThrottlingException", 400, BackendUnavailable),
+        ("InternalServerError", 500, BackendUnavailable),
+        ("AccessDeniedException", 400, BackendRefused),
+        ("LimitExceeded", 400, BackendRefused),
+    ],
+)
+def test_trouble_while_something_is_made(
+    code: str, status: int, expected: type[BackendError]
+) -> None:
+    said = {"Error": {"Code": code}, "ResponseMetadata": {"HTTPStatusCode": status}}
+    with pytest.raises(expected, match=f"CreateTable: {code}"), told():
+        raise botocore.exceptions.ClientError(said, "CreateTable")
 
 
 ON_AWS = "https://sqs.eu-central-1.amazonaws.com/123456789012/tasks"
