@@ -29,6 +29,9 @@ the dead-letter queue. What does not depend on the number of tasks (opening, loo
 gauges, counters) is part of the run it happened in and grows small with --tasks; the line about an
 idle engine shows it alone.
 
+Batches grow with the load, and so does what they save: few workers with long tasks ask for few
+messages at a time. --workers, --prefetch, --linger and --work show what your own load would cost.
+
 Not counted: storage, data transfer, TTL deletes (free), free tiers, what monitoring asks.
 """
 
@@ -53,6 +56,7 @@ from benchmarks.cost.shapes import SHAPES, Idle, Run, Shape, Side
 from benchmarks.local import LocalAws
 from benchmarks.phases import document_of, make_console, make_progress
 from local_aws.servers import stop_all
+from task_queue_engine import Settings
 
 GOAL_REQUESTS = 0.35
 """Of the consuming side, a task, at load."""
@@ -67,6 +71,12 @@ def fresh(args: argparse.Namespace) -> LocalAws:
     return LocalAws(args.sqs, "dynamodb-local")
 
 
+def make_settings(local: LocalAws, args: argparse.Namespace) -> Settings:
+    return local.provision(
+        worker_count=args.workers, prefetch=args.prefetch, batch_linger=args.linger
+    )
+
+
 def measure(args: argparse.Namespace, shape: Shape, progress: Progress) -> list[Run]:
     engine_bar = progress.add_task(f"{shape.name}, engine", total=args.tasks)
     reference_bar = progress.add_task(f"{shape.name}, reference", total=args.tasks)
@@ -78,8 +88,8 @@ def measure(args: argparse.Namespace, shape: Shape, progress: Progress) -> list[
         progress.update(reference_bar, advance=count)
 
     local = fresh(args)
-    settings = local.provision(worker_count=args.workers, prefetch=args.prefetch)
-    ours = trio.run(run_engine, local, settings, shape, args.tasks, tick_engine)
+    settings = make_settings(local, args)
+    ours = trio.run(run_engine, local, settings, shape, args.tasks, tick_engine, args.work)
     theirs = trio.run(run_reference, fresh(args), shape, args.tasks, tick_reference)
     return [ours, *theirs]
 
@@ -259,6 +269,10 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     parser.add_argument("--shapes", nargs="+", choices=SHAPES, default=list(SHAPES))
     parser.add_argument("--workers", type=int, default=64, help="WORKER_COUNT (64)")
     parser.add_argument("--prefetch", type=int, default=64, help="TQE_PREFETCH (64)")
+    parser.add_argument("--linger", type=float, default=0.0, help="TQE_BATCH_LINGER (0)")
+    parser.add_argument(
+        "--work", type=float, default=0.0, help="seconds an attempt takes in this engine (0)"
+    )
     parser.add_argument(
         "--idle", type=float, default=60.0, help="seconds to watch an idle engine, or 0 (60)"
     )
@@ -266,8 +280,10 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     parser.add_argument("--details", action="store_true", help="by operation and kind of write")
     parser.add_argument("--json", metavar="FILE", help="write the results there as well")
     args = parser.parse_args(arguments)
-    if min(args.tasks, args.workers) < 1 or min(args.prefetch, args.idle) < 0:
-        parser.error("--tasks and --workers need at least 1, --prefetch and --idle at least 0")
+    if min(args.tasks, args.workers) < 1 or min(args.prefetch, args.idle, args.work) < 0:
+        parser.error("--tasks and --workers need at least 1; others cannot be below 0")
+    if not 0 <= args.linger <= 1:
+        parser.error("--linger is 0 to 1")
     return args
 
 
@@ -280,7 +296,7 @@ def main(arguments: Sequence[str] | None = None) -> list[Run]:
             runs += measure(args, SHAPES[name], progress)
         if args.idle:
             local = fresh(args)
-            settings = local.provision(worker_count=args.workers, prefetch=args.prefetch)
+            settings = make_settings(local, args)
             progress.add_task("idle engine", total=None)
             idle = trio.run(run_idle, local, settings, args.idle)
     console = make_console()

@@ -40,36 +40,51 @@ class JumpingClock:
         self._ahead += timedelta(seconds=seconds)
 
 
-def make_tasks() -> TaskRegistry:
+def make_tasks(work: float = 0.0) -> TaskRegistry:
+    """
+    Args:
+        work: seconds that every attempt takes.
+    """
     tasks = TaskRegistry()
 
     @tasks.task("done")
     async def done(payload: str) -> None:
-        return None
+        await trio.sleep(work)
 
     @tasks.task("retried")
     async def retried(payload: str, context: TaskContext) -> None:
+        await trio.sleep(work)
         if context.attempt == 1:
             raise Retry(RETRY_DELAY)
 
     @tasks.task("failed")
     async def failed(payload: str) -> None:
+        await trio.sleep(work)
         raise Discard("it cannot be done")
 
     return tasks
 
 
 async def run_engine(
-    local: LocalAws, settings: Settings, shape: Shape, count: int, tick: Tick
+    local: LocalAws,
+    settings: Settings,
+    shape: Shape,
+    count: int,
+    tick: Tick,
+    work: float = 0.0,
 ) -> Run:
-    """Fill the queue with an engine that only takes submissions, then drain it with another."""
+    """Fill the queue with an engine that only takes submissions, then drain it with another.
+
+    Args:
+        work: seconds that every attempt takes.
+    """
     clock = JumpingClock()
     stream = TableStream(
         local.boto("dynamodb"), local.boto("dynamodbstreams"), settings.dynamodb_table or ""
     )
     producer = ObservedClient(**local.client_options(), clock=clock)
     consumer = ObservedClient(**local.client_options(), clock=clock)
-    tasks = make_tasks()
+    tasks = make_tasks(work)
 
     async with trio.open_nursery() as nursery:
         engine = Engine(

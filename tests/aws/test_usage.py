@@ -62,6 +62,20 @@ async def test_every_request_of_a_large_batch_is_shared() -> None:
     assert usage["export"].requests == pytest.approx(3 / 25)
 
 
+async def test_every_request_of_a_large_receive_is_shared() -> None:
+    def ten(request: Request) -> Answer:
+        body = json.dumps({"id": "t", "type": "email"})
+        messages = [{"MessageId": f"m{n}", "ReceiptHandle": "r", "Body": body} for n in range(10)]
+        return answer({"Messages": messages})
+
+    async with serving() as server, queue_on(server) as queue:
+        server.default = ten
+        await queue.receive(30, wait=0, visibility=30)
+
+    assert len(server.requests) == 3
+    assert queue.usage()["email"].requests == pytest.approx(3)
+
+
 async def test_what_a_dead_letter_costs_is_its_tasks() -> None:
     async with serving() as server, queue_on(server) as queue:
         server.default = all_well

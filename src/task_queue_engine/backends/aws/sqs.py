@@ -183,14 +183,17 @@ class SqsQueue:
         """The queue is not empty: look several times at once, without waiting. Not cancellable
         (but bounded), since the first ten messages are in hand already.
 
+        A request costs the same for one message as for ten, so it looks for whole tens only; what
+        is left over is part of what the caller asks for next.
+
         Returns:
             The messages of each look that found some.
         """
         more: list[list[dict[str, Any]]] = []
 
-        async def look(limit: int) -> None:
+        async def look() -> None:
             try:
-                found = await self._receive(limit, 0, visibility)
+                found = await self._receive(MAX_ENTRIES, 0, visibility)
             except BackendUnavailable:
                 return  # the next receive will meet it too
             if found:
@@ -198,8 +201,8 @@ class SqsQueue:
 
         with trio.CancelScope(shield=True, deadline=trio.current_time() + _ANSWER_TIMEOUT):
             async with trio.open_nursery() as nursery:
-                for start in range(0, limit, MAX_ENTRIES):
-                    nursery.start_soon(look, min(MAX_ENTRIES, limit - start))
+                for _ in range(limit // MAX_ENTRIES):
+                    nursery.start_soon(look)
         return more
 
     # --- what is in hand --------------------------------------------------------------------
