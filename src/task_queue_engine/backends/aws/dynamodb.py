@@ -96,8 +96,8 @@ class StoreStatistics:
     """What the store has asked of DynamoDB since it was made."""
 
     by_operation: dict[str, Usage] = field(default_factory=dict)
-    """Methods of the store, and "counters", "repair_counts". Requests are calls: the client's own
-    statistics count its retries."""
+    """Methods of the store, and "counters", "repair_counts", "sweep". Requests are calls: the
+    client's own statistics count its retries."""
     by_task_type: dict[str, Usage] = field(default_factory=dict)
     """Writes of tasks, as far as their type was known here."""
 
