@@ -7,8 +7,9 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
+import trio
 
-from task_queue_engine.backends.aws import sweep
+from task_queue_engine.backends.aws import dynamodb, sweep
 from task_queue_engine.backends.aws.dynamodb import DynamoStore
 from task_queue_engine.backends.aws.operations import Claiming, Recording
 from task_queue_engine.backends.aws.table import SWEEP_ID
@@ -313,6 +314,31 @@ async def test_a_creation_is_not_answered_for_before_it_can_be_found(
     assert await store.create([NewTask(task=task)]) == [Created()]
     assert await filing(table, task) == "OPEN"
     assert await store.counts() == Counts(pending=1)
+
+
+@batches_only
+async def test_a_creation_that_runs_out_of_time_is_not_answered_for_either(
+    table: Table, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dynamodb, "_CALL_TIMEOUT", 0.3)
+    client = FaultyClient(table.client)
+    task = make_task(clock)
+
+    async def hangs(send: Send, parameters: Parameters) -> dict[str, Any]:
+        clock.advance(LAG)
+        return await send(parameters)
+
+    async def never_ends(send: Send, parameters: Parameters) -> dict[str, Any]:
+        await trio.sleep_forever()
+        raise AssertionError
+
+    async with (store := table.store(client, clock=clock)).open():
+        client.arm(hangs, "BatchExecuteStatement")
+        client.arm(never_ends, "BatchExecuteStatement")
+        with pytest.raises(BackendUnavailable):
+            await store.create([NewTask(task=task)])
+        assert await store.create([NewTask(task=task)]) == [Created()]
+    assert await filing(table, task) == "OPEN"
 
 
 async def test_what_the_index_showed_late_is_found_at_the_second_look(

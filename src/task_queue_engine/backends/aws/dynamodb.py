@@ -1,8 +1,8 @@
 """The task store on DynamoDB.
 
-From here inwards: `operations` (what is asked of a row), `changes` (blind writes, decisions,
-conflicts), `writes` (conditional writes as data), `writers` (how they are sent), `items` and
-`table` (what is stored); `listing`, `scans`, `sweep` and `counters` beside them; `calls` at the
+From here inwards: `creation`; `operations` (what is asked of a row), `changes` (blind writes,
+decisions, conflicts); `writes` (conditional writes as data), `writers` (how they are sent); `items`
+and `table` (what is stored); `listing`, `scans`, `sweep` and `counters` beside them; `calls` at the
 edge.
 docs/adr/0014 says what each operation costs.
 """
@@ -27,15 +27,10 @@ from task_queue_engine.backends.aws.changes import Changer
 from task_queue_engine.backends.aws.client import AwsClient
 from task_queue_engine.backends.aws.concurrently import gather
 from task_queue_engine.backends.aws.counters import Counters, CountRepair
+from task_queue_engine.backends.aws.creation import Creator
 from task_queue_engine.backends.aws.errors import AwsRequestFailed
 from task_queue_engine.backends.aws.items import (
-    Item,
-    MalformedItem,
     id_of_position,
-    item_size,
-    new_item,
-    to_task,
-    token_of,
 )
 from task_queue_engine.backends.aws.operations import (
     Burying,
@@ -46,28 +41,23 @@ from task_queue_engine.backends.aws.operations import (
     Reopening,
 )
 from task_queue_engine.backends.aws.sweep import Sweep
-from task_queue_engine.backends.aws.unanswered import Token, Tokens
+from task_queue_engine.backends.aws.unanswered import Tokens
 from task_queue_engine.backends.aws.usage import Meter, Usage
 from task_queue_engine.backends.aws.writers import (
     Answer,
     Applied,
     ConditionFailed,
-    Invalid,
     Unanswered,
     make_writer,
 )
-from task_queue_engine.backends.aws.writes import Insert, mark_due, remove
+from task_queue_engine.backends.aws.writes import mark_due, remove
 from task_queue_engine.backends.base import (
-    AlreadyExists,
     Counts,
-    Created,
     CreateVerdict,
     ListQuery,
     NewTask,
     StrandedPage,
     TaskPage,
-    TooLarge,
-    TryAgain,
 )
 from task_queue_engine.backends.cursors import check_limit, decode_cursor, encode_cursor
 from task_queue_engine.clock import Clock, SystemClock
@@ -81,7 +71,6 @@ from task_queue_engine.lifecycle import (
     Progress,
     RecordVerdict,
     ReopenVerdict,
-    Row,
     Started,
 )
 from task_queue_engine.task import Task, TaskStatus
@@ -107,8 +96,8 @@ class StoreStatistics:
     """What the store has asked of DynamoDB since it was made."""
 
     by_operation: dict[str, Usage] = field(default_factory=dict)
-    """Methods of the store, and "counters", "repair_counts". Requests are calls: the client's own
-    statistics count its retries."""
+    """Methods of the store, and "counters", "repair_counts", "sweep". Requests are calls: the
+    client's own statistics count its retries."""
     by_task_type: dict[str, Usage] = field(default_factory=dict)
     """Writes of tasks, as far as their type was known here."""
 
@@ -168,13 +157,23 @@ class DynamoStore:
         )
         self._tokens = Tokens()
         self._writer = make_writer(writes, self._calls)
-        self._sweep_lag = timedelta(seconds=sweep_lag)
         self._sweep = Sweep(
             self._calls,
             self._writer,
             now=self._clock.now,
-            lag=sweep_lag,
+            lag=timedelta(seconds=sweep_lag),
             refiled=self._counters.refiled,
+        )
+        self._creator = Creator(
+            calls=self._calls,
+            writer=self._writer,
+            tokens=self._tokens,
+            sweep=self._sweep,
+            count=self._counters.move,
+            pay=self._pay,
+            now=self._clock.now,
+            retention=retention,
+            timeout=_CALL_TIMEOUT,
         )
         self._changer = Changer(
             calls=self._calls,
@@ -265,135 +264,7 @@ class DynamoStore:
     # --- writes -----------------------------------------------------------------------------
 
     async def create(self, tasks: Sequence[NewTask]) -> list[CreateVerdict]:
-        self._calls.count("create", len(tasks))
-        await trio.lowlevel.checkpoint_if_cancelled()
-        verdicts: dict[int, CreateVerdict] = {}
-        waves: list[dict[int, _Creating]] = []
-        seen: dict[str, int] = {}
-        for index, new in enumerate(tasks):
-            creating = self._prepare(new)
-            if isinstance(creating, TooLarge):
-                verdicts[index] = creating
-                continue
-            wave = seen[new.task.id] = seen.get(new.task.id, -1) + 1
-            if wave == len(waves):
-                waves.append({})
-            waves[wave][index] = creating
-        unanswered: list[BackendUnavailable] = []
-        with trio.CancelScope(shield=True, deadline=trio.current_time() + _CALL_TIMEOUT):
-            for each in waves:
-                await self._create(each, verdicts, unanswered)
-        for wave_of in waves:
-            for index, creating in wave_of.items():
-                if index not in verdicts:
-                    self._tokens.remember(creating.question, creating.token)
-        if len(verdicts) < len(tasks):
-            reason = unanswered[0] if unanswered else BackendUnavailable("DynamoDB did not answer")
-            if not any(isinstance(verdict, Created) for verdict in verdicts.values()):
-                raise reason
-            return [verdicts.get(index, TryAgain(str(reason))) for index in range(len(tasks))]
-        return [verdicts[index] for index in range(len(tasks))]
-
-    def _prepare(self, new: NewTask) -> _Creating | TooLarge:
-        token = self._tokens.take(("create", new.task.id))
-        item = new_item(
-            Row(task=new.task, due_at=new.due_at),
-            token=token.text,
-            retention=self._retention,
-            on_routine=self._is_routine(new),
-        )
-        size = item_size(item)
-        limit = table.MAX_ITEM_BYTES - table.RESERVED_BYTES
-        if size > limit:
-            # In terms of what the user can change.
-            payload = item_size({"payload": item["payload"]})
-            return TooLarge(payload, max(0, limit - (size - payload)))
-        return _Creating(new.task, token, item)
-
-    def _is_routine(self, new: NewTask) -> bool:
-        """Whether it may have ended before the sweep comes by. One that was made long ago is for
-        the sweep to find in time for certain, so it never is."""
-        task = new.task
-        waits = new.due_at is not None or (
-            task.run_at is not None and task.run_at - task.created_at >= self._sweep_lag
-        )
-        return not waits and self._clock.now() - task.created_at <= self._sweep_lag / 4
-
-    async def _create(
-        self,
-        wave: dict[int, _Creating],
-        verdicts: dict[int, CreateVerdict],
-        unanswered: list[BackendUnavailable],
-    ) -> None:
-        answers = await self._writer.write(
-            "create", [Insert(item=creating.item) for creating in wave.values()]
-        )
-        stored: dict[int, Item] = {}
-        for (index, creating), answer in zip(wave.items(), answers, strict=True):
-            self._pay(creating.task.type, creating.task.id, answer)
-            match answer.result:
-                case Applied():
-                    self._count_created(creating)
-                    verdicts[index] = Created()
-                    stored[index] = creating.item
-                case ConditionFailed(item):
-                    verdicts[index] = self._judge_existing(creating, item)
-                    if item is not None:
-                        stored[index] = item
-                case Invalid(message):
-                    verdicts[index] = TryAgain(message)
-                case Unanswered(reason):
-                    unanswered.append(reason)
-        await self._refile_late(stored, wave, verdicts, unanswered)
-
-    async def _refile_late(
-        self,
-        stored: dict[int, Item],
-        wave: dict[int, _Creating],
-        verdicts: dict[int, CreateVerdict],
-        unanswered: list[BackendUnavailable],
-    ) -> None:
-        """What was so long on its way that the sweep may have passed its place already."""
-        oldest = self._clock.now() - self._sweep_lag / 2
-        late = [
-            index
-            for index, creating in wave.items()
-            if isinstance(verdicts.get(index), Created) and creating.task.created_at < oldest
-        ]
-        updates = self._sweep.refilings([stored[index] for index in late])
-        if not updates:
-            return
-        answers = await self._writer.write("create", updates, explain=False)
-        refused = {
-            update.task_id: answer.result.reason
-            for update, answer in zip(updates, answers, strict=True)
-            if isinstance(answer.result, Unanswered)
-        }
-        for index in late:
-            reason = refused.get(wave[index].task.id)
-            if reason is not None:
-                # Not answered for yet: the caller's repetition finds the item, and comes by here.
-                del verdicts[index]
-                unanswered.append(reason)
-
-    def _count_created(self, creating: _Creating) -> None:
-        if not creating.token.counted:
-            self._counters.move(None, TaskStatus.PENDING)
-            creating.token.counted = True
-
-    def _judge_existing(self, creating: _Creating, item: Item | None) -> CreateVerdict:
-        if item is None:
-            return TryAgain(f"task {creating.task.id} existed and was deleted meanwhile")
-        if token_of(item) == creating.token.text:
-            # Written by a try whose answer was lost; perhaps for an earlier submission with the
-            # same idempotency key.
-            self._count_created(creating)
-            if all(item.get(name) == creating.item.get(name) for name in _SUBMITTED):
-                return Created()
-        try:
-            return AlreadyExists(to_task(item))
-        except MalformedItem as error:
-            return TryAgain(f"the item of task {creating.task.id} is malformed: {error}")
+        return await self._creator.create(tasks)
 
     async def claim(self, requests: Sequence[ClaimRequest]) -> list[ClaimVerdict]:
         verdicts = await self._changer.carry_out("claim", [Claiming(each) for each in requests])
@@ -600,20 +471,6 @@ class DynamoStore:
         meter.items += 1
         meter.requests += answer.requests
         meter.write_units += answer.units
-
-
-_SUBMITTED = ("type", "payload", "payload_encoding", "created_at")
-
-
-@dataclass(frozen=True, slots=True)
-class _Creating:
-    task: Task
-    token: Token
-    item: Item
-
-    @property
-    def question(self) -> tuple[str, str]:
-        return ("create", self.task.id)
 
 
 def _type_in(answer: Answer) -> str | None:

@@ -7,8 +7,8 @@ files under OPEN what waits or runs still. Below the place the sweep has come to
 
 That holds only if no task turns up unfinished below that place later, so
 
-- the sweep stays `lag` behind the time, the store files a task under OPEN at once where its
-  creation takes a good part of that (`DynamoStore.create`);
+- the sweep stays `lag` behind the time, and a task whose creation takes a good part of that is
+  filed under OPEN (see `creation`);
 - the place is noted after the refiling: a crash between the two repeats some of it;
 - a place ahead of what this engine's clock allows is taken back to that;
 - everything is looked at a second time, 30 times the lag later, for what the index showed late or
@@ -83,7 +83,7 @@ class _Turn:
 class Sweep:
     """
     Args:
-        lag: seconds that a task has from its creation until it is looked at.
+        lag: what a task has from its creation until it is looked at.
         refiled: told how many tasks have been filed elsewhere.
     """
 
@@ -93,16 +93,16 @@ class Sweep:
         writer: Writer,
         *,
         now: Callable[[], datetime],
-        lag: float,
+        lag: timedelta,
         refiled: Callable[[int], None],
     ) -> None:
         self._calls = calls
         self._writer = writer
         self._now = now
-        self._lag = timedelta(seconds=lag)
+        self.lag = lag
         self._refiled = refiled
-        self._first = _Look("swept", self._lag, timedelta())
-        self._second = _Look("checked", _SECOND_LOOK * self._lag, _SECOND_LOOK * self._lag / 4)
+        self._first = _Look("swept", lag, timedelta())
+        self._second = _Look("checked", _SECOND_LOOK * lag, _SECOND_LOOK * lag / 4)
 
     async def settled(self, purpose: str) -> list[str]:
         """For each partition of ROUTINE, a position below which no entry is unfinished.
@@ -114,7 +114,7 @@ class Sweep:
             BackendUnavailable
         """
         found = await self._calls.get(purpose, [table.SWEEP_ID], consistent=False)
-        horizon = self._horizon(self._lag)
+        horizon = self._horizon(self.lag)
         return [min(place, horizon) for place in _places(found.get(table.SWEEP_ID, {}), "settled")]
 
     async def go_on(self) -> bool:
@@ -140,7 +140,7 @@ class Sweep:
         if is_checked is None:
             return True
         is_done = is_done and is_checked
-        await self._note(turn, until=self._now() + (self._lag / 4 if is_done else _PAUSE))
+        await self._note(turn, until=self._now() + (self.lag / 4 if is_done else _PAUSE))
         return is_done
 
     def refilings(self, found: Sequence[Item]) -> list[writes.Update]:
@@ -234,7 +234,7 @@ class Sweep:
                 ":me": {"S": turn.holder},
                 ":now": _milliseconds(now),
                 ":until": _milliseconds(now + _TURN),
-                ":never": _milliseconds(now + _TURN + self._lag / 4 + _SKEW),
+                ":never": _milliseconds(now + _TURN + self.lag / 4 + _SKEW),
             },
         )
         return None if answer is None else answer["Attributes"]
