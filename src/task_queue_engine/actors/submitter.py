@@ -12,6 +12,7 @@ from task_queue_engine.actors.batching import Batcher
 from task_queue_engine.actors.messages import SubmitRequest, SubmitResult
 from task_queue_engine.actors.patience import Patience
 from task_queue_engine.backends.base import (
+    AlreadyExists,
     Created,
     Message,
     NewTask,
@@ -23,7 +24,7 @@ from task_queue_engine.backends.base import (
 from task_queue_engine.clock import Clock
 from task_queue_engine.errors import BackendUnavailable
 from task_queue_engine.lifecycle import delay_until
-from task_queue_engine.task import Task
+from task_queue_engine.task import Task, TaskStatus
 
 logger = logging.getLogger("task_queue_engine.submitter")
 
@@ -98,9 +99,19 @@ class Submitter:
                 self._refused += 1
             else:
                 self._replayed += 1
+                if isinstance(result, AlreadyExists) and self._may_lack_its_message(result.task):
+                    to_send.setdefault(result.task.queue, []).append(result.task)
         for queue_name, created in to_send.items():
             await self._send(self._queue_of(queue_name), created)
         return results
+
+    def _may_lack_its_message(self, task: Task) -> bool:
+        """Who submits again had no answer, perhaps since a process died between saving and
+        sending. An extra message is harmless; what is due later is the scheduler's."""
+        if task.status is not TaskStatus.PENDING or task.attempt:
+            return False
+        wait = delay_until(task.run_at, self._clock.now())
+        return wait <= self._queue_of(task.queue).max_delay
 
     async def _create(self, tasks: Sequence[NewTask]) -> list[SubmitResult]:
         try:

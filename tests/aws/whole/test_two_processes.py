@@ -129,7 +129,15 @@ class Run:
     """Processes that were killed or frozen."""
 
     def serve(self) -> Server:
-        server = self.stack.enter_context(self.behind.serve(**BIG, TQE_SHUTDOWN_GRACE="5"))
+        server = self.stack.enter_context(
+            self.behind.serve(
+                **BIG,
+                TQE_SHUTDOWN_GRACE="5",
+                # What nobody is to find here costs the servers most of their time.
+                TQE_RECONCILE_INTERVAL="10",
+                TQE_METRICS_INTERVAL="5",
+            )
+        )
         self.servers.append(server)
         return server
 
@@ -203,10 +211,16 @@ class Run:
             victim.signal(signal.SIGCONT)
 
     def is_done(self) -> bool:
-        return self.place.in_queue() == (0, 0, 0) and all(
-            task["status"] in ("COMPLETED", "FAILED", "CANCELLED")
+        if self.place.in_queue() != (0, 0, 0):
+            return False
+        left = [
+            task
             for task in read_back(self.place)["tasks"]
-        )
+            if task["status"] in ("PENDING", "PROCESSING")
+        ]
+        for task in left:  # shown where it never comes to an end
+            print("nothing is in the queue for", task, self.trouble.hit.get(task["id"]))
+        return not left
 
     def check(self, number: int) -> Account:
         found = read_back(self.place)
@@ -271,7 +285,7 @@ def test_whatever_goes_wrong_none_is_lost_and_duplicates_have_a_reason(
         run.kill()
         client.join(120)
         assert not client.is_alive()
-        wait_until(run.is_done, seconds=90, every=0.5)
+        wait_until(run.is_done, seconds=60, every=2)
         trouble.rate = 0
         for server in run.servers:
             server.signal()
@@ -279,7 +293,5 @@ def test_whatever_goes_wrong_none_is_lost_and_duplicates_have_a_reason(
             assert server.wait() == 0
             assert "Traceback" not in server.log
         account = run.check(number)
-    print(dict(trouble.done), dict(trouble.requests))
-    again = [task_id for task_id, runs in account.runs().items() if len(runs) > 1]
-    print(len(again), "tasks were started more than once")
-    assert len(trouble.done) > 10, "most faults came up"
+    assert len(trouble.done) >= 8, "most faults came up"
+    assert any(len(runs) > 1 for runs in account.runs().values()), "and had consequences"

@@ -24,7 +24,7 @@ from task_queue_engine.backends.base import (
 )
 from task_queue_engine.backends.memory import MAX_DELAY, MemoryBackend
 from task_queue_engine.errors import BackendUnavailable
-from tests.unit.actors.support import make_task, patience
+from tests.unit.actors.support import in_hand, make_task, patience, put, receive
 
 
 @dataclass
@@ -122,12 +122,27 @@ async def test_each_request_gets_its_own_answers_in_its_own_order(
         assert rig.submitter.statistics().replayed == 2
 
 
-async def test_what_exists_is_not_sent_again(backend: MemoryBackend) -> None:
+async def test_what_exists_and_has_begun_is_not_sent_again(backend: MemoryBackend) -> None:
+    attempt = await in_hand(backend)
     async with submitting(backend) as rig:
-        task = new(backend)
-        await rig.submit(task)
-        await rig.submit(task)
-        assert await waiting(backend) == 1
+        (answer,) = await rig.submit(NewTask(task=attempt.task))
+        assert isinstance(answer, AlreadyExists)
+        assert await waiting(backend) == 0
+
+
+async def test_submitted_again_what_was_stored_and_never_sent_is_sent(
+    backend: MemoryBackend,
+) -> None:
+    """The process that stored it died before it could send, and its client tries again."""
+    task = await put(backend, send=False)
+    later = await put(
+        backend, send=False, run_at=backend.clock.now() + timedelta(seconds=MAX_DELAY + 1)
+    )
+    async with submitting(backend) as rig:
+        answers = await rig.submit(NewTask(task=task), NewTask(task=later))
+        assert answers == (AlreadyExists(task), AlreadyExists(later))
+        assert await waiting(backend) == 1, "what is due later is the scheduler's"
+        assert (await receive(backend)).delivery.task_id == task.id
 
 
 async def test_what_is_too_large_is_told_and_not_sent(backend: MemoryBackend) -> None:
