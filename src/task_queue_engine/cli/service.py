@@ -33,6 +33,9 @@ HTTP_GRACE = 5.0
 """Seconds for answers that are under way when the server is to stop; no more than handlers get."""
 _MARGIN = 3.0
 """Seconds of the watchdog beyond all deadlines: what they bound takes a moment to unwind."""
+_LAST_WRITES = 10.0
+"""Seconds more on AWS: a write that is under way at the hard deadline is carried to its end, at most 8
+(`backends/aws/dynamodb.py`), and the counters' last flush is given 2."""
 
 Listeners = Sequence[trio.SocketListener]
 
@@ -58,9 +61,10 @@ def run_service(parts: Parts) -> None:
     hard_deadline = settings.shutdown_grace + settings.shutdown_flush
     if parts.http:
         hard_deadline += _http_grace(settings)
+    margin = _MARGIN + (_LAST_WRITES if settings.uses_aws else 0)
     watchdog = Watchdog(
-        patience=hard_deadline + _MARGIN,
-        hurried=settings.shutdown_flush + _MARGIN,
+        patience=hard_deadline + margin,
+        hurried=settings.shutdown_flush + margin,
         end=lambda: os._exit(ExitCode.OVERRUN),
     )
     watchdog.start()

@@ -20,6 +20,7 @@ import trio
 from local_aws.servers import LocalServer
 from task_queue_engine import Engine, Settings, Task, TaskRegistry, TaskStatus
 from task_queue_engine.backends.aws import arrivals, credentials, sqs
+from task_queue_engine.backends.aws.dynamodb import DynamoStore
 from task_queue_engine.backends.aws.table import create_table_parameters
 from task_queue_engine.backends.base import ListQuery
 from task_queue_engine.errors import BackendUnavailable
@@ -98,7 +99,7 @@ async def a_place(
                 sqs_queue_url=urls.queue,
                 sqs_dlq_url=urls.dead,
                 dynamodb_table=name,
-                poll_wait=0.5,
+                poll_wait=1,
                 visibility_timeout=5.0,
                 cancel_poll=0.3,
                 metrics_interval=0.3,
@@ -347,6 +348,7 @@ async def test_a_queue_made_again(place: Place, monkeypatch: Any) -> None:
     messages would have come by then."""
     monkeypatch.setattr(arrivals, "SLACK", timedelta(0))
     monkeypatch.setattr(arrivals, "WINDOW", 1.5)
+    monkeypatch.setitem(DynamoStore.__init__.__kwdefaults__, "sweep_lag", 0.5)
     # An empty long poll tells, a short one does not.
     async with place.running(worker_count=1, visibility_timeout=1.0, poll_wait=1.0) as engine:
         await engine.submit("wait", "running")

@@ -205,7 +205,7 @@ def test_a_message_delivered_twice_neither_runs_twice_nor_is_lost(place: Place) 
     with through(place, sqs=trouble) as troubled, troubled.serve(**SHOP) as owner:
         task = owner.post("gate", "gate")
         is_running(place, "gate")
-        with troubled.serve(**SHOP, TQE_POLL_WAIT="0.2") as other:
+        with troubled.serve(**SHOP, TQE_POLL_WAIT="1") as other:
             wait_until(lambda: metrics(other)["counters"]["duplicate_deliveries"] >= 3)
             found = get(other, task["id"])
             assert (found["status"], found["attempt"]) == ("PROCESSING", 1)

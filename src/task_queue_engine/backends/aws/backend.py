@@ -123,6 +123,13 @@ class AwsBackend:
             ConfigurationError: naming the variable that is missing or wrong.
         """
         adopt_env_file()
+        if settings.poll_wait < 1:
+            # Only the empty answer of a long poll says that nothing is left in the queue.
+            raise ConfigurationError(
+                f"must be at least 1 on SQS, not {settings.poll_wait:g}: without long polls messages "
+                "that are lost would never be noticed",
+                variable="TQE_POLL_WAIT",
+            )
         urls = queue_urls(settings)
         table = check_table_name(settings.dynamodb_table)
         client = AwsClient(region=region_for(settings, urls), clock=clock)

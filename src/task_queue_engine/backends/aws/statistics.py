@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from task_queue_engine.backends.aws.endpoints import Service
 from task_queue_engine.backends.base import OperationUsage
 
-READS = frozenset({"BatchGetItem", "GetItem", "Query", "Scan"})
+READS = frozenset({"BatchGetItem", "GetItem", "Query"})
 """Of DynamoDB's operations as they are used here: their capacity units are read units."""
 
 
