@@ -181,11 +181,14 @@ def verdicts(runs: Sequence[Run]) -> Iterator[str]:
         mine, theirs = (each.consuming.requests / each.tasks for each in (run, other))
         ratio = dollars[run.shape, NAME] / dollars[run.shape, ALL]
         lean = dollars[run.shape, NAME] / dollars[run.shape, reference.KEYS_ONLY]
+        # The goal is about a task that comes, runs and is done.
+        shape = SHAPES[run.shape]
+        plain = shape.outcome == "done" and not shape.delay
+        judged = f"{_kept(mine, GOAL_REQUESTS)}; " if plain else ""
         yield (
             f"{run.shape}: {mine:.3f} requests a task on the consuming side "
-            f"({_kept(mine, GOAL_REQUESTS)}; reference {theirs:.2f}), {ratio:.2f} of the "
-            f"reference's dollars ({_kept(ratio, GOAL_DOLLARS)}), {lean:.2f} of those with an "
-            "index of keys only"
+            f"({judged}reference {theirs:.2f}), {ratio:.2f} of the reference's dollars "
+            f"({_kept(ratio, GOAL_DOLLARS)}), {lean:.2f} of those with an index of keys only"
         )
 
 
@@ -252,7 +255,14 @@ def as_json(runs: Sequence[Run], idle: Idle | None) -> dict[str, Any]:
             }
             for run in runs
         ],
-        "idle": None if idle is None else asdict(idle) | {"dollars_a_day": idle.per_day(PRICES)},
+        "idle": idle
+        and {
+            "seconds": idle.seconds,
+            "sqs_requests": dict(idle.sqs),
+            "read_units": idle.read_units,
+            "write_units": idle.write_units,
+            "dollars_a_day": idle.per_day(PRICES),
+        },
     }
 
 

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import io
+import json
 from collections import Counter
 from typing import Any
 
 import pytest
 import trio
-from benchmarks.cost.engine import run_engine
+from benchmarks.aws_cost import about_idle, about_retries, as_json, details, summary, verdicts
+from benchmarks.cost.engine import NAME, run_engine
 from benchmarks.cost.observed import Bill
 from benchmarks.cost.prices import PRICES
 from benchmarks.cost.reference import ALL, KEYS_ONLY, run_reference
-from benchmarks.cost.shapes import SHAPES, Run, Side
+from benchmarks.cost.shapes import SHAPES, Idle, Run, Side
 from benchmarks.cost.written import WriteBill
 from benchmarks.local import LocalAws
+from rich.console import Console
 
 from local_aws.servers import LocalServer
 from task_queue_engine.backends.aws.errors import AwsRequestFailed
@@ -155,20 +159,52 @@ def test_large_payloads_are_more_than_one_request() -> None:
     assert bill.more_chunks == {"SendMessageBatch": 1, "ReceiveMessage": 9}
 
 
-def test_dollars_for_a_million() -> None:
-    def side(sqs: int, writes: int, reads: float) -> Side:
-        return Side(
-            sqs=Counter(SendMessage=sqs),
-            dynamodb=Counter(),
-            read_units={"GetItem": reads},
-            writes=WriteBill(),
-            refused_units=writes,
-            unchanged=0,
-            retries=0,
-        )
-
-    run = Run(
-        engine="any", shape="any", tasks=10, producing=side(10, 20, 0), consuming=side(11, 60, 5.0)
+def side(sqs: int, writes: int, reads: float) -> Side:
+    return Side(
+        sqs=Counter(SendMessage=sqs),
+        dynamodb=Counter(GetItem=1),
+        read_units={"GetItem": reads},
+        writes=WriteBill(),
+        refused_units=writes,
+        unchanged=0,
+        retries=0,
     )
+
+
+def run_of(engine: str, *, retries: int = 0) -> Run:
+    run = Run(
+        engine=engine,
+        shape="100 B",
+        tasks=10,
+        producing=side(10, 20, 0),
+        consuming=side(11, 60, 5.0),
+    )
+    run.consuming.retries = retries
+    return run
+
+
+def test_dollars_for_a_million() -> None:
     # 2.1 requests, 8 write units, half a read unit a task.
-    assert run.per_million(PRICES) == pytest.approx(2.1 * 0.40 + 8 * 0.625 + 0.5 * 0.125)
+    assert run_of("any").per_million(PRICES) == pytest.approx(2.1 * 0.40 + 8 * 0.625 + 0.5 * 0.125)
+
+
+def test_what_is_shown_and_written_down() -> None:
+    runs = [run_of(NAME, retries=3), run_of(ALL), run_of(KEYS_ONLY)]
+    idle = Idle(60.0, Counter(ReceiveMessage=3), 10.0, 0.0)
+
+    console = Console(width=200, file=io.StringIO())
+    console.print(summary(runs), *map(details, runs))
+    text = console.file.getvalue()
+    assert "5.90" in text, "dollars for a million"
+    assert text.count("SQS SendMessage") == 6
+    (line,) = verdicts(runs)
+    assert "1.200 requests a task" in line
+    assert "MISSED" in line, "neither goal is kept"
+    (line,) = about_retries(runs)
+    assert "3 of the requests were retries" in line
+    assert "4,320 SQS requests" in about_idle(idle)
+
+    document = json.loads(json.dumps(as_json(runs, idle)))
+    assert document["runs"][0]["consuming"]["sqs_requests"] == {"SendMessage": 11}
+    assert document["idle"]["sqs_requests"] == {"ReceiveMessage": 3}
+    assert as_json(runs, None)["idle"] is None
