@@ -36,6 +36,9 @@ from task_queue_engine.errors import BackendUnavailable
 
 logger = logging.getLogger("task_queue_engine.acker")
 
+_MOST = 100
+"""What the line hands over at once may be many settlements or one."""
+
 
 @dataclass(frozen=True, slots=True)
 class AckerStatistics:
@@ -65,7 +68,7 @@ class Acker:
         self._clock = clock
         self._patience = patience
         self._settlements = settlements
-        self._batches = Batcher(settlements, size=16, linger=0)
+        self._batches = Batcher(settlements, size=_MOST, linger=queue.settle_linger)
         self._leases = leases
         self._deleted = self._released = self._dead_lettered = self._left = self._stale = 0
 

@@ -163,6 +163,12 @@ class TaskQueue(Protocol):
         Whoever can wait lets it come to its end and gives back what it brings."""
         ...
 
+    @property
+    def settle_linger(self) -> float:
+        """Seconds for which settling a message may wait for others, where each request costs money
+        and nobody waits for it. The lease is kept meanwhile."""
+        ...
+
     async def send(self, messages: Sequence[Message]) -> list[QueueVerdict]:
         """Durable once answered Done, each with a message id never used before. Rejected: it can
         never be sent."""

@@ -201,6 +201,7 @@ class MemoryQueue:
     max_batch = 100
     max_delay = MAX_DELAY
     poll_outlives_cancel = False
+    settle_linger = 0.0
 
     def __init__(self, backend: MemoryBackend, name: str) -> None:
         self._backend = backend

@@ -434,6 +434,6 @@ def test_exit_while_aws_does_not_answer(place: Place, busy: bool) -> None:
         server.signal()
         code = server.wait()
         took = time.monotonic() - before
-    # 7: the watchdog's, where a write to the silent table is still given its time.
-    assert code in (0, 7), server.log
-    assert took < 1 + 2 + 3 + 4, took
+    assert code == 0, server.log
+    # Grace, flush, the last write's own time, the counters' last flush, and a moment to unwind.
+    assert took < 1 + 2 + 8 + 2 + 4, took

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
@@ -23,8 +23,8 @@ from task_queue_engine.actors.messages import (
     Settled,
     Settlement,
 )
-from task_queue_engine.backends.base import QueueDepth
-from task_queue_engine.backends.memory import MemoryBackend
+from task_queue_engine.backends.base import Delivery, QueueDepth, QueueVerdict
+from task_queue_engine.backends.memory import MemoryBackend, MemoryQueue
 from tests.unit.actors.support import in_hand, patience, put, receive
 
 
@@ -263,3 +263,29 @@ async def test_it_goes_on_settling_when_nobody_keeps_leases_any_more(
         rig.settlements.close()
         await rig.done.wait()
         assert (await depth(backend)).in_flight == 2
+
+
+async def test_where_requests_cost_money_settlements_wait_for_company(
+    backend: MemoryBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(MemoryQueue, "settle_linger", 0.1)
+    asked: list[int] = []
+    delete = MemoryQueue.delete
+
+    async def counting(queue: MemoryQueue, deliveries: Sequence[Delivery]) -> list[QueueVerdict]:
+        asked.append(len(deliveries))
+        return await delete(queue, deliveries)
+
+    monkeypatch.setattr(MemoryQueue, "delete", counting)
+    async with acking(backend) as rig:
+        for _ in range(3):
+            await rig.settlements.send((Ack(await received(backend)),))
+            await trio.sleep(0.03)
+        await rig.settled(3)
+        assert asked == [3]
+        began = trio.current_time()
+        await rig.settlements.send((Ack(await received(backend)),))
+        rig.settlements.close()
+        await rig.done.wait()
+        assert asked == [3, 1]
+        assert trio.current_time() == began, "at the end of the line nothing waits"

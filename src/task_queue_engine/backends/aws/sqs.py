@@ -82,6 +82,8 @@ class SqsQueue:
     """Ten of SQS's batches, carried out at the same time."""
     max_delay: Final = MAX_DELAY
     poll_outlives_cancel: Final = True
+    settle_linger: Final = 0.1
+    """A tenth of the requests from 100 tasks a second on; every message is as safe as before."""
 
     def __init__(self, name: str, urls: QueueUrls, client: AwsClient, *, clock: Clock) -> None:
         self._name = name

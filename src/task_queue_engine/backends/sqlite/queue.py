@@ -116,6 +116,7 @@ class SqliteQueue:
     max_batch = 256
     max_delay = MAX_DELAY
     poll_outlives_cancel = False
+    settle_linger = 0.0
 
     def __init__(self, name: str, *, clock: Clock) -> None:
         self._name = name
