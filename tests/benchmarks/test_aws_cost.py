@@ -72,7 +72,9 @@ async def test_the_reference_makes_the_calls_it_is_said_to(local: LocalAws, shap
 
 @pytest.mark.parametrize("shape", ["100 B", "one retry", "in an hour", "dead letter"])
 async def test_the_engine_is_counted_to_the_last_message(local: LocalAws, shape: str) -> None:
-    settings = await trio.to_thread.run_sync(lambda: local.provision(worker_count=16, prefetch=16))
+    settings = await trio.to_thread.run_sync(
+        lambda: local.provision(worker_count=16, prefetch=16, poll_wait=1)
+    )
     seen, tick = ticks()
     with trio.fail_after(60):
         run = await run_engine(local, settings, SHAPES[shape], TASKS, tick)

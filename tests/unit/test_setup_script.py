@@ -76,16 +76,16 @@ def project(tmp_path: Path) -> Project:
 
 
 def test_it_installs_once_and_again_after_a_change_of_pyproject(project: Project) -> None:
-    assert project.done("dev") == ["venv", "pip .[images,dev]"]
+    assert project.done("dev") == ["venv", "pip .[aws,images,dev]"]
     assert project.done("dev") == []
     (project.root / "pyproject.toml").write_text("[project]\nname = 'other'\n")
-    assert project.done("dev") == ["pip .[images,dev]"]
+    assert project.done("dev") == ["pip .[aws,images,dev]"]
     assert project.done("dev") == []
 
 
 def test_serving_takes_less_and_is_content_with_more(project: Project) -> None:
-    assert project.done("serve") == ["venv", "pip .[images]"]
-    assert project.done("dev") == ["pip .[images,dev]"]
+    assert project.done("serve") == ["venv", "pip .[aws,images]"]
+    assert project.done("dev") == ["pip .[aws,images,dev]"]
     assert project.done("serve") == []
 
 
@@ -94,19 +94,19 @@ def test_after_an_interrupted_installation_it_starts_from_nothing(
     project: Project, first: str
 ) -> None:
     assert project.run(first, PIP_STATUS="1").returncode == 1
-    assert project.done("serve") == ["venv", "pip .[images]"]
+    assert project.done("serve") == ["venv", "pip .[aws,images]"]
     assert project.run("dev", PIP_STATUS="1").returncode == 1
-    assert project.done("serve") == ["venv", "pip .[images]"]
+    assert project.done("serve") == ["venv", "pip .[aws,images]"]
 
 
 def test_a_moved_folder_and_another_interpreter_rebuild_it(project: Project) -> None:
     project.done("serve")
     project.root = project.root.rename(project.root.with_name("moved"))
-    assert project.done("serve") == ["venv", "pip .[images]"]
+    assert project.done("serve") == ["venv", "pip .[aws,images]"]
     assert project.done("serve", PYTHON="python3") == []
     other = project.add_python("python3.99")
     other.write_text(PRETENDER.replace("somewhere", "elsewhere"))
-    assert project.done("serve", PYTHON="python3.99") == ["venv", "pip .[images]"]
+    assert project.done("serve", PYTHON="python3.99") == ["venv", "pip .[aws,images]"]
     assert project.done("serve") == []
 
 
@@ -117,7 +117,7 @@ def test_one_that_somebody_else_made_is_kept(project: Project) -> None:
         check=True,
         timeout=30,
     )
-    assert project.done("serve") == ["pip .[images]"]
+    assert project.done("serve") == ["pip .[aws,images]"]
 
 
 @pytest.mark.parametrize(

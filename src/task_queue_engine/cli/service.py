@@ -34,8 +34,8 @@ HTTP_GRACE = 5.0
 _MARGIN = 3.0
 """Seconds of the watchdog beyond all deadlines: what they bound takes a moment to unwind."""
 _LAST_WRITES = 10.0
-"""Seconds more on AWS: a write that is under way at the hard deadline is carried to its end, at most 8
-(`backends/aws/dynamodb.py`), and the counters' last flush is given 2."""
+"""Seconds more on AWS: a write that is under way at the hard deadline is carried to its end, at
+most 8 (`backends/aws/dynamodb.py`), and the counters' last flush is given 2."""
 
 Listeners = Sequence[trio.SocketListener]
 

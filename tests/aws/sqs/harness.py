@@ -183,6 +183,7 @@ def pair_harness(
 # What SQS itself does not promise.
 SQS = Promises(
     exact_depth=False,
+    in_order=False,
     notices_stale_receipts=False,
     steerable_clock=False,
     same_message_after_delay=False,

@@ -126,8 +126,8 @@ class AwsBackend:
         if settings.poll_wait < 1:
             # Only the empty answer of a long poll says that nothing is left in the queue.
             raise ConfigurationError(
-                f"must be at least 1 on SQS, not {settings.poll_wait:g}: without long polls messages "
-                "that are lost would never be noticed",
+                f"must be at least 1 on SQS, not {settings.poll_wait:g}: without long polls nobody "
+                "would notice messages that are lost",
                 variable="TQE_POLL_WAIT",
             )
         urls = queue_urls(settings)

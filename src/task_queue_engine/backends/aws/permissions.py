@@ -195,8 +195,8 @@ def _table_probes(name: str, writes: Writes) -> list[Probe]:
     }
     if writes == "batch":
         statements = {
-            # A key is text: this is refused for the table's sake.
-            "dynamodb:PartiQLInsert": f"INSERT INTO \"{name}\" VALUE {{'{table.KEY}': 0}}",
+            # A key is never empty: this is refused for the table's sake.
+            "dynamodb:PartiQLInsert": f"INSERT INTO \"{name}\" VALUE {{'{table.KEY}': ''}}",
             "dynamodb:PartiQLUpdate": _update_of_nothing(name),
             "dynamodb:PartiQLDelete": f'DELETE FROM "{name}" {_where_nothing()}',  # noqa: S608  # a table's name
         }
