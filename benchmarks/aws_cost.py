@@ -32,6 +32,8 @@ idle engine shows it alone.
 Batches grow with the load, and so does what they save: few workers with long tasks ask for few
 messages at a time. --workers, --prefetch, --linger and --work show what your own load would cost.
 
+Counted too: what the store does about the same tasks in the hours after, its sweep.
+
 Not counted: storage, data transfer, TTL deletes (free), free tiers, what monitoring asks.
 """
 
@@ -277,8 +279,8 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     )
     parser.add_argument("--tasks", type=int, default=2000, help="of each shape (2000)")
     parser.add_argument("--shapes", nargs="+", choices=SHAPES, default=list(SHAPES))
-    parser.add_argument("--workers", type=int, default=64, help="WORKER_COUNT (64)")
-    parser.add_argument("--prefetch", type=int, default=64, help="TQE_PREFETCH (64)")
+    parser.add_argument("--workers", type=int, default=100, help="WORKER_COUNT (100)")
+    parser.add_argument("--prefetch", type=int, default=100, help="TQE_PREFETCH (100)")
     parser.add_argument("--linger", type=float, default=0.0, help="TQE_BATCH_LINGER (0)")
     parser.add_argument(
         "--work", type=float, default=0.0, help="seconds an attempt takes in this engine (0)"

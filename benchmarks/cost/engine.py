@@ -25,6 +25,8 @@ from task_queue_engine import (
 NAME = "this engine"
 
 _CHUNK = 500
+_HOURS_AFTER = 7200.0
+"""Seconds. The second look is an hour after the first."""
 
 
 class JumpingClock:
@@ -116,6 +118,7 @@ async def run_engine(
             await ended.wait(engine)
         seconds = trio.current_time() - started
         await engine.stop()
+    await _look_after(settings, consumer, clock)
     worked = await trio.to_thread.run_sync(stream.new_changes)
     return Run(
         engine=NAME,
@@ -125,6 +128,22 @@ async def run_engine(
         producing=Side.of(producer, created, stream.indexes),
         consuming=Side.of(consumer, worked, stream.indexes),
     )
+
+
+async def _look_after(settings: Settings, client: ObservedClient, clock: JumpingClock) -> None:
+    """What the store still does about these tasks in the hours after: the sweep's two looks at each
+    (ADR 0014)."""
+    clock.jump(_HOURS_AFTER)
+    backend = make_backend(settings, client, clock=clock)
+    async with backend.open():
+        cursor: str | None = None
+        while True:
+            page = await backend.stranded(
+                settings.queue, before=clock.now(), limit=1_000, cursor=cursor
+            )
+            cursor = page.next_cursor
+            if cursor is None:
+                return
 
 
 async def _submit(engine: Engine, shape: Shape, count: int) -> None:
