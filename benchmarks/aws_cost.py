@@ -277,7 +277,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--tasks", type=int, default=2000, help="of each shape (2000)")
+    parser.add_argument("--tasks", type=int, default=3000, help="of each shape (3000)")
     parser.add_argument("--shapes", nargs="+", choices=SHAPES, default=list(SHAPES))
     parser.add_argument("--workers", type=int, default=100, help="WORKER_COUNT (100)")
     parser.add_argument("--prefetch", type=int, default=100, help="TQE_PREFETCH (100)")
