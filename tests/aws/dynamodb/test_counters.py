@@ -9,6 +9,7 @@ import pytest
 import trio
 import trio.testing
 
+from task_queue_engine.backends.aws.counters import between_repairs
 from task_queue_engine.backends.aws.dynamodb import DynamoStore
 from task_queue_engine.backends.aws.table import STATUS_SHARDS, Filing, counter_ids
 from task_queue_engine.backends.base import Counts
@@ -428,3 +429,11 @@ async def in_status(table: Table, status: str) -> list[dict[str, Any]]:
 async def totals_with(store: DynamoStore, table: Table) -> dict[str, int]:
     await store.flush_counts()
     return await totals(table)
+
+
+@pytest.mark.parametrize(
+    ("tasks", "minutes"), [(0, 5), (5_000, 5), (100_000, 72), (1_000_000, 717), (10**8, 1440)]
+)
+def test_repairs_are_the_rarer_the_more_they_cost(tasks: int, minutes: float) -> None:
+    assert between_repairs(tasks, at_most=24 * 3600) == pytest.approx(minutes * 60, rel=0.01)
+    assert between_repairs(tasks, at_most=60) == 60

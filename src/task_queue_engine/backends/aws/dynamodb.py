@@ -129,7 +129,7 @@ class DynamoStore:
         clock: Clock | None = None,
         writes: Literal["batch", "single"] = "batch",
         retention: float = 0.0,
-        flush_interval: float = 5.0,
+        flush_interval: float = 1.0,
         repair_interval: float = 24 * 3600.0,
         orphaned_after: timedelta = ORPHANED_AFTER,
         sweep_lag: float = 120.0,
