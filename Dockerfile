@@ -12,8 +12,8 @@ ARG EXTRAS=aws,images
 WORKDIR /src
 COPY pyproject.toml README.md LICENSE ./
 COPY src ./src
-RUN --mount=type=cache,target=/root/.cache/pip \
-    pip wheel --wheel-dir /wheels ".[${EXTRAS}]"
+RUN --mount=type=cache,target=/var/cache/pip \
+    pip wheel --cache-dir /var/cache/pip --wheel-dir /wheels ".[${EXTRAS}]"
 
 
 FROM python:${PYTHON_VERSION}-slim-bookworm

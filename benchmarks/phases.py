@@ -96,7 +96,7 @@ class Ended:
         """Until all have ended and the last message is gone too, not only the last status
         written."""
         await self._all.wait()
-        while engine.statistics()["lease_keeper"]["held"]:  # noqa: ASYNC110  # nobody tells
+        while engine.statistics()["lease_keeper"]["held"]:  # noqa: ASYNC110  # no event says it
             await trio.sleep(0.01)
 
 

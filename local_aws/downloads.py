@@ -20,6 +20,8 @@ INSTALL_TIMEOUT: Final = 300
 """Seconds."""
 TRIES: Final = 3
 """Registries have bad moments."""
+_PAUSE: Final = 5.0
+"""Seconds between two tries: most of those moments are over by then."""
 
 _NODE_PLATFORMS = {
     ("Linux", "x86_64"): "linux-x64",
@@ -170,5 +172,5 @@ def _run(command: Sequence[str], folder: Path) -> None:
         else:
             return
         if tries_left:
-            time.sleep(5)
+            time.sleep(_PAUSE)
     raise NotAvailable(failure)

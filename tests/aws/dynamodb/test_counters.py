@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from contextlib import AsyncExitStack
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 import trio
 import trio.testing
 
-from task_queue_engine.backends.aws.counters import between_repairs
+from task_queue_engine.backends.aws.counters import Counters, CountRepair, between_repairs
 from task_queue_engine.backends.aws.dynamodb import DynamoStore
 from task_queue_engine.backends.aws.table import STATUS_SHARDS, Filing, counter_ids
 from task_queue_engine.backends.base import Counts
@@ -437,3 +438,48 @@ async def totals_with(store: DynamoStore, table: Table) -> dict[str, int]:
 def test_repairs_are_the_rarer_the_more_they_cost(tasks: int, minutes: float) -> None:
     assert between_repairs(tasks, at_most=24 * 3600) == pytest.approx(minutes * 60, rel=0.01)
     assert between_repairs(tasks, at_most=60) == 60
+
+
+class Silent:
+    """A table that holds nothing."""
+
+    table = "tasks"
+
+    async def get(self, *_: Any, **__: Any) -> dict[str, Any]:
+        return {}
+
+    async def write(self, *_: Any, **__: Any) -> dict[str, Any]:
+        return {}
+
+
+async def test_a_repair_does_not_trust_the_index_about_what_has_just_changed(
+    autojump_clock: trio.testing.MockClock, clock: ManualClock
+) -> None:
+    """It lags: tasks created just before the count do not show, and the counters are right."""
+    began = trio.current_time()
+    counted_at: list[float] = []
+
+    async def count_rows() -> dict[TaskStatus, int]:
+        counted_at.append(trio.current_time() - began)
+        return dict.fromkeys(TaskStatus, 0)
+
+    counters = Counters(
+        Silent(),  # type: ignore[arg-type]  # all of it that a repair asks for
+        now=clock.now,
+        count_rows=count_rows,
+        flush_interval=1,
+        repair_interval=0,
+        rng=random.Random(),
+    )
+    repairs: list[CountRepair] = []
+
+    async def repair() -> None:
+        repairs.append(await counters.repair())
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(repair)
+        await trio.sleep(3)
+        counters.move(None, TaskStatus.PENDING)
+
+    assert counted_at == [5]
+    assert (repairs[0].uncertainty, repairs[0].corrected) == (1, {})

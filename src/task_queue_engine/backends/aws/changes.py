@@ -55,7 +55,8 @@ class Change(ABC, Generic[V]):
         return None
 
     def blindly_written(self, item: Item | None) -> V:
-        """The verdict once `blind` was applied; `item` where it asked for it."""
+        """The verdict once `blind` was applied; `item` where it asked for it. For those that have a
+        `blind`, and never asked of others."""
         raise NotImplementedError
 
     @abstractmethod

@@ -135,7 +135,7 @@ def _resolve(session: Any, region: str, service: Service, given: Mapping[Service
             service,
             region_name=region,
             aws_access_key_id="unused",
-            aws_secret_access_key="unused",  # noqa: S106  # says so
+            aws_secret_access_key="unused",  # noqa: S106  # no secret, as it says
         ).meta
     except botocore.exceptions.InvalidRegionError as error:
         raise ConfigurationError(str(error), variable="AWS_REGION") from None
