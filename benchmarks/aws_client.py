@@ -138,7 +138,7 @@ async def serve(folder: Path) -> None:
 
 
 async def engine_client(stack: AsyncExitStack, args: argparse.Namespace) -> Send:
-    from task_queue_engine.backends.aws.client import AwsClient
+    from task_queue_engine.backends.aws.wire.client import AwsClient
 
     client = AwsClient(region=REGION, endpoints={"sqs": args.url, "dynamodb": args.url})
     await stack.enter_async_context(client.open())

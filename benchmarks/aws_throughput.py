@@ -48,7 +48,7 @@ from benchmarks.phases import (
     tell_tick,
 )
 from task_queue_engine import Engine, TaskRegistry
-from task_queue_engine.backends.aws.client import AwsClient
+from task_queue_engine.backends.aws.wire.client import AwsClient
 
 PHASES = ("fill", "drain", "end_to_end")
 COLUMNS = {

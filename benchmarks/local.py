@@ -14,13 +14,13 @@ import botocore.credentials
 from local_aws.servers import LocalServer, NotAvailable, running
 from task_queue_engine import Settings
 from task_queue_engine.backends.aws.backend import AwsBackend
-from task_queue_engine.backends.aws.client import AwsClient
-from task_queue_engine.backends.aws.control import Control
-from task_queue_engine.backends.aws.dynamodb import DynamoStore
-from task_queue_engine.backends.aws.endpoints import Service
-from task_queue_engine.backends.aws.provision import provision
-from task_queue_engine.backends.aws.queue_urls import QueueUrls
-from task_queue_engine.backends.aws.resources import Names
+from task_queue_engine.backends.aws.dynamodb.store import DynamoStore
+from task_queue_engine.backends.aws.provisioning.provision import provision
+from task_queue_engine.backends.aws.provisioning.resources import Names
+from task_queue_engine.backends.aws.provisioning.session import Control
+from task_queue_engine.backends.aws.sqs.queue_urls import QueueUrls
+from task_queue_engine.backends.aws.wire.client import AwsClient
+from task_queue_engine.backends.aws.wire.endpoints import Service
 from task_queue_engine.clock import Clock
 
 

@@ -99,9 +99,9 @@ def _provision(local: LocalAws) -> dict[str, str]:
     for name in ("AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_ENDPOINT_URL"):
         os.environ.pop(name, None)
 
-    from task_queue_engine.backends.aws.control import Control
-    from task_queue_engine.backends.aws.provision import provision
-    from task_queue_engine.backends.aws.resources import Names
+    from task_queue_engine.backends.aws.provisioning.provision import provision
+    from task_queue_engine.backends.aws.provisioning.resources import Names
+    from task_queue_engine.backends.aws.provisioning.session import Control
 
     names = Names(queue="tasks", dead="tasks-dlq", table="tasks")
     return provision(Control(local.queue.region), names).environment

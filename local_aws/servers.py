@@ -2,7 +2,7 @@
 
 Each is started at its first use, on 127.0.0.1 and a port of its own choosing, shared by all that
 happens in the process and ended with it. Queues and tables keep tests apart, not servers. What a
-machine cannot run raises `NotAvailable`; `tests.aws.fixtures` makes that a skip.
+machine cannot run raises `NotAvailable`; `tests.local_servers` makes that a skip.
 """
 
 from __future__ import annotations

@@ -8,8 +8,18 @@ from functools import partial
 
 import pytest
 
-from tests.aws.fixtures import left_out
+from tests.local_servers import (
+    dynamodb_local,
+    elasticmq,
+    fauxqs,
+    left_out,
+    ministack,
+    moto_server,
+)
 from tests.virtual_time import run_on_virtual_time
+
+__all__ = ["dynamodb_local", "elasticmq", "fauxqs", "ministack", "moto_server"]
+"""Fixtures for tests of all folders."""
 
 
 def pytest_configure() -> None:

@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from benchmarks.cost import units
-from task_queue_engine.backends.aws.client import AwsClient
-from task_queue_engine.backends.aws.endpoints import Service
-from task_queue_engine.backends.aws.errors import AwsRequestFailed
+from task_queue_engine.backends.aws.wire.client import AwsClient
+from task_queue_engine.backends.aws.wire.endpoints import Service
+from task_queue_engine.backends.aws.wire.errors import AwsRequestFailed
 
 _WRITES = frozenset({"PutItem", "UpdateItem", "DeleteItem"})
 

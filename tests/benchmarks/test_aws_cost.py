@@ -20,7 +20,7 @@ from benchmarks.local import LocalAws
 from rich.console import Console
 
 from local_aws.servers import LocalServer
-from task_queue_engine.backends.aws.errors import AwsRequestFailed
+from task_queue_engine.backends.aws.wire.errors import AwsRequestFailed
 
 TASKS = 30
 

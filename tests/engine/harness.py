@@ -12,8 +12,8 @@ import trio
 
 from task_queue_engine import Backoff, Engine, Settings, Task, TaskRegistry, TaskStatus
 from task_queue_engine.backends.base import Delivery, QueueDepth
-from task_queue_engine.backends.faults import Faults
 from task_queue_engine.backends.memory import MemoryBackend
+from task_queue_engine.backends.memory.faults import Faults
 from task_queue_engine.events import Hook
 from task_queue_engine.lifecycle import ClaimRequest, Row
 

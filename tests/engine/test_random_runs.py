@@ -18,8 +18,8 @@ import trio
 
 from task_queue_engine import Backoff, Discard, Engine, Retry, Snooze, TaskRegistry, TaskStatus
 from task_queue_engine.backends.base import QueueDepth
-from task_queue_engine.backends.faults import Faults
 from task_queue_engine.backends.memory import MemoryBackend
+from task_queue_engine.backends.memory.faults import Faults
 from task_queue_engine.clock import TrioClock
 from task_queue_engine.errors import BackendUnavailable, IdempotencyKeyInFlight, WrongState
 from tests.engine.harness import LEASE, Process, process, row, running, until

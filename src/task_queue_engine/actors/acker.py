@@ -10,6 +10,7 @@ from typing import assert_never
 
 import trio
 
+from task_queue_engine.actors.backend_retry import Patience
 from task_queue_engine.actors.batching import Batcher
 from task_queue_engine.actors.messages import (
     Ack,
@@ -21,7 +22,6 @@ from task_queue_engine.actors.messages import (
     Settled,
     Settlement,
 )
-from task_queue_engine.actors.patience import Patience
 from task_queue_engine.backends.base import (
     DeadLettering,
     Done,

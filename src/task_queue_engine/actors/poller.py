@@ -12,6 +12,8 @@ from typing import assert_never
 
 import trio
 
+from task_queue_engine.actors.backend_retry import Patience
+from task_queue_engine.actors.crash_isolation import Suspects
 from task_queue_engine.actors.messages import (
     AbortReason,
     Ack,
@@ -27,8 +29,6 @@ from task_queue_engine.actors.messages import (
     Release,
     Settlement,
 )
-from task_queue_engine.actors.patience import Patience
-from task_queue_engine.actors.suspects import Suspects
 from task_queue_engine.backends.base import Delivery, TaskQueue, TaskStore
 from task_queue_engine.clock import Clock
 from task_queue_engine.errors import BackendUnavailable

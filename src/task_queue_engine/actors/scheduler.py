@@ -8,7 +8,7 @@ from datetime import timedelta
 
 import trio
 
-from task_queue_engine.actors.patience import Patience
+from task_queue_engine.actors.backend_retry import Patience
 from task_queue_engine.backends.base import Message, TaskQueue, TaskStore, TryAgain
 from task_queue_engine.clock import Clock
 from task_queue_engine.errors import BackendUnavailable

@@ -9,6 +9,7 @@ from typing import assert_never
 
 import trio
 
+from task_queue_engine.actors.backend_retry import Patience
 from task_queue_engine.actors.batching import Batcher
 from task_queue_engine.actors.messages import (
     Ack,
@@ -25,7 +26,6 @@ from task_queue_engine.actors.messages import (
     Stopped,
     Succeeded,
 )
-from task_queue_engine.actors.patience import Patience
 from task_queue_engine.backends.base import TaskStore
 from task_queue_engine.lifecycle import (
     AttemptWrite,

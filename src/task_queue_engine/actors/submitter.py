@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 import trio
 
+from task_queue_engine.actors.backend_retry import Patience
 from task_queue_engine.actors.batching import Batcher
 from task_queue_engine.actors.messages import SubmitRequest, SubmitResult
-from task_queue_engine.actors.patience import Patience
 from task_queue_engine.backends.base import (
     AlreadyExists,
     Created,

@@ -48,7 +48,7 @@ from task_queue_engine.engine.api import (
     Submission,
     SubmitVerdict,
 )
-from task_queue_engine.engine.choice import create_backend
+from task_queue_engine.engine.backend_factory import create_backend
 from task_queue_engine.engine.counters import counters_of
 from task_queue_engine.engine.handle import TaskHandle
 from task_queue_engine.engine.hooks import Hooks

@@ -28,6 +28,7 @@ from typing import Any
 import trio
 
 from task_queue_engine.actors.acker import Acker
+from task_queue_engine.actors.backend_retry import Patience
 from task_queue_engine.actors.health import Health
 from task_queue_engine.actors.lease_keeper import LeaseKeeper
 from task_queue_engine.actors.messages import (
@@ -38,7 +39,6 @@ from task_queue_engine.actors.messages import (
     SubmitRequest,
 )
 from task_queue_engine.actors.metrics import Metrics
-from task_queue_engine.actors.patience import Patience
 from task_queue_engine.actors.poller import Poller
 from task_queue_engine.actors.reconciler import Reconciler
 from task_queue_engine.actors.scheduler import Scheduler

@@ -10,14 +10,14 @@ from quart_trio import QuartTrio
 from task_queue_engine.config import Settings
 from task_queue_engine.engine.api import EngineApi
 from task_queue_engine.http import problems
+from task_queue_engine.http.app_state import Front
 from task_queue_engine.http.documents import DocumentRoutes
 from task_queue_engine.http.exchange import Exchange
-from task_queue_engine.http.gate import Gate
-from task_queue_engine.http.replies import reply
+from task_queue_engine.http.middleware import Gate
+from task_queue_engine.http.responses import reply
 from task_queue_engine.http.routes.dead_letters import DeadLetterRoutes
 from task_queue_engine.http.routes.observe import ObserveRoutes
 from task_queue_engine.http.routes.tasks import TaskRoutes
-from task_queue_engine.http.state import Front
 
 EXTENSION = "task_queue_engine"
 

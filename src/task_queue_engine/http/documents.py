@@ -9,7 +9,7 @@ from quart_schema import hide
 
 from task_queue_engine.http.docs_page import CONTENT_SECURITY_POLICY, render
 from task_queue_engine.http.openapi import Json, build_document
-from task_queue_engine.http.replies import JSON, reply
+from task_queue_engine.http.responses import JSON, reply
 from task_queue_engine.http.schemas import encode
 
 _CACHE = "public, max-age=300"

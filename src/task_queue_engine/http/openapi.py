@@ -21,7 +21,7 @@ from werkzeug.routing.rules import Rule
 
 from task_queue_engine._version import __version__
 from task_queue_engine.http import problems
-from task_queue_engine.http.gate import OPEN_PATHS, PUBLIC_PATHS
+from task_queue_engine.http.middleware import OPEN_PATHS, PUBLIC_PATHS
 from task_queue_engine.http.problems import Problem
 
 Json = dict[str, Any]

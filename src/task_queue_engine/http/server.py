@@ -19,8 +19,8 @@ from task_queue_engine.config import Settings
 from task_queue_engine.engine.api import EngineApi
 from task_queue_engine.http import problems
 from task_queue_engine.http.app import create_app, front_of
-from task_queue_engine.http.browsers import is_loopback_name
 from task_queue_engine.http.connection import Connection, Limits
+from task_queue_engine.http.cross_site import is_loopback_name
 from task_queue_engine.http.listeners import Bound, bound, open_listeners
 
 logger = logging.getLogger("task_queue_engine.http")

@@ -10,29 +10,33 @@ from typing import Protocol, Self
 
 import trio
 
-from task_queue_engine.backends.aws.batches import as_unavailable
-from task_queue_engine.backends.aws.client import AwsClient
-from task_queue_engine.backends.aws.concurrently import gather
-from task_queue_engine.backends.aws.dynamodb import DynamoStore, StoreStatistics
-from task_queue_engine.backends.aws.environment import adopt_env_file
-from task_queue_engine.backends.aws.errors import AwsRequestFailed
-from task_queue_engine.backends.aws.permissions import check_permissions, check_writes, probes
-from task_queue_engine.backends.aws.queue_urls import (
+from task_queue_engine.backends.aws.dynamodb.store import DynamoStore, StoreStatistics
+from task_queue_engine.backends.aws.preflight.checks import (
+    check_queue,
+    check_regions,
+    redrive_policy,
+    warn_of_clock,
+)
+from task_queue_engine.backends.aws.preflight.permissions import (
+    check_permissions,
+    check_writes,
+    probes,
+)
+from task_queue_engine.backends.aws.provisioning.resources import check_table_name
+from task_queue_engine.backends.aws.settings import adopt_env_file
+from task_queue_engine.backends.aws.sqs.batches import as_unavailable
+from task_queue_engine.backends.aws.sqs.queue import SqsQueue
+from task_queue_engine.backends.aws.sqs.queue_urls import (
     QueueUrls,
     check_queue_url,
     region_of,
     sibling,
     urls_by_name,
 )
-from task_queue_engine.backends.aws.resources import check_table_name
-from task_queue_engine.backends.aws.sqs import SqsQueue
-from task_queue_engine.backends.aws.startup import (
-    check_queue,
-    check_regions,
-    redrive_policy,
-    warn_of_clock,
-)
 from task_queue_engine.backends.aws.usage import steps, task_types
+from task_queue_engine.backends.aws.wire.client import AwsClient
+from task_queue_engine.backends.aws.wire.concurrently import gather
+from task_queue_engine.backends.aws.wire.errors import AwsRequestFailed
 from task_queue_engine.backends.base import BackendInfo, BackendUsage, StrandedPage, TaskStore
 from task_queue_engine.clock import Clock, SystemClock
 from task_queue_engine.config import Settings

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from task_queue_engine.backends.aws.endpoints import Service
+from task_queue_engine.backends.aws.wire.endpoints import Service
 from task_queue_engine.backends.base import StepUsage, TaskTypeUsage
 
 OTHER_TYPES: Final = "(other)"

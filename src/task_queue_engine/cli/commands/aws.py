@@ -20,7 +20,7 @@ from task_queue_engine.errors import ConfigurationError
 def _needs_aws() -> None:
     """Its libraries are an extra."""
     try:
-        import task_queue_engine.backends.aws.control  # noqa: F401  # only whether it is there
+        import task_queue_engine.backends.aws.provisioning.session  # noqa: F401  # only whether it is there
     except ModuleNotFoundError as error:
         raise ConfigurationError(
             f"this needs {error.name}: pip install 'task-queue-engine[aws]'"
@@ -57,11 +57,11 @@ def provision(
     Doing it again changes nothing. Prints the lines for .env.
     """
     _needs_aws()
-    from task_queue_engine.backends.aws import provision as provisioning
-    from task_queue_engine.backends.aws import templates
-    from task_queue_engine.backends.aws.control import Control
-    from task_queue_engine.backends.aws.environment import adopt_env_file
-    from task_queue_engine.backends.aws.resources import Names
+    from task_queue_engine.backends.aws.provisioning import provision as provisioning
+    from task_queue_engine.backends.aws.provisioning import templates
+    from task_queue_engine.backends.aws.provisioning.resources import Names
+    from task_queue_engine.backends.aws.provisioning.session import Control
+    from task_queue_engine.backends.aws.settings import adopt_env_file
 
     settings = Settings()
     names = Names.chosen(name, settings)
@@ -107,9 +107,9 @@ def doctor(context: click.Context, as_json: bool, only_policy: bool, debug: bool
     Changes nothing. Exit code 2 where something has to be mended.
     """
     _needs_aws()
-    from task_queue_engine.backends.aws.doctor import Doctor
-    from task_queue_engine.backends.aws.environment import adopt_env_file
-    from task_queue_engine.backends.aws.resources import as_json as pretty
+    from task_queue_engine.backends.aws.provisioning.doctor import Doctor
+    from task_queue_engine.backends.aws.provisioning.resources import as_json as pretty
+    from task_queue_engine.backends.aws.settings import adopt_env_file
 
     adopt_env_file()
     found = trio.run(Doctor(Settings()).examine)

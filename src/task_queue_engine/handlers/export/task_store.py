@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from task_queue_engine.backends.base import TaskStore
 from task_queue_engine.clock import SystemClock
 from task_queue_engine.config import Settings
-from task_queue_engine.engine.choice import create_backend
+from task_queue_engine.engine.backend_factory import create_backend
 
 
 @asynccontextmanager

@@ -6,8 +6,9 @@ from quart import Quart, Response, request
 from quart_schema import document_querystring, document_request, document_response, tag
 
 from task_queue_engine.backends.base import DeadLetter
-from task_queue_engine.http.replies import reply
+from task_queue_engine.http.app_state import Front
 from task_queue_engine.http.requests import Query, read_json
+from task_queue_engine.http.responses import reply
 from task_queue_engine.http.schemas import (
     DeadLetterList,
     DeadLetterParameters,
@@ -17,7 +18,6 @@ from task_queue_engine.http.schemas import (
     RedriveResult,
     decode_redrive,
 )
-from task_queue_engine.http.state import Front
 
 TAG = "dead letters"
 

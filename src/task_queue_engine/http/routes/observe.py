@@ -11,10 +11,10 @@ from quart_schema import document_response, tag
 
 from task_queue_engine.engine.api import EngineMetrics, Readiness
 from task_queue_engine.http import problems, prometheus
+from task_queue_engine.http.app_state import Front
 from task_queue_engine.http.negotiation import Offer, choose
-from task_queue_engine.http.replies import JSON, reply
+from task_queue_engine.http.responses import JSON, reply
 from task_queue_engine.http.schemas import Health, MetricsView, Ready
-from task_queue_engine.http.state import Front
 
 TAG = "monitoring"
 

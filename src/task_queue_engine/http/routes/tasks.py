@@ -15,8 +15,9 @@ from task_queue_engine.backends.base import ListQuery
 from task_queue_engine.engine.api import Accepted, Refused, Submission, SubmitVerdict
 from task_queue_engine.errors import InvalidQuery, TaskQueueError
 from task_queue_engine.http import problems
-from task_queue_engine.http.replies import reply
+from task_queue_engine.http.app_state import Front
 from task_queue_engine.http.requests import Query, canonical_id, idempotency_key, read_json
+from task_queue_engine.http.responses import reply
 from task_queue_engine.http.schemas import (
     BatchItem,
     BatchResult,
@@ -32,7 +33,6 @@ from task_queue_engine.http.schemas import (
     decode_submission,
     in_utc,
 )
-from task_queue_engine.http.state import Front
 from task_queue_engine.task import Task, TaskStatus
 
 TAG = "tasks"

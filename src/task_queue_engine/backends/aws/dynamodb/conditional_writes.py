@@ -1,0 +1,288 @@
+"""Conditional writes of one item, as data: what `lifecycle` decides, said in DynamoDB's terms.
+
+What every task goes through is written *blindly*, in one request: to start a PENDING task, to
+record what its attempt came to. The condition holds all that `lifecycle` would look at; where it
+fails, the row is read, the pure function decides, and `change` writes conditionally on what was
+read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Literal, assert_never
+
+from task_queue_engine.backends.aws.dynamodb import item_format as items
+from task_queue_engine.backends.aws.dynamodb import schema as table
+from task_queue_engine.backends.aws.dynamodb.item_format import (
+    OPTIONAL,
+    AttributeValue,
+    Item,
+    as_json,
+    moment,
+    number,
+    text,
+)
+from task_queue_engine.backends.aws.dynamodb.schema import Filing
+from task_queue_engine.lifecycle import (
+    AttemptWrite,
+    Cancel,
+    ClaimRequest,
+    Complete,
+    Fail,
+    Interrupt,
+    Progress,
+    Retry,
+    Row,
+    Snooze,
+)
+from task_queue_engine.task import TaskStatus
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """On one attribute. `value` is None for "missing" and "exists" alone."""
+
+    attribute: str
+    relation: Literal["=", "<=", "missing", "exists"]
+    value: AttributeValue | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Insert:
+    """A new item; refused where the id exists."""
+
+    item: Item
+
+    @property
+    def task_id(self) -> str:
+        task_id: str = self.item["id"]["S"]
+        return task_id
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Update:
+    """Refused where a condition fails or the item does not exist."""
+
+    task_id: str
+    sets: Mapping[str, AttributeValue]
+    increments: tuple[str, ...] = ()
+    """Numbers that go up by 1."""
+    removes: tuple[str, ...] = ()
+    conditions: tuple[Condition, ...]
+    """Never empty: without any, DynamoDB would create a missing item."""
+    returning: bool = False
+    """The new item is wanted."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Delete:
+    """Refused where a condition fails; of an item that does not exist, nothing happens."""
+
+    task_id: str
+    conditions: tuple[Condition, ...]
+
+
+Write = Insert | Update | Delete
+
+
+_PENDING = text(TaskStatus.PENDING.value)
+_PROCESSING = text(TaskStatus.PROCESSING.value)
+_NOT_DELAYED = text(items.NOT_DELAYED)
+_START_REMOVES = ("progress", "due_at", "due_shard", "stranded_at")
+_WAIT_REMOVES = ("message_id", "receive_count")
+_LEFT_ALONE = {
+    TaskStatus.PROCESSING: ("status_shard", "status_at"),
+    TaskStatus.COMPLETED: ("status_at",),
+}
+"""What `status-index` holds of a task and a change to this status need not touch: what was filed
+among the unfinished still is, and COMPLETED ones lie where most of them lay before."""
+_END_REMOVES = ("run_at", "message_id", "receive_count", "cancel_shard")
+
+
+def start(request: ClaimRequest, now: datetime, token: str) -> Update:
+    """`lifecycle.decide_claim` of a task that is PENDING and due. (That it has a `status_shard`
+    says that the item is one of ours: other programs' go the long way.)"""
+    at = moment(now)
+    return Update(
+        task_id=request.task_id,
+        sets={
+            "status": _PROCESSING,
+            "started_at": at,
+            "updated_at": at,
+            "worker": text(request.worker),
+            "message_id": text(request.message_id),
+            "receive_count": number(request.receive_count),
+            "token": text(token),
+        },
+        increments=("attempt",),
+        removes=_START_REMOVES,
+        conditions=(
+            Condition("status", "=", _PENDING),
+            Condition("status_shard", "exists"),
+            Condition("not_before", "<=", at),
+        ),
+        returning=True,
+    )
+
+
+def record(write: AttemptWrite, now: datetime, token: str, *, retention: float) -> Update:
+    """`lifecycle.decide_record` of the running attempt's own write."""
+    at = moment(now)
+    sets: Item = {"updated_at": at, "token": text(token)}
+    increments: tuple[str, ...] = ()
+    removes: tuple[str, ...]
+    conditions: tuple[Condition, ...] = (
+        Condition("status", "=", _PROCESSING),
+        Condition("attempt", "=", number(write.attempt)),
+    )
+    match write:
+        case Progress(value=value):
+            removes = () if value is not None else ("progress",)
+            if value is not None:
+                sets["progress"] = as_json(value)
+        case Complete() | Fail() | Cancel():
+            removes = _END_REMOVES
+            status = _set_ending(write, sets)
+            sets["finished_at"] = at
+            sets["not_before"] = _NOT_DELAYED
+            _set_status(sets, write.task_id, status, at)
+            for name in _LEFT_ALONE.get(status, ()):
+                del sets[name]
+            if retention:
+                sets[table.TTL_ATTRIBUTE] = items.expiry(now, retention)
+            removes += tuple(name for name in ("result", "error") if name not in sets)
+            if isinstance(write, Fail):
+                increments = ("retry_count",)
+                removes = tuple(name for name in removes if name not in _WAIT_REMOVES)
+        case Retry() | Snooze():
+            removes = _WAIT_REMOVES
+            _set_status(sets, write.task_id, TaskStatus.PENDING, moment(max(now, write.run_at)))
+            sets["run_at"] = sets["not_before"] = moment(write.run_at)
+            if write.scheduled:
+                sets["due_at"] = moment(write.run_at)
+                sets["due_shard"] = text(table.due_shard(write.task_id))
+            if isinstance(write, Retry):
+                sets["error"] = as_json(write.error)
+                increments = ("retry_count",)
+            conditions += (Condition("cancel_requested", "missing"),)
+        case Interrupt():
+            removes = (*_WAIT_REMOVES, "run_at")
+            _set_status(sets, write.task_id, TaskStatus.PENDING, at)
+            sets["not_before"] = _NOT_DELAYED
+            conditions += (Condition("cancel_requested", "missing"),)
+        case _:
+            assert_never(write)
+    return Update(
+        task_id=write.task_id,
+        sets=sets,
+        increments=increments,
+        removes=removes,
+        conditions=conditions,
+    )
+
+
+def _set_ending(write: Complete | Fail | Cancel, sets: Item) -> TaskStatus:
+    if isinstance(write, Complete):
+        if write.result is not None:
+            sets["result"] = as_json(write.result)
+        return TaskStatus.COMPLETED
+    if write.error is not None:
+        sets["error"] = as_json(write.error)
+    return TaskStatus.FAILED if isinstance(write, Fail) else TaskStatus.CANCELLED
+
+
+def _set_status(sets: Item, task_id: str, status: TaskStatus, since: AttributeValue) -> None:
+    sets["status"] = text(status.value)
+    sets["status_shard"] = text(table.status_shard(table.filing_of(status), task_id))
+    sets["status_at"] = since
+
+
+def change(read: Item, row: Row, token: str, *, retention: float) -> Update:
+    """Make `row` of the item that was read, if it is still as it was read.
+
+    Every write of an engine leaves a token of its own, so an unchanged token is an unchanged row;
+    the status guards against writers that know nothing of tokens.
+    """
+    wanted = items.changeable(row, retention=retention)
+    sets = {name: value for name, value in wanted.items() if read.get(name) != value}
+    # Said even where it was so when read: the sweep leaves no token.
+    sets["status_shard"] = wanted["status_shard"]
+    if "status_shard" in read:
+        for name in _LEFT_ALONE.get(row.task.status, ()):
+            sets.pop(name, None)
+    sets["token"] = text(token)
+    return Update(
+        task_id=row.task.id,
+        sets=sets,
+        # Removed whether or not it was there when read: the scheduler's mark has no token.
+        removes=tuple(name for name in OPTIONAL if name not in wanted),
+        conditions=(
+            Condition("status", "=", read["status"]),
+            Condition("token", "=", read["token"])
+            if "token" in read
+            else Condition("token", "missing"),
+        ),
+        returning=False,
+    )
+
+
+def mark_due(task_id: str, due_at: datetime | None) -> Update:
+    """`TaskStore.schedule` of one task."""
+    names = ("due_at", "due_shard")
+    return Update(
+        task_id=task_id,
+        sets={}
+        if due_at is None
+        else {"due_at": moment(due_at), "due_shard": text(table.due_shard(task_id))},
+        removes=names if due_at is None else (),
+        conditions=(Condition("status", "=", _PENDING),),
+    )
+
+
+def mark_stranded(read: Item, now: datetime) -> Update:
+    """Say that this task is being reported as stranded, if nobody else has meanwhile."""
+    return Update(
+        task_id=read["id"]["S"],
+        sets={"stranded_at": moment(now)},
+        conditions=(
+            Condition("status", "=", read["status"]),
+            Condition("stranded_at", "=", read["stranded_at"])
+            if "stranded_at" in read
+            else Condition("stranded_at", "missing"),
+        ),
+    )
+
+
+def refile(task_id: str, status_at: AttributeValue) -> Update:
+    """File under OPEN what is still on the routine, unless it has finished.
+
+    No token is left and none asked for: no decision rests on where a task is filed, and a start in
+    the same moment is neither refused nor refuses this.
+
+    Args:
+        status_at: of `items.status_at_of`.
+    """
+    return Update(
+        task_id=task_id,
+        sets={
+            "status_shard": text(table.status_shard(Filing.OPEN, task_id)),
+            "status_at": status_at,
+        },
+        conditions=(
+            Condition("status_shard", "=", text(table.status_shard(Filing.ROUTINE, task_id))),
+            Condition("finished_at", "missing"),
+        ),
+    )
+
+
+def remove(task_id: str, status: TaskStatus, finished_at: AttributeValue) -> Delete:
+    """Forget a task that ended at this time, unless it has been reopened."""
+    return Delete(
+        task_id=task_id,
+        conditions=(
+            Condition("status", "=", text(status.value)),
+            Condition("finished_at", "=", finished_at),
+        ),
+    )

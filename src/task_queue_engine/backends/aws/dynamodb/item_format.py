@@ -1,0 +1,390 @@
+"""Between `lifecycle.Row` and the table's items.
+
+An item can be read without this package: the API's names, times as RFC 3339 text, numbers as
+numbers. `payload` is the text itself where it is a string (as the Go service stored it), else JSON
+text with `payload_encoding` = "json" beside it; `result`, `error` and `progress` are always JSON
+text. Native maps would not do: their numbers have 38 digits, their nesting ends at 32 levels, and
+1.0 comes back as 1.
+
+Other programs' items may lack everything but `id`, `type` and `created_at`, may hold times of
+another precision or zone, and payloads as native maps.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+
+from task_queue_engine.backends.aws.dynamodb import schema as table
+from task_queue_engine.backends.aws.dynamodb.schema import Filing
+from task_queue_engine.lifecycle import Row
+from task_queue_engine.task import DEFAULT_QUEUE, Task, TaskError, TaskStatus
+
+AttributeValue = dict[str, Any]
+"""DynamoDB's JSON: one member, named by the type: {"S": "text"}, {"N": "1"}, ..."""
+Item = dict[str, AttributeValue]
+
+NOT_DELAYED = "0"
+"""`not_before` of a task without `run_at`: smaller than any time."""
+
+_JSON_ENCODING = "json"
+
+_encode = msgspec.json.Encoder().encode
+_decode = msgspec.json.Decoder().decode
+_decode_error = msgspec.json.Decoder(TaskError).decode
+
+OPTIONAL = (
+    "run_at",
+    "started_at",
+    "finished_at",
+    "result",
+    "error",
+    "progress",
+    "worker",
+    "cancel_requested",
+    "cancel_shard",
+    "message_id",
+    "receive_count",
+    "due_at",
+    "due_shard",
+    table.TTL_ATTRIBUTE,
+    "stranded_at",
+)
+"""Of `changeable`: those that may be missing."""
+
+
+class MalformedItem(ValueError):
+    """An item under a task's id that cannot be understood; says which attribute is wrong."""
+
+
+# --- values ---------------------------------------------------------------------------------
+
+
+def text(value: str) -> AttributeValue:
+    return {"S": value}
+
+
+def number(value: float) -> AttributeValue:
+    return {"N": repr(value)}
+
+
+def moment(value: datetime) -> AttributeValue:
+    return {"S": moment_text(value)}
+
+
+def moment_text(value: datetime) -> str:
+    """RFC 3339 in UTC, always with microseconds: so texts compare as the times do."""
+    return value.astimezone(UTC).isoformat(timespec="microseconds")[:-6] + "Z"
+
+
+def as_json(value: Any) -> AttributeValue:
+    return {"S": _encode(value).decode()}
+
+
+def position(created_at: datetime, task_id: str) -> str:
+    """The range key of `status-index`: orders by (created_at, id)."""
+    return f"{moment_text(created_at)}#{task_id}"
+
+
+def id_of_position(position: str) -> str:
+    return position.partition("#")[2]
+
+
+# --- from a row -----------------------------------------------------------------------------
+
+
+def new_item(row: Row, *, token: str, retention: float, on_routine: bool = False) -> Item:
+    """The whole item of a task to be created.
+
+    Args:
+        on_routine: it is filed as one that will soon have run.
+    """
+    task = row.task
+    item: Item = {
+        "id": text(task.id),
+        "type": text(task.type),
+        "queue": text(task.queue),
+        "max_attempts": number(task.max_attempts),
+        "created_at": moment(task.created_at),
+    }
+    payload = _encode(task.payload)
+    if payload.startswith(b'"'):
+        item["payload"] = text(_decode(payload))
+    else:
+        item["payload"] = text(payload.decode())
+        item["payload_encoding"] = text(_JSON_ENCODING)
+    if task.timeout_seconds is not None:
+        item["timeout_seconds"] = number(task.timeout_seconds)
+    item.update(changeable(row, retention=retention))
+    if on_routine:
+        item["status_shard"] = text(table.status_shard(Filing.ROUTINE, task.id))
+    item["token"] = text(token)
+    return item
+
+
+def changeable(row: Row, *, retention: float) -> Item:
+    """Every attribute of a row that a change may touch, but for `token`; what is not there is
+    to be missing in the item.
+
+    Args:
+        retention: seconds after its end at which a task expires; 0: never.
+    """
+    task = row.task
+    status = task.status
+    item: Item = {
+        "status": text(status.value),
+        "status_shard": text(table.status_shard(table.filing_of(status), task.id)),
+        "status_at": moment(_status_at(task)),
+        "position": text(position(task.created_at, task.id)),
+        "not_before": text(NOT_DELAYED) if task.run_at is None else moment(task.run_at),
+        "retry_count": number(task.retry_count),
+        "attempt": number(task.attempt),
+        "updated_at": moment(task.updated_at),
+    }
+    if task.run_at is not None:
+        item["run_at"] = moment(task.run_at)
+    if task.started_at is not None:
+        item["started_at"] = moment(task.started_at)
+    if task.finished_at is not None:
+        item["finished_at"] = moment(task.finished_at)
+        if retention:
+            item[table.TTL_ATTRIBUTE] = expiry(task.finished_at, retention)
+    if task.result is not None:
+        item["result"] = as_json(task.result)
+    if task.error is not None:
+        item["error"] = as_json(task.error)
+    if task.progress is not None:
+        item["progress"] = as_json(task.progress)
+    if task.worker is not None:
+        item["worker"] = text(task.worker)
+    if task.cancel_requested:
+        item["cancel_requested"] = {"BOOL": True}
+        if status is TaskStatus.PROCESSING:
+            item["cancel_shard"] = text(table.CANCEL_SHARD)
+    if row.message_id is not None:
+        item["message_id"] = text(row.message_id)
+        item["receive_count"] = number(row.receive_count)
+    if row.due_at is not None:
+        item["due_at"] = moment(row.due_at)
+        item["due_shard"] = text(table.due_shard(task.id))
+    return item
+
+
+def expiry(finished_at: datetime, retention: float) -> AttributeValue:
+    return number(int(finished_at.timestamp() + retention))
+
+
+def _status_at(task: Task) -> datetime:
+    """Since when it has been what it is: when it became ready, started or ended. A blind start and
+    a completion leave `status_at` alone, so in the index it means: since then at the earliest."""
+    if task.status is TaskStatus.PENDING:
+        return task.updated_at if task.run_at is None else max(task.updated_at, task.run_at)
+    since = task.started_at if task.status is TaskStatus.PROCESSING else task.finished_at
+    return since or task.updated_at
+
+
+def status_at_of(item: Item) -> AttributeValue:
+    """The same of a stored item that is not finished."""
+    is_running = item.get("status") == text(TaskStatus.PROCESSING.value)
+    names = ("started_at",) if is_running else ("updated_at", "run_at")
+    # Where other programs have left none of them: as old as can be.
+    return text(max((item[name].get("S", "") for name in names if name in item), default="0"))
+
+
+# --- to a row -------------------------------------------------------------------------------
+
+
+def to_row(item: Item) -> Row:
+    """
+    Raises:
+        MalformedItem
+    """
+    task = to_task(item)
+    return Row(
+        task=task,
+        message_id=_text_or_none(item, "message_id"),
+        receive_count=_integer(item, "receive_count", 0),
+        due_at=_moment_or_none(item, "due_at"),
+    )
+
+
+def to_task(item: Item) -> Task:
+    """
+    Raises:
+        MalformedItem
+    """
+    created_at = _moment_or_none(item, "created_at")
+    if created_at is None:
+        raise MalformedItem("created_at is missing")
+    return Task(
+        id=_text(item, "id"),
+        type=_text(item, "type"),
+        payload=_payload(item),
+        status=status_of(item),
+        queue=_text_or_none(item, "queue") or DEFAULT_QUEUE,
+        retry_count=_integer(item, "retry_count", 0),
+        attempt=_integer(item, "attempt", 0),
+        max_attempts=_integer(item, "max_attempts", 3),
+        timeout_seconds=_float_or_none(item, "timeout_seconds"),
+        created_at=created_at,
+        updated_at=_moment_or_none(item, "updated_at") or created_at,
+        run_at=_moment_or_none(item, "run_at"),
+        started_at=_moment_or_none(item, "started_at"),
+        finished_at=_moment_or_none(item, "finished_at"),
+        result=_json_or_none(item, "result"),
+        error=_error_or_none(item),
+        progress=_json_or_none(item, "progress"),
+        worker=_text_or_none(item, "worker"),
+        cancel_requested=item.get("cancel_requested", {}).get("BOOL") is True,
+    )
+
+
+def is_counted(item: Item) -> bool:
+    """Whether the task is in the counters: other programs' items are not until they start."""
+    return "status_shard" in item
+
+
+def token_of(item: Item) -> str | None:
+    return item["token"].get("S") if "token" in item else None
+
+
+def native(value: AttributeValue) -> Any:
+    """What another program meant by an attribute value, as JSON types."""
+    ((kind, held),) = value.items()
+    match kind:
+        case "NULL":
+            return None
+        case "N":
+            return _number(held)
+        case "L":
+            return [native(each) for each in held]
+        case "M":
+            return {name: native(each) for name, each in held.items()}
+        case "NS":
+            return [_number(each) for each in held]
+        case _:  # S, BOOL, SS, and B and BS as the base64 that they are in JSON
+            return held
+
+
+def _number(digits: str) -> int | float:
+    return int(digits) if digits.lstrip("-").isdigit() else float(digits)
+
+
+def _payload(item: Item) -> Any:
+    value = item.get("payload")
+    if value is None:
+        return None
+    if _text_or_none(item, "payload_encoding") == _JSON_ENCODING:
+        return _json_or_none(item, "payload")
+    return native(value)
+
+
+def status_of(item: Item) -> TaskStatus:
+    """
+    Raises:
+        MalformedItem
+    """
+    value = _text(item, "status")
+    try:
+        return TaskStatus(value)
+    except ValueError:
+        raise MalformedItem(f"status is {value!r}") from None
+
+
+def _text(item: Item, name: str) -> str:
+    value = _text_or_none(item, name)
+    if value is None:
+        raise MalformedItem(f"{name} is missing or not a string")
+    return value
+
+
+def _text_or_none(item: Item, name: str) -> str | None:
+    value = item.get(name)
+    return None if value is None else value.get("S")
+
+
+def _integer(item: Item, name: str, default: int) -> int:
+    value = item.get(name)
+    if value is None:
+        return default
+    try:
+        return int(value["N"])
+    except (KeyError, ValueError):
+        raise MalformedItem(f"{name} is not a whole number") from None
+
+
+def _float_or_none(item: Item, name: str) -> float | None:
+    value = item.get(name)
+    if value is None:
+        return None
+    try:
+        return float(value["N"])
+    except (KeyError, ValueError):
+        raise MalformedItem(f"{name} is not a number") from None
+
+
+def _moment_or_none(item: Item, name: str) -> datetime | None:
+    value = item.get(name)
+    if value is None or "NULL" in value:
+        return None
+    try:
+        if "N" in value:  # seconds since 1970
+            return datetime.fromtimestamp(float(value["N"]), UTC)
+        found = datetime.fromisoformat(value["S"])
+        return found.replace(tzinfo=UTC) if found.tzinfo is None else found.astimezone(UTC)
+    except (KeyError, ValueError, OverflowError, OSError):
+        raise MalformedItem(f"{name} is not a time of RFC 3339") from None
+
+
+def _json_or_none(item: Item, name: str) -> Any:
+    value = item.get(name)
+    if value is None:
+        return None
+    try:
+        return _decode(value["S"])
+    except (KeyError, msgspec.DecodeError):
+        raise MalformedItem(f"{name} is not JSON text") from None
+
+
+def _error_or_none(item: Item) -> TaskError | None:
+    value = item.get("error")
+    if value is None:
+        return None
+    try:
+        return _decode_error(value["S"])
+    except (KeyError, msgspec.DecodeError):
+        raise MalformedItem("error is not the JSON text of an error") from None
+
+
+# --- size -----------------------------------------------------------------------------------
+
+
+def item_size(item: Item) -> int:
+    """Bytes as DynamoDB counts them (AWS, "DynamoDB item sizes and formats"), a little rounded
+    up."""
+    return sum(_bytes(name) + _value_size(value) for name, value in item.items())
+
+
+def _value_size(value: AttributeValue) -> int:
+    ((kind, held),) = value.items()
+    match kind:
+        case "S":
+            return _bytes(held)
+        case "N":
+            return len(held) // 2 + 2
+        case "BOOL" | "NULL":
+            return 1
+        case "L":
+            return 3 + sum(1 + _value_size(each) for each in held)
+        case "M":
+            return 3 + sum(1 + _bytes(name) + _value_size(each) for name, each in held.items())
+        case "B":
+            return len(held)
+        case _:
+            return sum(len(each) for each in held)
+
+
+def _bytes(characters: str) -> int:
+    return len(characters) if characters.isascii() else len(characters.encode())

@@ -1,0 +1,229 @@
+"""Requests to one table: counted, bounded in number, their errors sorted."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import trio
+
+from task_queue_engine.backends.aws.dynamodb.item_format import Item
+from task_queue_engine.backends.aws.preflight.checks import refuse
+from task_queue_engine.backends.aws.usage import Meter, Usage, units_of
+from task_queue_engine.backends.aws.wire.client import AwsClient
+from task_queue_engine.backends.aws.wire.concurrently import gather
+from task_queue_engine.backends.aws.wire.errors import AwsRequestFailed
+from task_queue_engine.errors import BackendError, BackendUnavailable, ConfigurationError
+
+MAX_KEYS = 100
+"""Of a BatchGetItem (API reference)."""
+
+# About one item: the caller judges it.
+_OF_THE_ITEM = frozenset({"ConditionalCheckFailedException", "ValidationException"})
+# Of a table, or an index: "The table does not have the specified index".
+_NOT_AS_EXPECTED = frozenset({"ResourceNotFoundException", "ValidationException"})
+# Ends with somebody mending permissions or the table, not with another try in a second.
+_PATIENT = 5.0
+
+_TRIES = 8
+_BASE_DELAY = 0.05
+_MAX_DELAY = 1.0
+
+
+class TableCalls:
+    """
+    Args:
+        concurrency: requests under way at once for writes, and as many again for reads, so that
+            a long listing does not hold up the recording of results.
+        timeout: seconds for one request with the client's retries.
+    """
+
+    def __init__(
+        self,
+        client: AwsClient,
+        *,
+        table: str,
+        concurrency: int,
+        timeout: float,
+        rng: random.Random,
+    ) -> None:
+        self._client = client
+        self.table = table
+        self._timeout = timeout
+        self._rng = rng
+        self._writing = trio.CapacityLimiter(concurrency)
+        self._reading = trio.CapacityLimiter(concurrency)
+        self._meters: dict[str, Meter] = {}
+        self.is_open = False
+
+    def usage(self) -> dict[str, Usage]:
+        return {purpose: meter.snapshot() for purpose, meter in self._meters.items()}
+
+    async def write(
+        self, purpose: str, operation: str, parameters: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        """
+        Args:
+            purpose: what to count it under: a method of the store.
+
+        Raises:
+            BackendUnavailable: whether it was carried out is not known.
+            AwsRequestFailed: it was refused, for a reason that lies in the item.
+        """
+        document = await self._call(purpose, operation, parameters, self._writing)
+        self._meter(purpose).write_units += sum(units_of(document))
+        return document
+
+    async def read(
+        self, purpose: str, operation: str, parameters: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        """
+        Raises:
+            BackendUnavailable
+        """
+        try:
+            document = await self._call(purpose, operation, parameters, self._reading)
+        except AwsRequestFailed as error:
+            raise BackendUnavailable(
+                f"table {self.table}: {_explained(error)}", retry_after=_PATIENT
+            ) from error
+        self._meter(purpose).read_units += sum(units_of(document))
+        return document
+
+    async def query(self, purpose: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
+        """One page of a Query."""
+        return await self.read(purpose, "Query", {"TableName": self.table, **parameters})
+
+    async def get(
+        self,
+        purpose: str,
+        ids: Sequence[str],
+        *,
+        consistent: bool = True,
+        attributes: Sequence[str] = (),
+    ) -> dict[str, Item]:
+        """The items of these ids that exist.
+
+        Args:
+            attributes: the only ones wanted, `id` among them; none: all. It costs the same, and
+                spares the way of large payloads.
+        """
+        unique = list(dict.fromkeys(ids))
+        options: dict[str, Any] = {"ConsistentRead": consistent}
+        if attributes:
+            aliases = {f"#{n}": name for n, name in enumerate(attributes)}
+            options["ProjectionExpression"] = ",".join(aliases)
+            options["ExpressionAttributeNames"] = aliases
+        found: dict[str, Item] = {}
+        if len(unique) == 1:
+            document = await self.read(
+                purpose,
+                "GetItem",
+                {"TableName": self.table, "Key": {"id": {"S": unique[0]}}, **options},
+            )
+            if "Item" in document:
+                found[unique[0]] = document["Item"]
+            return found
+        chunks = [unique[start : start + MAX_KEYS] for start in range(0, len(unique), MAX_KEYS)]
+        await gather([partial(self._get_batch, purpose, chunk, options, found) for chunk in chunks])
+        return found
+
+    async def _get_batch(
+        self,
+        purpose: str,
+        ids: Sequence[str],
+        options: Mapping[str, Any],
+        found: dict[str, Item],
+    ) -> None:
+        keys: list[Any] = [{"id": {"S": task_id}} for task_id in ids]
+        for attempt in range(_TRIES):
+            document = await self.read(
+                purpose,
+                "BatchGetItem",
+                {"RequestItems": {self.table: {"Keys": keys, **options}}},
+            )
+            for item in document.get("Responses", {}).get(self.table, ()):
+                found[item["id"]["S"]] = item
+            left = document.get("UnprocessedKeys", {}).get(self.table, {}).get("Keys", [])
+            if not left:
+                return
+            # Progress without any delay: the answer was merely over its 16 MB.
+            if len(left) == len(keys):
+                await self.pause(attempt)
+            keys = left
+        raise BackendUnavailable(f"DynamoDB left {len(keys)} reads undone, {_TRIES} times")
+
+    async def pause(self, attempt: int) -> None:
+        """Full jitter below a bound that doubles with every `attempt` (0, 1, ...)."""
+        bound = min(_MAX_DELAY, _BASE_DELAY * 2.0**attempt)
+        await trio.sleep(self._rng.uniform(0, bound))
+
+    async def check(self, operation: str, parameters: Mapping[str, Any], *, lacking: str) -> None:
+        """At the start: an answer that work cannot begin with is final.
+
+        Args:
+            lacking: what to say where DynamoDB finds no such thing.
+
+        Raises:
+            ConfigurationError, BackendRefused, BackendUnavailable.
+        """
+        request = {"TableName": self.table, **parameters}
+        try:
+            await self._client.call("dynamodb", operation, request, timeout=self._timeout)
+        except AwsRequestFailed as error:
+            if error.code in _NOT_AS_EXPECTED:
+                raise ConfigurationError(
+                    f"{lacking} in {self._client.region} for these credentials "
+                    f"(tqe provision makes one): {error.message}",
+                    variable="DYNAMODB_TABLE",
+                ) from error
+            refuse(error, self._client, "dynamodb")
+        except BackendError as error:
+            refuse(error, self._client, "dynamodb")
+
+    def count(self, purpose: str, items: int) -> None:
+        self._meter(purpose).items += items
+
+    async def _call(
+        self,
+        purpose: str,
+        operation: str,
+        parameters: Mapping[str, Any],
+        limiter: trio.CapacityLimiter,
+    ) -> dict[str, Any]:
+        if not self.is_open:
+            raise BackendUnavailable("the backend is not open")
+        async with limiter:
+            self._meter(purpose).requests += 1
+            try:
+                return await self._client.call(
+                    "dynamodb",
+                    operation,
+                    {**parameters, "ReturnConsumedCapacity": "TOTAL"},
+                    timeout=self._timeout,
+                )
+            except AwsRequestFailed as error:
+                if error.code in _OF_THE_ITEM:
+                    raise
+                # Somebody has to mend something; until then work waits.
+                raise BackendUnavailable(
+                    f"table {self.table}: {_explained(error)}", retry_after=_PATIENT
+                ) from error
+
+    def _meter(self, purpose: str) -> Meter:
+        meter = self._meters.get(purpose)
+        if meter is None:
+            meter = self._meters[purpose] = Meter()
+        return meter
+
+
+def _explained(error: AwsRequestFailed) -> str:
+    match error.code:
+        case "ResourceNotFoundException":
+            return "DynamoDB knows no such table or index in this region"
+        case "AccessDeniedException":
+            return f"permission denied: {error.message}"
+        case _:
+            return str(error)

@@ -1,0 +1,302 @@
+"""Two ways to carry out conditional writes: 25 PartiQL statements a request, or one by one.
+
+A writer never raises for one item's sake: each write gets an answer. It retries what DynamoDB left
+undone, and finds out what stands in the way of a refused write where the refusal does not say.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal, Protocol
+
+from task_queue_engine.backends.aws.dynamodb import expressions, partiql
+from task_queue_engine.backends.aws.dynamodb.conditional_writes import Delete, Insert, Write
+from task_queue_engine.backends.aws.dynamodb.item_format import Item
+from task_queue_engine.backends.aws.dynamodb.table_client import TableCalls
+from task_queue_engine.backends.aws.usage import units_of
+from task_queue_engine.backends.aws.wire.concurrently import gather
+from task_queue_engine.backends.aws.wire.errors import AwsRequestFailed
+from task_queue_engine.errors import BackendUnavailable
+
+MAX_STATEMENTS = 25
+"""Of a BatchExecuteStatement (API reference)."""
+
+_MAX_REQUEST_BYTES = 4 * 2**20
+"""Far below the service's limit; large items would make one slow request of many."""
+
+_LARGE = ("payload", "result", "error", "progress")
+
+_TRIES = 6
+
+# Codes of BatchStatementError (API reference).
+_REFUSED = frozenset({"ConditionalCheckFailed", "DuplicateItem"})
+_AGAIN = frozenset(
+    {
+        "InternalServerError",
+        "ProvisionedThroughputExceeded",
+        "RequestLimitExceeded",
+        "ThrottlingError",
+        "TransactionConflict",
+    }
+)
+_INVALID = frozenset({"ValidationError", "ItemCollectionSizeLimitExceeded"})
+
+
+@dataclass(frozen=True, slots=True)
+class Applied:
+    item: Item | None = None
+    """Of an Update that asked for it: the new item; of a Delete: what was deleted, if anything."""
+
+
+@dataclass(frozen=True, slots=True)
+class ConditionFailed:
+    """Nothing was written."""
+
+    item: Item | None = None
+    """As it is, or was a moment later; None: there is none (or it was not wanted)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Unanswered:
+    """It may or may not have been written, or could not be for now."""
+
+    reason: BackendUnavailable
+
+
+@dataclass(frozen=True, slots=True)
+class Invalid:
+    """Nothing was written, and never will be: too large an item, an attribute of another type."""
+
+    message: str
+
+
+Result = Applied | ConditionFailed | Unanswered | Invalid
+
+
+@dataclass(slots=True)
+class Answer:
+    """One write's result and its part of the price."""
+
+    result: Result
+    requests: float = 0.0
+    units: float = 0.0
+
+
+class Writer(Protocol):
+    async def write(
+        self, purpose: str, writes: Sequence[Write], *, explain: bool = True
+    ) -> list[Answer]:
+        """
+        Args:
+            purpose: what to count it under.
+            writes: of different items.
+            explain: whether to read the item of a refused write where that costs a request.
+        """
+        ...
+
+
+def make_writer(kind: Literal["batch", "single"], calls: TableCalls) -> Writer:
+    return BatchWriter(calls) if kind == "batch" else SingleWriter(calls)
+
+
+class _RetryingWriter(ABC):
+    def __init__(self, calls: TableCalls) -> None:
+        self._calls = calls
+
+    async def write(
+        self, purpose: str, writes: Sequence[Write], *, explain: bool = True
+    ) -> list[Answer]:
+        answers = [Answer(_UNTRIED) for _ in writes]
+        left = list(range(len(writes)))
+        for attempt in range(_TRIES):
+            if attempt:
+                await self._calls.pause(attempt)
+            await self._try(purpose, writes, left, answers)
+            left = [i for i in left if _is_to_be_retried(answers[i])]
+            if not left:
+                break
+        if explain:
+            await self._explain(purpose, writes, answers)
+        return answers
+
+    @abstractmethod
+    async def _try(
+        self,
+        purpose: str,
+        writes: Sequence[Write],
+        indexes: Sequence[int],
+        answers: Sequence[Answer],
+    ) -> None:
+        """Send the writes at these indexes and fill in their answers."""
+
+    async def _explain(
+        self, purpose: str, writes: Sequence[Write], answers: Sequence[Answer]
+    ) -> None:
+        puzzling = [
+            i
+            for i, answer in enumerate(answers)
+            if isinstance(answer.result, ConditionFailed) and answer.result.item is None
+        ]
+        if not puzzling:
+            return
+        ids = {i: writes[i].task_id for i in puzzling}
+        try:
+            found = await self._calls.get(purpose, list(ids.values()))
+        except BackendUnavailable as error:
+            for i in puzzling:
+                answers[i].result = Unanswered(error)
+            return
+        for i, task_id in ids.items():
+            answers[i].result = ConditionFailed(found.get(task_id))
+
+
+class BatchWriter(_RetryingWriter):
+    """BatchExecuteStatement: conditions of its own and an answer of its own for each statement.
+
+    DynamoDB refuses a request that names an item twice, so `writes` must not.
+    """
+
+    async def _try(
+        self,
+        purpose: str,
+        writes: Sequence[Write],
+        indexes: Sequence[int],
+        answers: Sequence[Answer],
+    ) -> None:
+        await gather(
+            [
+                partial(self._send, purpose, writes, chunk, answers)
+                for chunk in _chunks(writes, indexes)
+            ]
+        )
+
+    async def _send(
+        self,
+        purpose: str,
+        writes: Sequence[Write],
+        indexes: Sequence[int],
+        answers: Sequence[Answer],
+    ) -> None:
+        table = self._calls.table
+        statements = [partiql.statement(table, writes[i]) for i in indexes]
+        try:
+            document = await self._calls.write(
+                purpose, "BatchExecuteStatement", {"Statements": statements}
+            )
+        except BackendUnavailable as error:
+            for i in indexes:
+                answers[i].result = Unanswered(error)
+            return
+        except AwsRequestFailed as error:
+            await self._send_alone(purpose, writes, indexes, answers, error)
+            return
+        responses = document.get("Responses", [])
+        if len(responses) != len(indexes):
+            odd = BackendUnavailable("DynamoDB answered for another number of statements")
+            for i in indexes:
+                answers[i].result = Unanswered(odd)
+            return
+        units = units_of(document)
+        each = len(units) == len(indexes)
+        share = sum(units) / len(indexes)
+        for n, (i, response) in enumerate(zip(indexes, responses, strict=True)):
+            answers[i].result = _result_of(table, response)
+            answers[i].requests += 1 / len(indexes)
+            answers[i].units += units[n] if each else share
+
+    async def _send_alone(
+        self,
+        purpose: str,
+        writes: Sequence[Write],
+        indexes: Sequence[int],
+        answers: Sequence[Answer],
+        error: AwsRequestFailed,
+    ) -> None:
+        """The request was refused as a whole (a number out of DynamoDB's range, say): find out
+        which statement is to blame, and carry out the others."""
+        if len(indexes) == 1:
+            answers[indexes[0]].result = Invalid(error.message)
+            return
+        await gather([partial(self._send, purpose, writes, [i], answers) for i in indexes])
+
+
+class SingleWriter(_RetryingWriter):
+    """PutItem, UpdateItem, DeleteItem: for servers without PartiQL."""
+
+    async def _try(
+        self,
+        purpose: str,
+        writes: Sequence[Write],
+        indexes: Sequence[int],
+        answers: Sequence[Answer],
+    ) -> None:
+        await gather([partial(self._send, purpose, writes[i], answers[i]) for i in indexes])
+
+    async def _send(self, purpose: str, write: Write, answer: Answer) -> None:
+        operation, parameters = expressions.request(write)
+        answer.requests += 1
+        try:
+            document = await self._calls.write(
+                purpose, operation, {"TableName": self._calls.table, **parameters}
+            )
+        except BackendUnavailable as error:
+            answer.result = Unanswered(error)
+        except AwsRequestFailed as error:
+            if error.code == "ConditionalCheckFailedException":
+                answer.result = ConditionFailed(error.answer.get("Item"))
+            else:
+                answer.result = Invalid(error.message)
+        else:
+            answer.units += sum(units_of(document))
+            answer.result = Applied(document.get("Attributes"))
+
+
+class _LeftUndone(BackendUnavailable):
+    """DynamoDB said of a statement that it was not carried out, and may be later."""
+
+
+_UNTRIED = Unanswered(_LeftUndone("DynamoDB was not asked"))
+
+
+def _is_to_be_retried(answer: Answer) -> bool:
+    """What the client has given up on is not tried again here: it has had its retries."""
+    return isinstance(answer.result, Unanswered) and isinstance(answer.result.reason, _LeftUndone)
+
+
+def _result_of(table: str, response: dict[str, Any]) -> Result:
+    error = response.get("Error")
+    if not error:
+        return Applied(response.get("Item"))
+    code, message = error.get("Code", ""), error.get("Message", "")
+    if code in _REFUSED:
+        return ConditionFailed(error.get("Item"))
+    if code in _AGAIN:
+        return Unanswered(_LeftUndone(f"DynamoDB: {code}: {message}"))
+    if code in _INVALID:
+        return Invalid(message)
+    # AccessDenied, ResourceNotFound: until somebody has mended it.
+    return Unanswered(BackendUnavailable(f"table {table}: {code}: {message}", retry_after=5.0))
+
+
+def _chunks(writes: Sequence[Write], indexes: Sequence[int]) -> list[list[int]]:
+    chunks: list[list[int]] = []
+    room = 0
+    for i in indexes:
+        size = _size_of(writes[i])
+        if not chunks or len(chunks[-1]) == MAX_STATEMENTS or size > room:
+            chunks.append([])
+            room = _MAX_REQUEST_BYTES
+        chunks[-1].append(i)
+        room -= size
+    return chunks
+
+
+def _size_of(write: Write) -> int:
+    """About: of what can be large."""
+    if isinstance(write, Delete):
+        return 0
+    values = write.item if isinstance(write, Insert) else write.sets
+    return sum(len(values[name].get("S", "")) for name in _LARGE if name in values)

@@ -1,0 +1,319 @@
+"""Looks at credentials, permissions and settings, and says what to mend. Changes nothing."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import partial
+from typing import Any
+
+from task_queue_engine.backends.aws.backend import queue_urls, region_for
+from task_queue_engine.backends.aws.dynamodb import schema as table
+from task_queue_engine.backends.aws.preflight.checks import (
+    NO_PERMISSION,
+    TIMEOUT,
+    check_queue,
+    check_regions,
+    clock_trouble,
+    redrive_policy,
+    refuse,
+)
+from task_queue_engine.backends.aws.preflight.permissions import (
+    Denied,
+    Given,
+    Probe,
+    Unknown,
+    ask,
+    check_writes,
+    probes,
+)
+from task_queue_engine.backends.aws.provisioning.resources import (
+    LONGEST_RETENTION,
+    MAX_RECEIVES,
+    check_table_name,
+    policy,
+)
+from task_queue_engine.backends.aws.sqs.queue_urls import QueueUrls
+from task_queue_engine.backends.aws.wire.client import AwsClient
+from task_queue_engine.backends.aws.wire.concurrently import gather
+from task_queue_engine.backends.aws.wire.endpoints import Service
+from task_queue_engine.backends.aws.wire.errors import AwsRequestFailed
+from task_queue_engine.config import Settings
+from task_queue_engine.errors import (
+    BackendError,
+    BackendRefused,
+    BackendUnavailable,
+    ConfigurationError,
+)
+
+MANY_DEAD_LETTERS = 1_000
+"""More than this the watcher cannot look through in one go."""
+
+
+class Health(StrEnum):
+    OK = "ok"
+    WARNING = "warning"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    what: str
+    """"credentials", "queue", "permission sqs:SendMessage", ..."""
+    health: Health
+    detail: str
+    """What was found, and if that is not good, what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Look:
+    finding: Finding
+    said: dict[str, Any]
+    """What the service says about the queue or table; empty where that is not known."""
+    answered: bool
+    """Whether the service is there at all."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Examination:
+    findings: tuple[Finding, ...]
+    policy: dict[str, Any]
+    """The least IAM policy, with the ARNs where they could be found out."""
+
+    @property
+    def healthy(self) -> bool:
+        return all(finding.health is not Health.FAILED for finding in self.findings)
+
+
+class Doctor:
+    """
+    Args:
+        client: None: as `tqe serve` would make it.
+    """
+
+    def __init__(self, settings: Settings, *, client: AwsClient | None = None) -> None:
+        self._settings = settings
+        self._client = client
+        self._arns = {"queue": "QUEUE_ARN", "dead": "DEAD_LETTER_QUEUE_ARN", "table": "TABLE_ARN"}
+
+    async def examine(self) -> Examination:
+        """Never raises for what it finds: that is its answer."""
+        findings = [finding async for finding in self._findings()]
+        document = policy(
+            queue_arn=self._arns["queue"],
+            dead_arn=self._arns["dead"],
+            table_arn=self._arns["table"],
+            writes=self._settings.dynamodb_writes,
+        )
+        return Examination(findings=tuple(findings), policy=document)
+
+    async def _findings(self) -> AsyncIterator[Finding]:
+        settings = self._settings
+        try:
+            urls = queue_urls(settings)
+            table_name = check_table_name(settings.dynamodb_table)
+        except ConfigurationError as error:
+            yield Finding("settings", Health.FAILED, str(error))
+            return
+        client = self._client or AwsClient(region=region_for(settings, urls))
+        try:
+            async with client.open():
+                origin = client.credentials_origin
+                yield Finding("credentials", Health.OK, f"those {origin}" if origin else "found")
+                check_regions(client, urls.by_variable)
+                yield Finding("region", Health.OK, client.region)
+                async for finding in self._look(client, urls, table_name):
+                    yield finding
+        except (ConfigurationError, BackendRefused) as error:
+            yield Finding("settings", Health.FAILED, str(error))
+
+    async def _look(
+        self, client: AwsClient, urls: QueueUrls, table_name: str
+    ) -> AsyncIterator[Finding]:
+        queue, dead, described = await gather(
+            [
+                partial(_look_at_queue, client, urls.queue, "SQS_QUEUE_URL"),
+                partial(_look_at_queue, client, urls.dead, "SQS_DLQ_URL"),
+                partial(_look_at_table, client, table_name),
+            ]
+        )
+        self._note_arns(queue, dead, described, table_name)
+        for finding in (
+            queue.finding,
+            *_retention_findings("the queue", queue.said),
+            dead.finding,
+            *_retention_findings("the dead-letter queue", dead.said),
+            *_dead_letter_findings(queue.said, dead.said),
+        ):
+            yield finding
+        if described.said:
+            for finding in table_findings(table_name, described.said):
+                yield finding
+        else:
+            yield described.finding
+        if described.answered:
+            async for finding in self._look_further(client, table_name):
+                yield finding
+        yield _clock_finding(client)
+        answering = {"sqs": queue.answered or dead.answered, "dynamodb": described.answered}
+        asked = [
+            probe
+            for probe in probes(urls, table_name, self._settings.dynamodb_writes)
+            if answering[probe.service]
+        ]
+        for finding in await gather([partial(_permission, client, probe) for probe in asked]):
+            yield finding
+
+    def _note_arns(self, queue: _Look, dead: _Look, described: _Look, table_name: str) -> None:
+        for what, look in (("queue", queue), ("dead", dead)):
+            self._arns[what] = look.said.get("QueueArn", self._arns[what])
+        parts = self._arns["queue"].split(":")
+        if len(parts) == 6:  # a table is in the queue's account and region, if nobody says else
+            guess = f"arn:{parts[1]}:dynamodb:{parts[3]}:{parts[4]}:table/{table_name}"
+            self._arns["table"] = guess
+        self._arns["table"] = str(described.said.get("TableArn") or self._arns["table"])
+
+    async def _look_further(self, client: AwsClient, name: str) -> AsyncIterator[Finding]:
+        what = "TQE_DYNAMODB_WRITES"
+        try:
+            await check_writes(client, name, self._settings.dynamodb_writes)
+        except (ConfigurationError, BackendUnavailable) as error:
+            yield Finding(what, Health.FAILED, str(error).removeprefix(f"{what}: "))
+        else:
+            yield Finding(what, Health.OK, self._settings.dynamodb_writes)
+        if self._settings.retention:
+            with suppress(AwsRequestFailed, BackendUnavailable):  # asking is not everybody's right
+                parameters = {"TableName": name}
+                yield _expiry_finding(
+                    await client.call("dynamodb", "DescribeTimeToLive", parameters, timeout=TIMEOUT)
+                )
+
+
+async def _look_at_queue(client: AwsClient, url: str, variable: str) -> _Look:
+    try:
+        attributes = await check_queue(client, url, variable=variable)
+    except (ConfigurationError, BackendRefused, BackendUnavailable) as error:
+        answered = isinstance(error.__cause__, AwsRequestFailed)
+        return _Look(Finding(variable, Health.FAILED, str(error)), {}, answered)
+    return _Look(Finding(variable, Health.OK, url), attributes, True)
+
+
+async def _look_at_table(client: AwsClient, name: str) -> _Look:
+    """By DescribeTable, which the engine itself needs no permission for."""
+    what, health = "DYNAMODB_TABLE", Health.FAILED
+    parameters = {"TableName": name}
+    try:
+        answer = await client.call("dynamodb", "DescribeTable", parameters, timeout=TIMEOUT)
+    except AwsRequestFailed as error:
+        if error.code in NO_PERMISSION:
+            health = Health.WARNING
+            detail = f"{name} not looked at closely: no permission for dynamodb:DescribeTable"
+        elif error.code == "ResourceNotFoundException":
+            detail = f"there is no table {name} in {client.region} (tqe provision makes one)"
+        else:
+            detail = _told(error, client, "dynamodb")
+        return _Look(Finding(what, health, detail), {}, True)
+    except BackendUnavailable as error:
+        return _Look(Finding(what, health, _told(error, client, "dynamodb")), {}, False)
+    described = answer.get("Table")
+    if not isinstance(described, dict):
+        detail = f"what answers at {client.endpoint('dynamodb')} is not DynamoDB"
+        return _Look(Finding(what, health, detail), {}, False)
+    return _Look(Finding(what, Health.OK, name), described, True)
+
+
+async def _permission(client: AwsClient, probe: Probe) -> Finding:
+    where = f" ({probe.on.removeprefix('the ')})" if probe.service == "sqs" else ""
+    what = f"permission {probe.action}{where}"
+    match await ask(client, probe):
+        case Denied(said):
+            return Finding(what, Health.FAILED, f"missing: {said}")
+        case Unknown(said):
+            return Finding(what, Health.WARNING, f"could not be asked for: {said}")
+        case Given():
+            return Finding(what, Health.OK, "given")
+
+
+def _clock_finding(client: AwsClient) -> Finding:
+    offset = client.statistics().clock_offset
+    if offset:
+        return Finding("clock", Health.WARNING, clock_trouble(offset))
+    return Finding("clock", Health.OK, "within what AWS accepts")
+
+
+def _expiry_finding(answer: Mapping[str, Any]) -> Finding:
+    found = answer.get("TimeToLiveDescription") or {}
+    if found.get("TimeToLiveStatus") not in ("ENABLED", "ENABLING"):
+        detail = "TQE_RETENTION is set, but the table deletes nothing (tqe provision mends it)"
+        return Finding("expiry", Health.FAILED, detail)
+    if found.get("AttributeName") != table.TTL_ATTRIBUTE:
+        detail = f"the table deletes by {found.get('AttributeName')}, not {table.TTL_ATTRIBUTE}"
+        return Finding("expiry", Health.FAILED, detail)
+    return Finding("expiry", Health.OK, f"by {table.TTL_ATTRIBUTE}")
+
+
+def _told(error: BackendError, client: AwsClient, service: Service) -> str:
+    try:
+        refuse(error, client, service)
+    except BackendError as told:
+        return str(told)
+
+
+def _retention_findings(named: str, attributes: Mapping[str, str]) -> list[Finding]:
+    kept = int(attributes.get("MessageRetentionPeriod", LONGEST_RETENTION))
+    if kept >= LONGEST_RETENTION:
+        return []
+    detail = (
+        f"{named} keeps messages for {kept} s of {LONGEST_RETENTION} that are possible, counted "
+        "from their first sending: then SQS drops them (tqe provision mends it)"
+    )
+    return [Finding("retention", Health.WARNING, detail)]
+
+
+def _dead_letter_findings(queue: Mapping[str, str], dead: Mapping[str, str]) -> list[Finding]:
+    findings = [_redrive_finding(queue, dead)] if queue and dead else []
+    letters = int(dead.get("ApproximateNumberOfMessages", 0))
+    if letters > MANY_DEAD_LETTERS:
+        detail = f"{letters}: redrive or purge them; only some can be listed and watched"
+        findings.append(Finding("dead letters", Health.WARNING, detail))
+    return findings
+
+
+def _redrive_finding(queue: Mapping[str, str], dead: Mapping[str, str]) -> Finding:
+    what = "redrive policy"
+    arn, receives = redrive_policy(queue)
+    if arn is None:
+        detail = "the queue has none: a task that kills its process is received forever"
+        return Finding(what, Health.WARNING, f"{detail} (tqe provision mends it)")
+    if arn != dead["QueueArn"]:
+        detail = f"it moves messages to {arn}, which is not SQS_DLQ_URL: nobody looks there"
+        return Finding(what, Health.FAILED, detail)
+    if receives != MAX_RECEIVES:
+        detail = f"after {receives} receives, {MAX_RECEIVES} are recommended"
+        return Finding(what, Health.WARNING, detail)
+    return Finding(what, Health.OK, f"after {receives} receives")
+
+
+def table_findings(name: str, description: Mapping[str, Any]) -> list[Finding]:
+    """What DescribeTable tells."""
+    wanted = table.create_table_parameters(name)
+    found = [Finding("DYNAMODB_TABLE", Health.OK, name)]
+    if description.get("KeySchema") != wanted["KeySchema"]:
+        return [Finding("DYNAMODB_TABLE", Health.FAILED, f"{name} is not a table of tasks")]
+    status = description.get("TableStatus")
+    if status not in ("ACTIVE", "UPDATING"):
+        found[0] = Finding("DYNAMODB_TABLE", Health.FAILED, f"{name} is {status}")
+    there = {one["IndexName"]: one for one in description.get("GlobalSecondaryIndexes") or ()}
+    for index in table.INDEXES:
+        described = there.get(index.name)
+        if described is None or described.get("KeySchema") != index.key_schema:
+            detail = "is missing or has other keys (tqe provision makes it)"
+            found.append(Finding(f"index {index.name}", Health.FAILED, detail))
+        elif described.get("IndexStatus", "ACTIVE") not in ("ACTIVE", "UPDATING"):
+            detail = f"is {described['IndexStatus']}"
+            found.append(Finding(f"index {index.name}", Health.FAILED, detail))
+        else:
+            found.append(Finding(f"index {index.name}", Health.OK, "there"))
+    return found

@@ -1,0 +1,103 @@
+"""boto3 for the control plane: creating, describing, deleting. Never at run time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import boto3
+import botocore.config
+import botocore.exceptions
+
+from task_queue_engine.backends.aws.preflight.checks import (
+    EXPIRED,
+    NO_PERMISSION,
+    WRONG_CREDENTIALS,
+)
+from task_queue_engine.backends.aws.wire.retry import Kind, classify
+from task_queue_engine.errors import BackendRefused, BackendUnavailable, ConfigurationError
+
+
+class Control:
+    """Clients of the three services, with errors of ours.
+
+    Args:
+        region: None takes the profile's.
+
+    Raises:
+        ConfigurationError: no region, no such profile, a malformed endpoint.
+    """
+
+    def __init__(self, region: str | None = None, **session_options: Any) -> None:
+        with told():
+            session = boto3.Session(region_name=region, **session_options)
+            config = botocore.config.Config(
+                connect_timeout=5,
+                read_timeout=15,
+                retries={"mode": "standard", "total_max_attempts": 4},
+            )
+            # Any: boto3 ships no types.
+            self.sqs: Any = session.client("sqs", config=config)
+            self.dynamodb: Any = session.client("dynamodb", config=config)
+            self._session = session
+
+    @property
+    def region(self) -> str:
+        return str(self.sqs.meta.region_name)
+
+    def endpoint(self, service: str) -> str:
+        return str(getattr(self, service).meta.endpoint_url)
+
+
+@contextmanager
+def told() -> Iterator[None]:
+    """What botocore raises, as one of our errors in one line.
+
+    Raises:
+        ConfigurationError, BackendRefused, BackendUnavailable.
+    """
+    try:
+        yield
+    except botocore.exceptions.NoRegionError:
+        raise ConfigurationError("is not set", variable="AWS_REGION") from None
+    except botocore.exceptions.ProfileNotFound as error:
+        raise ConfigurationError(str(error), variable="AWS_PROFILE") from None
+    except (
+        botocore.exceptions.NoCredentialsError,
+        botocore.exceptions.PartialCredentialsError,
+        botocore.exceptions.CredentialRetrievalError,
+    ) as error:
+        raise BackendRefused(f"no usable AWS credentials: {error}") from error
+    except botocore.exceptions.ClientError as error:
+        raise _explained(error) from error
+    except (
+        botocore.exceptions.ConnectionError,
+        botocore.exceptions.HTTPClientError,
+        botocore.exceptions.WaiterError,
+    ) as error:
+        raise BackendUnavailable(str(error)) from error
+    except (botocore.exceptions.BotoCoreError, ValueError) as error:
+        raise BackendRefused(f"AWS: {error}") from error
+
+
+def code_of(error: botocore.exceptions.ClientError) -> str:
+    """`QueueDoesNotExist`, however the service spells it."""
+    code = str(error.response.get("Error", {}).get("Code", "")).rpartition(".")[2]
+    return "QueueDoesNotExist" if code == "NonExistentQueue" else code
+
+
+def _explained(error: botocore.exceptions.ClientError) -> BackendRefused | BackendUnavailable:
+    code = code_of(error)
+    status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+    message = str(error.response.get("Error", {}).get("Message", ""))
+    said = f"{error.operation_name}: {code}: {message}"
+    if code in WRONG_CREDENTIALS:
+        return BackendRefused(f"AWS does not accept the credentials: {said}")
+    if code in EXPIRED:
+        return BackendRefused(f"the AWS credentials have expired: {said}")
+    if code in NO_PERMISSION:
+        return BackendRefused(f"no permission: {said}")
+    if classify(status, code, message) in (Kind.TRANSIENT, Kind.THROTTLED):
+        return BackendUnavailable(said)
+    return BackendRefused(said)

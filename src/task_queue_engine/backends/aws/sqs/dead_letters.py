@@ -1,0 +1,306 @@
+"""The dead-letter queue, for people and for the watcher.
+
+SQS cannot be browsed. To look at letters is to receive them, which hides them from everybody else
+meanwhile; they are given back as soon as the look is over, so a second person may for a moment see
+fewer. What was taken for redriving stays hidden until it is deleted or its lease ends.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Any, Final, Protocol
+
+import trio
+
+from task_queue_engine.backends.aws.sqs.batches import (
+    MAX_ENTRIES,
+    as_unavailable,
+    in_requests,
+    send_batches,
+)
+from task_queue_engine.backends.aws.sqs.message_format import (
+    DEAD_LETTER_ATTRIBUTES,
+    SYSTEM_ATTRIBUTES,
+    Letter,
+    letter,
+    moved_reason,
+)
+from task_queue_engine.backends.aws.wire.errors import AwsRequestFailed
+from task_queue_engine.backends.base import (
+    DeadLetter,
+    DeadLetterPage,
+    LeaseLost,
+    QueueVerdict,
+)
+from task_queue_engine.backends.cursors import check_limit, decode_cursor, encode_cursor
+from task_queue_engine.errors import BackendUnavailable
+from task_queue_engine.lifecycle import Burial
+
+LOOK: Final = 1_000
+"""Letters that a list or the watcher looks at; of more, those that SQS hands out first."""
+SEARCH: Final = 10_000
+"""Letters that are gone through to find some by their ids."""
+
+_LOOK_LEASE = 30
+_TAKE_LEASE = 60
+_AT_ONCE = 5
+_GIVE_BACK_TIMEOUT = 5.0
+_ANSWER_TIMEOUT = 3.0
+"""Seconds for a look that waits for one at most."""
+_LOOK_AGAIN = 600.0
+"""Seconds until the watcher looks at a queue whose length has not changed."""
+_PURGE_PAUSE = 60.0
+"""Seconds between two purges of a queue (PurgeQueue)."""
+
+
+class Call(Protocol):
+    async def __call__(
+        self, operation: str, parameters: Mapping[str, Any], *, long_poll: bool = False
+    ) -> dict[str, Any]: ...
+
+
+Enough = Callable[[Sequence[Letter]], bool]
+"""Told what was found; says whether that will do."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Held:
+    letter: DeadLetter
+    until: float
+
+
+class DeadLetters:
+    def __init__(self, call: Call, url: str, *, max_receives: int) -> None:
+        self._call = call
+        self._url = url
+        self.max_receives = max_receives
+        # Taken for redriving: ours until then, and not to be received again before.
+        self._held: dict[str, _Held] = {}
+        self._buried: tuple[Burial, ...] = ()
+        self._watched_count = 0
+        self._watch_again = -math.inf
+
+    def forget(self) -> None:
+        """Leases and looks of a client that is closed."""
+        self._held.clear()
+        self._buried = ()
+        self._watch_again = -math.inf
+
+    # --- for people -------------------------------------------------------------------------
+
+    async def list_dead(self, *, limit: int, cursor: str | None) -> DeadLetterPage:
+        """Newest first among the `LOOK` letters looked at (more where `limit` is)."""
+        check_limit(limit)
+        below = (
+            decode_cursor(cursor, "sqs-dead", tuple[datetime, str]) if cursor is not None else None
+        )
+        letters = {found.dead.id: found.dead for found in await self._look(max(LOOK, limit))}
+        letters |= {held.letter.id: held.letter for held in self._still_held()}
+        ordered = sorted(letters.values(), key=_position, reverse=True)
+        if below is not None:
+            ordered = [one for one in ordered if _position(one) < below]
+        page = tuple(replace(one, receipt="") for one in ordered[:limit])
+        more = len(ordered) > limit
+        return DeadLetterPage(
+            letters=page,
+            next_cursor=encode_cursor("sqs-dead", _position(page[-1])) if more else None,
+        )
+
+    async def take(self, *, limit: int, ids: Sequence[str] | None = None) -> list[DeadLetter]:
+        """Hidden from others for a minute. By id: those that are found among `SEARCH` letters."""
+        wanted = None if ids is None else set(ids)
+        taken = [
+            held.letter for held in self._still_held() if wanted is None or held.letter.id in wanted
+        ][:limit]
+        missing = limit - len(taken)
+        if wanted is not None:
+            wanted -= {one.id for one in taken}
+            missing = min(missing, len(wanted))
+        if missing > 0:
+            taken += await self._take(missing, wanted)
+        return taken
+
+    async def _take(self, limit: int, wanted: set[str] | None) -> list[DeadLetter]:
+        until = trio.current_time() + _TAKE_LEASE
+        taken: list[DeadLetter] = []
+        others: list[DeadLetter] = []
+
+        def enough(found: Sequence[Letter]) -> bool:
+            for one in found:
+                mine = len(taken) < limit and (wanted is None or one.dead.id in wanted)
+                (taken if mine else others).append(one.dead)
+            return len(taken) >= limit or len(taken) + len(others) >= SEARCH
+
+        try:
+            size = limit if wanted is None else SEARCH
+            await self._receive_until(enough, size=size, lease=_TAKE_LEASE)
+        except BaseException:
+            await self._give_back(taken)
+            raise
+        finally:
+            await self._give_back(others)
+        self._held |= {one.id: _Held(one, until) for one in taken}
+        return taken
+
+    async def delete(self, letters: Sequence[DeadLetter]) -> list[QueueVerdict]:
+        """Letters from a list, which nobody holds, are taken first."""
+        unheld = [one.id for one in letters if not one.receipt]
+        receipts = {one.id: one.receipt for one in letters if one.receipt}
+        if unheld:
+            receipts |= {
+                one.id: one.receipt for one in await self.take(limit=len(unheld), ids=unheld)
+            }
+        verdicts: list[QueueVerdict] = [LeaseLost()] * len(letters)
+        there = [i for i, one in enumerate(letters) if one.id in receipts]
+        entries = [{"ReceiptHandle": receipts[letters[i].id]} for i in there]
+        requests = in_requests([0] * len(entries), max_bytes=1)
+        answers = await send_batches(self._call, "DeleteMessageBatch", self._url, entries, requests)
+        for i, verdict in zip(there, answers, strict=True):
+            verdicts[i] = verdict
+            self._held.pop(letters[i].id, None)
+        return verdicts
+
+    async def purge(self) -> int:
+        """SQS takes up to a minute for it, and letters that arrive meanwhile may go too.
+
+        Raises:
+            BackendUnavailable: also within a minute of the last purge.
+        """
+        count = await self.count()
+        try:
+            await self._call("PurgeQueue", {"QueueUrl": self._url})
+        except AwsRequestFailed as error:
+            if error.code == "PurgeQueueInProgress":
+                raise BackendUnavailable(
+                    "SQS purges a queue once a minute at most", retry_after=_PURGE_PAUSE
+                ) from error
+            raise as_unavailable(error) from error
+        self.forget()
+        return count
+
+    async def count(self) -> int:
+        """Approximate; those that somebody looks at included."""
+        names = ("ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible")
+        parameters = {"QueueUrl": self._url, "AttributeNames": names}
+        try:
+            answer = await self._call("GetQueueAttributes", parameters)
+        except AwsRequestFailed as error:
+            raise as_unavailable(error) from error
+        attributes = answer.get("Attributes") or {}
+        return sum(int(attributes.get(name, 0)) for name in names)
+
+    # --- for the watcher --------------------------------------------------------------------
+
+    async def buried(self) -> tuple[Burial, ...]:
+        """One request where the queue's length has not changed since the last look, or it is
+        empty; a look otherwise, and every ten minutes."""
+        count = await self.count()
+        now = trio.current_time()
+        if count and (count != self._watched_count or now >= self._watch_again):
+            self._buried = tuple(
+                Burial(
+                    task_id=found.dead.task_id,
+                    message_id=found.dead.id,
+                    reason=moved_reason(self.max_receives),
+                )
+                for found in await self._look(LOOK)
+                if found.moved_by_sqs
+            )
+            self._watch_again = now + _LOOK_AGAIN
+        self._watched_count = count
+        return self._buried if count else ()
+
+    # --- looking ----------------------------------------------------------------------------
+
+    def _still_held(self) -> list[_Held]:
+        now = trio.current_time()
+        self._held = {id_: held for id_, held in self._held.items() if held.until > now}
+        return list(self._held.values())
+
+    async def _look(self, limit: int) -> list[Letter]:
+        """Up to about `limit` letters, given back at once."""
+        seen: dict[str, Letter] = {}
+
+        def enough(found: Sequence[Letter]) -> bool:
+            seen.update((one.dead.id, one) for one in found)
+            return len(seen) >= limit
+
+        try:
+            await self._receive_until(enough, size=limit, lease=_LOOK_LEASE)
+        finally:
+            await self._give_back([one.dead for one in seen.values()])
+        return list(seen.values())
+
+    async def _receive_until(self, enough: Enough, *, size: int, lease: int) -> None:
+        """Receive letters until `enough` says so or there are no more.
+
+        Ends well before the first of them could come round again.
+        """
+        end = trio.current_time() + lease / 2
+        at_once = 1
+        while trio.current_time() < end:
+            # Not cancelled half-way: SQS would go on with it, and hide what is given back below.
+            with trio.CancelScope(
+                shield=True, deadline=trio.current_time() + _ANSWER_TIMEOUT
+            ) as look:
+                found = await self._receive(at_once, min(size, MAX_ENTRIES), lease)
+            if look.cancelled_caught:
+                await trio.lowlevel.checkpoint_if_cancelled()
+                raise BackendUnavailable("SQS does not answer")
+            if enough(found) or (not found and at_once == 1):
+                return
+            await trio.lowlevel.checkpoint_if_cancelled()
+            # Several at once while the queue has plenty; a last one alone, which waits a second:
+            # an empty answer without waiting may come from a part of the queue that is.
+            at_once = _AT_ONCE if len(found) == at_once * MAX_ENTRIES else 1
+
+    async def _receive(self, at_once: int, limit: int, lease: int) -> list[Letter]:
+        found: list[Letter] = []
+        failures: list[BackendUnavailable] = []
+
+        async def one() -> None:
+            parameters = {
+                "QueueUrl": self._url,
+                "MaxNumberOfMessages": limit,
+                "VisibilityTimeout": lease,
+                "WaitTimeSeconds": 1 if at_once == 1 else 0,
+                "MessageSystemAttributeNames": SYSTEM_ATTRIBUTES,
+                "MessageAttributeNames": DEAD_LETTER_ATTRIBUTES,
+            }
+            try:
+                answer = await self._call("ReceiveMessage", parameters, long_poll=True)
+            except (AwsRequestFailed, BackendUnavailable) as error:
+                failures.append(as_unavailable(error))
+                return
+            found.extend(
+                letter(message, max_receives=self.max_receives)
+                for message in answer.get("Messages") or ()
+            )
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(at_once):
+                nursery.start_soon(one)
+        if failures and not found:
+            raise failures[0]
+        return found
+
+    async def _give_back(self, letters: Sequence[DeadLetter]) -> None:
+        """Visible to others again. Where this fails they are when their lease ends."""
+        if not letters:
+            return
+        entries = [{"ReceiptHandle": one.receipt, "VisibilityTimeout": 0} for one in letters]
+        requests = in_requests([0] * len(entries), max_bytes=1)
+        with trio.move_on_after(_GIVE_BACK_TIMEOUT, shield=True):
+            try:
+                await send_batches(
+                    self._call, "ChangeMessageVisibilityBatch", self._url, entries, requests
+                )
+            except BackendUnavailable:
+                return
+
+
+def _position(one: DeadLetter) -> tuple[datetime, str]:
+    return one.at, one.id

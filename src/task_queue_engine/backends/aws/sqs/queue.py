@@ -1,0 +1,404 @@
+"""SQS as the queue of tasks.
+
+What follows from SQS's own rules:
+
+- Every receive counts, and the redrive policy moves a message to the dead-letter queue when it was
+  received too often (3 times): the safety net for processes that die. A message given back on
+  purpose must not use that net up. So a wait for a retry is a fresh copy with the delay on it,
+  and then the old message is deleted; a crash in between leaves an extra copy, which the claim
+  sorts out. Given back without a delay (a shutdown), a message is made visible again, which is one
+  request, unless its next receive would leave no room for a crash: then it is copied too.
+- A deleted message may come back, and deleting with an old receipt is answered with success: a
+  verdict Done is SQS's word, not proof. The claim is what protects a task.
+- A long poll that is cancelled has its connection closed, which SQS does not notice: for the rest
+  of its wait it takes messages, and these become visible again when their lease ends. So an engine
+  that stops lets its poll run out while it drains (`poll_outlives_cancel`).
+- Whole seconds: leases and delays are rounded up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any, Final
+
+import trio
+
+from task_queue_engine.backends.aws.sqs import message_format as format_
+from task_queue_engine.backends.aws.sqs.batches import (
+    MAX_ENTRIES,
+    Entry,
+    as_unavailable,
+    in_requests,
+    send_batches,
+)
+from task_queue_engine.backends.aws.sqs.dead_letters import DeadLetters
+from task_queue_engine.backends.aws.sqs.queue_urls import QueueUrls
+from task_queue_engine.backends.aws.sqs.receive_watermark import Arrivals
+from task_queue_engine.backends.aws.usage import TypeMeters, Usage
+from task_queue_engine.backends.aws.wire.client import AwsClient
+from task_queue_engine.backends.aws.wire.errors import AwsRequestFailed
+from task_queue_engine.backends.base import (
+    DeadLetter,
+    DeadLettering,
+    DeadLetterPage,
+    Delivery,
+    Done,
+    Message,
+    QueueDepth,
+    QueueVerdict,
+    Rejected,
+    TryAgain,
+)
+from task_queue_engine.clock import Clock
+from task_queue_engine.errors import BackendUnavailable
+from task_queue_engine.lifecycle import Burial
+
+MAX_DELAY: Final = 900.0
+"""Seconds: the longest DelaySeconds."""
+MAX_VISIBILITY: Final = 43_200
+"""Seconds: 12 hours, counted from the receive."""
+LONGEST_POLL: Final = 20
+
+DEFAULT_MAX_RECEIVES: Final = 3
+"""Of the redrive policy as this package provisions it."""
+
+_ANSWER_TIMEOUT = 5.0
+"""Seconds for further receives once a first one has brought messages: these must not wait."""
+_CALL_TIMEOUT = 4.0
+"""Seconds for one call with its retries: a submission is still answered, and its task left to the
+scheduler, where SQS has gone silent and the store has not."""
+_SETTLING_LEASE = 60
+"""Seconds, from the moment a dead-lettering begins."""
+
+
+class SqsQueue:
+    """One queue and its dead-letter queue.
+
+    Until `attach` says that `client` is open every operation raises BackendUnavailable.
+    """
+
+    max_batch: Final = 100
+    """Ten of SQS's batches, carried out at the same time."""
+    max_delay: Final = MAX_DELAY
+    poll_outlives_cancel: Final = True
+    settle_linger: Final = 0.1
+    """A tenth of the requests from 100 tasks a second on; every message is as safe as before."""
+
+    def __init__(self, name: str, urls: QueueUrls, client: AwsClient, *, clock: Clock) -> None:
+        self._name = name
+        self._urls = urls
+        self._client = client
+        self._clock = clock
+        self._arrivals = Arrivals()
+        self._meters = TypeMeters()
+        self._is_open = False
+        self._max_receives = DEFAULT_MAX_RECEIVES
+        self._max_bytes = format_.MAX_MESSAGE_BYTES
+        self._dead = DeadLetters(self._call, urls.dead, max_receives=DEFAULT_MAX_RECEIVES)
+
+    @property
+    def name(self) -> str:
+        return self._name
+
+    @property
+    def urls(self) -> QueueUrls:
+        return self._urls
+
+    def attach(self, *, is_open: bool) -> None:
+        """The client is open, or not any more."""
+        self._is_open = is_open
+        self._dead.forget()
+
+    def configure(self, *, max_receives: int | None, max_bytes: int | None) -> None:
+        """What the queue's own attributes say; None: nothing."""
+        self._max_receives = max_receives or DEFAULT_MAX_RECEIVES
+        self._max_bytes = min(max_bytes or format_.MAX_MESSAGE_BYTES, format_.MAX_MESSAGE_BYTES)
+        self._dead.max_receives = self._max_receives
+
+    def usage(self) -> dict[str, Usage]:
+        """Calls by task type; those that served no task are left out."""
+        return self._meters.usage()
+
+    # --- sending and receiving --------------------------------------------------------------
+
+    async def send(self, messages: Sequence[Message]) -> list[QueueVerdict]:
+        """Rejected: a body that, with its attributes, is over the queue's limit (1 MiB); a delay
+        outside 0 to 900 s."""
+        verdicts = [_bad_delay(message.delay) for message in messages]
+        good = [i for i, message in enumerate(messages) if _is_delay(message.delay)]
+        sent = await self._send(self._urls.queue, [format_.outgoing(messages[i]) for i in good])
+        _fill(verdicts, good, sent)
+        return verdicts
+
+    async def receive(self, max_messages: int, *, wait: float, visibility: float) -> list[Delivery]:
+        """A wait is made of long polls of up to 20 s; below one second it is a look at its
+        beginning and another at its end."""
+        if max_messages < 1:
+            raise ValueError(f"max_messages must be at least 1, not {max_messages}")
+        end = trio.current_time() + wait
+        poll = min(LONGEST_POLL, int(wait))
+        while True:
+            received = await self._receive(min(max_messages, MAX_ENTRIES), poll, visibility)
+            if received:
+                break
+            if poll:
+                self._arrivals.note_empty(self._clock.now())
+            left = end - trio.current_time()
+            if left < 1:
+                if 0 < wait < 1 and left > 0:
+                    await trio.sleep(left)
+                    continue
+                return []
+            poll = min(LONGEST_POLL, int(left))
+        requests = 1
+        if len(received) == MAX_ENTRIES and max_messages > MAX_ENTRIES:
+            for more in await self._receive_more(max_messages - MAX_ENTRIES, visibility):
+                received += more
+                requests += 1
+        self._arrivals.note(received)
+        deliveries = [format_.delivery(message) for message in received]
+        self._meters.share([each.task_type for each in deliveries], requests=requests)
+        return deliveries
+
+    def received_up_to(self) -> datetime | None:
+        """Messages sent before this have been received, or are lost. None: not known."""
+        return self._arrivals.reached()
+
+    async def _receive(self, limit: int, wait: int, visibility: float) -> list[dict[str, Any]]:
+        answer = await self._call_or_unavailable(
+            "ReceiveMessage",
+            {
+                "QueueUrl": self._urls.queue,
+                "MaxNumberOfMessages": limit,
+                "WaitTimeSeconds": wait,
+                "VisibilityTimeout": _lease(visibility),
+                "MessageSystemAttributeNames": format_.SYSTEM_ATTRIBUTES,
+                "MessageAttributeNames": [format_.COPY_OF],
+            },
+            long_poll=True,
+        )
+        found: list[dict[str, Any]] = answer.get("Messages") or []
+        return found
+
+    async def _receive_more(self, limit: int, visibility: float) -> list[list[dict[str, Any]]]:
+        """The queue is not empty: look several times at once, without waiting. Not cancellable
+        (but bounded), since the first ten messages are in hand already.
+
+        A request costs the same for one message as for ten, so it looks for whole tens only; what
+        is left over is part of what the caller asks for next.
+
+        Returns:
+            The messages of each look that found some.
+        """
+        more: list[list[dict[str, Any]]] = []
+
+        async def look() -> None:
+            try:
+                found = await self._receive(MAX_ENTRIES, 0, visibility)
+            except BackendUnavailable:
+                return  # the next receive will meet it too
+            if found:
+                more.append(found)
+
+        with trio.CancelScope(shield=True, deadline=trio.current_time() + _ANSWER_TIMEOUT):
+            async with trio.open_nursery() as nursery:
+                for _ in range(limit // MAX_ENTRIES):
+                    nursery.start_soon(look)
+        return more
+
+    # --- what is in hand --------------------------------------------------------------------
+
+    async def extend(
+        self, deliveries: Sequence[Delivery], *, visibility: float
+    ) -> list[QueueVerdict]:
+        """SQS ends every lease 12 hours after its receive: LeaseLost from then on."""
+        return await self._change_visibility(deliveries, _lease(visibility))
+
+    async def release(self, items: Sequence[tuple[Delivery, float]]) -> list[QueueVerdict]:
+        verdicts = [_bad_delay(delay) for _, delay in items]
+        copied: list[int] = []
+        shown: list[int] = []
+        for i, (delivery, delay) in enumerate(items):
+            if _is_delay(delay):
+                (copied if delay > 0 or self._is_worn(delivery) else shown).append(i)
+        if shown:
+            answers = await self._change_visibility([items[i][0] for i in shown], 0)
+            _fill(verdicts, shown, answers)
+        if copied:
+            try:
+                _fill(verdicts, copied, await self._replace([items[i] for i in copied]))
+            except BackendUnavailable as error:
+                if not shown:
+                    raise
+                _fill(verdicts, copied, [TryAgain(str(error))] * len(copied))
+        return verdicts
+
+    def _is_worn(self, delivery: Delivery) -> bool:
+        """One more receive, and the next crash would be the last."""
+        return delivery.receive_count >= max(2, self._max_receives - 1)
+
+    async def _replace(self, items: Sequence[tuple[Delivery, float]]) -> list[QueueVerdict]:
+        """Send a fresh copy, then delete the old message. The copy is what counts: an old message
+        that could not be deleted comes back once more and is found to be an extra copy."""
+        copies = [
+            format_.fresh_copy(delivery, delay, max_bytes=self._max_bytes)
+            for delivery, delay in items
+        ]
+        verdicts = await self._send(self._urls.queue, copies)
+        sent = [
+            delivery
+            for (delivery, _), verdict in zip(items, verdicts, strict=True)
+            if isinstance(verdict, Done)
+        ]
+        await self._delete_if_possible(sent)
+        return verdicts
+
+    async def delete(self, deliveries: Sequence[Delivery]) -> list[QueueVerdict]:
+        return await self._in_batches(
+            "DeleteMessageBatch",
+            deliveries,
+            [{"ReceiptHandle": delivery.receipt} for delivery in deliveries],
+        )
+
+    async def dead_letter(self, items: Sequence[DeadLettering]) -> list[QueueVerdict]:
+        """Make sure of the lease, send to the dead-letter queue, delete. A crash in between leaves
+        a message whose task is finished or missing: it is deleted, or dead-lettered once more."""
+        verdicts = await self._change_visibility([item.delivery for item in items], _SETTLING_LEASE)
+        held = [i for i, verdict in enumerate(verdicts) if isinstance(verdict, Done)]
+        letters = [format_.dead_letter(items[i], max_bytes=self._max_bytes) for i in held]
+        sent = await self._send(self._urls.dead, letters)
+        _fill(verdicts, held, sent)
+        await self._delete_if_possible(
+            [
+                items[i].delivery
+                for i, verdict in zip(held, sent, strict=True)
+                if isinstance(verdict, Done)
+            ]
+        )
+        return verdicts
+
+    async def _delete_if_possible(self, deliveries: Sequence[Delivery]) -> None:
+        if not deliveries:
+            return
+        try:
+            await self.delete(deliveries)
+        except BackendUnavailable:
+            return
+
+    # --- the dead-letter side ---------------------------------------------------------------
+
+    async def depth(self) -> QueueDepth:
+        """Approximate: SQS's counts follow within about a minute."""
+        names = (
+            "ApproximateNumberOfMessages",
+            "ApproximateNumberOfMessagesDelayed",
+            "ApproximateNumberOfMessagesNotVisible",
+        )
+        answer = await self._call_or_unavailable(
+            "GetQueueAttributes", {"QueueUrl": self._urls.queue, "AttributeNames": names}
+        )
+        attributes = answer.get("Attributes") or {}
+        visible, delayed, in_flight = (int(attributes.get(name, 0)) for name in names)
+        return QueueDepth(
+            waiting=visible + delayed, in_flight=in_flight, dead=await self._dead.count()
+        )
+
+    async def list_dead(self, *, limit: int, cursor: str | None = None) -> DeadLetterPage:
+        return await self._dead.list_dead(limit=limit, cursor=cursor)
+
+    async def take_dead(self, *, limit: int, ids: Sequence[str] | None = None) -> list[DeadLetter]:
+        return await self._dead.take(limit=limit, ids=ids)
+
+    async def delete_dead(self, letters: Sequence[DeadLetter]) -> list[QueueVerdict]:
+        return await self._dead.delete(letters)
+
+    async def purge_dead(self) -> int:
+        return await self._dead.purge()
+
+    async def buried(self) -> tuple[Burial, ...]:
+        return await self._dead.buried()
+
+    # --- requests ---------------------------------------------------------------------------
+
+    async def _send(self, url: str, messages: Sequence[format_.Outgoing]) -> list[QueueVerdict]:
+        sizes = [message.size for message in messages]
+        verdicts: list[QueueVerdict] = [
+            Rejected(f"the message is {size} bytes, the queue's limit is {self._max_bytes}")
+            for size in sizes
+        ]
+        good = [i for i, size in enumerate(sizes) if size <= self._max_bytes]
+        entries = [
+            {
+                "MessageBody": messages[i].body,
+                "MessageAttributes": messages[i].attributes,
+                "DelaySeconds": messages[i].delay,
+            }
+            for i in good
+        ]
+        requests = in_requests([sizes[i] for i in good], max_bytes=format_.MAX_MESSAGE_BYTES)
+        self._meters.share([messages[i].task_type for i in good], requests=len(requests))
+        _fill(
+            verdicts,
+            good,
+            await send_batches(self._call, "SendMessageBatch", url, entries, requests),
+        )
+        return verdicts
+
+    async def _change_visibility(
+        self, deliveries: Sequence[Delivery], seconds: int
+    ) -> list[QueueVerdict]:
+        return await self._in_batches(
+            "ChangeMessageVisibilityBatch",
+            deliveries,
+            [
+                {"ReceiptHandle": delivery.receipt, "VisibilityTimeout": seconds}
+                for delivery in deliveries
+            ],
+        )
+
+    async def _in_batches(
+        self, operation: str, deliveries: Sequence[Delivery], entries: Sequence[Entry]
+    ) -> list[QueueVerdict]:
+        requests = in_requests([0] * len(entries), max_bytes=1)
+        self._meters.share([each.task_type for each in deliveries], requests=len(requests))
+        return await send_batches(self._call, operation, self._urls.queue, entries, requests)
+
+    async def _call_or_unavailable(
+        self, operation: str, parameters: Mapping[str, Any], *, long_poll: bool = False
+    ) -> dict[str, Any]:
+        try:
+            return await self._call(operation, parameters, long_poll=long_poll)
+        except AwsRequestFailed as error:
+            raise as_unavailable(error) from error
+
+    async def _call(
+        self, operation: str, parameters: Mapping[str, Any], *, long_poll: bool = False
+    ) -> dict[str, Any]:
+        if not self._is_open:
+            raise BackendUnavailable("the backend is not open")
+        # A call that is cancelled before it begins sends nothing.
+        await trio.lowlevel.checkpoint_if_cancelled()
+        timeout = None if long_poll else _CALL_TIMEOUT
+        return await self._client.call(
+            "sqs", operation, parameters, long_poll=long_poll, timeout=timeout
+        )
+
+
+def _lease(seconds: float) -> int:
+    return min(format_.whole_seconds(seconds), MAX_VISIBILITY)
+
+
+def _is_delay(delay: float) -> bool:
+    return 0 <= delay <= MAX_DELAY
+
+
+def _bad_delay(delay: float) -> QueueVerdict:
+    return Rejected(f"the delay must be 0 to {MAX_DELAY:g} seconds, not {delay!r}")
+
+
+def _fill(
+    verdicts: list[QueueVerdict], indexes: Sequence[int], answers: Sequence[QueueVerdict]
+) -> None:
+    for i, verdict in zip(indexes, answers, strict=True):
+        verdicts[i] = verdict

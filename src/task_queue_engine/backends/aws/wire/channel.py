@@ -1,0 +1,115 @@
+"""One service and one kind of call: what its attempts share, and how one attempt is made."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import trio
+
+from task_queue_engine.backends.aws.wire import json_protocol as protocol
+from task_queue_engine.backends.aws.wire.answers import Failure, judge
+from task_queue_engine.backends.aws.wire.connection import MalformedAnswer, Response, TransportError
+from task_queue_engine.backends.aws.wire.endpoints import Endpoint, Service
+from task_queue_engine.backends.aws.wire.errors import EndpointUnreachable, UnexpectedAnswer
+from task_queue_engine.backends.aws.wire.pool import ConnectionPool
+from task_queue_engine.backends.aws.wire.retry import Kind, RetryQuota
+from task_queue_engine.backends.aws.wire.sigv4 import Credentials, Signer
+from task_queue_engine.backends.aws.wire.statistics import Tally
+from task_queue_engine.clock import Clock
+
+NAMES: dict[Service, str] = {"sqs": "SQS", "dynamodb": "DynamoDB"}
+
+
+@dataclass(slots=True)
+class ServerClock:
+    """The services' time of day: ours, corrected where they refused it."""
+
+    clock: Clock
+    offset: float = 0.0
+    """Seconds that they are ahead."""
+
+    def now(self) -> float:
+        return self.clock.now().timestamp() + self.offset
+
+    def set(self, server_time: float) -> None:
+        self.offset = server_time - self.clock.now().timestamp()
+
+
+@dataclass(slots=True)
+class Call:
+    """One `AwsClient.call`, through all its attempts."""
+
+    operation: str
+    body: bytes
+    attempt_timeout: float
+    timeout: float
+    deadline: float
+    tally: Tally
+    signed_at: float = 0.0
+    """The time the last attempt was signed for."""
+
+
+@dataclass(slots=True)
+class Lane:
+    """Long polls have one of their own, so that neither their connections nor what their retries
+    cost is missing when something has to be acked."""
+
+    service: Service
+    endpoint: Endpoint
+    pool: ConnectionPool
+    signer: Signer
+    clock: ServerClock
+    quota: RetryQuota = field(default_factory=RetryQuota)
+
+    def name(self, call: Call) -> str:
+        return f"{NAMES[self.service]} {call.operation} at {self.endpoint.url}"
+
+    async def attempt(self, call: Call, credentials: Credentials) -> dict[str, Any] | Failure:
+        """Send the request once and understand the answer. Raises nothing but Cancelled."""
+        limit = min(call.deadline, trio.current_time() + call.attempt_timeout)
+        response: Response | None = None
+        sent = call.tally.requests
+        try:
+            with trio.CancelScope(deadline=limit):
+                response = await self._exchange(call, credentials)
+        except MalformedAnswer as error:
+            return Failure(Kind.TRANSIENT, UnexpectedAnswer(f"{self.name(call)}: {error}"))
+        except TransportError as error:
+            said = f"{self.name(call)}: {error}"
+            return Failure(Kind.TRANSIENT, EndpointUnreachable(said, misdirected=error.misdirected))
+        if response is None:
+            what = "answer" if call.tally.requests > sent else "connection"
+            limit = call.timeout if limit == call.deadline else call.attempt_timeout
+            said = f"{self.name(call)}: no {what} within {limit:g} s"
+            return Failure(Kind.TRANSIENT, EndpointUnreachable(said))
+        return judge(response, self.name(call))
+
+    async def _exchange(self, call: Call, credentials: Credentials) -> Response:
+        fresh = False
+        while True:
+            connection = await self.pool.acquire(fresh=fresh)
+            reused = connection.used
+            try:
+                call.signed_at = self.clock.now()
+                call.tally.requests += 1
+                return await connection.request(self._request(call, credentials))
+            except TransportError as error:
+                # A server may close an idle connection just as we use it. That is not worth a
+                # retry's wait and price, and with a new connection it cannot happen again.
+                if not reused or error.answered:
+                    raise
+                fresh = True
+            finally:
+                self.pool.release(connection)
+
+    def _request(self, call: Call, credentials: Credentials) -> bytes:
+        return protocol.build_request(
+            self.endpoint,
+            self.service,
+            call.operation,
+            call.body,
+            signer=self.signer,
+            credentials=credentials,
+            at=call.signed_at,
+        )

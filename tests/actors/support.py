@@ -1,0 +1,92 @@
+"""What tests of single actors are made of: tasks in a backend, leases, a patience of their own."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import trio
+
+from task_queue_engine import Task, TaskStatus
+from task_queue_engine.actors.backend_retry import Patience
+from task_queue_engine.actors.health import Health
+from task_queue_engine.actors.messages import Attempt, Lease
+from task_queue_engine.backends.base import Delivery, Message, NewTask
+from task_queue_engine.backends.memory import MemoryBackend
+from task_queue_engine.lifecycle import ClaimRequest, Started
+from task_queue_engine.task import new_task_id
+
+LEASE = 30.0
+
+
+def patience(actor: str = "actor", health: Health | None = None) -> Patience:
+    return Patience(actor=actor, health=health or Health(), rng=random.Random(1))
+
+
+def make_task(backend: MemoryBackend, **fields: Any) -> Task:
+    now = backend.clock.now()
+    return Task(
+        **(
+            {"id": new_task_id(), "type": "t", "payload": 1, "created_at": now, "updated_at": now}
+            | fields
+        )
+    )
+
+
+async def put(backend: MemoryBackend, *, send: bool = True, **fields: Any) -> Task:
+    """A task that was submitted."""
+    task = make_task(backend, **fields)
+    await backend.store.create([NewTask(task=task)])
+    if send:
+        await backend.queue("default").send([Message(task=task)])
+    return task
+
+
+async def receive(backend: MemoryBackend, *, visibility: float = LEASE) -> Lease:
+    """The next message, received."""
+    (delivery,) = await backend.queue("default").receive(1, wait=0, visibility=visibility)
+    return Lease(delivery, trio.current_time() + visibility)
+
+
+async def claim(backend: MemoryBackend, lease: Lease) -> Attempt:
+    """What the poller does with it."""
+    delivery = lease.delivery
+    request = ClaimRequest(
+        task_id=delivery.task_id,
+        message_id=delivery.message_id,
+        receive_count=delivery.receive_count,
+        worker="test",
+    )
+    (verdict,) = await backend.store.claim([request])
+    assert isinstance(verdict, Started)
+    lease.attempt = Attempt(verdict.task, lease)
+    return lease.attempt
+
+
+async def in_hand(backend: MemoryBackend, **fields: Any) -> Attempt:
+    """A task submitted, received and claimed."""
+    await put(backend, **fields)
+    return await claim(backend, await receive(backend))
+
+
+def loose_lease(task_id: str = "0") -> Lease:
+    """A lease of nothing, where only its identity matters."""
+    delivery = Delivery(task_id=task_id, message_id="m", receipt="r", receive_count=1)
+    return Lease(delivery, trio.current_time() + LEASE)
+
+
+def status(backend: MemoryBackend, task_id: str) -> TaskStatus:
+    row = backend.store.row(task_id)
+    assert row is not None
+    return row.task.status
+
+
+@asynccontextmanager
+async def background(run: Callable[[], Awaitable[None]]) -> AsyncIterator[trio.CancelScope]:
+    """The actor runs in the block, and is cancelled at its end if it has not ended by itself."""
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(run)
+        yield nursery.cancel_scope
+        nursery.cancel_scope.cancel()

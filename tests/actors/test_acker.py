@@ -1,0 +1,291 @@
+"""The acker: every settlement is carried out, or its lease is lost."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+import pytest
+import trio
+
+from task_queue_engine import TaskError
+from task_queue_engine.actors.acker import Acker
+from task_queue_engine.actors.health import Health
+from task_queue_engine.actors.messages import (
+    Ack,
+    DeadLetterIt,
+    Lease,
+    LeaseEvent,
+    Leave,
+    Release,
+    Settled,
+    Settlement,
+)
+from task_queue_engine.backends.base import Delivery, QueueDepth, QueueVerdict
+from task_queue_engine.backends.memory import MemoryBackend, MemoryQueue
+from tests.actors.support import in_hand, patience, put, receive
+
+
+@dataclass
+class Rig:
+    acker: Acker
+    settlements: trio.MemorySendChannel[tuple[Settlement, ...]]
+    leases: trio.MemoryReceiveChannel[LeaseEvent]
+    health: Health
+    done: trio.Event
+
+    async def settled(self, number: int = 1) -> list[Lease]:
+        """The next leases that are done with."""
+        found: list[Lease] = []
+        while len(found) < number:
+            event = await self.leases.receive()
+            assert isinstance(event, Settled)
+            found.extend(event.leases)
+        return found
+
+
+@asynccontextmanager
+async def acking(backend: MemoryBackend) -> AsyncIterator[Rig]:
+    settlements_out, settlements_in = trio.open_memory_channel[tuple[Settlement, ...]](0)
+    leases_out, leases_in = trio.open_memory_channel[LeaseEvent](math.inf)
+    health = Health()
+    acker = Acker(
+        queue=backend.queue("default"),
+        clock=backend.clock,
+        patience=patience("acker", health),
+        settlements=settlements_in,
+        leases=leases_out,
+    )
+    done = trio.Event()
+
+    async def run() -> None:
+        await acker.run()
+        done.set()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(run)
+        yield Rig(acker, settlements_out, leases_in, health, done)
+        nursery.cancel_scope.cancel()
+
+
+async def received(backend: MemoryBackend) -> Lease:
+    await put(backend)
+    return await receive(backend)
+
+
+async def depth(backend: MemoryBackend) -> QueueDepth:
+    return await backend.queue("default").depth()
+
+
+async def test_each_kind_of_settlement_does_what_it_says(backend: MemoryBackend) -> None:
+    async with acking(backend) as rig:
+        acked, released, left = [await received(backend) for _ in range(3)]
+        attempt = await in_hand(backend)
+        error = TaskError(type="ValueError", message="bad")
+        dead = DeadLetterIt(attempt.lease, "no use", task=attempt.task, error=error)
+        await rig.settlements.send((Ack(acked), Release(released, 60), dead, Leave(left)))
+        assert set(await rig.settled(4)) == {acked, released, left, attempt.lease}
+        assert await depth(backend) == QueueDepth(waiting=1, in_flight=1, dead=1)
+        (letter,) = (await backend.queue("default").list_dead(limit=10)).letters
+        assert letter.task_id == attempt.task.id
+        assert letter.task_type == "t"
+        assert letter.reason == "no use"
+        assert letter.error == error
+        assert letter.attempts == 1
+        assert letter.at == backend.clock.now()
+        statistics = rig.acker.statistics()
+        assert (statistics.deleted, statistics.released) == (1, 1)
+        assert (statistics.dead_lettered, statistics.left) == (1, 1)
+
+
+async def test_a_released_message_comes_back_after_its_delay(backend: MemoryBackend) -> None:
+    async with acking(backend) as rig:
+        await rig.settlements.send((Release(await received(backend), 60),))
+        await rig.settled()
+        queue = backend.queue("default")
+        assert await queue.receive(1, wait=59, visibility=1) == []
+        assert len(await queue.receive(1, wait=2, visibility=1)) == 1
+
+
+async def test_settlements_that_wait_are_carried_out_together(backend: MemoryBackend) -> None:
+    async with acking(backend) as rig, trio.open_nursery() as nursery:
+        with backend.faults.block("delete") as gate:
+            for _ in range(12):
+                nursery.start_soon(rig.settlements.send, (Ack(await received(backend)),))
+            await gate.arrived.wait()
+            await trio.sleep(1)
+        await rig.settled(12)
+        assert backend.faults.calls["delete"] <= 3
+
+
+async def test_more_than_the_queue_takes_at_once(backend: MemoryBackend) -> None:
+    number = backend.queue("default").max_batch * 2 + 3
+    async with acking(backend) as rig:
+        leases = [await received(backend) for _ in range(number)]
+        await rig.settlements.send(tuple(Ack(lease) for lease in leases))
+        assert await rig.settled(number) == leases
+        assert backend.faults.calls["delete"] == 3
+        assert await depth(backend) == QueueDepth(waiting=0, in_flight=0, dead=0)
+
+
+@pytest.mark.parametrize("operation", ["delete", "release", "dead_letter"])
+async def test_only_the_entries_that_failed_are_tried_again(
+    backend: MemoryBackend, operation: str
+) -> None:
+    async with acking(backend) as rig:
+        leases = [await received(backend) for _ in range(3)]
+        kinds = {
+            "delete": Ack,
+            "release": Release,
+            "dead_letter": lambda lease: DeadLetterIt(lease, "no use"),
+        }
+        backend.faults.try_again(operation, items=2)
+        sizes = watch(backend, operation)
+        await rig.settlements.send(tuple(kinds[operation](lease) for lease in leases))
+        assert await rig.settled(3) == leases
+        assert sizes == [3, 2]
+        assert rig.health.troubles == ()
+
+
+def watch(backend: MemoryBackend, operation: str) -> list[int]:
+    """How many items each call of `operation` has, from now on."""
+    sizes: list[int] = []
+    queue = backend.queue("default")
+    original = getattr(queue, operation)
+
+    async def spy(items: list[object]) -> object:
+        sizes.append(len(items))
+        return await original(items)
+
+    setattr(queue, operation, spy)
+    return sizes
+
+
+@pytest.mark.parametrize("operation", ["delete", "release", "dead_letter"])
+async def test_while_the_queue_is_down_it_waits_and_the_leases_are_kept(
+    backend: MemoryBackend, operation: str
+) -> None:
+    async with acking(backend) as rig:
+        lease = await received(backend)
+        kinds = {
+            "delete": Ack(lease),
+            "release": Release(lease),
+            "dead_letter": DeadLetterIt(lease, "no use"),
+        }
+        with backend.faults.outage(operation):
+            await rig.settlements.send((kinds[operation],))
+            await trio.sleep(600)
+            assert rig.health.troubles
+            with pytest.raises(trio.WouldBlock):
+                rig.leases.receive_nowait()
+        assert await rig.settled() == [lease]
+        assert rig.health.troubles == ()
+        assert (await depth(backend)).in_flight == 0
+
+
+async def test_a_lease_lost_meanwhile_is_not_tried_for_ever(backend: MemoryBackend) -> None:
+    async with acking(backend) as rig:
+        lost, held = [await received(backend) for _ in range(2)]
+        with backend.faults.outage("delete"):
+            await rig.settlements.send((Ack(lost), Ack(held)))
+            await trio.sleep(20)
+            lost.lose()
+            held.lose()
+            with trio.fail_after(10):
+                assert await rig.settled(2) == [lost, held]
+        assert rig.acker.statistics().stale == 2
+        # It is idle now: nobody is in trouble.
+        assert rig.health.troubles == ()
+
+
+@pytest.mark.parametrize("operation", ["delete", "release", "dead_letter"])
+async def test_an_answer_that_got_lost_does_no_harm(backend: MemoryBackend, operation: str) -> None:
+    async with acking(backend) as rig:
+        lease = await received(backend)
+        kinds = {
+            "delete": Ack(lease),
+            "release": Release(lease),
+            "dead_letter": DeadLetterIt(lease, "no use"),
+        }
+        backend.faults.lose_answer(operation)
+        await rig.settlements.send((kinds[operation],))
+        assert await rig.settled() == [lease]
+        after = await depth(backend)
+        assert after.in_flight == 0
+        assert after.waiting == (operation == "release")
+        assert after.dead == (operation == "dead_letter")
+
+
+async def test_a_message_that_is_somebody_elses_by_now_is_left_to_them(
+    backend: MemoryBackend,
+) -> None:
+    async with acking(backend) as rig:
+        old = await received(backend)
+        backend.queue("default").lapse_leases()
+        new = await receive(backend)
+        await rig.settlements.send((Ack(old),))
+        assert await rig.settled() == [old]
+        assert (await depth(backend)).in_flight == 1
+        assert rig.acker.statistics().stale == 1
+        await rig.settlements.send((Ack(new),))
+        await rig.settled()
+        assert (await depth(backend)).in_flight == 0
+
+
+async def test_what_the_queue_refuses_for_good_is_let_go(backend: MemoryBackend) -> None:
+    async with acking(backend) as rig:
+        lease = await received(backend)
+        await rig.settlements.send((Release(lease, 10**9),))
+        assert await rig.settled() == [lease]
+
+
+async def test_it_drains_and_ends_with_the_stream(backend: MemoryBackend) -> None:
+    async with acking(backend) as rig:
+        lease = await received(backend)
+        await rig.settlements.send((Ack(lease),))
+        rig.settlements.close()
+        await rig.done.wait()
+        assert await rig.settled() == [lease]
+        with pytest.raises(trio.EndOfChannel):
+            await rig.leases.receive()
+
+
+async def test_it_goes_on_settling_when_nobody_keeps_leases_any_more(
+    backend: MemoryBackend,
+) -> None:
+    async with acking(backend) as rig:
+        leases = [await received(backend) for _ in range(4)]
+        rig.leases.close()
+        await rig.settlements.send((Ack(leases[0]), Leave(leases[1])))
+        await rig.settlements.send((Ack(leases[2]),))
+        rig.settlements.close()
+        await rig.done.wait()
+        assert (await depth(backend)).in_flight == 2
+
+
+async def test_where_requests_cost_money_settlements_wait_for_company(
+    backend: MemoryBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(MemoryQueue, "settle_linger", 0.1)
+    asked: list[int] = []
+    delete = MemoryQueue.delete
+
+    async def counting(queue: MemoryQueue, deliveries: Sequence[Delivery]) -> list[QueueVerdict]:
+        asked.append(len(deliveries))
+        return await delete(queue, deliveries)
+
+    monkeypatch.setattr(MemoryQueue, "delete", counting)
+    async with acking(backend) as rig:
+        for _ in range(3):
+            await rig.settlements.send((Ack(await received(backend)),))
+            await trio.sleep(0.03)
+        await rig.settled(3)
+        assert asked == [3]
+        began = trio.current_time()
+        await rig.settlements.send((Ack(await received(backend)),))
+        rig.settlements.close()
+        await rig.done.wait()
+        assert asked == [3, 1]
+        assert trio.current_time() == began, "at the end of the line nothing waits"

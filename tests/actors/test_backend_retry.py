@@ -1,0 +1,96 @@
+"""Expected trouble is waited out, shows in the health, and ends."""
+
+from __future__ import annotations
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from task_queue_engine.actors.health import Health
+from task_queue_engine.errors import BackendUnavailable
+from tests.actors.support import patience
+
+
+class Flaky:
+    def __init__(self, failures: int) -> None:
+        self.left = failures
+        self.calls: list[float] = []
+
+    async def __call__(self) -> str:
+        await trio.lowlevel.checkpoint()
+        self.calls.append(trio.current_time())
+        if self.left:
+            self.left -= 1
+            raise BackendUnavailable("down")
+        return "done"
+
+    @property
+    def pauses(self) -> list[float]:
+        return [later - earlier for earlier, later in zip(self.calls, self.calls[1:], strict=False)]
+
+
+async def test_an_operation_is_tried_until_it_works(autojump_clock: MockClock) -> None:
+    flaky = Flaky(failures=30)
+    assert await patience().until_done(flaky) == "done"
+    assert len(flaky.calls) == 31
+
+
+async def test_pauses_grow_to_a_bound_and_are_never_none(autojump_clock: MockClock) -> None:
+    flaky = Flaky(failures=30)
+    await patience().until_done(flaky)
+    assert all(pause >= 0.05 for pause in flaky.pauses)
+    assert all(2.5 <= pause <= 5 for pause in flaky.pauses[10:])
+    assert flaky.pauses[0] < 0.2
+    assert len(set(flaky.pauses)) == 30, "jitter"
+
+
+async def test_after_a_success_pauses_are_short_again(autojump_clock: MockClock) -> None:
+    patient = patience()
+    await patient.until_done(Flaky(failures=30))
+    flaky = Flaky(failures=1)
+    await patient.until_done(flaky)
+    assert flaky.pauses[0] < 0.2
+
+
+async def test_trouble_shows_in_the_health_for_as_long_as_it_lasts(
+    autojump_clock: MockClock,
+) -> None:
+    health = Health()
+    async with trio.open_nursery() as nursery:
+        flaky = Flaky(failures=3)
+        nursery.start_soon(patience("acker", health).until_done, flaky)
+        await trio.sleep(0.01)
+        assert health.troubles == ("acker: down",)
+    assert health.troubles == ()
+
+
+async def test_it_gives_up_when_told_that_it_is_no_use(autojump_clock: MockClock) -> None:
+    flaky = Flaky(failures=30)
+    with pytest.raises(BackendUnavailable):
+        await patience().until_done(flaky, give_up=lambda: len(flaky.calls) >= 3)
+    assert len(flaky.calls) == 3
+
+
+async def test_what_is_not_trouble_is_not_waited_out(autojump_clock: MockClock) -> None:
+    calls = 0
+
+    async def defect() -> None:
+        nonlocal calls
+        await trio.lowlevel.checkpoint()
+        calls += 1
+        raise RuntimeError("a defect")
+
+    with pytest.raises(RuntimeError, match="a defect"):
+        await patience().until_done(defect)
+    assert calls == 1
+
+
+def test_the_health_lists_each_actor_once_and_forgets_it_when_it_is_well() -> None:
+    health = Health()
+    health.trouble("b", RuntimeError("first"))
+    health.trouble("a", RuntimeError())
+    health.trouble("b", RuntimeError("second"))
+    assert health.troubles == ("a: RuntimeError", "b: second")
+    health.well("b")
+    health.well("c")
+    assert health.troubles == ("a: RuntimeError",)

@@ -1,0 +1,330 @@
+"""The lease keeper: what is in hand stays ours, or what runs under it stops."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import trio
+
+from task_queue_engine.actors.health import Health
+from task_queue_engine.actors.lease_keeper import LeaseKeeper
+from task_queue_engine.actors.messages import (
+    AbortReason,
+    Acquired,
+    CancelAsked,
+    Lease,
+    LeaseEvent,
+    Settled,
+)
+from task_queue_engine.backends.memory import MemoryBackend
+from tests.actors.support import LEASE, claim, in_hand, put, receive
+
+
+@dataclass
+class Rig:
+    keeper: LeaseKeeper
+    events: trio.MemorySendChannel[LeaseEvent]
+    health: Health
+    done: trio.Event
+
+    async def keep(self, *leases: Lease) -> None:
+        await self.events.send(Acquired(leases))
+
+
+@asynccontextmanager
+async def keeping(backend: MemoryBackend) -> AsyncIterator[Rig]:
+    events_out, events_in = trio.open_memory_channel[LeaseEvent](0)
+    health = Health()
+    keeper = LeaseKeeper(
+        queue=backend.queue("default"),
+        store=backend.store,
+        visibility=LEASE,
+        cancel_poll=1,
+        health=health,
+        events=events_in,
+    )
+    done = trio.Event()
+
+    async def run() -> None:
+        await keeper.run()
+        done.set()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(run)
+        yield Rig(keeper, events_out, health, done)
+        nursery.cancel_scope.cancel()
+
+
+async def received(backend: MemoryBackend) -> Lease:
+    await put(backend)
+    return await receive(backend)
+
+
+async def is_free(backend: MemoryBackend) -> bool:
+    """Whether somebody else could have the message now."""
+    return bool(await backend.queue("default").receive(1, wait=0, visibility=LEASE))
+
+
+# --- keeping --------------------------------------------------------------------------------
+
+
+async def test_a_lease_is_kept_for_as_long_as_it_takes(backend: MemoryBackend) -> None:
+    async with keeping(backend) as rig:
+        lease = await received(backend)
+        await rig.keep(lease)
+        for _ in range(100):
+            await trio.sleep(LEASE)
+            assert not await is_free(backend)
+        assert not lease.lost
+        assert rig.keeper.statistics().held == 1
+        assert rig.keeper.statistics().renewed > 100
+
+
+async def test_short_work_costs_no_renewal(backend: MemoryBackend) -> None:
+    async with keeping(backend) as rig:
+        for _ in range(50):
+            lease = await received(backend)
+            await rig.keep(lease)
+            await trio.sleep(5)
+            await rig.events.send(Settled((lease,)))
+        assert backend.faults.calls["extend"] == 0
+
+
+async def test_what_is_settled_is_forgotten(backend: MemoryBackend) -> None:
+    async with keeping(backend) as rig:
+        leases = [await received(backend) for _ in range(3)]
+        await rig.keep(*leases)
+        await rig.events.send(Settled((leases[0], leases[2])))
+        await rig.events.send(Settled((leases[0],)))
+        assert rig.keeper.statistics().held == 1
+        await trio.sleep(LEASE + 1)
+        assert await is_free(backend)
+        assert not leases[0].lost
+
+
+async def test_a_duplicate_that_is_settled_takes_no_lease_from_the_original(
+    backend: MemoryBackend,
+) -> None:
+    """The same delivery may be handed out twice, receipt and all."""
+    async with keeping(backend) as rig:
+        original = await received(backend)
+        duplicate = Lease(original.delivery, original.expires_at)
+        await rig.keep(original)
+        await rig.keep(duplicate)
+        await rig.events.send(Settled((duplicate,)))
+        await trio.sleep(LEASE * 5)
+        assert not original.lost
+        assert not await is_free(backend)
+
+
+async def test_many_leases_are_renewed_in_the_batches_the_queue_takes(
+    backend: MemoryBackend,
+) -> None:
+    number = backend.queue("default").max_batch * 2 + 1
+    async with keeping(backend) as rig:
+        leases = [await received(backend) for _ in range(number)]
+        await rig.keep(*leases)
+        await trio.sleep(LEASE * 3)
+        assert not any(lease.lost for lease in leases)
+        assert not await is_free(backend)
+
+
+# --- losing ---------------------------------------------------------------------------------
+
+
+async def test_a_lease_the_queue_says_is_gone_stops_its_attempt(backend: MemoryBackend) -> None:
+    async with keeping(backend) as rig:
+        attempt = await in_hand(backend)
+        await rig.keep(attempt.lease)
+        backend.queue("default").lapse_leases()
+        await receive(backend)
+        await trio.sleep(LEASE)
+        assert attempt.lease.lost
+        assert attempt.abort_reason is AbortReason.LEASE_LOST
+        assert attempt.scope.cancel_called
+        assert rig.keeper.statistics().lost == 1
+
+
+@pytest.mark.parametrize("trouble", ["down", "hanging", "try again"])
+async def test_a_lease_that_cannot_be_renewed_stops_its_attempt_before_it_runs_out(
+    backend: MemoryBackend, trouble: str
+) -> None:
+    async with keeping(backend) as rig:
+        attempt = await in_hand(backend)
+        ends = trio.current_time() + LEASE
+        await rig.keep(attempt.lease)
+        with trio.fail_after(LEASE):
+            if trouble == "down":
+                with backend.faults.outage("extend"):
+                    await lost(attempt)
+            elif trouble == "hanging":
+                with backend.faults.block("extend"):
+                    await lost(attempt)
+            else:
+                backend.faults.try_again("extend", items=100)
+                await lost(attempt)
+        assert attempt.abort_reason is AbortReason.LEASE_LOST
+        assert ends - LEASE / 5 < trio.current_time() < ends
+        assert not await is_free(backend)
+
+
+async def lost(attempt: Any) -> None:
+    while attempt.abort_reason is None:  # noqa: ASYNC110 - time costs nothing here
+        await trio.sleep(0.1)
+
+
+async def test_a_passing_trouble_loses_no_lease(backend: MemoryBackend) -> None:
+    async with keeping(backend) as rig:
+        attempt = await in_hand(backend)
+        await rig.keep(attempt.lease)
+        for operation in (backend.faults.outage, backend.faults.block):
+            with operation("extend"):
+                await trio.sleep(LEASE / 3)
+            await trio.sleep(LEASE)
+        backend.faults.lose_answer("extend", times=2)
+        await trio.sleep(LEASE * 3)
+        assert attempt.abort_reason is None
+        assert rig.health.troubles == ()
+
+
+async def test_one_hanging_renewal_does_not_cost_the_other_leases(
+    backend: MemoryBackend,
+) -> None:
+    size = backend.queue("default").max_batch
+    async with keeping(backend) as rig:
+        leases = [await received(backend) for _ in range(size * 8)]
+        await rig.keep(*leases)
+        hang_for(backend, leases[0])
+        await trio.sleep(LEASE * 3)
+        assert [lease.lost for lease in leases[size:]] == [False] * (size * 7)
+
+
+def hang_for(backend: MemoryBackend, lease: Lease) -> None:
+    """Calls that concern this lease hang, others do not."""
+    queue = backend.queue("default")
+    extend = queue.extend
+
+    async def hanging(deliveries: Any, *, visibility: float) -> Any:
+        if lease.delivery in deliveries:
+            await trio.sleep_forever()
+        return await extend(deliveries, visibility=visibility)
+
+    queue.extend = hanging  # type: ignore[method-assign]
+
+
+async def test_trouble_shows_and_is_over_when_it_is_over(backend: MemoryBackend) -> None:
+    async with keeping(backend) as rig:
+        attempt = await in_hand(backend)
+        await rig.keep(attempt.lease)
+        for operation in ("extend", "cancel_requested"):
+            with backend.faults.outage(operation):
+                await trio.sleep(LEASE * 0.6)
+                assert rig.health.troubles
+            await trio.sleep(LEASE / 2)
+            assert rig.health.troubles == ()
+
+
+async def test_trouble_is_over_when_nothing_is_held_any_more(backend: MemoryBackend) -> None:
+    async with keeping(backend) as rig:
+        attempt = await in_hand(backend)
+        await rig.keep(attempt.lease)
+        with backend.faults.outage("extend", "cancel_requested"):
+            await trio.sleep(LEASE * 0.6)
+            assert len(rig.health.troubles) == 2
+            await rig.events.send(Settled((attempt.lease,)))
+        await trio.sleep(LEASE)
+        assert rig.health.troubles == ()
+
+
+async def test_it_knows_what_is_in_hand_and_what_was_until_it_was_lost(
+    backend: MemoryBackend,
+) -> None:
+    """Neither may be taken for an attempt whose start nobody heard of."""
+    async with keeping(backend) as rig:
+        attempt = await in_hand(backend)
+        assert not rig.keeper.holds(attempt.task.id, 1)
+        await rig.keep(attempt.lease)
+        await trio.sleep(0.01)
+        assert rig.keeper.holds(attempt.task.id, 1)
+        assert not rig.keeper.holds(attempt.task.id, 2)
+        backend.queue("default").lose_messages()
+        await trio.sleep(LEASE)
+        await rig.events.send(Settled((attempt.lease,)))
+        await trio.sleep(0.01)
+        assert rig.keeper.statistics().held == 0
+        assert rig.keeper.holds(attempt.task.id, 1)
+
+
+# --- cancelling -----------------------------------------------------------------------------
+
+
+async def test_a_cancel_asked_here_stops_the_attempt_at_once(backend: MemoryBackend) -> None:
+    async with keeping(backend) as rig:
+        attempt, other = await in_hand(backend), await in_hand(backend)
+        await rig.keep(attempt.lease, other.lease)
+        await rig.events.send(CancelAsked(attempt.task.id))
+        await rig.events.send(CancelAsked("somebody else's"))
+        assert attempt.abort_reason is AbortReason.CANCELLED
+        assert other.abort_reason is None
+
+
+async def test_a_cancel_asked_elsewhere_is_found_in_the_store(backend: MemoryBackend) -> None:
+    async with keeping(backend) as rig:
+        attempt, other = await in_hand(backend), await in_hand(backend)
+        await rig.keep(attempt.lease, other.lease)
+        await trio.sleep(10)
+        await backend.store.cancel([attempt.task.id])
+        await trio.sleep(1.1)
+        assert attempt.abort_reason is AbortReason.CANCELLED
+        assert other.abort_reason is None
+        assert rig.keeper.statistics().cancels_seen == 1
+
+
+async def test_a_cancel_asked_while_the_claim_is_under_way_keeps_it_from_starting(
+    backend: MemoryBackend,
+) -> None:
+    async with keeping(backend) as rig:
+        lease = await received(backend)
+        await rig.keep(lease)
+        # The store has started the attempt, the answer has not come yet.
+        await rig.events.send(CancelAsked(lease.delivery.task_id))
+        attempt = await claim(backend, lease)
+        assert lease.cancel_asked
+        assert attempt.abort_reason is None, "the poller looks at the lease"
+
+
+async def test_short_attempts_are_never_asked_about(backend: MemoryBackend) -> None:
+    async with keeping(backend) as rig:
+        for _ in range(20):
+            attempt = await in_hand(backend)
+            await rig.keep(attempt.lease)
+            await trio.sleep(0.9)
+            await rig.events.send(Settled((attempt.lease,)))
+        assert backend.faults.calls["cancel_requested"] == 0
+
+
+# --- the end --------------------------------------------------------------------------------
+
+
+async def test_it_ends_with_its_events(backend: MemoryBackend) -> None:
+    async with keeping(backend) as rig:
+        await rig.keep(await received(backend))
+        rig.events.close()
+        with trio.fail_after(1):
+            await rig.done.wait()
+
+
+async def test_it_listens_while_a_renewal_hangs(backend: MemoryBackend) -> None:
+    async with keeping(backend) as rig:
+        attempt = await in_hand(backend)
+        await rig.keep(attempt.lease)
+        with backend.faults.block("extend") as gate:
+            await gate.arrived.wait()
+            with trio.fail_after(0.1):
+                await rig.events.send(CancelAsked(attempt.task.id))
+                await trio.sleep(0.01)
+            assert attempt.abort_reason is AbortReason.CANCELLED

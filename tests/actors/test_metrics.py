@@ -1,0 +1,43 @@
+"""The gauges: fresh while the backend answers, the last ones while it does not."""
+
+from __future__ import annotations
+
+import trio
+
+from task_queue_engine.actors.health import Health
+from task_queue_engine.actors.metrics import Metrics
+from task_queue_engine.backends.base import Counts, QueueDepth
+from task_queue_engine.backends.memory import MemoryBackend
+from tests.actors.support import background, in_hand, put
+
+
+async def test_it_samples_counts_and_depth(backend: MemoryBackend) -> None:
+    health = Health()
+    metrics = Metrics(
+        store=backend.store, queue=backend.queue("default"), interval=5, health=health
+    )
+    assert metrics.statistics().samples == 0
+    async with background(metrics.run):
+        await in_hand(backend)
+        await put(backend)
+        await trio.sleep(6)
+        assert metrics.statistics().counts == Counts(pending=1, processing=1)
+        assert metrics.statistics().depth == QueueDepth(waiting=1, in_flight=1, dead=0)
+
+        with backend.faults.outage("counts"):
+            await put(backend)
+            await trio.sleep(6)
+            assert metrics.statistics().counts.total == 2, "the last it knows"
+            assert health.troubles == ("metrics: counts: made to fail by a test",)
+        await trio.sleep(6)
+        assert metrics.statistics().counts.total == 3
+        assert health.troubles == ()
+
+
+async def test_a_sample_can_be_asked_for(backend: MemoryBackend) -> None:
+    metrics = Metrics(
+        store=backend.store, queue=backend.queue("default"), interval=5, health=Health()
+    )
+    await put(backend)
+    assert (await metrics.sample()).counts.total == 1
+    assert metrics.statistics().sampled_at == trio.current_time()

@@ -1,0 +1,229 @@
+"""The reconciler: nothing is stuck silently."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import timedelta
+
+import pytest
+import trio
+
+from task_queue_engine import TaskStatus
+from task_queue_engine.actors.health import Health
+from task_queue_engine.actors.reconciler import Reconciler
+from task_queue_engine.backends.base import NewTask
+from task_queue_engine.backends.memory import MemoryBackend
+from task_queue_engine.lifecycle import Complete
+from tests.actors.support import (
+    background,
+    claim,
+    in_hand,
+    make_task,
+    patience,
+    put,
+    receive,
+    status,
+)
+
+INTERVAL = 30.0
+PATIENCE = 90.0
+FOUND = PATIENCE + INTERVAL * 1.2 + 1
+"""Seconds after which it must have found what is stuck."""
+
+
+@asynccontextmanager
+async def reconciling(
+    backend: MemoryBackend, *, retention: float = 0, health: Health | None = None
+) -> AsyncIterator[Reconciler]:
+    reconciler = Reconciler(
+        backend=backend,
+        queue="default",
+        clock=backend.clock,
+        interval=INTERVAL,
+        patience_seconds=PATIENCE,
+        retention=retention,
+        patience=patience("reconciler", health),
+        rng=random.Random(1),
+    )
+    async with background(reconciler.run):
+        yield reconciler
+
+
+async def waiting(backend: MemoryBackend) -> int:
+    return (await backend.queue("default").depth()).waiting
+
+
+async def test_a_task_that_was_stored_and_never_sent_is_sent(backend: MemoryBackend) -> None:
+    async with reconciling(backend) as reconciler:
+        await put(backend, send=False)
+        await trio.sleep(PATIENCE - 1)
+        assert await waiting(backend) == 0, "it may be between two steps"
+        await trio.sleep(FOUND - PATIENCE)
+        assert await waiting(backend) == 1
+        await trio.sleep(FOUND * 5)
+        assert await waiting(backend) == 1, "once"
+        assert reconciler.statistics().resent == 1
+
+
+async def test_what_is_sent_keeps_the_rest_of_its_delay(backend: MemoryBackend) -> None:
+    async with reconciling(backend):
+        await put(backend, send=False, run_at=backend.clock.now() + timedelta(seconds=500))
+        start = trio.current_time()
+        queue = backend.queue("default")
+        while not await queue.receive(1, wait=20, visibility=10_000):
+            pass
+        assert trio.current_time() - start == pytest.approx(500, abs=0.01)
+
+
+async def test_an_attempt_whose_message_is_gone_is_counted_and_comes_back(
+    backend: MemoryBackend,
+) -> None:
+    async with reconciling(backend) as reconciler:
+        attempt = await in_hand(backend)
+        backend.queue("default").lose_messages()
+        await trio.sleep(FOUND)
+        again = await claim(backend, await receive(backend))
+        assert again.task.id == attempt.task.id
+        assert (again.task.attempt, again.task.retry_count) == (2, 1)
+        assert again.task.error is not None
+        assert again.task.error.type.endswith("AttemptCrashed")
+        assert reconciler.statistics().reclaimed == 1
+
+
+async def test_such_an_attempt_past_the_last_one_fails(backend: MemoryBackend) -> None:
+    async with reconciling(backend):
+        attempt = await in_hand(backend, max_attempts=1)
+        backend.queue("default").lose_messages()
+        await trio.sleep(FOUND)
+        assert status(backend, attempt.task.id) is TaskStatus.FAILED
+        assert await waiting(backend) == 0
+
+
+async def test_such_an_attempt_that_was_to_be_cancelled_is(backend: MemoryBackend) -> None:
+    async with reconciling(backend):
+        attempt = await in_hand(backend)
+        await backend.store.cancel([attempt.task.id])
+        backend.queue("default").lose_messages()
+        await trio.sleep(FOUND)
+        assert status(backend, attempt.task.id) is TaskStatus.CANCELLED
+        assert await waiting(backend) == 0
+
+
+async def test_an_attempt_that_ends_just_then_keeps_its_result(backend: MemoryBackend) -> None:
+    async with reconciling(backend):
+        attempt = await in_hand(backend)
+        backend.queue("default").lose_messages()
+        with backend.faults.block("reclaim") as gate:
+            await gate.arrived.wait()
+            done = Complete(task_id=attempt.task.id, attempt=1, result="just in time")
+            await backend.store.record([done])
+        await trio.sleep(FOUND)
+        assert status(backend, attempt.task.id) is TaskStatus.COMPLETED
+        assert await waiting(backend) == 0
+
+
+async def test_what_is_not_stuck_is_left_alone(backend: MemoryBackend) -> None:
+    async with reconciling(backend) as reconciler:
+        await in_hand(backend)
+        await put(backend)
+        due = backend.clock.now() + timedelta(days=3)
+        scheduled = make_task(backend, run_at=due)
+        await backend.store.create([NewTask(task=scheduled, due_at=due)])
+        finished = await in_hand(backend)
+        await backend.store.record([Complete(task_id=finished.task.id, attempt=1, result=1)])
+        await trio.sleep(FOUND * 10)
+        statistics = reconciler.statistics()
+        assert (statistics.resent, statistics.reclaimed, statistics.expired) == (0, 0, 0)
+
+
+async def test_a_long_backlog_is_walked_through_in_pieces(backend: MemoryBackend) -> None:
+    for _ in range(2500):
+        await put(backend)
+    stuck = await put(backend, send=False)
+    await trio.sleep(PATIENCE + 1)
+    async with reconciling(backend):
+        await trio.sleep(INTERVAL)
+        assert backend.faults.calls["stranded"] >= 3
+        sent = [m.task_id for m in backend.queue("default")._messages.values()]
+        assert sent.count(stuck.id) == 1
+
+
+@pytest.mark.parametrize("operation", ["stranded", "send", "reclaim", "expire"])
+async def test_trouble_is_waited_out(backend: MemoryBackend, operation: str) -> None:
+    health = Health()
+    await put(backend, send=False)
+    await in_hand(backend)
+    backend.queue("default").lose_messages()
+    await trio.sleep(FOUND)
+    async with reconciling(backend, health=health, retention=1000) as reconciler:
+        with backend.faults.outage(operation):
+            await trio.sleep(60)
+            assert health.troubles == (f"reconciler: {operation}: made to fail by a test",)
+        await trio.sleep(FOUND * 2)
+        assert health.troubles == ()
+        assert await waiting(backend) == 2
+        assert reconciler.statistics().reclaimed == 1
+
+
+async def test_only_what_was_sent_is_counted(backend: MemoryBackend) -> None:
+    await put(backend, send=False)
+    await trio.sleep(FOUND)
+    async with reconciling(backend) as reconciler:
+        backend.faults.try_again("send", items=1)
+        await trio.sleep(1)
+        assert reconciler.statistics().resent == 0
+        await trio.sleep(FOUND)
+        assert reconciler.statistics().resent == 1
+
+
+async def test_old_tasks_are_deleted_where_a_retention_is_set(backend: MemoryBackend) -> None:
+    attempt = await in_hand(backend)
+    await backend.store.record([Complete(task_id=attempt.task.id, attempt=1, result=1)])
+    await backend.queue("default").delete([attempt.lease.delivery])
+    pending = await put(backend)
+    async with reconciling(backend, retention=3600) as reconciler:
+        await trio.sleep(3500)
+        assert backend.store.row(attempt.task.id) is not None
+        await trio.sleep(200)
+        assert backend.store.row(attempt.task.id) is None
+        assert backend.store.row(pending.id) is not None
+        assert reconciler.statistics().expired == 1
+
+
+async def test_without_a_retention_nothing_is_deleted(backend: MemoryBackend) -> None:
+    async with reconciling(backend):
+        await trio.sleep(80_000)
+        assert backend.faults.calls["expire"] == 0
+
+
+async def test_a_task_whose_message_the_queue_gave_up_fails(backend: MemoryBackend) -> None:
+    async with reconciling(backend) as reconciler:
+        attempt = await in_hand(backend)
+        backend.queue("default").give_up_messages()
+        await trio.sleep(PATIENCE - 1)
+        assert status(backend, attempt.task.id) is TaskStatus.PROCESSING
+        await trio.sleep(FOUND - PATIENCE)
+
+        (task,) = await backend.store.get([attempt.task.id])
+        assert task is not None
+        assert task.status is TaskStatus.FAILED
+        assert task.error is not None
+        assert task.error.message == "given up by the queue"
+        assert reconciler.statistics().buried == 1
+        (letter,) = (await backend.queue("default").list_dead(limit=10)).letters
+        assert letter.task_id == task.id, "and the dead letter is still there"
+
+
+async def test_a_redriven_task_is_left_alone_while_its_old_letter_goes(
+    backend: MemoryBackend,
+) -> None:
+    queue = backend.queue("default")
+    async with reconciling(backend):
+        attempt = await in_hand(backend)
+        queue.give_up_messages()
+        await trio.sleep(FOUND)
+        await backend.store.reopen([attempt.task.id])
+        await trio.sleep(PATIENCE - 1)
+        assert status(backend, attempt.task.id) is TaskStatus.PENDING

@@ -1,0 +1,352 @@
+"""The status writer: what attempts came to becomes durable first, and settlements then."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any
+
+import pytest
+import trio
+
+from task_queue_engine import TaskError, TaskStatus
+from task_queue_engine.actors.health import Health
+from task_queue_engine.actors.messages import (
+    Ack,
+    Attempt,
+    DeadLetterIt,
+    Errored,
+    Interrupted,
+    Leave,
+    Lost,
+    Outcome,
+    Progressed,
+    Release,
+    Settlement,
+    Stopped,
+    Succeeded,
+)
+from task_queue_engine.actors.status_writer import StatusWriter
+from task_queue_engine.backends.memory import MAX_DELAY, MemoryBackend
+from task_queue_engine.lifecycle import Row
+from task_queue_engine.retry import GiveUp, RetryAt, SnoozeUntil
+from tests.actors.support import claim, in_hand, patience, receive, status
+
+ERROR = TaskError(type="ValueError", message="bad")
+
+
+@dataclass
+class Rig:
+    writer: StatusWriter
+    outcomes: trio.MemorySendChannel[Outcome]
+    settlements: trio.MemoryReceiveChannel[tuple[Settlement, ...]]
+    health: Health
+    done: trio.Event
+    recorded: list[tuple[Outcome, TaskStatus]] = field(default_factory=list)
+
+    async def write(self, outcome: Outcome) -> Settlement:
+        await self.outcomes.send(outcome)
+        (settlement,) = await self.settlements.receive()
+        return settlement
+
+
+@asynccontextmanager
+async def writing(backend: MemoryBackend, *, linger: float = 0) -> AsyncIterator[Rig]:
+    outcomes_out, outcomes_in = trio.open_memory_channel[Outcome](0)
+    settlements_out, settlements_in = trio.open_memory_channel[tuple[Settlement, ...]](0)
+    health = Health()
+    recorded: list[tuple[Outcome, TaskStatus]] = []
+    writer = StatusWriter(
+        store=backend.store,
+        max_delay=MAX_DELAY,
+        linger=linger,
+        patience=patience("status_writer", health),
+        outcomes=outcomes_in,
+        settlements=settlements_out,
+        on_recorded=lambda outcome, status: recorded.append((outcome, status)),
+    )
+    done = trio.Event()
+
+    async def run() -> None:
+        await writer.run()
+        done.set()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(run)
+        yield Rig(writer, outcomes_out, settlements_in, health, done, recorded)
+        nursery.cancel_scope.cancel()
+
+
+def stored(backend: MemoryBackend, attempt: Attempt) -> Row:
+    row = backend.store.row(attempt.task.id)
+    assert row is not None
+    return row
+
+
+def errored(backend: MemoryBackend, attempt: Attempt, decision: Any, delay: float = 0) -> Errored:
+    run_at = backend.clock.now() + timedelta(seconds=delay)
+    return Errored(attempt, ERROR, decision if decision is GiveUp else decision(run_at, delay))
+
+
+# --- what becomes of each outcome -----------------------------------------------------------
+
+
+async def test_a_success_is_stored_and_its_message_deleted(backend: MemoryBackend) -> None:
+    async with writing(backend) as rig:
+        attempt = await in_hand(backend)
+        outcome = Succeeded(attempt, {"sent": 1})
+        assert await rig.write(outcome) == Ack(attempt.lease)
+        task = stored(backend, attempt).task
+        assert (task.status, task.result) == (TaskStatus.COMPLETED, {"sent": 1})
+        assert rig.recorded == [(outcome, TaskStatus.COMPLETED)]
+        assert rig.writer.statistics().completed == 1
+
+
+async def test_a_final_failure_is_stored_and_its_message_dead_lettered_with_the_reason(
+    backend: MemoryBackend,
+) -> None:
+    async with writing(backend) as rig:
+        attempt = await in_hand(backend)
+        settlement = await rig.write(Errored(attempt, ERROR, GiveUp("no use")))
+        assert settlement == DeadLetterIt(attempt.lease, "no use", task=attempt.task, error=ERROR)
+        task = stored(backend, attempt).task
+        assert (task.status, task.error, task.retry_count) == (TaskStatus.FAILED, ERROR, 1)
+        assert rig.writer.statistics().failed == 1
+
+
+async def test_the_log_says_in_one_line_which_task_failed_and_why(
+    backend: MemoryBackend, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    error = TaskError(type="ValueError", message="bad\nFORGED LINE\x1b[2J")
+    async with writing(backend) as rig:
+        retried = await in_hand(backend, max_attempts=3)
+        await rig.write(Errored(retried, error, RetryAt(backend.clock.now(), 7.0)))
+        failed = await in_hand(backend)
+        await rig.write(Errored(failed, error, GiveUp("no use")))
+    first, second = caplog.records
+    why = r"ValueError: bad\nFORGED LINE\x1b[2J"
+    assert first.getMessage() == (
+        f"t task {retried.task.id}: attempt failed (1 of 3), next in 7.0 s: {why}"
+    )
+    assert second.getMessage() == f"t task {failed.task.id} FAILED (no use): {why}"
+    assert (first.levelname, second.levelname) == ("INFO", "WARNING")
+    assert vars(second)["task_id"] == failed.task.id
+
+
+def test_an_endless_error_message_is_cut_off_in_the_log() -> None:
+    line = TaskError(type="ValueError", message="x" * 10_000).in_one_line(50)
+    assert line == "ValueError: " + "x" * 38 + "..."
+
+
+@pytest.mark.parametrize(("decision", "cost"), [(RetryAt, 1), (SnoozeUntil, 0)])
+@pytest.mark.parametrize("delay", [0.0, 7.0, MAX_DELAY])
+async def test_a_short_wait_rides_on_the_message(
+    backend: MemoryBackend, decision: Any, cost: int, delay: float
+) -> None:
+    async with writing(backend) as rig:
+        attempt = await in_hand(backend)
+        settlement = await rig.write(errored(backend, attempt, decision, delay))
+        assert settlement == Release(attempt.lease, delay)
+        row = stored(backend, attempt)
+        assert (row.task.status, row.task.retry_count) == (TaskStatus.PENDING, cost)
+        assert row.task.run_at == backend.clock.now() + timedelta(seconds=delay)
+        assert row.due_at is None
+
+
+@pytest.mark.parametrize("decision", [RetryAt, SnoozeUntil])
+async def test_a_long_wait_lives_in_the_store(backend: MemoryBackend, decision: Any) -> None:
+    async with writing(backend) as rig:
+        attempt = await in_hand(backend)
+        settlement = await rig.write(errored(backend, attempt, decision, MAX_DELAY + 1))
+        assert settlement == Ack(attempt.lease)
+        row = stored(backend, attempt)
+        assert row.due_at == row.task.run_at
+        assert row.due_at == backend.clock.now() + timedelta(seconds=MAX_DELAY + 1)
+
+
+async def test_an_interruption_gives_the_task_back_at_no_cost(backend: MemoryBackend) -> None:
+    async with writing(backend) as rig:
+        attempt = await in_hand(backend)
+        assert await rig.write(Interrupted(attempt)) == Release(attempt.lease, 0)
+        task = stored(backend, attempt).task
+        assert (task.status, task.retry_count, task.run_at) == (TaskStatus.PENDING, 0, None)
+        assert rig.writer.statistics().interrupted == 1
+
+
+async def test_a_stopped_attempt_is_cancelled_with_what_its_cleanup_said(
+    backend: MemoryBackend,
+) -> None:
+    async with writing(backend) as rig:
+        attempt = await in_hand(backend)
+        assert await rig.write(Stopped(attempt, ERROR)) == Ack(attempt.lease)
+        task = stored(backend, attempt).task
+        assert (task.status, task.error) == (TaskStatus.CANCELLED, ERROR)
+        assert rig.writer.statistics().cancelled == 1
+
+
+async def test_a_lost_attempt_writes_nothing_and_leaves_the_message(
+    backend: MemoryBackend,
+) -> None:
+    async with writing(backend) as rig:
+        attempt = await in_hand(backend)
+        assert await rig.write(Lost(attempt)) == Leave(attempt.lease)
+        assert status(backend, attempt.task.id) is TaskStatus.PROCESSING
+        assert backend.faults.calls["record"] == 0
+        assert rig.writer.statistics().fenced == 1
+
+
+@pytest.mark.parametrize("kind", ["retry", "snooze", "interrupt"])
+async def test_a_task_cancelled_meanwhile_does_not_come_back(
+    backend: MemoryBackend, kind: str
+) -> None:
+    async with writing(backend) as rig:
+        attempt = await in_hand(backend)
+        await backend.store.cancel([attempt.task.id])
+        outcome: Outcome = {
+            "retry": errored(backend, attempt, RetryAt, 5),
+            "snooze": errored(backend, attempt, SnoozeUntil, MAX_DELAY + 1),
+            "interrupt": Interrupted(attempt),
+        }[kind]
+        assert await rig.write(outcome) == Ack(attempt.lease)
+        assert status(backend, attempt.task.id) is TaskStatus.CANCELLED
+
+
+@pytest.mark.parametrize("late", [Succeeded, Interrupted, Stopped])
+async def test_an_attempt_that_was_taken_over_changes_nothing(
+    backend: MemoryBackend, late: Any
+) -> None:
+    async with writing(backend) as rig:
+        old = await in_hand(backend)
+        backend.queue("default").lapse_leases()
+        new = await claim(backend, await receive(backend))
+        outcome = late(old, "stale") if late is Succeeded else late(old)
+        assert await rig.write(outcome) == Leave(old.lease)
+        row = stored(backend, new)
+        assert (row.task.status, row.task.attempt) == (TaskStatus.PROCESSING, 2)
+        assert rig.recorded == []
+        assert rig.writer.statistics().fenced == 1
+        await rig.write(Succeeded(new, "fresh"))
+        assert stored(backend, new).task.result == "fresh"
+
+
+# --- progress -------------------------------------------------------------------------------
+
+
+async def test_progress_is_stored_and_settles_nothing(backend: MemoryBackend) -> None:
+    async with writing(backend) as rig:
+        attempt = await in_hand(backend)
+        await rig.outcomes.send(Progressed(attempt, {"done": 5}))
+        await trio.sleep(1)
+        assert stored(backend, attempt).task.progress == {"done": 5}
+        with pytest.raises(trio.WouldBlock):
+            rig.settlements.receive_nowait()
+
+
+async def test_of_progress_that_comes_together_only_the_latest_is_written(
+    backend: MemoryBackend,
+) -> None:
+    async with writing(backend, linger=1) as rig:
+        first, second = await in_hand(backend), await in_hand(backend)
+        for n in range(5):
+            await rig.outcomes.send(Progressed(first, n))
+            await rig.outcomes.send(Progressed(second, n * 10))
+        await rig.outcomes.send(Succeeded(first, None))
+        (settlement,) = await rig.settlements.receive()
+        assert settlement == Ack(first.lease)
+        assert stored(backend, first).task.status is TaskStatus.COMPLETED
+        assert stored(backend, first).task.progress == 4
+        assert stored(backend, second).task.progress == 40
+        assert rig.writer.statistics().recorded == 3
+
+
+async def test_progress_of_a_stale_attempt_is_dropped(backend: MemoryBackend) -> None:
+    async with writing(backend) as rig:
+        old = await in_hand(backend)
+        backend.queue("default").lapse_leases()
+        new = await claim(backend, await receive(backend))
+        await rig.outcomes.send(Progressed(old, "stale"))
+        await trio.sleep(1)
+        assert stored(backend, new).task.progress is None
+
+
+# --- order and trouble ----------------------------------------------------------------------
+
+
+async def test_nothing_is_settled_before_it_is_recorded(backend: MemoryBackend) -> None:
+    async with writing(backend) as rig:
+        attempt = await in_hand(backend)
+        with backend.faults.block("record") as gate:
+            await rig.outcomes.send(Succeeded(attempt, 1))
+            await gate.arrived.wait()
+            await trio.sleep(100)
+            with pytest.raises(trio.WouldBlock):
+                rig.settlements.receive_nowait()
+        assert await rig.settlements.receive() == (Ack(attempt.lease),)
+
+
+async def test_while_the_store_is_down_it_waits_and_says_so(backend: MemoryBackend) -> None:
+    async with writing(backend) as rig:
+        attempt = await in_hand(backend)
+        with backend.faults.outage("record"):
+            await rig.outcomes.send(Succeeded(attempt, 1))
+            await trio.sleep(600)
+            with pytest.raises(trio.WouldBlock):
+                rig.settlements.receive_nowait()
+            assert rig.health.troubles
+            # Back-pressure: no further outcome is taken in meanwhile.
+            with pytest.raises(trio.WouldBlock):
+                rig.outcomes.send_nowait(Succeeded(attempt, 1))
+        assert await rig.settlements.receive() == (Ack(attempt.lease),)
+        assert rig.health.troubles == ()
+
+
+@pytest.mark.parametrize("kind", ["success", "retry", "interrupt", "fail"])
+async def test_a_write_whose_answer_was_lost_is_not_counted_twice(
+    backend: MemoryBackend, kind: str
+) -> None:
+    async with writing(backend) as rig:
+        attempt = await in_hand(backend)
+        outcome: Outcome = {
+            "success": Succeeded(attempt, 1),
+            "retry": errored(backend, attempt, RetryAt, 5),
+            "interrupt": Interrupted(attempt),
+            "fail": Errored(attempt, ERROR, GiveUp("no use")),
+        }[kind]
+        backend.faults.lose_answer("record")
+        assert not isinstance(await rig.write(outcome), Leave)
+        assert stored(backend, attempt).task.retry_count == (kind in ("retry", "fail"))
+        assert rig.writer.statistics().fenced == 0
+
+
+async def test_while_one_batch_is_written_the_next_one_gathers(backend: MemoryBackend) -> None:
+    async with writing(backend) as rig, trio.open_nursery() as nursery:
+        attempts = [await in_hand(backend) for _ in range(20)]
+        with backend.faults.block("record") as gate:
+            for attempt in attempts:
+                nursery.start_soon(rig.outcomes.send, Succeeded(attempt, None))
+            await gate.arrived.wait()
+            await trio.sleep(1)
+        settled = 0
+        while settled < len(attempts):
+            settled += len(await rig.settlements.receive())
+        assert backend.faults.calls["record"] <= 3
+
+
+# --- the end --------------------------------------------------------------------------------
+
+
+async def test_the_end_of_the_stream_flushes_what_lingers(backend: MemoryBackend) -> None:
+    async with writing(backend, linger=1) as rig:
+        attempt = await in_hand(backend)
+        await rig.outcomes.send(Succeeded(attempt, 1))
+        rig.outcomes.close()
+        before = trio.current_time()
+        assert await rig.settlements.receive() == (Ack(attempt.lease),)
+        assert trio.current_time() == before
+        with pytest.raises(trio.EndOfChannel):
+            await rig.settlements.receive()
+        await rig.done.wait()
+        assert rig.writer.statistics().flushes_by_end == 1

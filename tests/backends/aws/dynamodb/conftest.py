@@ -1,0 +1,41 @@
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import pytest
+import trio
+
+from task_queue_engine.backends.aws.dynamodb.store import DynamoStore
+from task_queue_engine.clock import ManualClock
+from tests.backends.aws.dynamodb.faults import FaultyClient
+from tests.backends.aws.dynamodb.opening import Table, table_on
+from tests.local_servers import require
+
+
+@pytest.fixture(params=["dynamodb-local", "moto"])
+async def table(request: pytest.FixtureRequest) -> AsyncIterator[Table]:
+    """With batches on Amazon's own server, with single writes on moto; "SERVER/WRITES" where
+    a test asks for another pair."""
+    name, _, writes = request.param.partition("/")
+    with trio.fail_after(60):
+        async with table_on(require(name), writes) as made:
+            yield made
+
+
+@pytest.fixture
+def clock() -> ManualClock:
+    return ManualClock()
+
+
+@pytest.fixture
+def client(table: Table) -> FaultyClient:
+    return FaultyClient(table.client)
+
+
+@pytest.fixture
+async def store(
+    table: Table, client: FaultyClient, clock: ManualClock
+) -> AsyncIterator[DynamoStore]:
+    made = table.store(client, clock=clock)
+    async with made.open():
+        yield made

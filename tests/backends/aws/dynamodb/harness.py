@@ -1,0 +1,98 @@
+"""The store for the conformance suite: with the memory backend's queue, on each local server."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import replace
+from datetime import datetime, timedelta
+from pathlib import Path
+
+from local_aws.servers import LocalServer
+from task_queue_engine.backends.aws.dynamodb.item_format import to_row
+from task_queue_engine.backends.aws.dynamodb.store import DynamoStore
+from task_queue_engine.backends.base import BackendInfo, Stranded, StrandedPage
+from task_queue_engine.backends.memory import MemoryBackend, MemoryQueue
+from task_queue_engine.clock import ManualClock
+from tests.backends.aws.dynamodb.opening import Table, create_table, open_client, writes_of
+from tests.backends.conformance.harness import Harness, Promises
+from tests.local_servers import require
+
+
+class DynamoWithMemoryQueue:
+    """What the store can only guess, whether a message exists, this queue can tell."""
+
+    def __init__(self, server: LocalServer, clock: ManualClock) -> None:
+        self._client = open_client(server)
+        name = f"conformance-{secrets.token_hex(6)}"
+        self._table = Table(self._client, name, server, writes_of(server))
+        self._queues = MemoryBackend(clock=clock)
+        self._store = self._table.store(clock=clock, orphaned_after=timedelta(), sweep_lag=5.0)
+        self._is_created = False
+
+    @property
+    def store(self) -> DynamoStore:
+        return self._store
+
+    @property
+    def info(self) -> BackendInfo:
+        return BackendInfo(name="dynamodb", detail=str(self._store))
+
+    def queue(self, name: str) -> MemoryQueue:
+        return self._queues.queue(name)
+
+    def open(self) -> AbstractAsyncContextManager[None]:
+        return self._opened()
+
+    @asynccontextmanager
+    async def _opened(self) -> AsyncIterator[None]:
+        async with self._client.open(), self._queues.open():
+            if not self._is_created:
+                await create_table(self._table)
+                self._is_created = True
+            async with self._store.open():
+                yield
+
+    async def ping(self) -> None:
+        await self._store.ping()
+
+    async def stranded(
+        self, queue: str, *, before: datetime, limit: int, cursor: str | None = None
+    ) -> StrandedPage:
+        page = await self._store.stranded(
+            queue, before=before, sent_before=before, limit=limit, cursor=cursor
+        )
+        return replace(
+            page, found=tuple([each for each in page.found if await self._is_stranded(each)])
+        )
+
+    async def _is_stranded(self, stranded: Stranded) -> bool:
+        item = await self._table.item(stranded.task.id)
+        assert item is not None
+        queue = self.queue(stranded.task.queue)
+        return queue.why_stranded(to_row(item)) is stranded.kind
+
+
+def dynamodb_harness(server_name: str) -> Callable[[Path], AbstractAsyncContextManager[Harness]]:
+    @asynccontextmanager
+    async def harness(_: Path) -> AsyncIterator[Harness]:
+        server = require(server_name)
+        clock = ManualClock()
+        backend = DynamoWithMemoryQueue(server, clock)
+        async with backend.open():
+            yield Harness(
+                backend,
+                clock=clock,
+                promises=Promises(),
+                make_another=lambda: DynamoWithMemoryQueue(server, clock),
+            )
+
+    return harness
+
+
+DYNAMODB_HARNESSES = {
+    "dynamodb": dynamodb_harness("dynamodb-local"),
+    "dynamodb-ministack": dynamodb_harness("ministack"),
+    "dynamodb-moto": dynamodb_harness("moto"),
+}

@@ -1,0 +1,97 @@
+"""A table of its own on a local server, and a store on it."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import botocore.credentials
+import pytest
+import trio
+
+from local_aws.servers import LocalServer
+from task_queue_engine.backends.aws.dynamodb.schema import create_table_parameters
+from task_queue_engine.backends.aws.dynamodb.store import DynamoStore
+from task_queue_engine.backends.aws.wire.client import AwsClient
+
+amazons_own = pytest.mark.parametrize(
+    "table", ["dynamodb-local/batch", "dynamodb-local/single"], indirect=True
+)
+"""For tests that moto has no answer to: it carries out conditional writes in several threads at
+once without a lock, and changes an item before it finds it too large."""
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """An empty table; `client` is open."""
+
+    client: AwsClient
+    name: str
+    server: LocalServer
+    writes: str = "batch"
+
+    def store(self, client: Any = None, **options: Any) -> DynamoStore:
+        """A store on this table, not open yet.
+
+        Args:
+            client: another way to the server, for faults.
+        """
+        defaults: dict[str, Any] = {
+            "writes": self.writes,
+            # Nothing happens by itself in a test.
+            "flush_interval": 3600.0,
+            "repair_interval": 0.0,
+        }
+        return DynamoStore(client or self.client, table_name=self.name, **(defaults | options))
+
+    async def call(self, operation: str, **parameters: Any) -> dict[str, Any]:
+        return await self.client.call("dynamodb", operation, {"TableName": self.name, **parameters})
+
+    async def item(self, item_id: str) -> dict[str, Any] | None:
+        """The item as it is stored."""
+        answer = await self.call("GetItem", Key={"id": {"S": item_id}}, ConsistentRead=True)
+        return answer.get("Item")
+
+    async def put(self, item: Mapping[str, Any]) -> None:
+        await self.call("PutItem", Item=item)
+
+
+def writes_of(server: LocalServer) -> str:
+    """How this server takes them."""
+    return "single" if server.name == "moto" else "batch"
+
+
+def open_client(server: LocalServer) -> AwsClient:
+    key, secret = server.credentials
+    return AwsClient(
+        region=server.region,
+        endpoints={"dynamodb": server.url, "sqs": server.url},
+        load_credentials=lambda: botocore.credentials.Credentials(key, secret),
+    )
+
+
+@asynccontextmanager
+async def table_on(server: LocalServer, writes: str = "") -> AsyncIterator[Table]:
+    client = open_client(server)
+    async with client.open():
+        name = f"test-{secrets.token_hex(6)}"
+        table = Table(client, name, server, writes or writes_of(server))
+        await create_table(table)
+        try:
+            yield table
+        finally:
+            with trio.CancelScope(shield=True, deadline=trio.current_time() + 10):
+                await table.call("DeleteTable")
+
+
+async def create_table(table: Table) -> None:
+    await table.client.call("dynamodb", "CreateTable", create_table_parameters(table.name))
+    for _ in range(200):
+        described = await table.call("DescribeTable")
+        if described["Table"]["TableStatus"] == "ACTIVE":
+            return
+        await trio.sleep(0.02)
+    raise AssertionError("the table does not become active")

@@ -1,0 +1,246 @@
+"""Opening a store: what is checked, what is said when it cannot be used; TTL; the price."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import trio
+
+from task_queue_engine.backends.aws.dynamodb.schema import (
+    INDEXES,
+    TTL_ATTRIBUTE,
+    create_table_parameters,
+    time_to_live_parameters,
+)
+from task_queue_engine.backends.aws.wire.errors import AwsRequestFailed, EndpointUnreachable
+from task_queue_engine.backends.base import NewTask
+from task_queue_engine.clock import ManualClock
+from task_queue_engine.errors import BackendRefused, BackendUnavailable, ConfigurationError
+from task_queue_engine.lifecycle import Complete, Fail
+from tests.backends.aws.dynamodb.faults import FaultyClient, failing
+from tests.backends.aws.dynamodb.opening import Table
+from tests.backends.aws.dynamodb.steps import ERROR, create, make_task, start
+
+
+async def test_a_table_that_does_not_exist(table: Table) -> None:
+    store = Table(table.client, "no-such-table", table.server).store()
+    with pytest.raises(ConfigurationError, match="no-such-table") as caught:
+        async with store.open():
+            pass
+    assert caught.value.variable == "DYNAMODB_TABLE"
+
+
+@pytest.mark.parametrize("index", [index.name for index in INDEXES])
+async def test_a_table_without_one_of_the_indexes(table: Table, index: str) -> None:
+    name = f"{table.name}-bare"
+    parameters = create_table_parameters(name)
+    kept = [each for each in parameters["GlobalSecondaryIndexes"] if each["IndexName"] != index]
+    keys = {key["AttributeName"] for each in kept for key in each["KeySchema"]} | {"id"}
+    parameters["GlobalSecondaryIndexes"] = kept
+    parameters["AttributeDefinitions"] = [
+        each for each in parameters["AttributeDefinitions"] if each["AttributeName"] in keys
+    ]
+    await table.client.call("dynamodb", "CreateTable", parameters)
+    bare = Table(table.client, name, table.server)
+    try:
+        with pytest.raises(ConfigurationError, match=f"has no index {index}") as caught:
+            async with bare.store().open():
+                pass
+        assert caught.value.variable == "DYNAMODB_TABLE"
+    finally:
+        await bare.call("DeleteTable")
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (AwsRequestFailed("AccessDeniedException", "not authorized", 400), "permission"),
+        (AwsRequestFailed("UnrecognizedClientException", "bad token", 400), "credentials"),
+        (EndpointUnreachable("connection refused"), "cannot reach DynamoDB"),
+    ],
+)
+async def test_what_work_cannot_begin_with(
+    table: Table, client: FaultyClient, error: Exception, said: str
+) -> None:
+    client.arm(failing(error), "GetItem", "Query", times=10)
+    with pytest.raises(BackendRefused, match=said):
+        async with table.store(client).open():
+            pass
+
+
+async def test_what_may_pass(table: Table, client: FaultyClient) -> None:
+    client.arm(failing(BackendUnavailable("throttled")), "GetItem", "Query", times=10)
+    with pytest.raises(BackendUnavailable, match="throttled"):
+        async with table.store(client).open():
+            pass
+
+
+async def test_a_table_with_another_key(table: Table) -> None:
+    name = f"{table.name}-odd"
+    parameters = create_table_parameters(name)
+    del parameters["GlobalSecondaryIndexes"]
+    parameters["KeySchema"] = [{"AttributeName": "key", "KeyType": "HASH"}]
+    parameters["AttributeDefinitions"] = [{"AttributeName": "key", "AttributeType": "S"}]
+    await table.client.call("dynamodb", "CreateTable", parameters)
+    odd = Table(table.client, name, table.server)
+    try:
+        with pytest.raises(ConfigurationError, match="with the key id"):
+            async with odd.store().open():
+                pass
+    finally:
+        await odd.call("DeleteTable")
+
+
+async def test_an_error_inside_comes_out_as_it_is(table: Table) -> None:
+    """Not in a group, though something runs beside it."""
+    with pytest.raises(ValueError, match="mine"):
+        async with table.store().open():
+            raise ValueError("mine")
+
+
+async def test_cancelling_gets_through(table: Table, clock: ManualClock) -> None:
+    with trio.CancelScope() as scope:
+        async with (store := table.store(clock=clock)).open():
+            await create(store, clock)
+            scope.cancel()
+            await trio.sleep_forever()
+    assert scope.cancelled_caught
+    # The last flush was made all the same.
+    async with (again := table.store(clock=clock)).open():
+        assert (await again.counts()).pending == 1
+
+
+async def test_open_again_after_closing(table: Table, clock: ManualClock) -> None:
+    store = table.store(clock=clock)
+    for number in (1, 2):
+        async with store.open():
+            await create(store, clock)
+            assert (await store.counts()).pending == number
+        with pytest.raises(BackendUnavailable, match="not open"):
+            await store.counts()
+
+
+async def test_closing_while_dynamodb_is_away_takes_seconds_at_most(
+    table: Table, clock: ManualClock
+) -> None:
+    client = FaultyClient(table.client, of_counters=True)
+
+    async def silent(*_: Any) -> dict[str, Any]:
+        await trio.sleep_forever()
+        raise AssertionError
+
+    with trio.fail_after(4):
+        async with (store := table.store(client, clock=clock)).open():
+            client.arm(silent, "UpdateItem", times=10)
+            await create(store, clock)
+
+
+async def test_ping_writes(table: Table, client: FaultyClient, clock: ManualClock) -> None:
+    """A permission to read alone would not do."""
+    async with (store := table.store(client, clock=clock)).open():
+        await store.ping()
+        counters = FaultyClient(table.client, of_counters=True)
+    async with (store := table.store(counters, clock=clock)).open():
+        denied = AwsRequestFailed("AccessDeniedException", "not authorized to UpdateItem", 400)
+        counters.arm(failing(denied), "UpdateItem")
+        with pytest.raises(BackendUnavailable, match="UpdateItem"):
+            await store.ping()
+        await store.ping()
+
+
+async def test_finished_tasks_expire_by_ttl_where_there_is_a_retention(
+    table: Table, clock: ManualClock
+) -> None:
+    async with (store := table.store(clock=clock, retention=3600)).open():
+        done, failed, running = await start(store, clock, 3)
+        await store.record(
+            [
+                Complete(task_id=done.id, attempt=1, result=1),
+                Fail(task_id=failed.id, attempt=1, error=ERROR),
+            ]
+        )
+        expected = {"N": str(int(clock.now().timestamp()) + 3600)}
+        for task in (done, failed):
+            item = await table.item(task.id)
+            assert item is not None
+            assert item[TTL_ATTRIBUTE] == expected
+        item = await table.item(running.id)
+        assert item is not None
+        assert TTL_ATTRIBUTE not in item
+
+        # A new round must not vanish under its worker.
+        await store.reopen([failed.id])
+        item = await table.item(failed.id)
+        assert item is not None
+        assert TTL_ATTRIBUTE not in item
+
+        # Deleting is left to DynamoDB, which does it for nothing.
+        clock.advance(10**6)
+        assert await store.expire(finished_before=clock.now(), limit=10) == 0
+        assert await store.get([done.id]) != [None]
+
+
+async def test_a_repair_follows_what_ttl_has_deleted(table: Table, clock: ManualClock) -> None:
+    async with (store := table.store(clock=clock, retention=60, flush_interval=0.01)).open():
+        tasks = await start(store, clock, 3)
+        await store.record([Complete(task_id=task.id, attempt=1, result=1) for task in tasks])
+        await table.call("DeleteItem", Key={"id": {"S": tasks[0].id}})  # as TTL does
+        assert (await store.counts()).completed == 3
+        await store.repair_counts()
+        assert (await store.counts()).completed == 2
+
+
+async def test_ttl_can_be_switched_on(table: Table) -> None:
+    await table.client.call("dynamodb", "UpdateTimeToLive", time_to_live_parameters(table.name))
+    described = await table.call("DescribeTimeToLive")
+    assert described["TimeToLiveDescription"]["AttributeName"] == TTL_ATTRIBUTE
+
+
+async def test_the_price_is_counted(table: Table, client: FaultyClient, clock: ManualClock) -> None:
+    """By operation and by task type, with the units that DynamoDB says it took."""
+
+    async def charging(send: Any, parameters: Any) -> dict[str, Any]:
+        answer = await send(parameters)
+        answer.pop("ConsumedCapacity", None)
+        if "Statements" not in parameters:
+            return answer | {"ConsumedCapacity": {"TableName": "t", "CapacityUnits": 3.0}}
+        each = {"TableName": "t", "CapacityUnits": 3.0}
+        return answer | {"ConsumedCapacity": [each] * len(parameters["Statements"])}
+
+    async with (store := table.store(client, clock=clock)).open():
+        client.arm_writes(charging, times=100)
+        emails = await start(store, clock, 4, type="email")
+        (export,) = await start(store, clock, 1, type="export")
+        await store.record(
+            [Complete(task_id=task.id, attempt=1, result=1) for task in (*emails, export)]
+        )
+        await store.get([export.id])
+        statistics = store.statistics()
+
+    by_operation = statistics.by_operation
+    assert {name: by_operation[name].items for name in ("create", "claim", "record", "get")} == {
+        "create": 5,
+        "claim": 5,
+        "record": 5,
+        "get": 1,
+    }
+    assert by_operation["record"].write_units == 15
+    assert by_operation["get"].read_units > 0
+    by_type = statistics.by_task_type
+    assert by_type["email"].items == 12
+    assert by_type["email"].write_units == 36
+    assert by_type["export"].write_units == 9
+    requests = by_type["email"].requests + by_type["export"].requests
+    whole = sum(by_operation[name].requests for name in ("create", "claim", "record"))
+    assert requests == pytest.approx(whole)
+    if table.writes == "batch":
+        assert (by_operation["claim"].requests, by_operation["record"].requests) == (2, 1)
+
+
+async def test_what_is_asked_for_in_vain_is_paid_too(store: Any, clock: ManualClock) -> None:
+    task = make_task(clock)
+    await store.create([NewTask(task=task)])
+    await store.create([NewTask(task=task)])
+    assert store.statistics().by_operation["create"].requests >= 2
+    assert store.statistics().by_task_type["email"].items == 2

@@ -1,0 +1,189 @@
+"""What is written blindly is what `lifecycle` decides, and both writers write the same."""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from typing import Any
+
+import pytest
+import trio
+
+from task_queue_engine.backends.aws.dynamodb.transitions import Claiming, Recording
+from task_queue_engine.clock import ManualClock
+from task_queue_engine.lifecycle import (
+    AttemptWrite,
+    Cancel,
+    Complete,
+    DuplicateDelivery,
+    Fail,
+    Interrupt,
+    Progress,
+    Retry,
+    Snooze,
+    Started,
+)
+from task_queue_engine.task import Task
+from tests.backends.aws.dynamodb.faults import FaultyClient, Parameters, Send, nothing_wrong
+from tests.backends.aws.dynamodb.opening import Table, amazons_own, table_on
+from tests.backends.aws.dynamodb.steps import ERROR, create, request_of, start
+from tests.local_servers import require
+
+Make = Callable[[ManualClock, str], AttemptWrite]
+
+WRITES: dict[str, Make] = {
+    "complete": lambda c, i: Complete(task_id=i, attempt=1, result={"n": 1.0}),
+    "complete with nothing": lambda c, i: Complete(task_id=i, attempt=1, result=None),
+    "fail": lambda c, i: Fail(task_id=i, attempt=1, error=ERROR),
+    "cancel": lambda c, i: Cancel(task_id=i, attempt=1),
+    "cancel with an error": lambda c, i: Cancel(task_id=i, attempt=1, error=ERROR),
+    "retry": lambda c, i: Retry(
+        task_id=i, attempt=1, error=ERROR, run_at=_later(c, 60), scheduled=False
+    ),
+    "retry by the scheduler": lambda c, i: Retry(
+        task_id=i, attempt=1, error=ERROR, run_at=_later(c, 60), scheduled=True
+    ),
+    "retry at once": lambda c, i: Retry(
+        task_id=i, attempt=1, error=ERROR, run_at=_later(c, -60), scheduled=False
+    ),
+    "snooze": lambda c, i: Snooze(task_id=i, attempt=1, run_at=_later(c, 60), scheduled=True),
+    "interrupt": lambda c, i: Interrupt(task_id=i, attempt=1),
+    "progress": lambda c, i: Progress(task_id=i, attempt=1, value=[0.5]),
+    "progress with nothing": lambda c, i: Progress(task_id=i, attempt=1, value=None),
+}
+
+
+def _later(clock: ManualClock, seconds: float) -> datetime:
+    return clock.now() + timedelta(seconds=seconds)
+
+
+async def stored(table: Table, task: Task) -> dict[str, Any]:
+    """The item, but for what is different in every item."""
+    item = await table.item(task.id)
+    assert item is not None
+    for name in ("id", "token", "position"):
+        del item[name]
+    for name in ("status_shard", "due_shard"):
+        if name in item:
+            item[name] = item[name]["S"].partition("#")[0]
+    return item
+
+
+@pytest.mark.parametrize("retention", [0, 3600])
+@pytest.mark.parametrize("kind", WRITES)
+async def test_recorded_blindly_or_after_a_look(
+    table: Table,
+    clock: ManualClock,
+    monkeypatch: pytest.MonkeyPatch,
+    kind: str,
+    retention: float,
+) -> None:
+    make = WRITES[kind]
+    async with (store := table.store(clock=clock, retention=retention)).open():
+        # With everything an earlier attempt can leave behind.
+        blind, looked = await start(store, clock, 2, run_at=clock.now())
+        for task in (blind, looked):
+            await store.record([Progress(task_id=task.id, attempt=1, value="earlier")])
+        clock.advance(1)
+
+        await store.record([make(clock, blind.id)])
+        monkeypatch.setattr(Recording, "blind", lambda *_: None)
+        await store.record([make(clock, looked.id)])
+
+        assert await stored(table, blind) == await stored(table, looked)
+
+
+async def test_started_blindly_or_after_a_look(
+    table: Table, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with (store := table.store(clock=clock)).open():
+        tasks = await start(store, clock, 2, run_at=clock.now())
+        for task in tasks:
+            await store.record(
+                [
+                    Progress(task_id=task.id, attempt=1, value="earlier"),
+                    Retry(
+                        task_id=task.id,
+                        attempt=1,
+                        error=ERROR,
+                        run_at=clock.now(),
+                        scheduled=True,
+                    ),
+                ]
+            )
+        clock.advance(1)
+        blind, looked = tasks
+        await store.claim([request_of(blind.id, message="m2")])
+        monkeypatch.setattr(Claiming, "blind", lambda *_: None)
+        await store.claim([request_of(looked.id, message="m2")])
+        assert await stored(table, blind) == await stored(table, looked)
+
+
+@pytest.mark.parametrize("name", ["dynamodb-local", "ministack"])
+async def test_both_writers_write_the_same(name: str, clock: ManualClock) -> None:
+    async with table_on(require(name)) as table:
+        items: dict[str, list[dict[str, Any]]] = {}
+        for way in ("batch", "single"):
+            async with (store := table.store(clock=clock, writes=way)).open():
+                tasks = await start(store, clock, len(WRITES))
+                for task, make in zip(tasks, WRITES.values(), strict=True):
+                    await store.record([make(clock, task.id)])
+                (waiting,) = await create(store, clock)
+                await store.schedule([(waiting.id, clock.now())])
+                (cancelled,) = await create(store, clock)
+                await store.cancel([cancelled.id])
+                items[way] = [await stored(table, task) for task in [*tasks, waiting, cancelled]]
+        for batch, single in zip(items["batch"], items["single"], strict=True):
+            assert batch == single
+
+
+async def test_a_row_that_changed_after_it_was_read_is_looked_at_again(
+    table: Table, clock: ManualClock
+) -> None:
+    """Another engine takes the task over between this one's look and its write. The status is
+    the same before and after; the owner is not."""
+    client = FaultyClient(table.client)
+    async with (
+        (store := table.store(client, clock=clock)).open(),
+        (other := table.store(clock=clock)).open(),
+    ):
+        (task,) = await start(store, clock)
+
+        async def overtaken(send: Send, parameters: Parameters) -> dict[str, Any]:
+            (verdict,) = await other.claim([request_of(task.id, count=2)])
+            assert isinstance(verdict, Started)
+            return await send(parameters)
+
+        client.arm_writes(nothing_wrong)
+        client.arm_writes(overtaken)
+        assert await store.claim([request_of(task.id, count=2)]) == [DuplicateDelivery()]
+        (found,) = await store.get([task.id])
+        assert found is not None
+        assert (found.attempt, found.retry_count) == (2, 1)
+
+
+@amazons_own
+async def test_a_change_of_the_row_in_between_is_noticed(table: Table, clock: ManualClock) -> None:
+    """Two engines cancel, start and record the same tasks at once: each row tells one story."""
+    async with (
+        (one := table.store(clock=clock)).open(),
+        (two := table.store(clock=clock)).open(),
+    ):
+        tasks = await create(one, clock, 12)
+        ids = [task.id for task in tasks]
+        async with trio.open_nursery() as nursery:
+            for store, message in itertools.product((one, two), ("m1", "m2")):
+                requests = [request_of(each, message=message) for each in ids]
+                nursery.start_soon(store.claim, requests)
+            nursery.start_soon(one.cancel, ids)
+            nursery.start_soon(two.reclaim, [(each, 1) for each in ids])
+        found = [task for task in await one.get(ids) if task is not None]
+        assert len(found) == 12
+        await one.flush_counts()
+        await two.flush_counts()
+        by_status = Counter(task.status.lower() for task in found)
+        for counts in (await one.counts(), await two.counts()):
+            assert {name: getattr(counts, name) for name in by_status} == by_status
+            assert counts.total == 12

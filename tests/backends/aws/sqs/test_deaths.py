@@ -1,0 +1,127 @@
+"""The redrive policy, which counts receives: what it may and may not take."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+import trio
+
+from task_queue_engine.actors.backend_retry import Patience
+from task_queue_engine.actors.health import Health
+from task_queue_engine.actors.reconciler import Reconciler
+from task_queue_engine.backends.aws.backend import AwsBackend
+from task_queue_engine.backends.base import Created, Done, Message, NewTask
+from task_queue_engine.clock import ManualClock
+from task_queue_engine.lifecycle import GIVEN_UP_ERROR_TYPE, Receive, Started
+from task_queue_engine.task import Task, TaskStatus
+from tests.backends.aws.sqs.harness import make_backend, make_client, make_queue
+from tests.backends.aws.sqs.opening import boto, make_task, queue_of
+from tests.backends.conformance.harness import claim_request
+from tests.local_servers import require
+
+SERVERS = ["elasticmq", "moto", "fauxqs", "ministack"]
+REASON = "moved by SQS: received 3 times and never settled, its process died"
+
+
+@pytest.mark.parametrize(
+    ("name", "delay"), [*((name, 0.0) for name in SERVERS), ("elasticmq", 1.0)]
+)
+async def test_giving_back_does_not_use_up_the_safety_net(name: str, delay: float) -> None:
+    async with queue_of(require(name), max_receives=3) as queue:
+        await queue.send([Message(task=make_task())])
+        for _ in range(5 if delay == 0 else 4):
+            (delivery,) = await queue.receive(1, wait=5, visibility=30)
+            assert await queue.release([(delivery, delay)]) == [Done()]
+        (delivery,) = await queue.receive(1, wait=5, visibility=30)
+        assert delivery.receive_count < 3, "there is room for a crash"
+        assert (await queue.depth()).dead == 0
+
+
+@pytest.mark.parametrize("name", ["elasticmq", "moto"])
+async def test_a_copy_given_back_unclaimed_says_what_it_is_a_copy_of(name: str) -> None:
+    """Else the task of a dead owner would wait until no lease can be that old."""
+    async with queue_of(require(name), max_receives=3) as queue:
+        await queue.send([Message(task=make_task())])
+        seen: list[Receive] = []
+        for _ in range(7):
+            (delivery,) = await queue.receive(1, wait=5, visibility=30)
+            assert delivery.copy_of == tuple(seen[-5:])
+            if delivery.receive_count == 2:
+                seen.append(Receive(delivery.message_id, 2))
+            assert await queue.release([(delivery, 0)]) == [Done()]
+        assert len({one.message_id for one in seen}) == 3
+
+
+async def die_three_times(name: str, *, claims: bool) -> None:
+    server = require(name)
+    clock = ManualClock()
+    client = make_client(server, clock)
+    maker = make_client(server, clock)
+    async with maker.open():
+        urls = await make_queue(maker, f"deaths-{random.getrandbits(40)}")
+    backend = make_backend(client, urls, clock)
+    queue = backend.queue("default")
+    async with backend.open():
+        task = make_task(created_at=clock.now(), updated_at=clock.now(), max_attempts=10)
+        await put(backend, task)
+        for _ in range(3):
+            (delivery,) = await queue.receive(1, wait=5, visibility=30)
+            if claims:
+                (verdict,) = await backend.store.claim([claim_request(delivery)])
+                assert isinstance(verdict, Started)
+            await client.pass_time(31)
+        assert await queue.receive(1, wait=1, visibility=30) == [], "SQS has moved it"
+
+        (burial,) = await queue.buried()
+        assert (burial.task_id, burial.reason) == (task.id, REASON)
+        if claims:
+            assert burial.message_id == delivery.message_id, "the id stays when SQS moves it"
+
+        await reconcile_once(backend, clock)
+        (found,) = await backend.store.get([task.id])
+        assert found.status is TaskStatus.PROCESSING if claims else TaskStatus.PENDING
+        await client.pass_time(100)
+        await reconcile_once(backend, clock)
+
+        (found,) = await backend.store.get([task.id])
+        assert found.status is TaskStatus.FAILED
+        assert found.error is not None
+        assert (found.error.type, found.error.message) == (GIVEN_UP_ERROR_TYPE, REASON)
+        assert found.retry_count == (3 if claims else 0)
+
+        # And the letter is where it was, for people.
+        (letter,) = (await queue.list_dead(limit=10)).letters
+        assert (letter.task_id, letter.reason) == (task.id, REASON)
+        there = boto("sqs", server).receive_message(QueueUrl=urls.dead)["Messages"]
+        assert [message["MessageId"] for message in there] == [burial.message_id]
+
+
+async def put(backend: AwsBackend, task: Task) -> None:
+    assert await backend.store.create([NewTask(task=task)]) == [Created()]
+    assert await backend.queue("default").send([Message(task=task)]) == [Done()]
+
+
+async def reconcile_once(backend: AwsBackend, clock: ManualClock) -> None:
+    health = Health()
+    reconciler = Reconciler(
+        backend=backend,
+        queue="default",
+        clock=clock,
+        interval=3600,
+        patience_seconds=90,
+        retention=0,
+        patience=Patience(actor="reconciler", health=health, rng=random.Random(1)),
+        rng=random.Random(1),
+    )
+    with trio.move_on_after(0.5):
+        await reconciler.run()
+
+
+@pytest.mark.parametrize("name", SERVERS)
+async def test_a_task_whose_process_died_three_times_fails(name: str) -> None:
+    await die_three_times(name, claims=True)
+
+
+async def test_so_does_one_that_never_got_as_far_as_starting() -> None:
+    await die_three_times("elasticmq", claims=False)

@@ -1,0 +1,196 @@
+"""A network that cuts, delays and damages, and TLS over it."""
+
+from __future__ import annotations
+
+import ssl
+import zlib
+from collections.abc import AsyncIterator
+
+import pytest
+import trio
+import trustme
+
+from task_queue_engine.backends.aws.wire.errors import EndpointUnreachable
+from task_queue_engine.backends.aws.wire.retry import MAX_ATTEMPTS, RetryQuota
+from task_queue_engine.errors import BackendUnavailable
+from tests.backends.aws.wire.canned import Answer, CannedServer, answer, serving
+from tests.backends.aws.wire.opening import delete, elapsed_since, opened, put
+from tests.backends.aws.wire.proxy import Proxy, proxying
+
+_BODY = b'{"Item":{"id":{"S":"0123456789"}}}'
+_RIGHT = {"Item": {"id": {"S": "0123456789"}}}
+_ANSWER = answer(body=_BODY, x_amz_crc32=str(zlib.crc32(_BODY)))
+
+
+@pytest.fixture
+async def proxy(server: CannedServer) -> AsyncIterator[Proxy]:
+    server.default = _ANSWER
+    async with proxying(server.port) as it:
+        yield it
+
+
+async def test_an_answer_cut_off_anywhere(server, proxy, virtual_clock, monkeypatch):
+    monkeypatch.setattr(RetryQuota, "take", lambda *_: 0)
+    async with opened(proxy.url, virtual_clock, drawn=0) as client:
+        for place in range(len(_ANSWER.data)):
+            proxy.trouble.cut_after = place
+            with pytest.raises(EndpointUnreachable, match=r"cut off|closed before|broke"):
+                await put(client)
+            proxy.trouble.cut_after = None
+            assert await put(client) == _RIGHT
+    assert len(server.requests) == 5 * len(_ANSWER.data)
+
+
+async def test_an_answer_damaged_anywhere(server, proxy, virtual_clock, monkeypatch):
+    """It is right, or it is refused: the checksum covers the body."""
+    monkeypatch.setitem(MAX_ATTEMPTS, "dynamodb", 1)
+    server.default = Answer(_ANSWER.data, then="close")  # each answer is its connection's first
+    refused = 0
+    async with opened(proxy.url, virtual_clock, drawn=0, request_timeout=1) as client:
+        for place in range(len(_ANSWER.data)):
+            proxy.trouble.damage_at, proxy.trouble.flip = place, 1 << place % 7
+            try:
+                assert await put(client) == _RIGHT
+            except BackendUnavailable:
+                refused += 1
+    assert refused > len(_BODY)
+
+
+async def test_a_slow_network(server, proxy, virtual_clock):
+    proxy.trouble.piece, proxy.trouble.pace = 10, 0.1
+    async with opened(proxy.url, virtual_clock) as client:
+        start = trio.current_time()
+        assert await put(client) == _RIGHT
+        assert elapsed_since(start) > 1
+    assert len(server.requests) == 1
+
+
+async def test_a_network_too_slow(server, proxy, virtual_clock):
+    proxy.trouble.piece, proxy.trouble.pace = 1, 1
+    async with opened(proxy.url, virtual_clock, total_timeout=100) as client:
+        with pytest.raises(EndpointUnreachable, match="no answer within 10 s"):
+            await put(client)
+
+
+async def test_an_outage(server, proxy, virtual_clock):
+    async with opened(proxy.url, virtual_clock, max_connections=1) as client:
+        assert await put(client) == _RIGHT
+        proxy.trouble.refuse = True
+        await trio.sleep(60)  # until the connection is too old to be used again
+        with pytest.raises(EndpointUnreachable):
+            await put(client)
+        proxy.trouble.refuse = False
+        assert await put(client) == _RIGHT
+
+
+# --- TLS --------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def authority() -> trustme.CA:
+    return trustme.CA()
+
+
+@pytest.fixture
+async def secured(authority: trustme.CA, virtual_clock) -> AsyncIterator[CannedServer]:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("127.0.0.1").configure_cert(context)
+    async with serving(context) as it:
+        yield it
+
+
+@pytest.fixture
+def trusted(authority: trustme.CA, monkeypatch, tmp_path) -> None:
+    authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+    monkeypatch.setenv("AWS_CA_BUNDLE", str(tmp_path / "ca.pem"))
+
+
+async def test_tls(secured, trusted, virtual_clock):
+    async with opened(secured.url, virtual_clock) as client:
+        for _ in range(3):
+            assert await put(client) == {}
+    assert secured.connections == 1
+
+
+async def test_large_bodies_over_tls(secured, trusted, virtual_clock):
+    secured.default = lambda request: answer(request.parameters)
+    text = {"text": "x" * 3_000_000}
+    async with (
+        proxying(secured.port, scheme="https") as proxy,
+        opened(proxy.url, virtual_clock) as client,
+    ):
+        for _ in range(2):
+            assert await client.call("dynamodb", "PutItem", text) == text
+    assert secured.connections == 1
+
+
+async def test_tls_cut_off(secured, trusted, virtual_clock):
+    async with (
+        proxying(secured.port, scheme="https") as proxy,
+        opened(proxy.url, virtual_clock, drawn=0) as client,
+    ):
+        for place in (0, 1, 500, 1500):
+            proxy.trouble.cut_after = place
+            with pytest.raises(EndpointUnreachable):
+                await put(client)
+        proxy.trouble.cut_after = None
+        assert await put(client) == {}
+
+
+async def test_tls_damaged(secured, trusted, virtual_clock):
+    secured.default = Answer(answer().data, then="close")
+    async with (
+        proxying(secured.port, scheme="https") as proxy,
+        opened(proxy.url, virtual_clock, drawn=0) as client,
+    ):
+        assert await put(client) == {}
+        proxy.trouble.damage_at = 100
+        with pytest.raises(BackendUnavailable):
+            await put(client)
+
+
+async def test_a_certificate_of_nobody_we_trust(secured, virtual_clock):
+    async with opened(secured.url, virtual_clock, drawn=0) as client:
+        with pytest.raises(
+            EndpointUnreachable, match="certificate is not trusted: unable to get local issuer"
+        ):
+            await put(client)
+    assert secured.requests == []
+
+
+async def test_a_certificate_of_somebody_else(secured, trusted, virtual_clock):
+    url = f"https://localhost:{secured.port}"
+    async with opened(url, drawn=0) as client:
+        with pytest.raises(EndpointUnreachable, match="not trusted: Hostname mismatch"):
+            await put(client)
+    assert secured.requests == []
+
+
+async def test_tls_where_there_is_none(server, virtual_clock):
+    async with opened(f"https://127.0.0.1:{server.port}", virtual_clock, drawn=0) as client:
+        with pytest.raises(EndpointUnreachable, match="connect"):
+            await delete(client)
+
+
+async def test_none_where_there_is_tls(secured, virtual_clock):
+    async with opened(f"http://127.0.0.1:{secured.port}", virtual_clock, drawn=0) as client:
+        with pytest.raises(BackendUnavailable):
+            await delete(client)
+
+
+async def test_a_server_that_never_shakes_hands(virtual_clock):
+    listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
+    url = f"https://127.0.0.1:{listeners[0].socket.getsockname()[1]}"
+
+    async def silent(stream: trio.SocketStream) -> None:
+        while await stream.receive_some():
+            pass
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(trio.serve_listeners, silent, listeners)
+        async with opened(url, virtual_clock, connect_timeout=4) as client:
+            start = trio.current_time()
+            with pytest.raises(EndpointUnreachable, match="no connection within 4 s"):
+                await delete(client)
+            assert elapsed_since(start) == pytest.approx(12, abs=1)
+        nursery.cancel_scope.cancel()

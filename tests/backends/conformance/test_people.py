@@ -1,0 +1,232 @@
+"""What people ask for: cancel, retry as a new round, and forgetting old tasks."""
+
+from __future__ import annotations
+
+from task_queue_engine.backends.base import Done
+from task_queue_engine.lifecycle import (
+    AlreadyFinished,
+    Cancel,
+    CancelledNow,
+    CancelRequested,
+    Complete,
+    Fail,
+    Fenced,
+    Finished,
+    Interrupt,
+    Missing,
+    NotReopened,
+    Progress,
+    Reopened,
+    Started,
+)
+from task_queue_engine.task import TaskError, TaskStatus, new_task_id
+from tests.backends.conformance.harness import Harness
+
+ERROR = TaskError(type="ValueError", message="no")
+
+
+# --- cancel ---------------------------------------------------------------------------------
+
+
+async def test_cancel_of_a_waiting_task_ends_it(harness: Harness) -> None:
+    task = await harness.submit()
+    await harness.advance(1)
+
+    (verdict,) = await harness.store.cancel([task.id])
+
+    cancelled = await harness.get(task.id)
+    assert verdict == CancelledNow(cancelled)
+    assert cancelled.status is TaskStatus.CANCELLED
+    assert cancelled.finished_at == cancelled.updated_at == harness.now()
+
+
+async def test_cancel_of_a_task_that_waits_for_its_time(harness: Harness) -> None:
+    """Neither a message nor the scheduler brings it back."""
+    task = await harness.create(run_at=harness.later(3600))
+    await harness.store.schedule([(task.id, harness.later(3600))])
+    await harness.store.cancel([task.id])
+    await harness.advance(4000)
+    assert await harness.store.due(before=harness.now(), limit=10) == []
+    assert (await harness.get(task.id)).run_at is None
+
+
+async def test_cancel_of_a_running_task_is_a_request(harness: Harness) -> None:
+    running, _ = await harness.start()
+    other, _ = await harness.start()
+
+    (verdict,) = await harness.store.cancel([running.id])
+
+    requested = await harness.get(running.id)
+    assert verdict == CancelRequested(requested)
+    assert requested.status is TaskStatus.PROCESSING
+    assert requested.cancel_requested
+    asked = await harness.store.cancel_requested([other.id, running.id, new_task_id()])
+    assert asked == [False, True, False]
+
+    await harness.store.record([Cancel(task_id=running.id, attempt=1)])
+    assert (await harness.get(running.id)).status is TaskStatus.CANCELLED
+
+
+async def test_cancel_twice(harness: Harness) -> None:
+    running, _ = await harness.start()
+    await harness.store.cancel([running.id])
+    (again,) = await harness.store.cancel([running.id])
+    assert isinstance(again, CancelRequested)
+    counts = await harness.store.counts()
+    assert (counts.processing, counts.total) == (1, 1)
+
+
+async def test_cancel_of_what_is_over_changes_nothing(harness: Harness) -> None:
+    running, _ = await harness.start()
+    await harness.store.record([Complete(task_id=running.id, attempt=1, result=1)])
+    before = await harness.get(running.id)
+    await harness.advance(1)
+
+    assert await harness.store.cancel([running.id]) == [AlreadyFinished(before)]
+    assert await harness.get(running.id) == before
+
+
+async def test_cancel_of_an_unknown_task_does_not_fail_its_neighbours(harness: Harness) -> None:
+    task = await harness.create()
+    first, second = await harness.store.cancel([new_task_id(), task.id])
+    assert first == Missing()
+    assert isinstance(second, CancelledNow)
+
+
+async def test_cancel_of_one_task_twice_in_a_batch(harness: Harness) -> None:
+    task = await harness.create()
+    first, second = await harness.store.cancel([task.id, task.id])
+    assert isinstance(first, CancelledNow)
+    assert isinstance(second, AlreadyFinished)
+    assert (await harness.store.counts()).cancelled == 1
+
+
+async def test_a_cancel_request_survives_progress(harness: Harness) -> None:
+    running, _ = await harness.start()
+    await harness.store.cancel([running.id])
+    await harness.store.record([Progress(task_id=running.id, attempt=1, value=1)])
+    assert await harness.store.cancel_requested([running.id]) == [True]
+
+
+# --- retry, as a new round ------------------------------------------------------------------
+
+
+async def test_reopen_starts_a_new_round(harness: Harness) -> None:
+    running, delivery = await harness.start(max_attempts=1, payload={"n": 1})
+    await harness.store.record([Progress(task_id=running.id, attempt=1, value=1)])
+    await harness.store.record([Fail(task_id=running.id, attempt=1, error=ERROR)])
+    await harness.queue.delete([delivery])
+    await harness.advance(60)
+
+    (verdict,) = await harness.store.reopen([running.id])
+
+    task = await harness.get(running.id)
+    assert verdict == Reopened(task)
+    assert task.status is TaskStatus.PENDING
+    assert (task.retry_count, task.attempt) == (0, 1)
+    assert (task.error, task.result, task.progress) == (None, None, None)
+    assert (task.started_at, task.finished_at, task.run_at) == (None, None, None)
+    assert task.updated_at == harness.now()
+    assert task.payload == {"n": 1}
+
+    await harness.send(task)
+    started = await harness.claim(await harness.receive_one())
+    assert isinstance(started, Started)
+    assert started.task.attempt == 2
+    late = Complete(task_id=running.id, attempt=1, result="of the first round")
+    assert await harness.store.record([late]) == [Fenced()]
+
+
+async def test_reopen_forgets_the_cancel_request(harness: Harness) -> None:
+    running, _ = await harness.start()
+    await harness.store.cancel([running.id])
+    await harness.store.record([Interrupt(task_id=running.id, attempt=1)])
+    assert (await harness.get(running.id)).status is TaskStatus.CANCELLED
+
+    (verdict,) = await harness.store.reopen([running.id])
+
+    assert isinstance(verdict, Reopened)
+    assert not verdict.task.cancel_requested
+    assert await harness.store.cancel_requested([running.id]) == [False]
+
+
+async def test_only_failed_and_cancelled_tasks_reopen(harness: Harness) -> None:
+    pending = await harness.create()
+    running, _ = await harness.start()
+    done, _ = await harness.start()
+    await harness.store.record([Complete(task_id=done.id, attempt=1, result=1)])
+    before = await harness.store.get([pending.id, running.id, done.id])
+
+    verdicts = await harness.store.reopen([pending.id, running.id, done.id, new_task_id()])
+
+    assert [type(verdict) for verdict in verdicts] == [NotReopened] * 3 + [Missing]
+    assert await harness.store.get([pending.id, running.id, done.id]) == before
+
+
+async def test_an_old_message_does_not_hurt_a_reopened_task(harness: Harness) -> None:
+    """The first round's message comes back: it may start the new round, once."""
+    running, _ = await harness.start()
+    await harness.store.record([Fail(task_id=running.id, attempt=1, error=ERROR)])
+    (verdict,) = await harness.store.reopen([running.id])
+    assert isinstance(verdict, Reopened)
+    await harness.lapse()
+
+    started = await harness.claim(await harness.receive_one())
+
+    assert isinstance(started, Started)
+    assert not started.takeover
+    assert (started.task.attempt, started.task.retry_count) == (2, 0)
+
+
+# --- forgetting -----------------------------------------------------------------------------
+
+
+async def test_expire_forgets_what_ended_long_ago(harness: Harness) -> None:
+    ended = []
+    for _ in range(3):
+        task = await harness.create()
+        await harness.store.cancel([task.id])
+        ended.append(task.id)
+    await harness.advance(100)
+    cut = harness.now()
+    waiting = await harness.create()
+    running, _ = await harness.start()
+    young = await harness.create()
+    await harness.store.cancel([young.id])
+    await harness.advance(100)
+
+    assert await harness.store.expire(finished_before=cut, limit=2) == 2
+    assert await harness.store.expire(finished_before=cut, limit=2) == 1
+    assert await harness.store.expire(finished_before=cut, limit=2) == 0
+
+    assert await harness.store.get(ended) == [None] * 3
+    kept = await harness.store.get([waiting.id, running.id, young.id])
+    assert all(task is not None for task in kept)
+    counts = await harness.store.counts()
+    assert (counts.pending, counts.processing, counts.cancelled) == (1, 1, 1)
+
+
+async def test_a_message_of_a_forgotten_task_finds_no_row(harness: Harness) -> None:
+    running, delivery = await harness.start()
+    await harness.store.record([Complete(task_id=running.id, attempt=1, result=1)])
+    await harness.advance(1)
+    await harness.store.expire(finished_before=harness.now(), limit=10)
+    assert await harness.claim(delivery) == Missing()
+
+
+async def test_a_forgotten_id_can_be_used_again(harness: Harness) -> None:
+    task = await harness.create(payload="x" * 5000)
+    await harness.store.cancel([task.id])
+    await harness.advance(1)
+    await harness.store.expire(finished_before=harness.now(), limit=10)
+    again = await harness.create(harness.make_task(id=task.id, payload="new"))
+    assert await harness.get(task.id) == again
+
+
+async def test_cancel_lands_while_the_delivery_waits(harness: Harness) -> None:
+    """Received, not claimed yet, and cancelled: it does not start, and its message can go."""
+    task = await harness.submit()
+    delivery = await harness.receive_one()
+    await harness.store.cancel([task.id])
+    assert await harness.claim(delivery) == Finished(TaskStatus.CANCELLED)
+    assert await harness.queue.delete([delivery]) == [Done()]

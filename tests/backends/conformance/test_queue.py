@@ -1,0 +1,459 @@
+"""Messages: visibility, receipts, delays, order, waiting."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+
+import pytest
+import trio
+import trio.testing
+
+from task_queue_engine.backends.base import (
+    DeadLettering,
+    Delivery,
+    Done,
+    LeaseLost,
+    Message,
+    QueueDepth,
+    QueueVerdict,
+    Rejected,
+)
+from tests.backends.conformance.harness import Harness, needs
+
+Operation = Callable[..., Awaitable[list[QueueVerdict]]]
+
+
+async def extend(harness: Harness, *deliveries: Delivery) -> list[QueueVerdict]:
+    return await harness.queue.extend(deliveries, visibility=harness.visibility)
+
+
+async def release(harness: Harness, *deliveries: Delivery) -> list[QueueVerdict]:
+    return await harness.queue.release([(delivery, 0.0) for delivery in deliveries])
+
+
+async def delete(harness: Harness, *deliveries: Delivery) -> list[QueueVerdict]:
+    return await harness.queue.delete(deliveries)
+
+
+async def dead_letter(harness: Harness, *deliveries: Delivery) -> list[QueueVerdict]:
+    return await harness.queue.dead_letter(
+        [
+            DeadLettering(delivery=delivery, reason="a test", at=harness.now())
+            for delivery in deliveries
+        ]
+    )
+
+
+OPERATIONS: list[Operation] = [extend, release, delete, dead_letter]
+
+
+# --- leases ---------------------------------------------------------------------------------
+
+
+async def test_a_received_message_is_invisible_until_its_lease_ends(harness: Harness) -> None:
+    task = await harness.submit()
+    first = await harness.receive_one()
+    assert (first.task_id, first.receive_count) == (task.id, 1)
+
+    await harness.advance(harness.visibility - 1)
+    assert await harness.receive() == []
+
+    await harness.advance(1)
+    second = await harness.receive_one()
+    assert second.message_id == first.message_id
+    assert second.receive_count == 2
+    assert second.receipt != first.receipt
+
+
+async def test_a_deleted_message_is_gone(harness: Harness) -> None:
+    await harness.submit()
+    assert await delete(harness, await harness.receive_one()) == [Done()]
+    await harness.lapse()
+    assert await harness.receive() == []
+
+
+async def test_extend_counts_from_now(harness: Harness) -> None:
+    await harness.submit()
+    delivery = await harness.receive_one()
+
+    for _ in range(3):
+        await harness.advance(harness.visibility - 1)
+        assert await extend(harness, delivery) == [Done()]
+    await harness.advance(harness.visibility - 1)
+    assert await harness.receive() == []
+    await harness.advance(1)
+    assert (await harness.receive_one()).message_id == delivery.message_id
+
+
+async def test_an_extended_lease_deletes_with_the_same_receipt(harness: Harness) -> None:
+    await harness.submit()
+    delivery = await harness.receive_one()
+    await extend(harness, delivery)
+    assert await delete(harness, delivery) == [Done()]
+    await harness.lapse()
+    assert await harness.receive() == []
+
+
+async def test_release_gives_back_at_once(harness: Harness) -> None:
+    await harness.submit()
+    first = await harness.receive_one()
+    assert await release(harness, first) == [Done()]
+    second = await harness.receive_one()
+    assert (second.message_id, second.receive_count) == (first.message_id, 2)
+
+
+async def test_release_with_a_delay(harness: Harness) -> None:
+    await harness.submit()
+    delivery = await harness.receive_one()
+    assert await harness.queue.release([(delivery, 20.0)]) == [Done()]
+
+    await harness.advance(19)
+    assert await harness.receive() == []
+    await harness.advance(1)
+    again = await harness.receive_one()
+    assert again.task_id == delivery.task_id
+    if harness.promises.same_message_after_delay:
+        assert again.message_id == delivery.message_id
+
+
+async def test_release_may_wait_longer_than_the_lease(harness: Harness) -> None:
+    await harness.submit()
+    delivery = await harness.receive_one()
+    await harness.queue.release([(delivery, harness.queue.max_delay)])
+    await harness.advance(harness.queue.max_delay - 1)
+    assert await harness.receive() == []
+    await harness.advance(1)
+    assert len(await harness.receive()) == 1
+
+
+@pytest.mark.parametrize(
+    "operation",
+    [
+        pytest.param(
+            operation,
+            marks=[needs("notices_stale_receipts")] if operation is delete else [],
+            id=operation.__name__,
+        )
+        for operation in OPERATIONS
+    ],
+)
+async def test_a_receipt_is_stale_once_the_message_was_received_again(
+    harness: Harness, operation: Operation
+) -> None:
+    await harness.submit()
+    lost = await harness.receive_one()
+    await harness.lapse()
+    held = await harness.receive_one()
+
+    assert await operation(harness, lost) == [LeaseLost()]
+
+    await harness.advance(harness.visibility - 1)
+    assert await harness.receive() == [], "the lease of the new holder is untouched"
+    assert await delete(harness, held) == [Done()]
+    depth = await harness.queue.depth()
+    assert depth == QueueDepth(waiting=0, in_flight=0, dead=0)
+
+
+@needs("notices_stale_receipts")
+@pytest.mark.parametrize("operation", OPERATIONS, ids=lambda operation: operation.__name__)
+async def test_a_receipt_is_stale_once_the_message_is_gone(
+    harness: Harness, operation: Operation
+) -> None:
+    await harness.submit()
+    delivery = await harness.receive_one()
+    await delete(harness, delivery)
+    assert await operation(harness, delivery) == [LeaseLost()]
+
+
+@needs("notices_stale_receipts")
+@pytest.mark.parametrize("operation", OPERATIONS, ids=lambda operation: operation.__name__)
+async def test_a_receipt_is_stale_once_the_message_was_given_back(
+    harness: Harness, operation: Operation
+) -> None:
+    """Above all for `extend`: a late heartbeat must not hide what was given back."""
+    await harness.submit()
+    delivery = await harness.receive_one()
+    await release(harness, delivery)
+    assert await operation(harness, delivery) == [LeaseLost()]
+    assert len(await harness.receive()) == 1
+
+
+@pytest.mark.parametrize("operation", OPERATIONS, ids=lambda operation: operation.__name__)
+async def test_the_receipt_is_what_counts(harness: Harness, operation: Operation) -> None:
+    await harness.submit()
+    delivery = await harness.receive_one()
+    forged = replace(delivery, receipt="not-a-receipt")
+    assert await operation(harness, forged) == [LeaseLost()]
+    assert await operation(harness, delivery) == [Done()]
+
+
+@needs("notices_stale_receipts")
+@pytest.mark.parametrize(
+    "operation", [release, delete, dead_letter], ids=lambda operation: operation.__name__
+)
+async def test_a_batch_answers_item_by_item(harness: Harness, operation: Operation) -> None:
+    """The lost, and the same twice, fail alone."""
+    for _ in range(3):
+        await harness.submit()
+    lost, good, twice = await harness.receive(3)
+    await delete(harness, lost)
+
+    verdicts = await operation(harness, good, lost, twice, twice)
+
+    assert verdicts == [Done(), LeaseLost(), Done(), LeaseLost()]
+    depth = await harness.queue.depth()
+    assert depth.in_flight == 0
+    assert depth.waiting + depth.dead == (0 if operation is delete else 2)
+
+
+# --- sending --------------------------------------------------------------------------------
+
+
+async def test_a_delayed_message_is_not_seen_early(harness: Harness) -> None:
+    task = await harness.create()
+    await harness.send(task, delay=60)
+
+    await harness.advance(59)
+    assert await harness.receive() == []
+    await harness.advance(1)
+    assert [delivery.task_id for delivery in await harness.receive()] == [task.id]
+
+
+async def test_the_longest_delay_is_taken_and_a_longer_one_is_not(harness: Harness) -> None:
+    task = harness.make_task()
+    longest = harness.queue.max_delay
+    verdicts = await harness.queue.send(
+        [
+            Message(task=task, delay=longest),
+            Message(task=task, delay=longest + 1),
+            Message(task=task, delay=-1),
+        ]
+    )
+    assert verdicts[0] == Done()
+    assert isinstance(verdicts[1], Rejected)
+    assert isinstance(verdicts[2], Rejected)
+    assert (await harness.queue.depth()).waiting == 1
+
+
+async def test_a_bad_delay_of_a_release_leaves_the_lease(harness: Harness) -> None:
+    await harness.submit()
+    delivery = await harness.receive_one()
+    (verdict,) = await harness.queue.release([(delivery, harness.queue.max_delay + 1)])
+    assert isinstance(verdict, Rejected)
+    assert await harness.receive() == []
+    assert await delete(harness, delivery) == [Done()]
+
+
+async def test_each_send_is_a_message_of_its_own(harness: Harness) -> None:
+    task = await harness.submit()
+    await harness.send(task)
+    first, second = await harness.receive()
+    assert first.task_id == second.task_id == task.id
+    assert first.message_id != second.message_id
+
+
+async def test_message_ids_are_never_used_again(harness: Harness) -> None:
+    """A PROCESSING row remembers one: a new message must not look like its old one."""
+    seen = set()
+    for _ in range(3):
+        await harness.submit()
+        delivery = await harness.receive_one()
+        seen.add(delivery.message_id)
+        await delete(harness, delivery)
+    assert len(seen) == 3
+
+
+@needs("in_order")
+async def test_first_visible_is_first_received(harness: Harness) -> None:
+    late = await harness.create()
+    await harness.send(late, delay=5)
+    tasks = [await harness.submit() for _ in range(3)]
+    await harness.advance(10)
+    newest = await harness.submit()
+
+    received = [(await harness.receive(2)) for _ in range(3)]
+
+    order = [delivery.task_id for batch in received for delivery in batch]
+    assert order == [tasks[0].id, tasks[1].id, tasks[2].id, late.id, newest.id]
+
+
+async def test_no_more_than_asked_for(harness: Harness) -> None:
+    for _ in range(5):
+        await harness.submit()
+    assert len(await harness.receive(2)) == 2
+    assert len(await harness.receive(10)) == 3
+
+
+async def test_queues_are_apart(harness: Harness) -> None:
+    other = harness.backend.queue("other")
+    assert other is harness.backend.queue("other")
+    assert other.name == "other"
+    task = await harness.create(queue="other")
+    await other.send([Message(task=task)])
+
+    assert await harness.receive() == []
+    (delivery,) = await other.receive(10, wait=0, visibility=30)
+    assert delivery.task_id == task.id
+    assert (await harness.queue.depth()).in_flight == 0
+    assert (await other.depth()).in_flight == 1
+
+
+# --- depth ----------------------------------------------------------------------------------
+
+
+async def test_depth_follows_a_message_through_its_life(harness: Harness) -> None:
+    async def depth_is(*expected: int) -> None:
+        found = await harness.queue.depth()
+        while not harness.promises.exact_depth and _numbers(found) != expected:
+            await trio.sleep(0.01)  # until the harness gives up
+            found = await harness.queue.depth()
+        assert _numbers(found) == expected
+
+    await depth_is(0, 0, 0)
+    await harness.send(await harness.create(), delay=10)
+    await harness.submit()
+    await depth_is(2, 0, 0)
+    first = await harness.receive_one()
+    await depth_is(1, 1, 0)
+    await extend(harness, first)
+    await depth_is(1, 1, 0)
+    await harness.lapse()
+    first, second = await harness.receive(2)
+    await depth_is(0, 2, 0)  # a lapsed lease that is taken again counts once
+    await release(harness, first)
+    await depth_is(1, 1, 0)
+    await dead_letter(harness, second)
+    await depth_is(1, 0, 1)
+    await delete(harness, await harness.receive_one())
+    await depth_is(0, 0, 1)
+
+
+def _numbers(depth: QueueDepth) -> tuple[int, int, int]:
+    return depth.waiting, depth.in_flight, depth.dead
+
+
+# --- waiting --------------------------------------------------------------------------------
+
+
+async def test_receive_returns_empty_when_its_wait_is_over(harness: Harness) -> None:
+    assert await harness.queue.receive(10, wait=0.05, visibility=30) == []
+
+
+async def test_receive_wakes_on_send(harness: Harness) -> None:
+    received: list[Delivery] = []
+    arrived = trio.Event()
+
+    async def wait() -> None:
+        received.extend(await harness.queue.receive(10, wait=20, visibility=30))
+        arrived.set()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(wait)
+        await trio.testing.wait_all_tasks_blocked(0.02)
+        with trio.fail_after(5):
+            task = await harness.submit()
+            await arrived.wait()
+    assert [delivery.task_id for delivery in received] == [task.id]
+
+
+async def test_receive_wakes_on_release(harness: Harness) -> None:
+    await harness.submit()
+    held = await harness.receive_one()
+    received: list[Delivery] = []
+    arrived = trio.Event()
+
+    async def wait() -> None:
+        received.extend(await harness.queue.receive(10, wait=20, visibility=30))
+        arrived.set()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(wait)
+        await trio.testing.wait_all_tasks_blocked(0.02)
+        with trio.fail_after(5):
+            await release(harness, held)
+            await arrived.wait()
+    assert received[0].receive_count == 2
+
+
+async def test_all_receivers_that_wait_are_served(harness: Harness) -> None:
+    received: list[Delivery] = []
+
+    async def wait() -> None:
+        received.extend(await harness.queue.receive(1, wait=20, visibility=30))
+
+    tasks = [harness.make_task() for _ in range(3)]
+    with trio.fail_after(10):
+        async with trio.open_nursery() as nursery:
+            for _ in tasks:
+                nursery.start_soon(wait)
+            await trio.testing.wait_all_tasks_blocked(0.02)
+            await harness.queue.send([Message(task=task) for task in tasks])
+    assert {delivery.task_id for delivery in received} == {task.id for task in tasks}
+
+
+async def test_a_call_that_is_cancelled_before_it_begins_does_nothing(harness: Harness) -> None:
+    with trio.CancelScope() as scope:
+        scope.cancel()
+        await harness.queue.send([Message(task=harness.make_task())])
+    assert scope.cancelled_caught
+    assert (await harness.queue.depth()).waiting == 0
+
+
+@needs("cancelled_receive_takes_nothing")
+async def test_a_receive_that_was_cancelled_while_waiting_took_nothing(harness: Harness) -> None:
+    with trio.move_on_after(0.05) as scope:
+        await harness.queue.receive(10, wait=20, visibility=30)
+    assert scope.cancelled_caught
+    task = await harness.submit()
+    assert [delivery.task_id for delivery in await harness.receive()] == [task.id]
+
+
+@needs("cancelled_receive_takes_nothing")
+async def test_a_receive_that_is_cancelled_as_messages_arrive_loses_none(harness: Harness) -> None:
+    """Whatever the moment of the cancel: each message is returned, or still there to be taken."""
+    sent, returned = set(), set()
+
+    async def wait(scope: trio.CancelScope) -> None:
+        with scope:
+            for delivery in await harness.queue.receive(10, wait=20, visibility=30):
+                returned.add(delivery.task_id)
+
+    for pause in range(20):
+        scope = trio.CancelScope()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(wait, scope)
+            await trio.testing.wait_all_tasks_blocked()
+            nursery.start_soon(harness.send, task := await harness.create())
+            sent.add(task.id)
+            for _ in range(pause):
+                await trio.sleep(0.0001)
+            scope.cancel()
+    left = set()
+    while deliveries := await harness.receive():
+        left |= {delivery.task_id for delivery in deliveries}
+    assert returned | left == sent
+    assert not returned & left
+
+
+async def test_two_receivers_never_get_the_same_message(harness: Harness) -> None:
+    total = 120
+    got: list[str] = []
+
+    async def receiver() -> None:
+        while len(got) < total:
+            for delivery in await harness.queue.receive(7, wait=0.05, visibility=300):
+                got.append(delivery.message_id)
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(4):
+            nursery.start_soon(receiver)
+        for _ in range(total // 10):
+            tasks = [harness.make_task() for _ in range(10)]
+            await harness.queue.send([Message(task=task) for task in tasks])
+    assert len(got) == len(set(got)) == total
+
+
+async def test_max_messages_below_one_is_refused(harness: Harness) -> None:
+    with pytest.raises(ValueError, match="max_messages"):
+        await harness.queue.receive(0, wait=0, visibility=30)

@@ -1,0 +1,120 @@
+"""Several processes on one file, and one that is killed."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import trio
+
+from task_queue_engine.backends.sqlite import SqliteBackend
+from tests.backends.sqlite.bench import Bench, SqliteHarness
+from tests.backends.sqlite.sqlite_file import check
+
+ROOT = Path(__file__).parents[3]
+
+
+@contextmanager
+def child(what: str, path: Path) -> Iterator[subprocess.Popen[str]]:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tests.backends.sqlite.child", what, str(path)],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    with process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def read_line(process: subprocess.Popen[str]) -> str:
+    assert process.stdout is not None
+    return process.stdout.readline().strip()
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "tasks.db"
+
+
+async def test_a_receive_that_waits_notices_what_another_process_sends(path: Path) -> None:
+    backend = SqliteBackend(path)
+    async with backend.open():
+        queue = backend.queue("default")
+        with child("send", path) as process, trio.fail_after(20):
+            assert await trio.to_thread.run_sync(read_line, process) == "ready"
+
+            async def send() -> None:
+                await trio.sleep(0.05)
+                process.communicate("now\n")
+
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(send)
+                found = await queue.receive(1, wait=60, visibility=30)
+    assert len(found) == 1
+
+
+async def test_many_processes_may_start_on_a_new_file_at_once(path: Path) -> None:
+    count = 6
+
+    async def run() -> None:
+        process = await trio.run_process(
+            [sys.executable, "-m", "tests.backends.sqlite.child", "open", str(path)],
+            cwd=ROOT,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+            capture_stderr=True,
+            check=False,
+        )
+        assert process.returncode == 0, process.stderr.decode()
+
+    with trio.fail_after(30):
+        async with trio.open_nursery() as nursery:
+            for _ in range(count):
+                nursery.start_soon(run)
+    harness = SqliteHarness(path.parent)
+    backend = harness.make()
+    async with backend.open():
+        await Bench(harness, backend).counts(pending=count)
+    check(path)
+
+
+async def test_killed_in_the_middle_of_everything(path: Path) -> None:
+    """Nothing that was answered is lost, and every count is right: at once, not after a repair."""
+    answered: list[str] = []
+    for lines in (1, 57, 400):
+        with child("load", path) as process, trio.fail_after(20):
+            for _ in range(lines):
+                answered.append(await trio.to_thread.run_sync(read_line, process))
+            process.kill()
+            assert process.stdout is not None
+            # The last line may be cut short.
+            answered += process.stdout.read().split("\n")[:-1]
+        check(path)
+        backend = SqliteBackend(path)
+        async with backend.open():
+            stored = await backend.store.get(answered)
+            assert None not in stored
+            assert (await backend.store.counts()).total >= len(answered)
+        check(path)
+
+
+async def test_two_processes_that_write_all_the_time_both_get_on(path: Path) -> None:
+    with child("load", path) as other, trio.fail_after(20):
+        await trio.to_thread.run_sync(read_line, other)
+        harness = SqliteHarness(path.parent)
+        backend = harness.make()
+        async with backend.open():
+            bench = Bench(harness, backend)
+            mine = [await bench.create() for _ in range(50)]
+            assert None not in await bench.store.get([task.id for task in mine])
+        other.kill()
+    check(path)

@@ -1,0 +1,127 @@
+"""What only the embedded queue and store promise."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import trio
+import trio.testing
+
+from task_queue_engine.backends.base import AlreadyExists, Created, Delivery, Done, Message, NewTask
+from task_queue_engine.backends.sqlite import SqliteBackend
+from task_queue_engine.backends.sqlite import queue as sqlite_queue
+from task_queue_engine.clock import TrioClock
+from task_queue_engine.lifecycle import Complete, Started
+from tests.backends.sqlite.bench import Bench, SqliteHarness, claim_of
+from tests.backends.sqlite.child import new_task
+from tests.backends.sqlite.sqlite_file import check
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 64, 65, 255, 256, 257, 600])
+async def test_batches_of_any_size(tmp_path: Path, size: int) -> None:
+    """Statements come in a few sizes, padded; more than the largest are several."""
+    harness = SqliteHarness(tmp_path)
+    backend = harness.make()
+    async with backend.open():
+        bench = Bench(harness, backend)
+        tasks = [bench.task(payload=i) for i in range(size)]
+        created = await bench.store.create([NewTask(task=task) for task in tasks])
+        assert created == [Created()] * size
+        sent = await bench.queue.send([Message(task=task) for task in tasks])
+        assert sent == [Done()] * size
+        deliveries = await bench.queue.receive(size, wait=0, visibility=30)
+        assert [delivery.task_id for delivery in deliveries] == [task.id for task in tasks]
+        verdicts = await bench.store.claim([claim_of(delivery) for delivery in deliveries])
+        assert [v.task.payload for v in verdicts if isinstance(v, Started)] == list(range(size))
+        await bench.counts(processing=size)
+        await bench.store.record(
+            [Complete(task_id=task.id, attempt=1, result=None) for task in tasks]
+        )
+        await bench.counts(completed=size)
+        assert await bench.queue.delete(deliveries) == [Done()] * size
+        await bench.depth()
+        assert len(await bench.store.get([task.id for task in tasks])) == size
+    check(tmp_path / "tasks.db")
+
+
+async def test_a_send_of_this_process_is_seen_without_looking(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sqlite_queue, "LOOK_EVERY", 60.0)
+    backend = SqliteBackend(tmp_path / "tasks.db")
+    async with backend.open():
+        queue = backend.queue("default")
+        for _ in range(20):
+            received: list[Delivery] = []
+
+            async def wait(received: list[Delivery] = received) -> None:
+                received += await queue.receive(1, wait=60, visibility=30)
+
+            with trio.fail_after(5):
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(wait)
+                    await trio.testing.wait_all_tasks_blocked()
+                    await queue.send([Message(task=new_task())])
+            assert len(received) == 1
+
+
+async def test_a_delayed_message_wakes_who_waits_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sqlite_queue, "LOOK_EVERY", 60.0)
+    backend = SqliteBackend(tmp_path / "tasks.db")
+    async with backend.open():
+        queue = backend.queue("default")
+        await queue.send([Message(task=new_task(), delay=0.1)])
+        with trio.fail_after(5):
+            start = trio.current_time()
+            (delivery,) = await queue.receive(1, wait=60, visibility=0.1)
+            assert trio.current_time() - start >= 0.09, "never early"
+            (again,) = await queue.receive(1, wait=60, visibility=30)
+    assert again.message_id == delivery.message_id
+
+
+async def test_the_clock_is_asked_on_the_event_loop(tmp_path: Path) -> None:
+    """One that follows trio's time can be asked nowhere else."""
+    backend = SqliteBackend(tmp_path / "tasks.db", clock=TrioClock())
+    async with backend.open():
+        queue, store = backend.queue("default"), backend.store
+        task = new_task()
+        await store.create([NewTask(task=task)])
+        await queue.send([Message(task=task)])
+        (delivery,) = await queue.receive(1, wait=0, visibility=30)
+        await store.claim([claim_of(delivery)])
+        await store.record([Complete(task_id=task.id, attempt=1, result=None)])
+        await store.cancel([task.id])
+        await store.reopen([task.id])
+        await store.reclaim([(task.id, 1)])
+        await queue.extend([delivery], visibility=30)
+        assert await queue.release([(delivery, 0.0)]) == [Done()]
+
+
+@pytest.mark.parametrize("size", [10, 1_998, 1_999, 9_000])
+async def test_a_payload_of_any_size_goes_and_leaves_nothing_behind(
+    tmp_path: Path, size: int
+) -> None:
+    """Large ones are in a table of their own."""
+    harness = SqliteHarness(tmp_path)
+    backend = harness.make()
+    path = tmp_path / "tasks.db"
+    async with backend.open():
+        bench = Bench(harness, backend)
+        task, _ = await bench.start(payload="x" * size)
+        assert task.payload == "x" * size
+        verdicts = await bench.store.create(
+            [NewTask(task=bench.task(id=task.id, payload="y" * size)), NewTask(task=bench.task())]
+        )
+        assert verdicts == [AlreadyExists(task), Created()]
+        check(path)
+        await bench.record(Complete(task_id=task.id, attempt=1, result="z" * size))
+        ended = await bench.get(task)
+        assert (ended.payload, ended.result) == ("x" * size, "z" * size)
+        await bench.advance(1)
+        assert await bench.store.expire(finished_before=bench.now, limit=10) == 1
+        check(path)
+        await bench.create(id=task.id, payload="w" * size)
+        check(path)

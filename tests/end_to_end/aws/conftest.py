@@ -1,0 +1,18 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.backends.aws.conftest import bare_environment
+from tests.end_to_end.aws.environment import Place, place_on
+
+__all__ = ["bare_environment", "place"]
+
+
+@pytest.fixture
+def place(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Place]:
+    """On the main pair of servers; on another with `indirect` and its name."""
+    with place_on(tmp_path, getattr(request, "param", "elasticmq")) as made:
+        yield made

@@ -1,0 +1,124 @@
+"""Queues and a table of their own on local servers, and engine processes that work there."""
+
+from __future__ import annotations
+
+import json
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from local_aws.servers import LocalServer
+from task_queue_engine.backends.aws.dynamodb.schema import create_table_parameters
+from tests.backends.aws.sqs.opening import boto
+from tests.cli.harness import Server, Shop
+from tests.local_servers import require
+
+_TASKS = Path(__file__).parent.parent.parent / "engine" / "crash_tasks.py"
+
+PAIRS = {"elasticmq": "dynamodb-local", "fauxqs": "ministack"}
+
+
+@dataclass(frozen=True)
+class Place:
+    shop: Shop
+    queue_server: LocalServer
+    table_server: LocalServer
+    queue: str
+    dead: str
+    table: str
+    endpoints: dict[str, str] = field(default_factory=dict)
+    """In place of the servers' own: a proxy's."""
+
+    @property
+    def environment(self) -> dict[str, str]:
+        key, secret = self.queue_server.credentials
+        return {
+            "AWS_REGION": self.queue_server.region,
+            "AWS_ACCESS_KEY_ID": key,
+            "AWS_SECRET_ACCESS_KEY": secret,
+            "AWS_EC2_METADATA_DISABLED": "true",
+            "AWS_ENDPOINT_URL_SQS": self.endpoints.get("sqs", self.queue_server.url),
+            "AWS_ENDPOINT_URL_DYNAMODB": self.endpoints.get("dynamodb", self.table_server.url),
+            "SQS_QUEUE_URL": self.queue,
+            "SQS_DLQ_URL": self.dead,
+            "DYNAMODB_TABLE": self.table,
+        }
+
+    def behind(self, **endpoints: str) -> Place:
+        """The same place, reached by another way."""
+        return replace(self, endpoints=self.endpoints | endpoints)
+
+    @contextmanager
+    def serve(self, command: str = "serve", **settings: str) -> Iterator[Server]:
+        """An engine process. Its settings are quick: leases of 2 s, for tests that let some lapse;
+        idle polls of 1 s, which local servers notice sooner when they are given up."""
+        defaults = {
+            "TQE_APP": "crash_tasks:tasks",
+            "TQE_VISIBILITY_TIMEOUT": "2",
+            "TQE_POLL_WAIT": "1",
+            "TQE_RECONCILE_INTERVAL": "0.5",
+            "TQE_METRICS_INTERVAL": "0.5",
+        }
+        with self.shop.serve(command, **(self.environment | defaults | settings)) as server:
+            yield server
+
+    # --- as another program does it ---------------------------------------------------------
+
+    @property
+    def sqs(self) -> Any:
+        return boto("sqs", self.queue_server)
+
+    @property
+    def dynamodb(self) -> Any:
+        return boto("dynamodb", self.table_server)
+
+    def item(self, task_id: str) -> dict[str, Any] | None:
+        answer = self.dynamodb.get_item(
+            TableName=self.table, Key={"id": {"S": task_id}}, ConsistentRead=True
+        )
+        found: dict[str, Any] | None = answer.get("Item")
+        return found
+
+    def in_queue(self, url: str | None = None) -> tuple[int, int, int]:
+        """Messages of the queue: visible, delayed, in flight."""
+        names = (
+            "ApproximateNumberOfMessages",
+            "ApproximateNumberOfMessagesDelayed",
+            "ApproximateNumberOfMessagesNotVisible",
+        )
+        attributes = self.sqs.get_queue_attributes(
+            QueueUrl=url or self.queue, AttributeNames=list(names)
+        )["Attributes"]
+        visible, delayed, in_flight = (int(attributes.get(name, 0)) for name in names)
+        return visible, delayed, in_flight
+
+
+@contextmanager
+def place_on(
+    path: Path, queue_server: str = "elasticmq", *, max_receives: int = 3
+) -> Iterator[Place]:
+    """As `tqe provision` makes it, but for the length of polls that do not say how long."""
+    servers = require(queue_server), require(PAIRS[queue_server])
+    name = f"whole-{secrets.token_hex(5)}"
+    sqs, dynamodb = boto("sqs", servers[0]), boto("dynamodb", servers[1])
+    dead = sqs.create_queue(QueueName=f"{name}-dlq")["QueueUrl"]
+    asked = sqs.get_queue_attributes(QueueUrl=dead, AttributeNames=["QueueArn"])
+    policy = {
+        "deadLetterTargetArn": asked["Attributes"]["QueueArn"],
+        "maxReceiveCount": max_receives,
+    }
+    attributes = {"VisibilityTimeout": "30", "RedrivePolicy": json.dumps(policy)}
+    queue = sqs.create_queue(QueueName=name, Attributes=attributes)["QueueUrl"]
+    dynamodb.create_table(**create_table_parameters(name))
+    dynamodb.get_waiter("table_exists").wait(TableName=name, WaiterConfig={"Delay": 1})
+    shutil.copy(_TASKS, path)
+    try:
+        yield Place(Shop(path), servers[0], servers[1], queue, dead, name)
+    finally:
+        for url in (queue, dead):
+            sqs.delete_queue(QueueUrl=url)
+        dynamodb.delete_table(TableName=name)

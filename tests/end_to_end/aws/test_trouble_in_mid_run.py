@@ -1,0 +1,385 @@
+"""Bad weather between a running engine and AWS: /ready turns red and says why, work waits, nothing
+is lost or half done, and all goes on by itself when it is over."""
+
+from __future__ import annotations
+
+import json
+import re
+import secrets
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+
+from local_aws.servers import LocalServer
+from task_queue_engine import Engine, Settings, Task, TaskRegistry, TaskStatus
+from task_queue_engine.backends.aws.dynamodb.schema import create_table_parameters
+from task_queue_engine.backends.aws.dynamodb.store import DynamoStore
+from task_queue_engine.backends.aws.sqs import queue as sqs
+from task_queue_engine.backends.aws.sqs import receive_watermark as arrivals
+from task_queue_engine.backends.aws.wire import credentials
+from task_queue_engine.backends.base import ListQuery
+from task_queue_engine.errors import BackendUnavailable
+from tests.backends.aws.dynamodb.opening import open_client
+from tests.backends.aws.fake_aws import dynamodb_error, sqs_error
+from tests.backends.aws.fault_proxy import Front, Weather, before, fair
+from tests.backends.aws.sqs.harness import make_queue
+from tests.backends.aws.wire.canned import Answer, answer
+
+pytestmark = pytest.mark.usefixtures("bare_environment")
+
+PATIENCE = 20.0
+"""Seconds until a test calls it broken."""
+
+
+@dataclass
+class Place:
+    sqs: Front
+    dynamodb: Front
+    settings: Settings
+    servers: tuple[LocalServer, LocalServer]
+    runs: Counter[str] = field(default_factory=Counter)
+    """How often the handler was begun, by payload."""
+    go_on: trio.Event = field(default_factory=trio.Event)
+
+    def turn(self, sqs: Weather, dynamodb: Weather) -> None:
+        self.sqs.turn(sqs)
+        self.dynamodb.turn(dynamodb)
+
+    @property
+    def tasks(self) -> TaskRegistry:
+        registry = TaskRegistry()
+
+        @registry.task("note")
+        async def note(payload: str) -> str:
+            self.runs[payload] += 1
+            return payload
+
+        @registry.task("wait")
+        async def wait(payload: str) -> str:
+            self.runs[payload] += 1
+            await self.go_on.wait()
+            return payload
+
+        return registry
+
+    @asynccontextmanager
+    async def running(self, **values: Any) -> AsyncIterator[Engine]:
+        settings = self.settings.model_copy(update=values)
+        engine = Engine(self.tasks, settings)
+        async with trio.open_nursery() as nursery:
+            await nursery.start(engine.run)
+            yield engine
+            await engine.stop()
+
+
+@asynccontextmanager
+async def a_place(
+    elasticmq: LocalServer, dynamodb_local: LocalServer, monkeypatch: Any
+) -> AsyncIterator[Place]:
+    name = f"weather-{secrets.token_hex(5)}"
+    sqs_client, dynamodb_client = open_client(elasticmq), open_client(dynamodb_local)
+    async with sqs_client.open(), dynamodb_client.open():
+        urls = await make_queue(sqs_client, name, max_receives=3)
+        await dynamodb_client.call("dynamodb", "CreateTable", create_table_parameters(name))
+        async with before(elasticmq) as sqs_front, before(dynamodb_local) as dynamodb_front:
+            key, secret = elasticmq.credentials
+            for variable, value in {
+                "AWS_REGION": elasticmq.region,
+                "AWS_ACCESS_KEY_ID": key,
+                "AWS_SECRET_ACCESS_KEY": secret,
+                "AWS_ENDPOINT_URL_SQS": sqs_front.url,
+                "AWS_ENDPOINT_URL_DYNAMODB": dynamodb_front.url,
+            }.items():
+                monkeypatch.setenv(variable, value)
+            settings = Settings(
+                _env_file=None,
+                sqs_queue_url=urls.queue,
+                sqs_dlq_url=urls.dead,
+                dynamodb_table=name,
+                poll_wait=1,
+                visibility_timeout=5.0,
+                cancel_poll=0.3,
+                metrics_interval=0.3,
+                reconcile_interval=0.5,
+                shutdown_grace=0.0,
+                shutdown_flush=2.0,
+            )
+            with trio.fail_after(60):
+                yield Place(sqs_front, dynamodb_front, settings, (elasticmq, dynamodb_local))
+
+
+@pytest.fixture
+async def place(
+    elasticmq: LocalServer, dynamodb_local: LocalServer, monkeypatch: Any
+) -> AsyncIterator[Place]:
+    async with a_place(elasticmq, dynamodb_local, monkeypatch) as made:
+        yield made
+
+
+async def until(condition: Callable[[], Any]) -> None:
+    """It holds in the end; asked for again and again, since it shows nowhere else."""
+    with trio.fail_after(PATIENCE):
+        while not await condition():  # noqa: ASYNC110
+            await trio.sleep(0.05)
+
+
+async def accepted_by(engine: Engine, payload: str) -> str | None:
+    """The task's id; None where it was refused for now."""
+    with suppress(BackendUnavailable):
+        return (await engine.submit("note", payload)).id
+    return None
+
+
+async def ends(engine: Engine, task_id: str) -> Task:
+    with trio.fail_after(PATIENCE):
+        while True:
+            task = await engine.wait(task_id, timeout=5)
+            if task.status.is_terminal:
+                return task
+
+
+async def red(engine: Engine) -> bool:
+    return not (await engine.ready()).ready
+
+
+async def green(engine: Engine) -> bool:
+    return (await engine.ready()).ready
+
+
+def always(said: Any) -> Weather:
+    return lambda request: said
+
+
+def on(operations: tuple[str, ...], said: Any) -> Weather:
+    return lambda request: said if request.operation in operations else None
+
+
+DENIED = "User: someone is not authorized to perform this"
+WEATHERS: dict[str, tuple[Weather, Weather, str]] = {
+    "both out of reach": (always("cut"), always("cut"), "closed before an answer"),
+    "SQS out of reach": (always("cut"), fair, "SQS"),
+    "both in trouble": (
+        always(sqs_error("ServiceUnavailable", status=503)),
+        always(answer(status=502, body=b"<html>Bad Gateway</html>")),
+        "ServiceUnavailable|HTTP 502",
+    ),
+    "permissions withdrawn": (
+        always(sqs_error("AccessDenied", DENIED, 403)),
+        always(dynamodb_error("AccessDeniedException", DENIED)),
+        DENIED,
+    ),
+    "only writing withdrawn": (
+        fair,
+        on(("BatchExecuteStatement",), dynamodb_error("AccessDeniedException", DENIED)),
+        DENIED,
+    ),
+}
+
+
+@pytest.mark.parametrize("weather", WEATHERS)
+async def test_it_is_waited_out(weather: str, place: Place) -> None:
+    sqs_weather, dynamodb_weather, reason = WEATHERS[weather]
+    async with place.running(worker_count=2) as engine:
+        assert (await engine.ready()).ready
+        running = await engine.submit("wait", "running")
+        await until_true(lambda: place.runs["running"] == 1)
+        queued = await engine.submit("wait", "second")
+        place.turn(sqs_weather, dynamodb_weather)
+        accepted = await accepted_by(engine, "meanwhile")
+        place.go_on.set()  # its result has to wait
+        await until(lambda: red(engine))
+        assert re.search(reason, " ".join((await engine.ready()).reasons))
+
+        place.turn(fair, fair)
+        for task_id in filter(None, (running.id, queued.id, accepted)):
+            task = await ends(engine, task_id)
+            assert (task.status, task.retry_count) == (TaskStatus.COMPLETED, 0)
+        await until(lambda: green(engine))
+        later = await engine.submit("note", "later")
+        assert (await ends(engine, later.id)).status is TaskStatus.COMPLETED
+
+        expected = {"running": 1, "second": 1, "later": 1}
+        # What was refused is not there; what was accepted has run.
+        assert place.runs == expected | ({"meanwhile": 1} if accepted else {})
+        everything = await engine.list_tasks(ListQuery(limit=100))
+        assert len(everything.tasks) == len(place.runs)
+
+
+async def until_true(condition: Callable[[], bool]) -> None:
+    async def look() -> bool:
+        return condition()
+
+    await until(look)
+
+
+async def test_a_silent_sqs_holds_no_submission(place: Place, monkeypatch: Any) -> None:
+    """The store has it: whoever submits need not wait for the queue."""
+    assert sqs._CALL_TIMEOUT * 3 < 15, "with three tries, far less than a request's 30 s"
+    monkeypatch.setattr(sqs, "_CALL_TIMEOUT", 0.2)
+    async with place.running() as engine:
+        place.sqs.turn(always("hang"))
+        task = await engine.submit("note", "meanwhile")
+        found = await engine.ready()
+        assert any("SQS GetQueueAttributes" in reason for reason in found.reasons), found
+        place.sqs.turn(fair)
+        assert (await ends(engine, task.id)).status is TaskStatus.COMPLETED
+    assert place.runs["meanwhile"] == 1
+
+
+async def test_a_silent_dynamodb_is_named(place: Place) -> None:
+    async with place.running() as engine:
+        place.dynamodb.turn(always("hang"))
+        found = await engine.ready()
+        assert any("DynamoDB: no answer" in reason for reason in found.reasons), found
+        place.dynamodb.turn(fair)
+        await until(lambda: green(engine))
+
+
+async def test_the_end_is_bounded_all_the_same(place: Place) -> None:
+    flush, one_call_and_the_counters = 0.5, 4.0 + 2.0
+    async with place.running(shutdown_flush=flush) as engine:
+        await engine.submit("wait", "running")
+        await until_true(lambda: place.runs["running"] == 1)
+        place.turn(always("hang"), always("hang"))
+        begun = trio.current_time()
+        await engine.stop()
+        assert trio.current_time() - begun < flush + one_call_and_the_counters + 2.0
+        place.turn(fair, fair)
+
+
+async def test_an_outage_of_the_table_alone_costs_no_attempt(place: Place) -> None:
+    """Messages are still there to be received, and SQS gives up one that is received too often."""
+    async with place.running(worker_count=1, visibility_timeout=1.0) as engine:
+        ids = [(await engine.submit("wait", str(n))).id for n in range(5)]
+        await until_true(lambda: place.runs.total() == 1)
+        place.dynamodb.turn(always("cut"))
+        await trio.sleep(3.5)  # more leases than SQS allows receives
+        place.dynamodb.turn(fair)
+        place.go_on.set()
+        tasks = [await ends(engine, task_id) for task_id in ids]
+    assert {task.status for task in tasks} == {TaskStatus.COMPLETED}
+
+
+# --- credentials ----------------------------------------------------------------------------
+
+
+def only_with(key: str, expired: Answer) -> Weather:
+    """Requests signed with any other key are refused."""
+    return lambda request: (
+        None if f"Credential={key}/" in request.headers["authorization"] else expired
+    )
+
+
+def as_process_says(key: str) -> str:
+    """What a `credential_process` prints."""
+    later = datetime.now(UTC) + timedelta(hours=1)
+    found = {
+        "Version": 1,
+        "AccessKeyId": key,
+        "SecretAccessKey": "secret",
+        "SessionToken": f"token of {key}",
+        "Expiration": later.isoformat(),
+    }
+    return json.dumps(found)
+
+
+async def renewed(place: Place, monkeypatch: Any, replace: Callable[[], None]) -> None:
+    """The old ones end before their time, as when a session is revoked; then there are new ones."""
+    monkeypatch.setattr(credentials, "_RELOAD_EVERY", 0.1)
+    async with place.running() as engine:
+        first = await engine.submit("note", "first")
+        assert (await ends(engine, first.id)).status is TaskStatus.COMPLETED
+        place.turn(
+            only_with("NEWKEY", sqs_error("ExpiredToken", "is expired", 403)),
+            only_with("NEWKEY", dynamodb_error("ExpiredTokenException", "is expired")),
+        )
+        with pytest.raises(BackendUnavailable, match="ExpiredToken"):
+            await engine.submit("note", "refused")
+        await until(lambda: red(engine))
+        replace()
+        await until(lambda: green(engine))
+        second = await engine.submit("note", "second")
+        assert (await ends(engine, second.id)).status is TaskStatus.COMPLETED
+    assert place.runs == {"first": 1, "second": 1}
+
+
+async def test_renewed_by_a_process(place: Place, monkeypatch: Any, tmp_path: Path) -> None:
+    said = tmp_path / "said.json"
+    said.write_text(as_process_says("OLDKEY"))
+    config = tmp_path / "aws-config"
+    config.write_text(f"[default]\ncredential_process = cat {said}\n")
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(config))
+    await renewed(place, monkeypatch, lambda: said.write_text(as_process_says("NEWKEY")) and None)
+
+
+async def test_renewed_by_the_container(place: Place, monkeypatch: Any) -> None:
+    current = ["OLDKEY"]
+    listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
+    port = listeners[0].socket.getsockname()[1]
+
+    async def handle(stream: trio.SocketStream) -> None:
+        async with stream:
+            await stream.receive_some(65536)
+            found = json.loads(as_process_says(current[0]))
+            found["Token"] = found.pop("SessionToken")
+            body = json.dumps(found).encode()
+            head = f"HTTP/1.1 200 OK\r\ncontent-length: {len(body)}\r\nconnection: close\r\n\r\n"
+            await stream.send_all(head.encode() + body)
+
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+    monkeypatch.setenv("AWS_CONTAINER_CREDENTIALS_FULL_URI", f"http://127.0.0.1:{port}/keys")
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(trio.serve_listeners, handle, listeners)
+        await renewed(place, monkeypatch, lambda: current.__setitem__(0, "NEWKEY"))
+        nursery.cancel_scope.cancel()
+
+
+# --- gone and made again --------------------------------------------------------------------
+
+
+async def test_a_queue_made_again(place: Place, monkeypatch: Any) -> None:
+    """Its messages are lost, the tasks are not: they are sent again once it is clear that their
+    messages would have come by then."""
+    monkeypatch.setattr(arrivals, "SLACK", timedelta(0))
+    monkeypatch.setattr(arrivals, "WINDOW", 1.5)
+    monkeypatch.setitem(DynamoStore.__init__.__kwdefaults__, "sweep_lag", 0.5)
+    # An empty long poll tells, a short one does not.
+    async with place.running(worker_count=1, visibility_timeout=1.0, poll_wait=1.0) as engine:
+        await engine.submit("wait", "running")
+        await until_true(lambda: place.runs["running"] == 1)
+        lost = await engine.submit("note", "lost")
+        url = str(place.settings.sqs_queue_url)
+        client = open_client(place.servers[0])
+        async with client.open():
+            await client.call("sqs", "DeleteQueue", {"QueueUrl": url})
+            await until(lambda: red(engine))
+            await client.call("sqs", "CreateQueue", {"QueueName": url.rpartition("/")[2]})
+        place.go_on.set()
+        await until(lambda: green(engine))
+        assert (await ends(engine, lost.id)).status is TaskStatus.COMPLETED
+
+
+async def test_a_table_made_again(place: Place) -> None:
+    """Its tasks are gone, with whoever deleted it; the engine goes on with those that come."""
+    name = str(place.settings.dynamodb_table)
+    async with place.running() as engine:
+        client = open_client(place.servers[1])
+        async with client.open():
+            await client.call("dynamodb", "DeleteTable", {"TableName": name})
+            await until(lambda: red(engine))
+            with pytest.raises(BackendUnavailable):
+                await engine.submit("note", "refused")
+            await client.call("dynamodb", "CreateTable", create_table_parameters(name))
+        await until(lambda: green(engine))
+        task = await engine.submit("note", "new")
+        assert (await ends(engine, task.id)).status is TaskStatus.COMPLETED

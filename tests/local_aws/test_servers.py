@@ -1,0 +1,92 @@
+"""The local servers themselves: they answer, on the loopback address alone, and they end."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import boto3
+import pytest
+from botocore.config import Config
+
+from local_aws import servers
+from tests.local_servers import require
+
+DYNAMODB = ["dynamodb-local", "moto", "ministack"]
+SQS = ["elasticmq", "moto", "fauxqs", "ministack"]
+
+
+def boto(service: str, server: servers.LocalServer) -> Any:
+    key, secret = server.credentials
+    return boto3.client(
+        service,
+        endpoint_url=server.url,
+        region_name=server.region,
+        aws_access_key_id=key,
+        aws_secret_access_key=secret,
+        config=Config(retries={"total_max_attempts": 1}, read_timeout=30),
+    )
+
+
+@pytest.mark.parametrize("name", DYNAMODB)
+def test_dynamodb_answers(name: str) -> None:
+    client = boto("dynamodb", require(name))
+    assert "TableNames" in client.list_tables()
+
+
+@pytest.mark.parametrize("name", SQS)
+def test_sqs_answers(name: str) -> None:
+    client = boto("sqs", require(name))
+    url = client.create_queue(QueueName="test-servers")["QueueUrl"]
+    assert client.send_message(QueueUrl=url, MessageBody="hello")["MessageId"]
+
+
+@pytest.mark.skipif(not Path("/proc/net/tcp").exists(), reason="needs Linux's /proc")
+@pytest.mark.parametrize("name", servers.SERVERS)
+def test_it_listens_on_the_loopback_address_alone(name: str) -> None:
+    port = int(require(name).url.rpartition(":")[2])
+    listening = {
+        fields[1].rpartition(":")[0]
+        for table in ("/proc/net/tcp", "/proc/net/tcp6")
+        for fields in map(str.split, Path(table).read_text().splitlines()[1:])
+        if fields[3] == "0A" and int(fields[1].rpartition(":")[2], 16) == port
+    }
+    loopback = {"0100007F", "0000000000000000FFFF00000100007F"}
+    assert listening
+    assert listening <= loopback
+
+
+def test_servers_end_with_a_process_that_is_killed(tmp_path: Path) -> None:
+    if not servers._die_with_parent():
+        pytest.skip("this system has no setpriv")
+    program = (
+        "import time; from local_aws import servers; "
+        "print(servers._Process('moto')._process.pid, flush=True); time.sleep(60)"
+    )
+    parent = subprocess.Popen(
+        [sys.executable, "-c", program],
+        stdout=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+    )
+    assert parent.stdout is not None
+    with parent.stdout:
+        pid = int(parent.stdout.readline())
+    assert is_alive(pid)
+    parent.kill()
+    parent.wait()
+    deadline = time.monotonic() + 10
+    while is_alive(pid):
+        assert time.monotonic() < deadline, "the server outlived its test process"
+        time.sleep(0.02)
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
