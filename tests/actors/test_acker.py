@@ -23,7 +23,7 @@ from task_queue_engine.actors.messages import (
     Settled,
     Settlement,
 )
-from task_queue_engine.backends.base import Delivery, QueueDepth, QueueVerdict
+from task_queue_engine.backends.base import Delivery, QueueCapabilities, QueueDepth, QueueVerdict
 from task_queue_engine.backends.memory import MemoryBackend, MemoryQueue
 from tests.actors.support import in_hand, patience, put, receive
 
@@ -88,7 +88,7 @@ async def test_each_kind_of_settlement_does_what_it_says(backend: MemoryBackend)
         await rig.settlements.send((Ack(acked), Release(released, 60), dead, Leave(left)))
         assert set(await rig.settled(4)) == {acked, released, left, attempt.lease}
         assert await depth(backend) == QueueDepth(waiting=1, in_flight=1, dead=1)
-        (letter,) = (await backend.queue("default").list_dead(limit=10)).letters
+        (letter,) = (await backend.queue("default").dead_letters.page(limit=10)).letters
         assert letter.task_id == attempt.task.id
         assert letter.task_type == "t"
         assert letter.reason == "no use"
@@ -268,7 +268,7 @@ async def test_it_goes_on_settling_when_nobody_keeps_leases_any_more(
 async def test_where_requests_cost_money_settlements_wait_for_company(
     backend: MemoryBackend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(MemoryQueue, "settle_linger", 0.1)
+    monkeypatch.setattr(MemoryQueue, "capabilities", QueueCapabilities(settle_linger=0.1))
     asked: list[int] = []
     delete = MemoryQueue.delete
 

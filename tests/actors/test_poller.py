@@ -30,7 +30,7 @@ from task_queue_engine.actors.messages import (
     Settlement,
 )
 from task_queue_engine.actors.poller import Poller
-from task_queue_engine.backends.base import Message
+from task_queue_engine.backends.base import Message, QueueCapabilities
 from task_queue_engine.backends.memory import MemoryBackend, MemoryQueue
 from task_queue_engine.lifecycle import Complete, crash_error
 from task_queue_engine.retry import SnoozeUntil
@@ -448,7 +448,7 @@ async def test_a_stop_ends_the_long_poll_and_takes_nothing_more(backend: MemoryB
 async def test_a_poll_that_would_go_on_without_us_is_left_to_its_end(
     backend: MemoryBackend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(MemoryQueue, "poll_outlives_cancel", True)
+    monkeypatch.setattr(MemoryQueue, "capabilities", QueueCapabilities(poll_outlives_cancel=True))
     async with polling(backend) as rig:
         await trio.testing.wait_all_tasks_blocked()
         rig.poller.stop()
@@ -464,7 +464,7 @@ async def test_a_poll_that_would_go_on_without_us_is_left_to_its_end(
 async def test_it_ends_by_itself_or_when_it_is_cut_short(
     backend: MemoryBackend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(MemoryQueue, "poll_outlives_cancel", True)
+    monkeypatch.setattr(MemoryQueue, "capabilities", QueueCapabilities(poll_outlives_cancel=True))
     for cut_after, expected in [(None, 20), (3, 3)]:
         async with polling(backend) as rig:
             await trio.testing.wait_all_tasks_blocked()
@@ -480,7 +480,7 @@ async def test_it_ends_by_itself_or_when_it_is_cut_short(
 async def test_what_has_not_started_does_not_wait_for_that(
     backend: MemoryBackend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(MemoryQueue, "poll_outlives_cancel", True)
+    monkeypatch.setattr(MemoryQueue, "capabilities", QueueCapabilities(poll_outlives_cancel=True))
     async with polling(backend, demand=3, prefetch=2) as rig:
         tasks = [await put(backend), await put(backend)]
         await trio.testing.wait_all_tasks_blocked()

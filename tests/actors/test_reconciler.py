@@ -211,8 +211,8 @@ async def test_a_task_whose_message_the_queue_gave_up_fails(backend: MemoryBacke
         assert task.status is TaskStatus.FAILED
         assert task.error is not None
         assert task.error.message == "given up by the queue"
-        assert reconciler.statistics().buried == 1
-        (letter,) = (await backend.queue("default").list_dead(limit=10)).letters
+        assert reconciler.statistics().broker_dead_lettered == 1
+        (letter,) = (await backend.queue("default").dead_letters.page(limit=10)).letters
         assert letter.task_id == task.id, "and the dead letter is still there"
 
 

@@ -320,7 +320,7 @@ async def test_a_crash_between_recording_a_failure_and_dead_lettering(
             await trio.sleep(SOON)
             assert await handle.task() == task
         async with backend.open():
-            (letter,) = (await backend.queue("default").list_dead(limit=10)).letters
+            (letter,) = (await backend.queue("default").dead_letters.page(limit=10)).letters
     assert (letter.task_id, letter.error) == (handle.id, task.error)
     assert letter.reason.startswith("FAILED, and the worker that wrote this died")
     assert await depth(backend) == QueueDepth(waiting=0, in_flight=0, dead=1)

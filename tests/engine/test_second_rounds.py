@@ -215,18 +215,18 @@ async def test_letters_that_come_in_meanwhile_are_not_redriven_too(
 ) -> None:
     """Else a redrive of what fails at once would never end."""
     queue = backend.queue("default")
-    delete_dead = queue.delete_dead
+    delete_dead = queue.dead_letters.delete
 
     async def and_one_comes_in(letters: Any) -> Any:
         verdicts = await delete_dead(letters)
-        (back,) = await queue.take_dead(limit=1) or [letters[0]]
-        queue._dead[f"{len(calls)}00"] = back
+        (back,) = await queue.dead_letters.take(limit=1) or [letters[0]]
+        queue.dead_letters.letters[f"{len(calls)}00"] = back
         calls.append(len(letters))
         assert len(calls) < 10
         return verdicts
 
     calls: list[int] = []
-    queue.delete_dead = and_one_comes_in  # type: ignore[method-assign]
+    queue.dead_letters.delete = and_one_comes_in  # type: ignore[method-assign]
     async with running(tasks, backend) as engine:
         await failed(engine, 2)
         engine.stop_taking_work()
@@ -252,9 +252,12 @@ async def test_letters_whose_tasks_went_on_are_removed_and_change_nothing(
 @pytest.mark.parametrize(
     ("operation", "trouble"),
     [
-        *product(("take_dead", "reopen", "send", "delete_dead"), ("unavailable", "lose_answer")),
+        *product(
+            ("dead_letters.take", "reopen", "send", "dead_letters.delete"),
+            ("unavailable", "lose_answer"),
+        ),
         # The others answer as a whole.
-        *product(("send", "delete_dead"), ("try_again",)),
+        *product(("send", "dead_letters.delete"), ("try_again",)),
     ],
 )
 async def test_a_redrive_that_broke_off_can_be_done_again(

@@ -68,7 +68,7 @@ class Acker:
         self._clock = clock
         self._patience = patience
         self._settlements = settlements
-        self._batches = Batcher(settlements, size=_MOST, linger=queue.settle_linger)
+        self._batches = Batcher(settlements, size=_MOST, linger=queue.capabilities.settle_linger)
         self._leases = leases
         self._deleted = self._released = self._dead_lettered = self._left = self._stale = 0
 

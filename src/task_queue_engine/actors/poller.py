@@ -40,8 +40,8 @@ from task_queue_engine.lifecycle import (
     Exhausted,
     ExtraCopy,
     Finished,
-    LetterMissing,
     Missing,
+    NeedsDeadLetter,
     NotDue,
     Started,
     crash_error,
@@ -135,13 +135,13 @@ class Poller:
     def stop(self) -> None:
         """Receive nothing more. Safe to call at any time, and more than once.
 
-        A receive under way is cancelled, unless it would go on without us
-        (`TaskQueue.poll_outlives_cancel`): then it is left to its end, and what it brings is given
-        back.
+        A receive under way is cancelled, unless it would go on without us: then
+        (`QueueCapabilities.poll_outlives_cancel`) it is left to its end, and what it brings is
+        given back.
         """
         self._stopping = True
         self._stop_asked.set()
-        if not (self._is_polling and self._queue.poll_outlives_cancel):
+        if not (self._is_polling and self._queue.capabilities.poll_outlives_cancel):
             self._stoppable.cancel()
 
     def cut_short(self) -> None:
@@ -214,7 +214,7 @@ class Poller:
                 )
             )
 
-        if not self._queue.poll_outlives_cancel:
+        if not self._queue.capabilities.poll_outlives_cancel:
             await poll()
             return
         trouble: BackendUnavailable | None = None
@@ -381,7 +381,7 @@ class Poller:
             case Finished():
                 self._duplicates += 1
                 return Ack(lease)
-            case LetterMissing(task):
+            case NeedsDeadLetter(task):
                 self._duplicates += 1
                 return DeadLetterIt(
                     lease,

@@ -15,7 +15,7 @@ from task_queue_engine.actors.backend_retry import Patience
 from task_queue_engine.backends.base import Backend, Done, Message, Stranded, StrandedKind
 from task_queue_engine.clock import Clock
 from task_queue_engine.errors import BackendUnavailable
-from task_queue_engine.lifecycle import Burial, Recorded, delay_until
+from task_queue_engine.lifecycle import BrokerDeadLetter, Recorded, delay_until
 from task_queue_engine.task import Task, TaskStatus
 
 logger = logging.getLogger("task_queue_engine.reconciler")
@@ -27,7 +27,7 @@ _PAGE = 1000
 class ReconcilerStatistics:
     resent: int
     reclaimed: int
-    buried: int
+    broker_dead_lettered: int
     """Ended, since the queue had moved their message to the dead-letter queue by itself."""
     expired: int
 
@@ -62,13 +62,13 @@ class Reconciler:
         self._rng = rng
         self._cursor: str | None = None
         self._seen_to: frozenset[str] = frozenset()
-        self._resent = self._reclaimed = self._buried = self._expired = 0
+        self._resent = self._reclaimed = self._broker_dead_lettered = self._expired = 0
 
     def statistics(self) -> ReconcilerStatistics:
         return ReconcilerStatistics(
             resent=self._resent,
             reclaimed=self._reclaimed,
-            buried=self._buried,
+            broker_dead_lettered=self._broker_dead_lettered,
             expired=self._expired,
         )
 
@@ -76,7 +76,7 @@ class Reconciler:
         while True:
             try:
                 at_end = await self._look()
-                await self._bury()
+                await self._fail_dead_lettered()
                 await self._expire()
             except BackendUnavailable as error:
                 await self._patience.pause(error)
@@ -125,17 +125,17 @@ class Reconciler:
                     pending.append(task)
         return pending
 
-    async def _bury(self) -> None:
+    async def _fail_dead_lettered(self) -> None:
         """End the tasks whose message the queue itself has given up."""
-        found = await self._queue.buried()
+        found = await self._queue.dead_letters.moved_by_broker()
         seen_to = {item.message_id for item in found} & self._seen_to
         new = [item for item in found if item.message_id not in seen_to]
         size = self._backend.store.max_batch
         for i in range(0, len(new), size):
-            seen_to |= await self._bury_batch(new[i : i + size])
+            seen_to |= await self._fail_batch(new[i : i + size])
         self._seen_to = frozenset(seen_to)
 
-    async def _bury_batch(self, batch: Sequence[Burial]) -> set[str]:
+    async def _fail_batch(self, batch: Sequence[BrokerDeadLetter]) -> set[str]:
         """Returns the messages that need no further look."""
         before = self._clock.now() - timedelta(seconds=self._patience_seconds)
         tasks = await self._backend.store.get([item.task_id for item in batch])
@@ -150,10 +150,10 @@ class Reconciler:
             for item, task in zip(batch, tasks, strict=True)
             if task is None or task.status.is_terminal
         }
-        verdicts = await self._backend.store.bury(due) if due else []
+        verdicts = await self._backend.store.fail_dead_lettered(due) if due else []
         for item, verdict in zip(due, verdicts, strict=True):
             if isinstance(verdict, Recorded):
-                self._buried += 1
+                self._broker_dead_lettered += 1
                 seen_to.add(item.message_id)
                 logger.warning("task %s is %s: %s", item.task_id, verdict.status, item.reason)
         return seen_to

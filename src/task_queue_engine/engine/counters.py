@@ -48,7 +48,7 @@ def counters_of(pipeline: Pipeline) -> dict[str, int]:
         "scheduled_sent": pipeline.scheduler.statistics().sent,
         "reconciler_resent": reconciler.resent,
         "reconciler_reclaimed": reconciler.reclaimed,
-        "reconciler_buried": reconciler.buried,
+        "reconciler_buried": reconciler.broker_dead_lettered,
         "tasks_expired": reconciler.expired,
         "leases_renewed": leases.renewed,
         "leases_lost": leases.lost,

@@ -27,7 +27,7 @@ async def redrive(
     if ids is not None:
         batches = [ids[i : i + size] for i in range(0, len(ids), size)]
         for batch in batches:
-            letters = await queue.take_dead(limit=size, ids=batch)
+            letters = await queue.dead_letters.take(limit=size, ids=batch)
             done = await _redrive_batch(backend, queue_name, letters)
             redriven += done
             skipped += len(letters) - done
@@ -35,7 +35,7 @@ async def redrive(
     # Letters that come in meanwhile (of what was just redriven, say) are not taken again.
     left = (await queue.depth()).dead
     while left > 0:
-        letters = await queue.take_dead(limit=min(size, left))
+        letters = await queue.dead_letters.take(limit=min(size, left))
         if not letters:
             break
         done = await _redrive_batch(backend, queue_name, letters)
@@ -62,7 +62,7 @@ async def _redrive_batch(backend: Backend, queue_name: str, letters: Sequence[De
         failed = [verdict for verdict in sent if not isinstance(verdict, Done)]
         if failed:
             raise BackendUnavailable(f"{len(failed)} dead letters could not be sent: {failed[0]}")
-    deleted = await queue.delete_dead(letters)
+    deleted = await queue.dead_letters.delete(letters)
     failed = [verdict for verdict in deleted if not isinstance(verdict, Done)]
     if failed:
         raise BackendUnavailable(f"{len(failed)} dead letters could not be deleted: {failed[0]}")

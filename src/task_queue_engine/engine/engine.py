@@ -435,7 +435,7 @@ class Engine:
     async def list_dead(self, *, limit: int = 50, cursor: str | None = None) -> DeadLetterPage:
         """Raises InvalidQuery."""
         self._check_running()
-        return await self._queue.list_dead(limit=limit, cursor=cursor)
+        return await self._queue.dead_letters.page(limit=limit, cursor=cursor)
 
     async def redrive(self, ids: Sequence[str] | None = None) -> RedriveReport:
         """Dead letters (by id; None: all) back to work, as new rounds of their tasks."""
@@ -445,7 +445,7 @@ class Engine:
     async def purge_dead(self) -> int:
         """Delete all dead letters, not their tasks; returns how many."""
         self._check_running()
-        return await self._queue.purge_dead()
+        return await self._queue.dead_letters.purge()
 
     # --- looking ----------------------------------------------------------------------------
 

@@ -100,7 +100,7 @@ class ProcessPool:
         worker.kill()
         await self._end(worker)
 
-    async def bury(self, worker: WorkerProcess, when: str) -> WorkerProcessDied:
+    async def reap(self, worker: WorkerProcess, when: str) -> WorkerProcessDied:
         """A process has hung up: find out how it ended, and end what it may have left behind."""
         killed = await self._end(worker, grace=_EXIT_WAIT)
         # Its pid stays taken as long as there are processes in its group: nobody else is hit.
@@ -119,7 +119,7 @@ class ProcessPool:
                 await worker.wait_ready()
                 return worker
         except HungUp:
-            raise await self.bury(worker, "while it started; its stderr says why") from None
+            raise await self.reap(worker, "while it started; its stderr says why") from None
         except BaseException:
             await self.discard(worker)
             raise
@@ -186,7 +186,7 @@ class ProcessCall:
         try:
             reply = await worker.run(job, self._report_progress)
         except HungUp:
-            raise await self._pool.bury(worker, "in the middle of the task") from None
+            raise await self._pool.reap(worker, "in the middle of the task") from None
         except BaseException:
             # Cancelled, for the most part: a timeout, a cancel, a lost lease, a shutdown.
             await self._pool.discard(worker)

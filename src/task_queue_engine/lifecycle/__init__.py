@@ -88,7 +88,7 @@ class Finished:
 
 
 @dataclass(frozen=True, slots=True)
-class LetterMissing:
+class NeedsDeadLetter:
     """FAILED, and the message of the attempt that failed has come back: whoever wrote FAILED did
     not live to dead-letter it, or did not get as far as deleting it. Dead-letter it (once more)."""
 
@@ -121,7 +121,7 @@ ClaimVerdict = (
     Started
     | Exhausted
     | Finished
-    | LetterMissing
+    | NeedsDeadLetter
     | DuplicateDelivery
     | ExtraCopy
     | NotDue
@@ -154,7 +154,7 @@ def decide_claim(
     if task.status is TaskStatus.FAILED and (
         row.message_id is not None and request.receives_of(row.message_id) > row.receive_count
     ):
-        return LetterMissing(task), None
+        return NeedsDeadLetter(task), None
     if task.status.is_terminal:
         return Finished(task.status), None
     if task.status is TaskStatus.PENDING:
@@ -529,7 +529,7 @@ GIVEN_UP_ERROR_TYPE = "task_queue_engine.errors.MessageGivenUp"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Burial:
+class BrokerDeadLetter:
     """The queue has moved this message of this task to the dead-letter queue by itself."""
 
     task_id: str
@@ -538,7 +538,9 @@ class Burial:
     """One line for people."""
 
 
-def decide_bury(row: Row | None, burial: Burial, now: datetime) -> tuple[RecordVerdict, Row | None]:
+def decide_fail_dead_lettered(
+    row: Row | None, dead_letter: BrokerDeadLetter, now: datetime
+) -> tuple[RecordVerdict, Row | None]:
     """FAILED with that reason, or CANCELLED where that was asked for.
 
     Fenced where another message brings the task on: it is running under one, waits for its time
@@ -548,7 +550,7 @@ def decide_bury(row: Row | None, burial: Burial, now: datetime) -> tuple[RecordV
         return Fenced(), None
     task = row.task
     running = task.status is TaskStatus.PROCESSING
-    if running and row.message_id != burial.message_id:
+    if running and row.message_id != dead_letter.message_id:
         return Fenced(), None
     if not running and task.run_at is not None and task.run_at > now:
         return Fenced(), None
@@ -557,7 +559,7 @@ def decide_bury(row: Row | None, burial: Burial, now: datetime) -> tuple[RecordV
     if task.cancel_requested:
         new = _end(row, now, status=TaskStatus.CANCELLED, retry_count=retry_count)
     else:
-        error = TaskError(type=GIVEN_UP_ERROR_TYPE, message=burial.reason)
+        error = TaskError(type=GIVEN_UP_ERROR_TYPE, message=dead_letter.reason)
         new = _end(row, now, status=TaskStatus.FAILED, retry_count=retry_count, error=error)
     return Recorded(new.task.status), new
 

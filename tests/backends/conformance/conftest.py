@@ -21,7 +21,13 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 # The queues of AWS stand beside the memory backend's store here: the rest would test that.
-OF_THE_QUEUE = {"test_buried", "test_dead_letters", "test_opening", "test_payloads", "test_queue"}
+OF_THE_QUEUE = {
+    "test_broker_dead_letters",
+    "test_dead_letters",
+    "test_opening",
+    "test_payloads",
+    "test_queue",
+}
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

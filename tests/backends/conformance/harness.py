@@ -38,9 +38,9 @@ class Promises:
     """What not every backend can keep."""
 
     exact_depth: bool = True
-    """`depth` and the answer of `purge_dead` are exact at once."""
+    """`depth` and the answer of `dead_letters.purge` are exact at once."""
     ordered_dead_letters: bool = True
-    """`list_dead` gives newest first, with cursors that hold."""
+    """`dead_letters.page` gives newest first, with cursors that hold."""
     notices_stale_receipts: bool = True
     """Deleting with a stale receipt is answered LeaseLost (SQS reports success)."""
     in_order: bool = True

@@ -17,8 +17,8 @@ from task_queue_engine.lifecycle import (
     ExtraCopy,
     Fail,
     Finished,
-    LetterMissing,
     Missing,
+    NeedsDeadLetter,
     NotDue,
     Receive,
     Started,
@@ -167,11 +167,11 @@ async def test_the_message_of_a_failed_task_comes_back_for_its_dead_letter(
 
     again = await harness.receive_one()
     failed = await harness.get(running.id)
-    assert await harness.claim(again) == LetterMissing(failed)
+    assert await harness.claim(again) == NeedsDeadLetter(failed)
     # Nothing is written: whoever dead-letters it may die too.
-    assert await harness.claim(again) == LetterMissing(failed)
+    assert await harness.claim(again) == NeedsDeadLetter(failed)
     copy = replace(again, message_id="a copy", copy_of=(Receive(again.message_id, 9),))
-    assert await harness.claim(copy) == LetterMissing(failed)
+    assert await harness.claim(copy) == NeedsDeadLetter(failed)
     assert await harness.claim(replace(copy, copy_of=())) == Finished(TaskStatus.FAILED)
 
     # A new round has nothing to do with it.
@@ -258,8 +258,8 @@ async def test_empty_batches(harness: Harness) -> None:
     assert await harness.queue.release([]) == []
     assert await harness.queue.delete([]) == []
     assert await harness.queue.dead_letter([]) == []
-    assert await harness.queue.delete_dead([]) == []
-    assert await harness.queue.take_dead(limit=10, ids=[]) == []
+    assert await harness.queue.dead_letters.delete([]) == []
+    assert await harness.queue.dead_letters.take(limit=10, ids=[]) == []
 
 
 async def test_a_full_batch_is_started_and_ended(harness: Harness) -> None:

@@ -12,7 +12,7 @@ from tests.backends.conformance.harness import Harness, needs
 ERROR = TaskError(type="ValueError", message="ungültig ☃", traceback="Traceback ...")
 
 
-async def bury(harness: Harness, number: int) -> list[str]:
+async def dead_letters_of(harness: Harness, number: int) -> list[str]:
     """Dead-letter this many tasks, oldest first; returns their ids."""
     ids = []
     for i in range(number):
@@ -30,7 +30,7 @@ async def everything(harness: Harness, *, limit: int) -> list[DeadLetter]:
     letters: list[DeadLetter] = []
     cursor = None
     while True:
-        page = await harness.queue.list_dead(limit=limit, cursor=cursor)
+        page = await harness.queue.dead_letters.page(limit=limit, cursor=cursor)
         assert len(page.letters) <= limit
         letters += page.letters
         cursor = page.next_cursor
@@ -51,7 +51,7 @@ async def test_a_dead_letter_says_what_and_why(harness: Harness) -> None:
 
     assert await harness.queue.dead_letter([item]) == [Done()]
 
-    (letter,) = (await harness.queue.list_dead(limit=10)).letters
+    (letter,) = (await harness.queue.dead_letters.page(limit=10)).letters
     assert letter.task_id == running.id
     assert letter.task_type == "email"
     assert letter.reason == "attempts exhausted (3 of 3)"
@@ -74,7 +74,7 @@ async def test_a_dead_letter_without_a_task(harness: Harness) -> None:
             )
         ]
     )
-    (letter,) = (await harness.queue.list_dead(limit=10)).letters
+    (letter,) = (await harness.queue.dead_letters.page(limit=10)).letters
     assert (letter.task_id, letter.task_type, letter.attempts, letter.error) == (
         task.id,
         "",
@@ -85,25 +85,25 @@ async def test_a_dead_letter_without_a_task(harness: Harness) -> None:
 
 @needs("ordered_dead_letters")
 async def test_newest_first_page_by_page(harness: Harness) -> None:
-    ids = await bury(harness, 5)
+    ids = await dead_letters_of(harness, 5)
     letters = await everything(harness, limit=2)
     assert [letter.task_id for letter in letters] == ids[::-1]
 
 
 @needs("ordered_dead_letters")
 async def test_pages_hold_still_while_letters_come_and_go(harness: Harness) -> None:
-    ids = await bury(harness, 4)
-    first = await harness.queue.list_dead(limit=2)
-    await bury(harness, 1)
-    await harness.queue.delete_dead(first.letters)
-    second = await harness.queue.list_dead(limit=2, cursor=first.next_cursor)
+    ids = await dead_letters_of(harness, 4)
+    first = await harness.queue.dead_letters.page(limit=2)
+    await dead_letters_of(harness, 1)
+    await harness.queue.dead_letters.delete(first.letters)
+    second = await harness.queue.dead_letters.page(limit=2, cursor=first.next_cursor)
     assert [letter.task_id for letter in second.letters] == [ids[1], ids[0]]
     assert second.next_cursor is None
 
 
 async def test_a_full_last_page_has_no_cursor(harness: Harness) -> None:
-    await bury(harness, 2)
-    page = await harness.queue.list_dead(limit=2)
+    await dead_letters_of(harness, 2)
+    page = await harness.queue.dead_letters.page(limit=2)
     assert len(page.letters) == 2
     if harness.promises.ordered_dead_letters:
         assert page.next_cursor is None
@@ -111,82 +111,84 @@ async def test_a_full_last_page_has_no_cursor(harness: Harness) -> None:
 
 @pytest.mark.parametrize("cursor", ["", "!", "bm9uc2Vuc2U", "ü", "W10", "a" * 5000])
 async def test_a_bad_cursor_is_refused(harness: Harness, cursor: str) -> None:
-    await bury(harness, 1)
+    await dead_letters_of(harness, 1)
     with pytest.raises(InvalidQuery) as caught:
-        await harness.queue.list_dead(limit=2, cursor=cursor)
+        await harness.queue.dead_letters.page(limit=2, cursor=cursor)
     assert caught.value.field == "cursor"
 
 
 async def test_taken_letters_can_be_taken_again_until_deleted(harness: Harness) -> None:
-    await bury(harness, 3)
-    first = await harness.queue.take_dead(limit=2)
+    await dead_letters_of(harness, 3)
+    first = await harness.queue.dead_letters.take(limit=2)
     assert len(first) == 2
-    everything_taken = await harness.queue.take_dead(limit=10)
+    everything_taken = await harness.queue.dead_letters.take(limit=10)
     assert {letter.id for letter in everything_taken} >= {letter.id for letter in first}
 
-    assert await harness.queue.delete_dead(first) == [Done(), Done()]
-    rest = await harness.queue.take_dead(limit=10)
+    assert await harness.queue.dead_letters.delete(first) == [Done(), Done()]
+    rest = await harness.queue.dead_letters.take(limit=10)
     assert len(rest) == 1
     assert rest[0].id not in {letter.id for letter in first}
 
 
 async def test_take_by_id(harness: Harness) -> None:
-    ids = await bury(harness, 3)
+    ids = await dead_letters_of(harness, 3)
     wanted = next(
         letter for letter in await everything(harness, limit=10) if letter.task_id == ids[1]
     )
-    taken = await harness.queue.take_dead(limit=10, ids=[wanted.id, "987654321", "nonsense"])
+    taken = await harness.queue.dead_letters.take(
+        limit=10, ids=[wanted.id, "987654321", "nonsense"]
+    )
     assert [letter.task_id for letter in taken] == [ids[1]]
 
 
 async def test_take_by_very_many_ids(harness: Harness) -> None:
-    (task_id,) = await bury(harness, 1)
+    (task_id,) = await dead_letters_of(harness, 1)
     (letter,) = await everything(harness, limit=10)
     ids = [letter.id, *(str(10**9 + n) for n in range(40_000))]
-    assert [taken.task_id for taken in await harness.queue.take_dead(limit=10, ids=ids)] == [
-        task_id
-    ]
+    assert [
+        taken.task_id for taken in await harness.queue.dead_letters.take(limit=10, ids=ids)
+    ] == [task_id]
 
 
 @needs("notices_stale_receipts")
 async def test_deleting_a_letter_that_is_gone(harness: Harness) -> None:
-    await bury(harness, 2)
-    first, second = await harness.queue.take_dead(limit=2)
-    await harness.queue.delete_dead([first])
-    assert await harness.queue.delete_dead([first, second]) == [LeaseLost(), Done()]
+    await dead_letters_of(harness, 2)
+    first, second = await harness.queue.dead_letters.take(limit=2)
+    await harness.queue.dead_letters.delete([first])
+    assert await harness.queue.dead_letters.delete([first, second]) == [LeaseLost(), Done()]
     assert (await harness.queue.depth()).dead == 0
 
 
 async def test_purge(harness: Harness) -> None:
-    await bury(harness, 3)
+    await dead_letters_of(harness, 3)
     waiting = await harness.submit()
 
-    purged = await harness.queue.purge_dead()
+    purged = await harness.queue.dead_letters.purge()
 
     if harness.promises.exact_depth:
         assert purged == 3
         assert (await harness.queue.depth()).dead == 0
-        assert await harness.queue.purge_dead() == 0
-    assert (await harness.queue.list_dead(limit=10)).letters == ()
+        assert await harness.queue.dead_letters.purge() == 0
+    assert (await harness.queue.dead_letters.page(limit=10)).letters == ()
     assert [delivery.task_id for delivery in await harness.receive()] == [waiting.id]
 
 
 async def test_letters_stay_with_their_queue(harness: Harness) -> None:
-    await bury(harness, 1)
+    await dead_letters_of(harness, 1)
     other = harness.backend.queue("other")
-    assert (await other.list_dead(limit=10)).letters == ()
-    assert await other.take_dead(limit=10) == []
-    assert await other.purge_dead() == 0
-    (letter,) = await harness.queue.take_dead(limit=10)
-    await other.delete_dead([letter])
-    assert len(await harness.queue.take_dead(limit=10)) == 1
+    assert (await other.dead_letters.page(limit=10)).letters == ()
+    assert await other.dead_letters.take(limit=10) == []
+    assert await other.dead_letters.purge() == 0
+    (letter,) = await harness.queue.dead_letters.take(limit=10)
+    await other.dead_letters.delete([letter])
+    assert len(await harness.queue.dead_letters.take(limit=10)) == 1
 
 
 async def test_letter_ids_are_never_used_again(harness: Harness) -> None:
     """A list that somebody still looks at must not name another letter by an old id."""
-    await bury(harness, 1)
+    await dead_letters_of(harness, 1)
     (old,) = await everything(harness, limit=10)
-    await harness.queue.purge_dead()
-    await bury(harness, 1)
+    await harness.queue.dead_letters.purge()
+    await dead_letters_of(harness, 1)
     (new,) = await everything(harness, limit=10)
     assert new.id != old.id

@@ -139,7 +139,7 @@ async def test_a_bad_limit_is_refused(harness: Harness, limit: int) -> None:
         await harness.store.list_tasks(ListQuery(limit=limit))
     assert caught.value.field == "limit"
     with pytest.raises(InvalidQuery):
-        await harness.queue.list_dead(limit=limit)
+        await harness.queue.dead_letters.page(limit=limit)
     with pytest.raises(InvalidQuery):
         await harness.backend.stranded("default", before=harness.now(), limit=limit)
 

@@ -345,22 +345,22 @@ def passing_time(draw: st.DrawFn) -> Operation:
 
 @st.composite
 def keeping_house(draw: st.DrawFn) -> Operation:
-    what = draw(st.sampled_from(["expire", "purge", "delete_dead"]))
+    what = draw(st.sampled_from(["expire", "purge", "delete dead letters"]))
 
     async def keep(both: Pairwise) -> None:
         if what == "expire":
             before = both.later(-20)
             await both.same(lambda backend: backend.store.expire(finished_before=before, limit=100))
         elif what == "purge":
-            await both.same(lambda backend: backend.queue("default").purge_dead())
+            await both.same(lambda backend: backend.queue("default").dead_letters.purge())
         else:
             model, real = await both.pair(
-                lambda backend: backend.queue("default").take_dead(limit=2)
+                lambda backend: backend.queue("default").dead_letters.take(limit=2)
             )
             assert list(map(anonymous_letter, real)) == list(map(anonymous_letter, model))
-            assert await both.real.queue("default").delete_dead(real) == await both.model.queue(
-                "default"
-            ).delete_dead(model)
+            assert await both.real.queue("default").dead_letters.delete(
+                real
+            ) == await both.model.queue("default").dead_letters.delete(model)
 
     return keep
 
@@ -399,7 +399,7 @@ async def dead_all(backend: Backend) -> list[DeadLetter]:
     letters: list[DeadLetter] = []
     cursor = None
     while True:
-        page = await backend.queue("default").list_dead(limit=2, cursor=cursor)
+        page = await backend.queue("default").dead_letters.page(limit=2, cursor=cursor)
         letters += map(anonymous_letter, page.letters)
         if page.next_cursor is None:
             return letters

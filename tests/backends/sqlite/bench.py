@@ -158,7 +158,7 @@ class Bench:
         (verdict,) = await self.queue.delete([delivery])
         return verdict
 
-    def burial(self, delivery: Delivery, **fields: Any) -> DeadLettering:
+    def dead_letter(self, delivery: Delivery, **fields: Any) -> DeadLettering:
         fields = {
             "reason": "attempts exhausted",
             "task_type": "demo",
@@ -168,8 +168,8 @@ class Bench:
         } | fields
         return DeadLettering(delivery=delivery, **fields)
 
-    async def bury(self, delivery: Delivery, **fields: Any) -> QueueVerdict:
-        (verdict,) = await self.queue.dead_letter([self.burial(delivery, **fields)])
+    async def move_to_dead_letters(self, delivery: Delivery, **fields: Any) -> QueueVerdict:
+        (verdict,) = await self.queue.dead_letter([self.dead_letter(delivery, **fields)])
         return verdict
 
     async def dead(self) -> list[DeadLetter]:
@@ -177,7 +177,7 @@ class Bench:
         found: list[DeadLetter] = []
         cursor = None
         while True:
-            page = await self.queue.list_dead(limit=10, cursor=cursor)
+            page = await self.queue.dead_letters.page(limit=10, cursor=cursor)
             found += page.letters
             cursor = page.next_cursor
             if cursor is None:
@@ -216,7 +216,7 @@ class Bench:
         """A new task that is FAILED and whose message is a dead letter."""
         task, delivery = await self.start(**fields)
         await self.record(Fail(task_id=task.id, attempt=task.attempt, error=BOOM))
-        assert await self.bury(delivery) == Done()
+        assert await self.move_to_dead_letters(delivery) == Done()
         return await self.get(task)
 
     async def stranded(self, *, limit: int = 100) -> list[Stranded]:

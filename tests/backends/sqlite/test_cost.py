@@ -29,7 +29,7 @@ class Meter:
     statements: list[str] = field(default_factory=list)
 
     async def attach(self) -> None:
-        for thread in (self.bench.backend._writer, self.bench.backend._reader):
+        for thread in (self.bench.backend._file.writer, self.bench.backend._file.reader):
             await thread.run(
                 lambda t: t.connection.trace_v2(apsw.SQLITE_TRACE_PROFILE, self._count)
             )
@@ -63,7 +63,7 @@ async def fill(bench: Bench, number: int) -> None:
         await bench.store.record(
             [Fail(task_id=d.task_id, attempt=1, error=BOOM) for d in taken[third : 2 * third]]
         )
-        await bench.queue.dead_letter([bench.burial(d) for d in taken[third : 2 * third]])
+        await bench.queue.dead_letter([bench.dead_letter(d) for d in taken[third : 2 * third]])
     await bench.advance(100)
 
 
@@ -91,10 +91,10 @@ async def one_of_each_write(bench: Bench) -> None:
     await store.schedule([(task_id, bench.now)])
     await store.schedule([(task_id, None)])
     await queue.extend([delivery], visibility=60)
-    await queue.dead_letter([bench.burial(delivery)])
-    (letter,) = (await queue.list_dead(limit=1)).letters
-    await queue.take_dead(limit=1, ids=[letter.id])
-    await queue.delete_dead([letter])
+    await queue.dead_letter([bench.dead_letter(delivery)])
+    (letter,) = (await queue.dead_letters.page(limit=1)).letters
+    await queue.dead_letters.take(limit=1, ids=[letter.id])
+    await queue.dead_letters.delete([letter])
     await store.reclaim([(other.task_id, 1)])
     await queue.release([(other, 0.0)])
     await bench.backend.ping()
@@ -120,10 +120,10 @@ OPERATIONS: dict[str, Operation] = {
     "first of the stranded": lambda b: b.backend.stranded("default", before=b.now, limit=10),
     "expire nothing": lambda b: b.store.expire(finished_before=b.in_seconds(-(10**6)), limit=10),
     "expire": lambda b: b.store.expire(finished_before=b.in_seconds(10**6), limit=10),
-    "dead": lambda b: b.queue.list_dead(limit=10),
-    "take dead": lambda b: b.queue.take_dead(limit=10),
-    "dead of a quiet queue": lambda b: b.backend.queue("quiet").list_dead(limit=10),
-    "purge a quiet queue": lambda b: b.backend.queue("quiet").purge_dead(),
+    "dead": lambda b: b.queue.dead_letters.page(limit=10),
+    "take dead": lambda b: b.queue.dead_letters.take(limit=10),
+    "dead of a quiet queue": lambda b: b.backend.queue("quiet").dead_letters.page(limit=10),
+    "purge a quiet queue": lambda b: b.backend.queue("quiet").dead_letters.purge(),
     "look at a quiet queue": lambda b: b.backend.queue("quiet").receive(1, wait=0, visibility=30),
 }
 

@@ -268,7 +268,7 @@ async def test_the_file_says_whose_it_is_and_outlives_a_power_cut(tmp_path: Path
     path = tmp_path / "tasks.db"
     backend = SqliteBackend(path)
     async with backend.open():
-        modes = await backend._writer.run(
+        modes = await backend._file.writer.run(
             lambda t: [t.connection.pragma(name) for name in ("journal_mode", "synchronous")]
         )
     assert modes == ["wal", 2]  # 2: FULL

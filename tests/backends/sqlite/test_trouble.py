@@ -202,7 +202,7 @@ async def limit_pages(bench: Bench, pages: int | None) -> None:
         allowed = 2**30 if pages is None else now + pages
         transaction.execute(f"PRAGMA max_page_count = {allowed}").fetchall()
 
-    await bench.backend._writer.run(limit)  # type: ignore[attr-defined]  # no public way
+    await bench.backend._file.writer.run(limit)  # type: ignore[attr-defined]  # no public way
 
 
 async def test_a_full_disk_is_trouble_that_passes(bench: Bench) -> None:
@@ -280,7 +280,7 @@ async def test_one_that_fails_does_not_fail_its_group_and_nothing_is_written_twi
             raise ZeroDivisionError(i)
 
         with pytest.raises(ZeroDivisionError, match=str(i)):
-            await bench.backend._writer.run(work)  # type: ignore[attr-defined]
+            await bench.backend._file.writer.run(work)  # type: ignore[attr-defined]
         failed.append(i)
 
     async with trio.open_nursery() as nursery:
@@ -300,7 +300,7 @@ async def test_every_write_may_be_done_again_after_a_rollback(bench: Bench, path
     started, delivery = await bench.start()
     _, to_release = await bench.start()
     _, to_delete = await bench.start()
-    _, to_bury = await bench.start()
+    _, to_move = await bench.start()
     _, to_extend = await bench.start()
     (claimable, claim_delivery) = await bench.deliver()
     to_cancel = await bench.create()
@@ -316,7 +316,7 @@ async def test_every_write_may_be_done_again_after_a_rollback(bench: Bench, path
             raise ZeroDivisionError
 
         with pytest.raises(ZeroDivisionError):
-            await bench.backend._writer.run(work)  # type: ignore[attr-defined]
+            await bench.backend._file.writer.run(work)  # type: ignore[attr-defined]
 
     async with trio.open_nursery() as nursery:
         with writer_held(bench, path):
@@ -334,9 +334,9 @@ async def test_every_write_may_be_done_again_after_a_rollback(bench: Bench, path
                 ("reclaim", bench.store.reclaim, [(orphan.id, 1)]),
                 ("release", bench.release, to_release),
                 ("delete", bench.delete, to_delete),
-                ("bury", bench.bury, to_bury),
+                ("dead_letter", bench.move_to_dead_letters, to_move),
                 ("extend", bench.extend, to_extend, 100.0),
-                ("purge", bench.queue.purge_dead),
+                ("purge", bench.queue.dead_letters.purge),
             ):
                 nursery.start_soon(ask, name, function, *args)
             nursery.start_soon(fail)
@@ -367,7 +367,7 @@ async def test_what_was_begun_is_finished_and_answered(bench: Bench) -> None:
     answers = []
 
     async def ask() -> None:
-        answers.append(await bench.backend._writer.run(work))  # type: ignore[attr-defined]
+        answers.append(await bench.backend._file.writer.run(work))  # type: ignore[attr-defined]
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(ask)
@@ -423,7 +423,7 @@ async def test_asked_while_it_closes_it_says_that_it_is_closed(path: Path) -> No
     harness = SqliteHarness(path.parent)
     bench = Bench(harness, backend)
     async with backend.open():
-        writer = backend._writer
+        writer = backend._file.writer
         assert writer is not None
     with trio.fail_after(5), pytest.raises(BackendUnavailable):
         await writer.run(lambda transaction: None)
@@ -448,7 +448,7 @@ async def test_a_thread_that_dies_takes_nobody_along(
 ) -> None:
     """It never should; whoever asked is told all the same."""
     monkeypatch.setattr(threading, "excepthook", lambda args: None)
-    writer = bench.backend._writer  # type: ignore[attr-defined]
+    writer = bench.backend._file.writer  # type: ignore[attr-defined]
     monkeypatch.setattr(writer, "_carry_out", lambda *_: 1 / 0)
     with trio.fail_after(5):
         async with trio.open_nursery() as nursery:
@@ -497,11 +497,11 @@ async def test_no_reading_transaction_is_left_open(bench: Bench) -> None:
     def state(transaction: Transaction) -> int:
         return transaction.connection.txn_state("main")
 
-    reader = bench.backend._reader  # type: ignore[attr-defined]
+    reader = bench.backend._file.reader  # type: ignore[attr-defined]
     for _ in range(2):
         await bench.store.get([task.id, "nobody"])
         await bench.store.cancel_requested([task.id])
-        await bench.queue.take_dead(limit=1)
+        await bench.queue.dead_letters.take(limit=1)
         await bench.stranded()
         assert await reader.run(state) == apsw.SQLITE_TXN_NONE
 
@@ -518,7 +518,7 @@ async def test_requests_that_wait_share_a_transaction(bench: Bench, path: Path) 
         commits += 1
         return False
 
-    await bench.backend._writer.run(lambda t: t.connection.set_commit_hook(count))
+    await bench.backend._file.writer.run(lambda t: t.connection.set_commit_hook(count))
     async with trio.open_nursery() as nursery:
         with writer_held(bench, path):
             for _ in range(30):

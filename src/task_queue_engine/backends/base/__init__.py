@@ -24,7 +24,7 @@ from typing import Protocol, runtime_checkable
 
 from task_queue_engine.lifecycle import (
     AttemptWrite,
-    Burial,
+    BrokerDeadLetter,
     CancelVerdict,
     ClaimRequest,
     ClaimVerdict,
@@ -139,6 +139,20 @@ class QueueDepth:
     dead: int
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QueueCapabilities:
+    """How a broker differs from a plain queue, where its callers have to do something about it."""
+
+    poll_outlives_cancel: bool = False
+    """Cancelling a `receive` that waits does not end it where messages are handed out: for the rest
+    of its wait it takes what becomes visible, and no receiver gets that until its lease ends. A
+    caller that can wait lets the poll come to its end and gives back what it brings. (SQS answers
+    a long poll whose connection is gone.)"""
+    settle_linger: float = 0.0
+    """Seconds for which settling a message may wait for others, where each request costs money
+    and no caller waits for it. The lease is kept meanwhile."""
+
+
 class TaskQueue(Protocol):
     """One named queue."""
 
@@ -157,16 +171,11 @@ class TaskQueue(Protocol):
         ...
 
     @property
-    def poll_outlives_cancel(self) -> bool:
-        """Cancelling a `receive` that waits does not end it where messages are handed out: for the
-        rest of its wait it takes what becomes visible, and nobody has that until its lease ends.
-        Whoever can wait lets it come to its end and gives back what it brings."""
-        ...
+    def capabilities(self) -> QueueCapabilities: ...
 
     @property
-    def settle_linger(self) -> float:
-        """Seconds for which settling a message may wait for others, where each request costs money
-        and nobody waits for it. The lease is kept meanwhile."""
+    def dead_letters(self) -> DeadLetterQueue:
+        """Where `dead_letter` moves messages to."""
         ...
 
     async def send(self, messages: Sequence[Message]) -> list[QueueVerdict]:
@@ -206,30 +215,35 @@ class TaskQueue(Protocol):
         """Never counts: O(1)."""
         ...
 
-    # The dead-letter side, for people: redriving is done by the engine, which first reopens the
-    # tasks in the store, then sends, then deletes the letters.
 
-    async def list_dead(self, *, limit: int, cursor: str | None = None) -> DeadLetterPage:
+class DeadLetterQueue(Protocol):
+    """The dead letters of one queue, for people and for the reconciler.
+
+    Redriving is done by the engine, which first reopens the tasks in the store, then sends, then
+    deletes the dead letters.
+    """
+
+    async def page(self, *, limit: int, cursor: str | None = None) -> DeadLetterPage:
         """Raises InvalidQuery for a cursor that is not one of its own."""
         ...
 
-    async def take_dead(self, *, limit: int, ids: Sequence[str] | None = None) -> list[DeadLetter]:
-        """Up to `limit` letters (those with these ids), for redriving. The same letters may be
+    async def take(self, *, limit: int, ids: Sequence[str] | None = None) -> list[DeadLetter]:
+        """Up to `limit` dead letters (those with these ids), for redriving. The same ones may be
         taken again until they are deleted."""
         ...
 
-    async def delete_dead(self, letters: Sequence[DeadLetter]) -> list[QueueVerdict]:
-        """LeaseLost for letters that are gone already, where the backend can tell."""
+    async def delete(self, dead_letters: Sequence[DeadLetter]) -> list[QueueVerdict]:
+        """LeaseLost for those that are gone already, where the backend can tell."""
         ...
 
-    async def purge_dead(self) -> int:
+    async def purge(self) -> int:
         """Delete all dead letters; returns how many (approximate where depth is)."""
         ...
 
-    async def buried(self) -> Sequence[Burial]:
-        """Dead letters that nobody wrote: the queue itself moved them there, because they were
-        received too often. As of the last look, which a call repeats where something may have
-        changed; they stay where they are. Empty where a queue does no such thing."""
+    async def moved_by_broker(self) -> Sequence[BrokerDeadLetter]:
+        """Dead letters that no engine wrote: the broker itself moved the messages here, because
+        they were received too often. As of the last look, which a call repeats where something may
+        have changed; they stay where they are. Empty where a broker does no such thing."""
         ...
 
 
@@ -386,8 +400,9 @@ class TaskStore(Protocol):
         """(task id, attempt) pairs of orphaned attempts; see `lifecycle.decide_reclaim`."""
         ...
 
-    async def bury(self, items: Sequence[Burial]) -> list[RecordVerdict]:
-        """End tasks whose message the queue has given up; see `lifecycle.decide_bury`."""
+    async def fail_dead_lettered(self, items: Sequence[BrokerDeadLetter]) -> list[RecordVerdict]:
+        """End tasks whose message the broker has dead-lettered by itself; see
+        `lifecycle.decide_fail_dead_lettered`."""
         ...
 
     async def expire(self, *, finished_before: datetime, limit: int) -> int:

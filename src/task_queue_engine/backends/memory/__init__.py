@@ -37,6 +37,7 @@ from task_queue_engine.backends.base import (
     ListQuery,
     Message,
     NewTask,
+    QueueCapabilities,
     QueueDepth,
     QueueVerdict,
     Rejected,
@@ -59,7 +60,7 @@ from task_queue_engine.clock import Clock, SystemClock
 from task_queue_engine.errors import BackendUnavailable
 from task_queue_engine.lifecycle import (
     AttemptWrite,
-    Burial,
+    BrokerDeadLetter,
     CancelVerdict,
     ClaimRequest,
     ClaimVerdict,
@@ -200,21 +201,23 @@ class MemoryQueue:
 
     max_batch = 100
     max_delay = MAX_DELAY
-    poll_outlives_cancel = False
-    settle_linger = 0.0
+    capabilities = QueueCapabilities()
 
     def __init__(self, backend: MemoryBackend, name: str) -> None:
         self._backend = backend
         self._name = name
         self._messages: dict[str, _Stored] = {}
-        self._dead: dict[str, DeadLetter] = {}
-        self._given_up: dict[str, Burial] = {}
+        self._dead_letters = MemoryDeadLetters(backend, self)
         self._duplicates: deque[Delivery] = deque()
         self._changed = trio.Event()
 
     @property
     def name(self) -> str:
         return self._name
+
+    @property
+    def dead_letters(self) -> MemoryDeadLetters:
+        return self._dead_letters
 
     async def send(self, messages: Sequence[Message]) -> list[QueueVerdict]:
         def put(message: Message) -> QueueVerdict:
@@ -226,7 +229,7 @@ class MemoryQueue:
             )
             return Done()
 
-        return await self._write("send", messages, put)
+        return await self.write("send", messages, put)
 
     async def receive(self, max_messages: int, *, wait: float, visibility: float) -> list[Delivery]:
         if max_messages < 1:
@@ -254,7 +257,7 @@ class MemoryQueue:
             message.visible_at = self._now() + timedelta(seconds=visibility)
             return Done()
 
-        return await self._write("extend", deliveries, renew)
+        return await self.write("extend", deliveries, renew)
 
     async def release(self, items: Sequence[tuple[Delivery, float]]) -> list[QueueVerdict]:
         def give_back(item: tuple[Delivery, float]) -> QueueVerdict:
@@ -268,7 +271,7 @@ class MemoryQueue:
             message.receipt = None
             return Done()
 
-        return await self._write("release", items, give_back)
+        return await self.write("release", items, give_back)
 
     async def delete(self, deliveries: Sequence[Delivery]) -> list[QueueVerdict]:
         def remove(delivery: Delivery) -> QueueVerdict:
@@ -278,16 +281,16 @@ class MemoryQueue:
             del self._messages[message.id]
             return Done()
 
-        return await self._write("delete", deliveries, remove)
+        return await self.write("delete", deliveries, remove)
 
     async def dead_letter(self, items: Sequence[DeadLettering]) -> list[QueueVerdict]:
-        def bury(item: DeadLettering) -> QueueVerdict:
+        def move(item: DeadLettering) -> QueueVerdict:
             message = self._held(item.delivery)
             if message is None:
                 return LeaseLost()
             del self._messages[message.id]
             letter_id = self._backend.next_id()
-            self._dead[letter_id] = DeadLetter(
+            self._dead_letters.letters[letter_id] = DeadLetter(
                 id=letter_id,
                 task_id=message.task_id,
                 task_type=item.task_type,
@@ -298,71 +301,28 @@ class MemoryQueue:
             )
             return Done()
 
-        return await self._write("dead_letter", items, bury)
+        return await self.write("dead_letter", items, move)
 
     async def depth(self) -> QueueDepth:
         def count() -> QueueDepth:
             held = sum(message.receipt is not None for message in self._messages.values())
             return QueueDepth(
-                waiting=len(self._messages) - held, in_flight=held, dead=len(self._dead)
+                waiting=len(self._messages) - held,
+                in_flight=held,
+                dead=len(self._dead_letters.letters),
             )
 
         return await self._backend.call("depth", count)
-
-    async def list_dead(self, *, limit: int, cursor: str | None = None) -> DeadLetterPage:
-        def page() -> DeadLetterPage:
-            check_limit(limit)
-            below = math.inf
-            if cursor is not None:
-                (below,) = decode_cursor(cursor, "dead", tuple[Int64])
-            letters = [letter for letter in reversed(self._dead.values()) if int(letter.id) < below]
-            return DeadLetterPage(
-                letters=tuple(letters[:limit]),
-                next_cursor=encode_cursor("dead", (int(letters[limit - 1].id),))
-                if len(letters) > limit
-                else None,
-            )
-
-        return await self._backend.call("list_dead", page)
-
-    async def take_dead(self, *, limit: int, ids: Sequence[str] | None = None) -> list[DeadLetter]:
-        def take() -> list[DeadLetter]:
-            wanted = None if ids is None else set(ids)
-            letters = [
-                letter for letter in self._dead.values() if wanted is None or letter.id in wanted
-            ]
-            return letters[:limit]
-
-        return await self._backend.call("take_dead", take)
-
-    async def delete_dead(self, letters: Sequence[DeadLetter]) -> list[QueueVerdict]:
-        def remove(letter: DeadLetter) -> QueueVerdict:
-            self._given_up.pop(letter.id, None)
-            return Done() if self._dead.pop(letter.id, None) is not None else LeaseLost()
-
-        return await self._write("delete_dead", letters, remove)
-
-    async def purge_dead(self) -> int:
-        def purge() -> int:
-            count = len(self._dead)
-            self._dead.clear()
-            self._given_up.clear()
-            return count
-
-        return await self._backend.call("purge_dead", purge)
-
-    async def buried(self) -> list[Burial]:
-        return await self._backend.call("buried", lambda: list(self._given_up.values()))
 
     def give_up_messages(self) -> None:
         """For tests: all messages move to the dead-letter queue by themselves, as SQS moves what
         was received too often."""
         reason = "given up by the queue"
         for message in self._messages.values():
-            self._given_up[message.id] = Burial(
+            self._dead_letters.given_up[message.id] = BrokerDeadLetter(
                 task_id=message.task_id, message_id=message.id, reason=reason
             )
-            self._dead[message.id] = DeadLetter(
+            self._dead_letters.letters[message.id] = DeadLetter(
                 id=message.id,
                 task_id=message.task_id,
                 task_type="",
@@ -389,7 +349,10 @@ class MemoryQueue:
         self._messages.clear()
 
     def why_stranded(self, row: Row) -> StrandedKind | None:
-        if any(burial.task_id == row.task.id for burial in self._given_up.values()):
+        if any(
+            dead_letter.task_id == row.task.id
+            for dead_letter in self._dead_letters.given_up.values()
+        ):
             return None  # whose letter lies there is not stranded: `buried` tells
         if row.task.status is TaskStatus.PROCESSING:
             return None if row.message_id in self._messages else StrandedKind.ORPHANED
@@ -398,7 +361,7 @@ class MemoryQueue:
         sent = any(message.task_id == row.task.id for message in self._messages.values())
         return None if sent else StrandedKind.UNSENT
 
-    async def _write(
+    async def write(
         self, operation: str, items: Sequence[T], one: Callable[[T], QueueVerdict]
     ) -> list[QueueVerdict]:
         def all_items() -> list[QueueVerdict]:
@@ -455,6 +418,65 @@ class MemoryQueue:
 
     def _now(self) -> datetime:
         return self._backend.clock.now()
+
+
+class MemoryDeadLetters:
+    """The dead letters of one queue, oldest first."""
+
+    def __init__(self, backend: MemoryBackend, queue: MemoryQueue) -> None:
+        self._backend = backend
+        self._queue = queue
+        self.letters: dict[str, DeadLetter] = {}
+        self.given_up: dict[str, BrokerDeadLetter] = {}
+
+    async def page(self, *, limit: int, cursor: str | None = None) -> DeadLetterPage:
+        def page() -> DeadLetterPage:
+            check_limit(limit)
+            below = math.inf
+            if cursor is not None:
+                (below,) = decode_cursor(cursor, "dead", tuple[Int64])
+            letters = [
+                letter for letter in reversed(self.letters.values()) if int(letter.id) < below
+            ]
+            return DeadLetterPage(
+                letters=tuple(letters[:limit]),
+                next_cursor=encode_cursor("dead", (int(letters[limit - 1].id),))
+                if len(letters) > limit
+                else None,
+            )
+
+        return await self._backend.call("dead_letters.page", page)
+
+    async def take(self, *, limit: int, ids: Sequence[str] | None = None) -> list[DeadLetter]:
+        def take() -> list[DeadLetter]:
+            wanted = None if ids is None else set(ids)
+            letters = [
+                letter for letter in self.letters.values() if wanted is None or letter.id in wanted
+            ]
+            return letters[:limit]
+
+        return await self._backend.call("dead_letters.take", take)
+
+    async def delete(self, dead_letters: Sequence[DeadLetter]) -> list[QueueVerdict]:
+        def remove(letter: DeadLetter) -> QueueVerdict:
+            self.given_up.pop(letter.id, None)
+            return Done() if self.letters.pop(letter.id, None) is not None else LeaseLost()
+
+        return await self._queue.write("dead_letters.delete", dead_letters, remove)
+
+    async def purge(self) -> int:
+        def purge() -> int:
+            count = len(self.letters)
+            self.letters.clear()
+            self.given_up.clear()
+            return count
+
+        return await self._backend.call("dead_letters.purge", purge)
+
+    async def moved_by_broker(self) -> list[BrokerDeadLetter]:
+        return await self._backend.call(
+            "dead_letters.moved_by_broker", lambda: list(self.given_up.values())
+        )
 
 
 def _bad_delay(delay: float) -> Rejected:
@@ -622,13 +644,13 @@ class MemoryStore:
             ),
         )
 
-    async def bury(self, items: Sequence[Burial]) -> list[RecordVerdict]:
+    async def fail_dead_lettered(self, items: Sequence[BrokerDeadLetter]) -> list[RecordVerdict]:
         return await self._decide(
-            "bury",
+            "fail_dead_lettered",
             items,
             lambda item, now: (
                 item.task_id,
-                lifecycle.decide_bury(self._rows.get(item.task_id), item, now),
+                lifecycle.decide_fail_dead_lettered(self._rows.get(item.task_id), item, now),
             ),
         )
 

@@ -18,6 +18,7 @@ from task_queue_engine.backends.sqlite.schema import check_path
 from task_queue_engine.backends.sqlite.store import MAX_ITEM_BYTES, SqliteStore
 from task_queue_engine.backends.sqlite.threads import (
     BUSY_TIMEOUT,
+    DatabaseFile,
     ReaderThread,
     Transaction,
     WriterThread,
@@ -51,10 +52,9 @@ class SqliteBackend:
         # The folder of now: the program may go to another one before it opens this.
         self._path = str(Path(path).absolute())
         self._clock: Clock = clock or SystemClock()
-        self._store = SqliteStore(clock=self._clock, max_item_bytes=max_item_bytes)
+        self._file = DatabaseFile()
+        self._store = SqliteStore(file=self._file, clock=self._clock, max_item_bytes=max_item_bytes)
         self._queues: dict[str, SqliteQueue] = {}
-        self._writer: WriterThread | None = None
-        self._reader: ReaderThread | None = None
         self._busy_timeout = busy_timeout
         self._fairness: YieldToThreads | None = None
         self._opening = trio.Lock()
@@ -73,8 +73,7 @@ class SqliteBackend:
 
     def queue(self, name: str) -> SqliteQueue:
         if name not in self._queues:
-            self._queues[name] = queue = SqliteQueue(name, clock=self._clock)
-            queue.attach(self._writer, self._reader)
+            self._queues[name] = SqliteQueue(name, file=self._file, clock=self._clock)
         return self._queues[name]
 
     def open(self) -> AbstractAsyncContextManager[None]:
@@ -111,7 +110,7 @@ class SqliteBackend:
         self._attach(writer, reader)
 
     async def _stop(self) -> None:
-        writer, reader, fairness = self._writer, self._reader, self._fairness
+        writer, reader, fairness = self._file.writer, self._file.reader, self._fairness
         self._attach(None, None)
         # The writer last: closing the last connection moves the WAL into the file.
         for thread in (reader, writer):
@@ -121,15 +120,12 @@ class SqliteBackend:
             trio.lowlevel.remove_instrument(fairness)
 
     def _attach(self, writer: WriterThread | None, reader: ReaderThread | None) -> None:
-        self._writer, self._reader = writer, reader
-        self._store.attach(writer, reader)
+        self._file.writer, self._file.reader = writer, reader
         for queue in self._queues.values():
-            queue.attach(writer, reader)
+            queue.wake()
 
     async def ping(self) -> None:
         """Writes a little: finds a full disk, a lock that does not go away, a file that is gone."""
-        if self._writer is None:
-            raise BackendUnavailable("the backend is not open")
         path = self._path
 
         def work(transaction: Transaction) -> None:
@@ -137,12 +133,10 @@ class SqliteBackend:
                 raise BackendUnavailable(f"{path} was moved or deleted while it was in use")
             transaction.counters["pings"] += 1
 
-        await self._writer.run(work)
+        await self._file.write(work)
 
     async def stranded(
         self, queue: str, *, before: datetime, limit: int, cursor: str | None = None
     ) -> StrandedPage:
         search = StrandedSearch(queue, before=before, limit=limit, cursor=cursor)
-        if self._reader is None:
-            raise BackendUnavailable("the backend is not open")
-        return await self._reader.run(search.run)
+        return await self._file.read(search.run)

@@ -4,34 +4,27 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from collections.abc import Sequence
 
-import msgspec
 import trio
 
 from task_queue_engine.backends.base import (
-    DeadLetter,
     DeadLettering,
-    DeadLetterPage,
     Delivery,
     Done,
     LeaseLost,
     Message,
+    QueueCapabilities,
     QueueDepth,
     QueueVerdict,
     Rejected,
 )
-from task_queue_engine.backends.cursors import Int64, check_limit, decode_cursor, encode_cursor
+from task_queue_engine.backends.sqlite import dead_letters
 from task_queue_engine.backends.sqlite.batches import Batch, JsonRows
-from task_queue_engine.backends.sqlite.rows import encode, encode_or_none, from_us, to_us
-from task_queue_engine.backends.sqlite.threads import ReaderThread, Transaction, WriterThread
+from task_queue_engine.backends.sqlite.dead_letters import ID, SqliteDeadLetters
+from task_queue_engine.backends.sqlite.rows import to_us
+from task_queue_engine.backends.sqlite.threads import DatabaseFile, Transaction
 from task_queue_engine.clock import Clock
-from task_queue_engine.errors import BackendUnavailable
-from task_queue_engine.lifecycle import Burial
-from task_queue_engine.task import TaskError
-
-T = TypeVar("T")
 
 MAX_DELAY = 900.0
 """Seconds, as SQS: what is longer waits in the store, the same on every backend."""
@@ -39,12 +32,7 @@ MAX_DELAY = 900.0
 LOOK_EVERY = 0.05
 """Seconds between looks for messages that another process sent."""
 
-_PURGE_AT_ONCE = 5_000
-"""Dead letters deleted in one transaction, so that other writes get their turn."""
-
-# Numbers within 64 bits, spelled as they are given out.
-_ID = re.compile(r"[1-9][0-9]{0,17}", re.ASCII)
-_RECEIPT = re.compile(rf"({_ID.pattern})\.({_ID.pattern})", re.ASCII)
+_RECEIPT = re.compile(rf"({ID.pattern})\.({ID.pattern})", re.ASCII)
 
 _SEND = Batch(
     "WITH new (task_id, visible_at) AS (VALUES {rows}) "
@@ -79,32 +67,6 @@ _RELEASE = Batch(
 )
 _DELETE = Batch("DELETE FROM messages WHERE id IN (VALUES {rows})", width=1)
 
-_LETTER = "task_id, task_type, reason, error, attempts, at"
-_BURY = Batch(
-    f"WITH new ({_LETTER}) AS (VALUES {{rows}}) INSERT INTO dead_letters (queue, {_LETTER}) "
-    "SELECT ?, * FROM new WHERE task_id IS NOT NULL",
-    width=6,
-)
-_LIST_DEAD = (
-    f"SELECT id, {_LETTER} FROM dead_letters WHERE queue = ? AND id < ? ORDER BY id DESC LIMIT ?"
-)
-_TAKE_DEAD = f"SELECT id, {_LETTER} FROM dead_letters WHERE queue = ? ORDER BY id LIMIT ?"
-_TAKE_DEAD_BY_ID = (
-    f"SELECT id, {_LETTER} FROM dead_letters "
-    "WHERE queue = ? AND id IN (SELECT value FROM json_each(?)) ORDER BY id LIMIT ?"
-)
-_DEAD = Batch(
-    "SELECT json_group_array(id) FROM dead_letters WHERE id IN (VALUES {rows}) AND queue = ?",
-    width=1,
-)
-_dead = JsonRows(int)
-_DELETE_DEAD = Batch("DELETE FROM dead_letters WHERE id IN (VALUES {rows})", width=1)
-_PURGE = (
-    "DELETE FROM dead_letters WHERE id IN "
-    "(SELECT id FROM dead_letters WHERE queue = ? AND id <= ? ORDER BY id LIMIT ?)"
-)
-_decode_error = msgspec.json.Decoder(TaskError).decode
-
 
 class SqliteQueue:
     """One queue in the file.
@@ -115,23 +77,22 @@ class SqliteQueue:
 
     max_batch = 256
     max_delay = MAX_DELAY
-    poll_outlives_cancel = False
-    settle_linger = 0.0
+    capabilities = QueueCapabilities()
 
-    def __init__(self, name: str, *, clock: Clock) -> None:
+    def __init__(self, name: str, *, file: DatabaseFile, clock: Clock) -> None:
         self._name = name
+        self._file = file
         self._clock = clock
-        self._writer: WriterThread | None = None
-        self._reader: ReaderThread | None = None
+        self._dead_letters = SqliteDeadLetters(name, file=file)
         self._changed = trio.Event()
 
     @property
     def name(self) -> str:
         return self._name
 
-    def attach(self, writer: WriterThread | None, reader: ReaderThread | None) -> None:
-        self._writer, self._reader = writer, reader
-        self._wake()
+    @property
+    def dead_letters(self) -> SqliteDeadLetters:
+        return self._dead_letters
 
     # --- sending and receiving --------------------------------------------------------------
 
@@ -144,8 +105,8 @@ class SqliteQueue:
             _SEND.run(transaction.execute, rows, after=(self._name,))
             transaction.counters[f"messages:{self._name}"] += len(rows)
 
-        await self._write(work)
-        self._wake()
+        await self._file.write(work)
+        self.wake()
         return verdicts
 
     async def receive(self, max_messages: int, *, wait: float, visibility: float) -> list[Delivery]:
@@ -156,7 +117,7 @@ class SqliteQueue:
             changed = self._changed
             now = self._now_us()
             until = now + round(visibility * 1e6)
-            taken = await self._write(lambda t: self._take(t, max_messages, now, until))  # noqa: B023  # done before the next turn
+            taken = await self._file.write(lambda t: self._take(t, max_messages, now, until))  # noqa: B023  # done before the next turn
             if taken or not await self._wait_for_visible(changed, deadline):
                 return taken
 
@@ -190,7 +151,7 @@ class SqliteQueue:
         return False
 
     async def _seconds_to_next(self) -> float:
-        ((earliest,),) = await self._read(
+        ((earliest,),) = await self._file.read(
             lambda t: t.execute(
                 "SELECT min(visible_at) FROM messages WHERE queue = ?", (self._name,)
             ).fetchall()
@@ -199,7 +160,8 @@ class SqliteQueue:
             return math.inf
         return float(earliest - self._now_us()) / 1e6
 
-    def _wake(self) -> None:
+    def wake(self) -> None:
+        """Let receivers that wait look again."""
         self._changed.set()
         self._changed = trio.Event()
 
@@ -220,7 +182,7 @@ class SqliteQueue:
             _EXTEND.run(transaction.execute, [(each,) for each in ids], before=(until,))
             return [LeaseLost() if message_id is None else Done() for message_id in held]
 
-        return await self._write(work)
+        return await self._file.write(work)
 
     async def release(self, items: Sequence[tuple[Delivery, float]]) -> list[QueueVerdict]:
         refusals, good = _refuse_bad_delays([delay for _, delay in items])
@@ -239,8 +201,8 @@ class SqliteQueue:
             transaction.counters[f"leased:{self._name}"] -= len(given_back)
             return verdicts
 
-        answered = await self._write(work)
-        self._wake()
+        answered = await self._file.write(work)
+        self.wake()
         return answered
 
     async def delete(self, deliveries: Sequence[Delivery]) -> list[QueueVerdict]:
@@ -249,30 +211,19 @@ class SqliteQueue:
             self._delete(transaction, held)
             return [LeaseLost() if message_id is None else Done() for message_id in held]
 
-        return await self._write(work)
+        return await self._file.write(work)
 
     async def dead_letter(self, items: Sequence[DeadLettering]) -> list[QueueVerdict]:
-        letters = [
-            (
-                item.delivery.task_id,
-                item.task_type,
-                item.reason,
-                encode_or_none(item.error),
-                item.attempts,
-                to_us(item.at),
-            )
-            for item in items
-        ]
+        rows = [dead_letters.to_row(item) for item in items]
 
         def work(transaction: Transaction) -> list[QueueVerdict]:
             held = self._held_once(transaction, [item.delivery for item in items])
             self._delete(transaction, held)
-            buried = [letter for letter, id_ in zip(letters, held, strict=True) if id_ is not None]
-            _BURY.run(transaction.execute, buried, after=(self._name,))
-            transaction.counters[f"dead:{self._name}"] += len(buried)
+            moved = [row for row, id_ in zip(rows, held, strict=True) if id_ is not None]
+            dead_letters.insert(transaction, self._name, moved)
             return [LeaseLost() if message_id is None else Done() for message_id in held]
 
-        return await self._write(work)
+        return await self._file.write(work)
 
     def _delete(self, transaction: Transaction, held: Sequence[int | None]) -> None:
         ids = [(message_id,) for message_id in held if message_id is not None]
@@ -302,12 +253,12 @@ class SqliteQueue:
                 seen.add(message_id)
         return once
 
-    # --- looking, and dead letters ----------------------------------------------------------
+    # --- looking ----------------------------------------------------------------------------
 
     async def depth(self) -> QueueDepth:
         names = tuple(f"{kind}:{self._name}" for kind in ("messages", "leased", "dead"))
         found = dict(
-            await self._read(
+            await self._file.read(
                 lambda t: t.execute(
                     "SELECT name, n FROM counters WHERE name IN (?, ?, ?)", names
                 ).fetchall()
@@ -315,79 +266,6 @@ class SqliteQueue:
         )
         messages, leased, dead = (found.get(name, 0) for name in names)
         return QueueDepth(waiting=messages - leased, in_flight=leased, dead=dead)
-
-    async def list_dead(self, *, limit: int, cursor: str | None = None) -> DeadLetterPage:
-        check_limit(limit)
-        (below,) = (2**62,) if cursor is None else decode_cursor(cursor, "dead", tuple[Int64])
-        rows = await self._read(
-            lambda t: t.execute(_LIST_DEAD, (self._name, below, limit + 1)).fetchall()
-        )
-        letters = tuple(_to_letter(row) for row in rows[:limit])
-        more = len(rows) > limit
-        return DeadLetterPage(
-            letters=letters,
-            next_cursor=encode_cursor("dead", (int(letters[-1].id),)) if more else None,
-        )
-
-    async def take_dead(self, *, limit: int, ids: Sequence[str] | None = None) -> list[DeadLetter]:
-        if ids is None:
-            rows = await self._read(lambda t: t.execute(_TAKE_DEAD, (self._name, limit)).fetchall())
-        else:
-            wanted = encode([int(text) for text in ids if _ID.fullmatch(text)]).decode()
-            rows = await self._read(
-                lambda t: t.execute(_TAKE_DEAD_BY_ID, (self._name, wanted, limit)).fetchall()
-            )
-        return [_to_letter(row) for row in rows]
-
-    async def delete_dead(self, letters: Sequence[DeadLetter]) -> list[QueueVerdict]:
-        wanted = [int(letter.id) if _ID.fullmatch(letter.id) else None for letter in letters]
-
-        def work(transaction: Transaction) -> list[QueueVerdict]:
-            ids = [(letter_id,) for letter_id in wanted if letter_id is not None]
-            there = set(_dead.of(_DEAD.run(transaction.execute, ids, after=(self._name,))))
-            _DELETE_DEAD.run(transaction.execute, [(letter_id,) for letter_id in there])
-            transaction.counters[f"dead:{self._name}"] -= len(there)
-            verdicts: list[QueueVerdict] = []
-            for letter_id in wanted:
-                verdicts.append(Done() if letter_id in there else LeaseLost())
-                there.discard(letter_id or 0)
-            return verdicts
-
-        return await self._write(work)
-
-    async def purge_dead(self) -> int:
-        """Letters that come while it is under way stay."""
-        ((last,),) = await self._read(
-            lambda t: t.execute(
-                "SELECT ifnull(max(id), 0) FROM dead_letters WHERE queue = ?", (self._name,)
-            ).fetchall()
-        )
-
-        def work(transaction: Transaction) -> int:
-            before = transaction.changes()
-            transaction.execute(_PURGE, (self._name, last, _PURGE_AT_ONCE))
-            gone = transaction.changes() - before
-            transaction.counters[f"dead:{self._name}"] -= gone
-            return gone
-
-        total = 0
-        while gone := await self._write(work):
-            total += gone
-        return total
-
-    async def buried(self) -> list[Burial]:
-        await trio.lowlevel.checkpoint()
-        return []
-
-    async def _write(self, work: Callable[[Transaction], T]) -> T:
-        if self._writer is None:
-            raise BackendUnavailable("the backend is not open")
-        return await self._writer.run(work)
-
-    async def _read(self, work: Callable[[Transaction], T]) -> T:
-        if self._reader is None:
-            raise BackendUnavailable("the backend is not open")
-        return await self._reader.run(work)
 
 
 def _parse(receipt: str) -> tuple[int, int] | None:
@@ -405,16 +283,3 @@ def _refuse_bad_delays(delays: Sequence[float]) -> tuple[list[QueueVerdict], lis
         for delay in delays
     ]
     return verdicts, [i for i, verdict in enumerate(verdicts) if isinstance(verdict, Done)]
-
-
-def _to_letter(row: tuple[Any, ...]) -> DeadLetter:
-    id_, task_id, task_type, reason, error, attempts, at = row
-    return DeadLetter(
-        id=str(id_),
-        task_id=task_id,
-        task_type=task_type,
-        reason=reason,
-        error=None if error is None else _decode_error(error),
-        attempts=attempts,
-        at=from_us(at),
-    )

@@ -35,12 +35,11 @@ from task_queue_engine.backends.sqlite.rows import (
     to_us,
     to_us_or_none,
 )
-from task_queue_engine.backends.sqlite.threads import ReaderThread, Transaction, WriterThread
+from task_queue_engine.backends.sqlite.threads import DatabaseFile, Transaction
 from task_queue_engine.clock import Clock
-from task_queue_engine.errors import BackendUnavailable
 from task_queue_engine.lifecycle import (
     AttemptWrite,
-    Burial,
+    BrokerDeadLetter,
     CancelVerdict,
     ClaimRequest,
     ClaimVerdict,
@@ -119,14 +118,12 @@ class SqliteStore:
 
     max_batch = 256
 
-    def __init__(self, *, clock: Clock, max_item_bytes: int = MAX_ITEM_BYTES) -> None:
+    def __init__(
+        self, *, file: DatabaseFile, clock: Clock, max_item_bytes: int = MAX_ITEM_BYTES
+    ) -> None:
+        self._file = file
         self._clock = clock
         self._max_item_bytes = max_item_bytes
-        self._writer: WriterThread | None = None
-        self._reader: ReaderThread | None = None
-
-    def attach(self, writer: WriterThread | None, reader: ReaderThread | None) -> None:
-        self._writer, self._reader = writer, reader
 
     # --- writes -----------------------------------------------------------------------------
 
@@ -155,7 +152,7 @@ class SqliteStore:
             rows = load(transaction.execute, [columns[n][0] for n in known])
             return {good[n]: rows[columns[n][0]].task for n in known}
 
-        existing = await self._write(work)
+        existing = await self._file.write(work)
         for i, task in existing.items():
             verdicts[i] = AlreadyExists(task)
         return verdicts
@@ -190,7 +187,7 @@ class SqliteStore:
             # Those just completed are decided upon too: as a write that comes a second time.
             return _decide_all(transaction, [record(write) for write in writes], now)
 
-        return await self._write(work)
+        return await self._file.write(work)
 
     async def cancel(self, task_ids: Sequence[str]) -> list[CancelVerdict]:
         return await self._decide([(task_id, lifecycle.decide_cancel) for task_id in task_ids])
@@ -204,16 +201,16 @@ class SqliteStore:
 
         return await self._decide([(task_id, reclaim(attempt)) for task_id, attempt in items])
 
-    async def bury(self, items: Sequence[Burial]) -> list[RecordVerdict]:
-        def bury(burial: Burial) -> Decide[RecordVerdict]:
-            return lambda row, now: lifecycle.decide_bury(row, burial, now)
+    async def fail_dead_lettered(self, items: Sequence[BrokerDeadLetter]) -> list[RecordVerdict]:
+        def fail(dead_letter: BrokerDeadLetter) -> Decide[RecordVerdict]:
+            return lambda row, now: lifecycle.decide_fail_dead_lettered(row, dead_letter, now)
 
-        return await self._decide([(item.task_id, bury(item)) for item in items])
+        return await self._decide([(item.task_id, fail(item)) for item in items])
 
     async def schedule(self, items: Sequence[tuple[str, datetime | None]]) -> None:
         # The last one counts where a task is named twice.
         rows = [(task_id, to_us_or_none(due_at)) for task_id, due_at in dict(items).items()]
-        await self._write(lambda t: _SCHEDULE.run(t.execute, rows))
+        await self._file.write(lambda t: _SCHEDULE.run(t.execute, rows))
 
     async def expire(self, *, finished_before: datetime, limit: int) -> int:
         which = (to_us(finished_before), limit)
@@ -228,25 +225,25 @@ class SqliteStore:
                 transaction.counters[STATUSES[status]] -= number
             return sum(number for _, number in counted)
 
-        return await self._write(work)
+        return await self._file.write(work)
 
     async def _decide(self, items: Sequence[tuple[str, Decide[T]]]) -> list[T]:
         now = self._clock.now()
-        return await self._write(lambda t: _decide_all(t, items, now))
+        return await self._file.write(lambda t: _decide_all(t, items, now))
 
     # --- reads ------------------------------------------------------------------------------
 
     async def get(self, task_ids: Sequence[str]) -> list[Task | None]:
-        rows = await self._read(lambda t: load(t.execute, task_ids))
+        rows = await self._file.read(lambda t: load(t.execute, task_ids))
         return [rows[task_id].task if task_id in rows else None for task_id in task_ids]
 
     async def list_tasks(self, query: ListQuery) -> TaskPage:
         search = listing.TaskSearch(query)
-        return await self._read(lambda t: search.run(t))
+        return await self._file.read(lambda t: search.run(t))
 
     async def counts(self) -> Counts:
         found = dict(
-            await self._read(
+            await self._file.read(
                 lambda t: t.execute(
                     "SELECT name, n FROM counters WHERE name IN (?, ?, ?, ?, ?)", tuple(STATUSES)
                 ).fetchall()
@@ -256,7 +253,9 @@ class SqliteStore:
 
     async def cancel_requested(self, task_ids: Sequence[str]) -> list[bool]:
         rows = [(task_id,) for task_id in task_ids]
-        asked = set(await self._read(lambda t: _ids.of(_CANCEL_REQUESTED.run(t.execute, rows))))
+        asked = set(
+            await self._file.read(lambda t: _ids.of(_CANCEL_REQUESTED.run(t.execute, rows)))
+        )
         return [task_id in asked for task_id in task_ids]
 
     async def due(self, *, before: datetime, limit: int) -> list[Task]:
@@ -268,17 +267,7 @@ class SqliteStore:
                 rows = load(transaction.execute, ids)
             return [rows[task_id].task for task_id in ids]
 
-        return await self._read(look)
-
-    async def _write(self, work: Callable[[Transaction], T]) -> T:
-        if self._writer is None:
-            raise BackendUnavailable("the backend is not open")
-        return await self._writer.run(work)
-
-    async def _read(self, work: Callable[[Transaction], T]) -> T:
-        if self._reader is None:
-            raise BackendUnavailable("the backend is not open")
-        return await self._reader.run(work)
+        return await self._file.read(look)
 
 
 def _new_columns(new: NewTask, payload: bytes) -> tuple[Any, ...]:

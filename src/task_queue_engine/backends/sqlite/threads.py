@@ -316,3 +316,25 @@ def _fail(group: Sequence[Request], error: BaseException) -> None:
     for request in group:
         # To each its own: an exception that is raised twice carries both tracebacks.
         request.result = outcome.Error(copy.copy(error))
+
+
+class DatabaseFile:
+    """The one handle by which a backend's queues and store reach their file."""
+
+    def __init__(self) -> None:
+        self.writer: WriterThread | None = None
+        """None while the backend is closed; so is `reader`."""
+        self.reader: ReaderThread | None = None
+
+    async def write(self, work: Callable[[Transaction], T]) -> T:
+        """Run `work` in a transaction and return once that is durable. Raises BackendUnavailable
+        where the backend is closed."""
+        if self.writer is None:
+            raise BackendUnavailable("the backend is not open")
+        return await self.writer.run(work)
+
+    async def read(self, work: Callable[[Transaction], T]) -> T:
+        """Run `work`, which only reads. Raises BackendUnavailable where the backend is closed."""
+        if self.reader is None:
+            raise BackendUnavailable("the backend is not open")
+        return await self.reader.run(work)

@@ -15,7 +15,7 @@ from task_queue_engine.clock import ManualClock
 from task_queue_engine.errors import BackendUnavailable
 from task_queue_engine.lifecycle import (
     AttemptWrite,
-    Burial,
+    BrokerDeadLetter,
     Cancel,
     CancelledNow,
     CancelRequested,
@@ -299,7 +299,9 @@ async def test_bury(
     store: DynamoStore, client: FaultyClient, clock: ManualClock, losing: Losing
 ) -> None:
     (task,) = await start(store, clock)
-    burial = Burial(task_id=task.id, message_id="m1", reason="given up")
-    assert await losing(client, lambda: store.bury([burial])) == [Recorded(TaskStatus.FAILED)]
+    dead_letter = BrokerDeadLetter(task_id=task.id, message_id="m1", reason="given up")
+    assert await losing(client, lambda: store.fail_dead_lettered([dead_letter])) == [
+        Recorded(TaskStatus.FAILED)
+    ]
     assert (await get(store, task.id)).retry_count == 1
     assert await store.counts() == Counts(failed=1)

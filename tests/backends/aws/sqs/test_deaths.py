@@ -73,10 +73,10 @@ async def die_three_times(name: str, *, claims: bool) -> None:
             await client.pass_time(31)
         assert await queue.receive(1, wait=1, visibility=30) == [], "SQS has moved it"
 
-        (burial,) = await queue.buried()
-        assert (burial.task_id, burial.reason) == (task.id, REASON)
+        (dead_letter,) = await queue.dead_letters.moved_by_broker()
+        assert (dead_letter.task_id, dead_letter.reason) == (task.id, REASON)
         if claims:
-            assert burial.message_id == delivery.message_id, "the id stays when SQS moves it"
+            assert dead_letter.message_id == delivery.message_id, "the id stays when SQS moves it"
 
         await reconcile_once(backend, clock)
         (found,) = await backend.store.get([task.id])
@@ -91,10 +91,10 @@ async def die_three_times(name: str, *, claims: bool) -> None:
         assert found.retry_count == (3 if claims else 0)
 
         # And the letter is where it was, for people.
-        (letter,) = (await queue.list_dead(limit=10)).letters
+        (letter,) = (await queue.dead_letters.page(limit=10)).letters
         assert (letter.task_id, letter.reason) == (task.id, REASON)
         there = boto("sqs", server).receive_message(QueueUrl=urls.dead)["Messages"]
-        assert [message["MessageId"] for message in there] == [burial.message_id]
+        assert [message["MessageId"] for message in there] == [dead_letter.message_id]
 
 
 async def put(backend: AwsBackend, task: Task) -> None:

@@ -239,8 +239,8 @@ async def test_a_refusal_in_mid_run_is_waited_out(code: str) -> None:
             lambda: queue.receive(10, wait=1, visibility=30),
             lambda: queue.delete([make_delivery()]),
             lambda: queue.depth(),
-            lambda: queue.take_dead(limit=1),
-            lambda: queue.buried(),
+            lambda: queue.dead_letters.take(limit=1),
+            lambda: queue.dead_letters.moved_by_broker(),
         ):
             with pytest.raises(BackendUnavailable, match=code):
                 await call()
@@ -378,7 +378,7 @@ async def test_a_purge_too_soon_says_when_to_try_again() -> None:
         server.script.append(answer({"Attributes": {"ApproximateNumberOfMessages": "3"}}))
         server.default = error("PurgeQueueInProgress", status=403)
         with pytest.raises(BackendUnavailable) as caught:
-            await queue.purge_dead()
+            await queue.dead_letters.purge()
     assert caught.value.retry_after == 60
 
 
@@ -393,7 +393,7 @@ async def test_letters_that_were_looked_at_are_given_back_even_when_it_is_cancel
     async with serving() as server, queue_on(server) as queue:
         server.default = reply
         with trio.move_on_after(0.2) as scope:
-            await queue.list_dead(limit=10)
+            await queue.dead_letters.page(limit=10)
         assert scope.cancelled_caught
     last = server.requests[-1]
     assert last.operation == "ChangeMessageVisibilityBatch"
@@ -418,14 +418,14 @@ async def test_the_watcher_looks_only_where_something_may_have_changed() -> None
     looks: list[Request] = []
     async with serving() as server, queue_on(server) as queue:
         server.default = reply
-        assert list(await queue.buried()) == []
+        assert list(await queue.dead_letters.moved_by_broker()) == []
         assert not looks
         count = 2
-        found = await queue.buried()
-        assert [burial.message_id for burial in found] == ["m0", "m1"]
+        found = await queue.dead_letters.moved_by_broker()
+        assert [dead_letter.message_id for dead_letter in found] == ["m0", "m1"]
         assert len(looks) == 2
-        assert await queue.buried() == found
+        assert await queue.dead_letters.moved_by_broker() == found
         assert len(looks) == 2
         count = 3
-        assert len(await queue.buried()) == 3
+        assert len(await queue.dead_letters.moved_by_broker()) == 3
         assert len(looks) == 4

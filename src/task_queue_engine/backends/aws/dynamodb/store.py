@@ -32,9 +32,9 @@ from task_queue_engine.backends.aws.dynamodb.item_format import (
 from task_queue_engine.backends.aws.dynamodb.sweep import Sweep
 from task_queue_engine.backends.aws.dynamodb.table_client import TableCalls
 from task_queue_engine.backends.aws.dynamodb.transitions import (
-    Burying,
     Cancelling,
     Claiming,
+    FailingDeadLettered,
     Reclaiming,
     Recording,
     Reopening,
@@ -65,7 +65,7 @@ from task_queue_engine.clock import Clock, SystemClock
 from task_queue_engine.errors import BackendUnavailable, InvalidQuery
 from task_queue_engine.lifecycle import (
     AttemptWrite,
-    Burial,
+    BrokerDeadLetter,
     CancelVerdict,
     ClaimRequest,
     ClaimVerdict,
@@ -296,8 +296,10 @@ class DynamoStore:
             "reclaim", [Reclaiming(task_id, attempt) for task_id, attempt in items]
         )
 
-    async def bury(self, items: Sequence[Burial]) -> list[RecordVerdict]:
-        return await self._changer.carry_out("bury", [Burying(each) for each in items])
+    async def fail_dead_lettered(self, items: Sequence[BrokerDeadLetter]) -> list[RecordVerdict]:
+        return await self._changer.carry_out(
+            "fail_dead_lettered", [FailingDeadLettered(each) for each in items]
+        )
 
     async def schedule(self, items: Sequence[tuple[str, datetime | None]]) -> None:
         self._calls.count("schedule", len(items))

@@ -22,7 +22,7 @@ from task_queue_engine.errors import ResultNotStorable
 from task_queue_engine.lifecycle import (
     CRASH_ERROR_TYPE,
     AttemptWrite,
-    Burial,
+    BrokerDeadLetter,
     CancelledNow,
     CancelRequested,
     CancelVerdict,
@@ -207,19 +207,19 @@ class Reclaiming(Change[RecordVerdict]):
 
 
 @dataclass(slots=True, eq=False)
-class Burying(Change[RecordVerdict]):
-    burial: Burial
+class FailingDeadLettered(Change[RecordVerdict]):
+    dead_letter: BrokerDeadLetter
 
     @property
     def task_id(self) -> str:
-        return self.burial.task_id
+        return self.dead_letter.task_id
 
     @property
     def question(self) -> Hashable:
-        return ("bury", self.burial.task_id, self.burial.message_id)
+        return ("fail_dead_lettered", self.dead_letter.task_id, self.dead_letter.message_id)
 
     def decide(self, row: Row | None, now: datetime) -> tuple[RecordVerdict, Row | None]:
-        return lifecycle.decide_bury(row, self.burial, now)
+        return lifecycle.decide_fail_dead_lettered(row, self.dead_letter, now)
 
     def recognise(self, row: Row) -> RecordVerdict:
         return Recorded(row.task.status)

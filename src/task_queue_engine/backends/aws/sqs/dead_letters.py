@@ -37,7 +37,7 @@ from task_queue_engine.backends.base import (
 )
 from task_queue_engine.backends.cursors import check_limit, decode_cursor, encode_cursor
 from task_queue_engine.errors import BackendUnavailable
-from task_queue_engine.lifecycle import Burial
+from task_queue_engine.lifecycle import BrokerDeadLetter
 
 LOOK: Final = 1_000
 """Letters that a list or the watcher looks at; of more, those that SQS hands out first."""
@@ -72,26 +72,26 @@ class _Held:
     until: float
 
 
-class DeadLetters:
+class SqsDeadLetters:
     def __init__(self, call: Call, url: str, *, max_receives: int) -> None:
         self._call = call
         self._url = url
         self.max_receives = max_receives
         # Taken for redriving: ours until then, and not to be received again before.
         self._held: dict[str, _Held] = {}
-        self._buried: tuple[Burial, ...] = ()
+        self._moved: tuple[BrokerDeadLetter, ...] = ()
         self._watched_count = 0
         self._watch_again = -math.inf
 
     def forget(self) -> None:
         """Leases and looks of a client that is closed."""
         self._held.clear()
-        self._buried = ()
+        self._moved = ()
         self._watch_again = -math.inf
 
     # --- for people -------------------------------------------------------------------------
 
-    async def list_dead(self, *, limit: int, cursor: str | None) -> DeadLetterPage:
+    async def page(self, *, limit: int, cursor: str | None = None) -> DeadLetterPage:
         """Newest first among the `LOOK` letters looked at (more where `limit` is)."""
         check_limit(limit)
         below = (
@@ -145,22 +145,22 @@ class DeadLetters:
         self._held |= {one.id: _Held(one, until) for one in taken}
         return taken
 
-    async def delete(self, letters: Sequence[DeadLetter]) -> list[QueueVerdict]:
+    async def delete(self, dead_letters: Sequence[DeadLetter]) -> list[QueueVerdict]:
         """Letters from a list, which nobody holds, are taken first."""
-        unheld = [one.id for one in letters if not one.receipt]
-        receipts = {one.id: one.receipt for one in letters if one.receipt}
+        unheld = [one.id for one in dead_letters if not one.receipt]
+        receipts = {one.id: one.receipt for one in dead_letters if one.receipt}
         if unheld:
             receipts |= {
                 one.id: one.receipt for one in await self.take(limit=len(unheld), ids=unheld)
             }
-        verdicts: list[QueueVerdict] = [LeaseLost()] * len(letters)
-        there = [i for i, one in enumerate(letters) if one.id in receipts]
-        entries = [{"ReceiptHandle": receipts[letters[i].id]} for i in there]
+        verdicts: list[QueueVerdict] = [LeaseLost()] * len(dead_letters)
+        there = [i for i, one in enumerate(dead_letters) if one.id in receipts]
+        entries = [{"ReceiptHandle": receipts[dead_letters[i].id]} for i in there]
         requests = in_requests([0] * len(entries), max_bytes=1)
         answers = await send_batches(self._call, "DeleteMessageBatch", self._url, entries, requests)
         for i, verdict in zip(there, answers, strict=True):
             verdicts[i] = verdict
-            self._held.pop(letters[i].id, None)
+            self._held.pop(dead_letters[i].id, None)
         return verdicts
 
     async def purge(self) -> int:
@@ -194,14 +194,14 @@ class DeadLetters:
 
     # --- for the watcher --------------------------------------------------------------------
 
-    async def buried(self) -> tuple[Burial, ...]:
+    async def moved_by_broker(self) -> tuple[BrokerDeadLetter, ...]:
         """One request where the queue's length has not changed since the last look, or it is
         empty; a look otherwise, and every ten minutes."""
         count = await self.count()
         now = trio.current_time()
         if count and (count != self._watched_count or now >= self._watch_again):
-            self._buried = tuple(
-                Burial(
+            self._moved = tuple(
+                BrokerDeadLetter(
                     task_id=found.dead.task_id,
                     message_id=found.dead.id,
                     reason=moved_reason(self.max_receives),
@@ -211,7 +211,7 @@ class DeadLetters:
             )
             self._watch_again = now + _LOOK_AGAIN
         self._watched_count = count
-        return self._buried if count else ()
+        return self._moved if count else ()
 
     # --- looking ----------------------------------------------------------------------------
 

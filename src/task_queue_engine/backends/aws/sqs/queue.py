@@ -32,19 +32,18 @@ from task_queue_engine.backends.aws.sqs.batches import (
     in_requests,
     send_batches,
 )
-from task_queue_engine.backends.aws.sqs.dead_letters import DeadLetters
+from task_queue_engine.backends.aws.sqs.dead_letters import SqsDeadLetters
 from task_queue_engine.backends.aws.sqs.queue_urls import QueueUrls
 from task_queue_engine.backends.aws.sqs.receive_watermark import Arrivals
 from task_queue_engine.backends.aws.usage import TypeMeters, Usage
 from task_queue_engine.backends.aws.wire.client import AwsClient
 from task_queue_engine.backends.aws.wire.errors import AwsRequestFailed
 from task_queue_engine.backends.base import (
-    DeadLetter,
     DeadLettering,
-    DeadLetterPage,
     Delivery,
     Done,
     Message,
+    QueueCapabilities,
     QueueDepth,
     QueueVerdict,
     Rejected,
@@ -52,7 +51,6 @@ from task_queue_engine.backends.base import (
 )
 from task_queue_engine.clock import Clock
 from task_queue_engine.errors import BackendUnavailable
-from task_queue_engine.lifecycle import Burial
 
 MAX_DELAY: Final = 900.0
 """Seconds: the longest DelaySeconds."""
@@ -81,9 +79,11 @@ class SqsQueue:
     max_batch: Final = 100
     """Ten of SQS's batches, carried out at the same time."""
     max_delay: Final = MAX_DELAY
-    poll_outlives_cancel: Final = True
-    settle_linger: Final = 0.1
-    """A tenth of the requests from 100 tasks a second on; every message is as safe as before."""
+    capabilities: Final = QueueCapabilities(
+        poll_outlives_cancel=True,
+        # A tenth of the requests from 100 tasks a second on; every message is as safe as before.
+        settle_linger=0.1,
+    )
 
     def __init__(self, name: str, urls: QueueUrls, client: AwsClient, *, clock: Clock) -> None:
         self._name = name
@@ -95,11 +95,17 @@ class SqsQueue:
         self._is_open = False
         self._max_receives = DEFAULT_MAX_RECEIVES
         self._max_bytes = format_.MAX_MESSAGE_BYTES
-        self._dead = DeadLetters(self._call, urls.dead, max_receives=DEFAULT_MAX_RECEIVES)
+        self._dead_letters = SqsDeadLetters(
+            self._call, urls.dead, max_receives=DEFAULT_MAX_RECEIVES
+        )
 
     @property
     def name(self) -> str:
         return self._name
+
+    @property
+    def dead_letters(self) -> SqsDeadLetters:
+        return self._dead_letters
 
     @property
     def urls(self) -> QueueUrls:
@@ -108,13 +114,13 @@ class SqsQueue:
     def attach(self, *, is_open: bool) -> None:
         """The client is open, or not any more."""
         self._is_open = is_open
-        self._dead.forget()
+        self._dead_letters.forget()
 
     def configure(self, *, max_receives: int | None, max_bytes: int | None) -> None:
         """What the queue's own attributes say; None: nothing."""
         self._max_receives = max_receives or DEFAULT_MAX_RECEIVES
         self._max_bytes = min(max_bytes or format_.MAX_MESSAGE_BYTES, format_.MAX_MESSAGE_BYTES)
-        self._dead.max_receives = self._max_receives
+        self._dead_letters.max_receives = self._max_receives
 
     def usage(self) -> dict[str, Usage]:
         """Calls by task type; those that served no task are left out."""
@@ -286,7 +292,7 @@ class SqsQueue:
         except BackendUnavailable:
             return
 
-    # --- the dead-letter side ---------------------------------------------------------------
+    # --- looking ----------------------------------------------------------------------------
 
     async def depth(self) -> QueueDepth:
         """Approximate: SQS's counts follow within about a minute."""
@@ -301,23 +307,8 @@ class SqsQueue:
         attributes = answer.get("Attributes") or {}
         visible, delayed, in_flight = (int(attributes.get(name, 0)) for name in names)
         return QueueDepth(
-            waiting=visible + delayed, in_flight=in_flight, dead=await self._dead.count()
+            waiting=visible + delayed, in_flight=in_flight, dead=await self._dead_letters.count()
         )
-
-    async def list_dead(self, *, limit: int, cursor: str | None = None) -> DeadLetterPage:
-        return await self._dead.list_dead(limit=limit, cursor=cursor)
-
-    async def take_dead(self, *, limit: int, ids: Sequence[str] | None = None) -> list[DeadLetter]:
-        return await self._dead.take(limit=limit, ids=ids)
-
-    async def delete_dead(self, letters: Sequence[DeadLetter]) -> list[QueueVerdict]:
-        return await self._dead.delete(letters)
-
-    async def purge_dead(self) -> int:
-        return await self._dead.purge()
-
-    async def buried(self) -> tuple[Burial, ...]:
-        return await self._dead.buried()
 
     # --- requests ---------------------------------------------------------------------------
 

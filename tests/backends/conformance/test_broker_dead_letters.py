@@ -6,7 +6,7 @@ import pytest
 
 from task_queue_engine.lifecycle import (
     GIVEN_UP_ERROR_TYPE,
-    Burial,
+    BrokerDeadLetter,
     Complete,
     Fenced,
     Recorded,
@@ -18,15 +18,15 @@ from tests.backends.conformance.harness import Harness
 REASON = "received 3 times and never settled"
 
 
-async def bury(harness: Harness, task: Task, message_id: str = "a-message") -> object:
-    item = Burial(task_id=task.id, message_id=message_id, reason=REASON)
-    (verdict,) = await harness.store.bury([item])
+async def moved(harness: Harness, task: Task, message_id: str = "a-message") -> object:
+    item = BrokerDeadLetter(task_id=task.id, message_id=message_id, reason=REASON)
+    (verdict,) = await harness.store.fail_dead_lettered([item])
     return verdict
 
 
 async def test_one_that_never_started_fails_with_the_reason(harness: Harness) -> None:
     task = await harness.create()
-    assert await bury(harness, task) == Recorded(TaskStatus.FAILED)
+    assert await moved(harness, task) == Recorded(TaskStatus.FAILED)
     found = await harness.get(task.id)
     assert (found.status, found.retry_count, found.attempt) == (TaskStatus.FAILED, 0, 0)
     assert found.error == TaskError(type=GIVEN_UP_ERROR_TYPE, message=REASON)
@@ -37,10 +37,10 @@ async def test_one_that_never_started_fails_with_the_reason(harness: Harness) ->
 
 async def test_a_running_one_fails_with_its_own_message_alone(harness: Harness) -> None:
     running, delivery = await harness.start()
-    assert await bury(harness, running, "another-message") == Fenced()
+    assert await moved(harness, running, "another-message") == Fenced()
     assert await harness.get(running.id) == running
 
-    assert await bury(harness, running, delivery.message_id) == Recorded(TaskStatus.FAILED)
+    assert await moved(harness, running, delivery.message_id) == Recorded(TaskStatus.FAILED)
 
     found = await harness.get(running.id)
     assert (found.status, found.retry_count) == (TaskStatus.FAILED, 1)
@@ -53,7 +53,7 @@ async def test_a_running_one_fails_with_its_own_message_alone(harness: Harness) 
 async def test_one_that_was_to_be_cancelled_is_cancelled(harness: Harness) -> None:
     running, delivery = await harness.start()
     await harness.store.cancel([running.id])
-    assert await bury(harness, running, delivery.message_id) == Recorded(TaskStatus.CANCELLED)
+    assert await moved(harness, running, delivery.message_id) == Recorded(TaskStatus.CANCELLED)
 
 
 @pytest.mark.parametrize("scheduled", [False, True])
@@ -69,31 +69,31 @@ async def test_one_that_waits_for_its_retry_has_another_message(
         scheduled=scheduled,
     )
     await harness.store.record([retry])
-    assert await bury(harness, running, delivery.message_id) == Fenced()
+    assert await moved(harness, running, delivery.message_id) == Fenced()
     if scheduled:  # and for as long as the scheduler has not sent it
         await harness.advance(61)
-        assert await bury(harness, running, delivery.message_id) == Fenced()
+        assert await moved(harness, running, delivery.message_id) == Fenced()
 
 
 async def test_nothing_is_changed_about_what_has_ended_or_is_not_there(harness: Harness) -> None:
     task = await harness.create()
     await harness.store.cancel([task.id])
     ended = await harness.get(task.id)
-    assert await bury(harness, ended) == Fenced()
+    assert await moved(harness, ended) == Fenced()
     assert await harness.get(task.id) == ended
-    assert await bury(harness, harness.make_task(id=new_task_id())) == Fenced()
+    assert await moved(harness, harness.make_task(id=new_task_id())) == Fenced()
 
 
 async def test_a_batch_answers_item_by_item(harness: Harness) -> None:
     one, other = await harness.create(), await harness.create()
     items = [
-        Burial(task_id=task_id, message_id="m", reason=REASON)
+        BrokerDeadLetter(task_id=task_id, message_id="m", reason=REASON)
         for task_id in (one.id, new_task_id(), other.id)
     ]
     failed = Recorded(TaskStatus.FAILED)
-    assert await harness.store.bury(items) == [failed, Fenced(), failed]
+    assert await harness.store.fail_dead_lettered(items) == [failed, Fenced(), failed]
 
 
 async def test_a_queue_without_burials_has_none(harness: Harness) -> None:
     await harness.submit()
-    assert list(await harness.queue.buried()) == []
+    assert list(await harness.queue.dead_letters.moved_by_broker()) == []
