@@ -181,7 +181,7 @@ def problem_response(slug: str, **members: Any) -> httpx.Response:
     )
 
 
-@pytest.mark.parametrize("slug", sorted(server_problems.KINDS))
+@pytest.mark.parametrize("slug", sorted(server_problems.PROBLEM_TYPES))
 async def test_every_kind_of_problem_has_its_error(slug: str) -> None:
     field = "type" if slug == "unknown-task-type" else "payload.to"
     members = {"field": field, "task_id": ID, "task_status": TaskStatus.FAILED}
@@ -200,7 +200,7 @@ async def test_every_kind_of_problem_has_its_error(slug: str) -> None:
         assert (error.field, error.reason) == ("payload.to", "what is wrong")
 
 
-@pytest.mark.parametrize("slug", sorted(server_problems.KINDS))
+@pytest.mark.parametrize("slug", sorted(server_problems.PROBLEM_TYPES))
 async def test_a_problem_that_says_less_is_an_error_all_the_same(slug: str) -> None:
     """An older server leaves members out."""
     response = problem_response(slug)

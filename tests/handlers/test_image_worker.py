@@ -13,8 +13,8 @@ from task_queue_engine.handlers.image import worker as image_worker
 from task_queue_engine.handlers.image.worker import (
     SUPPORTED_FORMATS,
     Format,
-    Limits,
     Rendered,
+    RenderLimits,
     Wanted,
     render,
 )
@@ -35,12 +35,14 @@ from tests.handlers.pictures import (
     profile_with_red_and_blue_swapped,
 )
 
-LIMITS = Limits(max_pixels=1_000_000, max_memory=1024 * 2**20)
+LIMITS = RenderLimits(max_pixels=1_000_000, max_memory=1024 * 2**20)
 
 FORMATS = SUPPORTED_FORMATS
 
 
-def made(data: bytes, *, limits: Limits = LIMITS, **wanted: Any) -> tuple[Image.Image, Rendered]:
+def made(
+    data: bytes, *, limits: RenderLimits = LIMITS, **wanted: Any
+) -> tuple[Image.Image, Rendered]:
     rendered = render(data, Wanted(**{"width": 20, **wanted}), limits)
     image = decode(rendered.data)
     assert image.size == (rendered.width, rendered.height)
@@ -381,7 +383,7 @@ def test_a_result_over_the_limits_is_refused_before_it_is_made(wanted: Wanted) -
 
 def test_memory_over_the_limit_is_refused_and_the_process_can_go_on() -> None:
     before = resource.getrlimit(resource.RLIMIT_AS)
-    limits = Limits(max_pixels=100_000_000, max_memory=64 * 2**20)
+    limits = RenderLimits(max_pixels=100_000_000, max_memory=64 * 2**20)
     data = encode(Image.new("1", (9000, 9000)), "PNG")
     with pytest.raises(Discard, match="TQE_IMAGE_MAX_MEMORY_BYTES"):
         render(data, Wanted(width=9000, height=9000, fit="fill", format="png"), limits)

@@ -10,7 +10,7 @@ from quart_trio import QuartTrio
 from trio.testing import MockClock
 
 from task_queue_engine.http import serve_http
-from task_queue_engine.http.app import front_of
+from task_queue_engine.http.app import state_of
 from tests.http.conftest import Serve, make_settings
 from tests.http.fakes import FakeEngine
 from tests.http.test_submit import one
@@ -75,11 +75,11 @@ async def test_what_has_reached_the_kernel_is_answered(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A client cannot know that its request was not read yet when the server began to stop."""
-    front = front_of(app)
-    assert front is not None
-    drain = front.drain
+    state = state_of(app)
+    assert state is not None
+    drain = state.drain
     with socket.socket() as client:
-        monkeypatch.setattr(front, "drain", lambda: (client.send(post("/tasks", one())), drain()))
+        monkeypatch.setattr(state, "drain", lambda: (client.send(post("/tasks", one())), drain()))
         async with serve(grace=GRACE, app=app) as server:
             client.connect((server.bound.host, server.bound.port))
             await trio.sleep(1)

@@ -63,7 +63,7 @@ def main(descriptor: int, engine_pid: int) -> None:
     listener = _Listener(engine, engine_pid, jobs)
     threading.Thread(target=listener.run, name="engine listener", daemon=True).start()
     try:
-        engine.sendall(wire.frame(wire.encode(wire.Ready())))
+        engine.sendall(wire.frame(wire.encode(wire.WorkerReady())))
     except OSError:
         return  # the engine is gone
 
@@ -128,7 +128,7 @@ class ProcessContext(AttemptContext):
         self._over = False
 
     def progress(self, value: Any) -> None:
-        body = wire.encode(wire.Progressed(msgspec.Raw(encode_progress(value, self._limit))))
+        body = wire.encode(wire.ProgressReported(msgspec.Raw(encode_progress(value, self._limit))))
         with self._lock:
             if self._over:
                 raise AttemptEnded

@@ -71,7 +71,7 @@ class WorkerProcess:
             raise HungUp from None
         while True:
             reply = wire.decode_reply(await self._receive())
-            if not isinstance(reply, wire.Progressed):
+            if not isinstance(reply, wire.ProgressReported):
                 return reply
             await report_progress(decode_json(bytes(reply.value), field="progress"))
 
@@ -113,7 +113,7 @@ class WorkerProcess:
     def close(self) -> None:
         self._stream.socket.close()
 
-    def obituary(self, when: str) -> str:
+    def describe_exit(self, when: str) -> str:
         """How the process ended, once it is reaped."""
         code = self._process.returncode
         if code is None or code >= 0:

@@ -11,7 +11,7 @@ from task_queue_engine.config import Settings
 from task_queue_engine.engine.api import EngineApi
 
 
-class Front:
+class AppState:
     """One engine, behind one app: settings, and whether the server is going away."""
 
     def __init__(self, engine: EngineApi, settings: Settings) -> None:
@@ -42,7 +42,7 @@ class Front:
             finally:
                 self._long_polls.discard(scope)
 
-    def patience(self, extra: float = 0.0) -> AbstractContextManager[trio.CancelScope]:
+    def request_deadline(self, extra: float = 0.0) -> AbstractContextManager[trio.CancelScope]:
         """Bounds what a request waits for: `TQE_REQUEST_TIMEOUT` and `extra` seconds, then
         TooSlowError, which is answered with 503."""
         return trio.fail_after(self.settings.request_timeout + extra)

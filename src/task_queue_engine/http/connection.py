@@ -45,7 +45,7 @@ _RESET = struct.pack("ii", 1, 0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Limits:
+class ConnectionLimits:
     """In seconds, but for the last."""
 
     request_timeout: float
@@ -55,15 +55,15 @@ class Limits:
     max_connections: int = 1000
 
 
-class IdleBook(Protocol):
+class IdleTracker(Protocol):
     """Told by each connection when it waits for a request and when it no longer does."""
 
-    def now_idle(self, connection: Connection) -> None: ...
+    def now_idle(self, connection: ClientConnection) -> None: ...
 
-    def now_busy(self, connection: Connection) -> None: ...
+    def now_busy(self, connection: ClientConnection) -> None: ...
 
 
-class Connection:
+class ClientConnection:
     def __init__(
         self,
         stream: trio.SocketStream,
@@ -71,15 +71,15 @@ class Connection:
         app: AppWrapper,
         config: Config,
         context: WorkerContext,
-        limits: Limits,
-        idle_book: IdleBook,
+        limits: ConnectionLimits,
+        idle_tracker: IdleTracker,
     ) -> None:
         self._stream = stream
         self._app = app
         self._config = config
         self._context = context
         self._limits = limits
-        self._idle_book = idle_book
+        self._idle_book = idle_tracker
         self._sending = trio.Lock()
         self._reading = trio.CancelScope()
         """Cancelled to end the connection: nothing more is read, what runs is told so."""

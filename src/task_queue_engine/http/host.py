@@ -17,7 +17,7 @@ _HOST = re.compile(
 _REMEMBERED = 1000
 
 
-class TargetCheck:
+class HostCheck:
     def __init__(self) -> None:
         self._known_hosts: set[bytes] = set()
 

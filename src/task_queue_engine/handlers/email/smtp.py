@@ -30,7 +30,7 @@ class Refusal:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Delivery:
+class SmtpDelivery:
     """The server has taken the mail for `accepted`."""
 
     accepted: list[str]
@@ -48,7 +48,7 @@ def deliver(
     smtputf8: bool,
     last_attempt: bool,
     check_cancelled: Callable[[], None],
-) -> Delivery:
+) -> SmtpDelivery:
     """Hand `message` to the server at `settings.host`.
 
     Where the server refuses some recipients for good, the others get their mail. Where it refuses
@@ -98,7 +98,7 @@ def deliver(
             raise smtplib.SMTPDataError(code, reply)
         with contextlib.suppress(OSError):  # the mail is theirs; how they say goodbye is not ours
             smtp.quit()
-    return Delivery(accepted=accepted, refused=refused, response=f"{code} {_text(reply)}")
+    return SmtpDelivery(accepted=accepted, refused=refused, response=f"{code} {_text(reply)}")
 
 
 def _decide(accepted: list[str], refused: list[Refusal], *, last_attempt: bool) -> None:

@@ -34,7 +34,7 @@ class ExportResult:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Attempt:
+class ExportAttempt:
     """What the export needs of its run, as plain calls for use in a thread."""
 
     task_id: str
@@ -46,7 +46,7 @@ class Attempt:
 
 
 def write_export(
-    source: RowSource, payload: ExportPayload, settings: ExportSettings, attempt: Attempt
+    source: RowSource, payload: ExportPayload, settings: ExportSettings, attempt: ExportAttempt
 ) -> ExportResult:
     """Write all rows of `source`. A file that is not finished leaves nothing behind.
 
@@ -78,7 +78,7 @@ def write_export(
 
 
 def _write_rows(
-    source: RowSource, form: ExportFormat, output: _Limited, max_rows: int, attempt: Attempt
+    source: RowSource, form: ExportFormat, output: _Limited, max_rows: int, attempt: ExportAttempt
 ) -> int:
     writer = make_writer(form, output, source.columns)
     writer.begin()

@@ -27,7 +27,7 @@ from task_queue_engine.handlers.image.worker import (
     MAX_SIDE,
     SUPPORTED_FORMATS,
     Format,
-    Limits,
+    RenderLimits,
     Wanted,
     render,
 )
@@ -172,7 +172,7 @@ def resize_image(payload: ImageResize, context: SyncTaskContext) -> ResizedImage
             quality=payload.quality,
             background=payload.background,
         ),
-        Limits(max_pixels=settings.max_pixels, max_memory=settings.max_memory),
+        RenderLimits(max_pixels=settings.max_pixels, max_memory=settings.max_memory),
     )
     name = payload.filename or context.task_id
     if _format_of(name) is None:

@@ -116,7 +116,7 @@ class Wanted:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Limits:
+class RenderLimits:
     max_pixels: int
     max_memory: int
     """Bytes."""
@@ -135,7 +135,7 @@ class Rendered:
     source_animated: bool
 
 
-def render(data: bytes, wanted: Wanted, limits: Limits) -> Rendered:
+def render(data: bytes, wanted: Wanted, limits: RenderLimits) -> Rendered:
     """Raises Discard, saying what is wrong with the image or why it is not worked on."""
     if wanted.format is not None and wanted.format not in SUPPORTED_FORMATS:
         raise Discard(f"the installed Pillow cannot write {wanted.format}")
@@ -177,7 +177,7 @@ def _one_avif_thread() -> Iterator[None]:
         AvifImagePlugin.DEFAULT_MAX_THREADS = before
 
 
-def _render(data: bytes, wanted: Wanted, limits: Limits) -> Rendered:
+def _render(data: bytes, wanted: Wanted, limits: RenderLimits) -> Rendered:
     with _open(data, limits) as image:
         source_format = _OUR_NAMES[image.format]
         output_format = wanted.format or source_format
@@ -212,7 +212,7 @@ def _render(data: bytes, wanted: Wanted, limits: Limits) -> Rendered:
     )
 
 
-def _open(data: bytes, limits: Limits) -> Image.Image:
+def _open(data: bytes, limits: RenderLimits) -> Image.Image:
     """Reads the header only."""
     too_many_pixels = Discard(
         f"the image has more pixels than TQE_IMAGE_MAX_PIXELS ({limits.max_pixels})"
@@ -248,7 +248,7 @@ def _orientation(image: Image.Image) -> int:
         return 1
 
 
-def _check_result(size: Size, limits: Limits) -> None:
+def _check_result(size: Size, limits: RenderLimits) -> None:
     width, height = size
     if max(size) > MAX_SIDE or width * height > limits.max_pixels:
         raise Discard(
