@@ -1,4 +1,4 @@
-"""What happens inside an engine, as frozen data for whoever wants to log, count or trace it."""
+"""What happens inside an engine, as frozen data for hooks that log, count or trace it."""
 
 from __future__ import annotations
 

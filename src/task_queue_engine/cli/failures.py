@@ -1,4 +1,4 @@
-"""From an error to a line for people and an exit code for scripts.
+"""From an error to a line for the operator and an exit code for scripts.
 
 The codes are part of the command line's interface: they are documented and stay.
 """

@@ -126,7 +126,7 @@ class HandlerRunner:
                 return storable_result(value, self._max_result_bytes) if in_trio else value
 
         try:
-            # Nobody but its deadline cancels this scope.
+            # Only its deadline cancels this scope.
             if failure is None or (scope.cancel_called and isinstance(failure, Exception)):
                 not_started = None if call is None or call.started else call.not_started
                 raise AttemptTimedOut(timeout, not_started=not_started) from failure

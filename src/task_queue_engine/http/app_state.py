@@ -25,7 +25,7 @@ class AppState:
         return self._draining
 
     def drain(self) -> None:
-        """The server is going away: answer everybody who waits for a task, now and from now on."""
+        """The server is going away: answer clients that wait for a task, now and from now on."""
         self._draining = True
         for scope in self._long_polls:
             scope.cancel()

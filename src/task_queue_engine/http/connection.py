@@ -41,6 +41,7 @@ TELL_TIME = 1.0
 DRAIN_HEAD_TIME = 1.0
 """Seconds for the rest of a request's head once the server is going away."""
 
+# SO_LINGER, on, for 0 seconds: closing sends a reset and drops what is unsent.
 _RESET = struct.pack("ii", 1, 0)
 
 
@@ -52,6 +53,7 @@ class ConnectionLimits:
     keep_alive_timeout: float = 75.0
     """Above the 60 s after which load balancers close by default, so that they close first."""
     linger: float = 2.0
+    """For a client that is still sending; longer would hold up the exit."""
     max_connections: int = 1000
 
 

@@ -1,7 +1,7 @@
 """The documentation page: the OpenAPI document as one plain HTML file.
 
 The pages quart-schema brings load a script from a content delivery network, which a machine without
-one cannot show and which would run somebody else's code on the API's own origin. This one needs no
+one cannot show and which would run a third party's code on the API's own origin. This one needs no
 script at all.
 """
 

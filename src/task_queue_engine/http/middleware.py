@@ -29,7 +29,7 @@ from task_queue_engine.http.host import HostCheck
 from task_queue_engine.http.problems import ProblemError
 
 OPEN_PATHS = frozenset({"/health", "/ready"})
-"""For probes, which have neither keys nor a name for us."""
+"""For probes, which send neither an API key nor a host name of this server."""
 PUBLIC_PATHS = frozenset({"/docs", "/openapi.json"})
 """The same for every installation, so there is nothing to protect; and a browser that shows the
 page could not send a key."""
@@ -39,7 +39,7 @@ _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
 logger = logging.getLogger("task_queue_engine.http")
 access_logger = logging.getLogger("task_queue_engine.http.access")
 
-_READ = frozenset(
+_HEADERS_READ = frozenset(
     {
         b"authorization",
         b"content-length",
@@ -106,7 +106,7 @@ class _RequestCycle:
     def __init__(self, scope: HTTPScope, send: ASGISendCallable) -> None:
         self.scope = scope
         self.headers: dict[bytes, bytes] = {
-            name: value for name, value in scope["headers"] if name in _READ
+            name: value for name, value in scope["headers"] if name in _HEADERS_READ
         }
         given = self.headers.get(b"x-request-id", b"")
         accepted = given if _REQUEST_ID.fullmatch(given) else os.urandom(8).hex().encode()

@@ -20,7 +20,7 @@ def _quality(accept: MIMEAccept, offer: str) -> float:
     Not `MIMEAccept.quality`, which takes a range without parameters for another media type.
     """
     media_type, parameters = parse_options_header(offer)
-    best = (-3, 0, 0.0)
+    best = (-3, 0, 0.0)  # below */*, the least specific, which has two asterisks
     for accepted, quality in accept:
         media_range, wanted = parse_options_header(accepted)
         wanted.pop("charset", None)  # all answers are UTF-8, whatever is asked for

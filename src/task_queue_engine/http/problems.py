@@ -166,7 +166,7 @@ class Problem(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The member, parameter or header to mend."""
     task_id: str | None = None
     task_status: TaskStatus | None = None
-    """What the task is, where that is what is in the way."""
+    """The task's status, where that is the obstacle."""
     task_type: str | None = None
     known_types: tuple[str, ...] | None = None
     """The types there are, where `task_type` is none of them."""

@@ -48,7 +48,7 @@ class HttpProtocol(H11Protocol):
 
     @property
     def has_unread_input(self) -> bool:
-        """The client has sent, or is still sending, what nobody will read."""
+        """The client has sent, or is still sending, what will not be read."""
         return self._h11.their_state in (h11.SEND_BODY, h11.ERROR) or bool(
             self._h11.trailing_data[0]
         )

@@ -28,7 +28,7 @@ logger = logging.getLogger("task_queue_engine.http")
 MAX_REFUSALS = 100
 """Connections that are told at one time that there are too many; further ones are just closed."""
 REFUSAL_TIME = 1.0
-"""Seconds."""
+"""Seconds that one refusal may take: it fits into a packet, and a slow client gets no more."""
 
 
 async def serve_http(
@@ -65,7 +65,7 @@ async def serve_http(
         hosts = [listener.socket.getsockname()[0] for listener in listeners]
         if not settings.api_keys and not all(is_loopback_name(host) for host in hosts):
             logger.warning(
-                "no API keys are set: whoever reaches %s may submit, cancel and read tasks",
+                "no API keys are set: all that reach %s may submit, cancel and read tasks",
                 bound(listeners).url,
             )
         if app is None:

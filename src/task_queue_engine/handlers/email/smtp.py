@@ -1,8 +1,8 @@
 """One mail through one SMTP conversation (RFC 5321), step by step.
 
 The steps are driven one at a time, not through `smtplib.sendmail`: that keeps the server's last
-word (its queue id), allows stopping between any two of them, and leaves the decision what a
-refused recipient means to us.
+word (its queue id), allows stopping between any two of them, and leaves it to this module what a
+refused recipient means.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from task_queue_engine.handlers.email.settings import EmailSettings
 from task_queue_engine.retry import Discard, Retry
 
+# Characters of a reply that are stored; RFC 5321 limits a line of one to 512.
 _MAX_REPLY = 500
 
 
@@ -52,7 +53,7 @@ def deliver(
     """Hand `message` to the server at `settings.host`.
 
     Where the server refuses some recipients for good, the others get their mail. Where it refuses
-    some for now (greylisting), nobody gets it until the task's last attempt: sending to the others
+    some for now (greylisting), none gets it until the task's last attempt: sending to the others
     first would send to them again with every retry.
 
     Args:
@@ -96,7 +97,7 @@ def deliver(
         code, reply = smtp.data(message)
         if code != 250:
             raise smtplib.SMTPDataError(code, reply)
-        with contextlib.suppress(OSError):  # the mail is theirs; how they say goodbye is not ours
+        with contextlib.suppress(OSError):  # the mail is accepted; a failed QUIT changes nothing
             smtp.quit()
     return SmtpDelivery(accepted=accepted, refused=refused, response=f"{code} {_text(reply)}")
 
@@ -123,7 +124,7 @@ def _connect(settings: EmailSettings) -> Iterator[smtplib.SMTP]:
     try:
         smtp.ehlo_or_helo_if_needed()
         if settings.security == "starttls":
-            # Never falls back to clear text: who can strip STARTTLS could read along.
+            # Never falls back to clear text: an attacker who strips STARTTLS could read along.
             code, reply = smtp.starttls(context=tls)
             if code != 220:
                 raise smtplib.SMTPResponseException(code, reply)

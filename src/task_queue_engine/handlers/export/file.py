@@ -12,11 +12,11 @@ from task_queue_engine.handlers.export.writers import make_writer
 from task_queue_engine.handlers.result_file import ResultFile, open_result
 from task_queue_engine.retry import Discard
 
+# Rows between looks at cancellation.
 _CHECK_EVERY = 500
-"""Rows between looks at cancellation."""
 
+# Rows between reports.
 _PROGRESS_EVERY = 10_000
-"""Rows between reports."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,7 +61,7 @@ def write_export(
         variable="TQE_EXPORT_DIR",
         task_id=attempt.task_id,
         attempt=attempt.number,
-        # A name made of the task's id is nobody else's.
+        # A name made of the task's id cannot be another task's.
         replace=payload.overwrite or payload.filename is None,
     ) as file:
         output = _Limited(file, settings.max_bytes)

@@ -183,7 +183,7 @@ def resize_image(payload: ImageResize, context: SyncTaskContext) -> ResizedImage
         rendered.data,
         task_id=context.task_id,
         attempt=context.attempt,
-        # A name made of the task's id is nobody else's.
+        # A name made of the task's id cannot be another task's.
         overwrite=payload.overwrite or payload.filename is None,
     )
     return ResizedImage(

@@ -1,4 +1,4 @@
-"""Bytes of an image in, bytes of a resized one out, whoever made the first ones.
+"""Bytes of an untrusted image in, bytes of a resized one out.
 
 Only the decoders of five formats ever see the data; its size in pixels is judged from the header,
 before anything is decoded; all of the work has a ceiling of memory. Whatever is wrong with an
@@ -92,8 +92,8 @@ _SIDEWAYS = frozenset({5, 6, 7, 8})
 # asked for remain on each side: much faster, and not to be seen after the resampling.
 _DRAFT_GAP = 2
 
+# From here on Pillow's two-step resampling is as good as one step (its documentation says).
 _REDUCING_GAP = 3.0
-"""From here on Pillow's two-step resampling is as good as one step (its documentation says)."""
 
 _WHITE = "#ffffff"
 
@@ -150,13 +150,13 @@ def render(data: bytes, wanted: Wanted, limits: RenderLimits) -> Rendered:
 
 @contextmanager
 def _pillow_limits(max_pixels: int) -> Iterator[None]:
-    """Pillow's limits are globals: set for the work, then put back for whoever uses the process
-    next. Its own check also covers what decoders find behind the header."""
+    """Pillow's limits are globals: set for the work, then put back for the next task in
+    this process. Their own check also covers what decoders find behind the header."""
     before = Image.MAX_IMAGE_PIXELS
     Image.MAX_IMAGE_PIXELS = max_pixels
     try:
         with warnings.catch_warnings(), _one_avif_thread():
-            warnings.simplefilter("ignore")  # about odd files, to nobody in particular
+            warnings.simplefilter("ignore")  # about odd files: no handler could act on them
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             yield
     finally:

@@ -43,8 +43,8 @@ class DeadLetterRoutes:
         query = Query(request, ("limit", "cursor"))
         with self._state.request_deadline():
             page = await self._engine.list_dead(limit=query.limit(), cursor=query.cursor())
-        letters = [_view(letter) for letter in page.letters]
-        return respond(DeadLetterList(dead_letters=letters, next_cursor=page.next_cursor))
+        views = [_view(dead_letter) for dead_letter in page.letters]
+        return respond(DeadLetterList(dead_letters=views, next_cursor=page.next_cursor))
 
     @tag([TAG])
     @document_request(RedriveRequest)
@@ -68,13 +68,13 @@ class DeadLetterRoutes:
             return respond(PurgeResult(purged=await self._engine.purge_dead()))
 
 
-def _view(letter: DeadLetter) -> DeadLetterView:
+def _view(dead_letter: DeadLetter) -> DeadLetterView:
     return DeadLetterView(
-        id=letter.id,
-        task_id=letter.task_id,
-        task_type=letter.task_type,
-        reason=letter.reason,
-        error=letter.error,
-        attempts=letter.attempts,
-        at=letter.at,
+        id=dead_letter.id,
+        task_id=dead_letter.task_id,
+        task_type=dead_letter.task_type,
+        reason=dead_letter.reason,
+        error=dead_letter.error,
+        attempts=dead_letter.attempts,
+        at=dead_letter.at,
     )
