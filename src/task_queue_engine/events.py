@@ -29,5 +29,5 @@ class AttemptRecorded:
 Event = AttemptStarted | AttemptRecorded
 
 Hook = Callable[[Event], None]
-"""Called in the engine's own task, between two steps of the line: it has to be quick and must not
-raise. An exception is logged and the hook is not called again."""
+"""Called in the engine's own task, between two steps of the pipeline: it has to be quick and must
+not raise. An exception is logged and the hook is not called again."""

@@ -129,7 +129,7 @@ async def test_dead_letters(world: World) -> None:
     rest = await world.client.list_dead(cursor=page.next_cursor)
     assert len(rest.letters) == 1
 
-    report = await world.client.redrive([page.letters[0].id, "no-such-letter"])
+    report = await world.client.redrive([page.letters[0].id, "no-such-dead-letter"])
     assert (report.redriven, report.skipped) == (1, 0)
     await trio.sleep(5)
     assert (await world.client.redrive()).redriven == 3

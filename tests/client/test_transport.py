@@ -1,4 +1,4 @@
-"""A client on a bad network, and in front of servers that are none of ours."""
+"""A client on a bad network, and in front of servers of other programs."""
 
 from __future__ import annotations
 
@@ -299,7 +299,7 @@ async def test_a_proxy_is_not_asked_for_this_machine(monkeypatch: pytest.MonkeyP
     for name in list(os.environ):
         if name.lower().endswith("_proxy"):
             monkeypatch.delenv(name)
-    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")  # nobody is there
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")  # no server listens there
     async with Client("http://127.0.0.1:10") as direct:
         with pytest.raises(BackendUnavailable, match=r"connect to 127\.0\.0\.1:10 failed"):
             await direct.get(ID)

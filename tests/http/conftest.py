@@ -44,7 +44,7 @@ def client(app: QuartTrio) -> TrioClient:
 
 
 @pytest.fixture
-def patient_clock() -> MockClock:
+def socket_clock() -> MockClock:
     """Virtual time that jumps, but only once the sockets have been silent for a moment: bytes that
     are on their way through the kernel are no reason to let a deadline pass."""
     return MockClock(autojump_threshold=0.02)
