@@ -22,8 +22,7 @@ from task_queue_engine.handlers.fetch.safe_fetch import FetchFailed, FetchRefuse
 from task_queue_engine.handlers.image.geometry import Fit
 from task_queue_engine.handlers.image.input import check_relative, read_below
 from task_queue_engine.handlers.image.output import write_output
-from task_queue_engine.handlers.image.settings import ImageSettings
-from task_queue_engine.handlers.image.worker import (
+from task_queue_engine.handlers.image.render import (
     MAX_SIDE,
     SUPPORTED_FORMATS,
     Format,
@@ -31,6 +30,7 @@ from task_queue_engine.handlers.image.worker import (
     Wanted,
     render,
 )
+from task_queue_engine.handlers.image.settings import ImageSettings
 from task_queue_engine.registry import TaskRegistry
 from task_queue_engine.retry import Discard, Retry
 

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from PIL import ExifTags, Image, ImageCms, PngImagePlugin
 
-from task_queue_engine.handlers.image import worker as image_worker
-from task_queue_engine.handlers.image.worker import (
+from task_queue_engine.handlers.image import render as image_render
+from task_queue_engine.handlers.image.render import (
     SUPPORTED_FORMATS,
     Format,
     Rendered,
@@ -446,13 +446,13 @@ def test_what_decoders_check_for_themselves_is_held_to_the_limit_too(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     seen: list[int | None] = []
-    to_plain = image_worker.to_plain
+    to_plain = image_render.to_plain
 
     def watched(image: Image.Image) -> Image.Image:
         seen.append(Image.MAX_IMAGE_PIXELS)
         return to_plain(image)
 
-    monkeypatch.setattr(image_worker, "to_plain", watched)
+    monkeypatch.setattr(image_render, "to_plain", watched)
     made(encode(flat(), "PNG"))
     assert seen == [LIMITS.max_pixels]
 
@@ -460,7 +460,7 @@ def test_what_decoders_check_for_themselves_is_held_to_the_limit_too(
 def test_a_format_pillow_was_built_without_is_neither_written_nor_read(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(image_worker, "SUPPORTED_FORMATS", ("jpeg", "png"))
+    monkeypatch.setattr(image_render, "SUPPORTED_FORMATS", ("jpeg", "png"))
     with pytest.raises(Discard, match="cannot write webp"):
         render(encode(flat(), "PNG"), Wanted(width=10, format="webp"), LIMITS)
     with pytest.raises(Discard, match=r"not an image of a known type \(jpeg, png\)"):
@@ -471,13 +471,13 @@ def test_a_large_jpeg_is_decoded_at_a_fraction_of_its_size(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     sizes: list[tuple[int, int]] = []
-    to_plain = image_worker.to_plain
+    to_plain = image_render.to_plain
 
     def watched(image: Image.Image) -> Image.Image:
         sizes.append(image.size)
         return to_plain(image)
 
-    monkeypatch.setattr(image_worker, "to_plain", watched)
+    monkeypatch.setattr(image_render, "to_plain", watched)
     data = encode(halves((800, 400)), "JPEG")
     image, rendered = made(data, width=40)
     assert sizes == [(100, 50)]
