@@ -1,4 +1,4 @@
-"""The watchdog bites when nobody calls it off in time, and not before it is armed."""
+"""The watchdog ends the process where it is not stopped in time, and not before it is armed."""
 
 from __future__ import annotations
 

@@ -40,7 +40,7 @@ def app(engine: FakeEngine, settings: Settings) -> QuartTrio:
 
 @pytest.fixture
 def client(app: QuartTrio) -> TrioClient:
-    return app.test_client()  # type: ignore[return-value]
+    return app.test_client()  # type: ignore[return-value] # it is Quart-Trio's
 
 
 @pytest.fixture

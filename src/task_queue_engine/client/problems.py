@@ -27,6 +27,7 @@ from task_queue_engine.errors import (
 )
 from task_queue_engine.task import TaskStatus
 
+# Seconds, where the server names none: as BackendUnavailable has it.
 _DEFAULT_RETRY_AFTER = 1.0
 # Transient errors, of the server or of a proxy before it: RFC 6585 (429) and RFC 9110 (the others).
 _TRY_AGAIN = frozenset({429, 502, 503, 504})

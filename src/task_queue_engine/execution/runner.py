@@ -117,7 +117,7 @@ class HandlerRunner:
                     call = runner.call(definition, task, report_progress)
                     value = await call.run()
         except BaseException as error:  # noqa: BLE001 - raised again below, outside of its context
-            failure = _tame(unwrap_single(error))
+            failure = _contain_exit(unwrap_single(error))
         else:
             if not scope.cancelled_caught:
                 in_trio = (
@@ -169,7 +169,7 @@ _PASSES = (Exception, trio.Cancelled, KeyboardInterrupt, GeneratorExit)
 _PASSES_UNCANCELLED = (Exception, KeyboardInterrupt, GeneratorExit)
 
 
-def _tame(error: BaseException) -> BaseException:
+def _contain_exit(error: BaseException) -> BaseException:
     """SystemExit and its like, raised by a handler, as a HandlerExited: they must not end the
     engine. In a group they may stand beside a Cancelled, which must go on.
 

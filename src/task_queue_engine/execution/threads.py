@@ -171,5 +171,5 @@ def _run(definition: TaskDefinition, task: Task, context: ThreadContext, limit: 
     except Exception:
         raise
     except BaseException as error:
-        # SystemExit in a thread is the handler's doing: it must not travel into the trio thread.
+        # SystemExit in a thread is raised by the handler: it must not travel into the trio thread.
         raise HandlerExited(error) from error

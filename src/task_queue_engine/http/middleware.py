@@ -76,7 +76,7 @@ class Middleware:
         except ProblemError as error:
             problem, headers = problems.of_error(error)
             await cycle.answer(problem, headers)
-        except Exception as error:
+        except Exception as error:  # the last resort: what the app itself did not answer
             logger.error("request %s failed", cycle.request_id, exc_info=error)
             if cycle.status is None:
                 problem, headers = problems.of_error(error)

@@ -18,6 +18,7 @@ from hypercorn.typing import H11SendableEvent
 
 from task_queue_engine.http import problems
 
+# Status code -> the problem's detail.
 _DETAILS = {
     400: "this is not an HTTP/1.1 request",
     408: "the request did not arrive completely in time",

@@ -18,6 +18,7 @@ MAX_PAGE = 100
 MAX_WAIT = 60.0
 """Seconds of one long poll: below what load balancers and HTTP clients commonly give up after."""
 MAX_CURSOR_LENGTH = 4096
+"""Characters: a bound on what is decoded, far above any cursor that is given out."""
 
 _NUMBER = re.compile(r"[0-9]{1,6}(\.[0-9]{1,6})?")
 

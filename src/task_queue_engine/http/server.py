@@ -163,8 +163,7 @@ class _Server:
         self._open.add(connection)
         try:
             await connection.run()
-        except Exception:
-            # A defect, but in what one client does: the others are served on.
+        except Exception:  # a defect, but in what one client does: the others are served on
             logger.exception("a connection failed")
         finally:
             self._open.discard(connection)

@@ -27,7 +27,7 @@ from task_queue_engine.handlers.image.render import (
     SUPPORTED_FORMATS,
     Format,
     RenderLimits,
-    Wanted,
+    RenderOptions,
     render,
 )
 from task_queue_engine.handlers.image.settings import ImageSettings
@@ -163,7 +163,7 @@ def resize_image(payload: ImageResize, context: SyncTaskContext) -> ResizedImage
     data = _read(source, settings)
     rendered = render(
         data,
-        Wanted(
+        RenderOptions(
             width=payload.width,
             height=payload.height,
             fit=payload.fit,

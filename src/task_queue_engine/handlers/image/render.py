@@ -74,6 +74,7 @@ _OUR_NAMES: dict[str | None, Format] = {
     **{theirs: ours for ours, theirs in _PILLOW_NAMES.items()},
 }
 
+# The scales of the formats differ: AVIF needs a lower number for the same look.
 _DEFAULT_QUALITY: dict[Format, int] = {"jpeg": 80, "webp": 80, "avif": 60}
 
 # EXIF orientation -> what puts the picture upright (EXIF 3.0, tag 274).
@@ -99,7 +100,7 @@ _WHITE = "#ffffff"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Wanted:
+class RenderOptions:
     """How the result is to be. Sizes in pixels; at least one of `width` and `height` is given."""
 
     width: int | None = None
@@ -135,7 +136,7 @@ class Rendered:
     source_animated: bool
 
 
-def render(data: bytes, wanted: Wanted, limits: RenderLimits) -> Rendered:
+def render(data: bytes, wanted: RenderOptions, limits: RenderLimits) -> Rendered:
     """Raises Discard, saying what is wrong with the image or why it is not worked on."""
     if wanted.format is not None and wanted.format not in SUPPORTED_FORMATS:
         raise Discard(f"the installed Pillow cannot write {wanted.format}")
@@ -177,7 +178,7 @@ def _one_avif_thread() -> Iterator[None]:
         AvifImagePlugin.DEFAULT_MAX_THREADS = before
 
 
-def _render(data: bytes, wanted: Wanted, limits: RenderLimits) -> Rendered:
+def _render(data: bytes, wanted: RenderOptions, limits: RenderLimits) -> Rendered:
     with _open(data, limits) as image:
         source_format = _OUR_NAMES[image.format]
         output_format = wanted.format or source_format
