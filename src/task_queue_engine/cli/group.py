@@ -66,7 +66,7 @@ class Program(click.Group):
 
 
 def _report(error: BaseException, *, debug: bool) -> int:
-    """Tell what went wrong; returns the exit code."""
+    """Report what went wrong; returns the exit code."""
     if is_broken_pipe(error):
         _give_up_stdout()
         return ExitCode.BROKEN_PIPE

@@ -143,7 +143,7 @@ def list_of_dead_letters(dead_letters: Sequence[DeadLetter]) -> str:
 
 
 def describe_metrics(view: MetricsView, *, of_server: bool) -> str:
-    """`of_server`: the process asked runs workers and counts; else only the backend is told."""
+    """`of_server`: the process asked runs workers and counts; else the backend's counts only."""
     pairs = [
         ("tasks", str(view.total_tasks)),
         ("  pending", str(view.pending_tasks)),

@@ -1,7 +1,7 @@
 """One mail through one SMTP conversation (RFC 5321), step by step.
 
 The steps are driven one at a time, not through `smtplib.sendmail`: that keeps the server's last
-word (its queue id), allows stopping between any two of them, and leaves it to this module what a
+answer (its queue id), allows stopping between any two of them, and leaves it to this module what a
 refused recipient means.
 """
 
@@ -154,7 +154,7 @@ def _verdicts(settings: EmailSettings) -> Iterator[None]:
 
 
 def _text(reply: bytes | str) -> str:
-    """A server's words on one line, fit to be stored."""
+    """A server's reply on one line, fit to be stored."""
     text = reply.decode("utf-8", "replace") if isinstance(reply, bytes) else reply
     printable = "".join(char if char.isprintable() else " " for char in text)
     return " ".join(printable.split())[:_MAX_REPLY]
