@@ -18,7 +18,7 @@ import urllib.error
 import urllib.request
 from typing import Any
 
-PATIENCE = 60.0
+TIMEOUT = 60.0
 """Seconds for the server to be ready, and again for the task to end."""
 
 
@@ -36,13 +36,13 @@ def call(url: str, body: Any = None) -> Any:
 
 
 def wait_until_ready(base: str) -> None:
-    give_up_at = time.monotonic() + PATIENCE
+    give_up_at = time.monotonic() + TIMEOUT
     while True:
         try:
             call(f"{base}/ready")
         except (OSError, http.client.HTTPException) as error:
             if time.monotonic() > give_up_at:
-                sys.exit(f"{base} is not ready after {PATIENCE:g} s: {error}")
+                sys.exit(f"{base} is not ready after {TIMEOUT:g} s: {error}")
             time.sleep(0.5)
         else:
             return
@@ -53,7 +53,7 @@ def main() -> None:
     wait_until_ready(base)
     try:
         task = call(f"{base}/tasks", {"type": "email", "payload": "smoke-test@example.com"})
-        give_up_at = time.monotonic() + PATIENCE
+        give_up_at = time.monotonic() + TIMEOUT
         while task["status"] in {"PENDING", "PROCESSING"} and time.monotonic() < give_up_at:
             time.sleep(0.2)
             task = call(f"{base}/tasks/{task['id']}?wait=5")

@@ -18,8 +18,8 @@ from tests.local_servers import (
 )
 from tests.virtual_time import run_on_virtual_time
 
+# Fixtures for tests of all folders.
 __all__ = ["dynamodb_local", "elasticmq", "fauxqs", "ministack", "moto_server"]
-"""Fixtures for tests of all folders."""
 
 
 def pytest_configure() -> None:

@@ -162,4 +162,4 @@ def test_api_keys_are_a_list_and_are_not_shown(monkeypatch: pytest.MonkeyPatch) 
 
 def test_settings_do_not_change() -> None:
     with pytest.raises(pydantic.ValidationError):
-        Settings().worker_count = 3  # type: ignore[misc]
+        Settings().worker_count = 3  # type: ignore[misc] # the point

@@ -76,7 +76,7 @@ def test_it_shows_exactly_the_variables_there_are() -> None:
 def test_the_values_shown_are_the_defaults(
     cls: type[BaseSettings], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.chdir(tmp_path)  # away from anybody's .env
+    monkeypatch.chdir(tmp_path)  # away from a .env file of this machine
     names = _variable_names(cls)
     for name in KNOWN:
         monkeypatch.delenv(name, raising=False)

@@ -64,7 +64,7 @@ class EnvironmentSettings(BaseSettings):
 
 class Settings(EnvironmentSettings):
     """How the engine runs. Field names are for Python (`Settings(worker_count=10)`), the
-    variables in the table of the README for everybody else.
+    variables in the table of the README for the environment.
     """
 
     # Kept from the Go service.
@@ -118,7 +118,7 @@ class Settings(EnvironmentSettings):
     )
     shutdown_flush: Seconds = _env("TQE_SHUTDOWN_FLUSH", 5.0)
 
-    # Keeping house.
+    # Housekeeping.
     reconcile_interval: Seconds = _env("TQE_RECONCILE_INTERVAL", 30.0)
     retention: Annotated[float, Field(ge=0, le=MAX_SECONDS)] = _env("TQE_RETENTION", 0.0)
     metrics_interval: Seconds = _env("TQE_METRICS_INTERVAL", 5.0)

@@ -35,7 +35,7 @@ class TaskContext(Protocol):
         ...
 
     async def progress(self, value: Any) -> None:
-        """Store `value` (any JSON) as the task's progress, for whoever looks the task up.
+        """Store `value` (any JSON) as the task's progress, shown to clients that look the task up.
 
         Raises InvalidTask when it is not JSON. Frequent calls are coalesced to the latest value.
         """

@@ -172,7 +172,7 @@ class HandlerExited(TaskQueueError):
 
 class AttemptEnded(BaseException):
     """Raised inside a `def` handler by `context.check_cancelled()` and `context.progress()` once
-    its attempt is over: timed out, cancelled, or its lease lost. Nobody waits for it any more.
+    its attempt is over: timed out, cancelled, or its lease lost. Its outcome is no longer awaited.
 
     Not an Exception, like `trio.Cancelled` and for its reason: a loop with `except Exception`
     must not carry on with an attempt that is over.
@@ -183,7 +183,7 @@ class AttemptEnded(BaseException):
 
 
 class AttemptCrashed(TaskQueueError):
-    """The process running the attempt went away; recorded by whoever took the task over."""
+    """The process running the attempt went away; recorded by the claim that took the task over."""
 
 
 class MessageGivenUp(TaskQueueError):
@@ -191,11 +191,11 @@ class MessageGivenUp(TaskQueueError):
     often and never settled: whatever received it died each time."""
 
 
-# --- the world ------------------------------------------------------------------------------
+# --- queue, store and engine ----------------------------------------------------------------
 
 
 class BackendError(TaskQueueError):
-    """Base of what a queue or a store can do to us."""
+    """Base of the errors of a queue or a store."""
 
 
 class BackendUnavailable(BackendError):
@@ -228,7 +228,7 @@ class EngineNotRunning(TaskQueueError):
 class ApiError(TaskQueueError):
     """A server answered a request of `Client` with an error that has no class of its own here: a
     missing or unknown API key (401), a defect of the server (500), an address where no Task Queue
-    Engine lives (404, ...).
+    Engine server answers (404, ...).
 
     `status` is the HTTP status code; `kind` says what it is in the server's words, e.g.
     "unauthorized" (the last part of the problem's `type`, RFC 9457), None where it did not say.

@@ -1,4 +1,4 @@
-"""What happens inside an engine, as frozen data for whoever wants to log, count or trace it."""
+"""What happens inside an engine, as frozen data for hooks that log, count or trace it."""
 
 from __future__ import annotations
 
@@ -29,5 +29,5 @@ class AttemptRecorded:
 Event = AttemptStarted | AttemptRecorded
 
 Hook = Callable[[Event], None]
-"""Called in the engine's own task, between two steps of the line: it has to be quick and must not
-raise. An exception is logged and the hook is not called again."""
+"""Called in the engine's own task, between two steps of the pipeline: it has to be quick and must
+not raise. An exception is logged and the hook is not called again."""

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.harness import Server, Shop
+from tests.cli.runner import Server, Shop
 
 
 @pytest.fixture(autouse=True)
-def _a_clean_place(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+def _clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     for name in os.environ:
         if name.startswith(("TQE_", "SQS_", "AWS_", "DYNAMODB_", "SMTP_")) or name in (
             "WORKER_COUNT",

@@ -36,7 +36,7 @@ async def fail(reason: str) -> None:
 
 @tasks.task("gate")
 async def gate(name: str) -> str:
-    """Say that it runs, then wait until somebody opens the gate."""
+    """Say that it runs, then wait until the test opens the gate."""
     await trio.Path(f"{name}.running").touch()
     while not await trio.Path(f"{name}.open").exists():  # noqa: ASYNC110 - another process opens it
         await trio.sleep(0.01)

@@ -19,7 +19,7 @@ import pytest
 
 from task_queue_engine._version import __version__
 from task_queue_engine.backends.sqlite import SqliteBackend
-from tests.cli.harness import APP, KEY, PATIENCE, Shop, tqe
+from tests.cli.runner import APP, KEY, TIMEOUT, Shop, tqe
 
 NO_TASK = "00000000-0000-7000-8000-000000000000"
 
@@ -173,7 +173,7 @@ def test_debug_shows_where_an_app_is_wrong(shop: Shop) -> None:
 
 @contextmanager
 def other_server(status: int, body: str, **headers: str) -> Iterator[str]:
-    """Somebody else's HTTP server."""
+    """An HTTP server of another program."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -253,7 +253,7 @@ def test_ctrl_c_while_waiting(shop: Shop) -> None:
         lines = [process.stderr.readline(), process.stderr.readline()]
         assert "waiting" in lines[-1]
         process.send_signal(signal.SIGINT)
-        out, err = process.communicate(timeout=PATIENCE)
+        out, err = process.communicate(timeout=TIMEOUT)
     assert process.returncode == 130, err
     assert (out, err.strip()) == ("", "tqe: interrupted")
     assert [task["status"] for task in shop.tasks()] == ["PENDING"]
@@ -264,7 +264,7 @@ def test_a_reader_that_stops_reading_is_no_error(shop: Shop) -> None:
     tqe_list = f"{sys.executable} -m task_queue_engine list --json"
     script = f"{tqe_list} | head -c 10; echo ${{PIPESTATUS[0]}}"
     done = subprocess.run(
-        ["bash", "-c", script], capture_output=True, text=True, timeout=PATIENCE, check=True
+        ["bash", "-c", script], capture_output=True, text=True, timeout=TIMEOUT, check=True
     )
     assert done.stdout == '{"tasks":[141\n'
     assert done.stderr == ""
@@ -274,14 +274,14 @@ def test_a_reader_that_stops_reading_is_no_error(shop: Shop) -> None:
 def test_no_room_for_the_output(shop: Shop, arguments: tuple[str, ...]) -> None:
     shop.submit("echo", "1")
     with Path("/dev/full").open("w") as full, shop.command(*arguments, stdout=full) as process:
-        _, err = process.communicate(timeout=PATIENCE)
+        _, err = process.communicate(timeout=TIMEOUT)
     assert process.returncode == 1
     assert err == "tqe: [Errno 28] No space left on device\n"
 
 
 def test_output_that_was_closed_beforehand(shop: Shop) -> None:
     script = f"{sys.executable} -m task_queue_engine submit --app {APP} echo 1 >&-"
-    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, timeout=PATIENCE)
+    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, timeout=TIMEOUT)
     assert (done.returncode, done.stdout) == (0, "")
     assert [task["status"] for task in shop.tasks()] == ["PENDING"]
 

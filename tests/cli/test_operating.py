@@ -15,7 +15,7 @@ import httpx
 import pytest
 
 from task_queue_engine.task import is_task_id
-from tests.cli.harness import APP, PATIENCE, Ran, Server, Shop, eventually, tqe
+from tests.cli.runner import APP, TIMEOUT, Ran, Server, Shop, eventually, tqe
 
 Tqe = Callable[..., Ran]
 
@@ -55,7 +55,7 @@ def submit(run: Tqe, *arguments: str) -> str:
 
 def ended(run: Tqe, *arguments: str) -> str:
     """The id of a task that was submitted and has ended."""
-    ran = run("submit", *arguments, "--wait", f"{PATIENCE:g}", "--json")
+    ran = run("submit", *arguments, "--wait", f"{TIMEOUT:g}", "--json")
     task_id: str = ran.json["id"]
     return task_id
 
@@ -83,7 +83,7 @@ def test_submit_with_json_prints_the_task(run: Tqe) -> None:
 
 
 def test_submit_wait_shows_the_result(run: Tqe) -> None:
-    ran = run("submit", "ship", '{"number": 7}', "--wait", f"{PATIENCE:g}")
+    ran = run("submit", "ship", '{"number": 7}', "--wait", f"{TIMEOUT:g}")
     assert ran.code == 0
     assert re.search(r'^result +"PKG-7"$', ran.out, re.M)
     as_json = run("submit", "ship", '{"number": 8}', "--wait", "--json")
@@ -235,7 +235,7 @@ def test_cancel_and_retry(run: Tqe) -> None:
     assert (again.code, "CANCELLED" in again.error) == (6, True)
 
     assert "PENDING" in run("retry", task_id).out
-    assert run("status", task_id, "--wait", f"{PATIENCE:g}").code == 0
+    assert run("status", task_id, "--wait", f"{TIMEOUT:g}").code == 0
     completed = run("retry", task_id)
     assert completed.code == 6
     assert "only FAILED and CANCELLED tasks can be retried" in completed.error
@@ -246,34 +246,35 @@ def test_cancel_of_a_running_task(run: Tqe, busy_shop: Shop) -> None:
     task_id = submit(run, "gate", f'"{name}"')
     eventually(Path(busy_shop.path, f"{name}.running").exists)
     assert run("cancel", task_id, "--json").json["cancel_requested"] is True
-    assert run("status", task_id, "--wait", f"{PATIENCE:g}", "--json").json["status"] == "CANCELLED"
+    assert run("status", task_id, "--wait", f"{TIMEOUT:g}", "--json").json["status"] == "CANCELLED"
 
 
 # --- dead letters ---------------------------------------------------------------------------
 
 
-def letter_of(run: Tqe, task_id: str) -> str | None:
+def dead_letter_of(run: Tqe, task_id: str) -> str | None:
     found = [
-        letter["id"]
-        for letter in run("dlq", "list", "--limit", "500", "--json").json["dead_letters"]
-        if letter["task_id"] == task_id
+        dead_letter["id"]
+        for dead_letter in run("dlq", "list", "--limit", "500", "--json").json["dead_letters"]
+        if dead_letter["task_id"] == task_id
     ]
     return found[0] if found else None
 
 
 def test_dead_letters_are_listed_and_redriven(run: Tqe, running: Server) -> None:
     task_id = ended(run, "fail", "broken")
-    eventually(lambda: letter_of(run, task_id) is not None)
-    letter = letter_of(run, task_id)
-    assert letter is not None
+    eventually(lambda: dead_letter_of(run, task_id) is not None)
+    dead_letter = dead_letter_of(run, task_id)
+    assert dead_letter is not None
     assert "discarded" in run("dlq", "list").out
     listed = run("dlq", "list", "--limit", "1", "--json").out.encode()
     assert listed == api(running, "/dead-letters?limit=1") + b"\n"
 
-    assert run("dlq", "redrive", letter, letter, "--json").json == {"redriven": 1, "skipped": 0}
+    redriven = run("dlq", "redrive", dead_letter, dead_letter, "--json").json
+    assert redriven == {"redriven": 1, "skipped": 0}
     assert run("status", task_id, "--wait").code == 1, "it failed once more"
 
-    unknown = run("dlq", "redrive", letter)
+    unknown = run("dlq", "redrive", dead_letter)
     assert unknown.code == 3
 
 
@@ -284,17 +285,17 @@ def test_redrive_wants_to_know_which(run: Tqe) -> None:
 
 def test_redrive_all_and_purge(run: Tqe) -> None:
     task_id = ended(run, "fail", "broken")
-    eventually(lambda: letter_of(run, task_id) is not None)
+    eventually(lambda: dead_letter_of(run, task_id) is not None)
     assert run("dlq", "redrive", "--all", "--json").json["redriven"] >= 1
     assert run("status", task_id, "--wait").code == 1
-    eventually(lambda: letter_of(run, task_id) is not None)
+    eventually(lambda: dead_letter_of(run, task_id) is not None)
 
     unasked = run("dlq", "purge")
     assert unasked.code == 2
     assert "--yes" in unasked.error
-    assert letter_of(run, task_id) is not None
+    assert dead_letter_of(run, task_id) is not None
     assert run("dlq", "purge", "--yes", "--json").json["purged"] >= 1
-    assert letter_of(run, task_id) is None
+    assert dead_letter_of(run, task_id) is None
     assert run("status", task_id).code == 0, "the task stays"
 
 

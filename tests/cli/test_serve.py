@@ -12,7 +12,7 @@ import apsw
 import httpx
 import pytest
 
-from tests.cli.harness import APP, KEY, PATIENCE, Server, Shop, eventually, tqe
+from tests.cli.runner import APP, KEY, TIMEOUT, Server, Shop, eventually, tqe
 
 
 def statuses(shop: Shop) -> Counter[str]:
@@ -64,7 +64,7 @@ def test_api_and_worker_share_the_work(shop: Shop) -> None:
         assert statuses(shop) == {"PENDING": 1}
         with shop.serve("worker") as worker:
             ended = httpx.get(
-                f"{api.url}/tasks/{task['id']}?wait={PATIENCE:g}", timeout=30, trust_env=False
+                f"{api.url}/tasks/{task['id']}?wait={TIMEOUT:g}", timeout=30, trust_env=False
             )
             assert ended.json()["result"] == "PKG-7"
             worker.signal()
@@ -189,7 +189,7 @@ def test_the_server_answers_what_it_has_accepted(shop: Shop) -> None:
         task = server.post("gate", "gate")
         eventually(shop.is_there("gate.running"))
         url = httpx.URL(server.url)
-        with socket.create_connection((url.host, url.port), timeout=PATIENCE) as client:
+        with socket.create_connection((url.host, url.port), timeout=TIMEOUT) as client:
             asked = f"GET /tasks/{task['id']}?wait=60 HTTP/1.1\r\nHost: {url.host}\r\n\r\n"
             client.sendall(asked.encode())
             server.signal()
@@ -207,7 +207,7 @@ def test_no_work_is_taken_while_a_last_request_is_answered(shop: Shop) -> None:
         first, second = server.post("gate", "one"), server.post("gate", "two")
         eventually(shop.is_there("one.running"))
         url = httpx.URL(server.url)
-        with socket.create_connection((url.host, url.port), timeout=PATIENCE) as client:
+        with socket.create_connection((url.host, url.port), timeout=TIMEOUT) as client:
             head = f"POST /tasks HTTP/1.1\r\nHost: {url.host}\r\nContent-Length: {len(body)}\r\n"
             client.sendall(f"{head}Content-Type: application/json\r\n\r\n".encode() + body[:5])
             server.signal()
@@ -227,7 +227,7 @@ def test_no_work_is_taken_while_a_last_request_is_answered(shop: Shop) -> None:
 def test_a_second_signal_cuts_off_clients_that_are_slow(shop: Shop) -> None:
     with shop.serve("serve", TQE_SHUTDOWN_GRACE="3600") as server:
         url = httpx.URL(server.url)
-        with socket.create_connection((url.host, url.port), timeout=PATIENCE) as client:
+        with socket.create_connection((url.host, url.port), timeout=TIMEOUT) as client:
             head = f"POST /tasks HTTP/1.1\r\nHost: {url.host}\r\nContent-Length: 50\r\n"
             client.sendall(f"{head}Content-Type: application/json\r\n\r\n{{".encode())
             server.signal()
@@ -290,6 +290,6 @@ def test_a_task_that_kills_its_process_is_quarantined_and_the_others_go_on(shop:
         eventually(lambda: statuses(shop) == {"COMPLETED": 1, "FAILED": 1})
         worker.signal()
         assert worker.wait() == 0
-    (letter,) = tqe("dlq", "list", "--json").json["dead_letters"]
-    assert letter["task_id"] == poison
+    (dead_letter,) = tqe("dlq", "list", "--json").json["dead_letters"]
+    assert dead_letter["task_id"] == poison
     assert f"poison task {poison}: the worker that had it died" in worker.log

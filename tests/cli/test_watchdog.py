@@ -1,4 +1,4 @@
-"""The watchdog bites when nobody calls it off in time, and not before it is armed."""
+"""The watchdog ends the process where it is not stopped in time, and not before it is armed."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import time
 import pytest
 
 from task_queue_engine.cli.watchdog import Watchdog
-from tests.cli.harness import PATIENCE
+from tests.cli.runner import TIMEOUT
 
 LONG = 3600.0
 SHORT = 0.01
@@ -25,7 +25,7 @@ class Bitten:
         self.event.set()
 
     def soon(self) -> bool:
-        return self.event.wait(PATIENCE)
+        return self.event.wait(TIMEOUT)
 
 
 @pytest.fixture
@@ -50,7 +50,7 @@ def test_later_signals_do_not_put_the_end_off(bitten: Bitten) -> None:
     began = time.monotonic()
     while not bitten.event.wait(0.01):
         watchdog.arm()
-        assert time.monotonic() - began < PATIENCE
+        assert time.monotonic() - began < TIMEOUT
 
 
 def test_hurry_brings_the_end_nearer(bitten: Bitten) -> None:
@@ -80,7 +80,7 @@ def test_a_log_that_hangs_does_not_hold_it_up(
 
     class Stuck(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
-            hangs.wait(PATIENCE)
+            hangs.wait(TIMEOUT)
 
     logger = logging.getLogger("task_queue_engine.watchdog")
     handler = Stuck()
@@ -89,7 +89,7 @@ def test_a_log_that_hangs_does_not_hold_it_up(
         watchdog = Watchdog(patience=SHORT, hurried=LONG, end=bitten)
         watchdog.start()
         watchdog.arm()
-        assert bitten.event.wait(PATIENCE / 2)
+        assert bitten.event.wait(TIMEOUT / 2)
     finally:
         hangs.set()
         logger.removeHandler(handler)

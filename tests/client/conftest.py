@@ -73,6 +73,6 @@ async def world(autojump_clock: MockClock) -> AsyncIterator[World]:
 
 @pytest.fixture
 async def idle_world(autojump_clock: MockClock) -> AsyncIterator[World]:
-    """Nobody works here."""
+    """No workers."""
     async with open_world(consume=False) as world:
         yield world

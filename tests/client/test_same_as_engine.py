@@ -129,7 +129,7 @@ async def test_dead_letters(world: World) -> None:
     rest = await world.client.list_dead(cursor=page.next_cursor)
     assert len(rest.letters) == 1
 
-    report = await world.client.redrive([page.letters[0].id, "no-such-letter"])
+    report = await world.client.redrive([page.letters[0].id, "no-such-dead-letter"])
     assert (report.redriven, report.skipped) == (1, 0)
     await trio.sleep(5)
     assert (await world.client.redrive()).redriven == 3
@@ -253,7 +253,7 @@ async def test_submit_many_gives_each_its_verdict_in_order(idle_world: World) ->
             assert (type(ours.error), str(ours.error)) == (type(theirs.error), str(theirs.error))
             assert vars(ours.error) == vars(theirs.error)
     assert isinstance(got[0], Accepted)
-    assert got[2] == Accepted(expected[2].task, created=False)  # type: ignore[union-attr]
+    assert got[2] == Accepted(expected[2].task, created=False)  # type: ignore[union-attr] # Accepted
 
 
 async def test_submit_many_takes_more_than_a_request_holds(idle_world: World) -> None:

@@ -1,4 +1,4 @@
-"""A client on a bad network, and in front of servers that are none of ours."""
+"""A client on a bad network, and in front of servers of other programs."""
 
 from __future__ import annotations
 
@@ -181,7 +181,7 @@ def problem_response(slug: str, **members: Any) -> httpx.Response:
     )
 
 
-@pytest.mark.parametrize("slug", sorted(server_problems.KINDS))
+@pytest.mark.parametrize("slug", sorted(server_problems.PROBLEM_TYPES))
 async def test_every_kind_of_problem_has_its_error(slug: str) -> None:
     field = "type" if slug == "unknown-task-type" else "payload.to"
     members = {"field": field, "task_id": ID, "task_status": TaskStatus.FAILED}
@@ -200,7 +200,7 @@ async def test_every_kind_of_problem_has_its_error(slug: str) -> None:
         assert (error.field, error.reason) == ("payload.to", "what is wrong")
 
 
-@pytest.mark.parametrize("slug", sorted(server_problems.KINDS))
+@pytest.mark.parametrize("slug", sorted(server_problems.PROBLEM_TYPES))
 async def test_a_problem_that_says_less_is_an_error_all_the_same(slug: str) -> None:
     """An older server leaves members out."""
     response = problem_response(slug)
@@ -299,7 +299,7 @@ async def test_a_proxy_is_not_asked_for_this_machine(monkeypatch: pytest.MonkeyP
     for name in list(os.environ):
         if name.lower().endswith("_proxy"):
             monkeypatch.delenv(name)
-    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")  # nobody is there
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")  # no server listens there
     async with Client("http://127.0.0.1:10") as direct:
         with pytest.raises(BackendUnavailable, match=r"connect to 127\.0\.0\.1:10 failed"):
             await direct.get(ID)

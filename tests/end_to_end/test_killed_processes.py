@@ -19,7 +19,7 @@ import httpx
 import pytest
 
 from task_queue_engine.task import TaskStatus
-from tests.cli.harness import PATIENCE, Server, Shop, eventually
+from tests.cli.runner import TIMEOUT, Server, Shop, eventually
 from tests.engine.accounting import Account, Note, read_log
 
 SUBMISSIONS = 120
@@ -63,7 +63,7 @@ class Run:
     def submit_all(self, seed: int) -> None:
         """In a thread of its own, whatever becomes of the servers meanwhile."""
         rng = random.Random(seed)
-        with httpx.Client(timeout=PATIENCE, trust_env=False) as client:
+        with httpx.Client(timeout=TIMEOUT, trust_env=False) as client:
             for _ in range(SUBMISSIONS):
                 body: dict[str, Any] = {"type": rng.choice(TYPES), "payload": "anything"}
                 headers = {}
@@ -83,7 +83,7 @@ class Run:
     def _post(
         self, client: httpx.Client, rng: random.Random, body: object, headers: dict[str, str]
     ) -> dict[str, Any]:
-        deadline = time.monotonic() + PATIENCE
+        deadline = time.monotonic() + TIMEOUT
         while time.monotonic() < deadline:
             try:
                 url = f"{rng.choice(self.servers).url}/tasks"
@@ -167,7 +167,7 @@ def test_whatever_happens_to_processes_every_accepted_task_ends(shop: Shop, seed
             goal = len(run.log) + rng.randrange(30)
             eventually(lambda goal=goal: len(run.log) >= goal or not client.is_alive())
             rng.choice([run.kill, run.kill, run.freeze, run.terminate])(rng.randrange(2))
-        client.join(PATIENCE)
+        client.join(TIMEOUT)
         assert not client.is_alive()
         eventually(lambda: run.is_done)
         for server in run.servers:

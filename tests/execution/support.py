@@ -55,7 +55,7 @@ def make_task(payload: Any = None, *, timeout: float | None = 10.0, **fields: An
 
 async def until(condition: Callable[[], bool]) -> None:
     """For what the operating system or a thread does without telling trio."""
-    while not condition():  # noqa: ASYNC110 - nobody is there to set an Event
+    while not condition():  # noqa: ASYNC110 - nothing outside trio sets an Event
         await trio.sleep(0.001)
 
 

@@ -31,7 +31,7 @@ async def describe_failure_of(handler: Any) -> TaskError:
         await run(make_runner(), handler)
     except (ValueError, trio.TooSlowError, AttemptTimedOut) as error:
         # The test's two frames stand for the worker's, which are the engine's own.
-        error.__traceback__ = error.__traceback__.tb_next.tb_next  # type: ignore[union-attr]
+        error.__traceback__ = error.__traceback__.tb_next.tb_next  # type: ignore[union-attr] # just raised
         return describe_error(error)
     raise AssertionError("the handler did not fail")
 

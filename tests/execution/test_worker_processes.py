@@ -209,7 +209,7 @@ async def test_a_process_whose_engine_ends_while_it_starts_ends_quietly(
     worker = await trio.to_thread.run_sync(spawn)
     worker.close()
     assert await trio.to_thread.run_sync(reap, [worker], 15) == []
-    assert worker.obituary("") == f"worker process {worker.pid} ended with exit code 0 "
+    assert worker.describe_exit("") == f"worker process {worker.pid} ended with exit code 0 "
     assert capfd.readouterr().err == ""
 
 

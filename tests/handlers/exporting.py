@@ -8,7 +8,7 @@ from typing import Any
 import apsw
 
 from task_queue_engine.handlers import registry
-from task_queue_engine.handlers.export.file import Attempt, ExportResult
+from task_queue_engine.handlers.export.file import ExportAttempt, ExportResult
 from task_queue_engine.handlers.export.handler import export_data
 from task_queue_engine.handlers.export.payload import ExportPayload
 from task_queue_engine.task import new_task_id
@@ -35,8 +35,8 @@ def content(path: str | Path) -> bytes:
 
 def attempt(
     number: int = 1, task_id: str | None = None, check_cancelled: Any = lambda: None
-) -> Attempt:
-    return Attempt(
+) -> ExportAttempt:
+    return ExportAttempt(
         task_id=task_id or new_task_id(),
         number=number,
         check_cancelled=check_cancelled,

@@ -68,7 +68,7 @@ def png_claiming(width: int, height: int) -> bytes:
 
 
 def profile_with_red_and_blue_swapped() -> bytes:
-    """An ICC profile unlike sRGB in a way nobody can miss: sRGB's own, its primaries renamed."""
+    """An ICC profile unlike sRGB in a way no test can miss: sRGB's own, its primaries renamed."""
     profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     for old, new in ((b"rXYZ", b"????"), (b"bXYZ", b"rXYZ"), (b"????", b"bXYZ")):
         profile = profile.replace(old, new)

@@ -39,7 +39,7 @@ def test_a_mail_is_written_as_a_maildir_reader_expects_it(tmp_path: Path) -> Non
     (message,) = mailbox.Maildir(tmp_path / "outbox", create=False)
     assert message["To"] == "a@example.com"
     assert message["Message-ID"] == receipt.message_id
-    # Not sent yet: who sends it has to know, and takes the line out (as `sendmail -t` does).
+    # Not sent yet: the sending program needs the line, and takes it out (as `sendmail -t` does).
     assert message["Bcc"] == "b@example.com"
 
 

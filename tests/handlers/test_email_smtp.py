@@ -95,7 +95,7 @@ def test_a_mail_arrives(send: Any) -> None:
 def test_every_attempt_has_the_same_message_id(send: Any) -> None:
     first = SyncContext()
     with smtp_server(Script(hang_up_after_data=True)) as server:
-        # The server took it, but nobody heard: it is sent again, and can be told.
+        # The server took it, but its answer was lost: it is sent again, and can be told apart.
         with pytest.raises(Retry):
             send(server, context=first)
         server.script.hang_up_after_data = False

@@ -115,7 +115,7 @@ def test_a_file_name_is_a_plain_one(name: str) -> None:
         ("report", "report.csv"),
         ("report.csv", "report.csv"),
         ("Report.CSV", "Report.CSV"),
-        # Nobody gets a page or a program into the folder.
+        # No client gets a page or a program into the folder.
         ("report.html", "report.html.csv"),
         ("Umsätze 2030 (Q1)", "Umsätze 2030 (Q1).csv"),
     ],

@@ -52,7 +52,7 @@ class Context:
 
 
 @pytest.fixture(autouse=True)
-def place(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+def workdir(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """A working directory with photos/ for sources; results go to images/."""
     for name in os.environ:
         if name.startswith("TQE_"):
@@ -89,10 +89,10 @@ def in_base64(data: bytes) -> dict[str, str]:
 # --- the three sources ----------------------------------------------------------------------
 
 
-def test_a_file_below_the_root_is_resized(place: Path) -> None:
+def test_a_file_below_the_root_is_resized(workdir: Path) -> None:
     result = resize(source={"path": "a.jpg"})
     assert msgspec.to_builtins(result) == {
-        "path": str(place / "images" / f"{TASK_ID}.jpg"),
+        "path": str(workdir / "images" / f"{TASK_ID}.jpg"),
         "format": "jpeg",
         "width": 20,
         "height": 10,
@@ -103,7 +103,7 @@ def test_a_file_below_the_root_is_resized(place: Path) -> None:
             "format": "jpeg",
             "width": 40,
             "height": 20,
-            "bytes": (place / "photos" / "a.jpg").stat().st_size,
+            "bytes": (workdir / "photos" / "a.jpg").stat().st_size,
             "animated": False,
         },
     }
@@ -208,9 +208,9 @@ def test_paths_are_refused_while_no_root_is_set(monkeypatch: pytest.MonkeyPatch)
         resize(source="a.jpg")
 
 
-def test_a_link_out_of_the_root_is_refused(place: Path) -> None:
-    (place / "secret.jpg").write_bytes(encode(flat(), "JPEG"))
-    (place / "photos" / "link.jpg").symlink_to(place / "secret.jpg")
+def test_a_link_out_of_the_root_is_refused(workdir: Path) -> None:
+    (workdir / "secret.jpg").write_bytes(encode(flat(), "JPEG"))
+    (workdir / "photos" / "link.jpg").symlink_to(workdir / "secret.jpg")
     with pytest.raises(Discard, match="leads out of TQE_IMAGE_ROOT"):
         resize(source="link.jpg")
 
@@ -218,13 +218,13 @@ def test_a_link_out_of_the_root_is_refused(place: Path) -> None:
 @pytest.mark.parametrize("kind", ["path", "base64", "url"])
 def test_an_oversize_source_is_refused_wherever_it_comes_from(
     kind: str,
-    place: Path,
+    workdir: Path,
     web: LocalWeb,
     internet: Internet,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     data = encode(flat(), "PNG") + b"\0" * 2000
-    (place / "photos" / "large.png").write_bytes(data)
+    (workdir / "photos" / "large.png").write_bytes(data)
     monkeypatch.setenv("TQE_IMAGE_MAX_BYTES", "2000")
     monkeypatch.setenv("TQE_IMAGE_ALLOW_NETWORKS", "127.0.0.0/8")
     source = {
@@ -246,11 +246,11 @@ def test_an_oversize_source_is_refused_wherever_it_comes_from(
     ],
 )
 def test_an_image_that_cannot_be_worked_on_is_discarded_and_leaves_no_file(
-    data: bytes, complaint: str, place: Path
+    data: bytes, complaint: str, workdir: Path
 ) -> None:
     with pytest.raises(Discard, match=complaint):
         resize(source=in_base64(data))
-    assert not (place / "images").exists()
+    assert not (workdir / "images").exists()
 
 
 @pytest.mark.parametrize("url", ["http://127.0.0.1/", "http://169.254.169.254/", "http://[::1]/"])
@@ -303,23 +303,23 @@ def test_a_wrong_setting_of_the_worker_is_named(monkeypatch: pytest.MonkeyPatch)
     ],
 )
 def test_the_name_of_the_file(
-    members: dict[str, Any], name: str, image_format: str, place: Path
+    members: dict[str, Any], name: str, image_format: str, workdir: Path
 ) -> None:
     result = resize(source="a.jpg", **members)
-    assert result.path == str(place / "images" / name)
+    assert result.path == str(workdir / "images" / name)
     assert result.format == image_format
 
 
-def test_the_output_directory_is_a_setting(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TQE_IMAGE_OUTPUT", str(place / "else" / "where"))
-    assert Path(resize(source="a.jpg").path).parent == place / "else" / "where"
+def test_the_output_directory_is_a_setting(workdir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TQE_IMAGE_OUTPUT", str(workdir / "else" / "where"))
+    assert Path(resize(source="a.jpg").path).parent == workdir / "else" / "where"
 
 
-def test_a_repeated_attempt_writes_the_same_file_again(place: Path) -> None:
+def test_a_repeated_attempt_writes_the_same_file_again(workdir: Path) -> None:
     for members in ({}, {"filename": "thumb.jpg"}):
         first = resize(source="a.jpg", **members)
         assert resize(Context(attempt=2), source="a.jpg", **members) == first
-    assert len(list((place / "images").iterdir())) == 2
+    assert len(list((workdir / "images").iterdir())) == 2
 
 
 def test_another_tasks_file_is_replaced_only_on_request() -> None:
@@ -359,11 +359,11 @@ def test_it_is_registered_to_run_in_a_worker_process() -> None:
     assert definition.takes_context
 
 
-def test_it_runs_in_a_worker_process_and_its_refusals_come_back(place: Path) -> None:
+def test_it_runs_in_a_worker_process_and_its_refusals_come_back(workdir: Path) -> None:
     spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, mp_context=spawn) as workers:
         done = workers.submit(resize_image, payload(source="a.jpg"), Context())
-        assert done.result(30).path == str(place / "images" / f"{TASK_ID}.jpg")
+        assert done.result(30).path == str(workdir / "images" / f"{TASK_ID}.jpg")
         refused = workers.submit(resize_image, payload(source="b.jpg"), Context())
         with pytest.raises(Discard, match="no such file"):
             refused.result(30)

@@ -40,11 +40,11 @@ def app(engine: FakeEngine, settings: Settings) -> QuartTrio:
 
 @pytest.fixture
 def client(app: QuartTrio) -> TrioClient:
-    return app.test_client()  # type: ignore[return-value]
+    return app.test_client()  # type: ignore[return-value] # it is Quart-Trio's
 
 
 @pytest.fixture
-def patient_clock() -> MockClock:
+def socket_clock() -> MockClock:
     """Virtual time that jumps, but only once the sockets have been silent for a moment: bytes that
     are on their way through the kernel are no reason to let a deadline pass."""
     return MockClock(autojump_threshold=0.02)

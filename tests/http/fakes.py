@@ -1,5 +1,5 @@
-"""An engine in memory: `EngineApi` kept honestly, by the real rules of the lifecycle, but without
-queue, workers or store. Tests play the worker (`finish`) and the trouble (`trouble`, `hold`)."""
+"""An engine in memory: `EngineApi` by the real rules of the lifecycle, but without queue, workers
+or store. Tests stand in for the worker (`finish`) and inject failures (`failure`, `hold`)."""
 
 from __future__ import annotations
 
@@ -81,8 +81,8 @@ class FakeEngine:
     def __init__(self) -> None:
         self._registry = make_registry()
         self.rows: dict[str, Row] = {}
-        self.letters: list[DeadLetter] = []
-        self.trouble: BaseException | None = None
+        self.dead_letters: list[DeadLetter] = []
+        self.failure: BaseException | None = None
         """Raised by every call while it is set."""
         self.hold: trio.Event | None = None
         """While set, a submission waits for it before it is taken."""
@@ -213,19 +213,19 @@ class FakeEngine:
     async def list_dead(self, *, limit: int = 50, cursor: str | None = None) -> DeadLetterPage:
         await self._enter()
         start = _read_cursor(cursor)
-        more = start + limit < len(self.letters)
+        more = start + limit < len(self.dead_letters)
         return DeadLetterPage(
-            letters=tuple(self.letters[start : start + limit]),
+            letters=tuple(self.dead_letters[start : start + limit]),
             next_cursor=_cursor(start + limit) if more else None,
         )
 
     async def redrive(self, ids: Sequence[str] | None = None) -> RedriveReport:
         await self._enter()
         redriven = skipped = 0
-        for letter in [one for one in self.letters if ids is None or one.id in ids]:
-            self.letters.remove(letter)
+        for dead_letter in [one for one in self.dead_letters if ids is None or one.id in ids]:
+            self.dead_letters.remove(dead_letter)
             try:
-                await self.retry(letter.task_id)
+                await self.retry(dead_letter.task_id)
                 redriven += 1
             except (TaskNotFound, WrongState):
                 skipped += 1
@@ -233,8 +233,8 @@ class FakeEngine:
 
     async def purge_dead(self) -> int:
         await self._enter()
-        purged = len(self.letters)
-        self.letters.clear()
+        purged = len(self.dead_letters)
+        self.dead_letters.clear()
         return purged
 
     # --- looking ----------------------------------------------------------------------------
@@ -253,7 +253,7 @@ class FakeEngine:
             depth=QueueDepth(
                 waiting=statuses.count(TaskStatus.PENDING),
                 in_flight=statuses.count(TaskStatus.PROCESSING),
-                dead=len(self.letters),
+                dead=len(self.dead_letters),
             ),
             workers=5,
             active_workers=statuses.count(TaskStatus.PROCESSING),
@@ -279,9 +279,9 @@ class FakeEngine:
         self.rows[task.id] = Row(task=task)
         return task
 
-    def add_letter(self, task: Task) -> DeadLetter:
-        letter = DeadLetter(
-            id=f"letter-{len(self.letters)}",
+    def add_dead_letter(self, task: Task) -> DeadLetter:
+        dead_letter = DeadLetter(
+            id=f"dead-letter-{len(self.dead_letters)}",
             task_id=task.id,
             task_type=task.type,
             reason="attempts exhausted",
@@ -290,11 +290,11 @@ class FakeEngine:
             at=datetime.now(UTC),
             receipt="secret-receipt",
         )
-        self.letters.append(letter)
-        return letter
+        self.dead_letters.append(dead_letter)
+        return dead_letter
 
     def finish(self, task_id: str, status: TaskStatus, **fields: Any) -> None:
-        """Play the worker."""
+        """Stand in for the worker."""
         row = self._row(task_id)
         self._write(replace(row, task=msgspec.structs.replace(row.task, status=status, **fields)))
 
@@ -310,8 +310,8 @@ class FakeEngine:
             raise TaskNotFound(task_id) from None
 
     def _check(self) -> None:
-        if self.trouble is not None:
-            raise self.trouble
+        if self.failure is not None:
+            raise self.failure
 
     async def _enter(self) -> None:
         await trio.lowlevel.checkpoint()

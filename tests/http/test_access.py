@@ -1,4 +1,4 @@
-"""Who may ask: API keys, and what web pages may not do."""
+"""Which requests are let in: API keys, and what web pages may not do."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.http.conftest import make_settings
 from tests.http.fakes import FakeEngine
 from tests.http.test_submit import JSON, one, problem_of
 
-KEY, OTHER = "k" * 32, "an-other-key-of-somebody"
+KEY, OTHER = "k" * 32, "another-key-of-the-server"
 BODY = json.dumps(one()).encode()
 
 

@@ -97,6 +97,6 @@ async def test_a_key_for_the_whole_batch_is_refused(client: TrioClient, engine: 
 
 
 async def test_trouble_is_everybodys(client: TrioClient, engine: FakeEngine) -> None:
-    engine.trouble = BackendUnavailable("disk full")
+    engine.failure = BackendUnavailable("disk full")
 
     await problem_of(await submit(client, {"tasks": [one()]}), 503)

@@ -15,23 +15,23 @@ PATH = "/dead-letters"
 
 
 @pytest.fixture
-def letters(engine: FakeEngine) -> list[str]:
+def dead_letter_ids(engine: FakeEngine) -> list[str]:
     tasks = [engine.add(status=TaskStatus.FAILED) for _ in range(3)]
-    return [engine.add_letter(task).id for task in tasks]
+    return [engine.add_dead_letter(task).id for task in tasks]
 
 
 async def redrive(client: TrioClient, body: Any) -> Any:
     return await client.post(f"{PATH}/redrive", data=json.dumps(body).encode(), headers=JSON)
 
 
-async def test_list(client: TrioClient, engine: FakeEngine, letters: list[str]) -> None:
+async def test_list(client: TrioClient, engine: FakeEngine, dead_letter_ids: list[str]) -> None:
     first = await body_of(await client.get(f"{PATH}?limit=2"))
     second = await body_of(await client.get(f"{PATH}?limit=2&cursor={first['next_cursor']}"))
 
     shown = first["dead_letters"] + second["dead_letters"]
-    assert [letter["id"] for letter in shown] == letters
+    assert [one["id"] for one in shown] == dead_letter_ids
     assert shown[0]["reason"] == "attempts exhausted"
-    assert "receipt" not in shown[0], "a lease on the queue is nobody else's business"
+    assert "receipt" not in shown[0], "a lease on the queue is not for clients"
     assert second["next_cursor"] is None
 
 
@@ -40,19 +40,23 @@ async def test_bad_queries(client: TrioClient, query: str) -> None:
     await problem_of(await client.get(f"{PATH}?{query}"), 400)
 
 
-async def test_redrive_some(client: TrioClient, engine: FakeEngine, letters: list[str]) -> None:
-    answer = await body_of(await redrive(client, {"ids": [letters[0], "gone"]}))
+async def test_redrive_some(
+    client: TrioClient, engine: FakeEngine, dead_letter_ids: list[str]
+) -> None:
+    answer = await body_of(await redrive(client, {"ids": [dead_letter_ids[0], "gone"]}))
 
     assert answer == {"redriven": 1, "skipped": 0}
-    assert [letter.id for letter in engine.letters] == letters[1:]
+    assert [one.id for one in engine.dead_letters] == dead_letter_ids[1:]
     assert sum(task.status is TaskStatus.PENDING for task in engine.stored) == 1
 
 
-async def test_redrive_all(client: TrioClient, engine: FakeEngine, letters: list[str]) -> None:
+async def test_redrive_all(
+    client: TrioClient, engine: FakeEngine, dead_letter_ids: list[str]
+) -> None:
     answer = await body_of(await redrive(client, {"all": True}))
 
     assert answer == {"redriven": 3, "skipped": 0}
-    assert engine.letters == []
+    assert engine.dead_letters == []
 
 
 @pytest.mark.parametrize(
@@ -60,18 +64,18 @@ async def test_redrive_all(client: TrioClient, engine: FakeEngine, letters: list
     [{}, {"all": False}, {"all": True, "ids": ["a"]}, {"ids": []}, {"ids": [5]}, {"id": "a"}],
 )
 async def test_redrive_what(
-    client: TrioClient, engine: FakeEngine, letters: list[str], body: Any
+    client: TrioClient, engine: FakeEngine, dead_letter_ids: list[str], body: Any
 ) -> None:
     await problem_of(await redrive(client, body), 422)
 
-    assert len(engine.letters) == 3
+    assert len(engine.dead_letters) == 3
 
 
-async def test_redrive_needs_json(client: TrioClient, letters: list[str]) -> None:
+async def test_redrive_needs_json(client: TrioClient, dead_letter_ids: list[str]) -> None:
     await problem_of(await client.post(f"{PATH}/redrive", data=b'{"all": true}'), 415)
 
 
-async def test_purge(client: TrioClient, engine: FakeEngine, letters: list[str]) -> None:
+async def test_purge(client: TrioClient, engine: FakeEngine, dead_letter_ids: list[str]) -> None:
     assert await body_of(await client.delete(PATH)) == {"purged": 3}
-    assert engine.letters == []
+    assert engine.dead_letters == []
     assert len(engine.stored) == 3

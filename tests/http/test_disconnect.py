@@ -1,4 +1,4 @@
-"""Clients that go away: what was handed over whole is carried out, what was not is forgotten."""
+"""Clients that go away: what arrived complete is carried out, what was not is forgotten."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.http.wire import get, post
 
 
 async def test_a_whole_submission_is_carried_out(
-    patient_clock: MockClock, serve: Serve, engine: FakeEngine
+    socket_clock: MockClock, serve: Serve, engine: FakeEngine
 ) -> None:
     engine.hold = trio.Event()
     async with serve() as server:
@@ -30,7 +30,7 @@ async def test_a_whole_submission_is_carried_out(
 
 
 async def test_even_when_the_client_leaves_at_once(
-    patient_clock: MockClock, serve: Serve, engine: FakeEngine
+    socket_clock: MockClock, serve: Serve, engine: FakeEngine
 ) -> None:
     """The body's end and the disconnect arrive together: no order of events may lose it."""
     async with serve() as server:
@@ -45,13 +45,13 @@ async def test_even_when_the_client_leaves_at_once(
 
 @pytest.mark.parametrize("chunked", [False, True])
 async def test_half_a_submission_is_nothing(
-    patient_clock: MockClock,
+    socket_clock: MockClock,
     serve: Serve,
     engine: FakeEngine,
     caplog: pytest.LogCaptureFixture,
     chunked: bool,
 ) -> None:
-    """Even where the half looks like a whole one."""
+    """Even where the half looks complete."""
     body = b'{"type": "anything", "payload": 1}'
     if chunked:
         request = (
@@ -72,7 +72,7 @@ async def test_half_a_submission_is_nothing(
 
 
 async def test_other_changes_are_carried_out_too(
-    patient_clock: MockClock, serve: Serve, engine: FakeEngine
+    socket_clock: MockClock, serve: Serve, engine: FakeEngine
 ) -> None:
     task = engine.add()
     async with serve() as server:
@@ -85,7 +85,7 @@ async def test_other_changes_are_carried_out_too(
 
 
 async def test_nobody_waits_for_a_client_that_is_gone(
-    serve: Serve, engine: FakeEngine, patient_clock: MockClock
+    serve: Serve, engine: FakeEngine, socket_clock: MockClock
 ) -> None:
     task = engine.add()
     async with serve() as server:
@@ -100,7 +100,7 @@ async def test_nobody_waits_for_a_client_that_is_gone(
 
 
 async def test_a_client_that_resets(
-    patient_clock: MockClock, serve: Serve, caplog: pytest.LogCaptureFixture
+    socket_clock: MockClock, serve: Serve, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with serve() as server:
         for request in (b"", b"GET /hea", get("/health"), post("/tasks", one())[:-3]):
@@ -128,7 +128,7 @@ async def test_a_client_that_resets(
     ],
 )
 async def test_no_handler_waits_for_a_body_that_cannot_come(
-    patient_clock: MockClock, serve: Serve, engine: FakeEngine, rest: bytes
+    socket_clock: MockClock, serve: Serve, engine: FakeEngine, rest: bytes
 ) -> None:
     head = (
         b"POST /tasks HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"

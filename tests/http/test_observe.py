@@ -29,7 +29,7 @@ from tests.http.test_tasks import body_of
 def some_tasks(engine: FakeEngine) -> None:
     for status in TaskStatus:
         engine.add(status=status)
-    engine.add_letter(engine.add(status=TaskStatus.FAILED))
+    engine.add_dead_letter(engine.add(status=TaskStatus.FAILED))
 
 
 async def test_metrics_as_json(client: TrioClient) -> None:
@@ -188,7 +188,7 @@ async def test_usage_is_documented(client: TrioClient, engine: FakeEngine) -> No
 
 
 async def test_health_asks_no_backend(client: TrioClient, engine: FakeEngine) -> None:
-    engine.trouble = BackendUnavailable("gone")
+    engine.failure = BackendUnavailable("gone")
 
     response = await client.get("/health")
 

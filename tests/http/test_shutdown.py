@@ -10,7 +10,7 @@ from quart_trio import QuartTrio
 from trio.testing import MockClock
 
 from task_queue_engine.http import serve_http
-from task_queue_engine.http.app import front_of
+from task_queue_engine.http.app import state_of
 from tests.http.conftest import Serve, make_settings
 from tests.http.fakes import FakeEngine
 from tests.http.test_submit import one
@@ -29,14 +29,14 @@ async def stop(server: Server) -> float:
     return trio.current_time() - started
 
 
-async def test_nobody_there(patient_clock: MockClock, serve: Serve) -> None:
+async def test_nobody_there(socket_clock: MockClock, serve: Serve) -> None:
     async with serve(grace=GRACE) as server:
         assert await stop(server) == 0
         with pytest.raises(OSError, match="connect"):
             await server.connect()
 
 
-async def test_idle_connections_are_closed_at_once(patient_clock: MockClock, serve: Serve) -> None:
+async def test_idle_connections_are_closed_at_once(socket_clock: MockClock, serve: Serve) -> None:
     async with serve(grace=GRACE) as server:
         fresh, used = await server.connect(), await server.connect()
         await used.send(get("/health"))
@@ -48,7 +48,7 @@ async def test_idle_connections_are_closed_at_once(patient_clock: MockClock, ser
 
 
 async def test_what_was_accepted_is_answered(
-    patient_clock: MockClock, serve: Serve, engine: FakeEngine
+    socket_clock: MockClock, serve: Serve, engine: FakeEngine
 ) -> None:
     engine.hold = trio.Event()
     async with serve(grace=GRACE) as server:
@@ -68,18 +68,18 @@ async def test_what_was_accepted_is_answered(
 
 
 async def test_what_has_reached_the_kernel_is_answered(
-    patient_clock: MockClock,
+    socket_clock: MockClock,
     serve: Serve,
     engine: FakeEngine,
     app: QuartTrio,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A client cannot know that its request was not read yet when the server began to stop."""
-    front = front_of(app)
-    assert front is not None
-    drain = front.drain
+    state = state_of(app)
+    assert state is not None
+    drain = state.drain
     with socket.socket() as client:
-        monkeypatch.setattr(front, "drain", lambda: (client.send(post("/tasks", one())), drain()))
+        monkeypatch.setattr(state, "drain", lambda: (client.send(post("/tasks", one())), drain()))
         async with serve(grace=GRACE, app=app) as server:
             client.connect((server.bound.host, server.bound.port))
             await trio.sleep(1)
@@ -90,7 +90,7 @@ async def test_what_has_reached_the_kernel_is_answered(
 
 
 async def test_a_body_on_its_way_may_arrive(
-    patient_clock: MockClock, serve: Serve, engine: FakeEngine
+    socket_clock: MockClock, serve: Serve, engine: FakeEngine
 ) -> None:
     request = post("/tasks", one())
     async with serve(grace=GRACE) as server:
@@ -106,7 +106,7 @@ async def test_a_body_on_its_way_may_arrive(
     assert len(engine.stored) == 1
 
 
-async def test_half_a_head_is_not_waited_for(patient_clock: MockClock, serve: Serve) -> None:
+async def test_half_a_head_is_not_waited_for(socket_clock: MockClock, serve: Serve) -> None:
     async with serve(grace=GRACE) as server:
         wire = await server.connect()
         await wire.send("GET /health HTTP/1.1\r\nHost:")
@@ -116,7 +116,7 @@ async def test_half_a_head_is_not_waited_for(patient_clock: MockClock, serve: Se
 
 
 async def test_long_polls_are_answered_early(
-    patient_clock: MockClock, serve: Serve, engine: FakeEngine
+    socket_clock: MockClock, serve: Serve, engine: FakeEngine
 ) -> None:
     task = engine.add()
     async with serve(grace=GRACE) as server:
@@ -130,7 +130,7 @@ async def test_long_polls_are_answered_early(
 
 
 async def test_a_request_that_waits_behind_another(
-    patient_clock: MockClock, serve: Serve, engine: FakeEngine
+    socket_clock: MockClock, serve: Serve, engine: FakeEngine
 ) -> None:
     """Pipelined: the first is answered, the second was never begun; and nothing hangs on it."""
     engine.hold = trio.Event()
@@ -150,7 +150,7 @@ async def test_a_request_that_waits_behind_another(
 
 
 async def test_a_client_that_never_reads_does_not_hold_it_up(
-    patient_clock: MockClock, serve: Serve, engine: FakeEngine, caplog: pytest.LogCaptureFixture
+    socket_clock: MockClock, serve: Serve, engine: FakeEngine, caplog: pytest.LogCaptureFixture
 ) -> None:
     fill(engine)
     async with serve(grace=GRACE, request_timeout=3600) as server:
@@ -164,7 +164,7 @@ async def test_a_client_that_never_reads_does_not_hold_it_up(
 
 
 async def test_a_handler_that_hangs_does_not_hold_it_up(
-    patient_clock: MockClock, serve: Serve, engine: FakeEngine
+    socket_clock: MockClock, serve: Serve, engine: FakeEngine
 ) -> None:
     engine.hold = trio.Event()
     async with serve(grace=GRACE, request_timeout=3600) as server:
@@ -175,7 +175,7 @@ async def test_a_handler_that_hangs_does_not_hold_it_up(
         assert await stop(server) == pytest.approx(GRACE, abs=0.5)
 
 
-async def test_no_grace(patient_clock: MockClock, serve: Serve, engine: FakeEngine) -> None:
+async def test_no_grace(socket_clock: MockClock, serve: Serve, engine: FakeEngine) -> None:
     engine.hold = trio.Event()
     async with serve(grace=0) as server:
         wire = await server.connect()
@@ -185,7 +185,7 @@ async def test_no_grace(patient_clock: MockClock, serve: Serve, engine: FakeEngi
         assert await stop(server) == 0
 
 
-async def test_cancelling_ends_it_at_once(engine: FakeEngine, patient_clock: MockClock) -> None:
+async def test_cancelling_ends_it_at_once(engine: FakeEngine, socket_clock: MockClock) -> None:
     engine.hold = trio.Event()
     fill(engine)
     async with trio.open_nursery() as nursery:

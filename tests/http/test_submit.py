@@ -289,16 +289,16 @@ class TestIdempotencyKey:
 async def test_trouble_with_the_backend_is_temporary(
     client: TrioClient, engine: FakeEngine
 ) -> None:
-    engine.trouble = BackendUnavailable("the database is locked", retry_after=2.5)
+    engine.failure = BackendUnavailable("the database is locked", retry_after=2.5)
     problem = await problem_of(response := await submit(client, one()), 503)
     assert "locked" in problem["error"]
     assert response.headers["Retry-After"] == "3"
 
-    engine.trouble = EngineNotRunning()
+    engine.failure = EngineNotRunning()
     await problem_of(response := await submit(client, one()), 503)
     assert int(response.headers["Retry-After"]) >= 1
 
-    engine.trouble = None
+    engine.failure = None
     assert (await submit(client, one())).status_code == 201
 
 
@@ -319,7 +319,7 @@ async def test_an_engine_that_hangs_is_answered_for(
 async def test_a_defect_is_answered_without_its_insides(
     client: TrioClient, engine: FakeEngine, caplog: pytest.LogCaptureFixture
 ) -> None:
-    engine.trouble = RuntimeError("password=hunter2")
+    engine.failure = RuntimeError("password=hunter2")
 
     response = await submit(client, one(), X_Request_Id="find-me")
 

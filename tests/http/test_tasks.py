@@ -11,7 +11,7 @@ import trio
 from quart_trio import QuartTrio
 from quart_trio.testing import TrioClient
 
-from task_queue_engine.http.app import front_of
+from task_queue_engine.http.app import state_of
 from task_queue_engine.task import TaskStatus
 from tests.http.fakes import FakeEngine
 from tests.http.test_submit import problem_of
@@ -98,14 +98,14 @@ class TestWait:
         self, autojump_clock: Any, app: QuartTrio, engine: FakeEngine
     ) -> None:
         task = engine.add()
-        front = front_of(app)
-        assert front is not None
+        state = state_of(app)
+        assert state is not None
         started = trio.current_time()
         async with trio.open_nursery() as nursery:
 
             async def go_away() -> None:
                 await trio.sleep(2)
-                front.drain()
+                state.drain()
 
             nursery.start_soon(go_away)
             response = await app.test_client().get(f"/tasks/{task.id}?wait=60")

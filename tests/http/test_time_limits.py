@@ -1,4 +1,4 @@
-"""Clients that are slow, silent, deaf or too many, over a real socket in virtual time."""
+"""Clients that are slow, silent, not reading or too many, over a real socket in virtual time."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ async def answer_while_dripping(wire: Wire, data: bytes) -> tuple[int, float]:
     return answer.status, took
 
 
-async def test_slow_heads_are_cut_off(patient_clock: MockClock, serve: Serve) -> None:
+async def test_slow_heads_are_cut_off(socket_clock: MockClock, serve: Serve) -> None:
     async with serve(request_timeout=TIMEOUT) as server:
         wire = await server.connect()
         status, took = await answer_while_dripping(wire, b"GET /health HTTP/1.1\r\nHost: localhost")
@@ -50,7 +50,7 @@ async def test_slow_heads_are_cut_off(patient_clock: MockClock, serve: Serve) ->
 
 
 async def test_slow_bodies_are_cut_off(
-    patient_clock: MockClock, serve: Serve, engine: FakeEngine
+    socket_clock: MockClock, serve: Serve, engine: FakeEngine
 ) -> None:
     head, _, body = post("/tasks", one(payload="x" * 100)).partition(b"\r\n\r\n")
     async with serve(request_timeout=TIMEOUT) as server:
@@ -65,7 +65,7 @@ async def test_slow_bodies_are_cut_off(
 
 
 async def test_head_and_body_share_one_limit(
-    patient_clock: MockClock, serve: Serve, engine: FakeEngine
+    socket_clock: MockClock, serve: Serve, engine: FakeEngine
 ) -> None:
     head, _, body = post("/tasks", one()).partition(b"\r\n\r\n")
     async with serve(request_timeout=TIMEOUT) as server:
@@ -79,7 +79,7 @@ async def test_head_and_body_share_one_limit(
     assert engine.stored == []
 
 
-async def test_slow_second_requests_are_cut_off(patient_clock: MockClock, serve: Serve) -> None:
+async def test_slow_second_requests_are_cut_off(socket_clock: MockClock, serve: Serve) -> None:
     """Whose first bytes came with the end of the first one."""
     async with serve(request_timeout=TIMEOUT) as server:
         wire = await server.connect()
@@ -91,7 +91,7 @@ async def test_slow_second_requests_are_cut_off(patient_clock: MockClock, serve:
 
 
 async def test_a_request_in_time_is_served(
-    patient_clock: MockClock, serve: Serve, engine: FakeEngine
+    socket_clock: MockClock, serve: Serve, engine: FakeEngine
 ) -> None:
     request = post("/tasks", one())
     async with serve(request_timeout=TIMEOUT) as server:
@@ -105,7 +105,7 @@ async def test_a_request_in_time_is_served(
 
 
 async def test_each_request_has_a_time_of_its_own(
-    patient_clock: MockClock, serve: Serve, engine: FakeEngine
+    socket_clock: MockClock, serve: Serve, engine: FakeEngine
 ) -> None:
     request = post("/tasks", one())
     async with serve(request_timeout=TIMEOUT) as server:
@@ -117,7 +117,7 @@ async def test_each_request_has_a_time_of_its_own(
             assert (await wire.answer()).status == 201
 
 
-async def test_a_client_that_says_nothing_is_closed(patient_clock: MockClock, serve: Serve) -> None:
+async def test_a_client_that_says_nothing_is_closed(socket_clock: MockClock, serve: Serve) -> None:
     async with serve(request_timeout=TIMEOUT) as server:
         started = trio.current_time()
         wire = await server.connect()
@@ -127,7 +127,7 @@ async def test_a_client_that_says_nothing_is_closed(patient_clock: MockClock, se
 
 
 async def test_an_idle_connection_is_kept_for_a_while(
-    patient_clock: MockClock, serve: Serve
+    socket_clock: MockClock, serve: Serve
 ) -> None:
     async with serve(request_timeout=TIMEOUT) as server:
         wire = await server.connect()
@@ -140,7 +140,7 @@ async def test_an_idle_connection_is_kept_for_a_while(
 
 
 async def test_a_long_poll_is_not_cut_off(
-    patient_clock: MockClock, serve: Serve, engine: FakeEngine
+    socket_clock: MockClock, serve: Serve, engine: FakeEngine
 ) -> None:
     task = engine.add()
     async with serve(request_timeout=TIMEOUT) as server:
@@ -164,7 +164,7 @@ async def connect_deaf(server: Server) -> Wire:
 
 
 async def test_a_client_that_never_reads_is_cut_off(
-    patient_clock: MockClock, serve: Serve, engine: FakeEngine
+    socket_clock: MockClock, serve: Serve, engine: FakeEngine
 ) -> None:
     fill(engine)
     async with serve(request_timeout=TIMEOUT) as server:
@@ -177,7 +177,7 @@ async def test_a_client_that_never_reads_is_cut_off(
 
 
 async def test_a_client_that_reads_slowly_but_surely_gets_it_all(
-    patient_clock: MockClock, serve: Serve, engine: FakeEngine
+    socket_clock: MockClock, serve: Serve, engine: FakeEngine
 ) -> None:
     fill(engine, 8)
     async with serve(request_timeout=TIMEOUT) as server:
@@ -194,7 +194,7 @@ async def test_a_client_that_reads_slowly_but_surely_gets_it_all(
 
 class TestTooMany:
     async def test_all_busy(
-        self, patient_clock: MockClock, serve: Serve, engine: FakeEngine
+        self, socket_clock: MockClock, serve: Serve, engine: FakeEngine
     ) -> None:
         task = engine.add()
         async with serve(max_connections=2) as server:
@@ -216,7 +216,7 @@ class TestTooMany:
             assert (await again.answer()).status == 200
 
     async def test_the_one_idle_longest_makes_room(
-        self, patient_clock: MockClock, serve: Serve
+        self, socket_clock: MockClock, serve: Serve
     ) -> None:
         async with serve(max_connections=2) as server:
             first, second = await server.connect(), await server.connect()
@@ -233,7 +233,7 @@ class TestTooMany:
             assert (await first.answer()).status == 200
 
     async def test_silent_ones_cannot_shut_others_out(
-        self, patient_clock: MockClock, serve: Serve
+        self, socket_clock: MockClock, serve: Serve
     ) -> None:
         async with serve(max_connections=2) as server:
             for _ in range(10):

@@ -24,7 +24,7 @@ def problem_in(answer: Answer, status: int) -> Any:
 
 
 async def test_submit_and_look_up_on_one_connection(
-    patient_clock: MockClock, serve: Serve, engine: FakeEngine
+    socket_clock: MockClock, serve: Serve, engine: FakeEngine
 ) -> None:
     async with serve() as server:
         wire = await server.connect()
@@ -40,7 +40,7 @@ async def test_submit_and_look_up_on_one_connection(
 
 
 async def test_pipelined_requests_are_answered_in_order(
-    patient_clock: MockClock, serve: Serve, engine: FakeEngine
+    socket_clock: MockClock, serve: Serve, engine: FakeEngine
 ) -> None:
     async with serve() as server:
         wire = await server.connect()
@@ -53,7 +53,7 @@ async def test_pipelined_requests_are_answered_in_order(
 
 
 async def test_head_has_the_length_but_no_body(
-    patient_clock: MockClock, serve: Serve, engine: FakeEngine
+    socket_clock: MockClock, serve: Serve, engine: FakeEngine
 ) -> None:
     path = f"/tasks/{engine.add().id}"
     async with serve() as server:
@@ -67,7 +67,7 @@ async def test_head_has_the_length_but_no_body(
     assert head.headers["content-length"] == full.headers["content-length"]
 
 
-async def test_chunked_bodies(patient_clock: MockClock, serve: Serve, engine: FakeEngine) -> None:
+async def test_chunked_bodies(socket_clock: MockClock, serve: Serve, engine: FakeEngine) -> None:
     async with serve() as server:
         wire = await server.connect()
         await wire.send(
@@ -82,7 +82,7 @@ async def test_chunked_bodies(patient_clock: MockClock, serve: Serve, engine: Fa
 
 
 async def test_expect_100_continue(
-    patient_clock: MockClock, serve: Serve, engine: FakeEngine
+    socket_clock: MockClock, serve: Serve, engine: FakeEngine
 ) -> None:
     request = post("/tasks", one(), Expect="100-continue")
     head, _, body = request.partition(b"\r\n\r\n")
@@ -96,7 +96,7 @@ async def test_expect_100_continue(
     assert (go_on.status, answer.status) == (100, 201)
 
 
-async def test_http_1_0_without_a_host(patient_clock: MockClock, serve: Serve) -> None:
+async def test_http_1_0_without_a_host(socket_clock: MockClock, serve: Serve) -> None:
     async with serve() as server:
         wire = await server.connect()
         await wire.send("GET /health HTTP/1.0\r\n\r\n")
@@ -106,7 +106,7 @@ async def test_http_1_0_without_a_host(patient_clock: MockClock, serve: Serve) -
         assert await wire.closed()
 
 
-async def test_close_when_asked_to(patient_clock: MockClock, serve: Serve) -> None:
+async def test_close_when_asked_to(socket_clock: MockClock, serve: Serve) -> None:
     async with serve() as server:
         wire = await server.connect()
         await wire.send(get("/health", Connection="close"))
@@ -143,7 +143,7 @@ async def test_close_when_asked_to(patient_clock: MockClock, serve: Serve) -> No
 )
 async def test_what_is_not_a_request_gets_a_problem(
     serve: Serve,
-    patient_clock: MockClock,
+    socket_clock: MockClock,
     caplog: pytest.LogCaptureFixture,
     request_: str,
     status: int,
@@ -160,9 +160,7 @@ async def test_what_is_not_a_request_gets_a_problem(
     assert caplog.records == [], "a client's mistake is not the operator's"
 
 
-async def test_the_absolute_form(
-    patient_clock: MockClock, serve: Serve, engine: FakeEngine
-) -> None:
+async def test_the_absolute_form(socket_clock: MockClock, serve: Serve, engine: FakeEngine) -> None:
     engine.add()
     async with serve() as server:
         wire = await server.connect()
@@ -188,7 +186,7 @@ async def test_the_absolute_form(
     ],
 )
 async def test_upgrades_are_not_taken(
-    patient_clock: MockClock, serve: Serve, headers: dict[str, str]
+    socket_clock: MockClock, serve: Serve, headers: dict[str, str]
 ) -> None:
     async with serve() as server:
         wire = await server.connect()
@@ -199,7 +197,7 @@ async def test_upgrades_are_not_taken(
 
 
 async def test_http_2_by_prior_knowledge_is_not_taken(
-    serve: Serve, patient_clock: MockClock
+    serve: Serve, socket_clock: MockClock
 ) -> None:
     async with serve() as server:
         wire = await server.connect()
@@ -210,7 +208,7 @@ async def test_http_2_by_prior_knowledge_is_not_taken(
 
 class TestTooLarge:
     async def test_by_content_length_is_answered_before_the_body(
-        self, serve: Serve, patient_clock: MockClock, engine: FakeEngine
+        self, serve: Serve, socket_clock: MockClock, engine: FakeEngine
     ) -> None:
         async with serve() as server:
             wire = await server.connect()
@@ -224,7 +222,7 @@ class TestTooLarge:
         assert engine.stored == []
 
     async def test_by_chunks_is_answered_before_the_end(
-        self, serve: Serve, patient_clock: MockClock, engine: FakeEngine
+        self, serve: Serve, socket_clock: MockClock, engine: FakeEngine
     ) -> None:
         chunk = b"1000\r\n" + b"x" * 0x1000 + b"\r\n"
         async with serve() as server:
@@ -242,7 +240,7 @@ class TestTooLarge:
         assert engine.stored == []
 
     async def test_a_client_that_sends_everything_first_sees_the_answer(
-        self, serve: Serve, patient_clock: MockClock
+        self, serve: Serve, socket_clock: MockClock
     ) -> None:
         async with serve() as server:
             wire = await server.connect()
@@ -251,7 +249,7 @@ class TestTooLarge:
 
 
 async def test_access_log_keeps_one_line_one_line(
-    patient_clock: MockClock, serve: Serve, caplog: pytest.LogCaptureFixture
+    socket_clock: MockClock, serve: Serve, caplog: pytest.LogCaptureFixture
 ) -> None:
     name = "task_queue_engine.http.access"
     async with serve() as server:
@@ -272,14 +270,14 @@ async def test_access_log_keeps_one_line_one_line(
 
 
 async def test_a_defect_on_one_connection_ends_only_that(
-    patient_clock: MockClock, serve: Serve, engine: FakeEngine, caplog: pytest.LogCaptureFixture
+    socket_clock: MockClock, serve: Serve, engine: FakeEngine, caplog: pytest.LogCaptureFixture
 ) -> None:
-    engine.trouble = RuntimeError("defect")
+    engine.failure = RuntimeError("defect")
     async with serve() as server:
         wire, other = await server.connect(), await server.connect()
         await wire.send(get("/tasks"))
         problem_in(await wire.answer(), 500)
-        engine.trouble = None
+        engine.failure = None
         for one_of_them in (wire, other):
             await one_of_them.send(get("/tasks"))
             assert (await one_of_them.answer()).status == 200

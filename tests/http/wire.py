@@ -10,7 +10,7 @@ import trio
 
 from task_queue_engine.http import Bound
 
-PATIENCE = 600.0
+TIMEOUT = 600.0
 """Seconds, mostly virtual ones: a test of a server that says nothing must fail, not hang."""
 
 
@@ -55,7 +55,7 @@ class Wire:
     async def closed(self) -> bool:
         """Waits until the server closes the connection; False where it says something first."""
         try:
-            with trio.fail_after(PATIENCE):
+            with trio.fail_after(TIMEOUT):
                 return not self._buffer and not await self.stream.receive_some(65_536)
         except trio.BrokenResourceError:
             return True
@@ -64,7 +64,7 @@ class Wire:
         await self.stream.aclose()
 
     async def _more(self) -> None:
-        with trio.fail_after(PATIENCE):
+        with trio.fail_after(TIMEOUT):
             data = await self.stream.receive_some(65_536)
         if not data:
             raise EOFError(f"the server closed the connection after {self._buffer!r}")

@@ -1,4 +1,4 @@
-"""From an error to a line for people and an exit code for scripts.
+"""From an error to a line for the operator and an exit code for scripts.
 
 The codes are part of the command line's interface: they are documented and stay.
 """
@@ -90,9 +90,9 @@ def exit_code_of(error: TaskQueueError) -> ExitCode:
 
 
 def expected_error(error: BaseException) -> TaskQueueError | None:
-    """The error to tell in one line; None where this is a defect, which deserves its traceback.
+    """The error to report in one line; None where this is a defect, which deserves its traceback.
 
-    Nurseries raise groups: one of nothing but our own errors is told by its first.
+    Nurseries raise groups: one of nothing but our own errors is reported by its first.
     """
     leaves = list(_leaves(error))
     ours = [leaf for leaf in leaves if isinstance(leaf, TaskQueueError)]

@@ -35,8 +35,8 @@ class Program(click.Group):
 
     def main(self, *args: Any, **extra: Any) -> NoReturn:
         extra["standalone_mode"] = False
-        if sys.stdout is None:  # closed by whoever started us: `tqe ... >&-`
-            sys.stdout = open(os.devnull, "w")  # noqa: PTH123, SIM115 - for as long as we live
+        if sys.stdout is None:  # closed by the parent process: `tqe ... >&-`
+            sys.stdout = open(os.devnull, "w")  # noqa: PTH123, SIM115 - until the process ends
         try:
             returned = super().main(*args, **extra)
             code = returned if isinstance(returned, int) else ExitCode.OK
@@ -59,14 +59,14 @@ class Program(click.Group):
             super().invoke(ctx)
         except (click.ClickException, click.exceptions.Exit, click.Abort):
             raise
-        except (Exception, KeyboardInterrupt, BaseExceptionGroup) as error:  # noqa: BLE001 - told
+        except (Exception, KeyboardInterrupt, BaseExceptionGroup) as error:  # noqa: BLE001 - reported
             debug = DEBUG in ctx.meta or logging.getLogger().isEnabledFor(logging.DEBUG)
             return _report(error, debug=debug)
         return ExitCode.OK
 
 
 def _report(error: BaseException, *, debug: bool) -> int:
-    """Tell what went wrong; returns the exit code."""
+    """Report what went wrong; returns the exit code."""
     if is_broken_pipe(error):
         _give_up_stdout()
         return ExitCode.BROKEN_PIPE
@@ -108,6 +108,6 @@ def _hint(error: TaskQueueError) -> str:
 
 
 def _give_up_stdout() -> None:
-    """Whoever read it has gone. What is still in the buffer must not raise again at exit."""
+    """Its reader has gone. What is still in the buffer must not raise again at exit."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, sys.stdout.fileno())

@@ -1,4 +1,4 @@
-"""Log lines on stderr: text for people, JSON lines for log collectors."""
+"""Log lines on stderr: text for the operator, JSON lines for log collectors."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Any, Literal
 
 import msgspec
 
+# Too talkative at INFO: httpx writes a line for every request.
 _LIBRARIES = ("asyncio", "boto3", "botocore", "httpcore", "httpx", "hypercorn", "quart", "urllib3")
-"""Too talkative at INFO: httpx writes a line for every request."""
 
 _PREFIX = "task_queue_engine."
 

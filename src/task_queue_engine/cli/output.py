@@ -1,6 +1,7 @@
-"""Plain text for people: aligned, without colours or boxes, the same in a terminal and in a file.
+"""Plain text for the operator: aligned, without colours or boxes, the same in a terminal and in a
+file.
 
-What tasks carry was written by others. Control characters in it are shown, not sent: a terminal
+What tasks carry comes from clients. Control characters in it are shown, not sent: a terminal
 would obey them.
 """
 
@@ -17,6 +18,7 @@ from task_queue_engine.backends.base import DeadLetter
 from task_queue_engine.client.schemas import MetricsView
 from task_queue_engine.task import Task
 
+# Characters: a traceback or a payload must not push the other columns off the screen.
 _LONGEST_CELL = 80
 
 
@@ -121,27 +123,27 @@ def task_rows(tasks: Sequence[Task]) -> list[tuple[str, ...]]:
     ]
 
 
-def list_of_dead_letters(letters: Sequence[DeadLetter]) -> str:
-    if not letters:
+def list_of_dead_letters(dead_letters: Sequence[DeadLetter]) -> str:
+    if not dead_letters:
         return "no dead letters"
     table = Table(("ID", "TASK", "TYPE", "ATTEMPTS", "AT", "REASON"))
     return table.text(
         [
             (
-                letter.id,
-                letter.task_id,
-                letter.task_type or "?",
-                str(letter.attempts),
-                _time(letter.at),
-                letter.reason,
+                dead_letter.id,
+                dead_letter.task_id,
+                dead_letter.task_type or "?",
+                str(dead_letter.attempts),
+                _time(dead_letter.at),
+                dead_letter.reason,
             )
-            for letter in letters
+            for dead_letter in dead_letters
         ]
     )
 
 
 def describe_metrics(view: MetricsView, *, of_server: bool) -> str:
-    """`of_server`: the process asked runs workers and counts; else only the backend is told."""
+    """`of_server`: the process asked runs workers and counts; else the backend's counts only."""
     pairs = [
         ("tasks", str(view.total_tasks)),
         ("  pending", str(view.pending_tasks)),

@@ -1,4 +1,4 @@
-"""One run of an operating command: how it reaches the queue and how it speaks."""
+"""One run of an operating command: how it reaches the queue and how it prints."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class Session:
                 tasks where no server does.
         """
         settings = Settings()
-        # People who look something up do not want to hear that everything is well.
+        # For an operator who looks something up, an orderly start and end are noise.
         level = "WARNING" if settings.log_level == "INFO" else settings.log_level
         set_up_logging("DEBUG" if self.debug else level, "text")
 
@@ -91,7 +91,7 @@ class Session:
             )
         self.note(f"{path} is new: no server uses it yet")
 
-    # --- speaking ---------------------------------------------------------------------------
+    # --- printing ---------------------------------------------------------------------------
 
     def show(self, value: Any, text: Callable[[], str]) -> None:
         """The result, on stdout: with --json `value` as the API encodes it, else what `text`
@@ -99,6 +99,6 @@ class Session:
         emit(msgspec.json.encode(value) if self.as_json else text())
 
     def note(self, text: str) -> None:
-        """Something beside the result, for people only: on stderr."""
+        """Something beside the result, for the operator and no script: on stderr."""
         if not self.as_json:
             click.echo(f"tqe: {text}", err=True)

@@ -46,12 +46,12 @@ from task_queue_engine.task import Task, is_task_id
 
 T = TypeVar("T")
 
+# Seconds of one request that waits for a task: nothing on the way should find that too long.
 _LONGEST_POLL = MAX_WAIT / 2
-"""Seconds of one request that waits for a task: nothing on the way should find that too long."""
+# Between two looks at a task where the server does not wait: it is shutting down, or away.
 _PAUSE = 0.5
-"""Between two looks at a task where the server does not wait: it is shutting down, or away."""
+# Well under the server's default limit for a body, 256 KiB.
 _BATCH_BYTES = 192 * 1024
-"""Well under the server's default limit for a body, 256 KiB."""
 
 
 class Client:

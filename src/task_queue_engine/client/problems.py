@@ -27,9 +27,11 @@ from task_queue_engine.errors import (
 )
 from task_queue_engine.task import TaskStatus
 
+# Seconds, where the server names none: as BackendUnavailable has it.
 _DEFAULT_RETRY_AFTER = 1.0
-# Passing trouble, whoever reports it: RFC 6585 (429) and RFC 9110 (the others).
+# Transient errors, of the server or of a proxy before it: RFC 6585 (429) and RFC 9110 (the others).
 _TRY_AGAIN = frozenset({429, 502, 503, 504})
+# Characters of a Location in a message of one line.
 _MAX_QUOTED = 200
 
 

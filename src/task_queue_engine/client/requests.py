@@ -13,6 +13,7 @@ from task_queue_engine.engine.api import Submission
 from task_queue_engine.errors import InvalidTask
 from task_queue_engine.payloads import to_json_types
 
+# What the server takes.
 _MAX_KEY_LENGTH = 255
 
 

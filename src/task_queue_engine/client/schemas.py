@@ -1,6 +1,6 @@
 """The API's answers as the client reads them, between JSON and what a running engine returns.
 
-Told apart from the server's own description of its answers on purpose: a client meets servers of
+Kept apart from the server's own description of its answers on purpose: a client meets servers of
 other versions. It overlooks members it does not know and does without some that older ones lack.
 What is missing here, because both sides have it already: `Task`, `TaskPage`, `RedriveReport`.
 """

@@ -36,12 +36,12 @@ SHUTDOWN_SIGNALS = frozenset({signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
 """What a terminal or a service manager sends to every process of a service at once. The engine
 decides when its worker processes end: they get these signals blocked and then ignore them."""
 
+# Seconds between looks at who the parent process is, for the case that the engine died but a
+# process forked from it holds its end of the socket open.
 _PARENT_CHECK = 2.0
-"""Seconds between looks at who the parent process is, for the case that the engine died but a
-process forked from it holds its end of the socket open."""
 
+# Seconds for atexit functions and stray threads, once the engine has hung up.
 _EXIT_GRACE = 5.0
-"""Seconds for atexit functions and stray threads, once the engine has hung up."""
 
 
 def main(descriptor: int, engine_pid: int) -> None:
@@ -63,7 +63,7 @@ def main(descriptor: int, engine_pid: int) -> None:
     listener = _Listener(engine, engine_pid, jobs)
     threading.Thread(target=listener.run, name="engine listener", daemon=True).start()
     try:
-        engine.sendall(wire.frame(wire.encode(wire.Ready())))
+        engine.sendall(wire.frame(wire.encode(wire.WorkerReady())))
     except OSError:
         return  # the engine is gone
 
@@ -128,7 +128,7 @@ class ProcessContext(AttemptContext):
         self._over = False
 
     def progress(self, value: Any) -> None:
-        body = wire.encode(wire.Progressed(msgspec.Raw(encode_progress(value, self._limit))))
+        body = wire.encode(wire.ProgressReported(msgspec.Raw(encode_progress(value, self._limit))))
         with self._lock:
             if self._over:
                 raise AttemptEnded

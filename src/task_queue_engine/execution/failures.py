@@ -82,7 +82,7 @@ def unwrap_single(error: BaseException) -> BaseException:
 
     A trio nursery wraps whatever is raised in it into a group. Unwrapped, a Retry or an error
     with a rule of its own in `on_error` means the same whether the handler used a nursery or not.
-    Subclasses of the groups are somebody's own and stay.
+    Subclasses of the groups are the handler's own and stay.
     """
     while (
         isinstance(error, BaseExceptionGroup)

@@ -28,14 +28,14 @@ from task_queue_engine.task import Task
 
 ReportProgress = Callable[[Any], Awaitable[None]]
 
+# Seconds for a process to import the engine; a machine that takes longer is in trouble.
 _START_TIMEOUT = 60.0
-"""Seconds for a process to import the engine; a machine that takes longer is in trouble."""
 
+# Seconds for a process that hung up in mid-task to end, before it is killed.
 _EXIT_WAIT = 5.0
-"""Seconds for a process that hung up in mid-task to end, before it is killed."""
 
+# Seconds for idle processes to end by themselves when the pool closes.
 _CLOSE_GRACE = 2.0
-"""Seconds for idle processes to end by themselves when the pool closes."""
 
 
 class ProcessPool:
@@ -89,7 +89,7 @@ class ProcessPool:
             worker = self._idle.pop()
             if worker.is_alive():
                 return worker
-            await self._end(worker)  # it died in its sleep
+            await self._end(worker)  # it died while it was idle
         return await self._start()
 
     def give_back(self, worker: WorkerProcess) -> None:
@@ -103,13 +103,13 @@ class ProcessPool:
     async def reap(self, worker: WorkerProcess, when: str) -> WorkerProcessDied:
         """A process has hung up: find out how it ended, and end what it may have left behind."""
         killed = await self._end(worker, grace=_EXIT_WAIT)
-        # Its pid stays taken as long as there are processes in its group: nobody else is hit.
+        # Its pid stays taken as long as there are processes in its group: no other process is hit.
         worker.kill()
         if killed:
             return WorkerProcessDied(
                 f"worker process {worker.pid} hung up {when} without ending and was killed"
             )
-        return WorkerProcessDied(worker.obituary(when))
+        return WorkerProcessDied(worker.describe_exit(when))
 
     async def _start(self) -> WorkerProcess:
         worker = await trio.to_thread.run_sync(spawn, limiter=self._housekeeping)

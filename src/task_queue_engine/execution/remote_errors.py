@@ -18,8 +18,8 @@ import msgspec
 from task_queue_engine.execution.failures import RemoteTraceback, describe_error, message_of
 from task_queue_engine.task import TaskError
 
+# Bytes of pickled exception; what is larger travels without its state.
 _MAX_STATE = 64 * 1024
-"""Bytes of pickled exception; what is larger travels without its state."""
 
 
 class RemoteError(msgspec.Struct, frozen=True, kw_only=True):
@@ -53,7 +53,7 @@ def unpack(remote: RemoteError) -> Exception:
     """In the engine: the exception, with a RemoteTraceback as its cause.
 
     Its class is the nearest one of its bases that the engine has loaded. Nothing is imported: a
-    class that nobody here has imported cannot be meant by any rule, and an import would block.
+    class that is not imported here cannot be named by any rule, and an import would block.
     """
     error = _rebuild(remote)
     error.__cause__ = RemoteTraceback(remote.described)

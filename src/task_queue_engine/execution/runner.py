@@ -117,7 +117,7 @@ class HandlerRunner:
                     call = runner.call(definition, task, report_progress)
                     value = await call.run()
         except BaseException as error:  # noqa: BLE001 - raised again below, outside of its context
-            failure = _tame(unwrap_single(error))
+            failure = _contain_exit(unwrap_single(error))
         else:
             if not scope.cancelled_caught:
                 in_trio = (
@@ -126,7 +126,7 @@ class HandlerRunner:
                 return storable_result(value, self._max_result_bytes) if in_trio else value
 
         try:
-            # Nobody but its deadline cancels this scope.
+            # Only its deadline cancels this scope.
             if failure is None or (scope.cancel_called and isinstance(failure, Exception)):
                 not_started = None if call is None or call.started else call.not_started
                 raise AttemptTimedOut(timeout, not_started=not_started) from failure
@@ -169,7 +169,7 @@ _PASSES = (Exception, trio.Cancelled, KeyboardInterrupt, GeneratorExit)
 _PASSES_UNCANCELLED = (Exception, KeyboardInterrupt, GeneratorExit)
 
 
-def _tame(error: BaseException) -> BaseException:
+def _contain_exit(error: BaseException) -> BaseException:
     """SystemExit and its like, raised by a handler, as a HandlerExited: they must not end the
     engine. In a group they may stand beside a Cancelled, which must go on.
 

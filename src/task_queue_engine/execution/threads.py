@@ -1,8 +1,8 @@
 """Plain `def` handlers, in threads.
 
 A thread cannot be stopped from outside. When its attempt times out, is cancelled or the engine
-shuts down, the thread is abandoned: nobody waits for it and its outcome is dropped, but it keeps
-its place under the limit until it really ends, so that a stuck handler cannot pile up threads.
+shuts down, the thread is abandoned: the engine no longer waits for its outcome, but it keeps its
+place under the limit until it really ends, so that a stuck handler cannot pile up threads.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class ThreadRunner:
 
     @property
     def running(self) -> int:
-        """Threads that somebody waits for."""
+        """Threads whose outcome is awaited."""
         return self.limiter.borrowed_tokens - self.abandoned
 
     def call(
@@ -171,5 +171,5 @@ def _run(definition: TaskDefinition, task: Task, context: ThreadContext, limit: 
     except Exception:
         raise
     except BaseException as error:
-        # SystemExit in a thread is the handler's doing: it must not travel into the trio thread.
+        # SystemExit in a thread is raised by the handler: it must not travel into the trio thread.
         raise HandlerExited(error) from error

@@ -37,7 +37,7 @@ def encode_result(value: Any, limit: int) -> bytes:
 
 
 def storable_result(value: Any, limit: int) -> Any:
-    """The same as builtins: exactly what will be read back, and a copy that nobody else holds."""
+    """The same as builtins: exactly what will be read back, and a copy that no handler holds."""
     return None if value is None else decode_json(encode_result(value, limit), field="result")
 
 

@@ -1,10 +1,10 @@
 """What the engine and a worker process say to each other: JSON behind a length, on one socket.
 
-engine            worker process
-  |  <--- Ready ---  |
-  |  ---- Job ---->  |
-  |  <- Progressed - |   any number
-  |  <- Returned --  |   or Raised; then the next Job
+engine                worker process
+  |  <-- WorkerReady ---  |
+  |  ------ Job ------->  |
+  |  <- ProgressReported  |   any number
+  |  <---- Returned ----  |   or Raised; then the next Job
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     max_result_bytes: int
 
 
-class Ready(msgspec.Struct, frozen=True):
+class WorkerReady(msgspec.Struct, frozen=True):
     """The worker process has started and takes a Job."""
 
 
-class Progressed(msgspec.Struct, frozen=True, tag="progressed"):
+class ProgressReported(msgspec.Struct, frozen=True, tag="progressed"):
     value: msgspec.Raw
 
 
@@ -46,7 +46,7 @@ class Raised(msgspec.Struct, frozen=True, tag="raised"):
     error: RemoteError
 
 
-Reply = Progressed | Returned | Raised
+Reply = ProgressReported | Returned | Raised
 
 _HEADER = struct.Struct("!I")
 
@@ -54,7 +54,7 @@ _reply_decoder: msgspec.json.Decoder[Reply] = msgspec.json.Decoder(Reply)
 
 encode = msgspec.json.Encoder().encode
 decode_job = msgspec.json.Decoder(Job).decode
-decode_ready = msgspec.json.Decoder(Ready).decode
+decode_ready = msgspec.json.Decoder(WorkerReady).decode
 decode_reply = _reply_decoder.decode
 
 

@@ -20,9 +20,9 @@ from task_queue_engine.errors import WorkerProcessDied
 from task_queue_engine.execution import wire
 from task_queue_engine.execution.child import SHUTDOWN_SIGNALS
 
+# Seconds for the kernel to carry out a SIGKILL; it takes milliseconds unless the process hangs in
+# the kernel itself.
 _KILL_WAIT = 5.0
-"""Seconds for the kernel to carry out a SIGKILL; it takes milliseconds unless the process hangs
-in the kernel itself."""
 
 # The engine's own sys.path comes first thing, so that the engine and the handlers are found as
 # they were here; -P keeps the working directory from shadowing the standard library until then.
@@ -71,7 +71,7 @@ class WorkerProcess:
             raise HungUp from None
         while True:
             reply = wire.decode_reply(await self._receive())
-            if not isinstance(reply, wire.Progressed):
+            if not isinstance(reply, wire.ProgressReported):
                 return reply
             await report_progress(decode_json(bytes(reply.value), field="progress"))
 
@@ -113,7 +113,7 @@ class WorkerProcess:
     def close(self) -> None:
         self._stream.socket.close()
 
-    def obituary(self, when: str) -> str:
+    def describe_exit(self, when: str) -> str:
         """How the process ended, once it is reaped."""
         code = self._process.returncode
         if code is None or code >= 0:
@@ -169,14 +169,14 @@ def reap(workers: Collection[WorkerProcess], grace: float) -> list[WorkerProcess
         Those that had to be killed.
     """
     deadline = time.monotonic() + grace
-    stubborn = [worker for worker in workers if not worker.wait_until(deadline)]
-    for worker in stubborn:
+    killed = [worker for worker in workers if not worker.wait_until(deadline)]
+    for worker in killed:
         worker.kill()
     deadline = time.monotonic() + _KILL_WAIT
-    for worker in stubborn:
+    for worker in killed:
         if not worker.wait_until(deadline):
             _log.error("worker process %d does not die", worker.pid)
-    return stubborn
+    return killed
 
 
 def _interpreter_options() -> list[str]:

@@ -22,7 +22,7 @@ from task_queue_engine.clock import SystemClock
 _PART = re.compile(r"\.(?P<task>[^.]+)\.(?P<attempt>\d+)\.part")
 
 STALE_AFTER = 48 * 3600.0
-"""Seconds without a write after which a part belongs to nobody: no attempt may take longer than a
+"""Seconds without a write after which a part counts as abandoned: no attempt may take longer than a
 day (`TQE_TASK_TIMEOUT`)."""
 
 _OPEN_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC

@@ -90,7 +90,7 @@ def open_result(
 
     Args:
         variable: the setting that names the directory, for messages.
-        replace: also a file of another task, or of nobody.
+        replace: also a file of another task, or one that no task wrote.
 
     Raises:
         Discard: the name is taken by another task's file.

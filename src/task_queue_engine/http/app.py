@@ -10,11 +10,11 @@ from quart_trio import QuartTrio
 from task_queue_engine.config import Settings
 from task_queue_engine.engine.api import EngineApi
 from task_queue_engine.http import problems
-from task_queue_engine.http.app_state import Front
+from task_queue_engine.http.app_state import AppState
 from task_queue_engine.http.documents import DocumentRoutes
 from task_queue_engine.http.exchange import Exchange
-from task_queue_engine.http.middleware import Gate
-from task_queue_engine.http.responses import reply
+from task_queue_engine.http.middleware import Middleware
+from task_queue_engine.http.responses import respond
 from task_queue_engine.http.routes.dead_letters import DeadLetterRoutes
 from task_queue_engine.http.routes.observe import ObserveRoutes
 from task_queue_engine.http.routes.tasks import TaskRoutes
@@ -34,9 +34,9 @@ def create_app(engine: EngineApi, settings: Settings) -> QuartTrio:
     It uses of `settings`: api_keys, host (to know whether it is on loopback), max_body_bytes and
     request_timeout.
     """
-    front = Front(engine, settings)
+    state = AppState(engine, settings)
     app = _App("task_queue_engine.http", static_folder=None, template_folder=None)
-    app.extensions[EXTENSION] = front
+    app.extensions[EXTENSION] = state
     app.config["MAX_CONTENT_LENGTH"] = settings.max_body_bytes
     # The server keeps time for each connection as a whole; see connection.py.
     app.config["BODY_TIMEOUT"] = None
@@ -45,20 +45,20 @@ def create_app(engine: EngineApi, settings: Settings) -> QuartTrio:
     app.url_map.merge_slashes = False
     app.url_map.strict_slashes = True
 
-    TaskRoutes(front).register(app)
-    DeadLetterRoutes(front).register(app)
-    ObserveRoutes(front).register(app)
+    TaskRoutes(state).register(app)
+    DeadLetterRoutes(state).register(app)
+    ObserveRoutes(state).register(app)
     DocumentRoutes(app).register(app)
 
     app.register_error_handler(Exception, _answer_error)
-    app.asgi_app = Gate(app.asgi_app, front)  # type: ignore[method-assign] # Quart's way to wrap
+    app.asgi_app = Middleware(app.asgi_app, state)  # type: ignore[method-assign] # Quart's way to wrap
     return app
 
 
-def front_of(app: QuartTrio) -> Front | None:
-    """The Front of an app made by `create_app`."""
-    front = app.extensions.get(EXTENSION)
-    return front if isinstance(front, Front) else None
+def state_of(app: QuartTrio) -> AppState | None:
+    """The AppState of an app made by `create_app`."""
+    state = app.extensions.get(EXTENSION)
+    return state if isinstance(state, AppState) else None
 
 
 async def _answer_error(error: Exception) -> Response:
@@ -67,6 +67,6 @@ async def _answer_error(error: Exception) -> Response:
         request_id = request.scope.get("tqe.request_id")
         logger.error("request %s failed", request_id, exc_info=error)
         problem = problems.with_request_id(problem, str(request_id))
-    response = reply(problem, problem.status, content_type=problems.CONTENT_TYPE)
+    response = respond(problem, problem.status, content_type=problems.CONTENT_TYPE)
     response.headers.extend(headers)
     return response

@@ -11,7 +11,7 @@ from task_queue_engine.config import Settings
 from task_queue_engine.engine.api import EngineApi
 
 
-class Front:
+class AppState:
     """One engine, behind one app: settings, and whether the server is going away."""
 
     def __init__(self, engine: EngineApi, settings: Settings) -> None:
@@ -25,7 +25,7 @@ class Front:
         return self._draining
 
     def drain(self) -> None:
-        """The server is going away: answer everybody who waits for a task, now and from now on."""
+        """The server is going away: answer clients that wait for a task, now and from now on."""
         self._draining = True
         for scope in self._long_polls:
             scope.cancel()
@@ -42,7 +42,7 @@ class Front:
             finally:
                 self._long_polls.discard(scope)
 
-    def patience(self, extra: float = 0.0) -> AbstractContextManager[trio.CancelScope]:
+    def request_deadline(self, extra: float = 0.0) -> AbstractContextManager[trio.CancelScope]:
         """Bounds what a request waits for: `TQE_REQUEST_TIMEOUT` and `extra` seconds, then
         TooSlowError, which is answered with 503."""
         return trio.fail_after(self.settings.request_timeout + extra)

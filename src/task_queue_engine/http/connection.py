@@ -41,29 +41,31 @@ TELL_TIME = 1.0
 DRAIN_HEAD_TIME = 1.0
 """Seconds for the rest of a request's head once the server is going away."""
 
+# SO_LINGER, on, for 0 seconds: closing sends a reset and drops what is unsent.
 _RESET = struct.pack("ii", 1, 0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Limits:
+class ConnectionLimits:
     """In seconds, but for the last."""
 
     request_timeout: float
     keep_alive_timeout: float = 75.0
     """Above the 60 s after which load balancers close by default, so that they close first."""
     linger: float = 2.0
+    """For a client that is still sending; longer would hold up the exit."""
     max_connections: int = 1000
 
 
-class IdleBook(Protocol):
+class IdleTracker(Protocol):
     """Told by each connection when it waits for a request and when it no longer does."""
 
-    def now_idle(self, connection: Connection) -> None: ...
+    def now_idle(self, connection: ClientConnection) -> None: ...
 
-    def now_busy(self, connection: Connection) -> None: ...
+    def now_busy(self, connection: ClientConnection) -> None: ...
 
 
-class Connection:
+class ClientConnection:
     def __init__(
         self,
         stream: trio.SocketStream,
@@ -71,15 +73,15 @@ class Connection:
         app: AppWrapper,
         config: Config,
         context: WorkerContext,
-        limits: Limits,
-        idle_book: IdleBook,
+        limits: ConnectionLimits,
+        idle_tracker: IdleTracker,
     ) -> None:
         self._stream = stream
         self._app = app
         self._config = config
         self._context = context
         self._limits = limits
-        self._idle_book = idle_book
+        self._idle_book = idle_tracker
         self._sending = trio.Lock()
         self._reading = trio.CancelScope()
         """Cancelled to end the connection: nothing more is read, what runs is told so."""

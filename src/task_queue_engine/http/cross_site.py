@@ -30,7 +30,7 @@ def is_loopback_name(host: str) -> bool:
         return False
 
 
-class BrowserGuard:
+class CrossSiteCheck:
     """For a server without keys; `loopback` says that it is bound to loopback only."""
 
     def __init__(self, *, loopback: bool) -> None:

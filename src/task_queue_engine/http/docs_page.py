@@ -1,7 +1,7 @@
 """The documentation page: the OpenAPI document as one plain HTML file.
 
 The pages quart-schema brings load a script from a content delivery network, which a machine without
-one cannot show and which would run somebody else's code on the API's own origin. This one needs no
+one cannot show and which would run a third party's code on the API's own origin. This one needs no
 script at all.
 """
 
@@ -14,7 +14,7 @@ from hashlib import sha256
 from html import escape
 from typing import Any
 
-from task_queue_engine.http.problems import KINDS
+from task_queue_engine.http.problems import PROBLEM_TYPES
 
 Json = dict[str, Any]
 
@@ -74,7 +74,7 @@ def _sections(document: Json) -> Iterator[str]:
     yield "<h2>Problems</h2>"
     yield "<p>The <code>type</code> of a problem is its link to this list.</p><table>"
     yield "<tr><th>Problem</th><th>Status</th><th>Meaning</th></tr>"
-    for kind in KINDS.values():
+    for kind in PROBLEM_TYPES.values():
         yield (
             f'<tr id="{kind.slug}"><td><code>{kind.slug}</code></td><td>{kind.status}</td>'
             f"<td>{_prose(kind.meaning)}</td></tr>"

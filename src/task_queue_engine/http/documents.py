@@ -9,7 +9,7 @@ from quart_schema import hide
 
 from task_queue_engine.http.docs_page import CONTENT_SECURITY_POLICY, render
 from task_queue_engine.http.openapi import Json, build_document
-from task_queue_engine.http.responses import JSON, reply
+from task_queue_engine.http.responses import JSON, respond
 from task_queue_engine.http.schemas import encode
 
 _CACHE = "public, max-age=300"
@@ -40,12 +40,12 @@ class DocumentRoutes:
     @hide
     async def get_openapi(self) -> Response:
         """The OpenAPI 3.1 document."""
-        return reply(self._openapi, content_type=JSON, Cache_Control=_CACHE)
+        return respond(self._openapi, content_type=JSON, Cache_Control=_CACHE)
 
     @hide
     async def get_docs(self) -> Response:
         """The documentation page."""
-        return reply(
+        return respond(
             self._page,
             content_type="text/html; charset=utf-8",
             Cache_Control=_CACHE,

@@ -14,10 +14,10 @@ _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
 class Exchange(TrioASGIHTTPConnection):
-    """Quart-Trio cancels the handler as soon as the client disconnects. That is right while there
-    is only a reader to disappoint (a long poll), and while the body is incomplete: nothing is
-    stored of half a request. But a request to change something that has arrived whole is carried
-    out, whether or not anybody is there to hear the answer; its handler's own time limit bounds it.
+    """Quart-Trio cancels the handler as soon as the client disconnects. That is right where the
+    request only reads (a long poll), and while the body is incomplete: nothing is stored of half a
+    request. But a request to change something that has arrived whole is carried out, whether or not
+    the client is there to receive the answer; its handler's own time limit bounds it.
     """
 
     async def handle_messages(  # type: ignore[override] # as Quart-Trio does: one argument more

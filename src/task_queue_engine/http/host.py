@@ -1,4 +1,4 @@
-"""What a request is aimed at: its path and its host, checked before anything relies on them."""
+"""The host and the path a request is for, checked before anything relies on them."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ from task_queue_engine.http.problems import ProblemError
 _HOST = re.compile(
     rb"(\[[0-9A-Fa-f:.]{2,45}\]|[A-Za-z0-9_-]{1,63}(\.[A-Za-z0-9_-]{1,63}){0,126}\.?)(:[0-9]{1,5})?"
 )
+# Valid hosts that are remembered; a client can send any number of different ones.
 _REMEMBERED = 1000
 
 
-class TargetCheck:
+class HostCheck:
     def __init__(self) -> None:
         self._known_hosts: set[bytes] = set()
 
@@ -25,13 +26,13 @@ class TargetCheck:
         """The host the request is for, as a Host header has it; None where it names none.
 
         A target in absolute form, which servers have to take (RFC 9112, section 3.2.2), is brought
-        into the usual form: its host replaces the Host header, its path the path.
+        into origin form: its host replaces the Host header, its path the path.
 
         Raises:
             ProblemError: 400.
         """
         if not scope["path"].startswith("/"):
-            host = _make_usual(scope)
+            host = _to_origin_form(scope)
         if host is not None and host not in self._known_hosts:
             if not _HOST.fullmatch(host):
                 raise ProblemError("bad-request", "this cannot be a host", field="Host")
@@ -40,7 +41,7 @@ class TargetCheck:
         return host
 
 
-def _make_usual(scope: HTTPScope) -> bytes:
+def _to_origin_form(scope: HTTPScope) -> bytes:
     try:
         parts = urlsplit(scope["raw_path"].decode("latin-1"))
     except ValueError:

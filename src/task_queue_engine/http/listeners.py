@@ -28,7 +28,7 @@ class Bound:
 
     @property
     def url(self) -> str:
-        """For people and clients on this machine: ``http://127.0.0.1:8080``."""
+        """For the operator and for clients on this machine: ``http://127.0.0.1:8080``."""
         host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host)  # noqa: S104 - compared
         return f"http://[{host}]:{self.port}" if ":" in host else f"http://{host}:{self.port}"
 

@@ -22,14 +22,14 @@ from hypercorn.typing import (
 )
 
 from task_queue_engine.http import problems
-from task_queue_engine.http.app_state import Front
+from task_queue_engine.http.app_state import AppState
 from task_queue_engine.http.auth import ApiKeys
-from task_queue_engine.http.cross_site import BrowserGuard, is_loopback_name
-from task_queue_engine.http.host import TargetCheck
+from task_queue_engine.http.cross_site import CrossSiteCheck, is_loopback_name
+from task_queue_engine.http.host import HostCheck
 from task_queue_engine.http.problems import ProblemError
 
 OPEN_PATHS = frozenset({"/health", "/ready"})
-"""For probes, which have neither keys nor a name for us."""
+"""For probes, which send neither an API key nor a host name of this server."""
 PUBLIC_PATHS = frozenset({"/docs", "/openapi.json"})
 """The same for every installation, so there is nothing to protect; and a browser that shows the
 page could not send a key."""
@@ -39,7 +39,7 @@ _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
 logger = logging.getLogger("task_queue_engine.http")
 access_logger = logging.getLogger("task_queue_engine.http.access")
 
-_READ = frozenset(
+_HEADERS_READ = frozenset(
     {
         b"authorization",
         b"content-length",
@@ -51,16 +51,16 @@ _READ = frozenset(
 )
 
 
-class Gate:
+class Middleware:
     """Request id, API key, cross-site checks, declared body size, headers every response has,
     access log, and a last resort for errors."""
 
-    def __init__(self, app: ASGIFramework, front: Front) -> None:
-        settings = front.settings
+    def __init__(self, app: ASGIFramework, state: AppState) -> None:
+        settings = state.settings
         self._app = app
-        self._target = TargetCheck()
+        self._host = HostCheck()
         self._keys = ApiKeys(settings.api_keys)
-        self._guard = BrowserGuard(loopback=is_loopback_name(settings.host))
+        self._cross_site = CrossSiteCheck(loopback=is_loopback_name(settings.host))
         self._max_body = settings.max_body_bytes
 
     async def __call__(
@@ -69,44 +69,44 @@ class Gate:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        exchange = _Exchange(scope, send)
+        cycle = _RequestCycle(scope, send)
         try:
-            self._admit(exchange.scope, exchange.headers)
-            await self._app(exchange.scope, receive, exchange.send)
+            self._admit(cycle.scope, cycle.headers)
+            await self._app(cycle.scope, receive, cycle.send)
         except ProblemError as error:
             problem, headers = problems.of_error(error)
-            await exchange.answer(problem, headers)
-        except Exception as error:
-            logger.error("request %s failed", exchange.request_id, exc_info=error)
-            if exchange.status is None:
+            await cycle.answer(problem, headers)
+        except Exception as error:  # the last resort: what the app itself did not answer
+            logger.error("request %s failed", cycle.request_id, exc_info=error)
+            if cycle.status is None:
                 problem, headers = problems.of_error(error)
-                await exchange.answer(problem, headers)
+                await cycle.answer(problem, headers)
             # Else the response has begun; hypercorn sees it unfinished and closes the connection.
         finally:
-            exchange.log()
+            cycle.log()
 
     def _admit(self, scope: HTTPScope, headers: dict[bytes, bytes]) -> None:
         """Raises ProblemError for a request that is not to reach the app."""
-        host = self._target.check(scope, headers.get(b"host"))
+        host = self._host.check(scope, headers.get(b"host"))
         path = scope["path"]
         if path not in OPEN_PATHS:
             if self._keys:
                 if path not in PUBLIC_PATHS:
                     self._keys.check(headers.get(b"authorization"))
             else:
-                self._guard.check(host, headers.get(b"origin"), headers.get(b"sec-fetch-site"))
+                self._cross_site.check(host, headers.get(b"origin"), headers.get(b"sec-fetch-site"))
         length = headers.get(b"content-length")
         if length is not None and int(length) > self._max_body:
             raise ProblemError("too-large", f"the body is over the limit of {self._max_body} bytes")
 
 
-class _Exchange:
-    """One request and its response, as far as the gate has to know them."""
+class _RequestCycle:
+    """One request and its response, as far as the middleware has to know them."""
 
     def __init__(self, scope: HTTPScope, send: ASGISendCallable) -> None:
         self.scope = scope
         self.headers: dict[bytes, bytes] = {
-            name: value for name, value in scope["headers"] if name in _READ
+            name: value for name, value in scope["headers"] if name in _HEADERS_READ
         }
         given = self.headers.get(b"x-request-id", b"")
         accepted = given if _REQUEST_ID.fullmatch(given) else os.urandom(8).hex().encode()

@@ -39,7 +39,7 @@ Headers = tuple[tuple[str, str], ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Kind:
+class ProblemType:
     """A kind of problem: what stays the same from one occurrence to the next."""
 
     slug: str
@@ -49,88 +49,94 @@ class Kind:
     """For the documentation page."""
 
 
-_KINDS = (
-    Kind("bad-request", 400, "Bad request", "The request itself is malformed."),
-    Kind(
+_PROBLEM_TYPES = (
+    ProblemType("bad-request", 400, "Bad request", "The request itself is malformed."),
+    ProblemType(
         "invalid-query",
         400,
         "Invalid query",
         "A query parameter or header has a value that cannot be used; `field` names it.",
     ),
-    Kind(
+    ProblemType(
         "unauthorized",
         401,
         "No valid API key",
         "Send `Authorization: Bearer KEY` with one of the server's keys.",
     ),
-    Kind(
+    ProblemType(
         "forbidden",
         403,
         "Not allowed from there",
         "A server without API keys answers no requests that a web page of another site makes.",
     ),
-    Kind("not-found", 404, "Not found", "There is nothing at this path."),
-    Kind("task-not-found", 404, "No such task", "No task has this id, or it has expired."),
-    Kind("method-not-allowed", 405, "Method not allowed", "The header `Allow` says which are."),
-    Kind(
+    ProblemType("not-found", 404, "Not found", "There is nothing at this path."),
+    ProblemType("task-not-found", 404, "No such task", "No task has this id, or it has expired."),
+    ProblemType(
+        "method-not-allowed", 405, "Method not allowed", "The header `Allow` says which are."
+    ),
+    ProblemType(
         "request-timeout",
         408,
         "Request too slow",
         "The request did not arrive completely in time. Nothing was stored.",
     ),
-    Kind(
+    ProblemType(
         "wrong-state",
         409,
         "Not in this state",
         "What was asked for does not apply to a task in its present status.",
     ),
-    Kind(
+    ProblemType(
         "idempotency-key-in-flight",
         409,
         "Still in flight",
         "A submission with this idempotency key has not been answered yet. Repeat it later.",
     ),
-    Kind(
+    ProblemType(
         "too-large",
         413,
         "Too large",
         "The body, or a payload in it, is over the limit. Nothing was stored.",
     ),
-    Kind(
+    ProblemType(
         "unsupported-media-type",
         415,
         "Not JSON",
         "Bodies are `Content-Type: application/json`, in UTF-8, without a content coding.",
     ),
-    Kind(
+    ProblemType(
         "misdirected-request",
         421,
         "Not this host",
         "A server without API keys answers only requests that call it by a loopback name.",
     ),
-    Kind(
+    ProblemType(
         "invalid-task",
         422,
         "Invalid task",
         "A member is missing, unknown or has a value that cannot be used; `field` names it. "
         "Nothing was stored.",
     ),
-    Kind(
+    ProblemType(
         "unknown-task-type",
         422,
         "Unknown task type",
         "No handler is registered under this type. Nothing was stored.",
     ),
-    Kind(
+    ProblemType(
         "idempotency-key-reused",
         422,
         "Idempotency key reused",
         "The key belongs to a task of another type or payload. Nothing was stored.",
     ),
-    Kind("header-too-large", 431, "Header too large", "The request's head is over the limit."),
-    Kind("internal-error", 500, "Internal error", "A defect; the server's log says more."),
-    Kind("not-implemented", 501, "Not implemented", "The server cannot do what was asked for."),
-    Kind(
+    ProblemType(
+        "header-too-large", 431, "Header too large", "The request's head is over the limit."
+    ),
+    ProblemType("internal-error", 500, "Internal error", "A defect; the server's log says more."),
+    ProblemType(
+        "not-implemented", 501, "Not implemented", "The server cannot do what was asked for."
+    ),
+    ProblemType(
         "unavailable",
         503,
         "Unavailable",
@@ -138,11 +144,13 @@ _KINDS = (
         "again. A submission may or may not have been stored: repeat it with the same "
         "Idempotency-Key.",
     ),
-    Kind("not-ready", 503, "Not ready", "The service is not fit to serve; `reasons` say why."),
+    ProblemType(
+        "not-ready", 503, "Not ready", "The service is not fit to serve; `reasons` say why."
+    ),
 )
 
-KINDS = {kind.slug: kind for kind in _KINDS}
-_BY_STATUS = {kind.status: kind.slug for kind in reversed(_KINDS)}
+PROBLEM_TYPES = {kind.slug: kind for kind in _PROBLEM_TYPES}
+_BY_STATUS = {kind.status: kind.slug for kind in reversed(_PROBLEM_TYPES)}
 
 
 class Problem(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -158,7 +166,7 @@ class Problem(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The member, parameter or header to mend."""
     task_id: str | None = None
     task_status: TaskStatus | None = None
-    """What the task is, where that is what is in the way."""
+    """The task's status, where that is the obstacle."""
     task_type: str | None = None
     known_types: tuple[str, ...] | None = None
     """The types there are, where `task_type` is none of them."""
@@ -170,7 +178,7 @@ class Problem(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class ProblemError(Exception):
-    """A problem found by the HTTP layer itself; `slug` is one of KINDS."""
+    """A problem found by the HTTP layer itself; `slug` is one of PROBLEM_TYPES."""
 
     def __init__(
         self, slug: str, detail: str, *, field: str | None = None, headers: Headers = ()
@@ -190,7 +198,7 @@ def encode(problem: Problem) -> bytes:
 
 
 def make(slug: str, detail: str, **members: Any) -> Problem:
-    kind = KINDS[slug]
+    kind = PROBLEM_TYPES[slug]
     return Problem(
         type=f"{DOCS_PATH}#{slug}",
         title=kind.title,

@@ -18,6 +18,7 @@ from hypercorn.typing import H11SendableEvent
 
 from task_queue_engine.http import problems
 
+# Status code -> the problem's detail.
 _DETAILS = {
     400: "this is not an HTTP/1.1 request",
     408: "the request did not arrive completely in time",
@@ -48,7 +49,7 @@ class HttpProtocol(H11Protocol):
 
     @property
     def has_unread_input(self) -> bool:
-        """The client has sent, or is still sending, what nobody will read."""
+        """The client has sent, or is still sending, what will not be read."""
         return self._h11.their_state in (h11.SEND_BODY, h11.ERROR) or bool(
             self._h11.trailing_data[0]
         )

@@ -18,6 +18,7 @@ MAX_PAGE = 100
 MAX_WAIT = 60.0
 """Seconds of one long poll: below what load balancers and HTTP clients commonly give up after."""
 MAX_CURSOR_LENGTH = 4096
+"""Characters: a bound on what is decoded, far above any cursor that is given out."""
 
 _NUMBER = re.compile(r"[0-9]{1,6}(\.[0-9]{1,6})?")
 
@@ -25,8 +26,8 @@ _NUMBER = re.compile(r"[0-9]{1,6}(\.[0-9]{1,6})?")
 async def read_json(request: Request) -> bytes:
     """The body, still encoded. Raises ProblemError (415) unless it is declared to be JSON."""
     headers = request.headers
-    if headers.get("Content-Type") != "application/json":
-        _check_media_type(headers)
+    if headers.get("Content-Type") != "application/json":  # else there is nothing to parse
+        _check_media_type(request)
     if headers.get("Content-Encoding", "identity").lower() != "identity":
         raise ProblemError(
             "unsupported-media-type",
@@ -37,15 +38,9 @@ async def read_json(request: Request) -> bytes:
     return body
 
 
-def _check_media_type(headers: Headers) -> None:
-    media_type, *parameters = headers.get("Content-Type", "").split(";")
-    media_type = media_type.strip().lower()
-    charset = "utf-8"
-    for parameter in parameters:
-        name, _, value = parameter.partition("=")
-        if name.strip().lower() == "charset":
-            charset = value.strip().strip('"').lower()
-    if media_type != "application/json" or charset not in ("utf-8", "utf8", "us-ascii"):
+def _check_media_type(request: Request) -> None:
+    charset = request.mimetype_params.get("charset", "utf-8").lower()
+    if request.mimetype != "application/json" or charset not in ("utf-8", "utf8", "us-ascii"):
         raise ProblemError(
             "unsupported-media-type",
             "send the body as Content-Type: application/json, in UTF-8",

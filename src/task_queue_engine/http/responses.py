@@ -11,7 +11,7 @@ from task_queue_engine.http.schemas import encode
 JSON = "application/json"
 
 
-def reply(
+def respond(
     value: Any, status: int = 200, *, content_type: str = JSON, **headers: str | None
 ) -> Response:
     """A JSON response; with bytes as `value` they are sent as they are.

@@ -2,7 +2,7 @@
 encoding and for the OpenAPI document.
 
 Unknown members are refused. A misspelt `delay_second` that was quietly ignored would run the task
-at once, and whoever sent it would not know.
+at once, and the client would not know.
 """
 
 from __future__ import annotations
@@ -116,7 +116,7 @@ class ListParameters(msgspec.Struct, frozen=True, kw_only=True):
 class DeadLetterParameters(msgspec.Struct, frozen=True, kw_only=True):
     """Query of GET /dead-letters."""
 
-    limit: Annotated[int, Meta(ge=1, le=100, description="Letters on a page, 1 to 100.")] = 50
+    limit: Annotated[int, Meta(ge=1, le=100, description="Dead letters on a page, 1 to 100.")] = 50
     cursor: Annotated[
         str | None, Meta(description="The `next_cursor` of the page before, unchanged.")
     ] = None

@@ -18,8 +18,8 @@ from quart_trio import QuartTrio
 from task_queue_engine.config import Settings
 from task_queue_engine.engine.api import EngineApi
 from task_queue_engine.http import problems
-from task_queue_engine.http.app import create_app, front_of
-from task_queue_engine.http.connection import Connection, Limits
+from task_queue_engine.http.app import create_app, state_of
+from task_queue_engine.http.connection import ClientConnection, ConnectionLimits
 from task_queue_engine.http.cross_site import is_loopback_name
 from task_queue_engine.http.listeners import Bound, bound, open_listeners
 
@@ -28,7 +28,7 @@ logger = logging.getLogger("task_queue_engine.http")
 MAX_REFUSALS = 100
 """Connections that are told at one time that there are too many; further ones are just closed."""
 REFUSAL_TIME = 1.0
-"""Seconds."""
+"""Seconds that one refusal may take: it fits into a packet, and a slow client gets no more."""
 
 
 async def serve_http(
@@ -65,7 +65,7 @@ async def serve_http(
         hosts = [listener.socket.getsockname()[0] for listener in listeners]
         if not settings.api_keys and not all(is_loopback_name(host) for host in hosts):
             logger.warning(
-                "no API keys are set: whoever reaches %s may submit, cancel and read tasks",
+                "no API keys are set: all that reach %s may submit, cancel and read tasks",
                 bound(listeners).url,
             )
         if app is None:
@@ -84,16 +84,16 @@ async def serve_http(
 
 class _Server:
     def __init__(self, app: QuartTrio, settings: Settings) -> None:
-        self._front = front_of(app)
+        self._state = state_of(app)
         self._app: AppWrapper = ASGIWrapper(app)
-        self._limits = Limits(
+        self._limits = ConnectionLimits(
             request_timeout=settings.request_timeout, max_connections=settings.max_connections
         )
         self._config = _hypercorn_config()
         self._context = WorkerContext(None)
-        self._open: set[Connection] = set()
+        self._open: set[ClientConnection] = set()
         self._refusing = 0
-        self._idle: dict[Connection, None] = {}
+        self._idle: dict[ClientConnection, None] = {}
         """In the order in which they became idle."""
         self._draining = False
 
@@ -133,15 +133,15 @@ class _Server:
     async def _drain(self) -> None:
         self._draining = True
         await self._context.terminated.set()
-        if self._front is not None:
-            self._front.drain()
+        if self._state is not None:
+            self._state.drain()
         for connection in self._open:
             if connection in self._idle:
                 self._hang_up_if_silent(connection)
             else:
                 connection.hurry()
 
-    def _hang_up_if_silent(self, connection: Connection) -> None:
+    def _hang_up_if_silent(self, connection: ClientConnection) -> None:
         """What has reached the kernel counts as accepted, as far as the client can tell."""
         arrived = select.poll()
         arrived.register(connection.fileno, select.POLLIN)
@@ -152,31 +152,30 @@ class _Server:
         if len(self._open) >= self._limits.max_connections and not self._make_room():
             await self._refuse(stream)
             return
-        connection = Connection(
+        connection = ClientConnection(
             stream,
             app=self._app,
             config=self._config,
             context=self._context,
             limits=self._limits,
-            idle_book=self,
+            idle_tracker=self,
         )
         self._open.add(connection)
         try:
             await connection.run()
-        except Exception:
-            # A defect, but in what one client does: the others are served on.
+        except Exception:  # a defect, but in what one client does: the others are served on
             logger.exception("a connection failed")
         finally:
             self._open.discard(connection)
 
     # --- what connections tell us -----------------------------------------------------------
 
-    def now_idle(self, connection: Connection) -> None:
+    def now_idle(self, connection: ClientConnection) -> None:
         self._idle.setdefault(connection)
         if self._draining:
             self._hang_up_if_silent(connection)
 
-    def now_busy(self, connection: Connection) -> None:
+    def now_busy(self, connection: ClientConnection) -> None:
         self._idle.pop(connection, None)
 
     # --- too many ---------------------------------------------------------------------------
@@ -211,7 +210,7 @@ class _Server:
 def _hypercorn_config() -> Config:
     config = Config()
     config.include_server_header = False
-    config.accesslog = None  # the gate writes one, with the request's id
+    config.accesslog = None  # the middleware writes one, with the request's id
     config.errorlog = logger
     config.startup_timeout = 10
     config.shutdown_timeout = 10

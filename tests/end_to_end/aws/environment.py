@@ -14,7 +14,7 @@ from typing import Any
 from local_aws.servers import LocalServer
 from task_queue_engine.backends.aws.dynamodb.schema import create_table_parameters
 from tests.backends.aws.sqs.opening import boto
-from tests.cli.harness import Server, Shop
+from tests.cli.runner import Server, Shop
 from tests.local_servers import require
 
 _TASKS = Path(__file__).parent.parent.parent / "engine" / "crash_tasks.py"

@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.cli.harness import Server
+from tests.cli.runner import Server
 from tests.end_to_end.aws.accounting import read_back, wait_until
 from tests.end_to_end.aws.environment import Place
 

@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.cli.harness import Server, eventually
+from tests.cli.runner import Server, eventually
 from tests.end_to_end.aws.accounting import read_back, wait_until
 from tests.end_to_end.aws.environment import Place
 from tests.end_to_end.aws.faults import Trouble, faulty

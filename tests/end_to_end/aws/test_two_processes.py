@@ -16,7 +16,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.cli.harness import PATIENCE, Server
+from tests.cli.runner import TIMEOUT, Server
 from tests.end_to_end.aws.accounting import (
     listed,
     read_back,
@@ -145,7 +145,7 @@ class Run:
         """Through whichever server answers. Keys make a batch whose answer was lost the same one
         when it is sent again."""
         rng = random.Random(seed)
-        with httpx.Client(timeout=PATIENCE, trust_env=False) as client:
+        with httpx.Client(timeout=TIMEOUT, trust_env=False) as client:
             for start in range(0, number, BATCH):
                 batch: list[dict[str, Any]] = []
                 for i in range(start, min(start + BATCH, number)):
@@ -191,7 +191,7 @@ class Run:
 
     def wait_for_runs(self, number: int) -> None:
         goal = len(self.log) + number
-        wait_until(lambda: len(self.log) >= goal, seconds=PATIENCE)
+        wait_until(lambda: len(self.log) >= goal, seconds=TIMEOUT)
 
     def kill(self) -> None:
         """One of the servers, as the kernel does when memory runs out; another takes its place."""

@@ -85,7 +85,7 @@ def provision(
 
 def _ask(question: str) -> None:
     if not sys.stdin.isatty():
-        raise click.UsageError("--yes is needed where nobody can be asked")
+        raise click.UsageError("--yes is needed where there is no terminal to ask on")
     click.confirm(question, abort=True)
 
 

@@ -32,22 +32,22 @@ def dlq() -> None:
 @operating
 def list_(session: Session, limit: int, cursor: str | None) -> None:
     """List dead letters and why their tasks were given up."""
-    page = session.run(lambda operations: _first_letters(operations, limit, cursor))
+    page = session.run(lambda operations: _first_page(operations, limit, cursor))
     session.show(DeadLetterList.of(page), lambda: list_of_dead_letters(page.letters))
     if page.next_cursor is not None:
         session.note(f"there are more: a higher --limit, or --cursor {page.next_cursor}")
 
 
-async def _first_letters(operations: Operations, limit: int, cursor: str | None) -> DeadLetterPage:
-    """Up to `limit` letters, in as many pages as that takes."""
-    letters: list[DeadLetter] = []
+async def _first_page(operations: Operations, limit: int, cursor: str | None) -> DeadLetterPage:
+    """Up to `limit` dead letters, in as many of the API's pages as that takes."""
+    found: list[DeadLetter] = []
     while True:
-        left = limit - len(letters)
+        left = limit - len(found)
         page = await operations.list_dead(limit=min(left, MAX_PAGE), cursor=cursor)
-        letters += page.letters
+        found += page.letters
         cursor = page.next_cursor
-        if cursor is None or len(letters) >= limit:
-            return DeadLetterPage(letters=tuple(letters), next_cursor=cursor)
+        if cursor is None or len(found) >= limit:
+            return DeadLetterPage(letters=tuple(found), next_cursor=cursor)
 
 
 @dlq.command()
@@ -57,7 +57,7 @@ async def _first_letters(operations: Operations, limit: int, cursor: str | None)
 def redrive(session: Session, ids: tuple[str, ...], everything: bool) -> None:
     """Put dead letters back to work: their tasks start a new round.
 
-    The ids are those of the letters, as `tqe dlq list` shows them.
+    The ids are those of the dead letters, as `tqe dlq list` shows them.
     """
     if everything == bool(ids):
         raise click.UsageError("give the ids of dead letters, or --all")
@@ -78,7 +78,7 @@ def purge(session: Session, yes: bool) -> None:
     """Delete all dead letters for good. Their tasks stay, FAILED."""
     if not yes:
         if not sys.stdin.isatty():
-            raise click.UsageError("there is nobody to ask here: give --yes to delete them all")
+            raise click.UsageError("there is no terminal to ask on: give --yes to delete them all")
         depth = session.run(lambda operations: operations.metrics()).depth
         if not click.confirm(f"Delete {depth.dead} dead letters for good?", err=True):
             return

@@ -102,7 +102,7 @@ def _run(
 
     try:
         run_service(Parts(registry=registry, settings=settings, workers=work, http=http))
-    except Exception as error:
+    except Exception as error:  # raised again: only the log is this command's
         if expected_error(error) is None:
             logger.critical("the engine has a defect and has ended", exc_info=error)
         raise

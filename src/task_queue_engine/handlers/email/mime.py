@@ -12,7 +12,7 @@ from task_queue_engine.handlers.email.payload import EmailPayload
 
 
 def message_id(task_id: str, sender: Address) -> str:
-    """The same for all attempts of a task, so that a mail sent twice can be told downstream."""
+    """The same for all attempts of a task, so that one sent twice can be recognised downstream."""
     return f"<{task_id}@{sender.ascii_domain}>"
 
 

@@ -15,6 +15,7 @@ from task_queue_engine.handlers.files import (
     remove_old_parts,
 )
 
+# Mail is for its owner's eyes, as in any maildir.
 _PRIVATE_FOLDER = 0o700
 _PRIVATE_FILE = 0o600
 

@@ -119,6 +119,6 @@ class EmailPayload(BaseModel):
 
     @property
     def recipients(self) -> list[Address]:
-        """Everybody in to, cc and bcc, each mailbox once."""
-        everybody = map(parse_address, (*self.to, *self.cc, *self.bcc))
-        return list({address.envelope: address for address in everybody}.values())
+        """All of to, cc and bcc, each mailbox once."""
+        addresses = map(parse_address, (*self.to, *self.cc, *self.bcc))
+        return list({address.envelope: address for address in addresses}.values())

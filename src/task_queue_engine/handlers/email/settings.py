@@ -11,8 +11,8 @@ from pydantic import Field, SecretStr, ValidationInfo, field_validator
 from task_queue_engine.config import EnvironmentSettings, Seconds
 from task_queue_engine.handlers.email.addresses import parse_address
 
+# Submission, implicit TLS (RFC 8314) and relay (RFC 5321).
 _DEFAULT_PORTS = {"starttls": 587, "tls": 465, "none": 25}
-"""Submission, implicit TLS (RFC 8314) and relay (RFC 5321)."""
 
 _DEFAULT_SENDER = "Task Queue Engine <task-queue-engine@localhost>"
 

@@ -1,8 +1,8 @@
 """One mail through one SMTP conversation (RFC 5321), step by step.
 
 The steps are driven one at a time, not through `smtplib.sendmail`: that keeps the server's last
-word (its queue id), allows stopping between any two of them, and leaves the decision what a
-refused recipient means to us.
+answer (its queue id), allows stopping between any two of them, and leaves it to this module what a
+refused recipient means.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from task_queue_engine.handlers.email.settings import EmailSettings
 from task_queue_engine.retry import Discard, Retry
 
+# Characters of a reply that are stored; RFC 5321 limits a line of one to 512.
 _MAX_REPLY = 500
 
 
@@ -30,7 +31,7 @@ class Refusal:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Delivery:
+class SmtpDelivery:
     """The server has taken the mail for `accepted`."""
 
     accepted: list[str]
@@ -48,11 +49,11 @@ def deliver(
     smtputf8: bool,
     last_attempt: bool,
     check_cancelled: Callable[[], None],
-) -> Delivery:
+) -> SmtpDelivery:
     """Hand `message` to the server at `settings.host`.
 
     Where the server refuses some recipients for good, the others get their mail. Where it refuses
-    some for now (greylisting), nobody gets it until the task's last attempt: sending to the others
+    some for now (greylisting), none gets it until the task's last attempt: sending to the others
     first would send to them again with every retry.
 
     Args:
@@ -96,9 +97,9 @@ def deliver(
         code, reply = smtp.data(message)
         if code != 250:
             raise smtplib.SMTPDataError(code, reply)
-        with contextlib.suppress(OSError):  # the mail is theirs; how they say goodbye is not ours
+        with contextlib.suppress(OSError):  # the mail is accepted; a failed QUIT changes nothing
             smtp.quit()
-    return Delivery(accepted=accepted, refused=refused, response=f"{code} {_text(reply)}")
+    return SmtpDelivery(accepted=accepted, refused=refused, response=f"{code} {_text(reply)}")
 
 
 def _decide(accepted: list[str], refused: list[Refusal], *, last_attempt: bool) -> None:
@@ -123,7 +124,7 @@ def _connect(settings: EmailSettings) -> Iterator[smtplib.SMTP]:
     try:
         smtp.ehlo_or_helo_if_needed()
         if settings.security == "starttls":
-            # Never falls back to clear text: who can strip STARTTLS could read along.
+            # Never falls back to clear text: an attacker who strips STARTTLS could read along.
             code, reply = smtp.starttls(context=tls)
             if code != 220:
                 raise smtplib.SMTPResponseException(code, reply)
@@ -153,7 +154,7 @@ def _verdicts(settings: EmailSettings) -> Iterator[None]:
 
 
 def _text(reply: bytes | str) -> str:
-    """A server's words on one line, fit to be stored."""
+    """A server's reply on one line, fit to be stored."""
     text = reply.decode("utf-8", "replace") if isinstance(reply, bytes) else reply
     printable = "".join(char if char.isprintable() else " " for char in text)
     return " ".join(printable.split())[:_MAX_REPLY]

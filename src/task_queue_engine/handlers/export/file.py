@@ -12,11 +12,11 @@ from task_queue_engine.handlers.export.writers import make_writer
 from task_queue_engine.handlers.result_file import ResultFile, open_result
 from task_queue_engine.retry import Discard
 
+# Rows between looks at cancellation.
 _CHECK_EVERY = 500
-"""Rows between looks at cancellation."""
 
+# Rows between reports.
 _PROGRESS_EVERY = 10_000
-"""Rows between reports."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,7 +34,7 @@ class ExportResult:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Attempt:
+class ExportAttempt:
     """What the export needs of its run, as plain calls for use in a thread."""
 
     task_id: str
@@ -46,7 +46,7 @@ class Attempt:
 
 
 def write_export(
-    source: RowSource, payload: ExportPayload, settings: ExportSettings, attempt: Attempt
+    source: RowSource, payload: ExportPayload, settings: ExportSettings, attempt: ExportAttempt
 ) -> ExportResult:
     """Write all rows of `source`. A file that is not finished leaves nothing behind.
 
@@ -61,7 +61,7 @@ def write_export(
         variable="TQE_EXPORT_DIR",
         task_id=attempt.task_id,
         attempt=attempt.number,
-        # A name made of the task's id is nobody else's.
+        # A name made of the task's id cannot be another task's.
         replace=payload.overwrite or payload.filename is None,
     ) as file:
         output = _Limited(file, settings.max_bytes)
@@ -78,7 +78,7 @@ def write_export(
 
 
 def _write_rows(
-    source: RowSource, form: ExportFormat, output: _Limited, max_rows: int, attempt: Attempt
+    source: RowSource, form: ExportFormat, output: _Limited, max_rows: int, attempt: ExportAttempt
 ) -> int:
     writer = make_writer(form, output, source.columns)
     writer.begin()

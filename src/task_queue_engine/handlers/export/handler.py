@@ -12,7 +12,7 @@ import trio
 from task_queue_engine.backends.base import ListQuery, TaskPage
 from task_queue_engine.context import TaskContext
 from task_queue_engine.errors import BackendRefused, ConfigurationError
-from task_queue_engine.handlers.export.file import Attempt, ExportResult, write_export
+from task_queue_engine.handlers.export.file import ExportAttempt, ExportResult, write_export
 from task_queue_engine.handlers.export.payload import ExportPayload, TaskFilter
 from task_queue_engine.handlers.export.query import open_query
 from task_queue_engine.handlers.export.rows import payload_rows
@@ -46,7 +46,7 @@ async def export_data(payload: ExportPayload, context: TaskContext) -> ExportRes
     def report(rows: int) -> None:
         trio.from_thread.run(context.progress, {"rows": rows})
 
-    attempt = Attempt(
+    attempt = ExportAttempt(
         task_id=context.task_id,
         number=context.attempt,
         check_cancelled=trio.from_thread.check_cancelled,
@@ -60,11 +60,11 @@ async def export_data(payload: ExportPayload, context: TaskContext) -> ExportRes
     return await trio.to_thread.run_sync(_export_rows, payload, attempt)
 
 
-def _export_rows(payload: ExportPayload, attempt: Attempt) -> ExportResult:
+def _export_rows(payload: ExportPayload, attempt: ExportAttempt) -> ExportResult:
     return write_export(payload_rows(payload), payload, ExportSettings(), attempt)
 
 
-def _export_query(payload: ExportPayload, sql: str, attempt: Attempt) -> ExportResult:
+def _export_query(payload: ExportPayload, sql: str, attempt: ExportAttempt) -> ExportResult:
     settings = ExportSettings()
     with open_query(
         settings.database, sql, payload.parameters, check_cancelled=attempt.check_cancelled
@@ -73,7 +73,7 @@ def _export_query(payload: ExportPayload, sql: str, attempt: Attempt) -> ExportR
 
 
 async def _export_tasks(
-    payload: ExportPayload, wanted: TaskFilter, attempt: Attempt
+    payload: ExportPayload, wanted: TaskFilter, attempt: ExportAttempt
 ) -> ExportResult:
     async with open_task_store() as store:
 

@@ -30,6 +30,7 @@ MAX_FILE_NAME = 200
 # A letter, digit or underscore first: no hidden file, no option of a command line. No separators.
 _FILE_NAME = re.compile(r"\w(?:[\w .()+-]*[\w)])?")
 
+# Exclusive: SQLite's integers are signed and have 64 bits.
 _MAX_SQLITE_INTEGER = 2**63
 
 

@@ -1,7 +1,7 @@
 """Rows of one read-only query on a SQLite file.
 
-Whoever may submit tasks writes the SQL, so nothing rests on its wording: the file is opened
-read-only, and an authorizer allows reading and nothing else (no ATTACH, no PRAGMA, no extension).
+The SQL is written by clients, so nothing relies on its wording: the file is opened read-only,
+and an authorizer allows reading and nothing else (no ATTACH, no PRAGMA, no extension).
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ from task_queue_engine.retry import Discard, Retry
 MAX_VALUE = 16 * 2**20
 """Bytes in one text or blob: a row is held in memory."""
 
+# Milliseconds to wait for a lock in the thread; longer waits are left to the task's backoff.
 _BUSY_TIMEOUT = 1000
-"""Milliseconds to wait for a lock in the thread; longer waits are left to the task's backoff."""
 
+# Steps of SQLite's virtual machine between looks at cancellation: about a millisecond.
 _CHECK_EVERY = 20_000
-"""Steps of SQLite's virtual machine between looks at cancellation: about a millisecond."""
 
 # Atomic groups: comments without end must not cost time without end.
 _SELECT = re.compile(r"(?>\s+|--[^\n]*|/\*.*?(?:\*/|\Z))*+(?:SELECT|WITH)\b", re.I | re.S)
 
 _READING = frozenset({apsw.SQLITE_SELECT, apsw.SQLITE_READ, apsw.SQLITE_RECURSIVE})
 
-_PASSING = (
+_TRANSIENT = (
     apsw.BusyError,
     apsw.LockedError,
     apsw.SchemaChangeError,
@@ -134,7 +134,7 @@ def _rows(
 def _verdicts() -> Iterator[None]:
     try:
         yield
-    except _PASSING as error:
+    except _TRANSIENT as error:
         raise Retry(reason=f"query: {error}") from error
     except apsw.AuthError as error:
         raise Discard(f"query: only reading is allowed ({error})") from error

@@ -24,8 +24,8 @@ async def open_task_store() -> AsyncIterator[TaskStore]:
     async with backend.open():
         try:
             yield backend.store
-        # Raised again outside: a backend with a nursery would wrap a handler's Retry or Discard.
-        except Exception as error:  # noqa: BLE001
+        except Exception as error:  # noqa: BLE001 - raised again below
+            # Not here: a backend with a nursery would wrap a handler's Retry or Discard.
             failure = error
     if failure is not None:
         raise failure

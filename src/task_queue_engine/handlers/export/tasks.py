@@ -13,6 +13,7 @@ from task_queue_engine.handlers.export.rows import RowSource
 from task_queue_engine.task import Task
 
 PAGE = 100
+"""Tasks asked of the store at a time: they are in memory together."""
 
 COLUMNS: tuple[str, ...] = Task.__struct_fields__
 

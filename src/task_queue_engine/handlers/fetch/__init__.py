@@ -1,1 +1,1 @@
-"""URLs that strangers name, fetched without harm; `safe_fetch.py` is the way in."""
+"""Fetching of URLs that clients name, without harm; `safe_fetch.py` is the way in."""

@@ -1,4 +1,4 @@
-"""Which internet addresses a fetch on somebody else's behalf may connect to. Pure.
+"""Which internet addresses a fetch on a client's behalf may connect to. Pure.
 
 The tables are IANA's special-purpose address registries (RFC 6890 and its successors) for IPv4
 and IPv6, spelled out: `ipaddress.is_global` has changed its mind between Python releases, and
@@ -37,7 +37,7 @@ _IPV4_REFUSED = tuple(
 
 # Global unicast is 2000::/3; nothing outside of it is ever a public host. This also covers the
 # IPv4-mapped, IPv4-compatible, NAT64, ULA, link-local, site-local and multicast blocks; those
-# with a name people know are listed for the sake of the message.
+# with a well-known name are listed for the sake of the message.
 _IPV6_GLOBAL_UNICAST = IPv6Network("2000::/3")
 _IPV6_REFUSED = tuple(
     (IPv6Network(cidr), kind)
@@ -66,7 +66,7 @@ class AddressPolicy:
     allow_networks: tuple[Network, ...] = ()
     """Exceptions, taken as they are written: a tunnel prefix listed here opens what is behind."""
     ports: frozenset[int] = frozenset({80, 443})
-    """Of public hosts; others would make this service a way to knock on strangers' doors."""
+    """Of public hosts; with others a client could scan the ports of third parties."""
 
     def refusal(self, address: str, port: int) -> str | None:
         """Why no connection to this numeric `address` and `port` may be made; None if it may."""

@@ -1,5 +1,5 @@
-"""Fetch a URL that a stranger named: bounded in time, size and hops, and only from places a
-stranger may reach (see `guarded_transport`)."""
+"""Fetch a URL that a client named: bounded in time, size and hops, and only from public addresses
+(see `transport` and `address_policy`)."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ MAX_URL_LENGTH = 8000
 """What RFC 9110, section 4.1, asks every recipient to support at least."""
 
 MAX_RETRY_AFTER = 3600.0
-"""Seconds. A server may ask for patience, not for ever."""
+"""Seconds a server may ask to wait; one that asks for more is asked again after these."""
 
-# Client errors that RFC 9110 and RFC 8470 define as passing.
-_PASSING = frozenset(
+# Client errors that RFC 9110, RFC 8470 and RFC 6585 define as transient.
+_TRANSIENT = frozenset(
     {HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_EARLY, HTTPStatus.TOO_MANY_REQUESTS}
 )
 _DIGITS = re.compile(r"[0-9]{1,20}")
@@ -129,7 +129,7 @@ def _check_status(response: httpx.Response, clock: Clock) -> None:
     if status == HTTPStatus.OK:
         return
     answered = f"{response.url.host} answered {status} {response.reason_phrase}".rstrip()
-    if status >= 500 or status in _PASSING:
+    if status >= 500 or status in _TRANSIENT:
         raise FetchFailed(answered, retry_after=_retry_after(response, clock))
     raise FetchRefused(answered)
 

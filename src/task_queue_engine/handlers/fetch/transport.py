@@ -41,8 +41,8 @@ class FetchFailed(TaskQueueError):
         self.retry_after = retry_after
 
 
+# A name in ASCII (RFC 1123, and the underscores of the wild), or an IPv6 address.
 _HOST = re.compile(rb"[A-Za-z0-9._-]+|[0-9A-Fa-f:.]+")
-"""A name in ASCII (RFC 1123, and the underscores of the wild), or an IPv6 address."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,15 +22,15 @@ from task_queue_engine.handlers.fetch.safe_fetch import FetchFailed, FetchRefuse
 from task_queue_engine.handlers.image.geometry import Fit
 from task_queue_engine.handlers.image.input import check_relative, read_below
 from task_queue_engine.handlers.image.output import write_output
-from task_queue_engine.handlers.image.settings import ImageSettings
-from task_queue_engine.handlers.image.worker import (
+from task_queue_engine.handlers.image.render import (
     MAX_SIDE,
     SUPPORTED_FORMATS,
     Format,
-    Limits,
-    Wanted,
+    RenderLimits,
+    RenderOptions,
     render,
 )
+from task_queue_engine.handlers.image.settings import ImageSettings
 from task_queue_engine.registry import TaskRegistry
 from task_queue_engine.retry import Discard, Retry
 
@@ -163,7 +163,7 @@ def resize_image(payload: ImageResize, context: SyncTaskContext) -> ResizedImage
     data = _read(source, settings)
     rendered = render(
         data,
-        Wanted(
+        RenderOptions(
             width=payload.width,
             height=payload.height,
             fit=payload.fit,
@@ -172,7 +172,7 @@ def resize_image(payload: ImageResize, context: SyncTaskContext) -> ResizedImage
             quality=payload.quality,
             background=payload.background,
         ),
-        Limits(max_pixels=settings.max_pixels, max_memory=settings.max_memory),
+        RenderLimits(max_pixels=settings.max_pixels, max_memory=settings.max_memory),
     )
     name = payload.filename or context.task_id
     if _format_of(name) is None:
@@ -183,7 +183,7 @@ def resize_image(payload: ImageResize, context: SyncTaskContext) -> ResizedImage
         rendered.data,
         task_id=context.task_id,
         attempt=context.attempt,
-        # A name made of the task's id is nobody else's.
+        # A name made of the task's id cannot be another task's.
         overwrite=payload.overwrite or payload.filename is None,
     )
     return ResizedImage(

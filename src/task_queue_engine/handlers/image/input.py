@@ -1,4 +1,4 @@
-"""Files read from below `TQE_IMAGE_ROOT` under names that come from strangers."""
+"""Files read from below `TQE_IMAGE_ROOT` under names that come from clients."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from pathlib import Path
 from task_queue_engine.errors import ConfigurationError
 from task_queue_engine.retry import Discard
 
+# Bytes; Linux's PATH_MAX.
 _MAX_PATH = 4096
-"""Bytes; Linux's PATH_MAX."""
 
 
 def check_relative(path: str) -> None:

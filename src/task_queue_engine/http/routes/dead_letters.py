@@ -6,9 +6,9 @@ from quart import Quart, Response, request
 from quart_schema import document_querystring, document_request, document_response, tag
 
 from task_queue_engine.backends.base import DeadLetter
-from task_queue_engine.http.app_state import Front
+from task_queue_engine.http.app_state import AppState
 from task_queue_engine.http.requests import Query, read_json
-from task_queue_engine.http.responses import reply
+from task_queue_engine.http.responses import respond
 from task_queue_engine.http.schemas import (
     DeadLetterList,
     DeadLetterParameters,
@@ -23,9 +23,9 @@ TAG = "dead letters"
 
 
 class DeadLetterRoutes:
-    def __init__(self, front: Front) -> None:
-        self._front = front
-        self._engine = front.engine
+    def __init__(self, state: AppState) -> None:
+        self._state = state
+        self._engine = state.engine
 
     def register(self, app: Quart) -> None:
         path = "/dead-letters"
@@ -41,10 +41,10 @@ class DeadLetterRoutes:
     async def list_dead_letters(self) -> Response:
         """List dead letters."""
         query = Query(request, ("limit", "cursor"))
-        with self._front.patience():
+        with self._state.request_deadline():
             page = await self._engine.list_dead(limit=query.limit(), cursor=query.cursor())
-        letters = [_view(letter) for letter in page.letters]
-        return reply(DeadLetterList(dead_letters=letters, next_cursor=page.next_cursor))
+        views = [_view(dead_letter) for dead_letter in page.letters]
+        return respond(DeadLetterList(dead_letters=views, next_cursor=page.next_cursor))
 
     @tag([TAG])
     @document_request(RedriveRequest)
@@ -56,25 +56,25 @@ class DeadLetterRoutes:
         round.
         """
         wanted = decode_redrive(await read_json(request))
-        with self._front.patience():
+        with self._state.request_deadline():
             report = await self._engine.redrive(wanted.ids)
-        return reply(RedriveResult(redriven=report.redriven, skipped=report.skipped))
+        return respond(RedriveResult(redriven=report.redriven, skipped=report.skipped))
 
     @tag([TAG])
     @document_response(PurgeResult)
     async def purge_dead_letters(self) -> Response:
         """Delete all dead letters. Their tasks stay as they are."""
-        with self._front.patience():
-            return reply(PurgeResult(purged=await self._engine.purge_dead()))
+        with self._state.request_deadline():
+            return respond(PurgeResult(purged=await self._engine.purge_dead()))
 
 
-def _view(letter: DeadLetter) -> DeadLetterView:
+def _view(dead_letter: DeadLetter) -> DeadLetterView:
     return DeadLetterView(
-        id=letter.id,
-        task_id=letter.task_id,
-        task_type=letter.task_type,
-        reason=letter.reason,
-        error=letter.error,
-        attempts=letter.attempts,
-        at=letter.at,
+        id=dead_letter.id,
+        task_id=dead_letter.task_id,
+        task_type=dead_letter.task_type,
+        reason=dead_letter.reason,
+        error=dead_letter.error,
+        attempts=dead_letter.attempts,
+        at=dead_letter.at,
     )

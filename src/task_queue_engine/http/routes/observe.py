@@ -11,9 +11,9 @@ from quart_schema import document_response, tag
 
 from task_queue_engine.engine.api import EngineMetrics, Readiness
 from task_queue_engine.http import problems, prometheus
-from task_queue_engine.http.app_state import Front
-from task_queue_engine.http.negotiation import Offer, choose
-from task_queue_engine.http.responses import JSON, reply
+from task_queue_engine.http.app_state import AppState
+from task_queue_engine.http.negotiation import choose
+from task_queue_engine.http.responses import JSON, respond
 from task_queue_engine.http.schemas import Health, MetricsView, Ready
 
 TAG = "monitoring"
@@ -21,14 +21,11 @@ TAG = "monitoring"
 READY_TIMEOUT = 5.0
 """Seconds: a probe should hear "not ready" before it gives up by itself."""
 
-_AS_JSON = Offer(JSON)
-_AS_TEXT = Offer("text/plain", {"version": "0.0.4"})
-
 
 class ObserveRoutes:
-    def __init__(self, front: Front) -> None:
-        self._front = front
-        self._engine = front.engine
+    def __init__(self, state: AppState) -> None:
+        self._state = state
+        self._engine = state.engine
 
     def register(self, app: Quart) -> None:
         app.add_url_rule("/metrics", "get_metrics", self.get_metrics, methods=["GET"])
@@ -42,19 +39,18 @@ class ObserveRoutes:
 
         JSON, or Prometheus' text format 0.0.4 where the Accept header prefers `text/plain`.
         """
-        with self._front.patience():
+        with self._state.request_deadline():
             metrics = await self._engine.metrics()
-        accept = request.headers.get("Accept")
-        if choose(accept, (_AS_JSON, _AS_TEXT)) is _AS_TEXT:
+        if choose(request.accept_mimetypes, (JSON, prometheus.CONTENT_TYPE)) != JSON:
             text = prometheus.render(metrics).encode()
-            return reply(text, content_type=prometheus.CONTENT_TYPE, Vary="Accept")
-        return reply(_view(metrics), Vary="Accept")
+            return respond(text, content_type=prometheus.CONTENT_TYPE, Vary="Accept")
+        return respond(_view(metrics), Vary="Accept")
 
     @tag([TAG])
     @document_response(Health)
     async def get_health(self) -> Response:
         """Alive? Asks no backend."""
-        return reply(Health(status="healthy", timestamp=datetime.now(UTC)))
+        return respond(Health(status="healthy", timestamp=datetime.now(UTC)))
 
     @tag([TAG])
     @document_response(Ready)
@@ -64,13 +60,13 @@ class ObserveRoutes:
         with trio.move_on_after(READY_TIMEOUT):
             readiness = await self._engine.ready()
         reasons = readiness.reasons
-        if self._front.draining:
+        if self._state.draining:
             reasons = (*reasons, "shutting down")
         if readiness.ready and not reasons:
-            return reply(Ready(status="ready"))
+            return respond(Ready(status="ready"))
         detail = "not fit to serve: " + ("; ".join(reasons) or "no reason was given")
         problem = problems.make("not-ready", detail, reasons=reasons)
-        return reply(problem, 503, content_type=problems.CONTENT_TYPE, Retry_After="5")
+        return respond(problem, 503, content_type=problems.CONTENT_TYPE, Retry_After="5")
 
 
 def _view(metrics: EngineMetrics) -> MetricsView:

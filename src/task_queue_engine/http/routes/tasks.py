@@ -15,9 +15,9 @@ from task_queue_engine.backends.base import ListQuery
 from task_queue_engine.engine.api import Accepted, Refused, Submission, SubmitVerdict
 from task_queue_engine.errors import InvalidQuery, TaskQueueError
 from task_queue_engine.http import problems
-from task_queue_engine.http.app_state import Front
+from task_queue_engine.http.app_state import AppState
 from task_queue_engine.http.requests import Query, canonical_id, idempotency_key, read_json
-from task_queue_engine.http.responses import reply
+from task_queue_engine.http.responses import respond
 from task_queue_engine.http.schemas import (
     BatchItem,
     BatchResult,
@@ -39,9 +39,9 @@ TAG = "tasks"
 
 
 class TaskRoutes:
-    def __init__(self, front: Front) -> None:
-        self._front = front
-        self._engine = front.engine
+    def __init__(self, state: AppState) -> None:
+        self._state = state
+        self._engine = state.engine
 
     def register(self, app: Quart) -> None:
         app.add_url_rule("/tasks", "submit_task", self.submit_task, methods=["POST"])
@@ -63,9 +63,9 @@ class TaskRoutes:
         body = await read_json(request)
         key = idempotency_key(request.headers)
         submission = decode_submission(body)
-        with self._front.patience():
+        with self._state.request_deadline():
             accepted = await self._engine.submit_task(_to_engine(submission, key))
-        return reply(
+        return respond(
             accepted.task,
             201,
             Location=f"/tasks/{accepted.task.id}",
@@ -99,13 +99,13 @@ class TaskRoutes:
                 verdicts.append(None)
                 submissions.append(_to_engine(item, item.idempotency_key))
         if submissions:
-            with self._front.patience():
+            with self._state.request_deadline():
                 answers = iter(await self._engine.submit_many(submissions))
             verdicts = [next(answers) if verdict is None else verdict for verdict in verdicts]
         results = [_batch_result(verdict) for verdict in verdicts if verdict is not None]
         accepted = sum(result.task is not None for result in results)
         refused = len(results) - accepted
-        return reply(
+        return respond(
             BatchResults(accepted=accepted, refused=refused, results=results),
             207 if refused else 201,
         )
@@ -119,9 +119,9 @@ class TaskRoutes:
         wanted = ListQuery(
             status=query.status(), type=query.type(), limit=query.limit(), cursor=query.cursor()
         )
-        with self._front.patience():
+        with self._state.request_deadline():
             page = await self._engine.list_tasks(wanted)
-        return reply(TaskList(tasks=page.tasks, next_cursor=page.next_cursor))
+        return respond(TaskList(tasks=page.tasks, next_cursor=page.next_cursor))
 
     @tag([TAG])
     @document_querystring(WaitParameters)
@@ -130,12 +130,12 @@ class TaskRoutes:
         """Look a task up, or wait for its end."""
         wanted = canonical_id(task_id)
         wait = Query(request, ("wait",)).wait()
-        with self._front.patience(extra=wait):
+        with self._state.request_deadline(extra=wait):
             if wait > 0:
-                with self._front.long_poll():
-                    return reply(await self._engine.wait(wanted, timeout=wait))
+                with self._state.long_poll():
+                    return respond(await self._engine.wait(wanted, timeout=wait))
             # Reached without a wait, and when the server went away in the middle of one.
-            return reply(await self._engine.get(wanted))
+            return respond(await self._engine.get(wanted))
 
     @tag([TAG])
     @document_response(Task)
@@ -146,16 +146,16 @@ class TaskRoutes:
         200: it had not started and never will. 202: it is running and is being stopped.
         409: it had already ended.
         """
-        with self._front.patience():
+        with self._state.request_deadline():
             task = await self._engine.cancel(canonical_id(task_id))
-        return reply(task, 200 if task.status is TaskStatus.CANCELLED else 202)
+        return respond(task, 200 if task.status is TaskStatus.CANCELLED else 202)
 
     @tag([TAG])
     @document_response(Task)
     async def retry_task(self, task_id: str) -> Response:
         """Run a failed or cancelled task again, as a new round."""
-        with self._front.patience():
-            return reply(await self._engine.retry(canonical_id(task_id)))
+        with self._state.request_deadline():
+            return respond(await self._engine.retry(canonical_id(task_id)))
 
 
 def _to_engine(submission: TaskSubmission | BatchItem, key: str | None) -> Submission:

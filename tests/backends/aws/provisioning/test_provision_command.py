@@ -21,7 +21,7 @@ from task_queue_engine.errors import BackendError, BackendRefused, BackendUnavai
 from tests.backends.aws.fake_aws import Reply, dynamodb_error, sqs_error, variables
 from tests.backends.aws.sqs.opening import boto
 from tests.backends.aws.wire.canned import CLOSE, HANG, Answer, Request, answer, serving
-from tests.cli.harness import APP, PATIENCE, Ran, Shop, tqe
+from tests.cli.runner import APP, TIMEOUT, Ran, Shop, tqe
 
 pytestmark = pytest.mark.usefixtures("bare_environment")
 
@@ -72,7 +72,7 @@ def test_from_nothing_to_tasks_and_back(
     with shop.serve() as server:
         task = server.post("echo", "hello")
         url = f"{server.url}/tasks/{task['id']}?wait=10"
-        done = httpx.get(url, trust_env=False, timeout=PATIENCE).json()
+        done = httpx.get(url, trust_env=False, timeout=TIMEOUT).json()
         assert (done["status"], done["result"]) == ("COMPLETED", "hello")
         server.signal()
         assert server.wait() == 0, server.log

@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 from PIL import ExifTags, Image, ImageCms, PngImagePlugin
 
-from task_queue_engine.handlers.image import worker as image_worker
-from task_queue_engine.handlers.image.worker import (
+from task_queue_engine.handlers.image import render as image_render
+from task_queue_engine.handlers.image.render import (
     SUPPORTED_FORMATS,
     Format,
-    Limits,
     Rendered,
-    Wanted,
+    RenderLimits,
+    RenderOptions,
     render,
 )
 from task_queue_engine.retry import Discard
@@ -35,13 +35,15 @@ from tests.handlers.pictures import (
     profile_with_red_and_blue_swapped,
 )
 
-LIMITS = Limits(max_pixels=1_000_000, max_memory=1024 * 2**20)
+LIMITS = RenderLimits(max_pixels=1_000_000, max_memory=1024 * 2**20)
 
 FORMATS = SUPPORTED_FORMATS
 
 
-def made(data: bytes, *, limits: Limits = LIMITS, **wanted: Any) -> tuple[Image.Image, Rendered]:
-    rendered = render(data, Wanted(**{"width": 20, **wanted}), limits)
+def made(
+    data: bytes, *, limits: RenderLimits = LIMITS, **wanted: Any
+) -> tuple[Image.Image, Rendered]:
+    rendered = render(data, RenderOptions(**{"width": 20, **wanted}), limits)
     image = decode(rendered.data)
     assert image.size == (rendered.width, rendered.height)
     assert image.format == rendered.format.upper()
@@ -344,7 +346,7 @@ def test_the_first_frame_of_an_animation_is_taken(source: str) -> None:
 def test_a_bomb_is_refused_by_its_header() -> None:
     for limits in (LIMITS, replace(LIMITS, max_pixels=2_000_000_000)):
         with pytest.raises(Discard, match="TQE_IMAGE_MAX_PIXELS"):
-            render(png_claiming(50_000, 50_000), Wanted(width=10), limits)
+            render(png_claiming(50_000, 50_000), RenderOptions(width=10), limits)
 
 
 @pytest.mark.parametrize(("size", "fits"), [((1000, 1000), True), ((1001, 1000), False)])
@@ -354,7 +356,7 @@ def test_the_limit_of_pixels_is_exact(size: tuple[int, int], fits: bool) -> None
         made(data)
     else:
         with pytest.raises(Discard, match=r"more pixels than TQE_IMAGE_MAX_PIXELS \(1000000\)"):
-            render(data, Wanted(width=10), LIMITS)
+            render(data, RenderOptions(width=10), LIMITS)
 
 
 def test_a_frame_larger_than_its_gif_is_refused() -> None:
@@ -362,29 +364,29 @@ def test_a_frame_larger_than_its_gif_is_refused() -> None:
     where = data.index(b"\x2c\0\0\0\0")  # image descriptor: position, then size
     data[where + 5 : where + 9] = b"\xff\xff\xff\xff"
     with pytest.raises(Discard):
-        render(bytes(data), Wanted(width=10), LIMITS)
+        render(bytes(data), RenderOptions(width=10), LIMITS)
 
 
 @pytest.mark.parametrize(
     "wanted",
     [
-        Wanted(width=1001, height=1000, fit="fill"),
-        Wanted(width=16_000),
-        Wanted(height=16_000, without_enlargement=False),
-        Wanted(width=16_383, height=1, fit="outside"),
+        RenderOptions(width=1001, height=1000, fit="fill"),
+        RenderOptions(width=16_000),
+        RenderOptions(height=16_000, without_enlargement=False),
+        RenderOptions(width=16_383, height=1, fit="outside"),
     ],
 )
-def test_a_result_over_the_limits_is_refused_before_it_is_made(wanted: Wanted) -> None:
+def test_a_result_over_the_limits_is_refused_before_it_is_made(wanted: RenderOptions) -> None:
     with pytest.raises(Discard, match=r"the result would be \d+x\d+ pixels"):
         render(encode(flat(), "PNG"), wanted, LIMITS)
 
 
 def test_memory_over_the_limit_is_refused_and_the_process_can_go_on() -> None:
     before = resource.getrlimit(resource.RLIMIT_AS)
-    limits = Limits(max_pixels=100_000_000, max_memory=64 * 2**20)
+    limits = RenderLimits(max_pixels=100_000_000, max_memory=64 * 2**20)
     data = encode(Image.new("1", (9000, 9000)), "PNG")
     with pytest.raises(Discard, match="TQE_IMAGE_MAX_MEMORY_BYTES"):
-        render(data, Wanted(width=9000, height=9000, fit="fill", format="png"), limits)
+        render(data, RenderOptions(width=9000, height=9000, fit="fill", format="png"), limits)
     assert resource.getrlimit(resource.RLIMIT_AS) == before
     made(encode(flat(), "PNG"))
 
@@ -392,7 +394,7 @@ def test_memory_over_the_limit_is_refused_and_the_process_can_go_on() -> None:
 @pytest.mark.parametrize("pillow_format", ["BMP", "TIFF", "ICO", "PPM", "TGA", "PDF", "EPS"])
 def test_other_types_are_refused_though_pillow_knows_them(pillow_format: str) -> None:
     with pytest.raises(Discard, match="not an image of a known type"):
-        render(encode(flat(), pillow_format), Wanted(width=10), LIMITS)
+        render(encode(flat(), pillow_format), RenderOptions(width=10), LIMITS)
 
 
 @pytest.mark.parametrize(
@@ -409,7 +411,7 @@ def test_other_types_are_refused_though_pillow_knows_them(pillow_format: str) ->
 )
 def test_what_is_no_image_is_refused(data: bytes) -> None:
     with pytest.raises(Discard, match="not an image of a known type"):
-        render(data, Wanted(width=10), LIMITS)
+        render(data, RenderOptions(width=10), LIMITS)
 
 
 @pytest.mark.parametrize("source", FORMATS)
@@ -417,7 +419,7 @@ def test_what_is_no_image_is_refused(data: bytes) -> None:
 def test_truncated_images_are_refused(source: Format, kept: float) -> None:
     data = encode(noise(), source.upper())
     with pytest.raises(Discard):
-        render(data[: int(len(data) * kept)], Wanted(width=10), LIMITS)
+        render(data[: int(len(data) * kept)], RenderOptions(width=10), LIMITS)
 
 
 @pytest.mark.parametrize("source", FORMATS)
@@ -435,7 +437,7 @@ def test_pillows_globals_are_as_they_were(monkeypatch: pytest.MonkeyPatch) -> No
     filters = list(warnings.filters)
     made(encode(flat(), "PNG"))
     with pytest.raises(Discard):
-        render(b"", Wanted(width=10), LIMITS)
+        render(b"", RenderOptions(width=10), LIMITS)
     assert Image.MAX_IMAGE_PIXELS == 12_345_678
     assert warnings.filters == filters
 
@@ -444,13 +446,13 @@ def test_what_decoders_check_for_themselves_is_held_to_the_limit_too(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     seen: list[int | None] = []
-    to_plain = image_worker.to_plain
+    to_plain = image_render.to_plain
 
     def watched(image: Image.Image) -> Image.Image:
         seen.append(Image.MAX_IMAGE_PIXELS)
         return to_plain(image)
 
-    monkeypatch.setattr(image_worker, "to_plain", watched)
+    monkeypatch.setattr(image_render, "to_plain", watched)
     made(encode(flat(), "PNG"))
     assert seen == [LIMITS.max_pixels]
 
@@ -458,24 +460,24 @@ def test_what_decoders_check_for_themselves_is_held_to_the_limit_too(
 def test_a_format_pillow_was_built_without_is_neither_written_nor_read(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(image_worker, "SUPPORTED_FORMATS", ("jpeg", "png"))
+    monkeypatch.setattr(image_render, "SUPPORTED_FORMATS", ("jpeg", "png"))
     with pytest.raises(Discard, match="cannot write webp"):
-        render(encode(flat(), "PNG"), Wanted(width=10, format="webp"), LIMITS)
+        render(encode(flat(), "PNG"), RenderOptions(width=10, format="webp"), LIMITS)
     with pytest.raises(Discard, match=r"not an image of a known type \(jpeg, png\)"):
-        render(encode(flat(), "WEBP"), Wanted(width=10), LIMITS)
+        render(encode(flat(), "WEBP"), RenderOptions(width=10), LIMITS)
 
 
 def test_a_large_jpeg_is_decoded_at_a_fraction_of_its_size(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     sizes: list[tuple[int, int]] = []
-    to_plain = image_worker.to_plain
+    to_plain = image_render.to_plain
 
     def watched(image: Image.Image) -> Image.Image:
         sizes.append(image.size)
         return to_plain(image)
 
-    monkeypatch.setattr(image_worker, "to_plain", watched)
+    monkeypatch.setattr(image_render, "to_plain", watched)
     data = encode(halves((800, 400)), "JPEG")
     image, rendered = made(data, width=40)
     assert sizes == [(100, 50)]

@@ -1,4 +1,4 @@
-"""Bytes of an image in, bytes of a resized one out, whoever made the first ones.
+"""Bytes of an untrusted image in, bytes of a resized one out.
 
 Only the decoders of five formats ever see the data; its size in pixels is judged from the header,
 before anything is decoded; all of the work has a ceiling of memory. Whatever is wrong with an
@@ -74,6 +74,7 @@ _OUR_NAMES: dict[str | None, Format] = {
     **{theirs: ours for ours, theirs in _PILLOW_NAMES.items()},
 }
 
+# The scales of the formats differ: AVIF needs a lower number for the same look.
 _DEFAULT_QUALITY: dict[Format, int] = {"jpeg": 80, "webp": 80, "avif": 60}
 
 # EXIF orientation -> what puts the picture upright (EXIF 3.0, tag 274).
@@ -92,14 +93,14 @@ _SIDEWAYS = frozenset({5, 6, 7, 8})
 # asked for remain on each side: much faster, and not to be seen after the resampling.
 _DRAFT_GAP = 2
 
+# From here on Pillow's two-step resampling is as good as one step (its documentation says).
 _REDUCING_GAP = 3.0
-"""From here on Pillow's two-step resampling is as good as one step (its documentation says)."""
 
 _WHITE = "#ffffff"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Wanted:
+class RenderOptions:
     """How the result is to be. Sizes in pixels; at least one of `width` and `height` is given."""
 
     width: int | None = None
@@ -116,7 +117,7 @@ class Wanted:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Limits:
+class RenderLimits:
     max_pixels: int
     max_memory: int
     """Bytes."""
@@ -135,7 +136,7 @@ class Rendered:
     source_animated: bool
 
 
-def render(data: bytes, wanted: Wanted, limits: Limits) -> Rendered:
+def render(data: bytes, wanted: RenderOptions, limits: RenderLimits) -> Rendered:
     """Raises Discard, saying what is wrong with the image or why it is not worked on."""
     if wanted.format is not None and wanted.format not in SUPPORTED_FORMATS:
         raise Discard(f"the installed Pillow cannot write {wanted.format}")
@@ -150,13 +151,13 @@ def render(data: bytes, wanted: Wanted, limits: Limits) -> Rendered:
 
 @contextmanager
 def _pillow_limits(max_pixels: int) -> Iterator[None]:
-    """Pillow's limits are globals: set for the work, then put back for whoever uses the process
-    next. Its own check also covers what decoders find behind the header."""
+    """Pillow's limits are globals: set for the work, then put back for the next task in
+    this process. Their own check also covers what decoders find behind the header."""
     before = Image.MAX_IMAGE_PIXELS
     Image.MAX_IMAGE_PIXELS = max_pixels
     try:
         with warnings.catch_warnings(), _one_avif_thread():
-            warnings.simplefilter("ignore")  # about odd files, to nobody in particular
+            warnings.simplefilter("ignore")  # about odd files: no handler could act on them
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             yield
     finally:
@@ -177,7 +178,7 @@ def _one_avif_thread() -> Iterator[None]:
         AvifImagePlugin.DEFAULT_MAX_THREADS = before
 
 
-def _render(data: bytes, wanted: Wanted, limits: Limits) -> Rendered:
+def _render(data: bytes, wanted: RenderOptions, limits: RenderLimits) -> Rendered:
     with _open(data, limits) as image:
         source_format = _OUR_NAMES[image.format]
         output_format = wanted.format or source_format
@@ -212,7 +213,7 @@ def _render(data: bytes, wanted: Wanted, limits: Limits) -> Rendered:
     )
 
 
-def _open(data: bytes, limits: Limits) -> Image.Image:
+def _open(data: bytes, limits: RenderLimits) -> Image.Image:
     """Reads the header only."""
     too_many_pixels = Discard(
         f"the image has more pixels than TQE_IMAGE_MAX_PIXELS ({limits.max_pixels})"
@@ -248,7 +249,7 @@ def _orientation(image: Image.Image) -> int:
         return 1
 
 
-def _check_result(size: Size, limits: Limits) -> None:
+def _check_result(size: Size, limits: RenderLimits) -> None:
     width, height = size
     if max(size) > MAX_SIDE or width * height > limits.max_pixels:
         raise Discard(

@@ -23,8 +23,8 @@ from click.testing import CliRunner
 
 from task_queue_engine.cli import main
 
-PATIENCE = 20.0
-"""Seconds anything may take on a busy machine before a test calls it broken."""
+TIMEOUT = 20.0
+"""Seconds a step may take on a busy machine before a test calls it broken."""
 APP = "shop:tasks"
 KEY = "a-key-of-sixteen-characters"
 
@@ -90,7 +90,7 @@ class Shop:
     def run(self, *arguments: str, **environment: str) -> Ran:
         """The same, to its end."""
         with self.command(*arguments, **environment) as process:
-            out, err = process.communicate(timeout=PATIENCE)
+            out, err = process.communicate(timeout=TIMEOUT)
         return Ran(process.returncode, out, err)
 
     @contextmanager
@@ -146,7 +146,7 @@ class Server:
     def wait_for(self, pattern: str | re.Pattern[str]) -> re.Match[str]:
         """The first log line that has it, of those that were logged and those to come."""
         seen = 0
-        deadline = time.monotonic() + PATIENCE
+        deadline = time.monotonic() + TIMEOUT
         while True:
             for line in self.lines[seen:]:
                 found = re.search(pattern, line)
@@ -182,8 +182,8 @@ class Server:
 
     def wait(self) -> int:
         """Its exit code."""
-        code = self.process.wait(PATIENCE)
-        self._reader.join(PATIENCE)
+        code = self.process.wait(TIMEOUT)
+        self._reader.join(TIMEOUT)
         while not self._new.empty():
             line = self._new.get()
             if line is not None:
@@ -199,7 +199,7 @@ class Server:
 
 def eventually(condition: Callable[[], bool]) -> None:
     """Look again and again until it holds."""
-    deadline = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + TIMEOUT
     while not condition():
         assert time.monotonic() < deadline, "it never came to that"
         time.sleep(0.01)
