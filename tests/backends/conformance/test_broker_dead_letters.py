@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from task_queue_engine.lifecycle import (
-    GIVEN_UP_ERROR_TYPE,
+    DEAD_LETTERED_ERROR_TYPE,
     BrokerDeadLetter,
     Complete,
     Fenced,
@@ -29,7 +29,7 @@ async def test_one_that_never_started_fails_with_the_reason(harness: Harness) ->
     assert await moved(harness, task) == Recorded(TaskStatus.FAILED)
     found = await harness.get(task.id)
     assert (found.status, found.retry_count, found.attempt) == (TaskStatus.FAILED, 0, 0)
-    assert found.error == TaskError(type=GIVEN_UP_ERROR_TYPE, message=REASON)
+    assert found.error == TaskError(type=DEAD_LETTERED_ERROR_TYPE, message=REASON)
     assert found.finished_at == harness.now()
     counts = await harness.store.counts()
     assert (counts.pending, counts.failed) == (0, 1)

@@ -31,8 +31,8 @@ async def everything(harness: Harness, *, limit: int) -> list[DeadLetter]:
     cursor = None
     while True:
         page = await harness.queue.dead_letters.page(limit=limit, cursor=cursor)
-        assert len(page.letters) <= limit
-        letters += page.letters
+        assert len(page.dead_letters) <= limit
+        letters += page.dead_letters
         cursor = page.next_cursor
         if cursor is None:
             return letters
@@ -51,7 +51,7 @@ async def test_a_dead_letter_says_what_and_why(harness: Harness) -> None:
 
     assert await harness.queue.dead_letter([item]) == [Done()]
 
-    (letter,) = (await harness.queue.dead_letters.page(limit=10)).letters
+    (letter,) = (await harness.queue.dead_letters.page(limit=10)).dead_letters
     assert letter.task_id == running.id
     assert letter.task_type == "email"
     assert letter.reason == "attempts exhausted (3 of 3)"
@@ -74,7 +74,7 @@ async def test_a_dead_letter_without_a_task(harness: Harness) -> None:
             )
         ]
     )
-    (letter,) = (await harness.queue.dead_letters.page(limit=10)).letters
+    (letter,) = (await harness.queue.dead_letters.page(limit=10)).dead_letters
     assert (letter.task_id, letter.task_type, letter.attempts, letter.error) == (
         task.id,
         "",
@@ -95,16 +95,16 @@ async def test_pages_hold_still_while_letters_come_and_go(harness: Harness) -> N
     ids = await dead_letters_of(harness, 4)
     first = await harness.queue.dead_letters.page(limit=2)
     await dead_letters_of(harness, 1)
-    await harness.queue.dead_letters.delete(first.letters)
+    await harness.queue.dead_letters.delete(first.dead_letters)
     second = await harness.queue.dead_letters.page(limit=2, cursor=first.next_cursor)
-    assert [letter.task_id for letter in second.letters] == [ids[1], ids[0]]
+    assert [letter.task_id for letter in second.dead_letters] == [ids[1], ids[0]]
     assert second.next_cursor is None
 
 
 async def test_a_full_last_page_has_no_cursor(harness: Harness) -> None:
     await dead_letters_of(harness, 2)
     page = await harness.queue.dead_letters.page(limit=2)
-    assert len(page.letters) == 2
+    assert len(page.dead_letters) == 2
     if harness.promises.ordered_dead_letters:
         assert page.next_cursor is None
 
@@ -169,14 +169,14 @@ async def test_purge(harness: Harness) -> None:
         assert purged == 3
         assert (await harness.queue.depth()).dead == 0
         assert await harness.queue.dead_letters.purge() == 0
-    assert (await harness.queue.dead_letters.page(limit=10)).letters == ()
+    assert (await harness.queue.dead_letters.page(limit=10)).dead_letters == ()
     assert [delivery.task_id for delivery in await harness.receive()] == [waiting.id]
 
 
 async def test_letters_stay_with_their_queue(harness: Harness) -> None:
     await dead_letters_of(harness, 1)
     other = harness.backend.queue("other")
-    assert (await other.dead_letters.page(limit=10)).letters == ()
+    assert (await other.dead_letters.page(limit=10)).dead_letters == ()
     assert await other.dead_letters.take(limit=10) == []
     assert await other.dead_letters.purge() == 0
     (letter,) = await harness.queue.dead_letters.take(limit=10)

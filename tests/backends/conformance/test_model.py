@@ -400,7 +400,7 @@ async def dead_all(backend: Backend) -> list[DeadLetter]:
     cursor = None
     while True:
         page = await backend.queue("default").dead_letters.page(limit=2, cursor=cursor)
-        letters += map(anonymous_letter, page.letters)
+        letters += map(anonymous_letter, page.dead_letters)
         if page.next_cursor is None:
             return letters
         cursor = page.next_cursor

@@ -178,7 +178,7 @@ class Bench:
         cursor = None
         while True:
             page = await self.queue.dead_letters.page(limit=10, cursor=cursor)
-            found += page.letters
+            found += page.dead_letters
             cursor = page.next_cursor
             if cursor is None:
                 return found

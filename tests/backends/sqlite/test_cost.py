@@ -92,7 +92,7 @@ async def one_of_each_write(bench: Bench) -> None:
     await store.schedule([(task_id, None)])
     await queue.extend([delivery], visibility=60)
     await queue.dead_letter([bench.dead_letter(delivery)])
-    (letter,) = (await queue.dead_letters.page(limit=1)).letters
+    (letter,) = (await queue.dead_letters.page(limit=1)).dead_letters
     await queue.dead_letters.take(limit=1, ids=[letter.id])
     await queue.dead_letters.delete([letter])
     await store.reclaim([(other.task_id, 1)])

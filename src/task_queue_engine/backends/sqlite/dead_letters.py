@@ -91,7 +91,7 @@ class SqliteDeadLetters:
         letters = tuple(_to_letter(row) for row in rows[:limit])
         more = len(rows) > limit
         return DeadLetterPage(
-            letters=letters,
+            dead_letters=letters,
             next_cursor=encode_cursor("dead", (int(letters[-1].id),)) if more else None,
         )
 

@@ -43,7 +43,7 @@ class DeadLetterRoutes:
         query = Query(request, ("limit", "cursor"))
         with self._front.patience():
             page = await self._engine.list_dead(limit=query.limit(), cursor=query.cursor())
-        letters = [_view(letter) for letter in page.letters]
+        letters = [_view(letter) for letter in page.dead_letters]
         return reply(DeadLetterList(dead_letters=letters, next_cursor=page.next_cursor))
 
     @tag([TAG])
