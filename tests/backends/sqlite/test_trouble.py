@@ -14,7 +14,8 @@ import trio
 
 from task_queue_engine.backends.base import Created, NewTask
 from task_queue_engine.backends.sqlite import SqliteBackend, threads
-from task_queue_engine.backends.sqlite.threads import BUSY_TIMEOUT, Transaction
+from task_queue_engine.backends.sqlite.threads import BUSY_TIMEOUT
+from task_queue_engine.backends.sqlite.transaction import Transaction
 from task_queue_engine.errors import BackendRefused, BackendUnavailable
 from task_queue_engine.lifecycle import Complete, Started
 from tests.backends.sqlite.bench import Bench, SqliteHarness, claim_of

@@ -25,6 +25,7 @@ from task_queue_engine.backends.base import (
 )
 from task_queue_engine.backends.sqlite import listing
 from task_queue_engine.backends.sqlite.batches import Batch, JsonRows
+from task_queue_engine.backends.sqlite.database_file import DatabaseFile
 from task_queue_engine.backends.sqlite.rows import (
     NUMBER_OF,
     STATUSES,
@@ -35,7 +36,7 @@ from task_queue_engine.backends.sqlite.rows import (
     to_us,
     to_us_or_none,
 )
-from task_queue_engine.backends.sqlite.threads import DatabaseFile, Transaction
+from task_queue_engine.backends.sqlite.transaction import Transaction
 from task_queue_engine.clock import Clock
 from task_queue_engine.lifecycle import (
     AttemptWrite,
@@ -128,7 +129,7 @@ class SqliteStore:
     # --- writes -----------------------------------------------------------------------------
 
     async def create(self, tasks: Sequence[NewTask]) -> list[CreateVerdict]:
-        # Encoded here, where a payload that is not JSON hits the caller and nobody else.
+        # Encoded here, where a payload that is not JSON hits its own caller alone.
         payloads = [encode(new.task.payload) for new in tasks]
         verdicts: list[CreateVerdict] = [
             Created()
