@@ -15,9 +15,9 @@ from task_queue_engine.backends.base import Created, Done, Message, NewTask
 from task_queue_engine.clock import ManualClock
 from task_queue_engine.lifecycle import DEAD_LETTERED_ERROR_TYPE, Receive, Started
 from task_queue_engine.task import Task, TaskStatus
+from task_queue_engine.testing.conformance.harness import claim_request
 from tests.backends.aws.sqs.harness import make_backend, make_client, make_queue
 from tests.backends.aws.sqs.opening import boto, make_task, queue_of
-from tests.backends.conformance.harness import claim_request
 from tests.local_servers import require
 
 SERVERS = ["elasticmq", "moto", "fauxqs", "ministack"]
