@@ -18,6 +18,8 @@ class Message:
     """To be sent: one task, visible after `delay` seconds (0 to the queue's `max_delay`)."""
 
     task: Task
+    payload_json: bytes | None = None
+    """The task's payload, encoded; None where the sender has the task from the store."""
     delay: float = 0.0
 
 

@@ -8,6 +8,8 @@ from datetime import datetime
 from enum import Enum, auto
 from typing import Protocol
 
+import msgspec
+
 from task_queue_engine.backends.base.verdicts import CreateVerdict
 from task_queue_engine.lifecycle import (
     AttemptWrite,
@@ -26,8 +28,14 @@ class NewTask:
     """To be created, PENDING."""
 
     task: Task
+    payload_json: bytes = b""
+    """The payload, encoded: made once and carried along. From `task` where it is not given."""
     due_at: datetime | None = None
     """Set: no message will be sent now; the scheduler sends one at this time."""
+
+    def __post_init__(self) -> None:
+        if not self.payload_json:
+            object.__setattr__(self, "payload_json", msgspec.json.encode(self.task.payload))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

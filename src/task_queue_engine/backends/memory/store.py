@@ -61,13 +61,13 @@ class MemoryStore:
         def add(new: NewTask) -> CreateVerdict:
             if self._state.faults.hits_item("create"):
                 return TryAgain("made to fail by a test")
-            payload = msgspec.json.encode(new.task.payload)
-            if len(payload) > self._max_item_bytes:
-                return TooLarge(len(payload), self._max_item_bytes)
+            size = len(new.payload_json)
+            if size > self._max_item_bytes:
+                return TooLarge(size, self._max_item_bytes)
             existing = self._state.rows.get(new.task.id)
             if existing is not None:
                 return AlreadyExists(existing.task)
-            task = msgspec.structs.replace(new.task, payload=msgspec.json.decode(payload))
+            task = msgspec.structs.replace(new.task, payload=msgspec.json.decode(new.payload_json))
             self._state.rows[task.id] = Row(task=task, due_at=new.due_at)
             return Created()
 

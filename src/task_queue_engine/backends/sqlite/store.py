@@ -29,7 +29,6 @@ from task_queue_engine.backends.sqlite.database_file import DatabaseFile
 from task_queue_engine.backends.sqlite.rows import (
     NUMBER_OF,
     STATUSES,
-    encode,
     encode_or_none,
     load,
     save,
@@ -129,8 +128,7 @@ class SqliteStore:
     # --- writes -----------------------------------------------------------------------------
 
     async def create(self, tasks: Sequence[NewTask]) -> list[CreateVerdict]:
-        # Encoded here, where a payload that is not JSON hits its own caller alone.
-        payloads = [encode(new.task.payload) for new in tasks]
+        payloads = [new.payload_json for new in tasks]
         verdicts: list[CreateVerdict] = [
             Created()
             if len(payload) <= self._max_item_bytes
