@@ -70,10 +70,10 @@ class QueueCapabilities:
     """How a broker differs from a plain queue, where its callers have to do something about it."""
 
     poll_outlives_cancel: bool = False
-    """Cancelling a `receive` that waits does not end it where messages are handed out: for the rest
-    of its wait it takes what becomes visible, and no receiver gets that until its lease ends. A
-    caller that can wait lets the poll come to its end and gives back what it brings. (SQS answers
-    a long poll whose connection is gone.)"""
+    """A `receive` that is cancelled while it waits goes on at the broker: for the rest of its wait
+    it takes messages that become visible, and no receiver gets those until their lease ends. A
+    caller that can wait lets the poll come to its end and gives back what it brings. (SQS answers a
+    long poll whose connection is gone.)"""
     settle_linger: float = 0.0
     """Seconds for which settling a message may wait for others, where each request costs money
     and no caller waits for it. The lease is kept meanwhile."""
