@@ -2,8 +2,8 @@
 
 Everything works in batches and answers per item, in the order asked: one bad item never fails its
 neighbours. A call that fails as a whole raises `BackendUnavailable` (expected, try again) or
-`BackendRefused` (trying again does not help); then nothing is known about any of its items, and all of these
-operations may safely be repeated.
+`BackendRefused` (trying again does not help); then nothing is known about any of its items, and all
+of these operations may safely be repeated.
 
 Cancellation: a call is cancellable while it waits. A write once begun is either finished or never
 happened, and `receive` never loses a message it took: it raises `Cancelled` having taken nothing,
