@@ -36,7 +36,8 @@ def encode_json(value: Any, *, field: str = "payload") -> bytes:
 
     Raises:
         InvalidTask: naming the path below `field`: not encodable, NaN or infinite, a lone
-            surrogate, a NUL character, nested deeper than MAX_DEPTH, an absurd integer.
+            surrogate, a NUL character, nested deeper than MAX_DEPTH, an integer of more than
+            MAX_INTEGER_DIGITS digits.
     """
     try:
         encoded = _encoder.encode(value)

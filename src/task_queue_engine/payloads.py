@@ -27,8 +27,8 @@ def _is_pydantic(annotation: Any) -> bool:
 
 
 def _is_beyond_msgspec(annotation: Any) -> bool:
-    """Whether a class unknown to msgspec is somewhere in it. msgspec takes such a type without a
-    word, and refuses every value later."""
+    """Whether a class unknown to msgspec is somewhere in it. msgspec takes such a type without
+    complaint, and refuses every value later."""
     try:
         left: list[Any] = [msgspec.inspect.type_info(annotation)]
     except TypeError:

@@ -1,4 +1,4 @@
-"""What a task is: its fields and its statuses. Its transitions are in `lifecycle.py`."""
+"""What a task is: its fields and its statuses. Its transitions are in `lifecycle`."""
 
 from __future__ import annotations
 

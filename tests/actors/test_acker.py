@@ -88,7 +88,7 @@ async def test_each_kind_of_settlement_does_what_it_says(backend: MemoryBackend)
         await rig.settlements.send((Ack(acked), Release(released, 60), dead, Leave(left)))
         assert set(await rig.settled(4)) == {acked, released, left, attempt.lease}
         assert await depth(backend) == QueueDepth(waiting=1, in_flight=1, dead=1)
-        (letter,) = (await backend.queue("default").dead_letters.page(limit=10)).letters
+        (letter,) = (await backend.queue("default").dead_letters.page(limit=10)).dead_letters
         assert letter.task_id == attempt.task.id
         assert letter.task_type == "t"
         assert letter.reason == "no use"

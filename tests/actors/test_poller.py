@@ -287,7 +287,7 @@ async def test_a_wait_longer_than_the_queue_can_hold_is_cut_to_what_it_can(
 
 async def test_a_message_without_a_task_is_dead_lettered(backend: MemoryBackend) -> None:
     task = await put(backend, send=False)
-    backend._rows.clear()
+    backend.state.rows.clear()
     await backend.queue("default").send([Message(task=task)])
     async with polling(backend) as rig:
         settlement = await rig.settlement()

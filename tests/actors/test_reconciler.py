@@ -146,7 +146,7 @@ async def test_a_long_backlog_is_walked_through_in_pieces(backend: MemoryBackend
     async with reconciling(backend):
         await trio.sleep(INTERVAL)
         assert backend.faults.calls["stranded"] >= 3
-        sent = [m.task_id for m in backend.queue("default")._messages.values()]
+        sent = [m.task_id for m in backend.state.queue("default").messages.values()]
         assert sent.count(stuck.id) == 1
 
 
@@ -201,7 +201,7 @@ async def test_without_a_retention_nothing_is_deleted(backend: MemoryBackend) ->
 async def test_a_task_whose_message_the_queue_gave_up_fails(backend: MemoryBackend) -> None:
     async with reconciling(backend) as reconciler:
         attempt = await in_hand(backend)
-        backend.queue("default").give_up_messages()
+        backend.queue("default").dead_letter_by_broker()
         await trio.sleep(PATIENCE - 1)
         assert status(backend, attempt.task.id) is TaskStatus.PROCESSING
         await trio.sleep(FOUND - PATIENCE)
@@ -210,9 +210,9 @@ async def test_a_task_whose_message_the_queue_gave_up_fails(backend: MemoryBacke
         assert task is not None
         assert task.status is TaskStatus.FAILED
         assert task.error is not None
-        assert task.error.message == "given up by the queue"
+        assert task.error.message == "moved by the broker"
         assert reconciler.statistics().broker_dead_lettered == 1
-        (letter,) = (await backend.queue("default").dead_letters.page(limit=10)).letters
+        (letter,) = (await backend.queue("default").dead_letters.page(limit=10)).dead_letters
         assert letter.task_id == task.id, "and the dead letter is still there"
 
 
@@ -222,7 +222,7 @@ async def test_a_redriven_task_is_left_alone_while_its_old_letter_goes(
     queue = backend.queue("default")
     async with reconciling(backend):
         attempt = await in_hand(backend)
-        queue.give_up_messages()
+        queue.dead_letter_by_broker()
         await trio.sleep(FOUND)
         await backend.store.reopen([attempt.task.id])
         await trio.sleep(PATIENCE - 1)

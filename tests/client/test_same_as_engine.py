@@ -125,11 +125,11 @@ async def test_dead_letters(world: World) -> None:
         await world.client.wait(handle.id, timeout=10)
     page = await world.client.list_dead(limit=2)
     assert page == await world.engine.list_dead(limit=2)
-    assert page.letters[0].reason
+    assert page.dead_letters[0].reason
     rest = await world.client.list_dead(cursor=page.next_cursor)
-    assert len(rest.letters) == 1
+    assert len(rest.dead_letters) == 1
 
-    report = await world.client.redrive([page.letters[0].id, "no-such-dead-letter"])
+    report = await world.client.redrive([page.dead_letters[0].id, "no-such-dead-letter"])
     assert (report.redriven, report.skipped) == (1, 0)
     await trio.sleep(5)
     assert (await world.client.redrive()).redriven == 3

@@ -201,7 +201,7 @@ async def test_a_task_that_kills_its_process_is_quarantined_and_others_go_on(
         for handle in good:
             assert (await ended(watching, handle.id, timeout=3 * SOON)).status == "COMPLETED"
         await trio.sleep(1)
-        (letter,) = (await watching.list_dead()).letters
+        (letter,) = (await watching.list_dead()).dead_letters
         assert letter.task_id == bad.id
         assert letter.task_type == "poison"
         assert letter.reason == "its worker died 3 times of 3 allowed"
@@ -276,7 +276,7 @@ async def test_a_crash_between_saving_and_sending(
                     await gate.arrived.wait()
                     one.kill()
                     nursery.cancel_scope.cancel()
-        (task_id,) = backend._rows
+        (task_id,) = backend.state.rows
         task = await ended(engine, task_id, timeout=RECONCILED + 5)
         assert (task.status, task.attempt) == (TaskStatus.COMPLETED, 1)
     assert len(runs) == 1
@@ -320,7 +320,7 @@ async def test_a_crash_between_recording_a_failure_and_dead_lettering(
             await trio.sleep(SOON)
             assert await handle.task() == task
         async with backend.open():
-            (letter,) = (await backend.queue("default").dead_letters.page(limit=10)).letters
+            (letter,) = (await backend.queue("default").dead_letters.page(limit=10)).dead_letters
     assert (letter.task_id, letter.error) == (handle.id, task.error)
     assert letter.reason.startswith("FAILED, and the worker that wrote this died")
     assert await depth(backend) == QueueDepth(waiting=0, in_flight=0, dead=1)

@@ -300,10 +300,10 @@ async def test_a_message_nobody_knows_is_dead_lettered(
 ) -> None:
     async with running(tasks, backend) as engine:
         task = await ended(engine, await submitted(engine, 1))
-        backend._rows.clear()
+        backend.state.rows.clear()
         await backend.queue("default").send([Message(task=task)])
         await trio.sleep(5)
-        (letter,) = (await engine.list_dead()).letters
+        (letter,) = (await engine.list_dead()).dead_letters
         assert (letter.task_id, letter.reason) == (task.id, "no such task in the store")
     assert await depth(backend) == QueueDepth(waiting=0, in_flight=0, dead=1)
 

@@ -84,7 +84,7 @@ async def test_after_the_last_attempt_it_is_failed_and_dead_lettered_with_the_re
         assert (task.status, task.retry_count) == (TaskStatus.FAILED, 3)
         assert task.finished_at is not None
         await trio.sleep(1)
-        (letter,) = (await engine.list_dead()).letters
+        (letter,) = (await engine.list_dead()).dead_letters
         assert letter.task_id == handle.id
         assert letter.task_type == "fails"
         assert letter.reason == "attempts exhausted (3 of 3)"
@@ -161,7 +161,7 @@ async def test_a_discard_fails_at_once(tasks: TaskRegistry, backend: MemoryBacke
     async with running(tasks, backend) as engine:
         task = await ended(engine, (await engine.submit(hopeless)).id)
         await trio.sleep(1)
-        (letter,) = (await engine.list_dead()).letters
+        (letter,) = (await engine.list_dead()).dead_letters
     assert task.status is TaskStatus.FAILED
     assert task.error is not None
     assert task.error.message == "the account is closed"

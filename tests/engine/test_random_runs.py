@@ -155,7 +155,7 @@ async def nothing_left(backend: MemoryBackend, ids: list[str], dead: int) -> Que
 async def check_ends(
     backend: MemoryBackend, ledger: Ledger, ids: list[str], cancelled: set[str]
 ) -> None:
-    assert len(set(ids)) == len(backend._rows) == TASKS, "one task for each key"
+    assert len(set(ids)) == len(backend.state.rows) == TASKS, "one task for each key"
     statuses = Counter()
     for task_id in ids:
         task = row(backend, task_id).task

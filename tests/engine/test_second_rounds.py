@@ -161,7 +161,7 @@ async def test_dead_letters_are_listed_page_by_page(
         cursor = None
         for _ in range(3):
             page = await engine.list_dead(limit=2, cursor=cursor)
-            seen += [letter.task_id for letter in page.letters]
+            seen += [letter.task_id for letter in page.dead_letters]
             cursor = page.next_cursor
         assert cursor is None
         assert sorted(seen) == sorted(ids)
@@ -190,12 +190,12 @@ async def test_some_are_redriven(
 ) -> None:
     async with running(tasks, backend) as engine:
         ids = await failed(engine, 3)
-        letters = {letter.task_id: letter.id for letter in (await engine.list_dead()).letters}
+        letters = {letter.task_id: letter.id for letter in (await engine.list_dead()).dead_letters}
         mended.on = True
         report = await engine.redrive([letters[ids[1]], "no such letter"])
         assert report == RedriveReport(redriven=1)
         assert (await ended(engine, ids[1])).status is TaskStatus.COMPLETED
-        left = [letter.task_id for letter in (await engine.list_dead()).letters]
+        left = [letter.task_id for letter in (await engine.list_dead()).dead_letters]
         assert sorted(left) == sorted([ids[0], ids[2]])
 
 
@@ -220,7 +220,7 @@ async def test_letters_that_come_in_meanwhile_are_not_redriven_too(
     async def and_one_comes_in(letters: Any) -> Any:
         verdicts = await delete_dead(letters)
         (back,) = await queue.dead_letters.take(limit=1) or [letters[0]]
-        queue.dead_letters.letters[f"{len(calls)}00"] = back
+        backend.state.queue("default").dead_letters[f"{len(calls)}00"] = back
         calls.append(len(letters))
         assert len(calls) < 10
         return verdicts
@@ -291,7 +291,7 @@ async def test_purging_deletes_the_letters_and_not_the_tasks(
         ids = await failed(engine, 3)
         assert await engine.purge_dead() == 3
         assert await engine.purge_dead() == 0
-        assert (await engine.list_dead()).letters == ()
+        assert (await engine.list_dead()).dead_letters == ()
         for task_id in ids:
             assert row(backend, task_id).task.status is TaskStatus.FAILED
     assert (await depth(backend)).dead == 0

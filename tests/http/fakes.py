@@ -215,7 +215,7 @@ class FakeEngine:
         start = _read_cursor(cursor)
         more = start + limit < len(self.dead_letters)
         return DeadLetterPage(
-            letters=tuple(self.dead_letters[start : start + limit]),
+            dead_letters=tuple(self.dead_letters[start : start + limit]),
             next_cursor=_cursor(start + limit) if more else None,
         )
 

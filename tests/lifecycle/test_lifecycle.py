@@ -174,7 +174,7 @@ def test_the_owners_word_counts(write: Any, status: TaskStatus, cost: int) -> No
 
 @writes
 @pytest.mark.parametrize("attempt", [1, 2, 4])
-def test_nobody_elses_word_counts(write: Any, status: TaskStatus, cost: int, attempt: int) -> None:
+def test_only_its_owner_writes(write: Any, status: TaskStatus, cost: int, attempt: int) -> None:
     stale = replace(write, attempt=attempt)
     assert lifecycle.decide_record(processing(), stale, LATER) == (Fenced(), None)
     assert lifecycle.decide_record(None, stale, LATER) == (Fenced(), None)
@@ -210,7 +210,7 @@ def test_a_task_to_be_cancelled_does_not_wait_any_more(
     assert row.due_at is None
 
 
-# --- what people ask for --------------------------------------------------------------------
+# --- what clients and operators ask for -----------------------------------------------------
 
 
 def test_cancelling_what_waits_ends_it() -> None:

@@ -89,18 +89,19 @@ class Submitter:
         results: list[SubmitResult] = []
         for i in range(0, len(tasks), self._store.max_batch):
             results += await self._create(tasks[i : i + self._store.max_batch])
-        to_send: dict[str, list[Task]] = {}
+        to_send: dict[str, list[NewTask]] = {}
         for new, result in zip(tasks, results, strict=True):
             if isinstance(result, Created):
                 self._submitted += 1
                 if new.due_at is None:
-                    to_send.setdefault(new.task.queue, []).append(new.task)
+                    to_send.setdefault(new.task.queue, []).append(new)
             elif isinstance(result, BackendUnavailable | TryAgain):
                 self._refused += 1
             else:
                 self._replayed += 1
                 if isinstance(result, AlreadyExists) and self._may_lack_its_message(result.task):
-                    to_send.setdefault(result.task.queue, []).append(result.task)
+                    stored = NewTask(task=result.task)
+                    to_send.setdefault(result.task.queue, []).append(stored)
         for queue_name, created in to_send.items():
             await self._send(self._queue_of(queue_name), created)
         return results
@@ -121,13 +122,13 @@ class Submitter:
             return [error] * len(tasks)
         return list(verdicts)
 
-    async def _send(self, queue: TaskQueue, tasks: Sequence[Task]) -> None:
+    async def _send(self, queue: TaskQueue, tasks: Sequence[NewTask]) -> None:
         for i in range(0, len(tasks), queue.max_batch):
             unsent = await self._send_batch(queue, tasks[i : i + queue.max_batch])
             if unsent:
                 await self._leave_to_scheduler(unsent)
 
-    async def _send_batch(self, queue: TaskQueue, tasks: Sequence[Task]) -> Sequence[Task]:
+    async def _send_batch(self, queue: TaskQueue, tasks: Sequence[NewTask]) -> Sequence[NewTask]:
         """Returns the tasks that could not be sent. While the queue is down one try has to do:
         all later submissions wait behind this one, and the scheduler has more time."""
         tries = 1 if self._queue_is_down else _SEND_TRIES
@@ -142,14 +143,18 @@ class Submitter:
         return tasks
 
     async def _send_once(
-        self, queue: TaskQueue, tasks: Sequence[Task]
-    ) -> tuple[BackendUnavailable | None, Sequence[Task]]:
+        self, queue: TaskQueue, tasks: Sequence[NewTask]
+    ) -> tuple[BackendUnavailable | None, Sequence[NewTask]]:
         """Returns the trouble there was, and the tasks that are still to be sent."""
         now = self._clock.now()
         # Longer than the queue takes where the clock was set back meanwhile; the claim looks again.
         messages = [
-            Message(task=task, delay=min(delay_until(task.run_at, now), queue.max_delay))
-            for task in tasks
+            Message(
+                task=new.task,
+                payload_json=new.payload_json,
+                delay=min(delay_until(new.task.run_at, now), queue.max_delay),
+            )
+            for new in tasks
         ]
         try:
             verdicts = await queue.send(messages)
@@ -158,20 +163,20 @@ class Submitter:
             return error, tasks
         self._queue_is_down = False
         trouble: BackendUnavailable | None = None
-        again: list[Task] = []
-        for task, verdict in zip(tasks, verdicts, strict=True):
+        again: list[NewTask] = []
+        for new, verdict in zip(tasks, verdicts, strict=True):
             if isinstance(verdict, TryAgain):
                 trouble = BackendUnavailable(verdict.reason)
-                again.append(task)
+                again.append(new)
             elif isinstance(verdict, Rejected):
-                logger.error("the queue refuses the message of task %s: %s", task.id, verdict)
+                logger.error("the queue refuses the message of task %s: %s", new.task.id, verdict)
         return trouble, again
 
-    async def _leave_to_scheduler(self, tasks: Sequence[Task]) -> None:
+    async def _leave_to_scheduler(self, tasks: Sequence[NewTask]) -> None:
         self._unsent += len(tasks)
         now = self._clock.now()
         try:
-            await self._store.schedule([(task.id, task.run_at or now) for task in tasks])
+            await self._store.schedule([(new.task.id, new.task.run_at or now) for new in tasks])
         except BackendUnavailable as error:
             # The reconciler finds rows without a message; this only takes longer.
             logger.warning("%d stored tasks could not be sent or marked: %s", len(tasks), error)

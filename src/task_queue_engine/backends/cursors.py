@@ -23,6 +23,7 @@ Moment = Annotated[datetime, msgspec.Meta(tz=True)]
 """A datetime that can be compared with aware ones."""
 
 MAX_LIMIT = 2**31 - 1
+"""Above what any caller asks for, and a number that every backend can hold."""
 
 _encoder = msgspec.json.Encoder()
 

@@ -71,7 +71,7 @@ class DeadLetterList(msgspec.Struct, frozen=True, kw_only=True):
                 attempts=letter.attempts,
                 at=letter.at,
             )
-            for letter in page.letters
+            for letter in page.dead_letters
         ]
         return cls(dead_letters=views, next_cursor=page.next_cursor)
 
@@ -88,7 +88,7 @@ class DeadLetterList(msgspec.Struct, frozen=True, kw_only=True):
             )
             for view in self.dead_letters
         )
-        return DeadLetterPage(letters=letters, next_cursor=self.next_cursor)
+        return DeadLetterPage(dead_letters=letters, next_cursor=self.next_cursor)
 
 
 class PurgeResult(msgspec.Struct, frozen=True, kw_only=True):

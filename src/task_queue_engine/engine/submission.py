@@ -36,10 +36,11 @@ class TaskBuilder:
         definition = self._registry.get(submission.task)
         now = self._clock.now()
         run_at = _run_at(submission, now)
+        payload, payload_json = self._payload(definition, submission)
         task = Task(
             id=_task_id(submission.idempotency_key),
             type=definition.name,
-            payload=self._payload(definition, submission),
+            payload=payload,
             queue=self._settings.queue,
             max_attempts=self._max_attempts(definition, submission),
             timeout_seconds=self._timeout(definition, submission),
@@ -48,9 +49,12 @@ class TaskBuilder:
             run_at=run_at,
         )
         waits_in_store = run_at is not None and (run_at - now).total_seconds() > self._max_delay
-        return NewTask(task=task, due_at=run_at if waits_in_store else None)
+        return NewTask(
+            task=task, payload_json=payload_json, due_at=run_at if waits_in_store else None
+        )
 
-    def _payload(self, definition: TaskDefinition, submission: Submission) -> object:
+    def _payload(self, definition: TaskDefinition, submission: Submission) -> tuple[object, bytes]:
+        """As it is handed to handlers, and encoded."""
         payload = to_json_types(submission.payload)
         encoded = encode_json(payload)
         limit = self._settings.max_body_bytes
@@ -58,9 +62,13 @@ class TaskBuilder:
             raise PayloadTooLarge(len(encoded), limit)
         if not isinstance(payload, str | bool | None):
             # What is stored must be what was checked, whatever the caller does to it next.
-            payload = decode_json(encoded, field="payload")
+            decoded = decode_json(encoded, field="payload")
+            if decoded != payload:
+                # Keys that were no text may have become one key, JSON within may be spelled freely.
+                encoded = encode_json(decoded)
+            payload = decoded
         definition.convert_payload(payload)
-        return payload
+        return payload, encoded
 
     def _max_attempts(self, definition: TaskDefinition, submission: Submission) -> int:
         wanted = submission.max_attempts

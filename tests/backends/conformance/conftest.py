@@ -1,32 +1,62 @@
+"""Which backends the suite runs on, and what each of them does not promise."""
+
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 
 import pytest
 import trio
 
+from task_queue_engine.backends.memory import MemoryBackend
+from task_queue_engine.backends.sqlite import SqliteBackend
+from task_queue_engine.clock import ManualClock
+from task_queue_engine.testing.conformance import Harness, Promises
+from task_queue_engine.testing.conformance.needs import unmet_needs
 from tests.backends.aws.dynamodb.harness import DYNAMODB_HARNESSES
 from tests.backends.aws.sqs.harness import AWS_HARNESSES, PAIR_HARNESSES, QUIRKS, SQS
-from tests.backends.conformance.harness import HARNESSES, Harness, Promises
+
+
+@asynccontextmanager
+async def memory_harness(_: Path) -> AsyncIterator[Harness]:
+    clock = ManualClock()
+    backend = MemoryBackend(clock=clock)
+    async with backend.open():
+        yield Harness(backend, clock=clock, make_another=lambda: MemoryBackend(clock=clock))
+
+
+@asynccontextmanager
+async def sqlite_harness(folder: Path) -> AsyncIterator[Harness]:
+    clock = ManualClock()
+    backend = SqliteBackend(folder / "tasks.db", clock=clock)
+    async with backend.open():
+        yield Harness(
+            backend,
+            clock=clock,
+            make_another=lambda: SqliteBackend(folder / "another.db", clock=clock),
+        )
+
+
+HARNESSES: dict[str, Callable[[Path], AbstractAsyncContextManager[Harness]]] = {
+    "memory": memory_harness,
+    "sqlite": sqlite_harness,
+    **DYNAMODB_HARNESSES,
+    **AWS_HARNESSES,
+    **PAIR_HARNESSES,
+}
 
 PROMISES = dict.fromkeys(AWS_HARNESSES | PAIR_HARNESSES, SQS)
 """Of those that do not promise everything."""
 
-ALL = HARNESSES | DYNAMODB_HARNESSES | AWS_HARNESSES | PAIR_HARNESSES
-
-
-def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "needs(promise): only for backends that keep this promise")
-
-
 # The queues of AWS stand beside the memory backend's store here: the rest would test that.
 OF_THE_QUEUE = {
-    "test_broker_dead_letters",
-    "test_dead_letters",
-    "test_opening",
-    "test_payloads",
-    "test_queue",
+    "TestBrokerDeadLetters",
+    "TestDeadLetters",
+    "TestOpening",
+    "TestPayloads",
+    "TestQueue",
+    "TestWaiting",
 }
 
 
@@ -35,20 +65,24 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         if reason := QUIRKS.get(item.name):
             item.add_marker(pytest.mark.xfail(reason=reason))
-        parameters = getattr(getattr(item, "callspec", None), "params", {})
-        name = parameters.get("harness")
+        if not isinstance(item, pytest.Function):
+            continue
+        arguments = item.callspec.params if hasattr(item, "callspec") else {}
+        name = arguments.get("harness")
         promises = PROMISES.get(name, Promises())
-        is_kept = all(getattr(promises, mark.args[0]) for mark in item.iter_markers("needs"))
-        if not is_kept or (name in AWS_HARNESSES and item.path.stem not in OF_THE_QUEUE):
+        is_of_the_queue = item.cls is not None and item.cls.__name__ in OF_THE_QUEUE
+        if unmet_needs(item.function, arguments, promises) or (
+            name in AWS_HARNESSES and not is_of_the_queue
+        ):
             beside.append(item)
     if beside:
         items[:] = [item for item in items if item not in set(beside)]
         config.hook.pytest_deselected(items=beside)
 
 
-@pytest.fixture(params=ALL)
+@pytest.fixture(params=HARNESSES)
 async def harness(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Harness]:
-    async with ALL[request.param](tmp_path) as made:
+    async with HARNESSES[request.param](tmp_path) as made:
         assert made.promises == PROMISES.get(request.param, Promises())
         with trio.fail_after(30):
             yield made

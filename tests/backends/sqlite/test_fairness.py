@@ -51,7 +51,7 @@ def test_a_loop_that_waits_by_itself_is_left_alone(fake: FakeTime) -> None:
     assert fake.pauses == 0
 
 
-def test_nobody_pauses_for_a_thread_that_has_nothing_to_do(fake: FakeTime) -> None:
+def test_the_loop_does_not_pause_for_a_thread_that_has_nothing_to_do(fake: FakeTime) -> None:
     run_loop(YieldToThreads(lambda: False), fake, ticks=1000, timeout=0)
     assert fake.pauses == 0
 

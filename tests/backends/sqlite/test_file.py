@@ -16,7 +16,7 @@ import trio
 from task_queue_engine.backends.sqlite import SqliteBackend
 from task_queue_engine.backends.sqlite.schema import APPLICATION_ID, SCHEMA_VERSION
 from task_queue_engine.errors import BackendRefused
-from tests.backends.sqlite.bench import Bench, SqliteHarness
+from tests.backends.sqlite.harness import SqliteHarness
 from tests.backends.sqlite.sqlite_file import check
 
 
@@ -40,17 +40,16 @@ def file_modes(folder: Path) -> dict[str, int]:
 
 
 async def make(path: Path) -> None:
-    """A file of ours with a task in it, and nothing left in a WAL."""
-    harness = SqliteHarness(path.parent)
-    backend = SqliteBackend(path, clock=harness.clock)
+    """A file of the backend's with tasks in it, and nothing left in a WAL."""
+    harness = SqliteHarness(path)
+    backend = harness.backend
     async with backend.open():
-        bench = Bench(harness, backend)
         for _ in range(50):
-            await bench.send(await bench.create(payload="x" * 1000))
+            await harness.send(await harness.create(payload="x" * 1000))
     assert not path.with_name(path.name + "-wal").exists()
 
 
-# --- not ours -------------------------------------------------------------------------------
+# --- other files ----------------------------------------------------------------------------
 
 
 async def test_a_file_that_is_no_database(tmp_path: Path) -> None:
@@ -63,7 +62,7 @@ async def test_a_file_that_is_no_database(tmp_path: Path) -> None:
 async def test_a_database_of_another_program_is_left_as_it_is(tmp_path: Path) -> None:
     path = tmp_path / "other.db"
     connection = apsw.Connection(str(path))
-    connection.execute("CREATE TABLE people (name)")
+    connection.execute("CREATE TABLE customers (name)")
     connection.close()
     before = path.read_bytes()
 
@@ -134,11 +133,11 @@ async def test_damage_found_at_work(tmp_path: Path) -> None:
     for page in range(4096, len(data), 4096):
         data[page : page + 4096] = b"\xa5" * 4096
     path.write_bytes(data)
-    harness = SqliteHarness(tmp_path)
-    backend = SqliteBackend(path, clock=harness.clock)
+    harness = SqliteHarness(tmp_path / "tasks.db")
+    backend = harness.backend
     async with backend.open():
         with pytest.raises(BackendRefused, match=r"tasks\.db is damaged"):
-            await Bench(harness, backend).create()
+            await harness.create()
         with pytest.raises(BackendRefused, match=r"tasks\.db is damaged"):
             await backend.store.counts()
 
@@ -197,10 +196,10 @@ async def test_an_empty_file_is_a_new_one(tmp_path: Path) -> None:
 
 
 async def test_a_new_file_is_for_its_owner_alone(tmp_path: Path) -> None:
-    harness = SqliteHarness(tmp_path)
-    backend = harness.make()
+    harness = SqliteHarness(tmp_path / "tasks.db")
+    backend = harness.backend
     async with backend.open():
-        await Bench(harness, backend).create()
+        await harness.create()
         modes = file_modes(tmp_path)
     assert modes == dict.fromkeys(("tasks.db", "tasks.db-wal", "tasks.db-shm"), 0o600)
 
@@ -209,10 +208,10 @@ async def test_an_existing_file_keeps_its_mode(tmp_path: Path) -> None:
     path = tmp_path / "tasks.db"
     await make(path)
     path.chmod(0o660)
-    harness = SqliteHarness(tmp_path)
-    backend = harness.make()
+    harness = SqliteHarness(tmp_path / "tasks.db")
+    backend = harness.backend
     async with backend.open():
-        await Bench(harness, backend).create()
+        await harness.create()
         modes = file_modes(tmp_path)
     assert set(modes.values()) == {0o660}
 
@@ -261,7 +260,7 @@ async def test_a_new_file_in_a_folder_that_may_not_be_written(public_folder: Pat
         assert "may be written by this user" in await refusal(path)
 
 
-# --- ours -----------------------------------------------------------------------------------
+# --- its own --------------------------------------------------------------------------------
 
 
 async def test_the_file_says_whose_it_is_and_outlives_a_power_cut(tmp_path: Path) -> None:

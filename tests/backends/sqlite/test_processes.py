@@ -13,7 +13,7 @@ import pytest
 import trio
 
 from task_queue_engine.backends.sqlite import SqliteBackend
-from tests.backends.sqlite.bench import Bench, SqliteHarness
+from tests.backends.sqlite.harness import SqliteHarness
 from tests.backends.sqlite.sqlite_file import check
 
 ROOT = Path(__file__).parents[3]
@@ -80,10 +80,10 @@ async def test_many_processes_may_start_on_a_new_file_at_once(path: Path) -> Non
         async with trio.open_nursery() as nursery:
             for _ in range(count):
                 nursery.start_soon(run)
-    harness = SqliteHarness(path.parent)
-    backend = harness.make()
+    harness = SqliteHarness(path)
+    backend = harness.backend
     async with backend.open():
-        await Bench(harness, backend).counts(pending=count)
+        await harness.counts(pending=count)
     check(path)
 
 
@@ -110,11 +110,10 @@ async def test_killed_in_the_middle_of_everything(path: Path) -> None:
 async def test_two_processes_that_write_all_the_time_both_get_on(path: Path) -> None:
     with child("load", path) as other, trio.fail_after(20):
         await trio.to_thread.run_sync(read_line, other)
-        harness = SqliteHarness(path.parent)
-        backend = harness.make()
+        harness = SqliteHarness(path)
+        backend = harness.backend
         async with backend.open():
-            bench = Bench(harness, backend)
-            mine = [await bench.create() for _ in range(50)]
-            assert None not in await bench.store.get([task.id for task in mine])
+            mine = [await harness.create() for _ in range(50)]
+            assert None not in await harness.store.get([task.id for task in mine])
         other.kill()
     check(path)

@@ -13,35 +13,35 @@ from task_queue_engine.backends.sqlite import SqliteBackend
 from task_queue_engine.backends.sqlite import queue as sqlite_queue
 from task_queue_engine.clock import TrioClock
 from task_queue_engine.lifecycle import Complete, Started
-from tests.backends.sqlite.bench import Bench, SqliteHarness, claim_of
+from task_queue_engine.testing.conformance.harness import claim_request
 from tests.backends.sqlite.child import new_task
+from tests.backends.sqlite.harness import SqliteHarness
 from tests.backends.sqlite.sqlite_file import check
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 64, 65, 255, 256, 257, 600])
 async def test_batches_of_any_size(tmp_path: Path, size: int) -> None:
     """Statements come in a few sizes, padded; more than the largest are several."""
-    harness = SqliteHarness(tmp_path)
-    backend = harness.make()
+    harness = SqliteHarness(tmp_path / "tasks.db")
+    backend = harness.backend
     async with backend.open():
-        bench = Bench(harness, backend)
-        tasks = [bench.task(payload=i) for i in range(size)]
-        created = await bench.store.create([NewTask(task=task) for task in tasks])
+        tasks = [harness.make_task(payload=i) for i in range(size)]
+        created = await harness.store.create([NewTask(task=task) for task in tasks])
         assert created == [Created()] * size
-        sent = await bench.queue.send([Message(task=task) for task in tasks])
+        sent = await harness.queue.send([Message(task=task) for task in tasks])
         assert sent == [Done()] * size
-        deliveries = await bench.queue.receive(size, wait=0, visibility=30)
+        deliveries = await harness.queue.receive(size, wait=0, visibility=30)
         assert [delivery.task_id for delivery in deliveries] == [task.id for task in tasks]
-        verdicts = await bench.store.claim([claim_of(delivery) for delivery in deliveries])
+        verdicts = await harness.store.claim([claim_request(delivery) for delivery in deliveries])
         assert [v.task.payload for v in verdicts if isinstance(v, Started)] == list(range(size))
-        await bench.counts(processing=size)
-        await bench.store.record(
+        await harness.counts(processing=size)
+        await harness.store.record(
             [Complete(task_id=task.id, attempt=1, result=None) for task in tasks]
         )
-        await bench.counts(completed=size)
-        assert await bench.queue.delete(deliveries) == [Done()] * size
-        await bench.depth()
-        assert len(await bench.store.get([task.id for task in tasks])) == size
+        await harness.counts(completed=size)
+        assert await harness.queue.delete(deliveries) == [Done()] * size
+        await harness.depth()
+        assert len(await harness.store.get([task.id for task in tasks])) == size
     check(tmp_path / "tasks.db")
 
 
@@ -91,7 +91,7 @@ async def test_the_clock_is_asked_on_the_event_loop(tmp_path: Path) -> None:
         await store.create([NewTask(task=task)])
         await queue.send([Message(task=task)])
         (delivery,) = await queue.receive(1, wait=0, visibility=30)
-        await store.claim([claim_of(delivery)])
+        await store.claim([claim_request(delivery)])
         await store.record([Complete(task_id=task.id, attempt=1, result=None)])
         await store.cancel([task.id])
         await store.reopen([task.id])
@@ -105,23 +105,25 @@ async def test_a_payload_of_any_size_goes_and_leaves_nothing_behind(
     tmp_path: Path, size: int
 ) -> None:
     """Large ones are in a table of their own."""
-    harness = SqliteHarness(tmp_path)
-    backend = harness.make()
+    harness = SqliteHarness(tmp_path / "tasks.db")
+    backend = harness.backend
     path = tmp_path / "tasks.db"
     async with backend.open():
-        bench = Bench(harness, backend)
-        task, _ = await bench.start(payload="x" * size)
+        task, _ = await harness.start(payload="x" * size)
         assert task.payload == "x" * size
-        verdicts = await bench.store.create(
-            [NewTask(task=bench.task(id=task.id, payload="y" * size)), NewTask(task=bench.task())]
+        verdicts = await harness.store.create(
+            [
+                NewTask(task=harness.make_task(id=task.id, payload="y" * size)),
+                NewTask(task=harness.make_task()),
+            ]
         )
         assert verdicts == [AlreadyExists(task), Created()]
         check(path)
-        await bench.record(Complete(task_id=task.id, attempt=1, result="z" * size))
-        ended = await bench.get(task)
+        await harness.record(Complete(task_id=task.id, attempt=1, result="z" * size))
+        ended = await harness.get(task.id)
         assert (ended.payload, ended.result) == ("x" * size, "z" * size)
-        await bench.advance(1)
-        assert await bench.store.expire(finished_before=bench.now, limit=10) == 1
+        await harness.advance(1)
+        assert await harness.store.expire(finished_before=harness.now(), limit=10) == 1
         check(path)
-        await bench.create(id=task.id, payload="w" * size)
+        await harness.create(id=task.id, payload="w" * size)
         check(path)

@@ -14,10 +14,12 @@ import trio
 
 from task_queue_engine.backends.base import Created, NewTask
 from task_queue_engine.backends.sqlite import SqliteBackend, threads
-from task_queue_engine.backends.sqlite.threads import BUSY_TIMEOUT, Transaction
+from task_queue_engine.backends.sqlite.threads import BUSY_TIMEOUT
+from task_queue_engine.backends.sqlite.transaction import Transaction
 from task_queue_engine.errors import BackendRefused, BackendUnavailable
 from task_queue_engine.lifecycle import Complete, Started
-from tests.backends.sqlite.bench import Bench, SqliteHarness, claim_of
+from task_queue_engine.testing.conformance.harness import claim_request
+from tests.backends.sqlite.harness import SqliteHarness
 from tests.backends.sqlite.sqlite_file import check
 
 IMPATIENT = 0.1
@@ -38,11 +40,11 @@ impatient = pytest.mark.parametrize("busy_timeout", [IMPATIENT])
 
 
 @pytest.fixture
-async def bench(path: Path, busy_timeout: float) -> AsyncIterator[Bench]:
-    harness = SqliteHarness(path.parent, busy_timeout=busy_timeout)
-    backend = harness.make()
+async def harness(path: Path, busy_timeout: float) -> AsyncIterator[SqliteHarness]:
+    harness = SqliteHarness(path, busy_timeout=busy_timeout)
+    backend = harness.backend
     async with backend.open():
-        yield Bench(harness, backend)
+        yield harness
     check(path)
 
 
@@ -69,35 +71,37 @@ def sqlite_threads() -> list[str]:
 # --- locked ---------------------------------------------------------------------------------
 
 
-async def test_a_lock_that_goes_away_in_time_is_not_noticed(bench: Bench, path: Path) -> None:
+async def test_a_lock_that_goes_away_in_time_is_not_noticed(
+    harness: SqliteHarness, path: Path
+) -> None:
     async with trio.open_nursery() as nursery:
         with locked(path):
-            nursery.start_soon(bench.create)
+            nursery.start_soon(harness.create)
             await trio.sleep(0.05)
-            await bench.counts()  # who only reads does not wait
-    await bench.counts(pending=1)
+            await harness.counts()  # who only reads does not wait
+    await harness.counts(pending=1)
 
 
 @impatient
-async def test_a_lock_that_stays_is_trouble_that_passes(bench: Bench, path: Path) -> None:
+async def test_a_lock_that_stays_is_trouble_that_passes(harness: SqliteHarness, path: Path) -> None:
     with locked(path):
-        for call in (bench.create, bench.backend.ping):
+        for call in (harness.create, harness.backend.ping):
             with pytest.raises(BackendUnavailable, match=r"tasks\.db.*locked"):
                 await call()
-        await bench.counts()
-    await bench.create()
-    await bench.backend.ping()
-    await bench.counts(pending=1)
+        await harness.counts()
+    await harness.create()
+    await harness.backend.ping()
+    await harness.counts(pending=1)
 
 
 @impatient
-async def test_all_who_wait_for_a_lock_are_told_at_once(bench: Bench, path: Path) -> None:
+async def test_all_who_wait_for_a_lock_are_told_at_once(harness: SqliteHarness, path: Path) -> None:
     """Not one after the other, each after a wait of its own."""
     told: list[float] = []
 
     async def create() -> None:
         with pytest.raises(BackendUnavailable):
-            await bench.create()
+            await harness.create()
         told.append(trio.current_time())
 
     start = trio.current_time()
@@ -109,20 +113,20 @@ async def test_all_who_wait_for_a_lock_are_told_at_once(bench: Bench, path: Path
 
 
 async def test_who_waits_for_a_lock_can_be_cancelled_and_has_written_nothing(
-    bench: Bench, path: Path
+    harness: SqliteHarness, path: Path
 ) -> None:
     with trio.fail_after(BUSY_TIMEOUT / 2):
         with locked(path), trio.move_on_after(0.05) as scope:
-            await bench.create()
+            await harness.create()
         assert scope.cancelled_caught
-        kept = await bench.create()
-    await bench.counts(pending=1)
-    assert await bench.get(kept) == kept
+        kept = await harness.create()
+    await harness.counts(pending=1)
+    assert await harness.get(kept.id) == kept
 
 
 async def test_opening_a_file_that_is_locked(path: Path) -> None:
-    harness = SqliteHarness(path.parent, busy_timeout=IMPATIENT)
-    backend = harness.make()
+    harness = SqliteHarness(path, busy_timeout=IMPATIENT)
+    backend = harness.backend
     apsw.Connection(str(path)).close()
     with locked(path):
         with pytest.raises(BackendUnavailable, match=r"tasks\.db"):
@@ -130,12 +134,12 @@ async def test_opening_a_file_that_is_locked(path: Path) -> None:
                 pass
         assert sqlite_threads() == []
     async with backend.open():
-        await Bench(harness, backend).create()
+        await harness.create()
     check(path)
 
 
 async def test_opening_can_be_cancelled_while_it_waits(path: Path) -> None:
-    backend = SqliteHarness(path.parent).make()
+    backend = SqliteHarness(path).backend
     apsw.Connection(str(path)).close()
     with (
         trio.fail_after(BUSY_TIMEOUT / 2),
@@ -194,7 +198,7 @@ async def test_one_object_may_be_opened_by_several(path: Path) -> None:
 # --- full -----------------------------------------------------------------------------------
 
 
-async def limit_pages(bench: Bench, pages: int | None) -> None:
+async def limit_pages(harness: SqliteHarness, pages: int | None) -> None:
     """A disk that has room for this many pages more, as far as SQLite can see."""
 
     def limit(transaction: Transaction) -> None:
@@ -202,75 +206,75 @@ async def limit_pages(bench: Bench, pages: int | None) -> None:
         allowed = 2**30 if pages is None else now + pages
         transaction.execute(f"PRAGMA max_page_count = {allowed}").fetchall()
 
-    await bench.backend._file.writer.run(limit)  # type: ignore[attr-defined]  # no public way
+    await harness.backend._file.writer.run(limit)  # type: ignore[attr-defined]  # no public way
 
 
-async def test_a_full_disk_is_trouble_that_passes(bench: Bench) -> None:
-    kept = [await bench.create(payload="x" * 2000) for _ in range(10)]
-    await limit_pages(bench, 2)
+async def test_a_full_disk_is_trouble_that_passes(harness: SqliteHarness) -> None:
+    kept = [await harness.create(payload="x" * 2000) for _ in range(10)]
+    await limit_pages(harness, 2)
     made = list(kept)
 
     async def fill() -> None:
         for _ in range(100):
-            made.append(await bench.create(payload="x" * 8000))
+            made.append(await harness.create(payload="x" * 8000))
 
     with pytest.raises(BackendUnavailable, match=r"tasks\.db.*full"):
         await fill()
 
-    assert await bench.store.get([task.id for task in made]) == made
-    await bench.counts(pending=len(made))
+    assert await harness.store.get([task.id for task in made]) == made
+    await harness.counts(pending=len(made))
 
-    await limit_pages(bench, None)
-    await bench.create(payload="x" * 8000)
-    await bench.counts(pending=len(made) + 1)
+    await limit_pages(harness, None)
+    await harness.create(payload="x" * 8000)
+    await harness.counts(pending=len(made) + 1)
 
 
-async def test_on_a_full_disk_what_needs_no_room_goes_on(bench: Bench) -> None:
+async def test_on_a_full_disk_what_needs_no_room_goes_on(harness: SqliteHarness) -> None:
     """Tasks that run can finish while new ones are turned away, in one and the same group."""
-    task, delivery = await bench.start(payload="x" * 2000)
-    await limit_pages(bench, 0)
+    task, delivery = await harness.start(payload="x" * 2000)
+    await limit_pages(harness, 0)
     refused = 0
 
     async def create() -> None:
         nonlocal refused
         try:
-            await bench.create(payload="x" * 9000)
+            await harness.create(payload="x" * 9000)
         except BackendUnavailable:
             refused += 1
 
     async def finish() -> None:
-        await bench.record(Complete(task_id=task.id, attempt=1, result=None))
+        await harness.record(Complete(task_id=task.id, attempt=1, result=None))
 
     async with trio.open_nursery() as nursery:
         for _ in range(5):
             nursery.start_soon(create)
         nursery.start_soon(finish)
     assert refused == 5
-    await bench.counts(completed=1)
-    await bench.delete(delivery)
-    await bench.depth()
-    await limit_pages(bench, None)
+    await harness.counts(completed=1)
+    await harness.delete(delivery)
+    await harness.depth()
+    await limit_pages(harness, None)
 
 
 # --- groups ---------------------------------------------------------------------------------
 
 
 @contextmanager
-def writer_held(bench: Bench, path: Path) -> Iterator[None]:
+def writer_held(harness: SqliteHarness, path: Path) -> Iterator[None]:
     """What is asked for inside comes into one group, or few."""
     with locked(path):
         yield
 
 
 async def test_one_that_fails_does_not_fail_its_group_and_nothing_is_written_twice(
-    bench: Bench, path: Path
+    harness: SqliteHarness, path: Path
 ) -> None:
     failed: list[int] = []
     created: list[str] = []
 
     async def good(i: int) -> None:
-        task = await bench.create(payload=i)
-        await bench.send(task)
+        task = await harness.create(payload=i)
+        await harness.send(task)
         created.append(task.id)
 
     async def bad(i: int) -> None:
@@ -280,32 +284,34 @@ async def test_one_that_fails_does_not_fail_its_group_and_nothing_is_written_twi
             raise ZeroDivisionError(i)
 
         with pytest.raises(ZeroDivisionError, match=str(i)):
-            await bench.backend._file.writer.run(work)  # type: ignore[attr-defined]
+            await harness.backend._file.writer.run(work)  # type: ignore[attr-defined]
         failed.append(i)
 
     async with trio.open_nursery() as nursery:
-        with writer_held(bench, path):
+        with writer_held(harness, path):
             for i in range(20):
                 nursery.start_soon(bad if i % 5 == 0 else good, i)
             await trio.sleep(0.02)
     assert sorted(failed) == [0, 5, 10, 15]
     assert len(created) == 16
-    await bench.counts(pending=16)
-    await bench.depth(waiting=16)
+    await harness.counts(pending=16)
+    await harness.depth(waiting=16)
 
 
-async def test_every_write_may_be_done_again_after_a_rollback(bench: Bench, path: Path) -> None:
+async def test_every_write_may_be_done_again_after_a_rollback(
+    harness: SqliteHarness, path: Path
+) -> None:
     """Each kind of write stands once in a group that fails as a whole the first time."""
-    fresh = bench.task()
-    started, delivery = await bench.start()
-    _, to_release = await bench.start()
-    _, to_delete = await bench.start()
-    _, to_move = await bench.start()
-    _, to_extend = await bench.start()
-    (claimable, claim_delivery) = await bench.deliver()
-    to_cancel = await bench.create()
-    to_reopen = await bench.fail()
-    orphan, _ = await bench.start()
+    fresh = harness.make_task()
+    started, delivery = await harness.start()
+    _, to_release = await harness.start()
+    _, to_delete = await harness.start()
+    _, to_move = await harness.start()
+    _, to_extend = await harness.start()
+    (claimable, claim_delivery) = await harness.deliver()
+    to_cancel = await harness.create()
+    to_reopen = await harness.fail()
+    orphan, _ = await harness.start()
     answers: dict[str, Any] = {}
 
     async def ask(name: str, function: Any, *args: Any) -> None:
@@ -316,27 +322,27 @@ async def test_every_write_may_be_done_again_after_a_rollback(bench: Bench, path
             raise ZeroDivisionError
 
         with pytest.raises(ZeroDivisionError):
-            await bench.backend._file.writer.run(work)  # type: ignore[attr-defined]
+            await harness.backend._file.writer.run(work)  # type: ignore[attr-defined]
 
     async with trio.open_nursery() as nursery:
-        with writer_held(bench, path):
+        with writer_held(harness, path):
             for name, function, *args in (
-                ("create", bench.store.create, [NewTask(task=fresh)]),
-                ("send", bench.send, fresh),
+                ("create", harness.store.create, [NewTask(task=fresh)]),
+                ("send", harness.send, fresh),
                 (
                     "record",
-                    bench.record,
+                    harness.record,
                     Complete(task_id=started.id, attempt=1, result=[1]),
                 ),
-                ("claim", bench.store.claim, [claim_of(claim_delivery)]),
-                ("cancel", bench.cancel, to_cancel),
-                ("reopen", bench.reopen, to_reopen),
-                ("reclaim", bench.store.reclaim, [(orphan.id, 1)]),
-                ("release", bench.release, to_release),
-                ("delete", bench.delete, to_delete),
-                ("dead_letter", bench.move_to_dead_letters, to_move),
-                ("extend", bench.extend, to_extend, 100.0),
-                ("purge", bench.queue.dead_letters.purge),
+                ("claim", harness.store.claim, [claim_request(claim_delivery)]),
+                ("cancel", harness.cancel, to_cancel),
+                ("reopen", harness.reopen, to_reopen),
+                ("reclaim", harness.store.reclaim, [(orphan.id, 1)]),
+                ("release", harness.release, to_release),
+                ("delete", harness.delete, to_delete),
+                ("dead_letter", harness.dead_letter, to_move),
+                ("extend", harness.extend, to_extend, 100.0),
+                ("purge", harness.queue.dead_letters.purge),
             ):
                 nursery.start_soon(ask, name, function, *args)
             nursery.start_soon(fail)
@@ -344,8 +350,8 @@ async def test_every_write_may_be_done_again_after_a_rollback(bench: Bench, path
 
     assert answers["create"] == [Created()]
     assert [type(verdict) for verdict in answers["claim"]] == [Started]
-    await bench.counts(pending=3, processing=5, completed=1, cancelled=1)
-    depth = await bench.queue.depth()
+    await harness.counts(pending=3, processing=5, completed=1, cancelled=1)
+    depth = await harness.queue.depth()
     assert (depth.waiting, depth.in_flight) == (2, 4)
     assert delivery.task_id == started.id
     assert claimable.id == answers["claim"][0].task.id
@@ -354,7 +360,7 @@ async def test_every_write_may_be_done_again_after_a_rollback(bench: Bench, path
 # --- cancelled ------------------------------------------------------------------------------
 
 
-async def test_what_was_begun_is_finished_and_answered(bench: Bench) -> None:
+async def test_what_was_begun_is_finished_and_answered(harness: SqliteHarness) -> None:
     begun = threading.Event()
     go_on = threading.Event()
 
@@ -367,7 +373,7 @@ async def test_what_was_begun_is_finished_and_answered(bench: Bench) -> None:
     answers = []
 
     async def ask() -> None:
-        answers.append(await bench.backend._file.writer.run(work))  # type: ignore[attr-defined]
+        answers.append(await harness.backend._file.writer.run(work))  # type: ignore[attr-defined]
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(ask)
@@ -375,18 +381,20 @@ async def test_what_was_begun_is_finished_and_answered(bench: Bench) -> None:
         nursery.cancel_scope.cancel()
         go_on.set()
     assert answers == ["done"]
-    counted = apsw.Connection(str(bench.backend._path))  # type: ignore[attr-defined]
+    counted = apsw.Connection(str(harness.backend._path))  # type: ignore[attr-defined]
     assert counted.execute("SELECT n FROM counters WHERE name = 'probe'").fetchall() == [(1,)]
     counted.execute("DELETE FROM counters WHERE name = 'probe'")
     counted.close()
 
 
-async def test_cancelled_at_any_moment_it_is_written_whole_or_not_at_all(bench: Bench) -> None:
+async def test_cancelled_at_any_moment_it_is_written_whole_or_not_at_all(
+    harness: SqliteHarness,
+) -> None:
     answered = set()
-    tasks = [bench.task() for _ in range(60)]
+    tasks = [harness.make_task() for _ in range(60)]
 
     async def create(i: int) -> None:
-        await bench.store.create([NewTask(task=tasks[i])])
+        await harness.store.create([NewTask(task=tasks[i])])
         answered.add(tasks[i].id)
 
     for i in range(len(tasks)):
@@ -395,7 +403,7 @@ async def test_cancelled_at_any_moment_it_is_written_whole_or_not_at_all(bench: 
             for _ in range(i % 4):
                 await trio.sleep(0.0002)
             nursery.cancel_scope.cancel()
-    stored = {task.id for task in await bench.store.get([task.id for task in tasks]) if task}
+    stored = {task.id for task in await harness.store.get([task.id for task in tasks]) if task}
     assert stored == answered
 
 
@@ -403,32 +411,30 @@ async def test_cancelled_at_any_moment_it_is_written_whole_or_not_at_all(bench: 
 
 
 async def test_closing_finishes_what_was_handed_over(path: Path) -> None:
-    harness = SqliteHarness(path.parent)
-    backend = harness.make()
-    bench = Bench(harness, backend)
+    harness = SqliteHarness(path)
+    backend = harness.backend
     async with trio.open_nursery() as nursery, backend.open():
         with locked(path):
             for _ in range(100):
-                nursery.start_soon(bench.create)
+                nursery.start_soon(harness.create)
             await trio.sleep(0.02)
     async with backend.open():
-        await bench.counts(pending=100)
+        await harness.counts(pending=100)
     assert sqlite_threads() == []
     check(path)
 
 
 async def test_asked_while_it_closes_it_says_that_it_is_closed(path: Path) -> None:
-    """Nobody may wait for a thread that has gone."""
+    """Else a task would wait for a thread that has gone."""
     backend = SqliteBackend(path)
-    harness = SqliteHarness(path.parent)
-    bench = Bench(harness, backend)
+    harness = SqliteHarness(path)
     async with backend.open():
         writer = backend._file.writer
         assert writer is not None
     with trio.fail_after(5), pytest.raises(BackendUnavailable):
         await writer.run(lambda transaction: None)
     with trio.fail_after(5), pytest.raises(BackendUnavailable):
-        await bench.create()
+        await harness.create()
 
 
 async def test_closing_in_a_cancelled_scope_still_ends_the_threads(path: Path) -> None:
@@ -443,73 +449,73 @@ async def test_closing_in_a_cancelled_scope_still_ends_the_threads(path: Path) -
     assert not path.with_name("tasks.db-wal").exists()
 
 
-async def test_a_thread_that_dies_takes_nobody_along(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
+async def test_what_waits_for_a_thread_that_dies_is_told(
+    harness: SqliteHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It never should; whoever asked is told all the same."""
+    """It never should."""
     monkeypatch.setattr(threading, "excepthook", lambda args: None)
-    writer = bench.backend._file.writer  # type: ignore[attr-defined]
+    writer = harness.backend._file.writer  # type: ignore[attr-defined]
     monkeypatch.setattr(writer, "_carry_out", lambda *_: 1 / 0)
     with trio.fail_after(5):
         async with trio.open_nursery() as nursery:
             for _ in range(3):
-                nursery.start_soon(_unavailable, bench)
+                nursery.start_soon(_unavailable, harness)
         with pytest.raises(BackendUnavailable):
-            await bench.create()
-    await bench.counts()
+            await harness.create()
+    await harness.counts()
 
 
-async def _unavailable(bench: Bench) -> None:
+async def _unavailable(harness: SqliteHarness) -> None:
     with pytest.raises(BackendUnavailable):
-        await bench.create()
+        await harness.create()
 
 
 # --- the write-ahead log --------------------------------------------------------------------
 
 
 async def test_reading_all_the_time_does_not_keep_the_log_from_being_reset(
-    bench: Bench, path: Path
+    harness: SqliteHarness, path: Path
 ) -> None:
-    task = await bench.create()
+    task = await harness.create()
     stop = False
 
     async def read() -> None:
         while not stop:
-            await bench.get(task)
-            await bench.store.counts()
+            await harness.get(task.id)
+            await harness.store.counts()
 
     async with trio.open_nursery() as nursery:
         for _ in range(3):
             nursery.start_soon(read)
         for _ in range(120):
-            await bench.store.create(
-                [NewTask(task=bench.task(payload="x" * 9000)) for _ in range(10)]
+            await harness.store.create(
+                [NewTask(task=harness.make_task(payload="x" * 9000)) for _ in range(10)]
             )
         stop = True
     # 11 MB were written. 1,000 pages of 4 KiB make a checkpoint; more for one that came late.
     assert size_of(path.with_name("tasks.db-wal")) < 2 * 4_200_000
 
 
-async def test_no_reading_transaction_is_left_open(bench: Bench) -> None:
-    task, _ = await bench.start()
-    await bench.fail()
+async def test_no_reading_transaction_is_left_open(harness: SqliteHarness) -> None:
+    task, _ = await harness.start()
+    await harness.fail()
 
     def state(transaction: Transaction) -> int:
         return transaction.connection.txn_state("main")
 
-    reader = bench.backend._file.reader  # type: ignore[attr-defined]
+    reader = harness.backend._file.reader  # type: ignore[attr-defined]
     for _ in range(2):
-        await bench.store.get([task.id, "nobody"])
-        await bench.store.cancel_requested([task.id])
-        await bench.queue.dead_letters.take(limit=1)
-        await bench.stranded()
+        await harness.store.get([task.id, "unknown"])
+        await harness.store.cancel_requested([task.id])
+        await harness.queue.dead_letters.take(limit=1)
+        await harness.stranded(before=harness.now())
         assert await reader.run(state) == apsw.SQLITE_TXN_NONE
 
 
 # --- more --------------------------------------------------------------------
 
 
-async def test_requests_that_wait_share_a_transaction(bench: Bench, path: Path) -> None:
+async def test_requests_that_wait_share_a_transaction(harness: SqliteHarness, path: Path) -> None:
     """One fsync for all of them."""
     commits = 0
 
@@ -518,13 +524,13 @@ async def test_requests_that_wait_share_a_transaction(bench: Bench, path: Path) 
         commits += 1
         return False
 
-    await bench.backend._file.writer.run(lambda t: t.connection.set_commit_hook(count))
+    await harness.backend._file.writer.run(lambda t: t.connection.set_commit_hook(count))
     async with trio.open_nursery() as nursery:
-        with writer_held(bench, path):
+        with writer_held(harness, path):
             for _ in range(30):
-                nursery.start_soon(bench.create)
+                nursery.start_soon(harness.create)
             await trio.sleep(0.05)
-    await bench.counts(pending=30)
+    await harness.counts(pending=30)
     assert commits < 5
 
 

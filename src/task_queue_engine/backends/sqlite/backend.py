@@ -11,18 +11,14 @@ import apsw
 import trio
 
 from task_queue_engine.backends.base import BackendInfo, StrandedPage
+from task_queue_engine.backends.sqlite.database_file import DatabaseFile
 from task_queue_engine.backends.sqlite.fairness import YieldToThreads
 from task_queue_engine.backends.sqlite.listing import StrandedSearch
 from task_queue_engine.backends.sqlite.queue import MAX_DELAY, SqliteQueue
 from task_queue_engine.backends.sqlite.schema import check_path
 from task_queue_engine.backends.sqlite.store import MAX_ITEM_BYTES, SqliteStore
-from task_queue_engine.backends.sqlite.threads import (
-    BUSY_TIMEOUT,
-    DatabaseFile,
-    ReaderThread,
-    Transaction,
-    WriterThread,
-)
+from task_queue_engine.backends.sqlite.threads import BUSY_TIMEOUT, ReaderThread, WriterThread
+from task_queue_engine.backends.sqlite.transaction import Transaction
 from task_queue_engine.clock import Clock, SystemClock
 from task_queue_engine.errors import BackendUnavailable
 
@@ -49,7 +45,7 @@ class SqliteBackend:
         busy_timeout: float = BUSY_TIMEOUT,
     ) -> None:
         self._given = str(path)
-        # The folder of now: the program may go to another one before it opens this.
+        # The current folder may be another one by the time the backend is opened.
         self._path = str(Path(path).absolute())
         self._clock: Clock = clock or SystemClock()
         self._file = DatabaseFile()

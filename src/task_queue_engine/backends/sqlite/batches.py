@@ -18,8 +18,8 @@ import msgspec
 T = TypeVar("T")
 Execute = Callable[..., Any]
 
+# Rows in one statement; beyond, several statements. SQLite allows 32,766 parameters.
 _LARGEST = 256
-"""Rows in one statement; beyond, several statements. SQLite allows 32,766 parameters."""
 
 
 class Batch:

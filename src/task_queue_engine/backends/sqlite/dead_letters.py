@@ -1,4 +1,4 @@
-"""The dead-letter queue: rows that keep why a message was given up."""
+"""The dead-letter queue: rows that keep why a message was dead-lettered."""
 
 from __future__ import annotations
 
@@ -19,13 +19,14 @@ from task_queue_engine.backends.base import (
 )
 from task_queue_engine.backends.cursors import Int64, check_limit, decode_cursor, encode_cursor
 from task_queue_engine.backends.sqlite.batches import Batch, JsonRows
+from task_queue_engine.backends.sqlite.database_file import DatabaseFile
 from task_queue_engine.backends.sqlite.rows import encode, encode_or_none, from_us, to_us
-from task_queue_engine.backends.sqlite.threads import DatabaseFile, Transaction
+from task_queue_engine.backends.sqlite.transaction import Transaction
 from task_queue_engine.lifecycle import BrokerDeadLetter
 from task_queue_engine.task import TaskError
 
+# Dead letters deleted in one transaction, so that other writes get their turn.
 _PURGE_AT_ONCE = 5_000
-"""Dead letters deleted in one transaction, so that other writes get their turn."""
 
 ID = re.compile(r"[1-9][0-9]{0,17}", re.ASCII)
 """Numbers within 64 bits, spelled as they are given out."""
@@ -88,11 +89,11 @@ class SqliteDeadLetters:
         rows = await self._file.read(
             lambda t: t.execute(_PAGE, (self._name, below, limit + 1)).fetchall()
         )
-        letters = tuple(_to_letter(row) for row in rows[:limit])
+        found = tuple(_to_dead_letter(row) for row in rows[:limit])
         more = len(rows) > limit
         return DeadLetterPage(
-            letters=letters,
-            next_cursor=encode_cursor("dead", (int(letters[-1].id),)) if more else None,
+            dead_letters=found,
+            next_cursor=encode_cursor("dead", (int(found[-1].id),)) if more else None,
         )
 
     async def take(self, *, limit: int, ids: Sequence[str] | None = None) -> list[DeadLetter]:
@@ -103,26 +104,26 @@ class SqliteDeadLetters:
             rows = await self._file.read(
                 lambda t: t.execute(_TAKE_BY_ID, (self._name, wanted, limit)).fetchall()
             )
-        return [_to_letter(row) for row in rows]
+        return [_to_dead_letter(row) for row in rows]
 
     async def delete(self, dead_letters: Sequence[DeadLetter]) -> list[QueueVerdict]:
-        wanted = [int(letter.id) if ID.fullmatch(letter.id) else None for letter in dead_letters]
+        wanted = [int(each.id) if ID.fullmatch(each.id) else None for each in dead_letters]
 
         def work(transaction: Transaction) -> list[QueueVerdict]:
-            ids = [(letter_id,) for letter_id in wanted if letter_id is not None]
+            ids = [(id_,) for id_ in wanted if id_ is not None]
             there = set(_existing.of(_EXISTING.run(transaction.execute, ids, after=(self._name,))))
-            _DELETE.run(transaction.execute, [(letter_id,) for letter_id in there])
+            _DELETE.run(transaction.execute, [(id_,) for id_ in there])
             transaction.counters[f"dead:{self._name}"] -= len(there)
             verdicts: list[QueueVerdict] = []
-            for letter_id in wanted:
-                verdicts.append(Done() if letter_id in there else LeaseLost())
-                there.discard(letter_id or 0)
+            for id_ in wanted:
+                verdicts.append(Done() if id_ in there else LeaseLost())
+                there.discard(id_ or 0)
             return verdicts
 
         return await self._file.write(work)
 
     async def purge(self) -> int:
-        """Letters that come while it is under way stay."""
+        """Those that come while it is under way stay."""
         ((last,),) = await self._file.read(
             lambda t: t.execute(
                 "SELECT ifnull(max(id), 0) FROM dead_letters WHERE queue = ?", (self._name,)
@@ -146,7 +147,7 @@ class SqliteDeadLetters:
         return []
 
 
-def _to_letter(row: tuple[Any, ...]) -> DeadLetter:
+def _to_dead_letter(row: tuple[Any, ...]) -> DeadLetter:
     id_, task_id, task_type, reason, error, attempts, at = row
     return DeadLetter(
         id=str(id_),

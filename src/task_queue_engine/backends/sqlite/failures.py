@@ -1,4 +1,4 @@
-"""SQLite's errors as ours: what passes by itself, what never will, and what is our own defect."""
+"""SQLite's errors as the engine's: what passes by itself, what never will, and what is a defect."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from task_queue_engine.errors import BackendError, BackendRefused, BackendUnavai
 
 
 def translate(error: apsw.Error, path: str) -> BackendError | None:
-    """What to raise instead; None for errors that only a defect of ours can cause.
+    """What to raise instead; None for errors that only a defect of this package can cause.
 
     Nothing was written where this is answered: the transaction was rolled back.
     """

@@ -13,11 +13,11 @@ from collections.abc import Callable
 
 import trio
 
+# Seconds the loop may run on without a pause: with `_PAUSE`, at most a tenth of its time is given.
 _EVERY = 0.001
-"""Seconds the loop may run on without a pause."""
 
+# Seconds: about what a thread needs to wake up.
 _PAUSE = 0.000_05
-"""Seconds: about what a thread needs to wake up. At most a tenth of the loop's time is given."""
 
 
 class YieldToThreads(trio.abc.Instrument):

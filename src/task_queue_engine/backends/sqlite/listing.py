@@ -21,7 +21,7 @@ from task_queue_engine.backends.base import (
 from task_queue_engine.backends.cursors import Int64, check_limit, decode_cursor, encode_cursor
 from task_queue_engine.backends.sqlite.batches import Execute, JsonRows
 from task_queue_engine.backends.sqlite.rows import NUMBER_OF, load, to_us
-from task_queue_engine.backends.sqlite.threads import Transaction
+from task_queue_engine.backends.sqlite.transaction import Transaction
 from task_queue_engine.task import TaskStatus
 
 Position = tuple[int, str]

@@ -1,4 +1,4 @@
-"""The file's layout, and whether a file is one of ours."""
+"""The file's layout, and whether a file is one of this package's."""
 
 from __future__ import annotations
 
@@ -76,28 +76,28 @@ CREATE TABLE counters (name TEXT NOT NULL PRIMARY KEY, n INTEGER NOT NULL) STRIC
 
 _TABLES = {"tasks", "large_payloads", "messages", "dead_letters", "counters"}
 
+# Payloads may be private. SQLite gives its -wal and -shm files the mode of the file, so that a
+# `chmod 660` is all it takes to share it with a group.
 _NEW_FILE_MODE = 0o600
-"""Payloads are nobody else's business. SQLite gives its -wal and -shm files the mode of the file,
-so that a `chmod 660` is all it takes to share it with a group."""
 
+# Bytes; a WAL that a burst has blown up is cut back to this at its next reset.
 _WAL_SIZE_LIMIT = 64 * 2**20
-"""Bytes; a WAL that a burst has blown up is cut back to this at its next reset."""
 
+# Prepared statements that a connection keeps; batches.py has several sizes of each.
 _STATEMENTS = 256
-"""Prepared statements that a connection keeps; batches.py has several sizes of each."""
 
 _PERMISSIONS = "check that it and its folder may be written by this user"
 
 
 def connect(path: str, busy_handler: Callable[[int], bool]) -> apsw.Connection:
-    """A connection to our file, made where there is none.
+    """A connection to the file, which is made where there is none.
 
     Args:
         busy_handler: asked each time the lock is another connection's, with the number of times
             so far; waits a little and says whether to try again.
 
     Raises:
-        BackendRefused: not a database, damaged, somebody else's, newer, or not to be opened.
+        BackendRefused: not a database, damaged, another program's, newer, or not to be opened.
         BackendUnavailable: locked for longer than `busy_handler` waits, or the disk is full.
     """
     connection: apsw.Connection | None = None
@@ -183,7 +183,7 @@ def _open(connection: apsw.Connection, path: str) -> None:
 
 
 def _is_new(connection: apsw.Connection, path: str) -> bool:
-    """False for a file of ours; BackendRefused for one of anybody else's."""
+    """False for a file that this package made; BackendRefused for another program's."""
     with connection:  # one snapshot: another process may be making the file right now
         tables = {
             str(name)

@@ -25,17 +25,17 @@ from task_queue_engine.backends.base import (
 )
 from task_queue_engine.backends.sqlite import listing
 from task_queue_engine.backends.sqlite.batches import Batch, JsonRows
+from task_queue_engine.backends.sqlite.database_file import DatabaseFile
 from task_queue_engine.backends.sqlite.rows import (
     NUMBER_OF,
     STATUSES,
-    encode,
     encode_or_none,
     load,
     save,
     to_us,
     to_us_or_none,
 )
-from task_queue_engine.backends.sqlite.threads import DatabaseFile, Transaction
+from task_queue_engine.backends.sqlite.transaction import Transaction
 from task_queue_engine.clock import Clock
 from task_queue_engine.lifecycle import (
     AttemptWrite,
@@ -128,8 +128,7 @@ class SqliteStore:
     # --- writes -----------------------------------------------------------------------------
 
     async def create(self, tasks: Sequence[NewTask]) -> list[CreateVerdict]:
-        # Encoded here, where a payload that is not JSON hits the caller and nobody else.
-        payloads = [encode(new.task.payload) for new in tasks]
+        payloads = [new.payload_json for new in tasks]
         verdicts: list[CreateVerdict] = [
             Created()
             if len(payload) <= self._max_item_bytes

@@ -9,7 +9,6 @@ import random
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -18,9 +17,9 @@ import apsw
 import outcome
 import trio
 
-from task_queue_engine.backends.sqlite.batches import Batch
 from task_queue_engine.backends.sqlite.failures import translate
 from task_queue_engine.backends.sqlite.schema import connect
+from task_queue_engine.backends.sqlite.transaction import Transaction, Work, begin, commit
 from task_queue_engine.errors import BackendUnavailable
 
 T = TypeVar("T")
@@ -28,49 +27,23 @@ T = TypeVar("T")
 BUSY_TIMEOUT = 5.0
 """Seconds to wait for another process's write before BackendUnavailable."""
 
+# Seconds between tries, at most. SQLite's own busy timeout pauses up to 0.1 s: beside a process
+# that writes all the time it finds the lock free once in seconds (measured: 4 s without one commit;
+# with this, at most 0.7 s, and more commits by all).
 _BUSY_PAUSE = 0.002
-"""Seconds between tries, at most. SQLite's own busy timeout pauses up to 0.1 s: beside a process
-that writes all the time it finds the lock free once in seconds (measured: 4 s without one commit;
-with this, at most 0.7 s, and more commits by all)."""
 
+# Requests in one transaction, at most: bounds how long the last of them waits.
 _GROUP = 64
-"""Requests in one transaction, at most: bounds how long the last of them waits."""
 
+# Seconds beyond the busy timeout. A thread that hangs in the file system does not hold the exit of
+# the process for ever.
 _CLOSE_TIMEOUT = 10.0
-"""Seconds beyond the busy timeout. A thread that hangs in the file system does not hold the exit
-of the process for ever."""
-
-_MOVE_COUNTERS = Batch(
-    "WITH moved (name, n) AS (VALUES {rows}) "
-    "INSERT INTO counters SELECT name, n FROM moved WHERE name IS NOT NULL "
-    "ON CONFLICT (name) DO UPDATE SET n = n + excluded.n",
-    width=2,
-)
-
-
-class Transaction:
-    """What a piece of work gets: the connection, and counters to move.
-
-    Counters are collected and written once per transaction."""
-
-    __slots__ = ("changes", "committing", "connection", "counters", "execute")
-
-    def __init__(self, connection: apsw.Connection) -> None:
-        self.connection = connection
-        # Any: what a column holds is known from the schema, not from apsw's types.
-        self.execute: Callable[..., Any] = connection.execute
-        self.changes: Callable[[], int] = connection.total_changes
-        self.counters: Counter[str] = Counter()
-        self.committing = False
-        """The work is done; what fails now fails for all of it."""
-
-
-Work = Callable[[Transaction], Any]
-"""May be called again after a rollback: it must leave nothing behind but what it returns."""
 
 
 @dataclass(slots=True, eq=False)
 class Request:
+    """A trio task waits for this work."""
+
     work: Work
     task: trio.lowlevel.Task
     begun: threading.Lock = field(default_factory=threading.Lock)
@@ -165,7 +138,7 @@ class ConnectionThread(ABC):
             trio.lowlevel.reschedule(request.task, result)
 
     def _end(self) -> None:
-        """The thread is at its end: nobody may wait for it any more."""
+        """The thread is at its end: whatever still waits for it is answered."""
         self._closing = True
         self._answer(self._begin_waiting(limit=None))
         self._ready.set()
@@ -222,12 +195,12 @@ class ConnectionThread(ABC):
         return begun
 
     def _outcome(self, function: Callable[..., T], *args: Any) -> outcome.Outcome[T]:
-        """Call it; SQLite's errors become ours."""
+        """Call it; SQLite's errors become the engine's."""
         try:
             return outcome.Value(function(*args))
         except apsw.Error as error:
             return outcome.Error(translate(error, self._path) or error)
-        # Whatever it is belongs to whoever asked; the thread goes on.
+        # Raised again in the trio task that asked; the thread goes on.
         except BaseException as error:  # noqa: BLE001
             return outcome.Error(error)
 
@@ -237,7 +210,7 @@ class ConnectionThread(ABC):
             self._busy_until = now + self._busy_timeout
         if now >= self._busy_until or self._opening_cancelled:
             return False
-        # Not the same for all: two that wait in step meet again and again.
+        # At random: two that wait in step meet again and again.
         time.sleep(_BUSY_PAUSE * random.uniform(0.25, 1))  # noqa: S311  # no secret
         return True
 
@@ -262,7 +235,7 @@ class WriterThread(ConnectionThread):
 
     def _carry_out(self, connection: apsw.Connection, first: Request, group: list[Request]) -> None:
         # The lock first: what is cancelled while we wait for it has not begun.
-        locked = self._outcome(_lock, connection)
+        locked = self._outcome(begin, connection)
         self._begin(first, group)
         if isinstance(locked, outcome.Error):
             _fail(group, locked.error)
@@ -278,7 +251,7 @@ class WriterThread(ConnectionThread):
     def _carry_out_each(self, connection: apsw.Connection, group: list[Request]) -> None:
         """One of them failed and took the others along: each for itself."""
         for i, request in enumerate(group):
-            locked = self._outcome(_lock, connection)
+            locked = self._outcome(begin, connection)
             if isinstance(locked, outcome.Error):
                 # The others would only wait as long, one after the other, for the same.
                 _fail(group[i:], locked.error)
@@ -288,26 +261,8 @@ class WriterThread(ConnectionThread):
                 request.result = done
 
 
-def _lock(connection: apsw.Connection) -> None:
-    if connection.in_transaction:  # a rollback failed
-        connection.execute("ROLLBACK")
-    connection.execute("BEGIN IMMEDIATE")
-
-
 def _work_off(transaction: Transaction, group: Sequence[Request]) -> None:
-    """Do the work and commit; only then has any of it a result."""
-    connection = transaction.connection
-    try:
-        values = [request.work(transaction) for request in group]
-        transaction.committing = True
-        moved = [(name, n) for name, n in transaction.counters.items() if n]
-        _MOVE_COUNTERS.run(connection.execute, moved)
-        connection.execute("COMMIT")
-    except BaseException:
-        # SQLite has done it by itself after some errors (a full disk, for one).
-        if connection.in_transaction:
-            connection.execute("ROLLBACK")
-        raise
+    values = commit(transaction, [request.work for request in group])
     for request, value in zip(group, values, strict=True):
         request.result = outcome.Value(value)
 
@@ -316,25 +271,3 @@ def _fail(group: Sequence[Request], error: BaseException) -> None:
     for request in group:
         # To each its own: an exception that is raised twice carries both tracebacks.
         request.result = outcome.Error(copy.copy(error))
-
-
-class DatabaseFile:
-    """The one handle by which a backend's queues and store reach their file."""
-
-    def __init__(self) -> None:
-        self.writer: WriterThread | None = None
-        """None while the backend is closed; so is `reader`."""
-        self.reader: ReaderThread | None = None
-
-    async def write(self, work: Callable[[Transaction], T]) -> T:
-        """Run `work` in a transaction and return once that is durable. Raises BackendUnavailable
-        where the backend is closed."""
-        if self.writer is None:
-            raise BackendUnavailable("the backend is not open")
-        return await self.writer.run(work)
-
-    async def read(self, work: Callable[[Transaction], T]) -> T:
-        """Run `work`, which only reads. Raises BackendUnavailable where the backend is closed."""
-        if self.reader is None:
-            raise BackendUnavailable("the backend is not open")
-        return await self.reader.run(work)

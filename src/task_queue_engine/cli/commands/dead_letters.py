@@ -33,7 +33,7 @@ def dlq() -> None:
 def list_(session: Session, limit: int, cursor: str | None) -> None:
     """List dead letters and why their tasks were given up."""
     page = session.run(lambda operations: _first_page(operations, limit, cursor))
-    session.show(DeadLetterList.of(page), lambda: list_of_dead_letters(page.letters))
+    session.show(DeadLetterList.of(page), lambda: list_of_dead_letters(page.dead_letters))
     if page.next_cursor is not None:
         session.note(f"there are more: a higher --limit, or --cursor {page.next_cursor}")
 
@@ -44,10 +44,10 @@ async def _first_page(operations: Operations, limit: int, cursor: str | None) ->
     while True:
         left = limit - len(found)
         page = await operations.list_dead(limit=min(left, MAX_PAGE), cursor=cursor)
-        found += page.letters
+        found += page.dead_letters
         cursor = page.next_cursor
         if cursor is None or len(found) >= limit:
-            return DeadLetterPage(letters=tuple(found), next_cursor=cursor)
+            return DeadLetterPage(dead_letters=tuple(found), next_cursor=cursor)
 
 
 @dlq.command()

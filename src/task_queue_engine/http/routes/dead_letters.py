@@ -43,7 +43,7 @@ class DeadLetterRoutes:
         query = Query(request, ("limit", "cursor"))
         with self._state.request_deadline():
             page = await self._engine.list_dead(limit=query.limit(), cursor=query.cursor())
-        views = [_view(dead_letter) for dead_letter in page.letters]
+        views = [_view(dead_letter) for dead_letter in page.dead_letters]
         return respond(DeadLetterList(dead_letters=views, next_cursor=page.next_cursor))
 
     @tag([TAG])

@@ -20,9 +20,9 @@ from task_queue_engine.backends.aws.wire.client import AwsClient
 from task_queue_engine.backends.base import StrandedPage
 from task_queue_engine.backends.memory import MemoryBackend
 from task_queue_engine.clock import ManualClock
+from task_queue_engine.testing.conformance import Harness, Promises
 from tests.backends.aws.dynamodb.opening import Table, create_table
 from tests.backends.aws.sqs.clock_client import WarpClient
-from tests.backends.conformance.harness import Harness, Promises
 from tests.local_servers import require
 
 _numbers = count()

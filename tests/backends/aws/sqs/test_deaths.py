@@ -13,11 +13,11 @@ from task_queue_engine.actors.reconciler import Reconciler
 from task_queue_engine.backends.aws.backend import AwsBackend
 from task_queue_engine.backends.base import Created, Done, Message, NewTask
 from task_queue_engine.clock import ManualClock
-from task_queue_engine.lifecycle import GIVEN_UP_ERROR_TYPE, Receive, Started
+from task_queue_engine.lifecycle import DEAD_LETTERED_ERROR_TYPE, Receive, Started
 from task_queue_engine.task import Task, TaskStatus
+from task_queue_engine.testing.conformance.harness import claim_request
 from tests.backends.aws.sqs.harness import make_backend, make_client, make_queue
 from tests.backends.aws.sqs.opening import boto, make_task, queue_of
-from tests.backends.conformance.harness import claim_request
 from tests.local_servers import require
 
 SERVERS = ["elasticmq", "moto", "fauxqs", "ministack"]
@@ -87,11 +87,11 @@ async def die_three_times(name: str, *, claims: bool) -> None:
         (found,) = await backend.store.get([task.id])
         assert found.status is TaskStatus.FAILED
         assert found.error is not None
-        assert (found.error.type, found.error.message) == (GIVEN_UP_ERROR_TYPE, REASON)
+        assert (found.error.type, found.error.message) == (DEAD_LETTERED_ERROR_TYPE, REASON)
         assert found.retry_count == (3 if claims else 0)
 
         # And the letter is where it was, for people.
-        (letter,) = (await queue.dead_letters.page(limit=10)).letters
+        (letter,) = (await queue.dead_letters.page(limit=10)).dead_letters
         assert (letter.task_id, letter.reason) == (task.id, REASON)
         there = boto("sqs", server).receive_message(QueueUrl=urls.dead)["Messages"]
         assert [message["MessageId"] for message in there] == [dead_letter.message_id]

@@ -85,7 +85,7 @@ async def test_a_dead_letter_says_why_in_its_attributes(name: str) -> None:
             QueueUrl=queue.urls.dead, MessageAttributeNames=["All"], VisibilityTimeout=0
         )["Messages"]
         assert not client.receive_message(QueueUrl=queue.urls.queue).get("Messages")
-        (letter,) = (await queue.dead_letters.page(limit=10)).letters
+        (letter,) = (await queue.dead_letters.page(limit=10)).dead_letters
     assert json.loads(found["Body"])["id"] == task.id
     values = {
         key: (value["DataType"], value["StringValue"])
@@ -138,7 +138,7 @@ async def test_what_is_no_task_dies_with_a_reason_and_its_body() -> None:
         client.send_message(QueueUrl=queue.urls.queue, MessageBody="hello?")
         (delivery,) = await queue.receive(1, wait=5, visibility=30)
         await queue.dead_letter([dead_lettering(delivery, reason="no such task in the store")])
-        (letter,) = (await queue.dead_letters.page(limit=10)).letters
+        (letter,) = (await queue.dead_letters.page(limit=10)).dead_letters
         (found,) = client.receive_message(QueueUrl=queue.urls.dead)["Messages"]
     assert letter.reason == "its body is not a task: no such task in the store"
     assert found["Body"] == "hello?"
@@ -190,7 +190,7 @@ async def test_letters_are_listed_newest_first_page_by_page() -> None:
         second = await queue.dead_letters.page(limit=20, cursor=first.next_cursor)
         # Looked at and given back: whoever redrives finds them all.
         taken = await queue.dead_letters.take(limit=100)
-    times = [letter.at for letter in first.letters + second.letters]
+    times = [letter.at for letter in first.dead_letters + second.dead_letters]
     assert times == [NOW + timedelta(seconds=i) for i in reversed(range(25))]
     assert second.next_cursor is None
     assert len(taken) == 25

@@ -142,6 +142,7 @@ class Creator:
         token = self._tokens.take(("create", new.task.id))
         item = new_item(
             Row(task=new.task, due_at=new.due_at),
+            payload_json=new.payload_json,
             token=token.text,
             retention=self._retention,
             on_routine=self._is_routine(new),

@@ -95,7 +95,9 @@ def id_of_position(position: str) -> str:
 # --- from a row -----------------------------------------------------------------------------
 
 
-def new_item(row: Row, *, token: str, retention: float, on_routine: bool = False) -> Item:
+def new_item(
+    row: Row, *, payload_json: bytes, token: str, retention: float, on_routine: bool = False
+) -> Item:
     """The whole item of a task to be created.
 
     Args:
@@ -109,11 +111,10 @@ def new_item(row: Row, *, token: str, retention: float, on_routine: bool = False
         "max_attempts": number(task.max_attempts),
         "created_at": moment(task.created_at),
     }
-    payload = _encode(task.payload)
-    if payload.startswith(b'"'):
-        item["payload"] = text(_decode(payload))
+    if payload_json.startswith(b'"'):
+        item["payload"] = text(_decode(payload_json))
     else:
-        item["payload"] = text(payload.decode())
+        item["payload"] = text(payload_json.decode())
         item["payload_encoding"] = text(_JSON_ENCODING)
     if task.timeout_seconds is not None:
         item["timeout_seconds"] = number(task.timeout_seconds)

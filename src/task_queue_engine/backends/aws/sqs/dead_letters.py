@@ -105,7 +105,7 @@ class SqsDeadLetters:
         page = tuple(replace(one, receipt="") for one in ordered[:limit])
         more = len(ordered) > limit
         return DeadLetterPage(
-            letters=page,
+            dead_letters=page,
             next_cursor=encode_cursor("sqs-dead", _position(page[-1])) if more else None,
         )
 

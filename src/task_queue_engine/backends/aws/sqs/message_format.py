@@ -87,6 +87,8 @@ class Outgoing:
 def outgoing(message: Message) -> Outgoing:
     """A task as it is sent."""
     task = message.task
+    if message.payload_json is not None:
+        task = msgspec.structs.replace(task, payload=msgspec.Raw(message.payload_json))
     return Outgoing(
         _json_text(_encode(task)),
         _attributes(TaskType=task.type, RetryCount=task.retry_count),

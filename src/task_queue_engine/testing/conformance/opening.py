@@ -10,7 +10,7 @@ import trio.lowlevel
 
 from task_queue_engine.backends.base import Message
 from task_queue_engine.errors import BackendUnavailable
-from tests.backends.conformance.harness import Harness
+from task_queue_engine.testing.conformance.harness import Harness
 
 
 async def test_ping(harness: Harness) -> None:

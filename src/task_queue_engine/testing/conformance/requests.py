@@ -1,4 +1,4 @@
-"""What people ask for: cancel, retry as a new round, and forgetting old tasks."""
+"""What clients and operators ask for: cancel, retry as a new round, forget old tasks."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from task_queue_engine.lifecycle import (
     Started,
 )
 from task_queue_engine.task import TaskError, TaskStatus, new_task_id
-from tests.backends.conformance.harness import Harness
+from task_queue_engine.testing.conformance.harness import Harness
 
 ERROR = TaskError(type="ValueError", message="no")
 

@@ -1,20 +1,11 @@
-"""What the conformance suite needs from a backend, and how each backend provides it.
-
-To hold another backend to the suite, write a harness for it and add it to `HARNESSES`. What a
-backend cannot promise is declared in its `Promises`; a test that depends on one says so with
-`@needs("...")` instead of skipping by the backend's name.
-"""
+"""What the suite is given: an open backend, its clock, and what it does not promise."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from pathlib import Path
 from typing import Any
-
-import pytest
 
 from task_queue_engine.backends.base import (
     Backend,
@@ -26,8 +17,6 @@ from task_queue_engine.backends.base import (
     TaskQueue,
     TaskStore,
 )
-from task_queue_engine.backends.memory import MemoryBackend
-from task_queue_engine.backends.sqlite import SqliteBackend
 from task_queue_engine.clock import ManualClock
 from task_queue_engine.lifecycle import ClaimRequest, ClaimVerdict, Started
 from task_queue_engine.task import Task, new_task_id
@@ -35,7 +24,7 @@ from task_queue_engine.task import Task, new_task_id
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Promises:
-    """What not every backend can keep."""
+    """What not every backend can keep: False for what this one does not promise."""
 
     exact_depth: bool = True
     """`depth` and the answer of `dead_letters.purge` are exact at once."""
@@ -57,7 +46,17 @@ class Promises:
 
 
 class Harness:
-    """An open backend, the clock it runs on, and the steps most tests begin with."""
+    """An open backend, the clock it runs on, and the steps most tests begin with.
+
+    Where a backend's time cannot be set by hand (see `Promises.steerable_clock`), a subclass lets
+    it go by in `advance`, moving `clock` along.
+
+    Args:
+        backend: open.
+        clock: what the backend has been given as its clock.
+        make_another: makes a backend with a place of its own, not open yet.
+        promises: what the backend does not promise.
+    """
 
     visibility = 30.0
     """Seconds; the lease of the steps below. A backend on a real clock takes a short one."""
@@ -67,13 +66,12 @@ class Harness:
         backend: Backend,
         *,
         clock: ManualClock,
-        promises: Promises,
         make_another: Callable[[], Backend],
+        promises: Promises = Promises(),  # frozen
     ) -> None:
         self.backend = backend
-        self.make_another = make_another
-        """Another backend with a place of its own, not open yet."""
         self.clock = clock
+        self.make_another = make_another
         self.promises = promises
 
     @property
@@ -159,41 +157,3 @@ def claim_request(delivery: Delivery, *, worker: str = "worker-1") -> ClaimReque
         copy_of=delivery.copy_of,
         worker=worker,
     )
-
-
-@asynccontextmanager
-async def memory_harness(_: Path) -> AsyncIterator[Harness]:
-    clock = ManualClock()
-    backend = MemoryBackend(clock=clock)
-    async with backend.open():
-        yield Harness(
-            backend,
-            clock=clock,
-            promises=Promises(),
-            make_another=lambda: MemoryBackend(clock=clock),
-        )
-
-
-@asynccontextmanager
-async def sqlite_harness(folder: Path) -> AsyncIterator[Harness]:
-    clock = ManualClock()
-    backend = SqliteBackend(folder / "tasks.db", clock=clock)
-    async with backend.open():
-        yield Harness(
-            backend,
-            clock=clock,
-            promises=Promises(),
-            make_another=lambda: SqliteBackend(folder / "another.db", clock=clock),
-        )
-
-
-HARNESSES: dict[str, Callable[[Path], AbstractAsyncContextManager[Harness]]] = {
-    "memory": memory_harness,
-    "sqlite": sqlite_harness,
-}
-
-
-def needs(promise: str) -> pytest.MarkDecorator:
-    """The test applies only to backends that keep this promise (a field of `Promises`)."""
-    assert promise in Promises.__dataclass_fields__
-    return pytest.mark.needs(promise)

@@ -1,11 +1,11 @@
-"""Tasks whose message the queue itself has moved to the dead-letter queue."""
+"""Tasks whose message the broker itself has moved to the dead-letter queue."""
 
 from __future__ import annotations
 
 import pytest
 
 from task_queue_engine.lifecycle import (
-    GIVEN_UP_ERROR_TYPE,
+    DEAD_LETTERED_ERROR_TYPE,
     BrokerDeadLetter,
     Complete,
     Fenced,
@@ -13,7 +13,7 @@ from task_queue_engine.lifecycle import (
     Retry,
 )
 from task_queue_engine.task import Task, TaskError, TaskStatus, new_task_id
-from tests.backends.conformance.harness import Harness
+from task_queue_engine.testing.conformance.harness import Harness
 
 REASON = "received 3 times and never settled"
 
@@ -29,7 +29,7 @@ async def test_one_that_never_started_fails_with_the_reason(harness: Harness) ->
     assert await moved(harness, task) == Recorded(TaskStatus.FAILED)
     found = await harness.get(task.id)
     assert (found.status, found.retry_count, found.attempt) == (TaskStatus.FAILED, 0, 0)
-    assert found.error == TaskError(type=GIVEN_UP_ERROR_TYPE, message=REASON)
+    assert found.error == TaskError(type=DEAD_LETTERED_ERROR_TYPE, message=REASON)
     assert found.finished_at == harness.now()
     counts = await harness.store.counts()
     assert (counts.pending, counts.failed) == (0, 1)
@@ -94,6 +94,6 @@ async def test_a_batch_answers_item_by_item(harness: Harness) -> None:
     assert await harness.store.fail_dead_lettered(items) == [failed, Fenced(), failed]
 
 
-async def test_a_queue_without_burials_has_none(harness: Harness) -> None:
+async def test_a_broker_that_moved_nothing_has_none(harness: Harness) -> None:
     await harness.submit()
     assert list(await harness.queue.dead_letters.moved_by_broker()) == []

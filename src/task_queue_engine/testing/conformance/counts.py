@@ -17,7 +17,7 @@ from task_queue_engine.lifecycle import (
     Snooze,
 )
 from task_queue_engine.task import Task, TaskError, TaskStatus
-from tests.backends.conformance.harness import Harness
+from task_queue_engine.testing.conformance.harness import Harness
 
 ERROR = TaskError(type="ValueError", message="no")
 

@@ -21,7 +21,7 @@ from task_queue_engine.lifecycle import (
     Started,
 )
 from task_queue_engine.task import TaskError, TaskStatus, new_task_id
-from tests.backends.conformance.harness import Harness
+from task_queue_engine.testing.conformance.harness import Harness
 
 ERROR = TaskError(type="ValueError", message="no", traceback="Traceback ...")
 

@@ -15,7 +15,8 @@ from task_queue_engine.lifecycle import (
     Started,
 )
 from task_queue_engine.task import TaskStatus, new_task_id
-from tests.backends.conformance.harness import Harness, needs
+from task_queue_engine.testing.conformance.harness import Harness
+from task_queue_engine.testing.conformance.needs import needs
 
 
 async def stranded(
@@ -88,9 +89,9 @@ async def test_what_is_on_its_way_is_not_stranded(harness: Harness) -> None:
     scheduled = await harness.create()
     await harness.store.schedule([(scheduled.id, harness.later(10**6))])
     await harness.start()
-    in_hand = await harness.submit()
+    held = await harness.submit()
     (delivery,) = await harness.receive()
-    assert delivery.task_id == in_hand.id
+    assert delivery.task_id == held.id
     done, message = await harness.start()
     await harness.store.record([Complete(task_id=done.id, attempt=1, result=1)])
     await harness.queue.delete([message])

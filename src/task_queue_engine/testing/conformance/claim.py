@@ -1,4 +1,4 @@
-"""The claim table, row by row (DESIGN: a task's life)."""
+"""The claim table, row by row."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from task_queue_engine.lifecycle import (
     Started,
 )
 from task_queue_engine.task import Task, TaskError, TaskStatus, new_task_id
-from tests.backends.conformance.harness import Harness, claim_request
+from task_queue_engine.testing.conformance.harness import Harness, claim_request
 
 ERROR = TaskError(type="ValueError", message="no", traceback="Traceback ...")
 
@@ -168,7 +168,7 @@ async def test_the_message_of_a_failed_task_comes_back_for_its_dead_letter(
     again = await harness.receive_one()
     failed = await harness.get(running.id)
     assert await harness.claim(again) == NeedsDeadLetter(failed)
-    # Nothing is written: whoever dead-letters it may die too.
+    # Nothing is written: the worker that dead-letters it may die too.
     assert await harness.claim(again) == NeedsDeadLetter(failed)
     copy = replace(again, message_id="a copy", copy_of=(Receive(again.message_id, 9),))
     assert await harness.claim(copy) == NeedsDeadLetter(failed)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from task_queue_engine.backends.base import Created, NewTask
 from task_queue_engine.lifecycle import NotDue, Retry, Snooze, Started
 from task_queue_engine.task import TaskError, new_task_id
-from tests.backends.conformance.harness import Harness
+from task_queue_engine.testing.conformance.harness import Harness
 
 ERROR = TaskError(type="ValueError", message="no")
 DAY = 24 * 3600.0

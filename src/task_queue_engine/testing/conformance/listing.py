@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from typing import Any
 
 import pytest
 
@@ -10,10 +11,11 @@ from task_queue_engine.backends.base import ListQuery, NewTask
 from task_queue_engine.errors import InvalidQuery
 from task_queue_engine.lifecycle import Complete
 from task_queue_engine.task import Task, TaskStatus
-from tests.backends.conformance.harness import Harness, needs
+from task_queue_engine.testing.conformance.harness import Harness
+from task_queue_engine.testing.conformance.needs import needs
 
 
-async def everything(harness: Harness, *, limit: int, **filters: object) -> list[Task]:
+async def everything(harness: Harness, *, limit: int, **filters: Any) -> list[Task]:
     tasks: list[Task] = []
     cursor = None
     for _ in range(1000):
@@ -70,7 +72,7 @@ async def test_filters(harness: Harness) -> None:
         running.append(task.id)
     await harness.store.record([Complete(task_id=tasks[2].id, attempt=1, result=None)])
 
-    async def ids(**filters: object) -> list[str]:
+    async def ids(**filters: Any) -> list[str]:
         return [task.id for task in await everything(harness, limit=2, **filters)]
 
     assert await ids(status=TaskStatus.PROCESSING) == [tasks[1].id]
@@ -85,7 +87,7 @@ async def test_filters(harness: Harness) -> None:
 
 @pytest.mark.parametrize("filters", [{}, {"status": TaskStatus.PENDING}, {"type": "email"}])
 async def test_pages_hold_still_while_tasks_are_created(
-    harness: Harness, filters: dict[str, object]
+    harness: Harness, filters: dict[str, Any]
 ) -> None:
     tasks = [await harness.create() for _ in range(2)]
     await harness.advance(1)

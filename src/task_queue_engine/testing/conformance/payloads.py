@@ -10,7 +10,7 @@ import pytest
 from task_queue_engine.backends.base import Created, NewTask, TooLarge
 from task_queue_engine.lifecycle import Complete, Fail, Progress
 from task_queue_engine.task import TaskError, task_id_for_key
-from tests.backends.conformance.harness import Harness
+from task_queue_engine.testing.conformance.harness import Harness
 
 JSON: dict[str, Any] = {
     "null": None,

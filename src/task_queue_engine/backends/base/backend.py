@@ -1,0 +1,52 @@
+"""A backend: a queue and a store that belong together."""
+
+from __future__ import annotations
+
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Protocol
+
+from task_queue_engine.backends.base.queue import TaskQueue
+from task_queue_engine.backends.base.store import StrandedPage, TaskStore
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BackendInfo:
+    """For the log."""
+
+    name: str
+    detail: str
+    """Where it lives: a file, a queue URL and a table."""
+
+
+class Backend(Protocol):
+    """A queue and a store that belong together. It may be a `MeteredBackend` besides."""
+
+    @property
+    def store(self) -> TaskStore: ...
+
+    @property
+    def info(self) -> BackendInfo: ...
+
+    def queue(self, name: str) -> TaskQueue:
+        """The queue of this name; the same object at every call."""
+        ...
+
+    def open(self) -> AbstractAsyncContextManager[None]:
+        """Connect, check, start what has to run; undo all of it on exit. Raises BackendRefused
+        when it cannot be used at all. Opening a second time after closing is allowed."""
+        ...
+
+    async def ping(self) -> None:
+        """Fit to serve? Raises BackendUnavailable with the reason when not."""
+        ...
+
+    async def stranded(
+        self, queue: str, *, before: datetime, limit: int, cursor: str | None = None
+    ) -> StrandedPage:
+        """Look through tasks of this queue not updated since `before` for those that nothing will
+        ever bring on. Reads at most about `limit` rows a call; the cursor walks on from there, so
+        that a long backlog costs a bounded piece per call. May find a task that is not stranded
+        (its message was just received): what the engine does about it must be harmless."""
+        ...

@@ -1,0 +1,172 @@
+"""The store: the rows of all tasks, changed by conditional writes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from enum import Enum, auto
+from typing import Protocol
+
+import msgspec
+
+from task_queue_engine.backends.base.verdicts import CreateVerdict
+from task_queue_engine.lifecycle import (
+    AttemptWrite,
+    BrokerDeadLetter,
+    CancelVerdict,
+    ClaimRequest,
+    ClaimVerdict,
+    RecordVerdict,
+    ReopenVerdict,
+)
+from task_queue_engine.task import Task, TaskStatus
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewTask:
+    """To be created, PENDING."""
+
+    task: Task
+    payload_json: bytes = b""
+    """The payload, encoded: made once and carried along. From `task` where it is not given."""
+    due_at: datetime | None = None
+    """Set: no message will be sent now; the scheduler sends one at this time."""
+
+    def __post_init__(self) -> None:
+        if not self.payload_json:
+            object.__setattr__(self, "payload_json", msgspec.json.encode(self.task.payload))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ListQuery:
+    """Newest first, by (created_at, id)."""
+
+    status: TaskStatus | None = None
+    type: str | None = None
+    limit: int = 50
+    cursor: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskPage:
+    """Some tasks; `next_cursor` is None on the last page."""
+
+    tasks: tuple[Task, ...]
+    next_cursor: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Counts:
+    """Tasks in the store, by status. Kept by every write, read in O(1)."""
+
+    pending: int = 0
+    processing: int = 0
+    completed: int = 0
+    failed: int = 0
+    cancelled: int = 0
+
+    @property
+    def total(self) -> int:
+        return self.pending + self.processing + self.completed + self.failed + self.cancelled
+
+
+class StrandedKind(Enum):
+    """Why nothing will bring a task on."""
+
+    UNSENT = auto()
+    """PENDING, not scheduled, and no message exists."""
+    ORPHANED = auto()
+    """PROCESSING, and no message exists that could bring it back."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stranded:
+    """One task that nothing will bring on."""
+
+    task: Task
+    kind: StrandedKind
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StrandedPage:
+    """What a piece of the scan has found."""
+
+    found: tuple[Stranded, ...]
+    next_cursor: str | None
+    """None when the scan has come to its end."""
+
+
+class TaskStore(Protocol):
+    """The rows. Every write is conditional, as in `lifecycle`."""
+
+    @property
+    def max_batch(self) -> int:
+        """Items per call the backend takes at its best; callers never pass more."""
+        ...
+
+    async def create(self, tasks: Sequence[NewTask]) -> list[CreateVerdict]:
+        """Insert rows whose ids are not there yet; never changes one that is."""
+        ...
+
+    async def get(self, task_ids: Sequence[str]) -> list[Task | None]:
+        """In the order asked for, None for unknown ids. Sees every write answered before."""
+        ...
+
+    async def list_tasks(self, query: ListQuery) -> TaskPage:
+        """Raises InvalidQuery for a cursor that is not one of its own."""
+        ...
+
+    async def counts(self) -> Counts:
+        """Of all queues. Never counts: O(1)."""
+        ...
+
+    async def claim(self, requests: Sequence[ClaimRequest]) -> list[ClaimVerdict]:
+        """Just before the start: see `lifecycle.decide_claim`.
+
+        A call that raised may have taken effect. Made again, it meets its own work: an attempt
+        that looks like one running elsewhere (DuplicateDelivery), or a task that has just failed
+        (Finished(FAILED)). No store has to remember claims from one call to the next: the caller
+        recognises what is its own, by its worker's name and by which attempts it holds
+        (`actors/claimer.py`).
+        """
+        ...
+
+    async def record(self, writes: Sequence[AttemptWrite]) -> list[RecordVerdict]:
+        """See `lifecycle.decide_record`. Several writes of one attempt in a batch take effect in
+        their order; the same write again, after an answer was lost, is answered the same."""
+        ...
+
+    async def cancel(self, task_ids: Sequence[str]) -> list[CancelVerdict]:
+        """See `lifecycle.decide_cancel`."""
+        ...
+
+    async def cancel_requested(self, task_ids: Sequence[str]) -> list[bool]:
+        """Which of these (running) tasks are to be cancelled. A cheap read: it is made every second
+        or so for every attempt that is held."""
+        ...
+
+    async def reopen(self, task_ids: Sequence[str]) -> list[ReopenVerdict]:
+        """For a retry that an operator asks for: see `lifecycle.decide_reopen`."""
+        ...
+
+    async def due(self, *, before: datetime, limit: int) -> list[Task]:
+        """PENDING tasks whose `due_at` is at or before `before`, earliest first."""
+        ...
+
+    async def schedule(self, items: Sequence[tuple[str, datetime | None]]) -> None:
+        """Set (or with None clear) `due_at` of tasks that are PENDING; others are left alone."""
+        ...
+
+    async def reclaim(self, items: Sequence[tuple[str, int]]) -> list[RecordVerdict]:
+        """(task id, attempt) pairs of orphaned attempts; see `lifecycle.decide_reclaim`."""
+        ...
+
+    async def fail_dead_lettered(self, items: Sequence[BrokerDeadLetter]) -> list[RecordVerdict]:
+        """End tasks whose message the broker has dead-lettered by itself; see
+        `lifecycle.decide_fail_dead_lettered`."""
+        ...
+
+    async def expire(self, *, finished_before: datetime, limit: int) -> int:
+        """Delete up to `limit` tasks that ended before this; returns how many."""
+        ...

@@ -1,0 +1,103 @@
+"""Queue and store in memory, for one process."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from datetime import datetime
+
+import trio
+
+from task_queue_engine.backends.base import BackendInfo, Stranded, StrandedPage
+from task_queue_engine.backends.cursors import Moment, check_limit, decode_cursor, encode_cursor
+from task_queue_engine.backends.memory.faults import Faults
+from task_queue_engine.backends.memory.queue import MemoryQueue
+from task_queue_engine.backends.memory.state import MemoryState, sort_key
+from task_queue_engine.backends.memory.store import MAX_ITEM_BYTES, MemoryStore
+from task_queue_engine.clock import Clock, SystemClock
+
+
+class MemoryBackend:
+    """A queue and a store in memory, for one process. Several engines may share it, as several
+    processes share a real backend.
+
+    Args:
+        clock: what "now" is; the machine's clock where None.
+        max_item_bytes: larger payloads (in bytes of JSON) get the verdict TooLarge.
+    """
+
+    def __init__(self, *, clock: Clock | None = None, max_item_bytes: int = MAX_ITEM_BYTES) -> None:
+        self.state = MemoryState(clock or SystemClock())
+        self._store = MemoryStore(self.state, max_item_bytes=max_item_bytes)
+        self._queues: dict[str, MemoryQueue] = {}
+
+    @property
+    def clock(self) -> Clock:
+        return self.state.clock
+
+    @property
+    def faults(self) -> Faults:
+        return self.state.faults
+
+    @property
+    def store(self) -> MemoryStore:
+        return self._store
+
+    @property
+    def info(self) -> BackendInfo:
+        return BackendInfo(name="memory", detail="this process, nothing is kept")
+
+    def queue(self, name: str) -> MemoryQueue:
+        if name not in self._queues:
+            self._queues[name] = MemoryQueue(name, self.state)
+        return self._queues[name]
+
+    def open(self) -> AbstractAsyncContextManager[None]:
+        return self._opened()
+
+    @asynccontextmanager
+    async def _opened(self) -> AsyncIterator[None]:
+        await trio.lowlevel.checkpoint()
+        self.state.times_open += 1
+        try:
+            yield
+        finally:
+            self.state.times_open -= 1
+            for queue in self.state.queues.values():
+                queue.changed.set()
+
+    async def ping(self) -> None:
+        await self.state.call("ping", lambda: None)
+
+    async def stranded(
+        self, queue: str, *, before: datetime, limit: int, cursor: str | None = None
+    ) -> StrandedPage:
+        def look() -> StrandedPage:
+            check_limit(limit)
+            after = (
+                None if cursor is None else decode_cursor(cursor, "stranded", tuple[Moment, str])
+            )
+            messages = self.queue(queue)
+            waiting = sorted(
+                (
+                    row
+                    for row in self.state.rows.values()
+                    if row.task.queue == queue and not row.task.status.is_terminal
+                ),
+                key=sort_key,
+            )
+            if after is not None:
+                waiting = [row for row in waiting if sort_key(row) > after]
+            page = waiting[:limit]
+            found = [
+                Stranded(row.task, kind)
+                for row in page
+                if row.task.updated_at < before and (kind := messages.why_stranded(row)) is not None
+            ]
+            more = len(waiting) > limit
+            return StrandedPage(
+                found=tuple(found),
+                next_cursor=encode_cursor("stranded", sort_key(page[-1])) if more else None,
+            )
+
+        return await self.state.call("stranded", look)

@@ -1,0 +1,251 @@
+"""Rows by task id, changed by the functions of `lifecycle` alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from datetime import datetime
+from operator import itemgetter
+from typing import Any, TypeVar
+
+import msgspec
+
+from task_queue_engine import lifecycle
+from task_queue_engine.backends.base import (
+    AlreadyExists,
+    Counts,
+    Created,
+    CreateVerdict,
+    ListQuery,
+    NewTask,
+    TaskPage,
+    TooLarge,
+    TryAgain,
+)
+from task_queue_engine.backends.cursors import Moment, check_limit, decode_cursor, encode_cursor
+from task_queue_engine.backends.memory.state import MemoryState, sort_key
+from task_queue_engine.lifecycle import (
+    AttemptWrite,
+    BrokerDeadLetter,
+    CancelVerdict,
+    ClaimRequest,
+    ClaimVerdict,
+    Complete,
+    Progress,
+    RecordVerdict,
+    ReopenVerdict,
+    Row,
+)
+from task_queue_engine.task import Task, TaskStatus
+
+T = TypeVar("T")
+
+MAX_ITEM_BYTES = 2**20
+"""As the embedded backend's."""
+
+
+class MemoryStore:
+    """Rows by task id, changed by the functions of `lifecycle` alone."""
+
+    max_batch = 100
+
+    def __init__(self, state: MemoryState, *, max_item_bytes: int) -> None:
+        self._state = state
+        self._max_item_bytes = max_item_bytes
+
+    def row(self, task_id: str) -> Row | None:
+        """For tests: the row as it is stored."""
+        return self._state.rows.get(task_id)
+
+    async def create(self, tasks: Sequence[NewTask]) -> list[CreateVerdict]:
+        def add(new: NewTask) -> CreateVerdict:
+            if self._state.faults.hits_item("create"):
+                return TryAgain("made to fail by a test")
+            size = len(new.payload_json)
+            if size > self._max_item_bytes:
+                return TooLarge(size, self._max_item_bytes)
+            existing = self._state.rows.get(new.task.id)
+            if existing is not None:
+                return AlreadyExists(existing.task)
+            task = msgspec.structs.replace(new.task, payload=msgspec.json.decode(new.payload_json))
+            self._state.rows[task.id] = Row(task=task, due_at=new.due_at)
+            return Created()
+
+        return await self._each("create", tasks, add)
+
+    async def get(self, task_ids: Sequence[str]) -> list[Task | None]:
+        def look(task_id: str) -> Task | None:
+            row = self._state.rows.get(task_id)
+            return None if row is None else row.task
+
+        return await self._each("get", task_ids, look)
+
+    async def list_tasks(self, query: ListQuery) -> TaskPage:
+        def page() -> TaskPage:
+            check_limit(query.limit)
+            below = (
+                None
+                if query.cursor is None
+                else decode_cursor(query.cursor, "tasks", tuple[Moment, str])
+            )
+            rows = sorted(
+                (
+                    row
+                    for row in self._state.rows.values()
+                    if query.status in (None, row.task.status)
+                    and query.type in (None, row.task.type)
+                    and (below is None or sort_key(row) < below)
+                ),
+                key=sort_key,
+                reverse=True,
+            )
+            return TaskPage(
+                tasks=tuple(row.task for row in rows[: query.limit]),
+                next_cursor=encode_cursor("tasks", sort_key(rows[query.limit - 1]))
+                if len(rows) > query.limit
+                else None,
+            )
+
+        return await self._state.call("list_tasks", page)
+
+    async def counts(self) -> Counts:
+        def count() -> Counts:
+            by_status = dict.fromkeys(TaskStatus, 0)
+            for row in self._state.rows.values():
+                by_status[row.task.status] += 1
+            return Counts(**{status.lower(): number for status, number in by_status.items()})
+
+        return await self._state.call("counts", count)
+
+    async def claim(self, requests: Sequence[ClaimRequest]) -> list[ClaimVerdict]:
+        return await self._decide(
+            "claim",
+            requests,
+            lambda request, now: (
+                request.task_id,
+                lifecycle.decide_claim(self._state.rows.get(request.task_id), request, now),
+            ),
+        )
+
+    async def record(self, writes: Sequence[AttemptWrite]) -> list[RecordVerdict]:
+        def one(write: AttemptWrite, now: datetime) -> tuple[str, tuple[RecordVerdict, Row | None]]:
+            if isinstance(write, Complete):
+                write = replace(write, result=_through_json(write.result))
+            elif isinstance(write, Progress):
+                write = replace(write, value=_through_json(write.value))
+            row = self._state.rows.get(write.task_id)
+            return write.task_id, lifecycle.decide_record(row, write, now)
+
+        return await self._decide("record", writes, one)
+
+    async def cancel(self, task_ids: Sequence[str]) -> list[CancelVerdict]:
+        return await self._decide(
+            "cancel",
+            task_ids,
+            lambda task_id, now: (
+                task_id,
+                lifecycle.decide_cancel(self._state.rows.get(task_id), now),
+            ),
+        )
+
+    async def cancel_requested(self, task_ids: Sequence[str]) -> list[bool]:
+        def look(task_id: str) -> bool:
+            row = self._state.rows.get(task_id)
+            return row is not None and row.task.cancel_requested
+
+        return await self._each("cancel_requested", task_ids, look)
+
+    async def reopen(self, task_ids: Sequence[str]) -> list[ReopenVerdict]:
+        return await self._decide(
+            "reopen",
+            task_ids,
+            lambda task_id, now: (
+                task_id,
+                lifecycle.decide_reopen(self._state.rows.get(task_id), now),
+            ),
+        )
+
+    async def due(self, *, before: datetime, limit: int) -> list[Task]:
+        def look() -> list[Task]:
+            # A stable sort: those due at one moment stay in the order of their creation.
+            found = sorted(
+                (
+                    (row.due_at, row.task)
+                    for row in self._state.rows.values()
+                    if row.due_at is not None
+                    and row.due_at <= before
+                    and row.task.status is TaskStatus.PENDING
+                ),
+                key=itemgetter(0),
+            )
+            return [task for _, task in found[:limit]]
+
+        return await self._state.call("due", look)
+
+    async def schedule(self, items: Sequence[tuple[str, datetime | None]]) -> None:
+        def write() -> None:
+            for task_id, due_at in items:
+                row = self._state.rows.get(task_id)
+                if row is not None and row.task.status is TaskStatus.PENDING:
+                    self._state.rows[task_id] = replace(row, due_at=due_at)
+
+        await self._state.call("schedule", write)
+
+    async def reclaim(self, items: Sequence[tuple[str, int]]) -> list[RecordVerdict]:
+        return await self._decide(
+            "reclaim",
+            items,
+            lambda item, now: (
+                item[0],
+                lifecycle.decide_reclaim(self._state.rows.get(item[0]), item[1], now),
+            ),
+        )
+
+    async def fail_dead_lettered(self, items: Sequence[BrokerDeadLetter]) -> list[RecordVerdict]:
+        return await self._decide(
+            "fail_dead_lettered",
+            items,
+            lambda item, now: (
+                item.task_id,
+                lifecycle.decide_fail_dead_lettered(self._state.rows.get(item.task_id), item, now),
+            ),
+        )
+
+    async def expire(self, *, finished_before: datetime, limit: int) -> int:
+        def remove() -> int:
+            old = [
+                task_id
+                for task_id, row in self._state.rows.items()
+                if row.task.finished_at is not None and row.task.finished_at < finished_before
+            ][:limit]
+            for task_id in old:
+                del self._state.rows[task_id]
+            return len(old)
+
+        return await self._state.call("expire", remove)
+
+    async def _each(self, operation: str, items: Sequence[Any], one: Callable[[Any], T]) -> list[T]:
+        return await self._state.call(operation, lambda: [one(item) for item in items])
+
+    async def _decide(
+        self,
+        operation: str,
+        items: Iterable[Any],
+        one: Callable[[Any, datetime], tuple[str, tuple[T, Row | None]]],
+    ) -> list[T]:
+        def all_items() -> list[T]:
+            now = self._state.clock.now()
+            verdicts = []
+            for item in items:
+                task_id, (verdict, row) = one(item, now)
+                if row is not None:
+                    self._state.rows[task_id] = row
+                verdicts.append(verdict)
+            return verdicts
+
+        return await self._state.call(operation, all_items)
+
+
+def _through_json(value: Any) -> Any:
+    """As a real store would keep it: an object of its own, and only what JSON can say."""
+    return msgspec.json.decode(msgspec.json.encode(value))

@@ -1,0 +1,61 @@
+"""What a piece of work gets, and how it is committed."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import apsw
+
+from task_queue_engine.backends.sqlite.batches import Batch
+
+_MOVE_COUNTERS = Batch(
+    "WITH moved (name, n) AS (VALUES {rows}) "
+    "INSERT INTO counters SELECT name, n FROM moved WHERE name IS NOT NULL "
+    "ON CONFLICT (name) DO UPDATE SET n = n + excluded.n",
+    width=2,
+)
+
+
+class Transaction:
+    """The connection, and counters to move: they are collected and written once."""
+
+    __slots__ = ("changes", "committing", "connection", "counters", "execute")
+
+    def __init__(self, connection: apsw.Connection) -> None:
+        self.connection = connection
+        # Any: what a column holds is known from the schema, not from apsw's types.
+        self.execute: Callable[..., Any] = connection.execute
+        self.changes: Callable[[], int] = connection.total_changes
+        self.counters: Counter[str] = Counter()
+        self.committing = False
+        """The work is done; what fails now fails for all of it."""
+
+
+Work = Callable[[Transaction], Any]
+"""May be called again after a rollback: it must leave nothing behind but what it returns."""
+
+
+def begin(connection: apsw.Connection) -> None:
+    """Wait for the file's lock, so that nothing has begun while that takes."""
+    if connection.in_transaction:  # a rollback failed
+        connection.execute("ROLLBACK")
+    connection.execute("BEGIN IMMEDIATE")
+
+
+def commit(transaction: Transaction, work: Sequence[Work]) -> list[Any]:
+    """Do the work and commit. What it returns counts only then."""
+    connection = transaction.connection
+    try:
+        values = [each(transaction) for each in work]
+        transaction.committing = True
+        moved = [(name, n) for name, n in transaction.counters.items() if n]
+        _MOVE_COUNTERS.run(connection.execute, moved)
+        connection.execute("COMMIT")
+    except BaseException:
+        # SQLite has done it by itself after some errors (a full disk, for one).
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        raise
+    return values

@@ -1,0 +1,181 @@
+"""Recording: what an attempt writes about itself, refused once it is no longer the owner."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Any, assert_never
+
+import msgspec
+
+from task_queue_engine.lifecycle.row import Row, end
+from task_queue_engine.task import TaskError, TaskStatus
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _AttemptWrite:
+    """Conditional on `status = PROCESSING AND attempt = mine`."""
+
+    task_id: str
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Complete(_AttemptWrite):
+    """The handler returned. `result` is JSON-encodable, already within the size limit."""
+
+    result: Any
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fail(_AttemptWrite):
+    """The last attempt failed, or the handler raised Discard: FAILED, retry_count + 1."""
+
+    error: TaskError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Retry(_AttemptWrite):
+    """Back to PENDING until `run_at`, retry_count + 1."""
+
+    error: TaskError
+    run_at: datetime
+    scheduled: bool
+    """True: the message goes and the scheduler sends a new one; False: the message is kept."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Snooze(_AttemptWrite):
+    """Back to PENDING until `run_at`; costs no attempt."""
+
+    run_at: datetime
+    scheduled: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Interrupt(_AttemptWrite):
+    """Back to PENDING at once, since this engine shuts down; costs no attempt."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cancel(_AttemptWrite):
+    """The attempt was stopped because its task was cancelled. `error`: raised by its
+    cleanup."""
+
+    error: TaskError | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progress(_AttemptWrite):
+    """The attempt goes on and says how far it is. `value` is JSON-encodable."""
+
+    value: Any
+
+
+AttemptWrite = Complete | Fail | Retry | Snooze | Interrupt | Cancel | Progress
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """Written (or found written by an earlier try of the same write)."""
+
+    status: TaskStatus
+    """The status after the write. CANCELLED after a Retry, Snooze or Interrupt means that a
+    cancel request had been waiting: the message is then to be deleted, not released."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fenced:
+    """Refused: the attempt is no longer the owner. Its result is dropped, its message left."""
+
+
+RecordVerdict = Recorded | Fenced
+
+
+def decide_record(
+    row: Row | None, write: AttemptWrite, now: datetime
+) -> tuple[RecordVerdict, Row | None]:
+    """Apply one attempt's write.
+
+    Returns:
+        The verdict, and the row to write (None where nothing changes).
+    """
+    if row is None or row.task.attempt != write.attempt:
+        return Fenced(), None
+    task = row.task
+    if task.status is not TaskStatus.PROCESSING:
+        return (Recorded(task.status) if task.status is target_status(write) else Fenced()), None
+
+    new: Row
+    match write:
+        case Complete():
+            new = end(
+                row,
+                now,
+                status=TaskStatus.COMPLETED,
+                retry_count=task.retry_count,
+                result=write.result,
+            )
+        case Fail():
+            new = end(
+                row,
+                now,
+                status=TaskStatus.FAILED,
+                retry_count=task.retry_count + 1,
+                error=write.error,
+            )
+        case Cancel():
+            new = end(
+                row,
+                now,
+                status=TaskStatus.CANCELLED,
+                retry_count=task.retry_count,
+                error=write.error,
+            )
+        case Retry() | Snooze() | Interrupt():
+            counted = isinstance(write, Retry)
+            retry_count = task.retry_count + counted
+            error = write.error if isinstance(write, Retry) else task.error
+            if task.cancel_requested:
+                new = end(
+                    row,
+                    now,
+                    status=TaskStatus.CANCELLED,
+                    retry_count=retry_count,
+                    error=error,
+                )
+            else:
+                run_at = None if isinstance(write, Interrupt) else write.run_at
+                scheduled = not isinstance(write, Interrupt) and write.scheduled
+                waiting = msgspec.structs.replace(
+                    task,
+                    status=TaskStatus.PENDING,
+                    retry_count=retry_count,
+                    error=error,
+                    run_at=run_at,
+                    updated_at=now,
+                )
+                new = Row(task=waiting, due_at=run_at if scheduled else None)
+        case Progress():
+            moved = msgspec.structs.replace(task, progress=write.value, updated_at=now)
+            new = replace(row, task=moved)
+        case _:
+            assert_never(write)
+    return Recorded(new.task.status), new
+
+
+def target_status(write: AttemptWrite) -> TaskStatus:
+    """The status a write leads to where no cancel request intervenes."""
+    match write:
+        case Complete():
+            return TaskStatus.COMPLETED
+        case Fail():
+            return TaskStatus.FAILED
+        case Cancel():
+            return TaskStatus.CANCELLED
+        case Retry() | Snooze() | Interrupt():
+            return TaskStatus.PENDING
+        case Progress():
+            return TaskStatus.PROCESSING
+        case _:
+            assert_never(write)

@@ -1,0 +1,81 @@
+"""Repair: tasks whose owner or message is gone, as the reconciler finds them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+
+import msgspec
+
+from task_queue_engine.lifecycle.claim import crash_error
+from task_queue_engine.lifecycle.record import Fenced, Recorded, RecordVerdict
+from task_queue_engine.lifecycle.row import Row, end
+from task_queue_engine.task import TaskError, TaskStatus
+
+
+def decide_reclaim(
+    row: Row | None, attempt: int, now: datetime
+) -> tuple[RecordVerdict, Row | None]:
+    """An attempt is PROCESSING and no message exists that could ever bring it back: count it as a
+    crash. PENDING (a message has to be sent), or FAILED past max_attempts, or CANCELLED where that
+    was asked for. Conditional on the attempt, like its owner's own writes.
+    """
+    if row is None or row.task.attempt != attempt or row.task.status is not TaskStatus.PROCESSING:
+        return Fenced(), None
+    task = row.task
+    retry_count = task.retry_count + 1
+    error = crash_error(task.attempt, task.worker)
+    if task.cancel_requested:
+        new = end(row, now, status=TaskStatus.CANCELLED, retry_count=retry_count)
+    elif retry_count >= task.max_attempts:
+        new = end(row, now, status=TaskStatus.FAILED, retry_count=retry_count, error=error)
+    else:
+        waiting = msgspec.structs.replace(
+            task,
+            status=TaskStatus.PENDING,
+            retry_count=retry_count,
+            error=error,
+            run_at=None,
+            updated_at=now,
+        )
+        new = Row(task=waiting)
+    return Recorded(new.task.status), new
+
+
+DEAD_LETTERED_ERROR_TYPE = "task_queue_engine.errors.MessageGivenUp"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BrokerDeadLetter:
+    """The broker itself has moved this message of this task to the dead-letter queue."""
+
+    task_id: str
+    message_id: str
+    reason: str
+    """One line, for the operator."""
+
+
+def decide_fail_dead_lettered(
+    row: Row | None, dead_letter: BrokerDeadLetter, now: datetime
+) -> tuple[RecordVerdict, Row | None]:
+    """FAILED with that reason, or CANCELLED where that was asked for.
+
+    Fenced where another message brings the task on: it is running under one, waits for its time
+    (that message is a leftover of an earlier attempt), or will be sent by the scheduler.
+    """
+    if row is None or row.task.status.is_terminal or row.due_at is not None:
+        return Fenced(), None
+    task = row.task
+    running = task.status is TaskStatus.PROCESSING
+    if running and row.message_id != dead_letter.message_id:
+        return Fenced(), None
+    if not running and task.run_at is not None and task.run_at > now:
+        return Fenced(), None
+    # Its owner's lease has lapsed, or the queue could not have moved it.
+    retry_count = task.retry_count + running
+    if task.cancel_requested:
+        new = end(row, now, status=TaskStatus.CANCELLED, retry_count=retry_count)
+    else:
+        error = TaskError(type=DEAD_LETTERED_ERROR_TYPE, message=dead_letter.reason)
+        new = end(row, now, status=TaskStatus.FAILED, retry_count=retry_count, error=error)
+    return Recorded(new.task.status), new

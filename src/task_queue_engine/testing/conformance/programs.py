@@ -1,0 +1,371 @@
+"""Programs of operations, drawn at random, to be run on two backends side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+import hypothesis.strategies as st
+
+from task_queue_engine.backends.base import (
+    Backend,
+    DeadLetter,
+    DeadLettering,
+    Delivery,
+    Message,
+    NewTask,
+)
+from task_queue_engine.clock import ManualClock
+from task_queue_engine.lifecycle import (
+    AttemptWrite,
+    Cancel,
+    ClaimRequest,
+    Complete,
+    Fail,
+    Interrupt,
+    Progress,
+    Retry,
+    Snooze,
+)
+from task_queue_engine.task import Task, TaskError
+from task_queue_engine.testing.conformance.harness import claim_request
+
+ERROR = TaskError(type="ValueError", message="no")
+TASKS = [str(UUID(int=number)) for number in range(4)]
+TYPES = ["email", "export"]
+VISIBILITY = 30.0
+
+Pair = tuple[Any, Any]
+Operation = Callable[["Pairwise"], Awaitable[None]]
+
+
+@dataclass(slots=True)
+class Pairwise:
+    """Both backends, and what has been received from each so far."""
+
+    model: Backend
+    real: Backend
+    clock: ManualClock
+    deliveries: list[tuple[Delivery, Delivery]] = field(default_factory=list)
+
+    async def same(self, call: Callable[[Backend], Awaitable[Any]]) -> Any:
+        """Call both; their answers must be equal. Returns the model's."""
+        expected, found = await call(self.model), await call(self.real)
+        assert found == expected
+        return expected
+
+    async def receive(self, number: int, *, claims: bool) -> None:
+        model, real = await self.pair(
+            lambda backend: backend.queue("default").receive(number, wait=0, visibility=VISIBILITY)
+        )
+        assert list(map(anonymous_delivery, real)) == list(map(anonymous_delivery, model))
+        self.deliveries += zip(model, real, strict=True)
+        if claims:
+            found = await self.real.store.claim(list(map(claim_request, real)))
+            assert found == await self.model.store.claim(list(map(claim_request, model)))
+
+    async def pair(self, call: Callable[[Backend], Awaitable[Any]]) -> Pair:
+        return await call(self.model), await call(self.real)
+
+    def held(self, picks: Sequence[int]) -> tuple[list[Delivery], list[Delivery]]:
+        """Some of the last deliveries, live and stale, as each backend knows them."""
+        recent = self.deliveries[-8:]
+        chosen = [recent[pick % len(recent)] for pick in picks] if recent else []
+        return [model for model, _ in chosen], [real for _, real in chosen]
+
+    async def on_held(
+        self,
+        picks: Sequence[int],
+        call: Callable[[Backend, list[Delivery]], Awaitable[Any]],
+    ) -> None:
+        model, real = self.held(picks)
+        assert await call(self.real, real) == await call(self.model, model)
+
+    def later(self, seconds: float) -> datetime:
+        return self.clock.now() + timedelta(seconds=seconds)
+
+
+def anonymous_delivery(delivery: Delivery) -> Delivery:
+    return replace(delivery, message_id="", receipt="")
+
+
+def anonymous_dead_letter(dead_letter: DeadLetter) -> DeadLetter:
+    return replace(dead_letter, id="", receipt="")
+
+
+# --- operations: strategies of functions ----------------------------------------------------
+
+task_ids = st.sampled_from(TASKS)
+picks = st.lists(st.integers(0, 7), min_size=1, max_size=4)
+some_ids = st.lists(task_ids, min_size=1, max_size=4)
+
+
+@st.composite
+def creating(draw: st.DrawFn) -> Operation:
+    items = draw(
+        st.lists(
+            st.tuples(
+                task_ids,
+                st.sampled_from(TYPES),
+                st.integers(1, 3),
+                st.sampled_from([None, None, 0.0, 40.0]),
+                st.booleans(),
+                st.sampled_from([None, 1, {"n": [1.5, "☃"]}, "x" * 3000]),
+            ),
+            min_size=1,
+            max_size=5,
+        )
+    )
+
+    async def create(both: Pairwise) -> None:
+        now = both.clock.now()
+        new = []
+        for task_id, type_name, max_attempts, wait, scheduled, payload in items:
+            run_at = None if wait is None else both.later(wait)
+            task = Task(
+                id=task_id,
+                type=type_name,
+                payload=payload,
+                max_attempts=max_attempts,
+                created_at=now,
+                updated_at=now,
+                run_at=run_at,
+            )
+            new.append(NewTask(task=task, due_at=run_at if scheduled else None))
+        await both.same(lambda backend: backend.store.create(new))
+
+    return create
+
+
+@st.composite
+def sending(draw: st.DrawFn) -> Operation:
+    items = draw(
+        st.lists(
+            st.tuples(task_ids, st.sampled_from([0.0, 0.0, 0.0, 20.0, 900.0, 901.0, -1.0])),
+            min_size=1,
+            max_size=4,
+        )
+    )
+
+    async def send(both: Pairwise) -> None:
+        now = both.clock.now()
+        messages = [
+            Message(
+                task=Task(id=id_, type="x", payload=None, created_at=now, updated_at=now),
+                delay=delay,
+            )
+            for id_, delay in items
+        ]
+        await both.same(lambda backend: backend.queue("default").send(messages))
+
+    return send
+
+
+@st.composite
+def submitting(draw: st.DrawFn) -> Operation:
+    """Create, send, receive and claim: the usual way into PROCESSING."""
+    task_id = draw(task_ids)
+    max_attempts = draw(st.integers(1, 3))
+
+    async def submit(both: Pairwise) -> None:
+        now = both.clock.now()
+        task = Task(
+            id=task_id,
+            type=TYPES[max_attempts % 2],
+            payload=[max_attempts],
+            max_attempts=max_attempts,
+            created_at=now,
+            updated_at=now,
+        )
+        await both.same(lambda backend: backend.store.create([NewTask(task=task)]))
+        await both.same(lambda backend: backend.queue("default").send([Message(task=task)]))
+        await both.receive(4, claims=True)
+
+    return submit
+
+
+@st.composite
+def receiving(draw: st.DrawFn) -> Operation:
+    number = draw(st.integers(1, 4))
+    claims = draw(st.sampled_from([True, True, False]))
+
+    async def receive(both: Pairwise) -> None:
+        await both.receive(number, claims=claims)
+
+    return receive
+
+
+@st.composite
+def claiming(draw: st.DrawFn) -> Operation:
+    chosen = draw(picks)
+    wrong_task = draw(st.sampled_from([None, None, *TASKS]))
+
+    def requests(deliveries: list[Delivery]) -> list[ClaimRequest]:
+        made = [claim_request(delivery) for delivery in deliveries]
+        if wrong_task is not None and made:
+            made[0] = replace(made[0], task_id=wrong_task)
+        return made
+
+    async def claim(both: Pairwise) -> None:
+        await both.on_held(chosen, lambda backend, held: backend.store.claim(requests(held)))
+
+    return claim
+
+
+KINDS = ["complete", "complete", "fail", "retry", "retry later", "snooze", "interrupt"]
+KINDS += ["cancel", "progress"]
+
+
+@st.composite
+def recording(draw: st.DrawFn) -> Operation:
+    items = draw(
+        st.lists(
+            st.tuples(task_ids, st.sampled_from([0] * 8 + [-1, 1]), st.sampled_from(KINDS)),
+            min_size=1,
+            max_size=5,
+        )
+    )
+
+    def write(both: Pairwise, task_id: str, attempt: int, kind: str) -> AttemptWrite:
+        match kind:
+            case "complete":
+                return Complete(task_id=task_id, attempt=attempt, result={"by": attempt})
+            case "fail":
+                return Fail(task_id=task_id, attempt=attempt, error=ERROR)
+            case "retry" | "retry later":
+                return Retry(
+                    task_id=task_id,
+                    attempt=attempt,
+                    error=ERROR,
+                    run_at=both.later(10),
+                    scheduled=kind == "retry later",
+                )
+            case "snooze":
+                return Snooze(
+                    task_id=task_id, attempt=attempt, run_at=both.later(10), scheduled=True
+                )
+            case "interrupt":
+                return Interrupt(task_id=task_id, attempt=attempt)
+            case "cancel":
+                return Cancel(task_id=task_id, attempt=attempt, error=ERROR)
+            case _:
+                return Progress(task_id=task_id, attempt=attempt, value=[attempt])
+
+    async def record(both: Pairwise) -> None:
+        rows = await both.model.store.get([task_id for task_id, _, _ in items])
+        writes = [
+            write(both, task_id, (row.attempt if row else 0) + offset, kind)
+            for (task_id, offset, kind), row in zip(items, rows, strict=True)
+        ]
+        await both.same(lambda backend: backend.store.record(writes))
+
+    return record
+
+
+@st.composite
+def handling(draw: st.DrawFn) -> Operation:
+    chosen = draw(picks)
+    what = draw(st.sampled_from(["extend", "release", "delete", "delete", "dead_letter"]))
+    delay = draw(st.sampled_from([0.0, 0.0, 15.0, 901.0]))
+
+    async def handle(both: Pairwise) -> None:
+        now = both.clock.now()
+
+        async def call(backend: Backend, held: list[Delivery]) -> Any:
+            queue = backend.queue("default")
+            match what:
+                case "extend":
+                    return await queue.extend(held, visibility=VISIBILITY)
+                case "release":
+                    return await queue.release([(delivery, delay) for delivery in held])
+                case "delete":
+                    return await queue.delete(held)
+                case _:
+                    return await queue.dead_letter(
+                        [
+                            DeadLettering(
+                                delivery=delivery, reason="a test", attempts=n, error=ERROR, at=now
+                            )
+                            for n, delivery in enumerate(held)
+                        ]
+                    )
+
+        await both.on_held(chosen, call)
+
+    return handle
+
+
+@st.composite
+def asking(draw: st.DrawFn) -> Operation:
+    ids = draw(some_ids)
+    what = draw(st.sampled_from(["cancel", "reopen", "reclaim", "schedule", "unschedule"]))
+
+    async def ask(both: Pairwise) -> None:
+        rows = await both.model.store.get(ids)
+        match what:
+            case "cancel":
+                await both.same(lambda backend: backend.store.cancel(ids))
+            case "reopen":
+                await both.same(lambda backend: backend.store.reopen(ids))
+            case "reclaim":
+                items = [
+                    (id_, row.attempt if row else 1) for id_, row in zip(ids, rows, strict=True)
+                ]
+                await both.same(lambda backend: backend.store.reclaim(items))
+            case _:
+                at = both.later(5) if what == "schedule" else None
+                await both.same(lambda backend: backend.store.schedule([(id_, at) for id_ in ids]))
+
+    return ask
+
+
+@st.composite
+def passing_time(draw: st.DrawFn) -> Operation:
+    seconds = draw(st.sampled_from([0.000001, 10.0, 10.0, 20.0, VISIBILITY, 1000.0]))
+
+    async def advance(both: Pairwise) -> None:
+        both.clock.advance(seconds)
+
+    return advance
+
+
+@st.composite
+def keeping_house(draw: st.DrawFn) -> Operation:
+    what = draw(st.sampled_from(["expire", "purge", "delete dead letters"]))
+
+    async def keep(both: Pairwise) -> None:
+        if what == "expire":
+            before = both.later(-20)
+            await both.same(lambda backend: backend.store.expire(finished_before=before, limit=100))
+        elif what == "purge":
+            await both.same(lambda backend: backend.queue("default").dead_letters.purge())
+        else:
+            model, real = await both.pair(
+                lambda backend: backend.queue("default").dead_letters.take(limit=2)
+            )
+            assert list(map(anonymous_dead_letter, real)) == list(map(anonymous_dead_letter, model))
+            assert await both.real.queue("default").dead_letters.delete(
+                real
+            ) == await both.model.queue("default").dead_letters.delete(model)
+
+    return keep
+
+
+operations = st.one_of(
+    creating(),
+    submitting(),
+    submitting(),
+    sending(),
+    receiving(),
+    receiving(),
+    recording(),
+    claiming(),
+    recording(),
+    handling(),
+    asking(),
+    passing_time(),
+    keeping_house(),
+)
