@@ -11,7 +11,7 @@ import trio
 from task_queue_engine import Discard, Snooze, TaskRegistry, TaskStatus
 from task_queue_engine.backends.base import QueueDepth
 from task_queue_engine.backends.memory import MemoryBackend
-from tests.engine.harness import (
+from tests.engine.engines import (
     EVERY_SECOND,
     LEASE,
     Process,

@@ -11,7 +11,7 @@ import trio
 from task_queue_engine import InvalidTask, TaskRegistry, TaskStatus
 from task_queue_engine.backends.base import Message
 from task_queue_engine.backends.memory import MAX_DELAY, MemoryBackend
-from tests.engine.harness import Runs, ended, row, running
+from tests.engine.engines import Runs, ended, row, running
 
 
 @pytest.fixture

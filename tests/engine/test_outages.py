@@ -10,7 +10,7 @@ import trio
 from task_queue_engine import Engine, TaskRegistry, TaskStatus
 from task_queue_engine.backends.base import Message, QueueDepth
 from task_queue_engine.backends.memory import MemoryBackend
-from tests.engine.harness import (
+from tests.engine.engines import (
     EVERY_SECOND,
     LEASE,
     Runs,

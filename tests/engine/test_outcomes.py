@@ -20,7 +20,7 @@ from task_queue_engine import (
     TaskStatus,
 )
 from task_queue_engine.backends.memory import MAX_DELAY, MemoryBackend
-from tests.engine.harness import EVERY_SECOND, Runs, depth, ended, running, until
+from tests.engine.engines import EVERY_SECOND, Runs, depth, ended, running, until
 
 
 async def test_an_attempt_that_raises_is_followed_by_another(

@@ -14,7 +14,7 @@ from task_queue_engine import Engine, Submission, TaskRegistry, TaskStatus
 from task_queue_engine.backends.base import QueueDepth
 from task_queue_engine.backends.memory import MemoryBackend
 from task_queue_engine.errors import BackendUnavailable, EngineNotRunning
-from tests.engine.harness import (
+from tests.engine.engines import (
     FLUSH,
     GRACE,
     LEASE,

@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 
 from task_queue_engine.backends.base import DeadLetter
-from task_queue_engine.client.schemas import MetricsView
+from task_queue_engine.engine.views import MetricsView
 from task_queue_engine.task import Task
 
 _LONGEST_CELL = 80

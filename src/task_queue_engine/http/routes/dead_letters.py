@@ -5,15 +5,12 @@ from __future__ import annotations
 from quart import Quart, Response, request
 from quart_schema import document_querystring, document_request, document_response, tag
 
-from task_queue_engine.backends.base import DeadLetter
+from task_queue_engine.engine.views import DeadLetterList, PurgeResult
 from task_queue_engine.http.app_state import Front
 from task_queue_engine.http.requests import Query, read_json
 from task_queue_engine.http.responses import reply
 from task_queue_engine.http.schemas import (
-    DeadLetterList,
     DeadLetterParameters,
-    DeadLetterView,
-    PurgeResult,
     RedriveRequest,
     RedriveResult,
     decode_redrive,
@@ -43,8 +40,7 @@ class DeadLetterRoutes:
         query = Query(request, ("limit", "cursor"))
         with self._front.patience():
             page = await self._engine.list_dead(limit=query.limit(), cursor=query.cursor())
-        letters = [_view(letter) for letter in page.letters]
-        return reply(DeadLetterList(dead_letters=letters, next_cursor=page.next_cursor))
+        return reply(DeadLetterList.of(page))
 
     @tag([TAG])
     @document_request(RedriveRequest)
@@ -66,15 +62,3 @@ class DeadLetterRoutes:
         """Delete all dead letters. Their tasks stay as they are."""
         with self._front.patience():
             return reply(PurgeResult(purged=await self._engine.purge_dead()))
-
-
-def _view(letter: DeadLetter) -> DeadLetterView:
-    return DeadLetterView(
-        id=letter.id,
-        task_id=letter.task_id,
-        task_type=letter.task_type,
-        reason=letter.reason,
-        error=letter.error,
-        attempts=letter.attempts,
-        at=letter.at,
-    )

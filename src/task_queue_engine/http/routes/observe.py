@@ -5,16 +5,16 @@ from __future__ import annotations
 from datetime import UTC, datetime
 
 import trio
-from msgspec import UNSET
 from quart import Quart, Response, request
 from quart_schema import document_response, tag
 
-from task_queue_engine.engine.api import EngineMetrics, Readiness
+from task_queue_engine.engine.api import Readiness
+from task_queue_engine.engine.views import MetricsView
 from task_queue_engine.http import problems, prometheus
 from task_queue_engine.http.app_state import Front
 from task_queue_engine.http.negotiation import Offer, choose
 from task_queue_engine.http.responses import JSON, reply
-from task_queue_engine.http.schemas import Health, MetricsView, Ready
+from task_queue_engine.http.schemas import Health, Ready
 
 TAG = "monitoring"
 
@@ -48,7 +48,7 @@ class ObserveRoutes:
         if choose(accept, (_AS_JSON, _AS_TEXT)) is _AS_TEXT:
             text = prometheus.render(metrics).encode()
             return reply(text, content_type=prometheus.CONTENT_TYPE, Vary="Accept")
-        return reply(_view(metrics), Vary="Accept")
+        return reply(MetricsView.of(metrics), Vary="Accept")
 
     @tag([TAG])
     @document_response(Health)
@@ -71,23 +71,3 @@ class ObserveRoutes:
         detail = "not fit to serve: " + ("; ".join(reasons) or "no reason was given")
         problem = problems.make("not-ready", detail, reasons=reasons)
         return reply(problem, 503, content_type=problems.CONTENT_TYPE, Retry_After="5")
-
-
-def _view(metrics: EngineMetrics) -> MetricsView:
-    counts, depth = metrics.counts, metrics.depth
-    return MetricsView(
-        total_tasks=counts.total,
-        pending_tasks=counts.pending,
-        processing_tasks=counts.processing,
-        completed_tasks=counts.completed,
-        failed_tasks=counts.failed,
-        cancelled_tasks=counts.cancelled,
-        workers=metrics.workers,
-        active_workers=metrics.active_workers,
-        queue_depth=depth.waiting,
-        in_flight=depth.in_flight,
-        dead_letters=depth.dead,
-        uptime_seconds=round(metrics.uptime, 3),
-        counters=dict(sorted(metrics.counters.items())),
-        usage=UNSET if metrics.usage is None else metrics.usage,
-    )
