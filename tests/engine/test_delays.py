@@ -63,7 +63,7 @@ async def handle_status(engine: Any, task_id: str) -> TaskStatus:
     return (await engine.get(task_id)).status
 
 
-async def test_what_came_due_while_nobody_ran_starts_at_once(
+async def test_what_came_due_while_no_engine_ran_starts_at_once(
     tasks: TaskRegistry, backend: MemoryBackend, runs: Runs, note: Any
 ) -> None:
     async with running(tasks, backend) as engine:

@@ -161,7 +161,7 @@ async def test_dead_letters_are_listed_page_by_page(
         cursor = None
         for _ in range(3):
             page = await engine.list_dead(limit=2, cursor=cursor)
-            seen += [letter.task_id for letter in page.letters]
+            seen += [dead_letter.task_id for dead_letter in page.letters]
             cursor = page.next_cursor
         assert cursor is None
         assert sorted(seen) == sorted(ids)
@@ -190,12 +190,15 @@ async def test_some_are_redriven(
 ) -> None:
     async with running(tasks, backend) as engine:
         ids = await failed(engine, 3)
-        letters = {letter.task_id: letter.id for letter in (await engine.list_dead()).letters}
+        ids_of = {
+            dead_letter.task_id: dead_letter.id
+            for dead_letter in (await engine.list_dead()).letters
+        }
         mended.on = True
-        report = await engine.redrive([letters[ids[1]], "no such dead letter"])
+        report = await engine.redrive([ids_of[ids[1]], "no such dead letter"])
         assert report == RedriveReport(redriven=1)
         assert (await ended(engine, ids[1])).status is TaskStatus.COMPLETED
-        left = [letter.task_id for letter in (await engine.list_dead()).letters]
+        left = [dead_letter.task_id for dead_letter in (await engine.list_dead()).letters]
         assert sorted(left) == sorted([ids[0], ids[2]])
 
 
@@ -217,11 +220,11 @@ async def test_dead_letters_that_come_in_meanwhile_are_not_redriven_too(
     queue = backend.queue("default")
     delete_dead = queue.dead_letters.delete
 
-    async def and_one_comes_in(letters: Any) -> Any:
-        verdicts = await delete_dead(letters)
-        (back,) = await queue.dead_letters.take(limit=1) or [letters[0]]
+    async def and_one_comes_in(dead_letters: Any) -> Any:
+        verdicts = await delete_dead(dead_letters)
+        (back,) = await queue.dead_letters.take(limit=1) or [dead_letters[0]]
         queue.dead_letters.letters[f"{len(calls)}00"] = back
-        calls.append(len(letters))
+        calls.append(len(dead_letters))
         assert len(calls) < 10
         return verdicts
 
@@ -319,7 +322,7 @@ async def test_a_redrive_that_can_neither_send_nor_mark_as_due_leaves_the_dead_l
         with backend.faults.outage("send"), backend.faults.outage("schedule"):
             with pytest.raises(BackendUnavailable):
                 await engine.redrive()
-            left = [letter.task_id for letter in (await engine.list_dead()).letters]
+            left = [dead_letter.task_id for dead_letter in (await engine.list_dead()).letters]
             assert sorted(left) == sorted(ids)
         assert await engine.redrive() == RedriveReport(redriven=3)
         for task_id in ids:

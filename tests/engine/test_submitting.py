@@ -1,4 +1,4 @@
-"""A task that was accepted is stored and sent, whatever happens to whoever submitted it."""
+"""A task that was accepted is stored and sent, whatever happens to its submitter."""
 
 from __future__ import annotations
 

@@ -102,7 +102,8 @@ class Pipeline:
         store, queue = backend.store, backend.queue(settings.queue)
         # Submissions: a few may wait while a batch is being written, the rest feel back-pressure.
         self.submissions, submissions_in = trio.open_memory_channel[SubmitRequest](store.max_batch)
-        # Lease events never make the line wait for a slow renewal.
+        # Lease events never make the line wait: the keeper takes them while a renewal is under way,
+        # and this is more than come in between two of its turns.
         self._lease_events, lease_events_in = trio.open_memory_channel[LeaseEvent](256)
 
         self.submitter = Submitter(

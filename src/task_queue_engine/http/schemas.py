@@ -2,7 +2,7 @@
 encoding and for the OpenAPI document. Answers that the client shares are in `engine/views.py`.
 
 Unknown members are refused. A misspelt `delay_second` that was quietly ignored would run the task
-at once, and whoever sent it would not know.
+at once, and its sender would not know.
 """
 
 from __future__ import annotations
