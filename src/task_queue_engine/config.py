@@ -14,6 +14,7 @@ from pydantic import AliasChoices, Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from task_queue_engine.errors import ConfigurationError
+from task_queue_engine.limits import MAX_ATTEMPTS
 from task_queue_engine.retry import MAX_SECONDS
 
 Count = Annotated[int, Field(ge=1, le=10_000)]
@@ -91,7 +92,7 @@ class Settings(EnvironmentSettings):
     max_connections: Count = _env("TQE_MAX_CONNECTIONS", 1000)
 
     # Running tasks.
-    max_attempts: Annotated[int, Field(ge=1, le=1000)] = _env("TQE_MAX_ATTEMPTS", 3)
+    max_attempts: Annotated[int, Field(ge=1, le=MAX_ATTEMPTS)] = _env("TQE_MAX_ATTEMPTS", 3)
     task_timeout: Seconds = _env("TQE_TASK_TIMEOUT", 300.0)
     max_result_bytes: Annotated[int, Field(ge=1024, le=64 * 2**20)] = _env(
         "TQE_MAX_RESULT_BYTES", 256 * 1024

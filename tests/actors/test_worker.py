@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import trio
+import trio.testing
 
 from task_queue_engine import Backoff, Discard, Retry, Snooze, TaskRegistry
 from task_queue_engine.actors.messages import (
@@ -348,10 +349,30 @@ async def test_the_first_reason_to_stop_stands(backend: MemoryBackend) -> None:
         assert isinstance(await rig.outcomes.receive(), Stopped)
 
 
-async def test_interrupting_an_idle_worker_is_harmless(backend: MemoryBackend) -> None:
-    async with working(backend, handler(lambda: 1)) as rig:
+async def test_what_is_taken_after_an_interruption_is_given_back_at_once(
+    backend: MemoryBackend,
+) -> None:
+    ran: list[int] = []
+    async with working(backend, handler(lambda: ran.append(1))) as rig:
         rig.worker.interrupt()
-        assert isinstance(await rig.run(await in_hand(backend)), Succeeded)
+        for _ in range(2):
+            assert isinstance(await rig.run(await in_hand(backend)), Interrupted)
+        assert rig.worker.statistics().started == 0
+    assert not ran
+
+
+async def test_an_attempt_handed_over_in_the_moment_of_the_interruption_is_given_back(
+    backend: MemoryBackend,
+) -> None:
+    """The worker has it already, but has not come to its turn."""
+    ran: list[int] = []
+    async with working(backend, handler(lambda: ran.append(1))) as rig:
+        await trio.testing.wait_all_tasks_blocked()
+        attempt = await in_hand(backend)
+        rig.deliveries.send_nowait(attempt)
+        rig.worker.interrupt()
+        assert await rig.outcomes.receive() == Interrupted(attempt)
+    assert not ran
 
 
 # --- the end --------------------------------------------------------------------------------

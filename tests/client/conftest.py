@@ -15,7 +15,7 @@ from task_queue_engine.backends.memory import MemoryBackend
 from task_queue_engine.client import Client
 from task_queue_engine.clock import TrioClock
 from task_queue_engine.http import create_app
-from tests.engine.harness import running, settings
+from tests.engine.engines import running, settings
 
 MAX_BODY = 4096
 MAX_ITEM = 2048

@@ -12,8 +12,9 @@ from task_queue_engine.backends.base import (
     StepUsage,
     TaskTypeUsage,
 )
-from task_queue_engine.client.schemas import MetricsView
+from task_queue_engine.client.schemas import MetricsRead
 from task_queue_engine.engine.api import EngineMetrics
+from task_queue_engine.engine.views import MetricsView
 
 
 def metrics(usage: BackendUsage | None) -> EngineMetrics:
@@ -28,7 +29,7 @@ def metrics(usage: BackendUsage | None) -> EngineMetrics:
 
 def over_the_wire(sent: EngineMetrics) -> EngineMetrics:
     text = msgspec.json.encode(MetricsView.of(sent))
-    return msgspec.json.decode(text, type=MetricsView).metrics()
+    return msgspec.json.decode(text, type=MetricsRead).metrics()
 
 
 def test_usage_arrives() -> None:
@@ -51,7 +52,7 @@ def test_what_other_versions_say_of_it_is_read_as_far_as_it_is_known() -> None:
     operation = {"service": "sqs", "operation": "SendMessage", "unheard_of": 1}
     document["usage"] = {"operations": [operation], "regions": []}
 
-    read = msgspec.convert(document, MetricsView).metrics()
+    read = msgspec.convert(document, MetricsRead).metrics()
 
     assert read.usage == BackendUsage(
         operations=(OperationUsage(service="sqs", operation="SendMessage"),)

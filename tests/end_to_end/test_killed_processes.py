@@ -89,13 +89,13 @@ class Run:
                 url = f"{rng.choice(self.servers).url}/tasks"
                 answer = client.post(url, json=body, headers=headers)
             except httpx.TransportError:
-                time.sleep(0.01)  # nobody is there at the moment
+                time.sleep(0.01)  # neither server listens at the moment
                 continue
             if answer.is_success:
                 task: dict[str, Any] = answer.json()
                 return task
             assert answer.status_code == 503, answer.text
-        raise AssertionError("nobody takes submissions")
+        raise AssertionError("no server takes submissions")
 
     def _cancel(self, client: httpx.Client, rng: random.Random) -> None:
         task_id = rng.choice(list(self.accepted))
@@ -190,7 +190,7 @@ def _check(run: Run) -> None:
 
     counted = {name: n for name, n in run.ask("SELECT name, n FROM counters") if n}
     counted.pop("pings", None)
-    letters = len(run.ask("SELECT id FROM dead_letters"))
+    dead_letters = len(run.ask("SELECT id FROM dead_letters"))
     statuses = Counter(row["status"] for row in rows.values())
-    assert counted == {**statuses, "dead:default": letters}
+    assert counted == {**statuses, "dead:default": dead_letters}
     assert run.ask("PRAGMA integrity_check") == [("ok",)]

@@ -21,7 +21,7 @@ from task_queue_engine import (
 from task_queue_engine.backends.memory import MemoryBackend
 from task_queue_engine.errors import WrongState
 from task_queue_engine.task import new_task_id
-from tests.engine.harness import (
+from tests.engine.engines import (
     LEASE,
     Runs,
     claim_and_die,

@@ -11,7 +11,7 @@ import trio
 from task_queue_engine import Discard, Snooze, TaskRegistry, TaskStatus
 from task_queue_engine.backends.base import QueueDepth
 from task_queue_engine.backends.memory import MemoryBackend
-from tests.engine.harness import (
+from tests.engine.engines import (
     EVERY_SECOND,
     LEASE,
     Process,
@@ -160,7 +160,7 @@ async def test_a_process_cut_off_and_reconnected_drops_what_it_no_longer_owns(
         await until(lambda: len(runs) == 1)
         async with running(tasks, backend, worker_count=1):
             with one.link.faults.outage(*operations):
-                # It finishes during the outage, and can tell nobody.
+                # It finishes during the outage, and has no way to tell.
                 assert await handle.result() == 2
             await trio.sleep(LEASE)
             assert await handle.result() == 2
@@ -201,11 +201,11 @@ async def test_a_task_that_kills_its_process_is_quarantined_and_others_go_on(
         for handle in good:
             assert (await ended(watching, handle.id, timeout=3 * SOON)).status == "COMPLETED"
         await trio.sleep(1)
-        (letter,) = (await watching.list_dead()).dead_letters
-        assert letter.task_id == bad.id
-        assert letter.task_type == "poison"
-        assert letter.reason == "its worker died 3 times of 3 allowed"
-        assert letter.attempts == 3
+        (dead_letter,) = (await watching.list_dead()).dead_letters
+        assert dead_letter.task_id == bad.id
+        assert dead_letter.task_type == "poison"
+        assert dead_letter.reason == "its worker died 3 times of 3 allowed"
+        assert dead_letter.attempts == 3
         await trio.sleep(LEASE * 3)
     assert runs.starts.count((bad.id, 1)) == 1
     assert [attempt for task_id, attempt in runs.starts if task_id == bad.id] == [1, 2, 3]
@@ -220,7 +220,7 @@ async def test_the_neighbours_of_such_a_task_are_not_quarantined_along_with_it(
     neighbours_attempts: int,
     poisons_attempts: int,
 ) -> None:
-    """They die with it, and are taken over together with it by whoever comes next."""
+    """They die with it, and are taken over together with it by the next worker."""
     processes: dict[str, Process] = {}
 
     @tasks.task("poison", max_attempts=poisons_attempts)
@@ -320,9 +320,11 @@ async def test_a_crash_between_recording_a_failure_and_dead_lettering(
             await trio.sleep(SOON)
             assert await handle.task() == task
         async with backend.open():
-            (letter,) = (await backend.queue("default").dead_letters.page(limit=10)).dead_letters
-    assert (letter.task_id, letter.error) == (handle.id, task.error)
-    assert letter.reason.startswith("FAILED, and the worker that wrote this died")
+            (dead_letter,) = (
+                await backend.queue("default").dead_letters.page(limit=10)
+            ).dead_letters
+    assert (dead_letter.task_id, dead_letter.error) == (handle.id, task.error)
+    assert dead_letter.reason.startswith("FAILED, and the worker that wrote this died")
     assert await depth(backend) == QueueDepth(waiting=0, in_flight=0, dead=1)
 
 

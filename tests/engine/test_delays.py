@@ -11,7 +11,7 @@ import trio
 from task_queue_engine import InvalidTask, TaskRegistry, TaskStatus
 from task_queue_engine.backends.base import Message
 from task_queue_engine.backends.memory import MAX_DELAY, MemoryBackend
-from tests.engine.harness import Runs, ended, row, running
+from tests.engine.engines import Runs, ended, row, running
 
 
 @pytest.fixture
@@ -63,7 +63,7 @@ async def handle_status(engine: Any, task_id: str) -> TaskStatus:
     return (await engine.get(task_id)).status
 
 
-async def test_what_came_due_while_nobody_ran_starts_at_once(
+async def test_what_came_due_while_no_engine_ran_starts_at_once(
     tasks: TaskRegistry, backend: MemoryBackend, runs: Runs, note: Any
 ) -> None:
     async with running(tasks, backend) as engine:

@@ -14,7 +14,7 @@ from task_queue_engine.errors import (
     IdempotencyKeyInFlight,
     IdempotencyKeyReused,
 )
-from tests.engine.harness import Runs, ended, running
+from tests.engine.engines import Runs, ended, running
 
 
 @pytest.fixture

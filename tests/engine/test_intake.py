@@ -1,4 +1,4 @@
-"""The door for submissions: one verdict each, and no key in flight for longer than its answer."""
+"""The way in for submissions: one verdict each, and no key in flight for longer than its answer."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Picky:
     value: int
 
     def __post_init__(self) -> None:
-        raise ZeroDivisionError("in somebody's validator")
+        raise ZeroDivisionError("in a validator")
 
 
 class Rig:
@@ -196,7 +196,7 @@ async def test_a_channel_closed_in_mid_batch_refuses_the_rest_alone(
     assert all(isinstance(verdict.error, EngineNotRunning) for verdict in verdicts[2:])
 
 
-async def test_at_the_end_whoever_still_waits_gets_an_answer(autojump_clock: MockClock) -> None:
+async def test_at_the_end_callers_that_still_wait_get_an_answer(autojump_clock: MockClock) -> None:
     rig = Rig()
     verdicts: list[Any] = []
 

@@ -14,7 +14,7 @@ from task_queue_engine.engine.counters import COUNTERS
 from task_queue_engine.errors import InvalidQuery
 from task_queue_engine.events import AttemptRecorded, AttemptStarted
 from task_queue_engine.task import new_task_id
-from tests.engine.harness import (
+from tests.engine.engines import (
     EVERY_SECOND,
     ended,
     reaches,

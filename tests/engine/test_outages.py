@@ -10,7 +10,7 @@ import trio
 from task_queue_engine import Engine, TaskRegistry, TaskStatus
 from task_queue_engine.backends.base import Message, QueueDepth
 from task_queue_engine.backends.memory import MemoryBackend
-from tests.engine.harness import (
+from tests.engine.engines import (
     EVERY_SECOND,
     LEASE,
     Runs,
@@ -295,7 +295,7 @@ async def test_a_second_message_of_a_running_task_neither_runs_nor_disturbs_it(
     assert len(runs) == 1
 
 
-async def test_a_message_nobody_knows_is_dead_lettered(
+async def test_a_message_of_no_known_task_is_dead_lettered(
     tasks: TaskRegistry, backend: MemoryBackend
 ) -> None:
     async with running(tasks, backend) as engine:
@@ -303,8 +303,8 @@ async def test_a_message_nobody_knows_is_dead_lettered(
         backend.state.rows.clear()
         await backend.queue("default").send([Message(task=task)])
         await trio.sleep(5)
-        (letter,) = (await engine.list_dead()).dead_letters
-        assert (letter.task_id, letter.reason) == (task.id, "no such task in the store")
+        (dead_letter,) = (await engine.list_dead()).dead_letters
+        assert (dead_letter.task_id, dead_letter.reason) == (task.id, "no such task in the store")
     assert await depth(backend) == QueueDepth(waiting=0, in_flight=0, dead=1)
 
 

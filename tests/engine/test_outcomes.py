@@ -20,7 +20,7 @@ from task_queue_engine import (
     TaskStatus,
 )
 from task_queue_engine.backends.memory import MAX_DELAY, MemoryBackend
-from tests.engine.harness import EVERY_SECOND, Runs, depth, ended, running, until
+from tests.engine.engines import EVERY_SECOND, Runs, depth, ended, running, until
 
 
 async def test_an_attempt_that_raises_is_followed_by_another(
@@ -84,13 +84,13 @@ async def test_after_the_last_attempt_it_is_failed_and_dead_lettered_with_the_re
         assert (task.status, task.retry_count) == (TaskStatus.FAILED, 3)
         assert task.finished_at is not None
         await trio.sleep(1)
-        (letter,) = (await engine.list_dead()).dead_letters
-        assert letter.task_id == handle.id
-        assert letter.task_type == "fails"
-        assert letter.reason == "attempts exhausted (3 of 3)"
-        assert letter.attempts == 3
-        assert letter.error == task.error
-        assert letter.at >= task.finished_at
+        (dead_letter,) = (await engine.list_dead()).dead_letters
+        assert dead_letter.task_id == handle.id
+        assert dead_letter.task_type == "fails"
+        assert dead_letter.reason == "attempts exhausted (3 of 3)"
+        assert dead_letter.attempts == 3
+        assert dead_letter.error == task.error
+        assert dead_letter.at >= task.finished_at
     assert len(runs) == 3
     assert (await depth(backend)).waiting == 0
 
@@ -161,11 +161,11 @@ async def test_a_discard_fails_at_once(tasks: TaskRegistry, backend: MemoryBacke
     async with running(tasks, backend) as engine:
         task = await ended(engine, (await engine.submit(hopeless)).id)
         await trio.sleep(1)
-        (letter,) = (await engine.list_dead()).dead_letters
+        (dead_letter,) = (await engine.list_dead()).dead_letters
     assert task.status is TaskStatus.FAILED
     assert task.error is not None
     assert task.error.message == "the account is closed"
-    assert letter.reason == "discarded by its handler"
+    assert dead_letter.reason == "discarded by its handler"
     assert len(runs) == 1
 
 

@@ -22,7 +22,7 @@ from task_queue_engine.backends.memory import MemoryBackend
 from task_queue_engine.backends.memory.faults import Faults
 from task_queue_engine.clock import TrioClock
 from task_queue_engine.errors import BackendUnavailable, IdempotencyKeyInFlight, WrongState
-from tests.engine.harness import LEASE, Process, process, row, running, until
+from tests.engine.engines import LEASE, Process, process, row, running, until
 from tests.virtual_time import run_on_virtual_time
 
 SEEDS = int(os.environ.get("RANDOM_RUNS", "8"))
@@ -182,9 +182,9 @@ async def check_engine(engine: Engine, workers: int) -> None:
     assert statistics["lease_keeper"]["held"] == 0
     assert (await engine.metrics()).active_workers == 0
     assert len(engine._waiters) == 0
-    assert engine._intake is not None
-    assert engine._intake.pending == 0
-    poller = engine._pipeline.poller
+    assert engine._running is not None
+    assert engine._running.intake.pending == 0
+    poller = engine._running.pipeline.line.poller
     asked = poller._credit + poller._demand.statistics().current_buffer_used
     assert asked == workers, "a place lost or made up"
     assert (await engine.ready()).reasons == ()

@@ -1,4 +1,4 @@
-"""What people do with failed tasks: retry, redrive, purge."""
+"""What operators do with failed tasks: retry, redrive, purge."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from task_queue_engine.backends.memory import MemoryBackend
 from task_queue_engine.engine.api import RedriveReport
 from task_queue_engine.errors import BackendUnavailable, InvalidQuery, WrongState
 from task_queue_engine.task import new_task_id
-from tests.engine.harness import EVERY_SECOND, Runs, depth, ended, row, running
+from tests.engine.engines import EVERY_SECOND, Runs, depth, ended, row, running
 
 
 class Switch:
@@ -161,7 +161,7 @@ async def test_dead_letters_are_listed_page_by_page(
         cursor = None
         for _ in range(3):
             page = await engine.list_dead(limit=2, cursor=cursor)
-            seen += [letter.task_id for letter in page.dead_letters]
+            seen += [dead_letter.task_id for dead_letter in page.dead_letters]
             cursor = page.next_cursor
         assert cursor is None
         assert sorted(seen) == sorted(ids)
@@ -190,12 +190,15 @@ async def test_some_are_redriven(
 ) -> None:
     async with running(tasks, backend) as engine:
         ids = await failed(engine, 3)
-        letters = {letter.task_id: letter.id for letter in (await engine.list_dead()).dead_letters}
+        ids_of = {
+            dead_letter.task_id: dead_letter.id
+            for dead_letter in (await engine.list_dead()).dead_letters
+        }
         mended.on = True
-        report = await engine.redrive([letters[ids[1]], "no such letter"])
+        report = await engine.redrive([ids_of[ids[1]], "no such dead letter"])
         assert report == RedriveReport(redriven=1)
         assert (await ended(engine, ids[1])).status is TaskStatus.COMPLETED
-        left = [letter.task_id for letter in (await engine.list_dead()).dead_letters]
+        left = [dead_letter.task_id for dead_letter in (await engine.list_dead()).dead_letters]
         assert sorted(left) == sorted([ids[0], ids[2]])
 
 
@@ -210,18 +213,18 @@ async def test_those_that_fail_again_come_back_and_are_not_redriven_for_ever(
         assert (await engine.metrics()).depth.dead == 1
 
 
-async def test_letters_that_come_in_meanwhile_are_not_redriven_too(
+async def test_dead_letters_that_come_in_meanwhile_are_not_redriven_too(
     tasks: TaskRegistry, backend: MemoryBackend
 ) -> None:
     """Else a redrive of what fails at once would never end."""
     queue = backend.queue("default")
     delete_dead = queue.dead_letters.delete
 
-    async def and_one_comes_in(letters: Any) -> Any:
-        verdicts = await delete_dead(letters)
-        (back,) = await queue.dead_letters.take(limit=1) or [letters[0]]
+    async def and_one_comes_in(dead_letters: Any) -> Any:
+        verdicts = await delete_dead(dead_letters)
+        (back,) = await queue.dead_letters.take(limit=1) or [dead_letters[0]]
         backend.state.queue("default").dead_letters[f"{len(calls)}00"] = back
-        calls.append(len(letters))
+        calls.append(len(dead_letters))
         assert len(calls) < 10
         return verdicts
 
@@ -234,7 +237,7 @@ async def test_letters_that_come_in_meanwhile_are_not_redriven_too(
     assert calls == [2]
 
 
-async def test_letters_whose_tasks_went_on_are_removed_and_change_nothing(
+async def test_dead_letters_whose_tasks_went_on_are_removed_and_change_nothing(
     tasks: TaskRegistry, backend: MemoryBackend, runs: Runs, mended: Switch
 ) -> None:
     async with running(tasks, backend) as engine:
@@ -253,11 +256,11 @@ async def test_letters_whose_tasks_went_on_are_removed_and_change_nothing(
     ("operation", "trouble"),
     [
         *product(
-            ("dead_letters.take", "reopen", "send", "dead_letters.delete"),
+            ("dead_letters.take", "reopen", "dead_letters.delete"),
             ("unavailable", "lose_answer"),
         ),
         # The others answer as a whole.
-        *product(("send", "dead_letters.delete"), ("try_again",)),
+        ("dead_letters.delete", "try_again"),
     ],
 )
 async def test_a_redrive_that_broke_off_can_be_done_again(
@@ -284,7 +287,54 @@ async def test_a_redrive_that_broke_off_can_be_done_again(
     assert len(runs) == 9, "each ran twice and failed, and once more"
 
 
-async def test_purging_deletes_the_letters_and_not_the_tasks(
+@pytest.mark.parametrize("trouble", ["unavailable", "lose_answer", "try_again", "down"])
+async def test_what_is_redriven_while_the_queue_is_down_is_sent_soon(
+    tasks: TaskRegistry, backend: MemoryBackend, runs: Runs, mended: Switch, trouble: str
+) -> None:
+    async with running(tasks, backend) as engine:
+        ids = await failed(engine, 3)
+        mended.on = True
+        if trouble == "down":
+            with backend.faults.outage("send"):
+                assert await engine.redrive() == RedriveReport(redriven=3)
+                assert (await engine.metrics()).depth.dead == 0
+                await trio.sleep(60)
+                statuses = {(await engine.get(task_id)).status for task_id in ids}
+                assert statuses == {TaskStatus.PENDING}
+        else:
+            getattr(backend.faults, trouble)("send")
+            assert await engine.redrive() == RedriveReport(redriven=3)
+            assert (await engine.metrics()).depth.dead == 0
+        for task_id in ids:
+            task = await ended(engine, task_id, timeout=15)
+            assert task.status is TaskStatus.COMPLETED
+        await trio.sleep(600)
+        assert (await engine.metrics()).depth.waiting == 0
+    assert len(runs) == 9, "each ran twice and failed, and once more"
+
+
+async def test_a_redrive_that_can_neither_send_nor_mark_as_due_leaves_the_dead_letters(
+    tasks: TaskRegistry, backend: MemoryBackend, runs: Runs, mended: Switch
+) -> None:
+    async with running(tasks, backend) as engine:
+        ids = await failed(engine, 3)
+        mended.on = True
+        with backend.faults.outage("send"), backend.faults.outage("schedule"):
+            with pytest.raises(BackendUnavailable):
+                await engine.redrive()
+            left = [dead_letter.task_id for dead_letter in (await engine.list_dead()).dead_letters]
+            assert sorted(left) == sorted(ids)
+        assert await engine.redrive() == RedriveReport(redriven=3)
+        for task_id in ids:
+            task = await ended(engine, task_id, timeout=30)
+            assert task.status is TaskStatus.COMPLETED
+        await trio.sleep(600)
+        metrics = await engine.metrics()
+        assert (metrics.depth.dead, metrics.depth.waiting) == (0, 0)
+    assert len(runs) == 9, "each ran twice and failed, and once more"
+
+
+async def test_purging_deletes_the_dead_letters_and_not_the_tasks(
     tasks: TaskRegistry, backend: MemoryBackend
 ) -> None:
     async with running(tasks, backend) as engine:

@@ -14,7 +14,7 @@ from task_queue_engine import Engine, Submission, TaskRegistry, TaskStatus
 from task_queue_engine.backends.base import QueueDepth
 from task_queue_engine.backends.memory import MemoryBackend
 from task_queue_engine.errors import BackendUnavailable, EngineNotRunning
-from tests.engine.harness import (
+from tests.engine.engines import (
     FLUSH,
     GRACE,
     LEASE,
@@ -233,6 +233,25 @@ async def test_a_second_stop_means_now(tasks: TaskRegistry, backend: MemoryBacke
     assert row(backend, task_id).task.status is TaskStatus.PENDING
 
 
+async def test_what_a_worker_takes_after_the_interruption_does_not_start(
+    tasks: TaskRegistry, backend: MemoryBackend, runs: Runs
+) -> None:
+    """A claim that hangs keeps the poller from taking back what lies in the buffer."""
+    async with running(tasks, backend, worker_count=1, prefetch=2, shutdown_grace=1) as engine:
+        ids = await submit(engine, 1, 10_000, 10_000)
+        await until(lambda: engine.statistics()["poller"]["claimed"] == 3)
+        with backend.faults.block("claim") as gate:
+            await submit(engine, 10_000)
+            await gate.arrived.wait()
+            assert len(runs) == 2
+            engine.request_stop()
+            await trio.sleep(2)
+            assert [row(backend, task_id).task.status for task_id in ids[1:]] == ["PENDING"] * 2
+        await engine.stop()
+    assert len(runs) == 2
+    assert await depth(backend) == QueueDepth(waiting=3, in_flight=0, dead=0)
+
+
 async def test_a_handler_may_stop_its_own_engine(
     tasks: TaskRegistry, backend: MemoryBackend
 ) -> None:
@@ -290,7 +309,7 @@ async def test_a_call_that_hangs_does_not_hold_the_exit_up_past_the_deadline(
             nursery.start_soon(one_more)
             await gate.arrived.wait()
             assert await stopped_after(engine) <= GRACE + FLUSH + 0.2
-    # Without renewals its lease was lost before; somebody else takes it over then.
+    # Without renewals its lease was lost before; another worker takes it over then.
     left = TaskStatus.PROCESSING if operation == "extend" else TaskStatus.PENDING
     assert row(backend, task_id).task.status is left
 

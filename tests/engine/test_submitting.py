@@ -1,4 +1,4 @@
-"""A task that was accepted is stored and sent, whatever happens to whoever submitted it."""
+"""A task that was accepted is stored and sent, whatever happens to its submitter."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from task_queue_engine.errors import (
     PayloadTooLarge,
     UnknownTaskType,
 )
-from tests.engine.harness import depth, ended, row, running, settings, until
+from tests.engine.engines import depth, ended, row, running, settings, until
 
 ALL = ListQuery(limit=1000)
 

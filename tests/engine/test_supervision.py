@@ -11,7 +11,7 @@ import trio
 from task_queue_engine import Engine, TaskRegistry, TaskStatus
 from task_queue_engine.backends.memory import MemoryBackend
 from task_queue_engine.errors import BackendRefused, BackendUnavailable, EngineNotRunning
-from tests.engine.harness import FLUSH, GRACE, LEASE, depth, reaches, row, running, settings, until
+from tests.engine.engines import FLUSH, GRACE, LEASE, depth, reaches, row, running, settings, until
 
 DEFECT = "a defect in the backend"
 
@@ -248,7 +248,7 @@ async def test_what_could_not_be_settled_in_time_is_said(
             engine.request_stop()
             await engine.stop()
             assert trio.current_time() - start <= FLUSH + 1
-    assert "1 message(s) in hand that could not be settled" in caplog.text
+    assert "1 held message(s) that could not be settled" in caplog.text
 
 
 async def test_nothing_is_said_where_all_was_settled(

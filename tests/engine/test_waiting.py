@@ -46,7 +46,7 @@ async def test_a_task_that_has_ended_is_given_at_once(autojump_clock: MockClock)
     assert len(waiters) == 0
 
 
-async def test_everybody_who_waits_is_woken_at_once(autojump_clock: MockClock) -> None:
+async def test_all_who_wait_are_woken_at_once(autojump_clock: MockClock) -> None:
     waiters, looks = Waiters(), Looks()
     results: list[float] = []
     async with trio.open_nursery() as nursery:
@@ -131,7 +131,7 @@ async def test_nothing_is_kept_of_who_is_gone(autojump_clock: MockClock) -> None
     assert len(waiters) == 0
 
 
-async def test_when_the_engine_ends_everybody_looks_once_more(
+async def test_when_the_engine_ends_every_caller_looks_once_more(
     autojump_clock: MockClock,
 ) -> None:
     waiters, looks = Waiters(), Looks()

@@ -25,6 +25,7 @@ from task_queue_engine.backends.base import (
 from task_queue_engine.codec import encode_json
 from task_queue_engine.engine.api import (
     Accepted,
+    EngineApi,
     EngineMetrics,
     Readiness,
     RedriveReport,
@@ -77,7 +78,7 @@ def make_registry() -> TaskRegistry:
     return tasks
 
 
-class FakeEngine:
+class FakeEngine(EngineApi):
     def __init__(self) -> None:
         self._registry = make_registry()
         self.rows: dict[str, Row] = {}

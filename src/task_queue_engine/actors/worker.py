@@ -66,6 +66,7 @@ class Worker:
         self._outcomes = outcomes
         self._on_start = on_start
         self._current: Attempt | None = None
+        self._interrupted = False
         self._started = self._succeeded = self._errored = self._aborted = 0
 
     def statistics(self) -> WorkerStatistics:
@@ -78,8 +79,9 @@ class Worker:
         )
 
     def interrupt(self) -> None:
-        """The grace is over: stop what runs. Its handler's cleanup still runs, and the worker
-        lives on to report it."""
+        """The grace is over: stop what runs, and give back at once whatever is taken from now on.
+        The cleanup of the handler still runs, and the worker lives on to report it."""
+        self._interrupted = True
         if self._current is not None:
             self._current.abort(AbortReason.SHUTDOWN)
 
@@ -88,6 +90,8 @@ class Worker:
             self._ask()
             async for attempt in self._deliveries:
                 self._current = attempt
+                if self._interrupted:
+                    attempt.abort(AbortReason.SHUTDOWN)
                 outcome = await self._run_attempt(attempt)
                 self._current = None
                 await self._outcomes.send(outcome)

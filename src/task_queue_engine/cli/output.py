@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 
 from task_queue_engine.backends.base import DeadLetter
-from task_queue_engine.client.schemas import MetricsView
+from task_queue_engine.engine.views import MetricsView
 from task_queue_engine.task import Task
 
 # Characters: a traceback or a payload must not push the other columns off the screen.

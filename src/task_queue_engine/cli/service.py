@@ -1,10 +1,8 @@
-"""`serve`, `api` and `worker`: the parts, composed, and the order in which they end.
+"""`serve`, `api` and `worker`: engine, HTTP server, signals and watchdog, composed.
 
-1. A signal: the engine takes no more work and gives back what has not started; the HTTP server
-   accepts no more connections and answers what it has accepted, for HTTP_GRACE seconds at most.
-2. The engine is asked to stop: handlers have `TQE_SHUTDOWN_GRACE` seconds, then
-   `TQE_SHUTDOWN_FLUSH` seconds bound the rest.
-3. A second signal cuts both short; a watchdog ends the process where even that does not help.
+The order in which they end is described in `engine/shutdown.py`. A signal is its first step here:
+the engine takes no more work, and the server accepts no more connections and answers what it has
+accepted. Then the engine is asked to stop. A second signal cuts both short.
 """
 
 from __future__ import annotations
@@ -29,19 +27,19 @@ from task_queue_engine.registry import TaskRegistry
 
 logger = logging.getLogger("task_queue_engine.service")
 
-HTTP_GRACE = 5.0
-"""Seconds for answers that are under way when the server is to stop; no more than handlers get."""
+# Seconds for answers that are under way when the server is to stop; no more than handlers get.
+_HTTP_GRACE = 5.0
+# Seconds of the watchdog beyond all deadlines: what they bound takes a moment to unwind.
 _MARGIN = 3.0
-"""Seconds of the watchdog beyond all deadlines: what they bound takes a moment to unwind."""
+# Seconds more on AWS: a write that is under way at the hard deadline is carried to its end, at most
+# 8 (`backends/aws/dynamodb/store.py`), and the counters' last flush is given 2.
 _LAST_WRITES = 10.0
-"""Seconds more on AWS: a write that is under way at the hard deadline is carried to its end, at
-most 8 (`backends/aws/dynamodb.py`), and the counters' last flush is given 2."""
 
 Listeners = Sequence[trio.SocketListener]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Parts:
+class ServiceConfig:
     """What a service is made of."""
 
     registry: TaskRegistry
@@ -50,16 +48,16 @@ class Parts:
     http: bool
 
 
-def run_service(parts: Parts) -> None:
+def run_service(config: ServiceConfig) -> None:
     """Run until a signal ends it.
 
     Raises:
         ConfigurationError, BackendRefused, BackendUnavailable: at the start.
         ExceptionGroup: a defect of the engine, after everything was settled that could be.
     """
-    settings = parts.settings
+    settings = config.settings
     hard_deadline = settings.shutdown_grace + settings.shutdown_flush
-    if parts.http:
+    if config.http:
         hard_deadline += _http_grace(settings)
     margin = _MARGIN + (_LAST_WRITES if settings.uses_aws else 0)
     watchdog = Watchdog(
@@ -69,22 +67,22 @@ def run_service(parts: Parts) -> None:
     )
     watchdog.start()
     try:
-        # Only until the service has its own way with signals, and after.
-        trio.run(_Service(parts, watchdog).run, restrict_keyboard_interrupt_to_checkpoints=True)
+        # Only before the service handles signals itself, and after.
+        trio.run(_Service(config, watchdog).run, restrict_keyboard_interrupt_to_checkpoints=True)
     finally:
         watchdog.stop()
 
 
 def _http_grace(settings: Settings) -> float:
-    return min(HTTP_GRACE, settings.shutdown_grace)
+    return min(_HTTP_GRACE, settings.shutdown_grace)
 
 
 class _Service:
-    def __init__(self, parts: Parts, watchdog: Watchdog) -> None:
-        self._parts = parts
-        self._settings = parts.settings
+    def __init__(self, config: ServiceConfig, watchdog: Watchdog) -> None:
+        self._config = config
+        self._settings = config.settings
         self._watchdog = watchdog
-        self._engine = Engine(parts.registry, parts.settings, consume=parts.workers)
+        self._engine = Engine(config.registry, config.settings, consume=config.workers)
         self._starting = trio.CancelScope()
         self._running = False
         self._stop = trio.Event()
@@ -95,7 +93,7 @@ class _Service:
     async def run(self) -> None:
         async with trio.open_nursery() as nursery:
             await nursery.start(partial(on_signals, self._on_signal, at_once=self._watchdog.arm))
-            await self._run_parts()
+            await self._run_all()
             nursery.cancel_scope.cancel()
 
     def _on_signal(self) -> None:
@@ -114,7 +112,7 @@ class _Service:
             self._http.cancel()
             self._engine.request_stop()
 
-    async def _run_parts(self) -> None:
+    async def _run_all(self) -> None:
         async with trio.open_nursery() as nursery:
             with self._starting:
                 await self._start(nursery)
@@ -130,7 +128,7 @@ class _Service:
 
     async def _start(self, nursery: trio.Nursery) -> None:
         logger.info("Task Queue Engine %s, Python %s", __version__, platform.python_version())
-        if not self._parts.http:
+        if not self._config.http:
             self._http_ended.set()
             await nursery.start(self._engine.run)
             self._tell_engine()
@@ -167,11 +165,11 @@ class _Service:
     def _tell_engine(self) -> None:
         info = self._engine.backend_info
         logger.info("backend %s: %s; queue %s", info.name, info.detail, self._settings.queue)
-        if self._parts.workers:
+        if self._config.workers:
             logger.info(
                 "%d workers for %s",
                 self._settings.worker_count,
-                ", ".join(self._parts.registry.names),
+                ", ".join(self._config.registry.names),
             )
         else:
             logger.info("no workers in this process: `tqe worker` runs them")

@@ -12,12 +12,13 @@ import click
 import msgspec
 import trio
 
-from task_queue_engine.cli.access import Operations, direct, over_http
+from task_queue_engine.cli.access import direct, over_http
 from task_queue_engine.cli.apps import load_app
 from task_queue_engine.cli.logs import set_up_logging
 from task_queue_engine.cli.output import emit
 from task_queue_engine.cli.settings import CommandSettings
 from task_queue_engine.config import Settings
+from task_queue_engine.engine.api import TaskApi
 from task_queue_engine.errors import ConfigurationError
 from task_queue_engine.registry import TaskRegistry
 
@@ -44,7 +45,7 @@ class Session:
 
     def run(
         self,
-        work: Callable[[Operations], Awaitable[T]],
+        work: Callable[[TaskApi], Awaitable[T]],
         *,
         app: str | None = None,
         submits: bool = False,
@@ -72,7 +73,7 @@ class Session:
 
     def _reach(
         self, settings: Settings, *, app: str | None, submits: bool
-    ) -> AbstractAsyncContextManager[Operations]:
+    ) -> AbstractAsyncContextManager[TaskApi]:
         if self.url is not None:
             return over_http(self.url, self.api_key)
         registry = load_app(app or CommandSettings().app) if submits else TaskRegistry()

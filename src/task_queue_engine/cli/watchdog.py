@@ -1,7 +1,8 @@
 """Ends a process that cannot end itself.
 
-All deadlines of a shutdown run on the event loop. A handler that blocks the loop (an `async def`
-that calls something slow and synchronous) takes them with it; this thread is what is left.
+All deadlines of a shutdown (`engine/shutdown.py`) run on the event loop. A handler that blocks the
+loop (an `async def` that calls something slow and synchronous) takes them with it; this thread is
+what is left. The signal arms it, the end of the service calls it off.
 """
 
 from __future__ import annotations
@@ -17,8 +18,9 @@ from collections.abc import Callable
 
 logger = logging.getLogger("task_queue_engine.watchdog")
 
+# Seconds for the log line: where it is written to may be what everything hangs on.
 _LAST_WORDS = 1.0
-"""Seconds for the log line: whoever should read it may be what everything hangs on."""
+# Innermost calls to name: the one that blocks, and the handler's own line above it.
 _FRAMES = 3
 
 
@@ -75,8 +77,7 @@ class Watchdog:
     def _say_why(self) -> None:
         logger.critical(
             "the time to end is over and the event loop does not turn, most likely because a "
-            "handler blocks it (%s): leaving now; tasks in hand are taken over when their leases "
-            "end",
+            "handler blocks it (%s): leaving now; held tasks are taken over when their leases end",
             _where_is_the_loop(),
         )
 

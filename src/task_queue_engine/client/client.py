@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from datetime import datetime
 from types import TracebackType
 from typing import Any, Self, TypeVar
 from urllib.parse import quote
@@ -16,13 +15,10 @@ from task_queue_engine.backends.base import DeadLetterPage, ListQuery, TaskPage
 from task_queue_engine.client.problems import Problem, error_of_problem, error_of_response
 from task_queue_engine.client.requests import encode_submission, key_header
 from task_queue_engine.client.schemas import (
-    MAX_BATCH,
-    MAX_WAIT,
     BatchResult,
     BatchResults,
-    DeadLetterList,
-    MetricsView,
-    PurgeResult,
+    DeadLetterListRead,
+    MetricsRead,
 )
 from task_queue_engine.engine.api import (
     Accepted,
@@ -31,8 +27,9 @@ from task_queue_engine.engine.api import (
     Refused,
     Submission,
     SubmitVerdict,
+    TaskApi,
 )
-from task_queue_engine.engine.handle import TaskHandle
+from task_queue_engine.engine.views import PurgeResult
 from task_queue_engine.errors import (
     ApiError,
     BackendUnavailable,
@@ -41,6 +38,7 @@ from task_queue_engine.errors import (
     TaskNotFound,
     TaskQueueError,
 )
+from task_queue_engine.limits import MAX_BATCH, MAX_WAIT
 from task_queue_engine.retry import Seconds, to_seconds
 from task_queue_engine.task import Task, is_task_id
 
@@ -54,7 +52,7 @@ _PAUSE = 0.5
 _BATCH_BYTES = 192 * 1024
 
 
-class Client:
+class Client(TaskApi):
     """A Task Queue Engine server, by its HTTP API. It has the methods of a running `Engine`.
 
     >>> async with Client("http://127.0.0.1:8080") as client:
@@ -63,6 +61,11 @@ class Client:
 
     Nothing is sent twice by itself. Where a submission ends in BackendUnavailable it may have been
     stored all the same; with an idempotency key it can be repeated safely.
+
+    Tasks are submitted by the name of their type. `submit_many` takes as many requests as their
+    size needs; where one fails as a whole, that is the verdict of all that were in it. A page has
+    at most 100 items. `wait` outlasts a server that goes away in the meantime: it raises
+    BackendUnavailable where the server could not be reached at the first look, or not at the last.
 
     Args:
         url: where the server is, e.g. ``http://127.0.0.1:8080``.
@@ -122,48 +125,7 @@ class Client:
 
     # --- submitting -------------------------------------------------------------------------
 
-    async def submit(
-        self,
-        task: str,
-        payload: Any,
-        *,
-        delay: Seconds | None = None,
-        run_at: datetime | None = None,
-        max_attempts: int | None = None,
-        timeout: Seconds | None = None,
-        idempotency_key: str | None = None,
-    ) -> TaskHandle[Any]:
-        """Submit a task; once this returns it is stored and will run.
-
-        Args:
-            task: the name of its type.
-            payload: what the handler gets: JSON, or what turns into it (a dataclass, a Struct, a
-                pydantic model).
-            delay, run_at: not before; in seconds from now, or at an aware datetime.
-            max_attempts, timeout: instead of the type's own; timeout in seconds.
-            idempotency_key: submitting again with the same key gives the same task.
-
-        Raises:
-            InvalidTask: naming the field (UnknownTaskType, PayloadTooLarge among them).
-            IdempotencyKeyReused, IdempotencyKeyInFlight.
-        """
-        accepted = await self.submit_task(
-            Submission(
-                task=task,
-                payload=payload,
-                delay=delay,
-                run_at=run_at,
-                max_attempts=max_attempts,
-                timeout=timeout,
-                idempotency_key=idempotency_key,
-            )
-        )
-        return TaskHandle(
-            engine=self, task=accepted.task, created=accepted.created, convert_result=lambda x: x
-        )
-
     async def submit_task(self, submission: Submission) -> Accepted:
-        """`submit` with its arguments as a value."""
         body = encode_submission(submission, with_key=False)
         headers = {}
         if submission.idempotency_key is not None:
@@ -173,8 +135,6 @@ class Client:
         return Accepted(_decode(response, Task), created=not replayed)
 
     async def submit_many(self, submissions: Sequence[Submission]) -> list[SubmitVerdict]:
-        """Many at once: one verdict each, in their order. It takes as many requests as their size
-        needs; where one fails as a whole, that is the verdict of all that were in it."""
         verdicts: list[SubmitVerdict | None] = [None] * len(submissions)
         encoded: list[tuple[int, bytes]] = []
         for index, submission in enumerate(submissions):
@@ -207,18 +167,9 @@ class Client:
     # --- asking -----------------------------------------------------------------------------
 
     async def get(self, task_id: str) -> Task:
-        """Raises TaskNotFound."""
         return await self._get(task_id)
 
     async def wait(self, task_id: str, *, timeout: Seconds) -> Task:
-        """The task once it is terminal, or as it is when `timeout` seconds are over.
-
-        A server that goes away in the meantime is waited for.
-
-        Raises:
-            TaskNotFound.
-            BackendUnavailable: it could not be reached at the first look, or not at the last.
-        """
         deadline = trio.current_time() + to_seconds(timeout, name="timeout")
         seen = False
         while True:
@@ -234,7 +185,7 @@ class Client:
                 seen = True
                 if task.status.is_terminal or trio.current_time() >= deadline:
                     return task
-            # Where the server did not wait, we do.
+            # Where the server did not wait, the client does.
             now = trio.current_time()
             await trio.sleep_until(min(deadline, max(now, began + min(_PAUSE, asked))))
 
@@ -244,7 +195,6 @@ class Client:
         return _decode(await self._request("GET", path, params=params, wait=wait), Task)
 
     async def list_tasks(self, query: ListQuery | None = None) -> TaskPage:
-        """A page of tasks, newest first; the server gives at most 100. Raises InvalidQuery."""
         query = query or ListQuery()
         params = {"limit": str(query.limit)}
         if query.status is not None:
@@ -258,36 +208,23 @@ class Client:
     # --- changing ---------------------------------------------------------------------------
 
     async def cancel(self, task_id: str) -> Task:
-        """CANCELLED at once where the task had not started; else `cancel_requested` is set and
-        the attempt is stopped wherever it runs.
-
-        Raises:
-            TaskNotFound, WrongState (already terminal).
-        """
         response = await self._request("DELETE", f"/tasks/{_in_path(task_id)}")
         return _decode(response, Task)
 
     async def retry(self, task_id: str) -> Task:
-        """Run a FAILED or CANCELLED task again, as a new round.
-
-        Raises:
-            TaskNotFound, WrongState.
-        """
         response = await self._request("POST", f"/tasks/{_in_path(task_id)}/retry")
         return _decode(response, Task)
 
     # --- dead letters -----------------------------------------------------------------------
 
     async def list_dead(self, *, limit: int = 50, cursor: str | None = None) -> DeadLetterPage:
-        """A page of dead letters; the server gives at most 100. Raises InvalidQuery."""
         params = {"limit": str(limit)}
         if cursor is not None:
             params["cursor"] = cursor
         response = await self._request("GET", "/dead-letters", params=params)
-        return _decode(response, DeadLetterList).page()
+        return _decode(response, DeadLetterListRead).page()
 
     async def redrive(self, ids: Sequence[str] | None = None) -> RedriveReport:
-        """Dead letters (by id; None: all) back to work, as new rounds of their tasks."""
         bodies: list[dict[str, Any]] = [{"all": True}]
         if ids is not None:
             bodies = [{"ids": ids[i : i + MAX_BATCH]} for i in range(0, len(ids), MAX_BATCH)]
@@ -301,14 +238,12 @@ class Client:
         return RedriveReport(redriven=redriven, skipped=skipped)
 
     async def purge_dead(self) -> int:
-        """Delete all dead letters, not their tasks; returns how many."""
         return _decode(await self._request("DELETE", "/dead-letters"), PurgeResult).purged
 
     # --- looking ----------------------------------------------------------------------------
 
     async def metrics(self) -> EngineMetrics:
-        """Counts of the whole backend, workers and counters of the server that answers."""
-        return _decode(await self._request("GET", "/metrics"), MetricsView).metrics()
+        return _decode(await self._request("GET", "/metrics"), MetricsRead).metrics()
 
     # --- inside -----------------------------------------------------------------------------
 

@@ -11,10 +11,8 @@ import msgspec
 from task_queue_engine.codec import encode_json
 from task_queue_engine.engine.api import Submission
 from task_queue_engine.errors import InvalidTask
+from task_queue_engine.limits import MAX_KEY_LENGTH
 from task_queue_engine.payloads import to_json_types
-
-# What the server takes.
-_MAX_KEY_LENGTH = 255
 
 
 def encode_submission(submission: Submission, *, with_key: bool) -> bytes:
@@ -52,9 +50,9 @@ def key_header(key: str) -> str:
 
 
 def _check_key(key: str) -> None:
-    if not 1 <= len(key) <= _MAX_KEY_LENGTH or not (key.isascii() and key.isprintable()):
+    if not 1 <= len(key) <= MAX_KEY_LENGTH or not (key.isascii() and key.isprintable()):
         raise InvalidTask(
-            f"over HTTP it must be 1 to {_MAX_KEY_LENGTH} printable ASCII characters",
+            f"over HTTP it must be 1 to {MAX_KEY_LENGTH} printable ASCII characters",
             field="idempotency_key",
         )
 

@@ -1,13 +1,15 @@
-"""What an engine offers, as a Protocol: the HTTP front end and the command line are written
-against this, not against the engine's insides.
+"""What a task queue offers, declared once: `TaskApi` is what an engine in this process and a client
+of a server have in common, `EngineApi` adds what only the process that runs the engine can say. The
+HTTP front end and the command line are written against these, not against the engine's insides.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Protocol
+from typing import Any, TypedDict
 
 from task_queue_engine.backends.base import (
     BackendInfo,
@@ -18,7 +20,9 @@ from task_queue_engine.backends.base import (
     QueueDepth,
     TaskPage,
 )
+from task_queue_engine.engine.handle import TaskHandle
 from task_queue_engine.errors import TaskQueueError
+from task_queue_engine.payloads import Converter
 from task_queue_engine.registry import Handler, TaskRegistry
 from task_queue_engine.retry import Seconds
 from task_queue_engine.task import Task
@@ -35,6 +39,16 @@ class Submission:
     max_attempts: int | None = None
     timeout: Seconds | None = None
     idempotency_key: str | None = None
+
+
+class SubmitOptions(TypedDict, total=False):
+    """The keywords of `submit`, for its overloads."""
+
+    delay: Seconds | None
+    run_at: datetime | None
+    max_attempts: int | None
+    timeout: Seconds | None
+    idempotency_key: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +76,7 @@ class RedriveReport:
 
     redriven: int = 0
     skipped: int = 0
-    """Their tasks are gone, running or done; the letters were removed."""
+    """Their tasks are gone, running or done; the dead letters were removed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,78 +104,146 @@ class Readiness:
     reasons: tuple[str, ...] = ()
 
 
-class EngineApi(Protocol):
-    """All of these raise EngineNotRunning outside a running engine, BackendUnavailable when the
-    backend is in trouble."""
+class TaskApi(ABC):
+    """The methods that `Engine` and `Client` share.
 
-    @property
-    def registry(self) -> TaskRegistry: ...
+    All of them raise BackendUnavailable while the backend, or the server, is in trouble; those of
+    an engine raise EngineNotRunning outside `Engine.run`.
+    """
 
-    @property
-    def backend_info(self) -> BackendInfo: ...
+    # --- submitting -------------------------------------------------------------------------
 
-    async def submit_task(self, submission: Submission) -> Accepted:
-        """Store and send one task.
+    async def submit(
+        self,
+        task: str,
+        payload: Any,
+        *,
+        delay: Seconds | None = None,
+        run_at: datetime | None = None,
+        max_attempts: int | None = None,
+        timeout: Seconds | None = None,
+        idempotency_key: str | None = None,
+    ) -> TaskHandle[Any]:
+        """Store and send a task; once this returns it will run, even if this program dies now.
 
-        Once taken over by the engine a submission is carried out even when the caller is
-        cancelled.
+        Args:
+            task: the name of its type; an engine also takes the registered function.
+            payload: what the handler gets: JSON, or an instance of its annotation (a dataclass, a
+                Struct, a pydantic model).
+            delay, run_at: not before; in seconds from now, or at an aware datetime.
+            max_attempts, timeout: instead of the type's own; timeout in seconds.
+            idempotency_key: submitting again with the same key gives the same task.
 
         Raises:
             InvalidTask: naming the field (UnknownTaskType, PayloadTooLarge among them).
             IdempotencyKeyReused, IdempotencyKeyInFlight.
         """
-        ...
+        return await self._submit(
+            Submission(
+                task=task,
+                payload=payload,
+                delay=delay,
+                run_at=run_at,
+                max_attempts=max_attempts,
+                timeout=timeout,
+                idempotency_key=idempotency_key,
+            )
+        )
 
+    async def _submit(self, submission: Submission) -> TaskHandle[Any]:
+        accepted = await self.submit_task(submission)
+        return TaskHandle(
+            engine=self,
+            task=accepted.task,
+            created=accepted.created,
+            convert_result=self._result_converter(accepted.task.type),
+        )
+
+    def _result_converter(self, task_type: str) -> Converter:
+        """How a stored result becomes what the handler returned; here it stays JSON."""
+        del task_type
+        return lambda result: result
+
+    @abstractmethod
+    async def submit_task(self, submission: Submission) -> Accepted:
+        """`submit` with its arguments as a value.
+
+        Once taken over by the engine a submission is carried out even when the caller is
+        cancelled.
+        """
+
+    @abstractmethod
     async def submit_many(self, submissions: Sequence[Submission]) -> list[SubmitVerdict]:
-        """The same for many; one bad submission does not fail the others."""
-        ...
+        """Many at once: one verdict each, in their order. One bad submission does not fail the
+        others."""
 
+    # --- asking -----------------------------------------------------------------------------
+
+    @abstractmethod
     async def get(self, task_id: str) -> Task:
         """Raises TaskNotFound."""
-        ...
 
+    @abstractmethod
     async def wait(self, task_id: str, *, timeout: Seconds) -> Task:
         """The task as soon as it is terminal, or as it is when `timeout` seconds are over.
         Raises TaskNotFound."""
-        ...
 
+    @abstractmethod
     async def list_tasks(self, query: ListQuery) -> TaskPage:
-        """Raises InvalidQuery."""
-        ...
+        """A page of tasks, newest first. Raises InvalidQuery."""
 
+    # --- changing ---------------------------------------------------------------------------
+
+    @abstractmethod
     async def cancel(self, task_id: str) -> Task:
-        """CANCELLED at once where the task had not started; else `cancel_requested` is set and
-        the attempt is stopped wherever it runs.
+        """CANCELLED at once where the task had not started; else `cancel_requested` is set, the
+        attempt is stopped wherever it runs, and the task is CANCELLED when its cleanup is done.
 
         Raises:
             TaskNotFound, WrongState (it is already terminal).
         """
-        ...
 
+    @abstractmethod
     async def retry(self, task_id: str) -> Task:
-        """A FAILED or CANCELLED task runs again, as a new round.
+        """Run a FAILED or CANCELLED task again, as a new round.
 
         Raises:
             TaskNotFound, WrongState.
         """
-        ...
 
+    # --- dead letters -----------------------------------------------------------------------
+
+    @abstractmethod
     async def list_dead(self, *, limit: int = 50, cursor: str | None = None) -> DeadLetterPage:
-        """Raises InvalidQuery."""
-        ...
+        """A page of dead letters. Raises InvalidQuery."""
 
+    @abstractmethod
     async def redrive(self, ids: Sequence[str] | None = None) -> RedriveReport:
         """Put dead letters (by id; None: all) back to work: their tasks start a new round."""
-        ...
 
+    @abstractmethod
     async def purge_dead(self) -> int:
         """Delete all dead letters, not their tasks; returns how many."""
-        ...
 
+    # --- looking ----------------------------------------------------------------------------
+
+    @abstractmethod
     async def metrics(self) -> EngineMetrics:
-        """Fresh where the backend answers, else as last sampled."""
-        ...
+        """Gauges of the whole backend, fresh where it answers within 2 s, else as last sampled;
+        workers and counters of the process that answers."""
 
+
+class EngineApi(TaskApi):
+    """What only the process that runs the engine can say besides."""
+
+    @property
+    @abstractmethod
+    def registry(self) -> TaskRegistry: ...
+
+    @property
+    @abstractmethod
+    def backend_info(self) -> BackendInfo: ...
+
+    @abstractmethod
     async def ready(self) -> Readiness:
-        """Never raises for an engine that is not fit: that is its answer."""
-        ...
+        """Fit to serve, or the reasons why not. Never raises: not to be fit is its answer."""

@@ -24,7 +24,7 @@ def create_backend(settings: Settings, clock: Clock, *, runs_tasks: bool = False
 
 
 def _refuse_half_of_aws(settings: Settings) -> None:
-    """Whoever sets a dead-letter queue or a table means AWS: tasks must not go into a file instead,
+    """A dead-letter queue or a table that is set means AWS: tasks must not go into a file instead,
     unless that is set too."""
     if "database" in settings.model_fields_set:
         return

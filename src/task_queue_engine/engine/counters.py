@@ -7,20 +7,20 @@ from task_queue_engine.engine.pipeline import Pipeline
 COUNTERS = {
     "tasks_submitted": "Tasks stored through this process.",
     "submissions_replayed": "Submissions whose idempotency key had been used before.",
-    "submissions_unsent": "Tasks stored whose message could not be sent; the reconciler sends it.",
+    "submissions_unsent": "Tasks stored whose message could not be sent; the scheduler sends it.",
     "scheduled_sent": "Messages sent when the time of a long delay had come.",
     "reconciler_resent": "Messages sent for tasks that were found without one.",
     "reconciler_reclaimed": "Running tasks found without a message, and ended or started again.",
-    "reconciler_buried": "Tasks ended, since the queue itself had given up their message.",
+    "reconciler_buried": "Tasks ended, since the broker itself had dead-lettered their message.",
     "tasks_expired": "Finished tasks deleted after their retention.",
-    "leases_renewed": "Leases of messages in hand that were extended.",
+    "leases_renewed": "Leases of held messages that were extended.",
     "leases_lost": "Leases that could not be kept; their attempts were stopped.",
     "messages_received": "Messages received from the queue.",
     "messages_deleted": "Messages deleted because their task had ended or waits in the store.",
     "messages_released": "Messages given back: for a retry, or unstarted.",
     "messages_dead_lettered": "Messages moved to the dead-letter queue.",
     "duplicate_deliveries": "Messages of tasks that had ended or were running already.",
-    "settlements_stale": "Messages that were somebody else's by the time they were to be settled.",
+    "settlements_stale": "Messages that another worker had by the time they were to be settled.",
     "attempts_claimed": "Attempts claimed in the store.",
     "attempts_taken_over": "Attempts claimed from a worker that died or lost its lease.",
     "attempts_started": "Attempts whose handler was started.",
@@ -53,17 +53,18 @@ def counters_of(pipeline: Pipeline) -> dict[str, int]:
         "leases_renewed": leases.renewed,
         "leases_lost": leases.lost,
     }
-    if pipeline.poller and pipeline.status_writer and pipeline.acker:
-        poller = pipeline.poller.statistics()
-        writer = pipeline.status_writer.statistics()
-        acker = pipeline.acker.statistics()
+    if pipeline.line is not None:
+        line = pipeline.line
+        poller = line.poller.statistics()
+        writer = line.status_writer.statistics()
+        acker = line.acker.statistics()
         counters |= {
             "messages_received": poller.received,
             "attempts_claimed": poller.claimed,
             "attempts_taken_over": poller.taken_over,
             "tasks_quarantined": poller.quarantined,
             "duplicate_deliveries": poller.duplicates,
-            "attempts_started": sum(worker.statistics().started for worker in pipeline.workers),
+            "attempts_started": sum(worker.statistics().started for worker in line.workers),
             "attempts_completed": writer.completed,
             "attempts_failed_for_good": writer.failed,
             "attempts_retried": writer.retried,

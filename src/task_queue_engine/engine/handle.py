@@ -1,30 +1,28 @@
-"""What `Engine.submit` gives back."""
+"""What `submit` gives back."""
 
 from __future__ import annotations
 
-from typing import Generic, Protocol, TypeVar, cast
+from typing import TYPE_CHECKING, Generic, TypeVar, cast
 
 from task_queue_engine.errors import InvalidTask, ResultTimeout, TaskCancelled, TaskFailed
 from task_queue_engine.payloads import Converter
 from task_queue_engine.retry import Seconds, to_seconds
 from task_queue_engine.task import Task, TaskStatus
 
+if TYPE_CHECKING:
+    from task_queue_engine.engine.api import TaskApi
+
 R = TypeVar("R", covariant=True)
 
-
-class _Tasks(Protocol):
-    async def get(self, task_id: str) -> Task: ...
-
-    async def wait(self, task_id: str, *, timeout: Seconds) -> Task: ...
-
-    async def cancel(self, task_id: str) -> Task: ...
+# Seconds of one wait where there is no limit: a wait needs one, and this asks seldom enough.
+_ONE_WAIT = 3600.0
 
 
 class TaskHandle(Generic[R]):
     """One submitted task."""
 
     def __init__(
-        self, *, engine: _Tasks, task: Task, created: bool, convert_result: Converter
+        self, *, engine: TaskApi, task: Task, created: bool, convert_result: Converter
     ) -> None:
         self._engine = engine
         self._convert_result = convert_result
@@ -54,9 +52,9 @@ class TaskHandle(Generic[R]):
             ResultTimeout: it has not ended yet; the task goes on.
         """
         if timeout is None:
-            task = await self._engine.wait(self.id, timeout=3600)
+            task = await self._engine.wait(self.id, timeout=_ONE_WAIT)
             while not task.status.is_terminal:
-                task = await self._engine.wait(self.id, timeout=3600)
+                task = await self._engine.wait(self.id, timeout=_ONE_WAIT)
         else:
             seconds = to_seconds(timeout, name="timeout")
             task = await self._engine.wait(self.id, timeout=seconds)
@@ -74,5 +72,5 @@ class TaskHandle(Generic[R]):
             return cast("R", task.result)
 
     async def cancel(self) -> Task:
-        """See `Engine.cancel`."""
+        """See `TaskApi.cancel`."""
         return await self._engine.cancel(self.id)

@@ -1,4 +1,4 @@
-"""Hands submissions to the submitter, and its answers back to whoever waits."""
+"""Hands submissions to the submitter, and its answers back to the callers that wait for them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from task_queue_engine.task import Task
 
 
 class Intake:
-    """The door for submissions. A request that went through it is carried out, even when its
+    """The way in for submissions. A request that the submitter has is carried out, even when its
     caller is cancelled while it waits for the answer."""
 
     def __init__(
@@ -114,7 +114,7 @@ class Intake:
         return request
 
     def close(self) -> None:
-        """The submitter is gone: whoever still waits gets an answer."""
+        """The submitter is gone: callers that still wait get an answer."""
         lost = BackendUnavailable("the engine ended before it could answer; ask for the task again")
         for request in tuple(self._unanswered):
             request.answer((lost,) * len(request.tasks))

@@ -10,14 +10,15 @@
     lease events (acquired, settled, cancel asked) ──> LeaseKeeper ──> stops attempts
     Scheduler, Reconciler, Metrics run beside the line and hold nothing
 
-Shutdown is the same flow, ended at the top: `poller.stop()` closes `deliveries`; the last worker
-to finish closes `outcomes`; the writer flushes and closes `settlements`; the acker drains. Every
-actor closes the ends it was given, so nobody has to be told.
+From the poller to the acker it is a `Line` (engine/line.py), which an engine that runs no tasks
+does not have; it is wired here all the same. The end is the same flow, ended at the top:
+`poller.stop()` closes `deliveries`; the last worker to finish closes `outcomes`; the writer flushes
+and closes `settlements`; the acker drains. Every actor closes the ends it was given. The steps
+around that are engine/shutdown.py.
 """
 
 from __future__ import annotations
 
-import logging
 import math
 import random
 from collections.abc import Callable
@@ -48,12 +49,10 @@ from task_queue_engine.actors.worker import Worker
 from task_queue_engine.backends.base import Backend
 from task_queue_engine.clock import Clock
 from task_queue_engine.config import Settings
-from task_queue_engine.engine.shutdown import Shutdown
-from task_queue_engine.engine.supervisor import Run, Supervisor
+from task_queue_engine.engine.line import Actor, Line
+from task_queue_engine.engine.supervisor import Supervisor
 from task_queue_engine.execution.runner import HandlerRunner
 from task_queue_engine.registry import TaskRegistry
-
-logger = logging.getLogger("task_queue_engine.pipeline")
 
 # A due task is sent this many seconds ahead, with the rest of its delay on the message; the look
 # into the due index comes often enough to never miss the moment.
@@ -64,7 +63,7 @@ _RECONCILE_AFTER_LEASES = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Parts:
+class PipelineConfig:
     """What the pipeline is built from."""
 
     registry: TaskRegistry
@@ -73,10 +72,9 @@ class Parts:
     clock: Clock
     runner: HandlerRunner
     health: Health
-    shutdown: Shutdown
     worker_name: str
     consume: bool
-    """False: submissions only; no poller, no workers."""
+    """False: submissions only; no `Line`."""
     housekeeping: bool
     """False: no scheduler, no reconciler."""
     on_start: Callable[[Attempt], None] | None
@@ -85,15 +83,27 @@ class Parts:
 
 
 class Pipeline:
-    """The actors, wired. `run` ends when the line has run dry after a shutdown request."""
+    """The actors, wired. `run` runs them; what ends them is `Shutdown.carry_out`, by the handles
+    that stand first here."""
 
-    def __init__(self, parts: Parts) -> None:
-        self._parts = parts
-        settings, backend = parts.settings, parts.backend
+    def __init__(self, config: PipelineConfig) -> None:
+        self.senders = trio.CancelScope()
+        """Around what sends tasks on its own account: scheduler and reconciler."""
+        self.dry = trio.Event()
+        """Set when submitter, senders and line have ended."""
+        self.beside = trio.CancelScope()
+        """Around lease keeper and metrics, which outlive the line."""
+        self.everything = trio.CancelScope()
+        self.ended = trio.Event()
+        """Set when all have ended."""
+
+        self._config = config
+        settings, backend = config.settings, config.backend
         store, queue = backend.store, backend.queue(settings.queue)
         # Submissions: a few may wait while a batch is being written, the rest feel back-pressure.
         self.submissions, submissions_in = trio.open_memory_channel[SubmitRequest](store.max_batch)
-        # Lease events never make the line wait for a slow renewal.
+        # Lease events never make the line wait: the keeper takes them while a renewal is under way,
+        # and this is more than come in between two of its turns.
         self._lease_events, lease_events_in = trio.open_memory_channel[LeaseEvent](256)
 
         self.submitter = Submitter(
@@ -101,7 +111,7 @@ class Pipeline:
             queue_of=backend.queue,
             patience=self._patience("submitter"),
             submissions=submissions_in,
-            clock=parts.clock,
+            clock=config.clock,
         )
         self.scheduler = Scheduler(
             store=store,
@@ -109,7 +119,7 @@ class Pipeline:
             interval=_SCHEDULE_EVERY,
             lead=min(_SCHEDULE_LEAD, queue.max_delay),
             patience=self._patience("scheduler"),
-            clock=parts.clock,
+            clock=config.clock,
         )
         self.reconciler = Reconciler(
             backend=backend,
@@ -118,31 +128,25 @@ class Pipeline:
             patience_seconds=_RECONCILE_AFTER_LEASES * settings.visibility_timeout,
             retention=settings.retention,
             patience=self._patience("reconciler"),
-            rng=parts.rng,
-            clock=parts.clock,
+            rng=config.rng,
+            clock=config.clock,
         )
         self.metrics = Metrics(
-            store=store, queue=queue, interval=settings.metrics_interval, health=parts.health
+            store=store, queue=queue, interval=settings.metrics_interval, health=config.health
         )
         self.lease_keeper = LeaseKeeper(
             queue=queue,
             store=store,
             visibility=settings.visibility_timeout,
             cancel_poll=settings.cancel_poll,
-            health=parts.health,
+            health=config.health,
             events=lease_events_in,
         )
-        self.poller: Poller | None = None
-        self.workers: tuple[Worker, ...] = ()
-        self.status_writer: StatusWriter | None = None
-        self.acker: Acker | None = None
-        self.finished = trio.Event()
-        if parts.consume:
-            self._build_line()
+        self.line = self._build_line() if config.consume else None
 
-    def _build_line(self) -> None:
-        parts, settings = self._parts, self._parts.settings
-        store, queue = parts.backend.store, parts.backend.queue(settings.queue)
+    def _build_line(self) -> Line:
+        config, settings = self._config, self._config.settings
+        store, queue = config.backend.store, config.backend.queue(settings.queue)
         deliveries_out, deliveries_in = trio.open_memory_channel[Attempt](settings.prefetch)
         outcomes_out, outcomes_in = trio.open_memory_channel[Outcome](0)
         settlements_out, settlements_in = trio.open_memory_channel[tuple[Settlement, ...]](0)
@@ -151,11 +155,11 @@ class Pipeline:
         if settings.prefetch:
             demand_out.send_nowait(settings.prefetch)
 
-        self.poller = Poller(
+        poller = Poller(
             queue=queue,
             store=store,
-            clock=parts.clock,
-            worker_name=parts.worker_name,
+            clock=config.clock,
+            worker_name=config.worker_name,
             visibility=settings.visibility_timeout,
             poll_wait=settings.poll_wait,
             patience=self._patience("poller"),
@@ -169,55 +173,51 @@ class Pipeline:
             lease_in_hand=self.lease_keeper.running_on,
         )
         with demand_out, deliveries_in, outcomes_out:
-            self.workers = tuple(
+            workers = tuple(
                 Worker(
-                    registry=parts.registry,
-                    runner=parts.runner,
-                    clock=parts.clock,
-                    rng=parts.rng,
+                    registry=config.registry,
+                    runner=config.runner,
+                    clock=config.clock,
+                    rng=config.rng,
                     demand=demand_out.clone(),
                     deliveries=deliveries_in.clone(),
                     outcomes=outcomes_out.clone(),
-                    on_start=parts.on_start,
+                    on_start=config.on_start,
                 )
                 for _ in range(settings.worker_count)
             )
-        self.status_writer = StatusWriter(
+        status_writer = StatusWriter(
             store=store,
             max_delay=queue.max_delay,
             linger=settings.batch_linger,
             patience=self._patience("status_writer"),
             outcomes=outcomes_in,
             settlements=settlements_out,
-            on_recorded=parts.on_recorded,
+            on_recorded=config.on_recorded,
         )
-        self.acker = Acker(
+        acker = Acker(
             queue=queue,
-            clock=parts.clock,
+            clock=config.clock,
             patience=self._patience("acker"),
             settlements=settlements_in,
             leases=self._lease_events.clone(),
         )
+        return Line(poller=poller, workers=workers, status_writer=status_writer, acker=acker)
 
     def _patience(self, actor: str) -> Patience:
-        return Patience(actor=actor, health=self._parts.health, rng=self._parts.rng)
+        return Patience(actor=actor, health=self._config.health, rng=self._config.rng)
 
     def statistics(self) -> dict[str, Any]:
         """The actors' own frozen statistics, by actor; of the workers, one for each."""
-        actors: dict[str, Any] = {
+        actors: dict[str, Actor] = {
             "submitter": self.submitter,
             "scheduler": self.scheduler,
             "reconciler": self.reconciler,
             "lease_keeper": self.lease_keeper,
             "metrics": self.metrics,
         }
-        if self.poller and self.status_writer and self.acker:
-            actors |= {
-                "poller": self.poller,
-                "status_writer": self.status_writer,
-                "acker": self.acker,
-            }
-            actors |= {f"worker-{n}": worker for n, worker in enumerate(self.workers, start=1)}
+        if self.line is not None:
+            actors |= self.line.actors
         return {name: actor.statistics() for name, actor in actors.items()}
 
     def tell_lease_keeper(self, event: LeaseEvent) -> None:
@@ -227,73 +227,44 @@ class Pipeline:
         except (trio.WouldBlock, trio.BrokenResourceError, trio.ClosedResourceError):
             return
 
-    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Run all actors until a shutdown was requested and the line is dry, or its hard deadline
-        is over.
+    async def run(
+        self,
+        supervisor: Supervisor,
+        *,
+        task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+    ) -> None:
+        """Run all actors until `Shutdown.carry_out` has ended them.
 
         Raises:
             ExceptionGroup: what actors died of.
         """
-        supervisor = Supervisor(shutdown=self._parts.shutdown, health=self._parts.health)
-        with trio.CancelScope() as everything:
-            async with trio.open_nursery() as beside:
-                # Last to end: leases are kept until the acker is done. Without it nothing may go
-                # on running, since nobody would notice whose lease is gone.
-                keeper = partial(
-                    supervisor.essential, "lease_keeper", self.lease_keeper.run, at_once=True
-                )
-                beside.start_soon(keeper)
-                beside.start_soon(supervisor.restartable, "metrics", self.metrics.run)
-                beside.start_soon(self._end_when_asked, everything)
+        with self.everything:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._run_beside, supervisor)
                 async with trio.open_nursery() as line:
                     line.start_soon(self._run_senders, supervisor)
                     line.start_soon(supervisor.essential, "submitter", self.submitter.run)
-                    for name, run in self._line():
-                        line.start_soon(supervisor.essential, name, run)
+                    for name, actor in (self.line.actors if self.line else {}).items():
+                        line.start_soon(supervisor.essential, name, actor.run)
                     task_status.started()
-                beside.cancel_scope.cancel()
-        if everything.cancelled_caught:
-            held = self.lease_keeper.statistics().held
-            logger.warning(
-                "the time to end is over with %d message(s) in hand that could not be settled: "
-                "their tasks are taken over when the leases end",
-                held,
-            )
-        self.finished.set()
+                self.dry.set()
+        self.ended.set()
         supervisor.raise_defects()
 
     async def _run_senders(self, supervisor: Supervisor) -> None:
-        """What sends tasks on its own account, until the top of the line closes."""
-        async with trio.open_nursery() as senders:
-            if self._parts.housekeeping:
-                senders.start_soon(supervisor.restartable, "scheduler", self.scheduler.run)
-                senders.start_soon(supervisor.restartable, "reconciler", self.reconciler.run)
-            await self._parts.shutdown.wait_requested()
-            senders.cancel_scope.cancel()
+        with self.senders:
+            async with trio.open_nursery() as senders:
+                if self._config.housekeeping:
+                    senders.start_soon(supervisor.restartable, "scheduler", self.scheduler.run)
+                    senders.start_soon(supervisor.restartable, "reconciler", self.reconciler.run)
 
-    def _line(self) -> list[tuple[str, Run]]:
-        if self.poller is None or self.status_writer is None or self.acker is None:
-            return []
-        return [
-            ("poller", self.poller.run),
-            *((f"worker-{n}", worker.run) for n, worker in enumerate(self.workers, start=1)),
-            ("status_writer", self.status_writer.run),
-            ("acker", self.acker.run),
-        ]
-
-    async def _end_when_asked(self, everything: trio.CancelScope) -> None:
-        """The top of the line closes; then the clock runs."""
-        shutdown = self._parts.shutdown
-        await shutdown.wait_requested()
-        self.submissions.close()
-        if self.poller is not None:
-            self.poller.stop()
-        await shutdown.wait_grace_over()
-        everything.deadline = trio.current_time() + shutdown.flush
-        # Again and again: a worker may have taken one more just before the poller stopped.
-        while True:
-            for worker in self.workers:
-                worker.interrupt()
-            if self.poller is not None:
-                self.poller.cut_short()
-            await trio.sleep(0.1)
+    async def _run_beside(self, supervisor: Supervisor) -> None:
+        with self.beside:
+            async with trio.open_nursery() as beside:
+                # Without the lease keeper nothing may go on running: a lost lease would not stop
+                # its attempt.
+                keep_leases = partial(
+                    supervisor.essential, "lease_keeper", self.lease_keeper.run, at_once=True
+                )
+                beside.start_soon(keep_leases)
+                beside.start_soon(supervisor.restartable, "metrics", self.metrics.run)

@@ -1,4 +1,4 @@
-"""From what somebody submits to a task that can be stored: every check that refuses it."""
+"""From a submission to a task that can be stored: every check that refuses it."""
 
 from __future__ import annotations
 
@@ -11,12 +11,11 @@ from task_queue_engine.codec import decode_json, encode_json
 from task_queue_engine.config import Settings
 from task_queue_engine.engine.api import Submission
 from task_queue_engine.errors import InvalidTask, PayloadTooLarge
+from task_queue_engine.limits import MAX_ATTEMPTS, MAX_KEY_LENGTH
 from task_queue_engine.payloads import to_json_types
 from task_queue_engine.registry import TaskDefinition, TaskRegistry
 from task_queue_engine.retry import MAX_SECONDS, Seconds
 from task_queue_engine.task import Task, new_task_id, task_id_for_key
-
-_MAX_KEY_LENGTH = 255
 
 
 class TaskBuilder:
@@ -74,9 +73,11 @@ class TaskBuilder:
         wanted = submission.max_attempts
         if wanted is None:
             return definition.max_attempts or self._settings.max_attempts
-        if isinstance(wanted, bool) or not isinstance(wanted, int) or not 1 <= wanted <= 1000:
+        is_number = isinstance(wanted, int) and not isinstance(wanted, bool)
+        if not (is_number and 1 <= wanted <= MAX_ATTEMPTS):
             raise InvalidTask(
-                f"must be an integer from 1 to 1000, not {wanted!r}", field="max_attempts"
+                f"must be an integer from 1 to {MAX_ATTEMPTS}, not {wanted!r}",
+                field="max_attempts",
             )
         return wanted
 
@@ -92,10 +93,10 @@ def _task_id(idempotency_key: str | None) -> str:
     if (
         not isinstance(idempotency_key, str)
         or not idempotency_key.strip()
-        or len(idempotency_key) > _MAX_KEY_LENGTH
+        or len(idempotency_key) > MAX_KEY_LENGTH
     ):
         raise InvalidTask(
-            f"must be text of 1 to {_MAX_KEY_LENGTH} characters", field="idempotency_key"
+            f"must be text of 1 to {MAX_KEY_LENGTH} characters", field="idempotency_key"
         )
     encode_json(idempotency_key, field="idempotency_key")  # refuses what is no Unicode text
     return task_id_for_key(idempotency_key)

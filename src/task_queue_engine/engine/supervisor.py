@@ -28,6 +28,7 @@ logger = logging.getLogger("task_queue_engine.supervisor")
 
 Run = Callable[[], Awaitable[None]]
 
+# Seconds: a defect that comes back at once must not fill the log.
 _RESTART_PAUSE = 5.0
 
 

@@ -9,14 +9,14 @@ import trio
 
 from task_queue_engine.task import Task
 
-# Between looks into the store. In this process the end of a task wakes its waiters at once; only
-# other processes' work is found by looking.
+# Seconds between looks into the store. In this process the end of a task wakes its waiters at once;
+# only other processes' work is found by looking: soon at first, then seldom enough to cost nothing.
 _FIRST_LOOK = 0.05
 _LONGEST_PAUSE = 1.0
 
 
 class Waiters:
-    """Wakes who waits for a task when this process has recorded its end."""
+    """Wakes the callers that wait for a task when this process has recorded its end."""
 
     def __init__(self) -> None:
         self._waiting: dict[str, set[_Waiter]] = {}
@@ -30,7 +30,7 @@ class Waiters:
             waiter.event.set()
 
     def wake_all(self) -> None:
-        """The engine ends: let everybody look once more."""
+        """The engine ends: every caller looks once more."""
         for task_id in self._waiting:
             self.ended(task_id)
 

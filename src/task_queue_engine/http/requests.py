@@ -11,12 +11,9 @@ from werkzeug.datastructures import Headers
 from task_queue_engine.errors import InvalidQuery, TaskNotFound
 from task_queue_engine.http.problems import ProblemError
 from task_queue_engine.http.schemas import KEY_RULE, is_key
+from task_queue_engine.limits import MAX_PAGE, MAX_WAIT
 from task_queue_engine.task import TaskStatus, is_task_id
 
-MAX_PAGE = 100
-"""Items of one listing."""
-MAX_WAIT = 60.0
-"""Seconds of one long poll: below what load balancers and HTTP clients commonly give up after."""
 MAX_CURSOR_LENGTH = 4096
 """Characters: a bound on what is decoded, far above any cursor that is given out."""
 
@@ -122,7 +119,7 @@ class Query:
         if text is None:
             return 0.0
         if not _NUMBER.fullmatch(text) or float(text) > MAX_WAIT:
-            raise InvalidQuery(f"must be 0 to {MAX_WAIT:g} seconds", field="wait")
+            raise InvalidQuery(f"must be 0 to {MAX_WAIT} seconds", field="wait")
         return float(text)
 
 

@@ -1,5 +1,5 @@
 """What requests and responses hold, as msgspec Structs: one description for decoding, for
-encoding and for the OpenAPI document.
+encoding and for the OpenAPI document. Answers that the client shares are in `engine/views.py`.
 
 Unknown members are refused. A misspelt `delay_second` that was quietly ignored would run the task
 at once, and the client would not know.
@@ -12,22 +12,23 @@ from datetime import UTC, datetime
 from typing import Annotated, Any, TypeVar
 
 import msgspec
-from msgspec import UNSET, Meta, UnsetType
+from msgspec import Meta
 
-from task_queue_engine.backends.base import BackendUsage
 from task_queue_engine.codec import decode_json
 from task_queue_engine.errors import InvalidTask
 from task_queue_engine.http.problems import Problem
+from task_queue_engine.limits import (
+    MAX_ATTEMPTS,
+    MAX_BATCH,
+    MAX_KEY_LENGTH,
+    MAX_PAGE,
+    MAX_TIMEOUT,
+    MAX_WAIT,
+)
 from task_queue_engine.retry import MAX_SECONDS
-from task_queue_engine.task import Task, TaskError, TaskStatus
+from task_queue_engine.task import Task, TaskStatus
 
 T = TypeVar("T")
-
-MAX_BATCH = 1000
-"""Submissions in one POST /tasks/batch, and ids in one redrive."""
-
-MAX_KEY_LENGTH = 255
-"""Of an idempotency key, in characters."""
 
 _KEY = re.compile(rf"[\x20-\x7e]{{1,{MAX_KEY_LENGTH}}}")
 
@@ -56,11 +57,11 @@ class TaskSubmission(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
         Meta(description="Do not start before this time: RFC 3339 with a zone."),
     ] = None
     max_attempts: Annotated[
-        Annotated[int, Meta(ge=1, le=1000)] | None,
+        Annotated[int, Meta(ge=1, le=MAX_ATTEMPTS)] | None,
         Meta(description="Attempts in all, the first included; else the type's own number."),
     ] = None
     timeout_seconds: Annotated[
-        Annotated[float, Meta(gt=0, le=86_400)] | None,
+        Annotated[float, Meta(gt=0, le=MAX_TIMEOUT)] | None,
         Meta(description="What one attempt may take; else the type's own."),
     ] = None
 
@@ -71,8 +72,8 @@ class BatchItem(TaskSubmission, frozen=True, kw_only=True, forbid_unknown_fields
     idempotency_key: Annotated[
         str | None,
         Meta(
-            description="1 to 255 printable ASCII characters. Submitted again with the same key, "
-            "type and payload the item creates no second task."
+            description=f"1 to {MAX_KEY_LENGTH} printable ASCII characters. Submitted again with "
+            "the same key, type and payload the item creates no second task."
         ),
     ] = None
 
@@ -107,7 +108,9 @@ class ListParameters(msgspec.Struct, frozen=True, kw_only=True):
 
     status: Annotated[TaskStatus | None, Meta(description="Only tasks in this status.")] = None
     type: Annotated[str | None, Meta(description="Only tasks of this type.")] = None
-    limit: Annotated[int, Meta(ge=1, le=100, description="Tasks on a page, 1 to 100.")] = 50
+    limit: Annotated[
+        int, Meta(ge=1, le=MAX_PAGE, description=f"Tasks on a page, 1 to {MAX_PAGE}.")
+    ] = 50
     cursor: Annotated[
         str | None, Meta(description="The `next_cursor` of the page before, unchanged.")
     ] = None
@@ -116,7 +119,9 @@ class ListParameters(msgspec.Struct, frozen=True, kw_only=True):
 class DeadLetterParameters(msgspec.Struct, frozen=True, kw_only=True):
     """Query of GET /dead-letters."""
 
-    limit: Annotated[int, Meta(ge=1, le=100, description="Dead letters on a page, 1 to 100.")] = 50
+    limit: Annotated[
+        int, Meta(ge=1, le=MAX_PAGE, description=f"Dead letters on a page, 1 to {MAX_PAGE}.")
+    ] = 50
     cursor: Annotated[
         str | None, Meta(description="The `next_cursor` of the page before, unchanged.")
     ] = None
@@ -129,9 +134,9 @@ class WaitParameters(msgspec.Struct, frozen=True, kw_only=True):
         float,
         Meta(
             ge=0,
-            le=60,
-            description="Answer when the task has ended, or after so many seconds (0 to 60) with "
-            "the task as it is. A server that shuts down answers early.",
+            le=MAX_WAIT,
+            description="Answer when the task has ended, or after so many seconds "
+            f"(0 to {MAX_WAIT}) with the task as it is. A server that shuts down answers early.",
         ),
     ] = 0
 
@@ -142,9 +147,10 @@ class SubmissionHeaders(msgspec.Struct, frozen=True, kw_only=True):
     idempotency_key: Annotated[
         str | None,
         Meta(
-            description="1 to 255 printable ASCII characters, bare or as a quoted string. Repeated "
-            "with the same key, type and payload the request creates no second task: it answers "
-            "201 with the first one as it is now, and `Idempotent-Replayed: true`."
+            description=f"1 to {MAX_KEY_LENGTH} printable ASCII characters, bare or as a quoted "
+            "string. Repeated with the same key, type and payload the request creates no second "
+            "task: it answers 201 with the first one as it is now, and `Idempotent-Replayed: "
+            "true`."
         ),
     ] = None
 
@@ -179,58 +185,11 @@ class BatchResults(msgspec.Struct, frozen=True, kw_only=True):
     results: list[BatchResult]
 
 
-class DeadLetterView(msgspec.Struct, frozen=True, kw_only=True):
-    """A message that was given up."""
-
-    id: str
-    task_id: str
-    task_type: str
-    reason: str
-    error: TaskError | None
-    attempts: int
-    at: datetime
-
-
-class DeadLetterList(msgspec.Struct, frozen=True, kw_only=True):
-    """A page of dead letters."""
-
-    dead_letters: list[DeadLetterView]
-    next_cursor: str | None
-
-
 class RedriveResult(msgspec.Struct, frozen=True, kw_only=True):
     """How many dead letters went back to work. `skipped`: their tasks are gone, running or done."""
 
     redriven: int
     skipped: int
-
-
-class PurgeResult(msgspec.Struct, frozen=True, kw_only=True):
-    """How many dead letters were deleted. Their tasks stay."""
-
-    purged: int
-
-
-class MetricsView(msgspec.Struct, frozen=True, kw_only=True):
-    """Gauges are of the whole backend, counters of this process since its start."""
-
-    total_tasks: int
-    pending_tasks: int
-    processing_tasks: int
-    completed_tasks: int
-    failed_tasks: int
-    cancelled_tasks: int
-    workers: int
-    active_workers: int
-    queue_depth: int
-    """Messages that wait, delayed ones included."""
-    in_flight: int
-    """Messages that are with a worker."""
-    dead_letters: int
-    uptime_seconds: float
-    counters: dict[str, int]
-    usage: BackendUsage | UnsetType = UNSET
-    """Only where the backend is billed by the request (AWS)."""
 
 
 class Health(msgspec.Struct, frozen=True, kw_only=True):

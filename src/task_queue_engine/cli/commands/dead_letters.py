@@ -7,12 +7,13 @@ import sys
 import click
 
 from task_queue_engine.backends.base import DeadLetter, DeadLetterPage
-from task_queue_engine.cli.access import Operations
 from task_queue_engine.cli.failures import NothingFound
 from task_queue_engine.cli.options import operating
 from task_queue_engine.cli.output import list_of_dead_letters
 from task_queue_engine.cli.session import Session
-from task_queue_engine.client.schemas import MAX_PAGE, DeadLetterList, PurgeResult
+from task_queue_engine.engine.api import TaskApi
+from task_queue_engine.engine.views import DeadLetterList, PurgeResult
+from task_queue_engine.limits import MAX_PAGE
 
 
 @click.group()
@@ -38,7 +39,7 @@ def list_(session: Session, limit: int, cursor: str | None) -> None:
         session.note(f"there are more: a higher --limit, or --cursor {page.next_cursor}")
 
 
-async def _first_page(operations: Operations, limit: int, cursor: str | None) -> DeadLetterPage:
+async def _first_page(operations: TaskApi, limit: int, cursor: str | None) -> DeadLetterPage:
     """Up to `limit` dead letters, in as many of the API's pages as that takes."""
     found: list[DeadLetter] = []
     while True:

@@ -7,7 +7,7 @@ import click
 from task_queue_engine.cli.options import operating
 from task_queue_engine.cli.output import describe_metrics
 from task_queue_engine.cli.session import Session
-from task_queue_engine.client.schemas import MetricsView
+from task_queue_engine.engine.views import MetricsView
 
 
 @click.command()

@@ -98,10 +98,10 @@ def _run(
         check_settings()
 
     # Only here: the web framework behind it takes longer to import than most commands to run.
-    from task_queue_engine.cli.service import Parts, run_service
+    from task_queue_engine.cli.service import ServiceConfig, run_service
 
     try:
-        run_service(Parts(registry=registry, settings=settings, workers=work, http=http))
+        run_service(ServiceConfig(registry=registry, settings=settings, workers=work, http=http))
     except Exception as error:  # raised again: only the log is this command's
         if expected_error(error) is None:
             logger.critical("the engine has a defect and has ended", exc_info=error)

@@ -10,13 +10,11 @@ import click
 import msgspec
 
 from task_queue_engine.backends.base import ListQuery, TaskPage
-from task_queue_engine.cli.access import Operations
 from task_queue_engine.cli.options import app_option, operating
 from task_queue_engine.cli.output import describe_task, emit, table_of_tasks, task_rows
 from task_queue_engine.cli.payloads import read_payload
 from task_queue_engine.cli.session import Session
-from task_queue_engine.client.schemas import MAX_PAGE
-from task_queue_engine.engine.api import Submission
+from task_queue_engine.engine.api import Submission, TaskApi
 from task_queue_engine.errors import (
     InvalidTask,
     ResultTimeout,
@@ -24,6 +22,7 @@ from task_queue_engine.errors import (
     TaskFailed,
     TaskNotFound,
 )
+from task_queue_engine.limits import MAX_PAGE
 from task_queue_engine.retry import MAX_SECONDS
 from task_queue_engine.task import Task, TaskStatus, is_task_id
 
@@ -132,7 +131,7 @@ def submit(
         idempotency_key=idempotency_key,
     )
 
-    async def work(operations: Operations) -> Task:
+    async def work(operations: TaskApi) -> Task:
         accepted = await operations.submit_task(submission)
         task = accepted.task
         if not accepted.created:
@@ -160,7 +159,7 @@ def status(session: Session, task_id: str, wait: float | None) -> None:
     """
     wanted = _canonical(task_id)
 
-    async def work(operations: Operations) -> Task:
+    async def work(operations: TaskApi) -> Task:
         if wait is None:
             return await operations.get(wanted)
         return await operations.wait(wanted, timeout=wait)
@@ -226,7 +225,7 @@ def list_(
         session.note(f"there are more: --all, a higher --limit, or --cursor {page.next_cursor}")
 
 
-async def _first_tasks(operations: Operations, query: ListQuery) -> TaskPage:
+async def _first_tasks(operations: TaskApi, query: ListQuery) -> TaskPage:
     """Up to `query.limit` tasks, in as many pages as that takes."""
     tasks: list[Task] = []
     cursor = query.cursor
@@ -239,7 +238,7 @@ async def _first_tasks(operations: Operations, query: ListQuery) -> TaskPage:
             return TaskPage(tasks=tuple(tasks), next_cursor=cursor)
 
 
-async def _print_all(session: Session, operations: Operations, query: ListQuery) -> None:
+async def _print_all(session: Session, operations: TaskApi, query: ListQuery) -> None:
     table = table_of_tasks()
     cursor = query.cursor
     while True:

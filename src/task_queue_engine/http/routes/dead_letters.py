@@ -5,15 +5,12 @@ from __future__ import annotations
 from quart import Quart, Response, request
 from quart_schema import document_querystring, document_request, document_response, tag
 
-from task_queue_engine.backends.base import DeadLetter
+from task_queue_engine.engine.views import DeadLetterList, PurgeResult
 from task_queue_engine.http.app_state import AppState
 from task_queue_engine.http.requests import Query, read_json
 from task_queue_engine.http.responses import respond
 from task_queue_engine.http.schemas import (
-    DeadLetterList,
     DeadLetterParameters,
-    DeadLetterView,
-    PurgeResult,
     RedriveRequest,
     RedriveResult,
     decode_redrive,
@@ -43,8 +40,7 @@ class DeadLetterRoutes:
         query = Query(request, ("limit", "cursor"))
         with self._state.request_deadline():
             page = await self._engine.list_dead(limit=query.limit(), cursor=query.cursor())
-        views = [_view(dead_letter) for dead_letter in page.dead_letters]
-        return respond(DeadLetterList(dead_letters=views, next_cursor=page.next_cursor))
+        return respond(DeadLetterList.of(page))
 
     @tag([TAG])
     @document_request(RedriveRequest)
@@ -66,15 +62,3 @@ class DeadLetterRoutes:
         """Delete all dead letters. Their tasks stay as they are."""
         with self._state.request_deadline():
             return respond(PurgeResult(purged=await self._engine.purge_dead()))
-
-
-def _view(dead_letter: DeadLetter) -> DeadLetterView:
-    return DeadLetterView(
-        id=dead_letter.id,
-        task_id=dead_letter.task_id,
-        task_type=dead_letter.task_type,
-        reason=dead_letter.reason,
-        error=dead_letter.error,
-        attempts=dead_letter.attempts,
-        at=dead_letter.at,
-    )

@@ -5,16 +5,16 @@ from __future__ import annotations
 from datetime import UTC, datetime
 
 import trio
-from msgspec import UNSET
 from quart import Quart, Response, request
 from quart_schema import document_response, tag
 
-from task_queue_engine.engine.api import EngineMetrics, Readiness
+from task_queue_engine.engine.api import Readiness
+from task_queue_engine.engine.views import MetricsView
 from task_queue_engine.http import problems, prometheus
 from task_queue_engine.http.app_state import AppState
 from task_queue_engine.http.negotiation import choose
 from task_queue_engine.http.responses import JSON, respond
-from task_queue_engine.http.schemas import Health, MetricsView, Ready
+from task_queue_engine.http.schemas import Health, Ready
 
 TAG = "monitoring"
 
@@ -44,7 +44,7 @@ class ObserveRoutes:
         if choose(request.accept_mimetypes, (JSON, prometheus.CONTENT_TYPE)) != JSON:
             text = prometheus.render(metrics).encode()
             return respond(text, content_type=prometheus.CONTENT_TYPE, Vary="Accept")
-        return respond(_view(metrics), Vary="Accept")
+        return respond(MetricsView.of(metrics), Vary="Accept")
 
     @tag([TAG])
     @document_response(Health)
@@ -67,23 +67,3 @@ class ObserveRoutes:
         detail = "not fit to serve: " + ("; ".join(reasons) or "no reason was given")
         problem = problems.make("not-ready", detail, reasons=reasons)
         return respond(problem, 503, content_type=problems.CONTENT_TYPE, Retry_After="5")
-
-
-def _view(metrics: EngineMetrics) -> MetricsView:
-    counts, depth = metrics.counts, metrics.depth
-    return MetricsView(
-        total_tasks=counts.total,
-        pending_tasks=counts.pending,
-        processing_tasks=counts.processing,
-        completed_tasks=counts.completed,
-        failed_tasks=counts.failed,
-        cancelled_tasks=counts.cancelled,
-        workers=metrics.workers,
-        active_workers=metrics.active_workers,
-        queue_depth=depth.waiting,
-        in_flight=depth.in_flight,
-        dead_letters=depth.dead,
-        uptime_seconds=round(metrics.uptime, 3),
-        counters=dict(sorted(metrics.counters.items())),
-        usage=UNSET if metrics.usage is None else metrics.usage,
-    )

@@ -148,7 +148,7 @@ async def process(
     link = Link(backend)
     engine = Engine(tasks, settings(**values), backend=link, clock=backend.clock)
     async with trio.open_nursery() as nursery:
-        # In a task of its own, so that killing it does not cancel whoever looks on.
+        # In a task of its own, so that killing it does not cancel the test.
         yield await nursery.start(_run_in_its_own_scope, engine, link)
         await engine.stop()
 

@@ -1,0 +1,253 @@
+"""What a running engine does on request: submit, look up, cancel, retry, redrive."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, TypeVar, Unpack, overload
+
+import trio
+
+from task_queue_engine.actors.messages import CancelAsked
+from task_queue_engine.backends.base import (
+    Backend,
+    BackendInfo,
+    DeadLetterPage,
+    ListQuery,
+    TaskPage,
+)
+from task_queue_engine.clock import Clock
+from task_queue_engine.codec import is_unicode
+from task_queue_engine.config import Settings
+from task_queue_engine.engine import dead_letters
+from task_queue_engine.engine.api import (
+    Accepted,
+    EngineApi,
+    RedriveReport,
+    Refused,
+    Submission,
+    SubmitOptions,
+    SubmitVerdict,
+)
+from task_queue_engine.engine.handle import TaskHandle
+from task_queue_engine.engine.intake import Intake
+from task_queue_engine.engine.pipeline import Pipeline
+from task_queue_engine.engine.reopening import reopen_and_send
+from task_queue_engine.engine.waiting import Waiters
+from task_queue_engine.errors import (
+    BackendUnavailable,
+    EngineNotRunning,
+    InvalidQuery,
+    TaskNotFound,
+    WrongState,
+)
+from task_queue_engine.lifecycle import (
+    AlreadyFinished,
+    CancelledNow,
+    CancelRequested,
+    Missing,
+    NotReopened,
+    Reopened,
+)
+from task_queue_engine.payloads import Converter
+from task_queue_engine.registry import TaskRegistry
+from task_queue_engine.retry import Seconds, to_seconds
+from task_queue_engine.task import Task
+
+R = TypeVar("R")
+
+# Seconds for what a caller that goes away must not cut in two; an HTTP request has 30 by default.
+_UNCANCELLABLE_FOR = 10.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Running:
+    """What there is only while the engine runs."""
+
+    pipeline: Pipeline
+    intake: Intake
+    started_at: float
+    """On trio's clock."""
+
+
+class Commands(EngineApi):
+    """The engine's side of `TaskApi`; `Engine` adds its life."""
+
+    def __init__(
+        self, *, registry: TaskRegistry, settings: Settings, backend: Backend, clock: Clock
+    ) -> None:
+        self._registry = registry
+        self._settings = settings
+        self._backend = backend
+        self._clock = clock
+        self._queue = backend.queue(settings.queue)
+        self._waiters = Waiters()
+        self._running: Running | None = None
+
+    @property
+    def registry(self) -> TaskRegistry:
+        return self._registry
+
+    @property
+    def backend_info(self) -> BackendInfo:
+        return self._backend.info
+
+    def _check_running(self) -> Running:
+        if self._running is None:
+            raise EngineNotRunning
+        return self._running
+
+    # --- submitting -------------------------------------------------------------------------
+
+    # A function's handle knows the type of its result.
+    @overload
+    async def submit(
+        self,
+        task: Callable[..., Awaitable[R]],
+        payload: Any = ...,
+        **options: Unpack[SubmitOptions],
+    ) -> TaskHandle[R]: ...
+
+    @overload
+    async def submit(
+        self, task: Callable[..., R], payload: Any = ..., **options: Unpack[SubmitOptions]
+    ) -> TaskHandle[R]: ...
+
+    @overload
+    async def submit(
+        self, task: str, payload: Any = ..., **options: Unpack[SubmitOptions]
+    ) -> TaskHandle[Any]: ...
+
+    async def submit(
+        self,
+        task: Callable[..., Any] | str,
+        payload: Any = None,
+        *,
+        delay: Seconds | None = None,
+        run_at: datetime | None = None,
+        max_attempts: int | None = None,
+        timeout: Seconds | None = None,
+        idempotency_key: str | None = None,
+    ) -> TaskHandle[Any]:
+        return await self._submit(
+            Submission(
+                task=task,
+                payload=payload,
+                delay=delay,
+                run_at=run_at,
+                max_attempts=max_attempts,
+                timeout=timeout,
+                idempotency_key=idempotency_key,
+            )
+        )
+
+    def _result_converter(self, task_type: str) -> Converter:
+        return self._registry.get(task_type).convert_result
+
+    async def submit_task(self, submission: Submission) -> Accepted:
+        (verdict,) = await self.submit_many([submission])
+        if isinstance(verdict, Refused):
+            raise verdict.error
+        return verdict
+
+    async def submit_many(self, submissions: Sequence[Submission]) -> list[SubmitVerdict]:
+        return await self._check_running().intake.submit(submissions)
+
+    # --- asking -----------------------------------------------------------------------------
+
+    async def get(self, task_id: str) -> Task:
+        self._check_running()
+        _check_id(task_id)
+        (task,) = await self._backend.store.get([task_id])
+        if task is None:
+            raise TaskNotFound(task_id)
+        return task
+
+    async def wait(self, task_id: str, *, timeout: Seconds) -> Task:
+        return await self._waiters.wait(
+            task_id,
+            look=lambda: self.get(task_id),
+            timeout=to_seconds(timeout, name="timeout"),
+        )
+
+    async def list_tasks(self, query: ListQuery) -> TaskPage:
+        self._check_running()
+        if query.type is not None and not is_unicode(query.type):
+            raise InvalidQuery("contains a lone surrogate, which is not Unicode text", field="type")
+        return await self._backend.store.list_tasks(query)
+
+    # --- changing ---------------------------------------------------------------------------
+
+    async def cancel(self, task_id: str) -> Task:
+        self._check_running()
+        _check_id(task_id)
+        (verdict,) = await self._backend.store.cancel([task_id])
+        match verdict:
+            case CancelledNow(task):
+                self._waiters.ended(task_id)
+            case CancelRequested(task):
+                if self._running is not None:  # it may have ended meanwhile
+                    self._running.pipeline.tell_lease_keeper(CancelAsked(task_id))
+            case AlreadyFinished(task):
+                raise WrongState(task_id, task.status, "it can no longer be cancelled")
+            case Missing():
+                raise TaskNotFound(task_id)
+        return task
+
+    async def retry(self, task_id: str) -> Task:
+        self._check_running()
+        _check_id(task_id)
+        # A caller that goes away between reopening and sending must not leave a task without its
+        # message.
+        with trio.CancelScope(shield=True), _bounded("retrying a task"):
+            (verdict,) = await reopen_and_send(
+                self._backend.store,
+                [task_id],
+                queue_of=lambda task: self._backend.queue(task.queue),
+                clock=self._clock,
+            )
+        match verdict:
+            case Reopened(task):
+                return task
+            case NotReopened(task):
+                raise WrongState(
+                    task_id, task.status, "only FAILED and CANCELLED tasks can be retried"
+                )
+            case Missing():
+                raise TaskNotFound(task_id)
+
+    # --- dead letters -----------------------------------------------------------------------
+
+    async def list_dead(self, *, limit: int = 50, cursor: str | None = None) -> DeadLetterPage:
+        self._check_running()
+        return await self._queue.dead_letters.page(limit=limit, cursor=cursor)
+
+    async def redrive(self, ids: Sequence[str] | None = None) -> RedriveReport:
+        self._check_running()
+        return await dead_letters.redrive(
+            self._queue, self._backend.store, clock=self._clock, ids=ids
+        )
+
+    async def purge_dead(self) -> int:
+        self._check_running()
+        return await self._queue.dead_letters.purge()
+
+
+def _check_id(task_id: str) -> None:
+    """What no backend could even be asked for is not there."""
+    if not is_unicode(task_id):
+        raise TaskNotFound(task_id)
+
+
+@contextmanager
+def _bounded(what: str) -> Iterator[None]:
+    """For what cannot be cancelled."""
+    try:
+        with trio.fail_after(_UNCANCELLABLE_FOR):
+            yield
+    except trio.TooSlowError:
+        raise BackendUnavailable(
+            f"{what} took more than {_UNCANCELLABLE_FOR:g} s; look at what came of it"
+        ) from None

@@ -1,0 +1,48 @@
+"""The part of the line that runs tasks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from task_queue_engine.actors.acker import Acker
+from task_queue_engine.actors.poller import Poller
+from task_queue_engine.actors.status_writer import StatusWriter
+from task_queue_engine.actors.worker import Worker
+
+
+class Actor(Protocol):
+    async def run(self) -> None: ...
+
+    def statistics(self) -> Any: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Line:
+    """From the queue's messages to their settlement. An engine has all of it or, with
+    `consume=False`, none: `Pipeline.line` is None then."""
+
+    poller: Poller
+    workers: tuple[Worker, ...]
+    status_writer: StatusWriter
+    acker: Acker
+
+    @property
+    def actors(self) -> dict[str, Actor]:
+        """By name, from the top down."""
+        return {
+            "poller": self.poller,
+            **{f"worker-{n}": worker for n, worker in enumerate(self.workers, start=1)},
+            "status_writer": self.status_writer,
+            "acker": self.acker,
+        }
+
+    @property
+    def busy_workers(self) -> int:
+        return sum(worker.statistics().busy for worker in self.workers)
+
+    def interrupt(self) -> None:
+        """Stop what runs, and what a worker may still take; wait for no receive any longer."""
+        self.poller.cut_short()
+        for worker in self.workers:
+            worker.interrupt()

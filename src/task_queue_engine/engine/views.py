@@ -1,0 +1,129 @@
+"""The JSON of those answers that have another shape than what the engine returns: the server and
+`tqe --json` write it, the client reads it.
+
+Docstrings and order of members are those of the OpenAPI document. What servers of other versions
+may lack, the client adds (`client/schemas.py`). Not here, since they are JSON as they are: `Task`,
+`TaskPage`, `RedriveReport`.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Self
+
+import msgspec
+from msgspec import UNSET, UnsetType
+
+from task_queue_engine.backends.base import (
+    BackendUsage,
+    Counts,
+    DeadLetter,
+    DeadLetterPage,
+    QueueDepth,
+)
+from task_queue_engine.engine.api import EngineMetrics
+from task_queue_engine.task import TaskError
+
+
+class DeadLetterView(msgspec.Struct, frozen=True, kw_only=True):
+    """A message that was given up."""
+
+    id: str
+    task_id: str
+    task_type: str
+    reason: str
+    error: TaskError | None
+    attempts: int
+    at: datetime
+
+    @classmethod
+    def of(cls, dead_letter: DeadLetter) -> Self:
+        return cls(**{name: getattr(dead_letter, name) for name in cls.__struct_fields__})
+
+    def dead_letter(self) -> DeadLetter:
+        return DeadLetter(**msgspec.structs.asdict(self))
+
+
+class DeadLetterList(msgspec.Struct, frozen=True, kw_only=True):
+    """A page of dead letters."""
+
+    dead_letters: tuple[DeadLetterView, ...]
+    next_cursor: str | None
+
+    @classmethod
+    def of(cls, page: DeadLetterPage) -> Self:
+        views = tuple(DeadLetterView.of(dead_letter) for dead_letter in page.dead_letters)
+        return cls(dead_letters=views, next_cursor=page.next_cursor)
+
+    def page(self) -> DeadLetterPage:
+        return DeadLetterPage(
+            dead_letters=tuple(view.dead_letter() for view in self.dead_letters),
+            next_cursor=self.next_cursor,
+        )
+
+
+class PurgeResult(msgspec.Struct, frozen=True, kw_only=True):
+    """How many dead letters were deleted. Their tasks stay."""
+
+    purged: int
+
+
+class MetricsView(msgspec.Struct, frozen=True, kw_only=True):
+    """Gauges are of the whole backend, counters of this process since its start."""
+
+    total_tasks: int
+    pending_tasks: int
+    processing_tasks: int
+    completed_tasks: int
+    failed_tasks: int
+    cancelled_tasks: int
+    workers: int
+    active_workers: int
+    queue_depth: int
+    """Messages that wait, delayed ones included."""
+    in_flight: int
+    """Messages that are with a worker."""
+    dead_letters: int
+    uptime_seconds: float
+    counters: dict[str, int]
+    usage: BackendUsage | UnsetType = UNSET
+    """Only where the backend is billed by the request (AWS)."""
+
+    @classmethod
+    def of(cls, metrics: EngineMetrics) -> Self:
+        counts, depth = metrics.counts, metrics.depth
+        return cls(
+            total_tasks=counts.total,
+            pending_tasks=counts.pending,
+            processing_tasks=counts.processing,
+            completed_tasks=counts.completed,
+            failed_tasks=counts.failed,
+            cancelled_tasks=counts.cancelled,
+            workers=metrics.workers,
+            active_workers=metrics.active_workers,
+            queue_depth=depth.waiting,
+            in_flight=depth.in_flight,
+            dead_letters=depth.dead,
+            uptime_seconds=round(metrics.uptime, 3),
+            counters=dict(sorted(metrics.counters.items())),
+            usage=UNSET if metrics.usage is None else metrics.usage,
+        )
+
+    def metrics(self) -> EngineMetrics:
+        return EngineMetrics(
+            counts=Counts(
+                pending=self.pending_tasks,
+                processing=self.processing_tasks,
+                completed=self.completed_tasks,
+                failed=self.failed_tasks,
+                cancelled=self.cancelled_tasks,
+            ),
+            depth=QueueDepth(
+                waiting=self.queue_depth, in_flight=self.in_flight, dead=self.dead_letters
+            ),
+            workers=self.workers,
+            active_workers=self.active_workers,
+            counters=self.counters,
+            uptime=self.uptime_seconds,
+            usage=None if self.usage is UNSET else self.usage,
+        )
