@@ -17,7 +17,7 @@ from tests.backends.aws.sqs.opening import boto
 from tests.cli.runner import Server, Shop
 from tests.local_servers import require
 
-_TASKS = Path(__file__).parent.parent.parent / "engine" / "crash_tasks.py"
+_TASKS = Path(__file__).parent.parent / "crash_tasks.py"
 
 PAIRS = {"elasticmq": "dynamodb-local", "fauxqs": "ministack"}
 
