@@ -15,17 +15,17 @@ from task_queue_engine.actors.acker import Acker
 from task_queue_engine.actors.health import Health
 from task_queue_engine.actors.messages import (
     Ack,
-    DeadLetterIt,
     Lease,
     LeaseEvent,
     Leave,
+    MoveToDeadLetters,
     Release,
     Settled,
     Settlement,
 )
 from task_queue_engine.backends.base import Delivery, QueueCapabilities, QueueDepth, QueueVerdict
 from task_queue_engine.backends.memory import MemoryBackend, MemoryQueue
-from tests.actors.support import in_hand, patience, put, receive
+from tests.actors.support import claimed, lose, put, receive, retry
 
 
 @dataclass
@@ -54,7 +54,7 @@ async def acking(backend: MemoryBackend) -> AsyncIterator[Rig]:
     acker = Acker(
         queue=backend.queue("default"),
         clock=backend.clock,
-        patience=patience("acker", health),
+        retry=retry("acker", health),
         settlements=settlements_in,
         leases=leases_out,
     )
@@ -82,9 +82,9 @@ async def depth(backend: MemoryBackend) -> QueueDepth:
 async def test_each_kind_of_settlement_does_what_it_says(backend: MemoryBackend) -> None:
     async with acking(backend) as rig:
         acked, released, left = [await received(backend) for _ in range(3)]
-        attempt = await in_hand(backend)
+        attempt = await claimed(backend)
         error = TaskError(type="ValueError", message="bad")
-        dead = DeadLetterIt(attempt.lease, "no use", task=attempt.task, error=error)
+        dead = MoveToDeadLetters(attempt.lease, "no use", task=attempt.task, error=error)
         await rig.settlements.send((Ack(acked), Release(released, 60), dead, Leave(left)))
         assert set(await rig.settled(4)) == {acked, released, left, attempt.lease}
         assert await depth(backend) == QueueDepth(waiting=1, in_flight=1, dead=1)
@@ -139,7 +139,7 @@ async def test_only_the_entries_that_failed_are_tried_again(
         kinds = {
             "delete": Ack,
             "release": Release,
-            "dead_letter": lambda lease: DeadLetterIt(lease, "no use"),
+            "dead_letter": lambda lease: MoveToDeadLetters(lease, "no use"),
         }
         backend.faults.try_again(operation, items=2)
         sizes = watch(backend, operation)
@@ -172,7 +172,7 @@ async def test_while_the_queue_is_down_it_waits_and_the_leases_are_kept(
         kinds = {
             "delete": Ack(lease),
             "release": Release(lease),
-            "dead_letter": DeadLetterIt(lease, "no use"),
+            "dead_letter": MoveToDeadLetters(lease, "no use"),
         }
         with backend.faults.outage(operation):
             await rig.settlements.send((kinds[operation],))
@@ -191,8 +191,8 @@ async def test_a_lease_lost_meanwhile_is_not_tried_for_ever(backend: MemoryBacke
         with backend.faults.outage("delete"):
             await rig.settlements.send((Ack(lost), Ack(held)))
             await trio.sleep(20)
-            lost.lose()
-            held.lose()
+            lose(lost)
+            lose(held)
             with trio.fail_after(10):
                 assert await rig.settled(2) == [lost, held]
         assert rig.acker.statistics().stale == 2
@@ -207,7 +207,7 @@ async def test_an_answer_that_got_lost_does_no_harm(backend: MemoryBackend, oper
         kinds = {
             "delete": Ack(lease),
             "release": Release(lease),
-            "dead_letter": DeadLetterIt(lease, "no use"),
+            "dead_letter": MoveToDeadLetters(lease, "no use"),
         }
         backend.faults.lose_answer(operation)
         await rig.settlements.send((kinds[operation],))

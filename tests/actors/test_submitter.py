@@ -24,7 +24,7 @@ from task_queue_engine.backends.base import (
 )
 from task_queue_engine.backends.memory import MAX_DELAY, MemoryBackend
 from task_queue_engine.errors import BackendUnavailable
-from tests.actors.support import in_hand, make_task, patience, put, receive
+from tests.actors.support import claimed, make_task, put, receive, retry
 
 
 @dataclass
@@ -48,7 +48,7 @@ async def submitting(backend: MemoryBackend) -> AsyncIterator[Rig]:
         store=backend.store,
         queue_of=backend.queue,
         clock=backend.clock,
-        patience=patience("submitter", health),
+        retry=retry("submitter", health),
         submissions=submissions_in,
     )
     done = trio.Event()
@@ -123,7 +123,7 @@ async def test_each_request_gets_its_own_answers_in_its_own_order(
 
 
 async def test_what_exists_and_has_begun_is_not_sent_again(backend: MemoryBackend) -> None:
-    attempt = await in_hand(backend)
+    attempt = await claimed(backend)
     async with submitting(backend) as rig:
         (answer,) = await rig.submit(NewTask(task=attempt.task))
         assert isinstance(answer, AlreadyExists)
