@@ -196,7 +196,7 @@ async def test_a_lease_lost_meanwhile_is_not_tried_for_ever(backend: MemoryBacke
             with trio.fail_after(10):
                 assert await rig.settled(2) == [lost, held]
         assert rig.acker.statistics().stale == 2
-        # It is idle now: nobody is in trouble.
+        # It is idle now: it is in no trouble.
         assert rig.health.troubles == ()
 
 
@@ -218,7 +218,7 @@ async def test_an_answer_that_got_lost_does_no_harm(backend: MemoryBackend, oper
         assert after.dead == (operation == "dead_letter")
 
 
-async def test_a_message_that_is_somebody_elses_by_now_is_left_to_them(
+async def test_a_message_that_another_worker_has_by_now_is_left_to_it(
     backend: MemoryBackend,
 ) -> None:
     async with acking(backend) as rig:
@@ -252,7 +252,7 @@ async def test_it_drains_and_ends_with_the_stream(backend: MemoryBackend) -> Non
             await rig.leases.receive()
 
 
-async def test_it_goes_on_settling_when_nobody_keeps_leases_any_more(
+async def test_without_a_lease_keeper_it_goes_on_settling(
     backend: MemoryBackend,
 ) -> None:
     async with acking(backend) as rig:

@@ -208,7 +208,7 @@ async def test_of_two_duplicates_in_one_lost_claim_one_is_started(
         assert isinstance(await rig.settlement(), Leave)
 
 
-async def test_a_duplicate_of_somebody_elses_attempt_is_not_taken_for_a_lost_answer(
+async def test_a_duplicate_of_another_workers_attempt_is_not_taken_for_a_lost_answer(
     backend: MemoryBackend,
 ) -> None:
     backend.faults.duplicate_deliveries(1)

@@ -75,7 +75,7 @@ async def received(backend: MemoryBackend) -> Lease:
 
 
 async def is_free(backend: MemoryBackend) -> bool:
-    """Whether somebody else could have the message now."""
+    """Whether another worker could have the message now."""
     return bool(await backend.queue("default").receive(1, wait=0, visibility=LEASE))
 
 
@@ -414,7 +414,7 @@ async def test_a_cancel_asked_here_stops_the_attempt_at_once(backend: MemoryBack
         attempt, other = await claimed(backend), await claimed(backend)
         await rig.keep(attempt.lease, other.lease)
         await rig.events.send(CancelAsked(attempt.task.id))
-        await rig.events.send(CancelAsked("somebody else's"))
+        await rig.events.send(CancelAsked("of another worker"))
         assert attempt.abort_reason is AbortReason.CANCELLED
         assert other.abort_reason is None
 

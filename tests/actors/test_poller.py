@@ -200,7 +200,7 @@ async def test_what_has_not_started_does_not_wait_for_that(
             rig.outcomes.receive_nowait()
 
 
-async def test_a_stop_while_nobody_asks_for_work(backend: MemoryBackend) -> None:
+async def test_a_stop_while_no_worker_asks_for_work(backend: MemoryBackend) -> None:
     async with polling(backend, demand=0) as rig:
         await trio.sleep(1)
         rig.poller.stop()

@@ -252,7 +252,7 @@ async def test_what_cannot_be_sent_is_left_to_the_scheduler(
         assert rig.health.troubles == (), "the scheduler's from now on"
 
 
-async def test_while_the_queue_is_down_nobody_waits_long(backend: MemoryBackend) -> None:
+async def test_while_the_queue_is_down_no_caller_waits_long(backend: MemoryBackend) -> None:
     async with submitting(backend) as rig:
         with backend.faults.outage("send"):
             await rig.submit(new(backend))

@@ -296,7 +296,7 @@ async def test_an_attempt_stopped_before_its_start_does_not_start(
 async def test_an_attempt_whose_lease_was_lost_before_its_start_is_given_back(
     backend: MemoryBackend,
 ) -> None:
-    """It never ran: it must not count as a crash, unless somebody has taken it over already."""
+    """It never ran: it must not count as a crash, unless another worker has taken it over."""
     async with working(backend, handler(lambda: pytest.fail("it ran"))) as rig:
         attempt = await claimed(backend)
         attempt.abort(AbortReason.LEASE_LOST)

@@ -14,8 +14,8 @@ from task_queue_engine.retry import Backoff
 
 T = TypeVar("T")
 
-# The first pause is not felt by a person; the longest keeps what a backend that comes back has to
-# bear low, and is short beside a lease.
+# The first pause costs a task next to nothing; the longest spares a backend that is down, and is
+# short beside a lease.
 _BACKOFF = Backoff(base=0.1, cap=5.0, jitter=False)
 
 

@@ -49,8 +49,8 @@ from task_queue_engine.task import Task, TaskStatus
 
 logger = logging.getLogger("task_queue_engine.claimer")
 
-# Seconds until a task that may not run beside another is looked at again: short beside any lease,
-# and few claims for a task that has killed its worker before.
+# Seconds until a task that may not run beside another is looked at again: few claims for one that
+# has killed its worker before, and not long for one that has not.
 _ISOLATION_DELAY = 5.0
 
 _FAILED = Finished(TaskStatus.FAILED)
@@ -88,12 +88,12 @@ class Claimer:
     """A part of the poller, and no actor of its own.
 
     An actor would need a channel in front: a wake-up more for every batch, and one more place where
-    received messages wait, to be emptied at a stop. So the poller calls it, and does with what it
-    returns what an actor would do with its channels. Of a batch nothing is kept between calls: a
-    poller that has several batches under way may call it for each.
+    received messages wait, to be emptied at a stop. So the poller calls it with a batch, gets it
+    back sorted, and does the sending. Nothing of a batch is kept between calls.
 
-    It is the one place that recognises a claim of its own whose answer was lost. Stores do not:
-    a claim made again is judged like any other delivery, by `lifecycle.decide_claim`.
+    It is the one place that recognises a claim of its own whose answer was lost. Stores do not: a
+    claim made again is judged like any other delivery, by `lifecycle.decide_claim`. This counts on
+    every start of this engine being known to the lease keeper by then, so on one call at a time.
     """
 
     def __init__(

@@ -1,7 +1,8 @@
 """What travels through the channels between actors: frozen, typed, and closed unions.
 
-Two things that travel change on their way, and each names who may change it: a `Lease`, whose
-fields have one writer each, and an `Attempt`, which can be stopped once.
+They are all that actors know of one another: none calls a method of another. Two things change on
+their way, and say by whose hand: a `Lease`, whose fields have one writer each, and an `Attempt`,
+which can be stopped once.
 """
 
 from __future__ import annotations
@@ -119,8 +120,8 @@ class Attempt:
         return self.task.id, self.task.attempt
 
     def abort(self, reason: AbortReason) -> None:
-        """Stop the run, or keep it from starting. Whoever has a reason may: claimer, lease keeper,
-        the worker at a shutdown. The first reason stands."""
+        """Stop the run, or keep it from starting. The lease keeper may, the claimer, and the worker
+        at a shutdown; the first reason stands."""
         if self.abort_reason is None:
             self.abort_reason = reason
             self.scope.cancel(reason=reason.value)

@@ -134,7 +134,7 @@ class Reconciler:
         """Returns the messages that need no further look."""
         before = self._clock.now() - timedelta(seconds=self._min_age)
         tasks = await self._backend.store.get([item.task_id for item in batch])
-        # What changed just now may be a person's redrive, whose letter is about to go.
+        # What changed just now may be an operator's redrive, whose dead letter is about to go.
         due = [
             item
             for item, task in zip(batch, tasks, strict=True)

@@ -30,6 +30,7 @@ from task_queue_engine.task import Task, TaskStatus
 
 logger = logging.getLogger("task_queue_engine.submitter")
 
+# Enough for a connection that was lost; what takes longer is for the scheduler.
 _SEND_TRIES = 3
 
 
@@ -45,7 +46,7 @@ class SubmitterStatistics:
 class Submitter:
     """Owns the order of a submission: the row first, then the message, then the answer.
 
-    A request it has received is carried out even when whoever sent it is gone. Where the queue
+    A request it has received is carried out even when its sender is gone. Where the queue
     fails after the row was saved, the task is marked as due and the scheduler sends it later: what
     was stored is answered as accepted, since it will run.
     """
@@ -108,8 +109,8 @@ class Submitter:
         return results
 
     def _may_lack_its_message(self, task: Task) -> bool:
-        """Who submits again had no answer, perhaps since a process died between saving and
-        sending. An extra message is harmless; what is due later is the scheduler's."""
+        """A caller that submits again had no answer, perhaps since a process died between saving
+        and sending. An extra message is harmless; what is due later is the scheduler's."""
         if task.status is not TaskStatus.PENDING or task.attempt:
             return False
         wait = delay_until(task.run_at, self._clock.now())
@@ -119,7 +120,7 @@ class Submitter:
         try:
             verdicts = await self._store.create(tasks)
         except BackendUnavailable as error:
-            # Answered at once: whoever submits can wait better than a queue in memory can.
+            # Answered at once: a caller can wait better than a queue in memory can.
             return [error] * len(tasks)
         return list(verdicts)
 
