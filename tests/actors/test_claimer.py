@@ -289,6 +289,7 @@ async def test_a_takeover_whose_answer_was_lost_is_counted_once(backend: MemoryB
     async with polling(backend) as rig:
         attempt = await rig.deliveries.receive()
         assert (attempt.task.attempt, attempt.task.retry_count) == (2, 1)
+        assert rig.poller.statistics().taken_over == 1
 
 
 async def test_a_cancel_written_by_a_claim_whose_answer_was_lost(backend: MemoryBackend) -> None:

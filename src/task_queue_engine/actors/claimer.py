@@ -204,12 +204,13 @@ class Claimer:
         for index, task in zip(unclear, tasks, strict=True):
             if task is None:
                 continue
+            after_crash = task.error is not None and task.error.type == CRASH_ERROR_TYPE
             if task.status is TaskStatus.FAILED:
-                if task.error is not None and task.error.type == CRASH_ERROR_TYPE:
+                if after_crash:
                     recognised[index] = Exhausted(task)
             elif self._runs_as_mine(task) and _key(task) not in known:
                 known.add(_key(task))  # the batch may hold its duplicate
-                recognised[index] = Started(task)
+                recognised[index] = Started(task, takeover=after_crash)
         return recognised
 
     async def _held_here(self, tasks: Sequence[Task | None]) -> set[AttemptKey]:
