@@ -185,6 +185,25 @@ async def test_while_the_queue_is_down_it_waits_and_the_leases_are_kept(
         assert (await depth(backend)).in_flight == 0
 
 
+@pytest.mark.parametrize("operation", ["delete", "release", "dead_letter"])
+async def test_a_lease_is_marked_before_the_queue_is_asked(
+    backend: MemoryBackend, operation: str
+) -> None:
+    """From then on a stale receipt is no lost lease."""
+    async with acking(backend) as rig:
+        lease, left = await received(backend), await received(backend)
+        kinds = {
+            "delete": Ack(lease),
+            "release": Release(lease),
+            "dead_letter": MoveToDeadLetters(lease, "no use"),
+        }
+        with backend.faults.block(operation) as gate:
+            await rig.settlements.send((kinds[operation], Leave(left)))
+            await gate.arrived.wait()
+            assert lease.settling
+            assert left.settling
+
+
 async def test_a_lease_lost_meanwhile_is_not_tried_for_ever(backend: MemoryBackend) -> None:
     async with acking(backend) as rig:
         lost, held = [await received(backend) for _ in range(2)]

@@ -159,6 +159,20 @@ async def test_a_lease_the_queue_says_is_gone_stops_its_attempt(backend: MemoryB
         assert rig.keeper.statistics().lost == 1
 
 
+async def test_a_stale_receipt_is_no_lost_lease_once_the_message_is_being_settled(
+    backend: MemoryBackend,
+) -> None:
+    async with keeping(backend) as rig:
+        attempt = await claimed(backend)
+        await rig.keep(attempt.lease)
+        attempt.lease.settling = True
+        await backend.queue("default").delete([attempt.lease.delivery])
+        await trio.sleep(LEASE / 2)
+        assert backend.faults.calls["extend"] == 1
+        assert not attempt.lease.lost
+        assert rig.keeper.statistics().lost == 0
+
+
 @pytest.mark.parametrize("trouble", ["down", "hanging", "try again"])
 async def test_a_lease_that_cannot_be_renewed_stops_its_attempt_before_it_runs_out(
     backend: MemoryBackend, trouble: str
