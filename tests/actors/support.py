@@ -1,4 +1,4 @@
-"""What tests of single actors are made of: tasks in a backend, leases, a patience of their own."""
+"""What tests of single actors are made of: tasks in a backend, leases, a retry of their own."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from typing import Any
 import trio
 
 from task_queue_engine import Task, TaskStatus
-from task_queue_engine.actors.backend_retry import Patience
+from task_queue_engine.actors.backend_retry import BackendRetry
 from task_queue_engine.actors.health import Health
-from task_queue_engine.actors.messages import Attempt, Lease
+from task_queue_engine.actors.messages import AbortReason, Attempt, Lease
 from task_queue_engine.backends.base import Delivery, Message, NewTask
 from task_queue_engine.backends.memory import MemoryBackend
 from task_queue_engine.lifecycle import ClaimRequest, Started
@@ -21,8 +21,8 @@ from task_queue_engine.task import new_task_id
 LEASE = 30.0
 
 
-def patience(actor: str = "actor", health: Health | None = None) -> Patience:
-    return Patience(actor=actor, health=health or Health(), rng=random.Random(1))
+def retry(actor: str = "actor", health: Health | None = None) -> BackendRetry:
+    return BackendRetry(actor=actor, health=health or Health(), rng=random.Random(1))
 
 
 def make_task(backend: MemoryBackend, **fields: Any) -> Task:
@@ -51,7 +51,7 @@ async def receive(backend: MemoryBackend, *, visibility: float = LEASE) -> Lease
 
 
 async def claim(backend: MemoryBackend, lease: Lease) -> Attempt:
-    """What the poller does with it."""
+    """What the claimer does with it."""
     delivery = lease.delivery
     request = ClaimRequest(
         task_id=delivery.task_id,
@@ -65,10 +65,17 @@ async def claim(backend: MemoryBackend, lease: Lease) -> Attempt:
     return lease.attempt
 
 
-async def in_hand(backend: MemoryBackend, **fields: Any) -> Attempt:
+async def claimed(backend: MemoryBackend, **fields: Any) -> Attempt:
     """A task submitted, received and claimed."""
     await put(backend, **fields)
     return await claim(backend, await receive(backend))
+
+
+def lose(lease: Lease) -> None:
+    """What the lease keeper does when the message is gone."""
+    lease.lost = True
+    if lease.attempt is not None:
+        lease.attempt.abort(AbortReason.LEASE_LOST)
 
 
 def loose_lease(task_id: str = "0") -> Lease:

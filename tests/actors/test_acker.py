@@ -15,17 +15,17 @@ from task_queue_engine.actors.acker import Acker
 from task_queue_engine.actors.health import Health
 from task_queue_engine.actors.messages import (
     Ack,
-    DeadLetterIt,
     Lease,
     LeaseEvent,
     Leave,
+    MoveToDeadLetters,
     Release,
     Settled,
     Settlement,
 )
 from task_queue_engine.backends.base import Delivery, QueueCapabilities, QueueDepth, QueueVerdict
 from task_queue_engine.backends.memory import MemoryBackend, MemoryQueue
-from tests.actors.support import in_hand, patience, put, receive
+from tests.actors.support import claimed, lose, put, receive, retry
 
 
 @dataclass
@@ -54,7 +54,7 @@ async def acking(backend: MemoryBackend) -> AsyncIterator[Rig]:
     acker = Acker(
         queue=backend.queue("default"),
         clock=backend.clock,
-        patience=patience("acker", health),
+        retry=retry("acker", health),
         settlements=settlements_in,
         leases=leases_out,
     )
@@ -82,9 +82,9 @@ async def depth(backend: MemoryBackend) -> QueueDepth:
 async def test_each_kind_of_settlement_does_what_it_says(backend: MemoryBackend) -> None:
     async with acking(backend) as rig:
         acked, released, left = [await received(backend) for _ in range(3)]
-        attempt = await in_hand(backend)
+        attempt = await claimed(backend)
         error = TaskError(type="ValueError", message="bad")
-        dead = DeadLetterIt(attempt.lease, "no use", task=attempt.task, error=error)
+        dead = MoveToDeadLetters(attempt.lease, "no use", task=attempt.task, error=error)
         await rig.settlements.send((Ack(acked), Release(released, 60), dead, Leave(left)))
         assert set(await rig.settled(4)) == {acked, released, left, attempt.lease}
         assert await depth(backend) == QueueDepth(waiting=1, in_flight=1, dead=1)
@@ -139,7 +139,7 @@ async def test_only_the_entries_that_failed_are_tried_again(
         kinds = {
             "delete": Ack,
             "release": Release,
-            "dead_letter": lambda lease: DeadLetterIt(lease, "no use"),
+            "dead_letter": lambda lease: MoveToDeadLetters(lease, "no use"),
         }
         backend.faults.try_again(operation, items=2)
         sizes = watch(backend, operation)
@@ -172,7 +172,7 @@ async def test_while_the_queue_is_down_it_waits_and_the_leases_are_kept(
         kinds = {
             "delete": Ack(lease),
             "release": Release(lease),
-            "dead_letter": DeadLetterIt(lease, "no use"),
+            "dead_letter": MoveToDeadLetters(lease, "no use"),
         }
         with backend.faults.outage(operation):
             await rig.settlements.send((kinds[operation],))
@@ -185,18 +185,37 @@ async def test_while_the_queue_is_down_it_waits_and_the_leases_are_kept(
         assert (await depth(backend)).in_flight == 0
 
 
+@pytest.mark.parametrize("operation", ["delete", "release", "dead_letter"])
+async def test_a_lease_is_marked_before_the_queue_is_asked(
+    backend: MemoryBackend, operation: str
+) -> None:
+    """From then on a stale receipt is no lost lease."""
+    async with acking(backend) as rig:
+        lease, left = await received(backend), await received(backend)
+        kinds = {
+            "delete": Ack(lease),
+            "release": Release(lease),
+            "dead_letter": MoveToDeadLetters(lease, "no use"),
+        }
+        with backend.faults.block(operation) as gate:
+            await rig.settlements.send((kinds[operation], Leave(left)))
+            await gate.arrived.wait()
+            assert lease.settling
+            assert left.settling
+
+
 async def test_a_lease_lost_meanwhile_is_not_tried_for_ever(backend: MemoryBackend) -> None:
     async with acking(backend) as rig:
         lost, held = [await received(backend) for _ in range(2)]
         with backend.faults.outage("delete"):
             await rig.settlements.send((Ack(lost), Ack(held)))
             await trio.sleep(20)
-            lost.lose()
-            held.lose()
+            lose(lost)
+            lose(held)
             with trio.fail_after(10):
                 assert await rig.settled(2) == [lost, held]
         assert rig.acker.statistics().stale == 2
-        # It is idle now: nobody is in trouble.
+        # It is idle now: it is in no trouble.
         assert rig.health.troubles == ()
 
 
@@ -207,7 +226,7 @@ async def test_an_answer_that_got_lost_does_no_harm(backend: MemoryBackend, oper
         kinds = {
             "delete": Ack(lease),
             "release": Release(lease),
-            "dead_letter": DeadLetterIt(lease, "no use"),
+            "dead_letter": MoveToDeadLetters(lease, "no use"),
         }
         backend.faults.lose_answer(operation)
         await rig.settlements.send((kinds[operation],))
@@ -218,7 +237,7 @@ async def test_an_answer_that_got_lost_does_no_harm(backend: MemoryBackend, oper
         assert after.dead == (operation == "dead_letter")
 
 
-async def test_a_message_that_is_somebody_elses_by_now_is_left_to_them(
+async def test_a_message_that_another_worker_has_by_now_is_left_to_it(
     backend: MemoryBackend,
 ) -> None:
     async with acking(backend) as rig:
@@ -252,7 +271,7 @@ async def test_it_drains_and_ends_with_the_stream(backend: MemoryBackend) -> Non
             await rig.leases.receive()
 
 
-async def test_it_goes_on_settling_when_nobody_keeps_leases_any_more(
+async def test_without_a_lease_keeper_it_goes_on_settling(
     backend: MemoryBackend,
 ) -> None:
     async with acking(backend) as rig:

@@ -8,7 +8,7 @@ from trio.testing import MockClock
 
 from task_queue_engine.actors.health import Health
 from task_queue_engine.errors import BackendUnavailable
-from tests.actors.support import patience
+from tests.actors.support import retry
 
 
 class Flaky:
@@ -31,13 +31,13 @@ class Flaky:
 
 async def test_an_operation_is_tried_until_it_works(autojump_clock: MockClock) -> None:
     flaky = Flaky(failures=30)
-    assert await patience().until_done(flaky) == "done"
+    assert await retry().call(flaky) == "done"
     assert len(flaky.calls) == 31
 
 
 async def test_pauses_grow_to_a_bound_and_are_never_none(autojump_clock: MockClock) -> None:
     flaky = Flaky(failures=30)
-    await patience().until_done(flaky)
+    await retry().call(flaky)
     assert all(pause >= 0.05 for pause in flaky.pauses)
     assert all(2.5 <= pause <= 5 for pause in flaky.pauses[10:])
     assert flaky.pauses[0] < 0.2
@@ -45,10 +45,10 @@ async def test_pauses_grow_to_a_bound_and_are_never_none(autojump_clock: MockClo
 
 
 async def test_after_a_success_pauses_are_short_again(autojump_clock: MockClock) -> None:
-    patient = patience()
-    await patient.until_done(Flaky(failures=30))
+    again = retry()
+    await again.call(Flaky(failures=30))
     flaky = Flaky(failures=1)
-    await patient.until_done(flaky)
+    await again.call(flaky)
     assert flaky.pauses[0] < 0.2
 
 
@@ -58,7 +58,7 @@ async def test_trouble_shows_in_the_health_for_as_long_as_it_lasts(
     health = Health()
     async with trio.open_nursery() as nursery:
         flaky = Flaky(failures=3)
-        nursery.start_soon(patience("acker", health).until_done, flaky)
+        nursery.start_soon(retry("acker", health).call, flaky)
         await trio.sleep(0.01)
         assert health.troubles == ("acker: down",)
     assert health.troubles == ()
@@ -67,8 +67,36 @@ async def test_trouble_shows_in_the_health_for_as_long_as_it_lasts(
 async def test_it_gives_up_when_told_that_it_is_no_use(autojump_clock: MockClock) -> None:
     flaky = Flaky(failures=30)
     with pytest.raises(BackendUnavailable):
-        await patience().until_done(flaky, give_up=lambda: len(flaky.calls) >= 3)
+        await retry().call(flaky, give_up=lambda: len(flaky.calls) >= 3)
     assert len(flaky.calls) == 3
+
+
+async def test_an_actor_that_has_given_up_is_not_degraded_any_more(
+    autojump_clock: MockClock,
+) -> None:
+    """Nothing would ever report it ok again: the next call may be hours away."""
+    health = Health()
+    flaky = Flaky(failures=30)
+    seen: list[tuple[str, ...]] = []
+
+    def give_up() -> bool:
+        seen.append(health.troubles)
+        return len(flaky.calls) >= 3
+
+    with pytest.raises(BackendUnavailable):
+        await retry("poller", health).call(flaky, give_up=give_up)
+    assert seen == [(), ("poller: down",), ("poller: down",)]
+    assert health.troubles == ()
+
+
+async def test_calls_at_the_same_time_wait_each_for_itself(autojump_clock: MockClock) -> None:
+    shared = retry()
+    long, short = Flaky(failures=30), Flaky(failures=1)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(shared.call, long)
+        await trio.sleep(60)
+        await shared.call(short)
+    assert short.pauses[0] < 0.2
 
 
 async def test_what_is_not_trouble_is_not_waited_out(autojump_clock: MockClock) -> None:
@@ -81,16 +109,34 @@ async def test_what_is_not_trouble_is_not_waited_out(autojump_clock: MockClock) 
         raise RuntimeError("a defect")
 
     with pytest.raises(RuntimeError, match="a defect"):
-        await patience().until_done(defect)
+        await retry().call(defect)
     assert calls == 1
 
 
-def test_the_health_lists_each_actor_once_and_forgets_it_when_it_is_well() -> None:
+def test_the_health_lists_each_actor_once_and_forgets_it_when_it_is_ok() -> None:
     health = Health()
-    health.trouble("b", RuntimeError("first"))
-    health.trouble("a", RuntimeError())
-    health.trouble("b", RuntimeError("second"))
+    health.degraded("b", RuntimeError("first"))
+    health.degraded("a", RuntimeError())
+    health.degraded("b", RuntimeError("second"))
     assert health.troubles == ("a: RuntimeError", "b: second")
-    health.well("b")
-    health.well("c")
+    health.ok("b")
+    health.ok("c")
     assert health.troubles == ("a: RuntimeError",)
+
+
+def test_an_attempt_ends_trouble_and_shows_it_until_the_next_succeeds() -> None:
+    health = Health()
+    for _ in range(2):
+        with health.attempt("metrics"):
+            raise BackendUnavailable("down")
+        assert health.troubles == ("metrics: down",)
+    with health.attempt("metrics"):
+        pass
+    assert health.troubles == ()
+
+
+def test_an_attempt_lets_a_defect_through() -> None:
+    health = Health()
+    with pytest.raises(RuntimeError, match="a defect"), health.attempt("metrics"):
+        raise RuntimeError("a defect")
+    assert health.troubles == (), "the supervisor reports it"

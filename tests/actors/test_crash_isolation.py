@@ -7,7 +7,7 @@ from typing import Any
 from trio.testing import MockClock
 
 from task_queue_engine import Task, TaskError
-from task_queue_engine.actors.crash_isolation import Suspects
+from task_queue_engine.actors.crash_isolation import CrashIsolation
 from task_queue_engine.actors.messages import Attempt
 from task_queue_engine.clock import ManualClock
 from task_queue_engine.lifecycle import crash_error
@@ -23,37 +23,37 @@ def attempt(*, crashes: int, of: int = 3, error: TaskError | None = None) -> Att
     return Attempt(task, loose_lease())
 
 
-async def test_who_never_crashed_always_runs(autojump_clock: MockClock) -> None:
-    suspects = Suspects()
-    assert suspects.admit(attempt(crashes=2))
-    assert suspects.admit(attempt(crashes=0))
-    assert suspects.admit(attempt(crashes=0, of=1))
+async def test_what_never_crashed_always_runs(autojump_clock: MockClock) -> None:
+    isolation = CrashIsolation()
+    assert isolation.admit(attempt(crashes=2))
+    assert isolation.admit(attempt(crashes=0))
+    assert isolation.admit(attempt(crashes=0, of=1))
     failed = TaskError(type="ValueError", message="bad")
-    assert suspects.admit(attempt(crashes=2, error=failed))
+    assert isolation.admit(attempt(crashes=2, error=failed))
 
 
 async def test_those_with_chances_left_run_together(autojump_clock: MockClock) -> None:
-    suspects = Suspects()
-    assert all(suspects.admit(attempt(crashes=1)) for _ in range(5))
+    isolation = CrashIsolation()
+    assert all(isolation.admit(attempt(crashes=1)) for _ in range(5))
 
 
 async def test_a_last_chance_waits_for_the_others_to_end(autojump_clock: MockClock) -> None:
-    suspects = Suspects()
+    isolation = CrashIsolation()
     others = [attempt(crashes=1), attempt(crashes=1, of=9)]
     for other in others:
-        assert suspects.admit(other)
+        assert isolation.admit(other)
     last = attempt(crashes=2)
     for other in others:
-        assert not suspects.admit(last)
+        assert not isolation.admit(last)
         other.lease.settling = True
-    assert suspects.admit(last)
+    assert isolation.admit(last)
 
 
 async def test_others_wait_for_a_last_chance_to_end(autojump_clock: MockClock) -> None:
-    suspects = Suspects()
+    isolation = CrashIsolation()
     last = attempt(crashes=2)
-    assert suspects.admit(last)
+    assert isolation.admit(last)
     for other in (attempt(crashes=1, of=9), attempt(crashes=2)):
-        assert not suspects.admit(other)
+        assert not isolation.admit(other)
     last.lease.settling = True
-    assert suspects.admit(attempt(crashes=2))
+    assert isolation.admit(attempt(crashes=2))

@@ -1,9 +1,9 @@
-"""The lease keeper: what is in hand stays ours, or what runs under it stops."""
+"""The lease keeper: what is held stays ours, or what runs under it stops."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,13 +15,15 @@ from task_queue_engine.actors.lease_keeper import LeaseKeeper
 from task_queue_engine.actors.messages import (
     AbortReason,
     Acquired,
+    AttemptKey,
     CancelAsked,
+    HeldAsked,
     Lease,
     LeaseEvent,
     Settled,
 )
 from task_queue_engine.backends.memory import MemoryBackend
-from tests.actors.support import LEASE, claim, in_hand, put, receive
+from tests.actors.support import LEASE, background, claim, claimed, loose_lease, put, receive
 
 
 @dataclass
@@ -35,18 +37,26 @@ class Rig:
         await self.events.send(Acquired(leases))
 
 
-@asynccontextmanager
-async def keeping(backend: MemoryBackend) -> AsyncIterator[Rig]:
-    events_out, events_in = trio.open_memory_channel[LeaseEvent](0)
-    health = Health()
-    keeper = LeaseKeeper(
+def make_keeper(
+    backend: MemoryBackend,
+    events: trio.MemoryReceiveChannel[LeaseEvent],
+    health: Health | None = None,
+) -> LeaseKeeper:
+    return LeaseKeeper(
         queue=backend.queue("default"),
         store=backend.store,
         visibility=LEASE,
         cancel_poll=1,
-        health=health,
-        events=events_in,
+        health=health or Health(),
+        events=events,
     )
+
+
+@asynccontextmanager
+async def keeping(backend: MemoryBackend) -> AsyncIterator[Rig]:
+    events_out, events_in = trio.open_memory_channel[LeaseEvent](0)
+    health = Health()
+    keeper = make_keeper(backend, events_in, health)
     done = trio.Event()
 
     async def run() -> None:
@@ -65,7 +75,7 @@ async def received(backend: MemoryBackend) -> Lease:
 
 
 async def is_free(backend: MemoryBackend) -> bool:
-    """Whether somebody else could have the message now."""
+    """Whether another worker could have the message now."""
     return bool(await backend.queue("default").receive(1, wait=0, visibility=LEASE))
 
 
@@ -138,7 +148,7 @@ async def test_many_leases_are_renewed_in_the_batches_the_queue_takes(
 
 async def test_a_lease_the_queue_says_is_gone_stops_its_attempt(backend: MemoryBackend) -> None:
     async with keeping(backend) as rig:
-        attempt = await in_hand(backend)
+        attempt = await claimed(backend)
         await rig.keep(attempt.lease)
         backend.queue("default").lapse_leases()
         await receive(backend)
@@ -149,12 +159,26 @@ async def test_a_lease_the_queue_says_is_gone_stops_its_attempt(backend: MemoryB
         assert rig.keeper.statistics().lost == 1
 
 
+async def test_a_stale_receipt_is_no_lost_lease_once_the_message_is_being_settled(
+    backend: MemoryBackend,
+) -> None:
+    async with keeping(backend) as rig:
+        attempt = await claimed(backend)
+        await rig.keep(attempt.lease)
+        attempt.lease.settling = True
+        await backend.queue("default").delete([attempt.lease.delivery])
+        await trio.sleep(LEASE / 2)
+        assert backend.faults.calls["extend"] == 1
+        assert not attempt.lease.lost
+        assert rig.keeper.statistics().lost == 0
+
+
 @pytest.mark.parametrize("trouble", ["down", "hanging", "try again"])
 async def test_a_lease_that_cannot_be_renewed_stops_its_attempt_before_it_runs_out(
     backend: MemoryBackend, trouble: str
 ) -> None:
     async with keeping(backend) as rig:
-        attempt = await in_hand(backend)
+        attempt = await claimed(backend)
         ends = trio.current_time() + LEASE
         await rig.keep(attempt.lease)
         with trio.fail_after(LEASE):
@@ -179,7 +203,7 @@ async def lost(attempt: Any) -> None:
 
 async def test_a_passing_trouble_loses_no_lease(backend: MemoryBackend) -> None:
     async with keeping(backend) as rig:
-        attempt = await in_hand(backend)
+        attempt = await claimed(backend)
         await rig.keep(attempt.lease)
         for operation in (backend.faults.outage, backend.faults.block):
             with operation("extend"):
@@ -218,7 +242,7 @@ def hang_for(backend: MemoryBackend, lease: Lease) -> None:
 
 async def test_trouble_shows_and_is_over_when_it_is_over(backend: MemoryBackend) -> None:
     async with keeping(backend) as rig:
-        attempt = await in_hand(backend)
+        attempt = await claimed(backend)
         await rig.keep(attempt.lease)
         for operation in ("extend", "cancel_requested"):
             with backend.faults.outage(operation):
@@ -230,7 +254,7 @@ async def test_trouble_shows_and_is_over_when_it_is_over(backend: MemoryBackend)
 
 async def test_trouble_is_over_when_nothing_is_held_any_more(backend: MemoryBackend) -> None:
     async with keeping(backend) as rig:
-        attempt = await in_hand(backend)
+        attempt = await claimed(backend)
         await rig.keep(attempt.lease)
         with backend.faults.outage("extend", "cancel_requested"):
             await trio.sleep(LEASE * 0.6)
@@ -240,23 +264,160 @@ async def test_trouble_is_over_when_nothing_is_held_any_more(backend: MemoryBack
         assert rig.health.troubles == ()
 
 
-async def test_it_knows_what_is_in_hand_and_what_was_until_it_was_lost(
+# --- answering ------------------------------------------------------------------------------
+
+
+async def test_what_is_new_is_to_go_on(backend: MemoryBackend) -> None:
+    async with keeping(backend) as rig:
+        leases = (await received(backend), await received(backend))
+        event = Acquired(leases)
+        await rig.events.send(event)
+        assert await event.reply.get() == leases
+        assert rig.keeper.statistics().held == 2
+
+
+async def test_a_message_that_comes_again_while_its_attempt_runs_goes_to_its_lease(
     backend: MemoryBackend,
 ) -> None:
-    """Neither may be taken for an attempt whose start nobody heard of."""
+    """As after a clock was set ahead: the attempt keeps it, under the new receipt."""
     async with keeping(backend) as rig:
-        attempt = await in_hand(backend)
-        assert not rig.keeper.holds(attempt.task.id, 1)
+        attempt, other = await claimed(backend), await claimed(backend)
+        lease, old = attempt.lease, attempt.lease.delivery
+        await rig.keep(lease, other.lease)
+        backend.queue("default").lapse_leases()
+        await trio.sleep(1)
+        again = await receive(backend)
+        fresh = loose_lease()
+        event = Acquired((again, fresh))
+        await rig.events.send(event)
+        assert await event.reply.get() == (fresh,)
+        assert lease.delivery is again.delivery
+        assert lease.delivery is not old
+        assert lease.expires_at == again.expires_at
+        assert rig.keeper.statistics().held == 3
+        await trio.sleep(LEASE * 3)
+        assert not lease.lost, "what is renewed is the new receipt"
+
+
+@pytest.mark.parametrize("state", ["unclaimed", "aborted", "lost", "settling"])
+async def test_only_a_live_attempt_keeps_its_message(backend: MemoryBackend, state: str) -> None:
+    async with keeping(backend) as rig:
+        lease = await received(backend)
+        if state != "unclaimed":
+            await claim(backend, lease)
+        if state == "aborted":
+            assert lease.attempt is not None
+            lease.attempt.abort(AbortReason.CANCELLED)
+        lease.lost = state == "lost"
+        lease.settling = state == "settling"
+        await rig.keep(lease)
+        old = lease.delivery
+        backend.queue("default").lapse_leases()
+        event = Acquired((await receive(backend),))
+        await rig.events.send(event)
+        assert await event.reply.get() == event.leases
+        assert lease.delivery is old
+
+
+async def test_a_duplicate_with_the_same_receipt_goes_on_to_the_claim(
+    backend: MemoryBackend,
+) -> None:
+    async with keeping(backend) as rig:
+        await put(backend)
+        await receive(backend)
+        backend.queue("default").lapse_leases()
+        attempt = await claim(backend, await receive(backend))
         await rig.keep(attempt.lease)
+        assert attempt.lease.delivery.receive_count == 2
+        duplicate = Lease(attempt.lease.delivery, attempt.lease.expires_at)
+        event = Acquired((duplicate,))
+        await rig.events.send(event)
+        assert await event.reply.get() == (duplicate,)
+
+
+async def test_a_renewal_under_way_says_nothing_of_the_receipt_that_came_meanwhile(
+    backend: MemoryBackend,
+) -> None:
+    async with keeping(backend) as rig:
+        attempt = await claimed(backend)
+        await rig.keep(attempt.lease)
+        with backend.faults.block("extend") as gate:
+            await gate.arrived.wait()
+            backend.queue("default").lapse_leases()
+            await rig.keep(await receive(backend))
         await trio.sleep(0.01)
-        assert rig.keeper.holds(attempt.task.id, 1)
-        assert not rig.keeper.holds(attempt.task.id, 2)
+        assert not attempt.lease.lost, "the old receipt is stale for a good reason"
+
+
+async def test_it_knows_what_is_held_and_what_was_until_it_was_lost(
+    backend: MemoryBackend,
+) -> None:
+    """Neither may be taken for an attempt whose start got no answer."""
+    async with keeping(backend) as rig:
+        attempt = await claimed(backend)
+        this, next_one = attempt.key, (attempt.task.id, 2)
+
+        async def held() -> set[AttemptKey]:
+            event = HeldAsked(frozenset({this, next_one}))
+            await rig.events.send(event)
+            return set(await event.reply.get())
+
+        assert await held() == set()
+        await rig.keep(attempt.lease)
+        assert await held() == {this}
         backend.queue("default").lose_messages()
         await trio.sleep(LEASE)
         await rig.events.send(Settled((attempt.lease,)))
-        await trio.sleep(0.01)
+        assert await held() == {this}
         assert rig.keeper.statistics().held == 0
-        assert rig.keeper.holds(attempt.task.id, 1)
+
+
+async def test_an_answer_takes_in_all_events_before_it(backend: MemoryBackend) -> None:
+    """A cancel that came before the question counts when the answer is there."""
+    events_out, events_in = trio.open_memory_channel[LeaseEvent](10)
+    lease = await received(backend)
+    asked = Acquired((loose_lease(),))
+    for event in (Acquired((lease,)), CancelAsked(lease.delivery.task_id), asked):
+        events_out.send_nowait(event)
+    async with background(make_keeper(backend, events_in).run):
+        await asked.reply.get()
+        assert lease.cancel_asked
+
+
+async def test_when_a_defect_ends_it_no_sender_waits_for_an_answer(
+    backend: MemoryBackend,
+) -> None:
+    events_out, events_in = trio.open_memory_channel[LeaseEvent](10)
+    backend.faults.defect("extend", RuntimeError("a defect"))
+    events_out.send_nowait(Acquired(((await claimed(backend)).lease,)))
+    replies: list[Any] = []
+
+    async def run() -> None:
+        with pytest.raises(ExceptionGroup):
+            await make_keeper(backend, events_in).run()
+
+    async def send_until_it_is_gone() -> None:
+        with suppress(trio.BrokenResourceError):
+            while True:
+                event = HeldAsked(frozenset())
+                await events_out.send(event)
+                replies.append(event.reply)
+
+    with trio.fail_after(LEASE):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(run)
+            with backend.faults.block("extend") as gate:
+                await gate.arrived.wait()
+                nursery.start_soon(send_until_it_is_gone)
+                await trio.lowlevel.checkpoint()
+    refused = 0
+    for reply in replies:
+        try:
+            with trio.fail_after(1):
+                await reply.get()
+        except trio.BrokenResourceError:
+            refused += 1
+    assert refused, "some were in the channel when it ended"
 
 
 # --- cancelling -----------------------------------------------------------------------------
@@ -264,17 +425,17 @@ async def test_it_knows_what_is_in_hand_and_what_was_until_it_was_lost(
 
 async def test_a_cancel_asked_here_stops_the_attempt_at_once(backend: MemoryBackend) -> None:
     async with keeping(backend) as rig:
-        attempt, other = await in_hand(backend), await in_hand(backend)
+        attempt, other = await claimed(backend), await claimed(backend)
         await rig.keep(attempt.lease, other.lease)
         await rig.events.send(CancelAsked(attempt.task.id))
-        await rig.events.send(CancelAsked("somebody else's"))
+        await rig.events.send(CancelAsked("of another worker"))
         assert attempt.abort_reason is AbortReason.CANCELLED
         assert other.abort_reason is None
 
 
 async def test_a_cancel_asked_elsewhere_is_found_in_the_store(backend: MemoryBackend) -> None:
     async with keeping(backend) as rig:
-        attempt, other = await in_hand(backend), await in_hand(backend)
+        attempt, other = await claimed(backend), await claimed(backend)
         await rig.keep(attempt.lease, other.lease)
         await trio.sleep(10)
         await backend.store.cancel([attempt.task.id])
@@ -294,13 +455,13 @@ async def test_a_cancel_asked_while_the_claim_is_under_way_keeps_it_from_startin
         await rig.events.send(CancelAsked(lease.delivery.task_id))
         attempt = await claim(backend, lease)
         assert lease.cancel_asked
-        assert attempt.abort_reason is None, "the poller looks at the lease"
+        assert attempt.abort_reason is None, "the claimer looks at the lease"
 
 
 async def test_short_attempts_are_never_asked_about(backend: MemoryBackend) -> None:
     async with keeping(backend) as rig:
         for _ in range(20):
-            attempt = await in_hand(backend)
+            attempt = await claimed(backend)
             await rig.keep(attempt.lease)
             await trio.sleep(0.9)
             await rig.events.send(Settled((attempt.lease,)))
@@ -320,7 +481,7 @@ async def test_it_ends_with_its_events(backend: MemoryBackend) -> None:
 
 async def test_it_listens_while_a_renewal_hangs(backend: MemoryBackend) -> None:
     async with keeping(backend) as rig:
-        attempt = await in_hand(backend)
+        attempt = await claimed(backend)
         await rig.keep(attempt.lease)
         with backend.faults.block("extend") as gate:
             await gate.arrived.wait()

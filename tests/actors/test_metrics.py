@@ -8,7 +8,7 @@ from task_queue_engine.actors.health import Health
 from task_queue_engine.actors.metrics import Metrics
 from task_queue_engine.backends.base import Counts, QueueDepth
 from task_queue_engine.backends.memory import MemoryBackend
-from tests.actors.support import background, in_hand, put
+from tests.actors.support import background, claimed, put
 
 
 async def test_it_samples_counts_and_depth(backend: MemoryBackend) -> None:
@@ -18,7 +18,7 @@ async def test_it_samples_counts_and_depth(backend: MemoryBackend) -> None:
     )
     assert metrics.statistics().samples == 0
     async with background(metrics.run):
-        await in_hand(backend)
+        await claimed(backend)
         await put(backend)
         await trio.sleep(6)
         assert metrics.statistics().counts == Counts(pending=1, processing=1)

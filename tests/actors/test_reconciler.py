@@ -19,17 +19,17 @@ from task_queue_engine.lifecycle import Complete
 from tests.actors.support import (
     background,
     claim,
-    in_hand,
+    claimed,
     make_task,
-    patience,
     put,
     receive,
+    retry,
     status,
 )
 
 INTERVAL = 30.0
-PATIENCE = 90.0
-FOUND = PATIENCE + INTERVAL * 1.2 + 1
+MIN_AGE = 90.0
+FOUND = MIN_AGE + INTERVAL * 1.2 + 1
 """Seconds after which it must have found what is stuck."""
 
 
@@ -42,9 +42,9 @@ async def reconciling(
         queue="default",
         clock=backend.clock,
         interval=INTERVAL,
-        patience_seconds=PATIENCE,
+        min_age=MIN_AGE,
         retention=retention,
-        patience=patience("reconciler", health),
+        retry=retry("reconciler", health),
         rng=random.Random(1),
     )
     async with background(reconciler.run):
@@ -58,9 +58,9 @@ async def waiting(backend: MemoryBackend) -> int:
 async def test_a_task_that_was_stored_and_never_sent_is_sent(backend: MemoryBackend) -> None:
     async with reconciling(backend) as reconciler:
         await put(backend, send=False)
-        await trio.sleep(PATIENCE - 1)
+        await trio.sleep(MIN_AGE - 1)
         assert await waiting(backend) == 0, "it may be between two steps"
-        await trio.sleep(FOUND - PATIENCE)
+        await trio.sleep(FOUND - MIN_AGE)
         assert await waiting(backend) == 1
         await trio.sleep(FOUND * 5)
         assert await waiting(backend) == 1, "once"
@@ -81,7 +81,7 @@ async def test_an_attempt_whose_message_is_gone_is_counted_and_comes_back(
     backend: MemoryBackend,
 ) -> None:
     async with reconciling(backend) as reconciler:
-        attempt = await in_hand(backend)
+        attempt = await claimed(backend)
         backend.queue("default").lose_messages()
         await trio.sleep(FOUND)
         again = await claim(backend, await receive(backend))
@@ -94,7 +94,7 @@ async def test_an_attempt_whose_message_is_gone_is_counted_and_comes_back(
 
 async def test_such_an_attempt_past_the_last_one_fails(backend: MemoryBackend) -> None:
     async with reconciling(backend):
-        attempt = await in_hand(backend, max_attempts=1)
+        attempt = await claimed(backend, max_attempts=1)
         backend.queue("default").lose_messages()
         await trio.sleep(FOUND)
         assert status(backend, attempt.task.id) is TaskStatus.FAILED
@@ -103,7 +103,7 @@ async def test_such_an_attempt_past_the_last_one_fails(backend: MemoryBackend) -
 
 async def test_such_an_attempt_that_was_to_be_cancelled_is(backend: MemoryBackend) -> None:
     async with reconciling(backend):
-        attempt = await in_hand(backend)
+        attempt = await claimed(backend)
         await backend.store.cancel([attempt.task.id])
         backend.queue("default").lose_messages()
         await trio.sleep(FOUND)
@@ -113,7 +113,7 @@ async def test_such_an_attempt_that_was_to_be_cancelled_is(backend: MemoryBacken
 
 async def test_an_attempt_that_ends_just_then_keeps_its_result(backend: MemoryBackend) -> None:
     async with reconciling(backend):
-        attempt = await in_hand(backend)
+        attempt = await claimed(backend)
         backend.queue("default").lose_messages()
         with backend.faults.block("reclaim") as gate:
             await gate.arrived.wait()
@@ -126,12 +126,12 @@ async def test_an_attempt_that_ends_just_then_keeps_its_result(backend: MemoryBa
 
 async def test_what_is_not_stuck_is_left_alone(backend: MemoryBackend) -> None:
     async with reconciling(backend) as reconciler:
-        await in_hand(backend)
+        await claimed(backend)
         await put(backend)
         due = backend.clock.now() + timedelta(days=3)
         scheduled = make_task(backend, run_at=due)
         await backend.store.create([NewTask(task=scheduled, due_at=due)])
-        finished = await in_hand(backend)
+        finished = await claimed(backend)
         await backend.store.record([Complete(task_id=finished.task.id, attempt=1, result=1)])
         await trio.sleep(FOUND * 10)
         statistics = reconciler.statistics()
@@ -142,7 +142,7 @@ async def test_a_long_backlog_is_walked_through_in_pieces(backend: MemoryBackend
     for _ in range(2500):
         await put(backend)
     stuck = await put(backend, send=False)
-    await trio.sleep(PATIENCE + 1)
+    await trio.sleep(MIN_AGE + 1)
     async with reconciling(backend):
         await trio.sleep(INTERVAL)
         assert backend.faults.calls["stranded"] >= 3
@@ -154,7 +154,7 @@ async def test_a_long_backlog_is_walked_through_in_pieces(backend: MemoryBackend
 async def test_trouble_is_waited_out(backend: MemoryBackend, operation: str) -> None:
     health = Health()
     await put(backend, send=False)
-    await in_hand(backend)
+    await claimed(backend)
     backend.queue("default").lose_messages()
     await trio.sleep(FOUND)
     async with reconciling(backend, health=health, retention=1000) as reconciler:
@@ -179,7 +179,7 @@ async def test_only_what_was_sent_is_counted(backend: MemoryBackend) -> None:
 
 
 async def test_old_tasks_are_deleted_where_a_retention_is_set(backend: MemoryBackend) -> None:
-    attempt = await in_hand(backend)
+    attempt = await claimed(backend)
     await backend.store.record([Complete(task_id=attempt.task.id, attempt=1, result=1)])
     await backend.queue("default").delete([attempt.lease.delivery])
     pending = await put(backend)
@@ -200,11 +200,11 @@ async def test_without_a_retention_nothing_is_deleted(backend: MemoryBackend) ->
 
 async def test_a_task_whose_message_the_queue_gave_up_fails(backend: MemoryBackend) -> None:
     async with reconciling(backend) as reconciler:
-        attempt = await in_hand(backend)
+        attempt = await claimed(backend)
         backend.queue("default").dead_letter_by_broker()
-        await trio.sleep(PATIENCE - 1)
+        await trio.sleep(MIN_AGE - 1)
         assert status(backend, attempt.task.id) is TaskStatus.PROCESSING
-        await trio.sleep(FOUND - PATIENCE)
+        await trio.sleep(FOUND - MIN_AGE)
 
         (task,) = await backend.store.get([attempt.task.id])
         assert task is not None
@@ -221,9 +221,9 @@ async def test_a_redriven_task_is_left_alone_while_its_old_letter_goes(
 ) -> None:
     queue = backend.queue("default")
     async with reconciling(backend):
-        attempt = await in_hand(backend)
+        attempt = await claimed(backend)
         queue.dead_letter_by_broker()
         await trio.sleep(FOUND)
         await backend.store.reopen([attempt.task.id])
-        await trio.sleep(PATIENCE - 1)
+        await trio.sleep(MIN_AGE - 1)
         assert status(backend, attempt.task.id) is TaskStatus.PENDING

@@ -13,7 +13,7 @@ from task_queue_engine.actors.health import Health
 from task_queue_engine.actors.scheduler import Scheduler
 from task_queue_engine.backends.base import NewTask
 from task_queue_engine.backends.memory import MemoryBackend
-from tests.actors.support import background, make_task, patience
+from tests.actors.support import background, make_task, retry
 
 LEAD = 30.0
 
@@ -28,7 +28,7 @@ async def scheduling(
         clock=backend.clock,
         interval=5,
         lead=LEAD,
-        patience=patience("scheduler", health),
+        retry=retry("scheduler", health),
     )
     async with background(scheduler.run):
         yield scheduler

@@ -16,11 +16,11 @@ from task_queue_engine.actors.health import Health
 from task_queue_engine.actors.messages import (
     Ack,
     Attempt,
-    DeadLetterIt,
     Errored,
     Interrupted,
     Leave,
     Lost,
+    MoveToDeadLetters,
     Outcome,
     Progressed,
     Release,
@@ -32,7 +32,7 @@ from task_queue_engine.actors.status_writer import StatusWriter
 from task_queue_engine.backends.memory import MAX_DELAY, MemoryBackend
 from task_queue_engine.lifecycle import Row
 from task_queue_engine.retry import GiveUp, RetryAt, SnoozeUntil
-from tests.actors.support import claim, in_hand, patience, receive, status
+from tests.actors.support import claim, claimed, receive, retry, status
 
 ERROR = TaskError(type="ValueError", message="bad")
 
@@ -62,7 +62,7 @@ async def writing(backend: MemoryBackend, *, linger: float = 0) -> AsyncIterator
         store=backend.store,
         max_delay=MAX_DELAY,
         linger=linger,
-        patience=patience("status_writer", health),
+        retry=retry("status_writer", health),
         outcomes=outcomes_in,
         settlements=settlements_out,
         on_recorded=lambda outcome, status: recorded.append((outcome, status)),
@@ -95,7 +95,7 @@ def errored(backend: MemoryBackend, attempt: Attempt, decision: Any, delay: floa
 
 async def test_a_success_is_stored_and_its_message_deleted(backend: MemoryBackend) -> None:
     async with writing(backend) as rig:
-        attempt = await in_hand(backend)
+        attempt = await claimed(backend)
         outcome = Succeeded(attempt, {"sent": 1})
         assert await rig.write(outcome) == Ack(attempt.lease)
         task = stored(backend, attempt).task
@@ -108,9 +108,11 @@ async def test_a_final_failure_is_stored_and_its_message_dead_lettered_with_the_
     backend: MemoryBackend,
 ) -> None:
     async with writing(backend) as rig:
-        attempt = await in_hand(backend)
+        attempt = await claimed(backend)
         settlement = await rig.write(Errored(attempt, ERROR, GiveUp("no use")))
-        assert settlement == DeadLetterIt(attempt.lease, "no use", task=attempt.task, error=ERROR)
+        assert settlement == MoveToDeadLetters(
+            attempt.lease, "no use", task=attempt.task, error=ERROR
+        )
         task = stored(backend, attempt).task
         assert (task.status, task.error, task.retry_count) == (TaskStatus.FAILED, ERROR, 1)
         assert rig.writer.statistics().failed == 1
@@ -122,9 +124,9 @@ async def test_the_log_says_in_one_line_which_task_failed_and_why(
     caplog.set_level("INFO")
     error = TaskError(type="ValueError", message="bad\nFORGED LINE\x1b[2J")
     async with writing(backend) as rig:
-        retried = await in_hand(backend, max_attempts=3)
+        retried = await claimed(backend, max_attempts=3)
         await rig.write(Errored(retried, error, RetryAt(backend.clock.now(), 7.0)))
-        failed = await in_hand(backend)
+        failed = await claimed(backend)
         await rig.write(Errored(failed, error, GiveUp("no use")))
     first, second = caplog.records
     why = r"ValueError: bad\nFORGED LINE\x1b[2J"
@@ -147,7 +149,7 @@ async def test_a_short_wait_rides_on_the_message(
     backend: MemoryBackend, decision: Any, cost: int, delay: float
 ) -> None:
     async with writing(backend) as rig:
-        attempt = await in_hand(backend)
+        attempt = await claimed(backend)
         settlement = await rig.write(errored(backend, attempt, decision, delay))
         assert settlement == Release(attempt.lease, delay)
         row = stored(backend, attempt)
@@ -159,7 +161,7 @@ async def test_a_short_wait_rides_on_the_message(
 @pytest.mark.parametrize("decision", [RetryAt, SnoozeUntil])
 async def test_a_long_wait_lives_in_the_store(backend: MemoryBackend, decision: Any) -> None:
     async with writing(backend) as rig:
-        attempt = await in_hand(backend)
+        attempt = await claimed(backend)
         settlement = await rig.write(errored(backend, attempt, decision, MAX_DELAY + 1))
         assert settlement == Ack(attempt.lease)
         row = stored(backend, attempt)
@@ -169,7 +171,7 @@ async def test_a_long_wait_lives_in_the_store(backend: MemoryBackend, decision: 
 
 async def test_an_interruption_gives_the_task_back_at_no_cost(backend: MemoryBackend) -> None:
     async with writing(backend) as rig:
-        attempt = await in_hand(backend)
+        attempt = await claimed(backend)
         assert await rig.write(Interrupted(attempt)) == Release(attempt.lease, 0)
         task = stored(backend, attempt).task
         assert (task.status, task.retry_count, task.run_at) == (TaskStatus.PENDING, 0, None)
@@ -180,7 +182,7 @@ async def test_a_stopped_attempt_is_cancelled_with_what_its_cleanup_said(
     backend: MemoryBackend,
 ) -> None:
     async with writing(backend) as rig:
-        attempt = await in_hand(backend)
+        attempt = await claimed(backend)
         assert await rig.write(Stopped(attempt, ERROR)) == Ack(attempt.lease)
         task = stored(backend, attempt).task
         assert (task.status, task.error) == (TaskStatus.CANCELLED, ERROR)
@@ -191,7 +193,7 @@ async def test_a_lost_attempt_writes_nothing_and_leaves_the_message(
     backend: MemoryBackend,
 ) -> None:
     async with writing(backend) as rig:
-        attempt = await in_hand(backend)
+        attempt = await claimed(backend)
         assert await rig.write(Lost(attempt)) == Leave(attempt.lease)
         assert status(backend, attempt.task.id) is TaskStatus.PROCESSING
         assert backend.faults.calls["record"] == 0
@@ -203,7 +205,7 @@ async def test_a_task_cancelled_meanwhile_does_not_come_back(
     backend: MemoryBackend, kind: str
 ) -> None:
     async with writing(backend) as rig:
-        attempt = await in_hand(backend)
+        attempt = await claimed(backend)
         await backend.store.cancel([attempt.task.id])
         outcome: Outcome = {
             "retry": errored(backend, attempt, RetryAt, 5),
@@ -219,7 +221,7 @@ async def test_an_attempt_that_was_taken_over_changes_nothing(
     backend: MemoryBackend, late: Any
 ) -> None:
     async with writing(backend) as rig:
-        old = await in_hand(backend)
+        old = await claimed(backend)
         backend.queue("default").lapse_leases()
         new = await claim(backend, await receive(backend))
         outcome = late(old, "stale") if late is Succeeded else late(old)
@@ -237,7 +239,7 @@ async def test_an_attempt_that_was_taken_over_changes_nothing(
 
 async def test_progress_is_stored_and_settles_nothing(backend: MemoryBackend) -> None:
     async with writing(backend) as rig:
-        attempt = await in_hand(backend)
+        attempt = await claimed(backend)
         await rig.outcomes.send(Progressed(attempt, {"done": 5}))
         await trio.sleep(1)
         assert stored(backend, attempt).task.progress == {"done": 5}
@@ -249,7 +251,7 @@ async def test_of_progress_that_comes_together_only_the_latest_is_written(
     backend: MemoryBackend,
 ) -> None:
     async with writing(backend, linger=1) as rig:
-        first, second = await in_hand(backend), await in_hand(backend)
+        first, second = await claimed(backend), await claimed(backend)
         for n in range(5):
             await rig.outcomes.send(Progressed(first, n))
             await rig.outcomes.send(Progressed(second, n * 10))
@@ -264,7 +266,7 @@ async def test_of_progress_that_comes_together_only_the_latest_is_written(
 
 async def test_progress_of_a_stale_attempt_is_dropped(backend: MemoryBackend) -> None:
     async with writing(backend) as rig:
-        old = await in_hand(backend)
+        old = await claimed(backend)
         backend.queue("default").lapse_leases()
         new = await claim(backend, await receive(backend))
         await rig.outcomes.send(Progressed(old, "stale"))
@@ -277,7 +279,7 @@ async def test_progress_of_a_stale_attempt_is_dropped(backend: MemoryBackend) ->
 
 async def test_nothing_is_settled_before_it_is_recorded(backend: MemoryBackend) -> None:
     async with writing(backend) as rig:
-        attempt = await in_hand(backend)
+        attempt = await claimed(backend)
         with backend.faults.block("record") as gate:
             await rig.outcomes.send(Succeeded(attempt, 1))
             await gate.arrived.wait()
@@ -289,7 +291,7 @@ async def test_nothing_is_settled_before_it_is_recorded(backend: MemoryBackend) 
 
 async def test_while_the_store_is_down_it_waits_and_says_so(backend: MemoryBackend) -> None:
     async with writing(backend) as rig:
-        attempt = await in_hand(backend)
+        attempt = await claimed(backend)
         with backend.faults.outage("record"):
             await rig.outcomes.send(Succeeded(attempt, 1))
             await trio.sleep(600)
@@ -308,7 +310,7 @@ async def test_a_write_whose_answer_was_lost_is_not_counted_twice(
     backend: MemoryBackend, kind: str
 ) -> None:
     async with writing(backend) as rig:
-        attempt = await in_hand(backend)
+        attempt = await claimed(backend)
         outcome: Outcome = {
             "success": Succeeded(attempt, 1),
             "retry": errored(backend, attempt, RetryAt, 5),
@@ -323,7 +325,7 @@ async def test_a_write_whose_answer_was_lost_is_not_counted_twice(
 
 async def test_while_one_batch_is_written_the_next_one_gathers(backend: MemoryBackend) -> None:
     async with writing(backend) as rig, trio.open_nursery() as nursery:
-        attempts = [await in_hand(backend) for _ in range(20)]
+        attempts = [await claimed(backend) for _ in range(20)]
         with backend.faults.block("record") as gate:
             for attempt in attempts:
                 nursery.start_soon(rig.outcomes.send, Succeeded(attempt, None))
@@ -340,7 +342,7 @@ async def test_while_one_batch_is_written_the_next_one_gathers(backend: MemoryBa
 
 async def test_the_end_of_the_stream_flushes_what_lingers(backend: MemoryBackend) -> None:
     async with writing(backend, linger=1) as rig:
-        attempt = await in_hand(backend)
+        attempt = await claimed(backend)
         await rig.outcomes.send(Succeeded(attempt, 1))
         rig.outcomes.close()
         before = trio.current_time()

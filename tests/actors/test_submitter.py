@@ -24,7 +24,7 @@ from task_queue_engine.backends.base import (
 )
 from task_queue_engine.backends.memory import MAX_DELAY, MemoryBackend
 from task_queue_engine.errors import BackendUnavailable
-from tests.actors.support import in_hand, make_task, patience, put, receive
+from tests.actors.support import claimed, make_task, put, receive, retry
 
 
 @dataclass
@@ -48,7 +48,7 @@ async def submitting(backend: MemoryBackend) -> AsyncIterator[Rig]:
         store=backend.store,
         queue_of=backend.queue,
         clock=backend.clock,
-        patience=patience("submitter", health),
+        retry=retry("submitter", health),
         submissions=submissions_in,
     )
     done = trio.Event()
@@ -123,7 +123,7 @@ async def test_each_request_gets_its_own_answers_in_its_own_order(
 
 
 async def test_what_exists_and_has_begun_is_not_sent_again(backend: MemoryBackend) -> None:
-    attempt = await in_hand(backend)
+    attempt = await claimed(backend)
     async with submitting(backend) as rig:
         (answer,) = await rig.submit(NewTask(task=attempt.task))
         assert isinstance(answer, AlreadyExists)
@@ -252,7 +252,7 @@ async def test_what_cannot_be_sent_is_left_to_the_scheduler(
         assert rig.health.troubles == (), "the scheduler's from now on"
 
 
-async def test_while_the_queue_is_down_nobody_waits_long(backend: MemoryBackend) -> None:
+async def test_while_the_queue_is_down_no_caller_waits_long(backend: MemoryBackend) -> None:
     async with submitting(backend) as rig:
         with backend.faults.outage("send"):
             await rig.submit(new(backend))

@@ -30,7 +30,7 @@ from task_queue_engine.actors.worker import Worker
 from task_queue_engine.backends.memory import MemoryBackend
 from task_queue_engine.execution.runner import HandlerRunner
 from task_queue_engine.retry import MAX_SECONDS, GiveUp, RetryAt, SnoozeUntil
-from tests.actors.support import in_hand
+from tests.actors.support import claimed
 
 
 @dataclass
@@ -100,7 +100,7 @@ async def test_it_asks_for_work_runs_it_and_asks_again(backend: MemoryBackend) -
         assert await rig.demand.receive() == 1
         with pytest.raises(trio.WouldBlock):
             rig.demand.receive_nowait()
-        attempt = await in_hand(backend)
+        attempt = await claimed(backend)
         assert await rig.run(attempt) == Succeeded(attempt, {"sent": True})
         assert await rig.demand.receive() == 1
         assert rig.started == [attempt]
@@ -112,7 +112,7 @@ async def test_it_asks_only_when_its_outcome_was_taken(backend: MemoryBackend) -
     """Back-pressure: while outcomes cannot be written no new work is taken in."""
     async with working(backend, handler(lambda: None)) as rig:
         await rig.demand.receive()
-        await rig.deliveries.send(await in_hand(backend))
+        await rig.deliveries.send(await claimed(backend))
         await trio.sleep(3600)
         with pytest.raises(trio.WouldBlock):
             rig.demand.receive_nowait()
@@ -138,10 +138,10 @@ async def test_what_a_handler_raises_decides_what_follows(
     backend: MemoryBackend, error: BaseException, decision: type
 ) -> None:
     async with working(backend, raising(error)) as rig:
-        outcome = await rig.run(await in_hand(backend))
+        outcome = await rig.run(await claimed(backend))
         assert isinstance(outcome, Errored)
         assert isinstance(outcome.decision, decision)
-        await rig.run(await in_hand(backend))
+        await rig.run(await claimed(backend))
         assert rig.worker.statistics().errored == 2
 
 
@@ -161,7 +161,7 @@ async def test_a_badly_made_retry_is_a_failure_like_any_other(
     backend: MemoryBackend, error: Exception
 ) -> None:
     async with working(backend, raising(error)) as rig:
-        outcome = await rig.run(await in_hand(backend))
+        outcome = await rig.run(await claimed(backend))
         assert isinstance(outcome, Errored)
         assert isinstance(outcome.decision, RetryAt)
         assert outcome.error.traceback is not None
@@ -173,7 +173,7 @@ async def test_a_distant_cap_stays_within_the_calendar(
 ) -> None:
     endless = Backoff(base=1, factor=1000, cap=MAX_SECONDS, jitter=False)
     async with working(backend, raising(ValueError(), backoff=endless)) as rig:
-        outcome = await rig.run(await in_hand(backend, max_attempts=1000, retry_count=900))
+        outcome = await rig.run(await claimed(backend, max_attempts=1000, retry_count=900))
         assert isinstance(outcome, Errored)
         assert isinstance(outcome.decision, RetryAt)
         assert outcome.decision.delay == MAX_SECONDS
@@ -191,7 +191,7 @@ def test_a_backoff_that_makes_no_sense_is_refused(wrong: dict[str, float]) -> No
 
 async def test_the_error_is_described(backend: MemoryBackend) -> None:
     async with working(backend, raising(ValueError("no such address"))) as rig:
-        outcome = await rig.run(await in_hand(backend))
+        outcome = await rig.run(await claimed(backend))
         assert isinstance(outcome, Errored)
         assert outcome.error.type == "ValueError"
         assert outcome.error.message == "no such address"
@@ -201,14 +201,14 @@ async def test_the_error_is_described(backend: MemoryBackend) -> None:
 
 async def test_the_last_attempt_gives_up(backend: MemoryBackend) -> None:
     async with working(backend, raising(ValueError())) as rig:
-        outcome = await rig.run(await in_hand(backend, max_attempts=1))
+        outcome = await rig.run(await claimed(backend, max_attempts=1))
         assert isinstance(outcome, Errored)
         assert outcome.decision == GiveUp("attempts exhausted (1 of 1)")
 
 
 async def test_an_unknown_type_is_a_failed_attempt(backend: MemoryBackend) -> None:
     async with working(backend, TaskRegistry()) as rig:
-        outcome = await rig.run(await in_hand(backend, type="from-another-version"))
+        outcome = await rig.run(await claimed(backend, type="from-another-version"))
         assert isinstance(outcome, Errored)
         assert isinstance(outcome.decision, RetryAt)
         assert "from-another-version" in outcome.error.message
@@ -218,7 +218,7 @@ async def test_rules_for_an_error_are_the_types_own(backend: MemoryBackend) -> N
     wait = Backoff(base=5, factor=1, jitter=False)
     registry = raising(ConnectionError(), on_error={OSError: wait})
     async with working(backend, registry) as rig:
-        outcome = await rig.run(await in_hand(backend))
+        outcome = await rig.run(await claimed(backend))
         assert isinstance(outcome, Errored)
         assert isinstance(outcome.decision, RetryAt)
         assert outcome.decision.delay == 5
@@ -227,7 +227,7 @@ async def test_rules_for_an_error_are_the_types_own(backend: MemoryBackend) -> N
 async def test_a_timeout_is_a_failed_attempt(backend: MemoryBackend) -> None:
     async with working(backend, handler(trio.sleep_forever)) as rig:
         before = trio.current_time()
-        outcome = await rig.run(await in_hand(backend, timeout_seconds=12.0))
+        outcome = await rig.run(await claimed(backend, timeout_seconds=12.0))
         assert isinstance(outcome, Errored)
         assert outcome.error.type.endswith("AttemptTimedOut")
         assert trio.current_time() - before == pytest.approx(12)
@@ -242,7 +242,7 @@ async def test_progress_goes_out_before_the_result(backend: MemoryBackend) -> No
         return "end"
 
     async with working(backend, registry) as rig:
-        attempt = await in_hand(backend)
+        attempt = await claimed(backend)
         await rig.deliveries.send(attempt)
         assert await rig.outcomes.receive() == Progressed(attempt, {"done": 1})
         assert await rig.outcomes.receive() == Succeeded(attempt, "end")
@@ -273,7 +273,7 @@ async def test_a_running_attempt_is_stopped_after_its_cleanup(
             cleaned_up = True
 
     async with working(backend, handler(body)) as rig:
-        attempt = await in_hand(backend)
+        attempt = await claimed(backend)
         await rig.deliveries.send(attempt)
         await trio.sleep(1)
         assert rig.worker.statistics().busy
@@ -288,7 +288,7 @@ async def test_an_attempt_stopped_before_its_start_does_not_start(
     backend: MemoryBackend, reason: AbortReason
 ) -> None:
     async with working(backend, handler(lambda: pytest.fail("it ran"))) as rig:
-        attempt = await in_hand(backend)
+        attempt = await claimed(backend)
         attempt.abort(reason)
         assert isinstance(await rig.run(attempt), REASONS[reason])
         assert rig.started == []
@@ -297,9 +297,9 @@ async def test_an_attempt_stopped_before_its_start_does_not_start(
 async def test_an_attempt_whose_lease_was_lost_before_its_start_is_given_back(
     backend: MemoryBackend,
 ) -> None:
-    """It never ran: it must not count as a crash, unless somebody has taken it over already."""
+    """It never ran: it must not count as a crash, unless another worker has taken it over."""
     async with working(backend, handler(lambda: pytest.fail("it ran"))) as rig:
-        attempt = await in_hand(backend)
+        attempt = await claimed(backend)
         attempt.abort(AbortReason.LEASE_LOST)
         assert isinstance(await rig.run(attempt), Interrupted)
 
@@ -314,7 +314,7 @@ async def test_a_handler_that_returns_in_spite_of_being_stopped_has_succeeded(
             return "all the same"
 
     async with working(backend, handler(body)) as rig:
-        attempt = await in_hand(backend)
+        attempt = await claimed(backend)
         await rig.deliveries.send(attempt)
         await trio.sleep(1)
         attempt.abort(AbortReason.CANCELLED)
@@ -329,7 +329,7 @@ async def test_what_a_stopped_handlers_cleanup_raises_is_told(backend: MemoryBac
             raise OSError("could not remove the file")
 
     async with working(backend, handler(body)) as rig:
-        attempt = await in_hand(backend)
+        attempt = await claimed(backend)
         await rig.deliveries.send(attempt)
         await trio.sleep(1)
         attempt.abort(AbortReason.CANCELLED)
@@ -341,7 +341,7 @@ async def test_what_a_stopped_handlers_cleanup_raises_is_told(backend: MemoryBac
 
 async def test_the_first_reason_to_stop_stands(backend: MemoryBackend) -> None:
     async with working(backend, handler(trio.sleep_forever)) as rig:
-        attempt = await in_hand(backend)
+        attempt = await claimed(backend)
         await rig.deliveries.send(attempt)
         await trio.sleep(1)
         attempt.abort(AbortReason.CANCELLED)
@@ -356,7 +356,7 @@ async def test_what_is_taken_after_an_interruption_is_given_back_at_once(
     async with working(backend, handler(lambda: ran.append(1))) as rig:
         rig.worker.interrupt()
         for _ in range(2):
-            assert isinstance(await rig.run(await in_hand(backend)), Interrupted)
+            assert isinstance(await rig.run(await claimed(backend)), Interrupted)
         assert rig.worker.statistics().started == 0
     assert not ran
 
@@ -368,7 +368,7 @@ async def test_an_attempt_handed_over_in_the_moment_of_the_interruption_is_given
     ran: list[int] = []
     async with working(backend, handler(lambda: ran.append(1))) as rig:
         await trio.testing.wait_all_tasks_blocked()
-        attempt = await in_hand(backend)
+        attempt = await claimed(backend)
         rig.deliveries.send_nowait(attempt)
         rig.worker.interrupt()
         assert await rig.outcomes.receive() == Interrupted(attempt)
@@ -380,7 +380,7 @@ async def test_an_attempt_handed_over_in_the_moment_of_the_interruption_is_given
 
 async def test_it_ends_with_the_deliveries_and_closes_its_ends(backend: MemoryBackend) -> None:
     async with working(backend, handler(lambda: 1)) as rig:
-        await rig.run(await in_hand(backend))
+        await rig.run(await claimed(backend))
         rig.deliveries.close()
         await rig.done.wait()
         with pytest.raises(trio.EndOfChannel):
@@ -389,7 +389,7 @@ async def test_it_ends_with_the_deliveries_and_closes_its_ends(backend: MemoryBa
 
 async def test_it_works_off_what_it_has_when_the_poller_is_gone(backend: MemoryBackend) -> None:
     async with working(backend, handler(partial(trio.sleep, 10))) as rig:
-        await rig.deliveries.send(await in_hand(backend))
+        await rig.deliveries.send(await claimed(backend))
         rig.demand.close()
         rig.deliveries.close()
         assert isinstance(await rig.outcomes.receive(), Succeeded)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Awaitable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -10,14 +11,13 @@ from typing import assert_never
 
 import trio
 
-from task_queue_engine.actors.backend_retry import Patience
-from task_queue_engine.actors.batching import Batcher
+from task_queue_engine.actors.backend_retry import BackendRetry
+from task_queue_engine.actors.batching import Batcher, in_batches
 from task_queue_engine.actors.messages import (
     Ack,
-    DeadLetterIt,
-    Lease,
     LeaseEvent,
     Leave,
+    MoveToDeadLetters,
     Release,
     Settled,
     Settlement,
@@ -36,8 +36,8 @@ from task_queue_engine.errors import BackendUnavailable
 
 logger = logging.getLogger("task_queue_engine.acker")
 
-_MOST = 100
-"""What the line hands over at once may be many settlements or one."""
+# Of what the line hands over, at once: each may be many settlements or one.
+_MAX_HANDED_OVER = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +47,7 @@ class AckerStatistics:
     dead_lettered: int
     left: int
     stale: int
-    """Settlements that came too late: the message was somebody else's by then."""
+    """Settlements that came too late: another worker had the message by then."""
 
 
 class Acker:
@@ -60,24 +60,27 @@ class Acker:
         *,
         queue: TaskQueue,
         clock: Clock,
-        patience: Patience,
+        retry: BackendRetry,
         settlements: trio.MemoryReceiveChannel[tuple[Settlement, ...]],
         leases: trio.MemorySendChannel[LeaseEvent],
     ) -> None:
         self._queue = queue
         self._clock = clock
-        self._patience = patience
+        self._retry = retry
         self._settlements = settlements
-        self._batches = Batcher(settlements, size=_MOST, linger=queue.capabilities.settle_linger)
+        self._batches = Batcher(
+            settlements, size=_MAX_HANDED_OVER, linger=queue.capabilities.settle_linger
+        )
         self._leases = leases
-        self._deleted = self._released = self._dead_lettered = self._left = self._stale = 0
+        self._carried_out: Counter[type[Settlement]] = Counter()
+        self._stale = 0
 
     def statistics(self) -> AckerStatistics:
         return AckerStatistics(
-            deleted=self._deleted,
-            released=self._released,
-            dead_lettered=self._dead_lettered,
-            left=self._left,
+            deleted=self._carried_out[Ack],
+            released=self._carried_out[Release],
+            dead_lettered=self._carried_out[MoveToDeadLetters],
+            left=self._carried_out[Leave],
             stale=self._stale,
         )
 
@@ -87,84 +90,71 @@ class Acker:
                 await self._settle([item for settlements in batch for item in settlements])
 
     async def _settle(self, settlements: Sequence[Settlement]) -> None:
-        acks: list[Ack] = []
-        releases: list[Release] = []
-        dead: list[DeadLetterIt] = []
-        left: list[Lease] = []
+        by_kind: dict[type[Settlement], list[Settlement]] = {
+            Leave: [],
+            Ack: [],
+            Release: [],
+            MoveToDeadLetters: [],
+        }
         for settlement in settlements:
-            match settlement:
-                case Ack():
-                    acks.append(settlement)
-                case Release():
-                    releases.append(settlement)
-                case DeadLetterIt():
-                    dead.append(settlement)
-                case Leave(lease):
-                    left.append(lease)
-                case _:
-                    assert_never(settlement)
-        self._left += len(left)
-        for lease in left:
-            lease.settling = True
+            by_kind[type(settlement)].append(settlement)
+        left = by_kind.pop(Leave)
         if left:
+            self._carried_out[Leave] += len(left)
+            _mark_settling(left)
             await self._let_go(left)
-        for ack_batch in self._chunks(acks):
-            self._deleted += await self._carry_out(ack_batch)
-        for release_batch in self._chunks(releases):
-            self._released += await self._carry_out(release_batch)
-        for dead_batch in self._chunks(dead):
-            self._dead_lettered += await self._carry_out(dead_batch)
+        for of_one_kind in by_kind.values():
+            for batch in in_batches(of_one_kind, self._queue.max_batch):
+                await self._carry_out(batch)
 
-    def _chunks(self, items: Sequence[Settlement]) -> list[list[Settlement]]:
-        size = self._queue.max_batch
-        return [list(items[i : i + size]) for i in range(0, len(items), size)]
+    async def _carry_out(self, batch: Sequence[Settlement]) -> None:
+        """One batch of one kind; only what failed in passing is tried again."""
+        _mark_settling(batch)
+        rest = batch
+        is_first_try = True
 
-    async def _carry_out(self, settlements: list[Settlement]) -> int:
-        """One batch of one kind; only what failed in passing is tried again. Returns how many
-        were carried out."""
-        done = 0
-        finished = tuple(settlement.lease for settlement in settlements)
-        for lease in finished:
-            lease.settling = True
-        while settlements:
-            again: list[Settlement] = []
-            trouble: BackendUnavailable | None = None
-            try:
-                verdicts = await self._call(settlements)
-            except BackendUnavailable as error:
-                again, trouble = settlements, error
-            else:
-                for settlement, verdict in zip(settlements, verdicts, strict=True):
-                    match verdict:
-                        case Done():
-                            done += 1
-                        case LeaseLost():
-                            self._stale += 1
-                        case Rejected(reason):
-                            logger.error(
-                                "the queue refuses to settle task %s: %s",
-                                settlement.lease.delivery.task_id,
-                                reason,
-                            )
-                        case TryAgain(reason):
-                            again.append(settlement)
-                            trouble = BackendUnavailable(reason)
-                        case _:
-                            assert_never(verdict)
-            if trouble is not None:
-                await self._patience.pause(trouble)
-                self._stale += sum(settlement.lease.lost for settlement in again)
-                again = [settlement for settlement in again if not settlement.lease.lost]
-            settlements = again
-        # Also where all was lost: who waits for no answer any more is in no trouble.
-        self._patience.well()
-        await self._let_go(finished)
-        return done
+        async def settle_rest() -> None:
+            nonlocal rest, is_first_try
+            if not is_first_try:
+                self._stale += sum(settlement.lease.lost for settlement in rest)
+                rest = [settlement for settlement in rest if not settlement.lease.lost]
+            is_first_try = False
+            if rest:
+                rest, reason = self._sort(rest, await self._call(rest))
+                if rest:
+                    raise BackendUnavailable(reason)
 
-    async def _let_go(self, leases: Sequence[Lease]) -> None:
+        await self._retry.call(settle_rest)
+        await self._let_go(batch)
+
+    def _sort(
+        self, settlements: Sequence[Settlement], verdicts: Sequence[QueueVerdict]
+    ) -> tuple[list[Settlement], str]:
+        """Returns what failed in passing, and why."""
+        again: list[Settlement] = []
+        why = ""
+        for settlement, verdict in zip(settlements, verdicts, strict=True):
+            match verdict:
+                case Done():
+                    self._carried_out[type(settlement)] += 1
+                case LeaseLost():
+                    self._stale += 1
+                case Rejected(reason):
+                    logger.error(
+                        "the queue refuses to settle task %s: %s",
+                        settlement.lease.delivery.task_id,
+                        reason,
+                    )
+                case TryAgain(why):
+                    again.append(settlement)
+                case _:
+                    assert_never(verdict)
+        return again, why
+
+    async def _let_go(self, settlements: Sequence[Settlement]) -> None:
         # Without a lease keeper the engine ends; what can still be settled is settled.
         with suppress(trio.BrokenResourceError):
-            await self._leases.send(Settled(tuple(leases)))
+            await self._leases.send(Settled(tuple(item.lease for item in settlements)))
 
     def _call(self, settlements: Sequence[Settlement]) -> Awaitable[list[QueueVerdict]]:
         first = settlements[0]
@@ -179,10 +169,14 @@ class Acker:
                 ]
             )
         return self._queue.dead_letter(
-            [self._dead_lettering(item) for item in settlements if isinstance(item, DeadLetterIt)]
+            [
+                self._dead_lettering(item)
+                for item in settlements
+                if isinstance(item, MoveToDeadLetters)
+            ]
         )
 
-    def _dead_lettering(self, item: DeadLetterIt) -> DeadLettering:
+    def _dead_lettering(self, item: MoveToDeadLetters) -> DeadLettering:
         return DeadLettering(
             delivery=item.lease.delivery,
             reason=item.reason,
@@ -191,3 +185,8 @@ class Acker:
             error=item.error,
             at=self._clock.now(),
         )
+
+
+def _mark_settling(settlements: Sequence[Settlement]) -> None:
+    for settlement in settlements:
+        settlement.lease.settling = True

@@ -1,4 +1,4 @@
-"""Expected trouble is met where it happens: try again, with backoff and jitter, and say so."""
+"""A backend in trouble is waited out where it is met, with backoff and jitter, and shows."""
 
 from __future__ import annotations
 
@@ -14,48 +14,53 @@ from task_queue_engine.retry import Backoff
 
 T = TypeVar("T")
 
-_BACKOFF = Backoff(base=0.1, cap=5.0)
+# The first pause costs a task next to nothing; the longest spares a backend that is down, and is
+# short beside a lease.
+_BACKOFF = Backoff(base=0.1, cap=5.0, jitter=False)
 
 
-class Patience:
-    """One actor's way of waiting out a backend in trouble."""
+class BackendRetry:
+    """How one actor calls its backend. `call` owns both ends: the actor shows as degraded from the
+    first failure on, and as ok when the trying is over, with success or without. (What is not
+    expected is the supervisor's to report.) Nothing is kept between calls.
+    """
 
     def __init__(self, *, actor: str, health: Health, rng: random.Random) -> None:
         self._actor = actor
         self._health = health
         self._rng = rng
-        self._failures = 0
 
-    async def until_done(
+    async def call(
         self, operation: Callable[[], Awaitable[T]], *, give_up: Callable[[], bool] | None = None
     ) -> T:
         """`operation()`, repeated while it raises BackendUnavailable.
 
         Raises:
-            BackendUnavailable: the last one, once `give_up()` says there is no use any more.
+            BackendUnavailable: the last one, where `give_up()` says after a failure that there is
+                no use any more.
             Whatever else `operation` raises.
         """
+        failures = 0
         while True:
             try:
                 result = await operation()
             except BackendUnavailable as error:
                 if give_up is not None and give_up():
+                    self._over(failures)
                     raise
-                await self.pause(error)
+                failures += 1
+                self._health.degraded(self._actor, error)
             else:
-                self.well()
+                self._over(failures)
                 return result
+            await trio.sleep(self._pause(failures))
 
-    async def pause(self, error: BackendUnavailable) -> None:
-        """Report the trouble and wait, a little longer every time in a row."""
-        self._failures += 1
-        self._health.trouble(self._actor, error)
-        # Half of the bound at least: full jitter may draw 0, and a store in trouble needs a rest.
-        bound = _BACKOFF.delay(self._failures, self._rng) / 2
-        floor = min(_BACKOFF.cap, _BACKOFF.base * 2 ** min(self._failures - 1, 10)) / 2
-        await trio.sleep(floor + bound)
+    def _over(self, failures: int) -> None:
+        if failures:
+            self._health.ok(self._actor)
 
-    def well(self) -> None:
-        if self._failures:
-            self._failures = 0
-            self._health.well(self._actor)
+    def _pause(self, failures: int) -> float:
+        """Seconds, a little more after each failure in a row."""
+        bound = _BACKOFF.delay(failures, self._rng)
+        # Half of it at least: full jitter may draw 0, and a backend in trouble needs a rest.
+        return self._rng.uniform(bound / 2, bound)

@@ -1,13 +1,20 @@
-"""Taking batches from a channel: whatever has come together, no slower than one by one."""
+"""Batches: from a channel whatever has come together, of a sequence what fits into a call."""
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator, Sequence
 from typing import Generic, TypeVar
 
 import trio
 
 T = TypeVar("T")
+
+
+def in_batches(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
+    """`items` in their order, at most `size` at a time."""
+    for start in range(0, len(items), size):
+        yield items[start : start + size]
 
 
 class Batcher(Generic[T]):

@@ -1,9 +1,9 @@
 """Tasks whose worker died, kept apart where it matters.
 
-A process that dies takes all it runs with it. Their leases end together, so whoever takes over gets
-the task that killed it and its innocent neighbours in one batch, and dies of it again: after
-`max_attempts` rounds all of them would be quarantined. So a task whose last chance it is after a
-crash never runs beside another whose worker died.
+A process that dies takes all it runs with it. Their leases end together, so the worker that takes
+over gets the task that killed it and its innocent neighbours in one batch, and dies of it again:
+after `max_attempts` rounds all of them would be quarantined. So a task whose last chance it is
+after a crash never runs beside another whose worker died.
 """
 
 from __future__ import annotations
@@ -13,25 +13,26 @@ from task_queue_engine.lifecycle import CRASH_ERROR_TYPE
 from task_queue_engine.task import Task
 
 
-class Suspects:
-    """Those in hand of one engine."""
+class CrashIsolation:
+    """Decides it for the attempts of one engine."""
 
     def __init__(self) -> None:
-        self._in_hand: list[Attempt] = []
+        self._after_crash: list[Attempt] = []
 
     def admit(self, attempt: Attempt) -> bool:
         """Whether it may run now; False: later, when others have ended."""
-        if not _is_suspect(attempt.task):
+        if not _has_crashed(attempt.task):
             return True
-        self._in_hand = [other for other in self._in_hand if not other.lease.settling]
-        others = [other.task for other in self._in_hand]
+        self._after_crash = [other for other in self._after_crash if not other.lease.settling]
+        others = [other.task for other in self._after_crash]
         if others and any(map(_is_last_chance, [attempt.task, *others])):
             return False
-        self._in_hand.append(attempt)
+        self._after_crash.append(attempt)
         return True
 
 
-def _is_suspect(task: Task) -> bool:
+def _has_crashed(task: Task) -> bool:
+    """Its latest attempt, that is."""
     return task.error is not None and task.error.type == CRASH_ERROR_TYPE
 
 

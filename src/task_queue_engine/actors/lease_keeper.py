@@ -5,17 +5,20 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import assert_never
 
 import trio
 
+from task_queue_engine.actors.batching import in_batches
 from task_queue_engine.actors.health import Health
 from task_queue_engine.actors.messages import (
     AbortReason,
     Acquired,
-    Attempt,
+    AttemptKey,
     CancelAsked,
+    HeldAsked,
     Lease,
     LeaseEvent,
     Settled,
@@ -33,14 +36,15 @@ from task_queue_engine.errors import BackendUnavailable
 
 logger = logging.getLogger("task_queue_engine.lease_keeper")
 
-# A lease is renewed when two thirds of it are left: two more tries fit in before it ends.
+# Shares of the visibility timeout. A lease is renewed when two thirds of it are left and looked at
+# six times: two more tries fit in before it ends.
 _RENEW_BELOW = 2 / 3
-_LOOK_EVERY = 1 / 6
-# Given up for lost this much before its end, so that a handler has stopped by the time somebody
-# else can have the message.
-_SAFETY = 1 / 15
+_RENEW_INTERVAL = 1 / 6
+# Given up for lost this much before its end, so that a handler has stopped by the time another
+# worker can have the message.
+_EXPIRY_MARGIN = 1 / 15
 # Attempts whose lease was lost: far more than can be the subject of a late duplicate delivery.
-_REMEMBERED = 1000
+_LOST_ATTEMPTS_KEPT = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,11 +56,13 @@ class LeaseKeeperStatistics:
 
 
 class LeaseKeeper:
-    """Owns the table of leases in hand.
+    """Owns the table of leases, and of each lease all that the queue or a cancel can change.
 
     A lease that the queue says is gone, or that could not be renewed before it ran out, is lost:
-    the attempt under it is stopped. So is an attempt whose task somebody asked to cancel, in this
-    process (told on `events`) or in another (found in the store).
+    the attempt under it is stopped. So is an attempt whose task was cancelled, in this process
+    (told on `events`) or in another (found in the store). Other actors know it by its events only;
+    those that have a reply are answered in the order in which they came, so that the answer takes
+    all of them in.
     """
 
     def __init__(
@@ -77,7 +83,7 @@ class LeaseKeeper:
         self._events = events
         # By identity: a duplicate delivery may come with the very same receipt.
         self._held: dict[Lease, None] = {}
-        self._lost_attempts: deque[tuple[str, int]] = deque(maxlen=_REMEMBERED)
+        self._lost_attempts: deque[AttemptKey] = deque(maxlen=_LOST_ATTEMPTS_KEPT)
         self._renewed = self._lost = self._cancels_seen = 0
 
     def statistics(self) -> LeaseKeeperStatistics:
@@ -88,36 +94,35 @@ class LeaseKeeper:
             cancels_seen=self._cancels_seen,
         )
 
-    def holds(self, task_id: str, attempt: int) -> bool:
-        """Whether this attempt is in hand here, or was until its lease was lost."""
-        asked = (task_id, attempt)
-        return asked in self._lost_attempts or any(
-            lease.attempt is not None and _name(lease.attempt) == asked for lease in self._held
-        )
-
-    def running_on(self, message_id: str) -> Lease | None:
-        """The lease of this message, where an attempt runs under it here."""
-        for lease in self._held:
-            if lease.delivery.message_id == message_id and lease.is_alive:
-                return lease
-        return None
-
     async def run(self) -> None:
         """Until `events` ends. Listening never waits for the queue: renewing has its own task."""
         with self._events:
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._keep_renewing)
-                nursery.start_soon(self._keep_expiring)
-                nursery.start_soon(self._keep_asking_for_cancels)
-                async for event in self._events:
-                    self._note(event)
-                nursery.cancel_scope.cancel()
+            try:
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(self._keep_renewing)
+                    nursery.start_soon(self._keep_expiring)
+                    nursery.start_soon(self._keep_asking_for_cancels)
+                    async for event in self._events:
+                        self._note(event)
+                    nursery.cancel_scope.cancel()
+            finally:
+                self._refuse_unanswered()
+
+    def _refuse_unanswered(self) -> None:
+        """A defect ends this actor, and the rest of the line still has to run dry: no sender may
+        wait for an answer that never comes."""
+        with suppress(trio.WouldBlock, trio.EndOfChannel):
+            while True:
+                event = self._events.receive_nowait()
+                if isinstance(event, Acquired | HeldAsked):
+                    event.reply.refuse()
 
     def _note(self, event: LeaseEvent) -> None:
         match event:
-            case Acquired(leases):
-                for lease in leases:
-                    self._held[lease] = None
+            case Acquired(leases, reply):
+                reply.give(tuple(lease for lease in leases if self._take(lease)))
+            case HeldAsked(attempts, reply):
+                reply.give(attempts & self._known_attempts())
             case Settled(leases):
                 for lease in leases:
                     self._held.pop(lease, None)
@@ -130,33 +135,49 @@ class LeaseKeeper:
             case _:
                 assert_never(event)
 
+    def _take(self, lease: Lease) -> bool:
+        """False: it brought a message again whose attempt runs right here, as if its lease had
+        lapsed. The machine's clock jumped ahead or it woke from sleep, where the queue measures
+        leases by it. The attempt is alive, so it keeps the message, under the new receipt."""
+        new = lease.delivery
+        if new.receive_count > 1:  # few are: spare the others the search
+            for held in self._held:
+                old = held.delivery
+                # A duplicate delivery has the same count, and is for the claim to recognise.
+                if (
+                    old.message_id == new.message_id
+                    and old.receive_count < new.receive_count
+                    and held.is_alive
+                ):
+                    held.delivery, held.expires_at = new, lease.expires_at
+                    return False
+        self._held[lease] = None
+        return True
+
+    def _known_attempts(self) -> frozenset[AttemptKey]:
+        held = (lease.attempt.key for lease in self._held if lease.attempt is not None)
+        return frozenset((*held, *self._lost_attempts))
+
     async def _keep_renewing(self) -> None:
         while True:
-            await trio.sleep(self._visibility * _LOOK_EVERY)
+            await trio.sleep(self._visibility * _RENEW_INTERVAL)
             soon = trio.current_time() + self._visibility * _RENEW_BELOW
-            waning = [lease for lease in self._held if lease.expires_at < soon and not lease.lost]
-            if not waning:
-                self._health.well("lease_keeper")
-            size = self._queue.max_batch
-            for i in range(0, len(waning), size):
-                await self._renew(waning[i : i + size])
+            due = [lease for lease in self._held if lease.expires_at < soon and not lease.lost]
+            if not due:  # what could not be renewed is held no more
+                self._health.ok("lease_keeper")
+            for batch in in_batches(due, self._queue.max_batch):
+                with self._health.attempt("lease_keeper"):
+                    await self._renew(batch)
 
     async def _renew(self, leases: Sequence[Lease]) -> None:
         asked_at = trio.current_time()
         deliveries = [lease.delivery for lease in leases]
         try:
             # Bounded, so that one hanging call does not let every other lease run out.
-            with trio.fail_after(self._visibility * _LOOK_EVERY):
+            with trio.fail_after(self._visibility * _RENEW_INTERVAL):
                 verdicts = await self._queue.extend(deliveries, visibility=self._visibility)
-        except BackendUnavailable as error:
-            self._health.trouble("lease_keeper", error)
-            return
         except trio.TooSlowError:
-            self._health.trouble(
-                "lease_keeper", BackendUnavailable("renewing leases takes too long")
-            )
-            return
-        self._health.well("lease_keeper")
+            raise BackendUnavailable("renewing leases takes too long") from None
         for lease, delivery, verdict in zip(leases, deliveries, verdicts, strict=True):
             if lease.delivery is delivery:  # else it has got a new receipt meanwhile
                 self._apply(lease, verdict, asked_at)
@@ -177,18 +198,19 @@ class LeaseKeeper:
 
     async def _keep_expiring(self) -> None:
         while True:
-            await trio.sleep(self._visibility * _SAFETY / 2)
-            latest = trio.current_time() + self._visibility * _SAFETY
+            await trio.sleep(self._visibility * _EXPIRY_MARGIN / 2)
+            latest = trio.current_time() + self._visibility * _EXPIRY_MARGIN
             for lease in self._held:
                 if lease.expires_at <= latest and not lease.lost:
                     self._lose(lease, "it could not be renewed in time")
 
     def _lose(self, lease: Lease, why: str) -> None:
         self._lost += 1
-        if lease.attempt is not None:
-            self._lost_attempts.append(_name(lease.attempt))
+        lease.lost = True
         logger.warning("lost the lease of task %s: %s", lease.delivery.task_id, why)
-        lease.lose()
+        if lease.attempt is not None:
+            self._lost_attempts.append(lease.attempt.key)
+            lease.attempt.abort(AbortReason.LEASE_LOST)
 
     async def _keep_asking_for_cancels(self) -> None:
         seen: set[str] = set()
@@ -199,25 +221,14 @@ class LeaseKeeper:
                 for lease in self._held
                 if lease.attempt is not None and lease.attempt.abort_reason is None
             }
-            # One that just arrived was claimed a moment ago: whoever is short-lived is never asked
-            # about, which keeps this free for a queue of quick tasks.
-            settled_in = [task_id for task_id in running if task_id in seen]
+            # One that just arrived was claimed a moment ago: short tasks are never asked about,
+            # which keeps this free for a queue of them.
+            long_running = [task_id for task_id in running if task_id in seen]
             seen = set(running)
-            size = self._store.max_batch
-            for i in range(0, len(settled_in), size):
-                ids = settled_in[i : i + size]
-                try:
+            with self._health.attempt("cancel_watch"):
+                for ids in in_batches(long_running, self._store.max_batch):
                     asked = await self._store.cancel_requested(ids)
-                except BackendUnavailable as error:
-                    self._health.trouble("cancel_watch", error)
-                    break
-                for task_id, cancel in zip(ids, asked, strict=True):
-                    if cancel:
-                        self._cancels_seen += 1
-                        running[task_id].abort(AbortReason.CANCELLED)
-            else:
-                self._health.well("cancel_watch")
-
-
-def _name(attempt: Attempt) -> tuple[str, int]:
-    return attempt.task.id, attempt.task.attempt
+                    for task_id, cancel in zip(ids, asked, strict=True):
+                        if cancel:
+                            self._cancels_seen += 1
+                            running[task_id].abort(AbortReason.CANCELLED)

@@ -1,7 +1,8 @@
 """What travels through the channels between actors: frozen, typed, and closed unions.
 
-The one mutable thing is an `Attempt`'s cancel scope: the handle by which the lease keeper, a
-person or a shutdown stops a run that is under way.
+They are all that actors know of one another: none calls a method of another. Two things change on
+their way, and say by whose hand: a `Lease`, whose fields have one writer each, and an `Attempt`,
+which can be stopped once.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any
+from typing import Any, Generic, TypeVar, cast
 
 import trio
 
@@ -18,7 +19,43 @@ from task_queue_engine.errors import BackendUnavailable
 from task_queue_engine.retry import Decision
 from task_queue_engine.task import Task, TaskError
 
-# --- in hand: leases and attempts -----------------------------------------------------------
+T = TypeVar("T")
+
+# --- answers --------------------------------------------------------------------------------
+
+
+class Reply(Generic[T]):
+    """Where the sender of an event waits for the receiver's answer to it."""
+
+    __slots__ = ("_answer", "_is_refused", "_settled")
+
+    def __init__(self) -> None:
+        self._settled = trio.Event()
+        self._answer: T | None = None
+        self._is_refused = False
+
+    def give(self, answer: T) -> None:
+        self._answer = answer
+        self._settled.set()
+
+    def refuse(self) -> None:
+        """There will be no answer: the receiver has ended."""
+        self._is_refused = True
+        self._settled.set()
+
+    async def get(self) -> T:
+        """Wait for the answer.
+
+        Raises:
+            trio.BrokenResourceError: there will be none.
+        """
+        await self._settled.wait()
+        if self._is_refused:
+            raise trio.BrokenResourceError
+        return cast("T", self._answer)
+
+
+# --- held: leases and attempts --------------------------------------------------------------
 
 
 class AbortReason(StrEnum):
@@ -27,19 +64,36 @@ class AbortReason(StrEnum):
     SHUTDOWN = "shutdown"
 
 
+AttemptKey = tuple[str, int]
+"""Task id and attempt: no attempt of any task ever has the same."""
+
+
 @dataclass(slots=True, eq=False)
 class Lease:
-    """One delivery in our hands, from receive to ack. `expires_at` is on trio's clock; only the
-    lease keeper moves it."""
+    """One delivery that is held, from receive to settlement.
+
+    The poller makes it. From then on every field has one writer, named beside it, and all actors
+    read. `attempt` and `settling` are not the lease keeper's, since they have to be true in the
+    very moment in which a claim or a settlement begins to count: with an event still under way a
+    handler could start after its cancel, or a deleted message pass for a lost lease.
+    """
 
     delivery: Delivery
+    """The lease keeper's: a message that is received again while its attempt runs is kept under the
+    latest receipt."""
     expires_at: float
-    attempt: Attempt | None = None
+    """The lease keeper's: on trio's clock."""
     lost: bool = False
+    """The lease keeper's."""
     cancel_asked: bool = False
-    """Somebody cancelled the task while its claim was under way: it is not to start."""
+    """The lease keeper's: the task was cancelled while its claim was under way, and is not to
+    start."""
+    attempt: Attempt | None = None
+    """The claimer's: set once, together with its `abort` where `lost` or `cancel_asked` came
+    first."""
     settling: bool = False
-    """The acker is at it: a stale receipt no longer means that the lease was lost."""
+    """The acker's: set once, before it asks the queue. From then on a stale receipt does not mean
+    that the lease was lost."""
 
     @property
     def is_alive(self) -> bool:
@@ -50,29 +104,24 @@ class Lease:
             and not (self.lost or self.settling)
         )
 
-    def renewed(self, delivery: Delivery, expires_at: float) -> None:
-        """The same message was received again: what settles it is the new receipt."""
-        self.delivery = delivery
-        self.expires_at = expires_at
-
-    def lose(self) -> None:
-        self.lost = True
-        if self.attempt is not None:
-            self.attempt.abort(AbortReason.LEASE_LOST)
-
 
 @dataclass(slots=True, eq=False)
 class Attempt:
-    """A claimed task on its way to, or in the hands of, a worker."""
+    """A claimed task on its way to a worker, or running there."""
 
     task: Task
     lease: Lease
     scope: trio.CancelScope = field(default_factory=trio.CancelScope)
-    """Entered by the worker around the handler, and by nobody else."""
+    """Entered by the worker alone, around the handler."""
     abort_reason: AbortReason | None = None
 
+    @property
+    def key(self) -> AttemptKey:
+        return self.task.id, self.task.attempt
+
     def abort(self, reason: AbortReason) -> None:
-        """Stop the run, or keep it from starting. The first reason stands."""
+        """Stop the run, or keep it from starting. The lease keeper may, the claimer, and the worker
+        at a shutdown; the first reason stands."""
         if self.abort_reason is None:
             self.abort_reason = reason
             self.scope.cancel(reason=reason.value)
@@ -107,7 +156,7 @@ class Interrupted:
 
 @dataclass(frozen=True, slots=True)
 class Stopped:
-    """Stopped because somebody cancelled the task; `error` is what its cleanup raised."""
+    """Stopped because its task was cancelled; `error` is what its cleanup raised."""
 
     attempt: Attempt
     error: TaskError | None = None
@@ -150,7 +199,7 @@ class Release:
 
 
 @dataclass(frozen=True, slots=True)
-class DeadLetterIt:
+class MoveToDeadLetters:
     """Move the message to the dead-letter queue."""
 
     lease: Lease
@@ -161,22 +210,33 @@ class DeadLetterIt:
 
 @dataclass(frozen=True, slots=True)
 class Leave:
-    """Neither delete nor give back: the message is somebody else's."""
+    """Neither delete nor give back: another attempt has the message."""
 
     lease: Lease
 
 
-Settlement = Ack | Release | DeadLetterIt | Leave
+Settlement = Ack | Release | MoveToDeadLetters | Leave
 
 
-# --- poller, acker, engine -> lease keeper --------------------------------------------------
+# --- poller, claimer, acker, engine -> lease keeper -----------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Acquired:
-    """Received: keep these leases."""
+    """Received: keep these leases. The answer is those to go on with; the others brought a message
+    again whose attempt runs here, and that attempt's lease has taken over their delivery."""
 
     leases: tuple[Lease, ...]
+    reply: Reply[tuple[Lease, ...]] = field(default_factory=Reply)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class HeldAsked:
+    """Which of these attempts are held here, or were until their lease was lost? An attempt that
+    is in neither group was not started by this engine, as far as it knows."""
+
+    attempts: frozenset[AttemptKey]
+    reply: Reply[frozenset[AttemptKey]] = field(default_factory=Reply)
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,12 +248,12 @@ class Settled:
 
 @dataclass(frozen=True, slots=True)
 class CancelAsked:
-    """Somebody in this process cancelled the task: stop its attempt if it is in hand here."""
+    """The task was cancelled in this process: stop its attempt if it is held here."""
 
     task_id: str
 
 
-LeaseEvent = Acquired | Settled | CancelAsked
+LeaseEvent = Acquired | HeldAsked | Settled | CancelAsked
 
 
 # --- engine -> submitter --------------------------------------------------------------------
@@ -204,21 +264,18 @@ SubmitResult = CreateVerdict | BackendUnavailable
 
 @dataclass(slots=True, eq=False)
 class SubmitRequest:
-    """Tasks to create and send. Once the submitter has it, it is carried out, whether or not
-    somebody still waits for the answer."""
+    """Tasks to create and send. Once the submitter has it, it is carried out, whether or not its
+    sender still waits for the answer."""
 
     tasks: tuple[NewTask, ...]
     on_answer: Callable[[], None]
     """Called just before the answer is given."""
-    _answered: trio.Event = field(default_factory=trio.Event)
-    _results: tuple[SubmitResult, ...] = ()
+    _reply: Reply[tuple[SubmitResult, ...]] = field(default_factory=Reply)
 
     def answer(self, results: tuple[SubmitResult, ...]) -> None:
         """One result for each task, in their order."""
         self.on_answer()
-        self._results = results
-        self._answered.set()
+        self._reply.give(results)
 
     async def results(self) -> tuple[SubmitResult, ...]:
-        await self._answered.wait()
-        return self._results
+        return await self._reply.get()

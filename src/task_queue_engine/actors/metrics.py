@@ -9,7 +9,6 @@ import trio
 
 from task_queue_engine.actors.health import Health
 from task_queue_engine.backends.base import Counts, QueueDepth, TaskQueue, TaskStore
-from task_queue_engine.errors import BackendUnavailable
 
 logger = logging.getLogger("task_queue_engine.metrics")
 
@@ -45,16 +44,16 @@ class Metrics:
 
     async def run(self) -> None:
         while True:
-            try:
+            with self._health.attempt("metrics"):
                 await self.sample()
-            except BackendUnavailable as error:
-                self._health.trouble("metrics", error)
-            else:
-                self._health.well("metrics")
             await trio.sleep(self._interval)
 
     async def sample(self) -> MetricsStatistics:
-        """Take a sample now. Raises BackendUnavailable."""
+        """Take a sample now.
+
+        Raises:
+            BackendUnavailable.
+        """
         counts = await self._store.counts()
         depth = await self._queue.depth()
         self._latest = MetricsStatistics(

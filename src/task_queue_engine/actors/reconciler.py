@@ -11,16 +11,18 @@ from datetime import timedelta
 
 import trio
 
-from task_queue_engine.actors.backend_retry import Patience
-from task_queue_engine.backends.base import Backend, Done, Message, Stranded, StrandedKind
+from task_queue_engine.actors.backend_retry import BackendRetry
+from task_queue_engine.actors.batching import in_batches
+from task_queue_engine.actors.sending import send_batch
+from task_queue_engine.backends.base import Backend, Done, Stranded, StrandedKind
 from task_queue_engine.clock import Clock
-from task_queue_engine.errors import BackendUnavailable
-from task_queue_engine.lifecycle import BrokerDeadLetter, Recorded, delay_until
+from task_queue_engine.lifecycle import BrokerDeadLetter, Recorded
 from task_queue_engine.task import Task, TaskStatus
 
 logger = logging.getLogger("task_queue_engine.reconciler")
 
-_PAGE = 1000
+# Rows a look: a bounded piece of work, and few of them to a backlog of any size.
+_PAGE_SIZE = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,9 +48,9 @@ class Reconciler:
         queue: str,
         clock: Clock,
         interval: float,
-        patience_seconds: float,
+        min_age: float,
         retention: float,
-        patience: Patience,
+        retry: BackendRetry,
         rng: random.Random,
     ) -> None:
         self._backend = backend
@@ -56,9 +58,9 @@ class Reconciler:
         self._clock = clock
         self._interval = interval
         # Younger than this a task may simply be between two steps.
-        self._patience_seconds = patience_seconds
+        self._min_age = min_age
         self._retention = retention
-        self._patience = patience
+        self._retry = retry
         self._rng = rng
         self._cursor: str | None = None
         self._seen_to: frozenset[str] = frozenset()
@@ -74,22 +76,22 @@ class Reconciler:
 
     async def run(self) -> None:
         while True:
-            try:
-                at_end = await self._look()
-                await self._fail_dead_lettered()
-                await self._expire()
-            except BackendUnavailable as error:
-                await self._patience.pause(error)
-                continue
-            self._patience.well()
+            at_end = await self._retry.call(self._look)
             # Engines that share a backend must not all look at the same moment.
             wait = self._interval * self._rng.uniform(0.8, 1.2)
             await trio.sleep(wait if at_end else wait / 10)
 
     async def _look(self) -> bool:
-        before = self._clock.now() - timedelta(seconds=self._patience_seconds)
+        """One round; returns whether the walk has come to the end of the store."""
+        at_end = await self._walk()
+        await self._fail_dead_lettered()
+        await self._expire()
+        return at_end
+
+    async def _walk(self) -> bool:
+        before = self._clock.now() - timedelta(seconds=self._min_age)
         page = await self._backend.stranded(
-            self._queue.name, before=before, limit=_PAGE, cursor=self._cursor
+            self._queue.name, before=before, limit=_PAGE_SIZE, cursor=self._cursor
         )
         if page.found:
             await self._bring_back(page.found)
@@ -99,22 +101,16 @@ class Reconciler:
     async def _bring_back(self, found: tuple[Stranded, ...]) -> None:
         to_send = [item.task for item in found if item.kind is StrandedKind.UNSENT]
         orphaned = [item.task for item in found if item.kind is StrandedKind.ORPHANED]
-        size = self._backend.store.max_batch
-        for i in range(0, len(orphaned), size):
-            to_send += await self._reclaim(orphaned[i : i + size])
+        for batch in in_batches(orphaned, self._backend.store.max_batch):
+            to_send += await self._reclaim(batch)
         for task in to_send:
             logger.warning("task %s is PENDING without a message: sending it", task.id)
-        now = self._clock.now()
-        messages = [
-            Message(task=task, delay=min(delay_until(task.run_at, now), self._queue.max_delay))
-            for task in to_send
-        ]
-        for i in range(0, len(messages), self._queue.max_batch):
+        for batch in in_batches(to_send, self._queue.max_batch):
             # One that fails is found again at the next round.
-            verdicts = await self._queue.send(messages[i : i + self._queue.max_batch])
+            verdicts = await send_batch(self._queue, batch, self._clock)
             self._resent += sum(isinstance(verdict, Done) for verdict in verdicts)
 
-    async def _reclaim(self, tasks: list[Task]) -> list[Task]:
+    async def _reclaim(self, tasks: Sequence[Task]) -> list[Task]:
         verdicts = await self._backend.store.reclaim([(task.id, task.attempt) for task in tasks])
         pending: list[Task] = []
         for task, verdict in zip(tasks, verdicts, strict=True):
@@ -130,16 +126,15 @@ class Reconciler:
         found = await self._queue.dead_letters.moved_by_broker()
         seen_to = {item.message_id for item in found} & self._seen_to
         new = [item for item in found if item.message_id not in seen_to]
-        size = self._backend.store.max_batch
-        for i in range(0, len(new), size):
-            seen_to |= await self._fail_batch(new[i : i + size])
+        for batch in in_batches(new, self._backend.store.max_batch):
+            seen_to |= await self._fail_batch(batch)
         self._seen_to = frozenset(seen_to)
 
     async def _fail_batch(self, batch: Sequence[BrokerDeadLetter]) -> set[str]:
         """Returns the messages that need no further look."""
-        before = self._clock.now() - timedelta(seconds=self._patience_seconds)
+        before = self._clock.now() - timedelta(seconds=self._min_age)
         tasks = await self._backend.store.get([item.task_id for item in batch])
-        # What changed just now may be a person's redrive, whose letter is about to go.
+        # What changed just now may be an operator's redrive, whose dead letter is about to go.
         due = [
             item
             for item, task in zip(batch, tasks, strict=True)
@@ -162,7 +157,7 @@ class Reconciler:
         if not self._retention:
             return
         before = self._clock.now() - timedelta(seconds=self._retention)
-        while expired := await self._backend.store.expire(finished_before=before, limit=_PAGE):
+        while expired := await self._backend.store.expire(finished_before=before, limit=_PAGE_SIZE):
             self._expired += expired
-            if expired < _PAGE:
+            if expired < _PAGE_SIZE:
                 return

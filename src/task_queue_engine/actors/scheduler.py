@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
 import trio
 
-from task_queue_engine.actors.backend_retry import Patience
-from task_queue_engine.backends.base import Message, TaskQueue, TaskStore, TryAgain
+from task_queue_engine.actors.backend_retry import BackendRetry
+from task_queue_engine.actors.batching import in_batches
+from task_queue_engine.actors.sending import send_batch
+from task_queue_engine.backends.base import TaskQueue, TaskStore, TryAgain
 from task_queue_engine.clock import Clock
 from task_queue_engine.errors import BackendUnavailable
-from task_queue_engine.lifecycle import delay_until
 from task_queue_engine.task import Task
 
 
@@ -37,14 +38,14 @@ class Scheduler:
         clock: Clock,
         interval: float,
         lead: float,
-        patience: Patience,
+        retry: BackendRetry,
     ) -> None:
         self._store = store
         self._queue_of = queue_of
         self._clock = clock
         self._interval = interval
         self._lead = timedelta(seconds=lead)
-        self._patience = patience
+        self._retry = retry
         self._sent = 0
 
     def statistics(self) -> SchedulerStatistics:
@@ -52,13 +53,7 @@ class Scheduler:
 
     async def run(self) -> None:
         while True:
-            try:
-                found = await self._send_due()
-            except BackendUnavailable as error:
-                await self._patience.pause(error)
-                continue
-            self._patience.well()
-            if not found:
+            if not await self._retry.call(self._send_due):
                 await trio.sleep(self._interval)
 
     async def _send_due(self) -> int:
@@ -70,18 +65,12 @@ class Scheduler:
             by_queue.setdefault(task.queue, []).append(task)
         for name, tasks in by_queue.items():
             queue = self._queue_of(name)
-            for i in range(0, len(tasks), queue.max_batch):
-                await self._send(queue, tasks[i : i + queue.max_batch])
+            for batch in in_batches(tasks, queue.max_batch):
+                await self._send(queue, batch)
         return len(due)
 
-    async def _send(self, queue: TaskQueue, tasks: list[Task]) -> None:
-        now = self._clock.now()
-        verdicts = await queue.send(
-            [
-                Message(task=task, delay=min(delay_until(task.run_at, now), queue.max_delay))
-                for task in tasks
-            ]
-        )
+    async def _send(self, queue: TaskQueue, tasks: Sequence[Task]) -> None:
+        verdicts = await send_batch(queue, tasks, self._clock)
         failed = [verdict for verdict in verdicts if isinstance(verdict, TryAgain)]
         sent = [
             task

@@ -9,16 +9,16 @@ from typing import assert_never
 
 import trio
 
-from task_queue_engine.actors.backend_retry import Patience
+from task_queue_engine.actors.backend_retry import BackendRetry
 from task_queue_engine.actors.batching import Batcher
 from task_queue_engine.actors.messages import (
     Ack,
     Attempt,
-    DeadLetterIt,
     Errored,
     Interrupted,
     Leave,
     Lost,
+    MoveToDeadLetters,
     Outcome,
     Progressed,
     Release,
@@ -77,7 +77,7 @@ class StatusWriter:
         store: TaskStore,
         max_delay: float,
         linger: float,
-        patience: Patience,
+        retry: BackendRetry,
         outcomes: trio.MemoryReceiveChannel[Outcome],
         settlements: trio.MemorySendChannel[tuple[Settlement, ...]],
         on_recorded: OnRecorded,
@@ -85,7 +85,7 @@ class StatusWriter:
         self._store = store
         # Longer waits do not ride on the message: the scheduler sends a new one.
         self._max_delay = max_delay
-        self._patience = patience
+        self._retry = retry
         self._outcomes = outcomes
         self._batches = Batcher(outcomes, size=store.max_batch, linger=linger)
         self._settlements = settlements
@@ -123,7 +123,7 @@ class StatusWriter:
         outcomes, writes = self._to_writes(batch)
         if not writes:
             return tuple(settled)
-        verdicts = await self._patience.until_done(lambda: self._store.record(writes))
+        verdicts = await self._retry.call(lambda: self._store.record(writes))
         for outcome, verdict in zip(outcomes, verdicts, strict=True):
             settlement = self._settle(outcome, verdict)
             if settlement is not None:
@@ -229,7 +229,7 @@ class StatusWriter:
         _log_error(attempt.task, error, decision)
         if isinstance(decision, GiveUp):
             self._failed += 1
-            return DeadLetterIt(lease, decision.reason, task=attempt.task, error=error)
+            return MoveToDeadLetters(lease, decision.reason, task=attempt.task, error=error)
         if isinstance(decision, RetryAt):
             self._retried += 1
         else:

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 import trio
 
-from task_queue_engine.actors.backend_retry import Patience
-from task_queue_engine.actors.batching import Batcher
+from task_queue_engine.actors.backend_retry import BackendRetry
+from task_queue_engine.actors.batching import Batcher, in_batches
 from task_queue_engine.actors.messages import SubmitRequest, SubmitResult
+from task_queue_engine.actors.sending import send_batch
 from task_queue_engine.backends.base import (
     AlreadyExists,
     Created,
-    Message,
     NewTask,
+    QueueVerdict,
     Rejected,
     TaskQueue,
     TaskStore,
@@ -28,6 +30,7 @@ from task_queue_engine.task import Task, TaskStatus
 
 logger = logging.getLogger("task_queue_engine.submitter")
 
+# Enough for a connection that was lost; what takes longer is for the scheduler.
 _SEND_TRIES = 3
 
 
@@ -43,7 +46,7 @@ class SubmitterStatistics:
 class Submitter:
     """Owns the order of a submission: the row first, then the message, then the answer.
 
-    A request it has received is carried out even when whoever sent it is gone. Where the queue
+    A request it has received is carried out even when its sender is gone. Where the queue
     fails after the row was saved, the task is marked as due and the scheduler sends it later: what
     was stored is answered as accepted, since it will run.
     """
@@ -54,13 +57,13 @@ class Submitter:
         store: TaskStore,
         queue_of: Callable[[str], TaskQueue],
         clock: Clock,
-        patience: Patience,
+        retry: BackendRetry,
         submissions: trio.MemoryReceiveChannel[SubmitRequest],
     ) -> None:
         self._store = store
         self._queue_of = queue_of
         self._clock = clock
-        self._patience = patience
+        self._retry = retry
         self._submissions = submissions
         self._batches = Batcher(submissions, size=store.max_batch, linger=0)
         self._queue_is_down = False
@@ -87,8 +90,8 @@ class Submitter:
 
     async def _submit(self, tasks: Sequence[NewTask]) -> list[SubmitResult]:
         results: list[SubmitResult] = []
-        for i in range(0, len(tasks), self._store.max_batch):
-            results += await self._create(tasks[i : i + self._store.max_batch])
+        for batch in in_batches(tasks, self._store.max_batch):
+            results += await self._create(batch)
         to_send: dict[str, list[NewTask]] = {}
         for new, result in zip(tasks, results, strict=True):
             if isinstance(result, Created):
@@ -107,8 +110,8 @@ class Submitter:
         return results
 
     def _may_lack_its_message(self, task: Task) -> bool:
-        """Who submits again had no answer, perhaps since a process died between saving and
-        sending. An extra message is harmless; what is due later is the scheduler's."""
+        """A caller that submits again had no answer, perhaps since a process died between saving
+        and sending. An extra message is harmless; what is due later is the scheduler's."""
         if task.status is not TaskStatus.PENDING or task.attempt:
             return False
         wait = delay_until(task.run_at, self._clock.now())
@@ -118,59 +121,36 @@ class Submitter:
         try:
             verdicts = await self._store.create(tasks)
         except BackendUnavailable as error:
-            # Answered at once: whoever submits can wait better than a queue in memory can.
+            # Answered at once: a caller can wait better than a queue in memory can.
             return [error] * len(tasks)
         return list(verdicts)
 
     async def _send(self, queue: TaskQueue, tasks: Sequence[NewTask]) -> None:
-        for i in range(0, len(tasks), queue.max_batch):
-            unsent = await self._send_batch(queue, tasks[i : i + queue.max_batch])
+        for batch in in_batches(tasks, queue.max_batch):
+            unsent = await self._send_batch(queue, batch)
             if unsent:
                 await self._leave_to_scheduler(unsent)
 
     async def _send_batch(self, queue: TaskQueue, tasks: Sequence[NewTask]) -> Sequence[NewTask]:
         """Returns the tasks that could not be sent. While the queue is down one try has to do:
         all later submissions wait behind this one, and the scheduler has more time."""
-        tries = 1 if self._queue_is_down else _SEND_TRIES
-        for tries_left in reversed(range(tries)):
-            trouble, tasks = await self._send_once(queue, tasks)
-            if trouble is None:
-                break
-            if tries_left:
-                await self._patience.pause(trouble)
-        # The scheduler takes it from here, and says so where it is in trouble too.
-        self._patience.well()
-        return tasks
+        tries_left = 1 if self._queue_is_down else _SEND_TRIES
+        unsent = tasks
 
-    async def _send_once(
-        self, queue: TaskQueue, tasks: Sequence[NewTask]
-    ) -> tuple[BackendUnavailable | None, Sequence[NewTask]]:
-        """Returns the trouble there was, and the tasks that are still to be sent."""
-        now = self._clock.now()
-        # Longer than the queue takes where the clock was set back meanwhile; the claim looks again.
-        messages = [
-            Message(
-                task=new.task,
-                payload_json=new.payload_json,
-                delay=min(delay_until(new.task.run_at, now), queue.max_delay),
-            )
-            for new in tasks
-        ]
-        try:
-            verdicts = await queue.send(messages)
-        except BackendUnavailable as error:
-            self._queue_is_down = True
-            return error, tasks
-        self._queue_is_down = False
-        trouble: BackendUnavailable | None = None
-        again: list[NewTask] = []
-        for new, verdict in zip(tasks, verdicts, strict=True):
-            if isinstance(verdict, TryAgain):
-                trouble = BackendUnavailable(verdict.reason)
-                again.append(new)
-            elif isinstance(verdict, Rejected):
-                logger.error("the queue refuses the message of task %s: %s", new.task.id, verdict)
-        return trouble, again
+        async def send_unsent() -> None:
+            nonlocal tries_left, unsent
+            tries_left -= 1
+            self._queue_is_down = True  # until it has answered
+            verdicts = await send_batch(queue, unsent, self._clock)
+            self._queue_is_down = False
+            unsent, reason = _still_unsent(unsent, verdicts)
+            if unsent:
+                raise BackendUnavailable(reason)
+
+        # The scheduler takes on what is left, and says so where it is in trouble too.
+        with suppress(BackendUnavailable):
+            await self._retry.call(send_unsent, give_up=lambda: not tries_left)
+        return unsent
 
     async def _leave_to_scheduler(self, tasks: Sequence[NewTask]) -> None:
         self._unsent += len(tasks)
@@ -180,3 +160,18 @@ class Submitter:
         except BackendUnavailable as error:
             # The reconciler finds rows without a message; this only takes longer.
             logger.warning("%d stored tasks could not be sent or marked: %s", len(tasks), error)
+
+
+def _still_unsent(
+    tasks: Sequence[NewTask], verdicts: Sequence[QueueVerdict]
+) -> tuple[list[NewTask], str]:
+    """What is to be tried again, and why."""
+    again: list[NewTask] = []
+    why = ""
+    for new, verdict in zip(tasks, verdicts, strict=True):
+        if isinstance(verdict, TryAgain):
+            again.append(new)
+            why = verdict.reason
+        elif isinstance(verdict, Rejected):
+            logger.error("the queue refuses the message of task %s: %s", new.task.id, verdict)
+    return again, why

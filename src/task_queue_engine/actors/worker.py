@@ -104,7 +104,7 @@ class Worker:
 
     async def _run_attempt(self, attempt: Attempt) -> Outcome:
         if attempt.abort_reason is AbortReason.LEASE_LOST:
-            # It never ran. Nobody need count it as a crash, unless it was taken over already.
+            # It never ran, and is no crash, unless it was taken over already.
             self._aborted += 1
             return Interrupted(attempt)
         if attempt.abort_reason is not None:

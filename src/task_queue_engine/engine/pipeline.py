@@ -29,7 +29,8 @@ from typing import Any
 import trio
 
 from task_queue_engine.actors.acker import Acker
-from task_queue_engine.actors.backend_retry import Patience
+from task_queue_engine.actors.backend_retry import BackendRetry
+from task_queue_engine.actors.claimer import Claimer
 from task_queue_engine.actors.health import Health
 from task_queue_engine.actors.lease_keeper import LeaseKeeper
 from task_queue_engine.actors.messages import (
@@ -40,7 +41,7 @@ from task_queue_engine.actors.messages import (
     SubmitRequest,
 )
 from task_queue_engine.actors.metrics import Metrics
-from task_queue_engine.actors.poller import Poller
+from task_queue_engine.actors.poller import Poller, PollerChannels
 from task_queue_engine.actors.reconciler import Reconciler
 from task_queue_engine.actors.scheduler import Scheduler
 from task_queue_engine.actors.status_writer import OnRecorded, StatusWriter
@@ -109,7 +110,7 @@ class Pipeline:
         self.submitter = Submitter(
             store=store,
             queue_of=backend.queue,
-            patience=self._patience("submitter"),
+            retry=self._retry("submitter"),
             submissions=submissions_in,
             clock=config.clock,
         )
@@ -118,16 +119,16 @@ class Pipeline:
             queue_of=backend.queue,
             interval=_SCHEDULE_EVERY,
             lead=min(_SCHEDULE_LEAD, queue.max_delay),
-            patience=self._patience("scheduler"),
+            retry=self._retry("scheduler"),
             clock=config.clock,
         )
         self.reconciler = Reconciler(
             backend=backend,
             queue=settings.queue,
             interval=settings.reconcile_interval,
-            patience_seconds=_RECONCILE_AFTER_LEASES * settings.visibility_timeout,
+            min_age=_RECONCILE_AFTER_LEASES * settings.visibility_timeout,
             retention=settings.retention,
-            patience=self._patience("reconciler"),
+            retry=self._retry("reconciler"),
             rng=config.rng,
             clock=config.clock,
         )
@@ -155,22 +156,30 @@ class Pipeline:
         if settings.prefetch:
             demand_out.send_nowait(settings.prefetch)
 
+        leases_out = self._lease_events.clone()
+        retry = self._retry("poller")
         poller = Poller(
             queue=queue,
-            store=store,
-            clock=config.clock,
-            worker_name=config.worker_name,
+            claimer=Claimer(
+                queue=queue,
+                store=store,
+                clock=config.clock,
+                worker_name=config.worker_name,
+                visibility=settings.visibility_timeout,
+                retry=retry,
+                leases=leases_out,
+            ),
             visibility=settings.visibility_timeout,
             poll_wait=settings.poll_wait,
-            patience=self._patience("poller"),
-            demand=demand_in,
-            deliveries=deliveries_out,
-            unstarted=deliveries_in.clone(),
-            outcomes=outcomes_out.clone(),
-            settlements=settlements_out.clone(),
-            leases=self._lease_events.clone(),
-            is_in_hand=self.lease_keeper.holds,
-            lease_in_hand=self.lease_keeper.running_on,
+            retry=retry,
+            channels=PollerChannels(
+                demand=demand_in,
+                deliveries=deliveries_out,
+                unstarted=deliveries_in.clone(),
+                outcomes=outcomes_out.clone(),
+                settlements=settlements_out.clone(),
+                leases=leases_out,
+            ),
         )
         with demand_out, deliveries_in, outcomes_out:
             workers = tuple(
@@ -190,7 +199,7 @@ class Pipeline:
             store=store,
             max_delay=queue.max_delay,
             linger=settings.batch_linger,
-            patience=self._patience("status_writer"),
+            retry=self._retry("status_writer"),
             outcomes=outcomes_in,
             settlements=settlements_out,
             on_recorded=config.on_recorded,
@@ -198,14 +207,14 @@ class Pipeline:
         acker = Acker(
             queue=queue,
             clock=config.clock,
-            patience=self._patience("acker"),
+            retry=self._retry("acker"),
             settlements=settlements_in,
             leases=self._lease_events.clone(),
         )
         return Line(poller=poller, workers=workers, status_writer=status_writer, acker=acker)
 
-    def _patience(self, actor: str) -> Patience:
-        return Patience(actor=actor, health=self._config.health, rng=self._config.rng)
+    def _retry(self, actor: str) -> BackendRetry:
+        return BackendRetry(actor=actor, health=self._config.health, rng=self._config.rng)
 
     def statistics(self) -> dict[str, Any]:
         """The actors' own frozen statistics, by actor; of the workers, one for each."""

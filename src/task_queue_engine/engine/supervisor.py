@@ -63,15 +63,15 @@ class Supervisor:
                 return
             except Exception as error:
                 logger.exception("%s failed; starting it again in %g s", name, _RESTART_PAUSE)
-                self._health.trouble(name, error)
+                self._health.degraded(name, error)
                 await trio.sleep(_RESTART_PAUSE)
-                self._health.well(name)
+                self._health.ok(name)
             else:
                 return
 
     def _record(self, name: str, error: Exception) -> None:
         logger.error("%s failed, the engine ends: %r", name, error)
-        self._health.trouble(name, error)
+        self._health.degraded(name, error)
         error.add_note(f"in actor {name}")
         self._defects.append(error)
         if not self._shutdown.requested:

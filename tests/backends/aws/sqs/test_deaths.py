@@ -7,7 +7,7 @@ import random
 import pytest
 import trio
 
-from task_queue_engine.actors.backend_retry import Patience
+from task_queue_engine.actors.backend_retry import BackendRetry
 from task_queue_engine.actors.health import Health
 from task_queue_engine.actors.reconciler import Reconciler
 from task_queue_engine.backends.aws.backend import AwsBackend
@@ -109,9 +109,9 @@ async def reconcile_once(backend: AwsBackend, clock: ManualClock) -> None:
         queue="default",
         clock=clock,
         interval=3600,
-        patience_seconds=90,
+        min_age=90,
         retention=0,
-        patience=Patience(actor="reconciler", health=health, rng=random.Random(1)),
+        retry=BackendRetry(actor="reconciler", health=health, rng=random.Random(1)),
         rng=random.Random(1),
     )
     with trio.move_on_after(0.5):

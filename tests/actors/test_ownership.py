@@ -1,0 +1,91 @@
+"""Who may change what travels: as `messages` says, and no actor reaches into another."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+
+import task_queue_engine.actors
+from task_queue_engine.actors.messages import Lease
+
+ACTORS = Path(task_queue_engine.actors.__file__).parent
+WRITERS = {
+    "delivery": "lease_keeper",
+    "expires_at": "lease_keeper",
+    "lost": "lease_keeper",
+    "cancel_asked": "lease_keeper",
+    "attempt": "claimer",
+    "settling": "acker",
+}
+"""Field of a lease to the module that writes it."""
+ACTORS_AND_PARTS = {
+    "acker": set(),
+    "claimer": set(),
+    "lease_keeper": set(),
+    "metrics": set(),
+    "poller": {"claimer"},
+    "reconciler": set(),
+    "scheduler": set(),
+    "status_writer": set(),
+    "submitter": set(),
+    "worker": set(),
+}
+"""Module of an actor to the parts it is made of, which are no actors."""
+
+
+def assigned(tree: ast.AST) -> Iterator[tuple[str, str]]:
+    """(what, attribute) of every `what.attribute = ...`."""
+    for node in ast.walk(tree):
+        targets: list[ast.expr] = []
+        if isinstance(node, ast.Assign):
+            targets = node.targets
+        elif isinstance(node, ast.AnnAssign | ast.AugAssign | ast.For):
+            targets = [node.target]
+        for target in targets:
+            for part in ast.walk(target):
+                if isinstance(part, ast.Attribute) and isinstance(part.ctx, ast.Store):
+                    yield ast.unparse(part.value), part.attr
+
+
+def test_every_field_of_a_lease_has_one_writer() -> None:
+    assert set(WRITERS) == {field.name for field in fields(Lease)}
+    writers: dict[str, set[str]] = {}
+    for path in ACTORS.glob("*.py"):
+        for what, attribute in assigned(ast.parse(path.read_text(encoding="utf-8"))):
+            if attribute in WRITERS and what != "self":
+                writers.setdefault(attribute, set()).add(path.stem)
+    assert writers == {field: {writer} for field, writer in WRITERS.items()}
+
+
+@pytest.mark.parametrize("field", WRITERS)
+def test_its_writer_is_named_beside_it(field: str) -> None:
+    tree = ast.parse((ACTORS / "messages.py").read_text(encoding="utf-8"))
+    (lease,) = (
+        node for node in ast.walk(tree) if isinstance(node, ast.ClassDef) and node.name == "Lease"
+    )
+    named = False
+    for before, after in zip(lease.body, lease.body[1:], strict=False):
+        if (
+            isinstance(before, ast.AnnAssign)
+            and ast.unparse(before.target) == field
+            and isinstance(after, ast.Expr)
+            and isinstance(after.value, ast.Constant)
+        ):
+            owner = WRITERS[field].replace("_", " ")
+            named = str(after.value.value).startswith(f"The {owner}'s")
+    assert named
+
+
+@pytest.mark.parametrize("actor", ACTORS_AND_PARTS)
+def test_no_actor_knows_another(actor: str) -> None:
+    tree = ast.parse((ACTORS / f"{actor}.py").read_text(encoding="utf-8"))
+    imported = {
+        node.module.rpartition(".")[2]
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom) and node.module is not None
+    }
+    assert imported & set(ACTORS_AND_PARTS) == ACTORS_AND_PARTS[actor]
