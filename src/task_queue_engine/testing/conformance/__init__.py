@@ -44,7 +44,7 @@ One whose leases run on a server's clock gets a subclass of `Harness` with a sho
 an `advance` that waits, or has the server's clock moved, and moves `clock` along.
 
 **Against the model.** A backend that promises everything can also be compared with the memory
-backend on random programs, which finds what no one has thought of:
+backend on random programs of operations:
 
     from task_queue_engine.testing.conformance.model import check_against_model
 
@@ -57,21 +57,15 @@ need a missing promise, ask `needs.unmet_needs` in `pytest_collection_modifyitem
 
 from __future__ import annotations
 
+import pkgutil
 from types import ModuleType
 
 import pytest
 
 # Before they are imported, so that a failed assertion shows what it compared.
 pytest.register_assert_rewrite(
-    *(
-        f"{__name__}.{module}"
-        for module in (
-            "harness", "broker_dead_letters", "claim", "counts", "dead_letters", "listing", "model",
-            "opening", "payloads", "programs", "queue", "record", "requests", "schedule",
-            "stranded", "waiting",
-        )
-    )
-)  # fmt: skip
+    *(f"{__name__}.{module.name}" for module in pkgutil.iter_modules(__path__))
+)
 
 from task_queue_engine.testing.conformance import (  # noqa: E402  # after the call above
     broker_dead_letters,
