@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from tests.backends.aws.dynamodb.harness import DYNAMODB_HARNESSES
+from tests.backends.aws.dynamodb.conformance import DYNAMODB_HARNESSES
 from tests.backends.aws.sqs.harness import AWS_HARNESSES, PAIR_HARNESSES, QUIRKS, SQS
 from tests.backends.conformance.harness import HARNESSES, Harness, Promises
 

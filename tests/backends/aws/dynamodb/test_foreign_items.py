@@ -27,8 +27,8 @@ from task_queue_engine.lifecycle import (
     Started,
 )
 from task_queue_engine.task import Task, TaskStatus, new_task_id
-from tests.backends.aws.dynamodb.opening import Table, amazons_own
-from tests.backends.aws.dynamodb.steps import ERROR, create, get, make_task, request_of, start
+from tests.backends.aws.dynamodb.tables import Table, amazons_own
+from tests.backends.aws.dynamodb.tasks import ERROR, create, get, make_task, request_of, start
 
 
 def foreign(task_id: str, **attributes: Any) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from task_queue_engine.backends.aws.dynamodb import listing
-from task_queue_engine.backends.aws.dynamodb.schema import STATUS_SHARDS, Filing
+from task_queue_engine.backends.aws.dynamodb.schema import STATUS_SHARDS, IndexPartition
 from task_queue_engine.backends.aws.dynamodb.store import DynamoStore
 from task_queue_engine.backends.base import ListQuery, NewTask
 from task_queue_engine.backends.cursors import encode_cursor
@@ -17,8 +17,8 @@ from task_queue_engine.errors import InvalidQuery
 from task_queue_engine.lifecycle import Complete, Fail
 from task_queue_engine.task import Task, TaskStatus
 from tests.backends.aws.dynamodb.faults import FaultyClient, Parameters, Send
-from tests.backends.aws.dynamodb.opening import Table
-from tests.backends.aws.dynamodb.steps import ERROR, create, make_task, request_of, start
+from tests.backends.aws.dynamodb.tables import Table
+from tests.backends.aws.dynamodb.tasks import ERROR, create, make_task, request_of, start
 
 LAG = 120.0
 
@@ -138,7 +138,7 @@ async def test_a_task_that_is_refiled_meanwhile_is_listed_once(
             await sweep(table, clock)
         return answer
 
-    client.arm(swept, "Query", times=len(Filing) * STATUS_SHARDS)
+    client.arm(swept, "Query", times=len(IndexPartition) * STATUS_SHARDS)
     page = await store.list_tasks(ListQuery(status=status))
     assert page.tasks == (task,)
     item = await table.item(task.id)
@@ -247,7 +247,7 @@ async def test_what_the_sweep_has_settled_is_not_read_for_the_unfinished(
     page = await store.list_tasks(ListQuery(status=TaskStatus.PROCESSING))
     assert [task.id for task in page.tasks] == [running.id]
     assert page.next_cursor is None
-    assert store.statistics().by_operation["list_tasks"].requests <= 25
+    assert store.usage().by_step["list_tasks"].requests <= 25
 
 
 async def test_rows_read_in_vain_are_bounded_page_by_page(

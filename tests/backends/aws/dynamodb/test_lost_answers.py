@@ -41,7 +41,7 @@ from tests.backends.aws.dynamodb.faults import (
     nothing_wrong,
     sent_twice,
 )
-from tests.backends.aws.dynamodb.steps import ERROR, create, get, make_task, request_of, start
+from tests.backends.aws.dynamodb.tasks import ERROR, create, get, make_task, request_of, start
 
 
 @dataclass(frozen=True)

@@ -32,8 +32,8 @@ from tests.backends.aws.dynamodb.faults import (
     nothing_explained,
     statements_failing,
 )
-from tests.backends.aws.dynamodb.opening import Table
-from tests.backends.aws.dynamodb.steps import create, get, make_task, request_of, start
+from tests.backends.aws.dynamodb.tables import Table
+from tests.backends.aws.dynamodb.tasks import create, get, make_task, request_of, start
 
 batches_only = pytest.mark.parametrize("table", ["dynamodb-local"], indirect=True)
 

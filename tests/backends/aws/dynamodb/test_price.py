@@ -21,9 +21,9 @@ from task_queue_engine.lifecycle import (
     Started,
 )
 from task_queue_engine.task import Task
-from tests.backends.aws.dynamodb.opening import Table
 from tests.backends.aws.dynamodb.price import Meter, metered
-from tests.backends.aws.dynamodb.steps import ERROR, create, make_task, request_of, start
+from tests.backends.aws.dynamodb.tables import Table
+from tests.backends.aws.dynamodb.tasks import ERROR, create, make_task, request_of, start
 
 pytestmark = pytest.mark.parametrize(
     "table", ["dynamodb-local/batch", "dynamodb-local/single"], indirect=True

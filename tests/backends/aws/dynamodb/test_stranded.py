@@ -8,15 +8,16 @@ from itertools import pairwise
 import pytest
 import trio
 
-from task_queue_engine.backends.aws.dynamodb.store import ORPHANED_AFTER, DynamoStore
+from task_queue_engine.backends.aws.dynamodb.store import DynamoStore
+from task_queue_engine.backends.aws.dynamodb.stranded import ORPHANED_AFTER
 from task_queue_engine.backends.base import NewTask, Stranded, StrandedKind
 from task_queue_engine.backends.cursors import encode_cursor
 from task_queue_engine.clock import ManualClock
 from task_queue_engine.errors import InvalidQuery
 from task_queue_engine.lifecycle import Retry
 from tests.backends.aws.dynamodb.faults import FaultyClient
-from tests.backends.aws.dynamodb.opening import Table, amazons_own
-from tests.backends.aws.dynamodb.steps import ERROR, create, make_task, request_of, start
+from tests.backends.aws.dynamodb.tables import Table, amazons_own
+from tests.backends.aws.dynamodb.tasks import ERROR, create, make_task, request_of, start
 from tests.backends.aws.dynamodb.test_foreign_items import foreign
 
 HOUR = 3600.0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -11,10 +12,11 @@ import trio
 
 from task_queue_engine.backends.aws.dynamodb.item_format import Item
 from task_queue_engine.backends.aws.preflight.checks import refuse
-from task_queue_engine.backends.aws.usage import Meter, Usage, units_of
+from task_queue_engine.backends.aws.usage import Usage
 from task_queue_engine.backends.aws.wire.client import AwsClient
 from task_queue_engine.backends.aws.wire.concurrently import gather
 from task_queue_engine.backends.aws.wire.errors import AwsRequestFailed
+from task_queue_engine.backends.aws.wire.json_protocol import capacity_units
 from task_queue_engine.errors import BackendError, BackendUnavailable, ConfigurationError
 
 MAX_KEYS = 100
@@ -32,7 +34,7 @@ _BASE_DELAY = 0.05
 _MAX_DELAY = 1.0
 
 
-class TableCalls:
+class TableClient:
     """
     Args:
         concurrency: requests under way at once for writes, and as many again for reads, so that
@@ -50,16 +52,17 @@ class TableCalls:
         rng: random.Random,
     ) -> None:
         self._client = client
-        self.table = table
+        self.name = table
         self._timeout = timeout
         self._rng = rng
         self._writing = trio.CapacityLimiter(concurrency)
         self._reading = trio.CapacityLimiter(concurrency)
-        self._meters: dict[str, Meter] = {}
+        self._usage: defaultdict[str, Usage] = defaultdict(Usage)
         self.is_open = False
 
-    def usage(self) -> dict[str, Usage]:
-        return {purpose: meter.snapshot() for purpose, meter in self._meters.items()}
+    def usage(self) -> Mapping[str, Usage]:
+        """By purpose."""
+        return self._usage
 
     async def write(
         self, purpose: str, operation: str, parameters: Mapping[str, Any]
@@ -73,7 +76,7 @@ class TableCalls:
             AwsRequestFailed: it was refused, for a reason that lies in the item.
         """
         document = await self._call(purpose, operation, parameters, self._writing)
-        self._meter(purpose).write_units += sum(units_of(document))
+        self._usage[purpose].write_units += sum(capacity_units(document))
         return document
 
     async def read(
@@ -87,14 +90,14 @@ class TableCalls:
             document = await self._call(purpose, operation, parameters, self._reading)
         except AwsRequestFailed as error:
             raise BackendUnavailable(
-                f"table {self.table}: {_explained(error)}", retry_after=_PATIENT
+                f"table {self.name}: {_explained(error)}", retry_after=_PATIENT
             ) from error
-        self._meter(purpose).read_units += sum(units_of(document))
+        self._usage[purpose].read_units += sum(capacity_units(document))
         return document
 
     async def query(self, purpose: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
         """One page of a Query."""
-        return await self.read(purpose, "Query", {"TableName": self.table, **parameters})
+        return await self.read(purpose, "Query", {"TableName": self.name, **parameters})
 
     async def get(
         self,
@@ -121,7 +124,7 @@ class TableCalls:
             document = await self.read(
                 purpose,
                 "GetItem",
-                {"TableName": self.table, "Key": {"id": {"S": unique[0]}}, **options},
+                {"TableName": self.name, "Key": {"id": {"S": unique[0]}}, **options},
             )
             if "Item" in document:
                 found[unique[0]] = document["Item"]
@@ -142,11 +145,11 @@ class TableCalls:
             document = await self.read(
                 purpose,
                 "BatchGetItem",
-                {"RequestItems": {self.table: {"Keys": keys, **options}}},
+                {"RequestItems": {self.name: {"Keys": keys, **options}}},
             )
-            for item in document.get("Responses", {}).get(self.table, ()):
+            for item in document.get("Responses", {}).get(self.name, ()):
                 found[item["id"]["S"]] = item
-            left = document.get("UnprocessedKeys", {}).get(self.table, {}).get("Keys", [])
+            left = document.get("UnprocessedKeys", {}).get(self.name, {}).get("Keys", [])
             if not left:
                 return
             # Progress without any delay: the answer was merely over its 16 MB.
@@ -169,7 +172,7 @@ class TableCalls:
         Raises:
             ConfigurationError, BackendRefused, BackendUnavailable.
         """
-        request = {"TableName": self.table, **parameters}
+        request = {"TableName": self.name, **parameters}
         try:
             await self._client.call("dynamodb", operation, request, timeout=self._timeout)
         except AwsRequestFailed as error:
@@ -184,7 +187,7 @@ class TableCalls:
             refuse(error, self._client, "dynamodb")
 
     def count(self, purpose: str, items: int) -> None:
-        self._meter(purpose).items += items
+        self._usage[purpose].items += items
 
     async def _call(
         self,
@@ -196,7 +199,7 @@ class TableCalls:
         if not self.is_open:
             raise BackendUnavailable("the backend is not open")
         async with limiter:
-            self._meter(purpose).requests += 1
+            self._usage[purpose].requests += 1
             try:
                 return await self._client.call(
                     "dynamodb",
@@ -209,14 +212,8 @@ class TableCalls:
                     raise
                 # Somebody has to mend something; until then work waits.
                 raise BackendUnavailable(
-                    f"table {self.table}: {_explained(error)}", retry_after=_PATIENT
+                    f"table {self.name}: {_explained(error)}", retry_after=_PATIENT
                 ) from error
-
-    def _meter(self, purpose: str) -> Meter:
-        meter = self._meters.get(purpose)
-        if meter is None:
-            meter = self._meters[purpose] = Meter()
-        return meter
 
 
 def _explained(error: AwsRequestFailed) -> str:

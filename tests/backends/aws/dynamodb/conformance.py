@@ -15,7 +15,7 @@ from task_queue_engine.backends.aws.dynamodb.store import DynamoStore
 from task_queue_engine.backends.base import BackendInfo, Stranded, StrandedPage
 from task_queue_engine.backends.memory import MemoryBackend, MemoryQueue
 from task_queue_engine.clock import ManualClock
-from tests.backends.aws.dynamodb.opening import Table, create_table, open_client, writes_of
+from tests.backends.aws.dynamodb.tables import Table, create_table, open_client, writes_of
 from tests.backends.conformance.harness import Harness, Promises
 from tests.local_servers import require
 
