@@ -88,7 +88,7 @@ async def test_what_a_dead_letter_costs_is_its_tasks() -> None:
     assert queue.usage()["email"].requests - before == pytest.approx(3)
 
 
-async def test_an_empty_poll_is_nobodys() -> None:
+async def test_an_empty_poll_belongs_to_no_type() -> None:
     async with serving() as server, queue_on(server) as queue:
         server.default = answer({"Messages": []})
         assert await queue.receive(10, wait=0, visibility=30) == []

@@ -236,10 +236,10 @@ async def test_what_a_crash_loses_and_a_repair_finds(table: Table, clock: Manual
         assert again.corrected == {}
 
 
-async def test_a_repair_counts_by_status_wherever_tasks_are_filed(
+async def test_a_repair_counts_by_status_in_every_partition(
     table: Table, clock: ManualClock
 ) -> None:
-    """On the routine, swept or not, and off it."""
+    """In the default partition, swept or not, and outside it."""
     one_round = Counts(pending=1, processing=1, completed=2, failed=1, cancelled=1)
     async with (store := table.store(clock=clock, flush_interval=0.01)).open():
         for times in (1, 2, 3):
@@ -263,7 +263,7 @@ async def test_a_repair_counts_by_status_wherever_tasks_are_filed(
                 await store.stranded("default", before=clock.now(), sent_before=None, limit=100)
 
 
-async def test_a_repair_does_not_count_twice_what_is_refiled_meanwhile(
+async def test_a_repair_does_not_count_twice_what_is_reindexed_meanwhile(
     table: Table, clock: ManualClock
 ) -> None:
     client = FaultyClient(table.client)

@@ -116,7 +116,7 @@ async def test_a_filter_that_hardly_anything_passes_gets_short_pages(
 
 @pytest.mark.parametrize("status", [None, TaskStatus.PENDING])
 @pytest.mark.parametrize("when", ["before", "after"])
-async def test_a_task_that_is_refiled_meanwhile_is_listed_once(
+async def test_a_task_that_is_reindexed_meanwhile_is_listed_once(
     table: Table,
     store: DynamoStore,
     client: FaultyClient,
@@ -146,7 +146,7 @@ async def test_a_task_that_is_refiled_meanwhile_is_listed_once(
     assert item["status_shard"]["S"].startswith("OPEN")
 
 
-async def test_what_was_refiled_just_now_is_listed_before_the_index_shows_it(
+async def test_what_was_reindexed_just_now_is_listed_before_the_index_shows_it(
     table: Table, store: DynamoStore, client: FaultyClient, clock: ManualClock
 ) -> None:
     """It follows the table within a moment: until then the task is where it was."""
@@ -312,7 +312,7 @@ async def test_looking_for_due_tasks_costs_little_when_there_are_none(
     assert client.calls["BatchGetItem"] == 0
 
 
-async def test_cancel_requests_cost_one_request_for_all_in_hand(
+async def test_cancel_requests_cost_one_request_for_all_in_flight(
     store: DynamoStore, client: FaultyClient, clock: ManualClock
 ) -> None:
     tasks = await start(store, clock, 30)

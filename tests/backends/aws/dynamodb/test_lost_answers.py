@@ -224,7 +224,7 @@ async def test_a_batch_of_which_one_half_is_lost(
 
 
 async def test_create(store: DynamoStore, client: FaultyClient, clock: ManualClock) -> None:
-    """Created, not AlreadyExists: else nobody would send the message."""
+    """Created, not AlreadyExists: else the submitter would not send the message."""
     task = make_task(clock)
     client.arm_writes(sent_twice)
     assert await store.create([NewTask(task=task)]) == [Created()]
@@ -295,7 +295,7 @@ async def test_reclaim(
     assert await store.counts() == Counts(pending=1)
 
 
-async def test_bury(
+async def test_fail_dead_lettered(
     store: DynamoStore, client: FaultyClient, clock: ManualClock, losing: Losing
 ) -> None:
     (task,) = await start(store, clock)

@@ -1,4 +1,4 @@
-"""What is called stranded where nobody can ask SQS whether a message exists."""
+"""What is called stranded where SQS cannot be asked whether a message exists."""
 
 from __future__ import annotations
 
@@ -133,7 +133,7 @@ async def test_what_waits_for_its_time_is_not_stranded(
 async def test_no_attempt_is_given_up_while_it_could_be_alive(
     store: DynamoStore, clock: ManualClock
 ) -> None:
-    """SQS lets nobody hide a message for more than 12 hours."""
+    """SQS hides no message for more than 12 hours."""
     (task,) = await start(store, clock)
     clock.advance(12 * HOUR)
     assert await look(store, clock) == []

@@ -1,4 +1,4 @@
-"""The sweep passes over nothing: whatever is not finished when its time has come is filed apart."""
+"""The sweep passes over nothing: whatever is not finished when its time has come goes to OPEN."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ async def partitions(table: Table, tasks: list[Task]) -> set[str]:
     return {await partition(table, task) for task in tasks}
 
 
-async def test_what_has_not_ended_in_time_is_filed_apart(
+async def test_what_has_not_ended_in_time_goes_to_open(
     table: Table, store: DynamoStore, clock: ManualClock
 ) -> None:
     waiting, running, completed, failed = await create(store, clock, 4)
@@ -72,7 +72,7 @@ async def test_what_has_not_ended_in_time_is_filed_apart(
     assert await partition(table, running) == "ROUTINE"
 
 
-async def test_nobody_sees_a_task_change_by_it(store: DynamoStore, clock: ManualClock) -> None:
+async def test_no_caller_sees_a_task_change_by_it(store: DynamoStore, clock: ManualClock) -> None:
     """Neither what the API says, nor who may write to it."""
     (waiting,) = await create(store, clock)
     (running,) = await start(store, clock)
@@ -87,7 +87,7 @@ async def test_nobody_sees_a_task_change_by_it(store: DynamoStore, clock: Manual
 
 
 @batches_only
-async def test_what_could_not_be_refiled_is_refiled_later(
+async def test_what_could_not_be_moved_is_moved_later(
     table: Table, store: DynamoStore, client: FaultyClient, clock: ManualClock
 ) -> None:
     tasks = await create(store, clock, 5)
@@ -96,13 +96,13 @@ async def test_what_could_not_be_refiled_is_refiled_later(
     with pytest.raises(BackendUnavailable):
         await look(store, clock)
     client.disarm()
-    clock.advance(61)  # the turn has passed
+    clock.advance(61)  # the lease is over
     await look(store, clock)
     assert await partitions(table, tasks) == {"OPEN"}
 
 
 @batches_only
-async def test_a_crash_between_refiling_and_noting_it(
+async def test_a_crash_between_moving_and_noting_it(
     table: Table, store: DynamoStore, client: FaultyClient, clock: ManualClock
 ) -> None:
     tasks = await create(store, clock, 5)
@@ -129,7 +129,7 @@ async def test_a_crash_between_refiling_and_noting_it(
 
 @batches_only
 @pytest.mark.parametrize("fault", [lost_answer, not_sent])
-async def test_a_turn_whose_answer_is_lost(
+async def test_a_lease_whose_answer_is_lost(
     table: Table, store: DynamoStore, client: FaultyClient, clock: ManualClock, fault: Any
 ) -> None:
     tasks = await create(store, clock, 3)
@@ -153,7 +153,7 @@ async def test_one_engine_sweeps_for_all(
         await look(store, clock)
         requests = [each.usage().by_step["sweep"].requests for each in (store, other)]
         assert requests[0] > 10
-        assert requests[1] == 1  # to hear that it is not its turn
+        assert requests[1] == 1  # to hear that the lease is another's
         clock.advance(REST)
         await look(other, clock)
         assert other.usage().by_step["sweep"].requests > 10
@@ -190,7 +190,7 @@ async def test_a_piece_is_bounded_and_the_next_goes_on(
 # --- against other writers ------------------------------------------------------------------
 
 
-async def at_the_refiling(
+async def before_the_move(
     table: Table, client: FaultyClient, clock: ManualClock, store: DynamoStore, other_write: Any
 ) -> None:
     """Between the sweep's look at the rows and what it writes."""
@@ -207,7 +207,7 @@ async def at_the_refiling(
     assert not client.armed("GetItem")
 
 
-async def test_a_task_that_starts_meanwhile_is_refiled(
+async def test_a_task_that_starts_meanwhile_is_moved(
     table: Table, store: DynamoStore, client: FaultyClient, clock: ManualClock
 ) -> None:
     (task,) = await create(store, clock)
@@ -216,7 +216,7 @@ async def test_a_task_that_starts_meanwhile_is_refiled(
         (verdict,) = await other.claim([request_of(task.id)])
         assert isinstance(verdict, Started)
 
-    await at_the_refiling(table, client, clock, store, starts)
+    await before_the_move(table, client, clock, store, starts)
     assert await partition(table, task) == "OPEN"
     assert (await get(store, task.id)).status is TaskStatus.PROCESSING
 
@@ -229,13 +229,13 @@ async def test_a_task_that_ends_meanwhile_is_not(
     async def ends(other: DynamoStore) -> None:
         await other.record([Complete(task_id=task.id, attempt=1, result=1)])
 
-    await at_the_refiling(table, client, clock, store, ends)
+    await before_the_move(table, client, clock, store, ends)
     assert await partition(table, task) == "ROUTINE"
 
 
 @batches_only
 @pytest.mark.parametrize("kind", ["start", "completion"])
-async def test_a_decision_that_was_made_before_the_refiling(
+async def test_a_decision_that_was_made_before_the_move(
     table: Table,
     store: DynamoStore,
     client: FaultyClient,
@@ -268,7 +268,7 @@ async def test_a_decision_that_was_made_before_the_refiling(
 # --- what comes late ------------------------------------------------------------------------
 
 
-async def test_a_task_of_long_ago_is_never_on_the_routine(
+async def test_a_task_of_long_ago_is_never_in_the_default_partition(
     table: Table, store: DynamoStore, clock: ManualClock
 ) -> None:
     (soon,) = await create(store, clock, created_at=clock.now() - timedelta(seconds=LAG / 4))

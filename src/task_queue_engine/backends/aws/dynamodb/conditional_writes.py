@@ -2,8 +2,8 @@
 
 What every task goes through is written *blindly*, in one request: to start a PENDING task, to
 record what its attempt came to. The condition holds all that `lifecycle` would look at; where it
-fails, the row is read, the pure function decides, and `change` writes conditionally on what was
-read.
+fails, the refusal brings the row, the pure function decides, and `change` writes conditionally on
+what was found.
 """
 
 from __future__ import annotations
@@ -94,12 +94,12 @@ _PROCESSING = text(TaskStatus.PROCESSING.value)
 _NOT_DELAYED = text(NOT_DELAYED)
 _START_REMOVES = ("progress", "due_at", "due_shard", "stranded_at")
 _WAIT_REMOVES = ("message_id", "receive_count")
+# What `status-index` holds of a task and a change to this status need not touch: an unfinished task
+# stays in its partition, and COMPLETED ones lie where most of them lay before.
 _LEFT_ALONE = {
     TaskStatus.PROCESSING: ("status_shard", "status_at"),
     TaskStatus.COMPLETED: ("status_at",),
 }
-"""What `status-index` holds of a task and a change to this status need not touch: what was filed
-among the unfinished still is, and COMPLETED ones lie where most of them lay before."""
 _END_REMOVES = ("run_at", "message_id", "receive_count", "cancel_shard")
 
 
@@ -244,7 +244,7 @@ def mark_due(task_id: str, due_at: datetime | None) -> Update:
 
 
 def mark_stranded(read: Item, now: datetime) -> Update:
-    """Say that this task is being reported as stranded, if nobody else has meanwhile."""
+    """Say that this task is being reported as stranded, if no other engine has meanwhile."""
     return Update(
         task_id=read["id"]["S"],
         sets={"stranded_at": moment(now)},
@@ -258,10 +258,10 @@ def mark_stranded(read: Item, now: datetime) -> Update:
 
 
 def reindex(task_id: str, status_at: AttributeValue) -> Update:
-    """File under OPEN what is still on the routine, unless it has finished.
+    """Move to OPEN what is still in the default partition, unless it has finished.
 
-    No token is left and none asked for: no decision rests on where a task is filed, and a start in
-    the same moment is neither refused nor refuses this.
+    No token is left and none asked for: no decision rests on the partition of a task, and a start
+    in the same moment is neither refused nor refuses this.
 
     Args:
         status_at: of `item_format.status_at_of`.

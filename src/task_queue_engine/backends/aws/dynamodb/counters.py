@@ -1,8 +1,9 @@
 """How many tasks there are of each status, read in O(1).
 
 Items of their own hold the numbers, spread over a few by process. A process sums up what its
-writes change and adds it to its item every few seconds, exactly once: the same update notes the
-batch's number under the process's name and is refused where it has been noted before.
+writes change and adds it to its item, every `flush_interval` seconds while it is busy and exactly
+once: the same update notes the batch's number under the process's name and is refused where it has
+been noted before.
 
 `read` adds what this process has not written yet, so its own view is exact. It is off by
 

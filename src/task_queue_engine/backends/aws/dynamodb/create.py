@@ -171,8 +171,9 @@ class Creator:
             pending.token.counted = True
 
     async def _reindex_late(self, wave: dict[int, _PendingInsert], batch: _CreateBatch) -> None:
-        """What was so long on its way that the sweep may have passed its place already. It is
-        answered for only then: until it is, the caller's repetition comes by here."""
+        """Move to OPEN what was so long on its way that the sweep may have passed its sort key
+        already. It is answered for only then: until it is, the caller's repetition comes by
+        here."""
         oldest = self._context.now() - self._sweep.lag / 2
         late = {
             pending.task.id: (index, update)

@@ -1,16 +1,16 @@
 """The search for tasks that nothing will bring on, where SQS cannot be asked whether a message
 exists: it goes by what times can tell.
 
-- UNSENT: PENDING, not left to the scheduler, ready for longer than any message that is still to
-  be received. That its message is lost is a guess, and a wrong guess costs one extra message. Each
-  find is noted on the item: one engine acts on it, and the same task is found again only after it
-  has waited twice as long.
+- UNSENT: PENDING, not left to the scheduler, ready since before `before` and before `sent_before`.
+  That its message is lost is a guess, and a wrong guess costs one extra message. Each find is noted
+  on the item: one engine acts on it, and the same task is found again only after it has waited
+  twice as long.
 - ORPHANED: its attempt started more than `orphaned_after` ago. SQS hides no message for longer than
   12 hours after its receipt, and an engine stops an attempt whose lease is lost: no live attempt is
   that old.
 
-The walk goes over the partition OPEN. Where it is this engine's turn a piece of the sweep comes
-first, so that all that is older than the sweep's lag is there.
+The walk goes over the partition OPEN. If this engine gets the sweep's lease, a piece of the sweep
+comes first, so that all that is older than its lag is there.
 """
 
 from __future__ import annotations

@@ -24,11 +24,12 @@ from task_queue_engine.errors import BackendUnavailable
 MAX_STATEMENTS = 25
 """Of a BatchExecuteStatement (API reference)."""
 
+# Far below the service's limit; large items would make one slow request of many.
 _MAX_REQUEST_BYTES = 4 * 2**20
-"""Far below the service's limit; large items would make one slow request of many."""
 
 _LARGE = ("payload", "result", "error", "progress")
 
+# Full jitter below 0.1, 0.2, 0.4, 0.8 and 1 s between them: together within a store's call.
 _TRIES = 6
 
 # Codes of BatchStatementError (API reference).
