@@ -35,7 +35,6 @@ from task_queue_engine.backends.aws.dynamodb.schema import IndexPartition
 from task_queue_engine.backends.aws.dynamodb.status_index import of_shard, pages
 from task_queue_engine.backends.aws.dynamodb.table_client import TableClient
 from task_queue_engine.backends.aws.wire.concurrently import gather
-from task_queue_engine.backends.aws.wire.errors import AwsRequestFailed
 from task_queue_engine.backends.base import Counts
 from task_queue_engine.errors import BackendUnavailable
 from task_queue_engine.task import TaskStatus
@@ -151,27 +150,18 @@ class CounterRepair:
     async def _takes_it(self, pause: float) -> bool:
         """One process of all that share the table, once in that time."""
         now = milliseconds(self._now())
-        try:
-            await self._table.write(
-                "counters",
-                "UpdateItem",
-                {
-                    "TableName": self._table.name,
-                    "Key": {"id": {"S": schema.counter_ids()[0]}},
-                    "UpdateExpression": "SET #due = :next",
-                    "ConditionExpression": "attribute_not_exists(#due) OR #due <= :now",
-                    "ExpressionAttributeNames": {"#due": _REPAIR_DUE},
-                    "ExpressionAttributeValues": {
-                        ":now": {"N": str(now)},
-                        ":next": {"N": str(now + int(pause * 1000))},
-                    },
-                },
-            )
-        except AwsRequestFailed as error:
-            if error.code != "ConditionalCheckFailedException":
-                raise BackendUnavailable(f"counters of {self._table.name}: {error}") from error
-            return False
-        return True
+        taken = await self._table.update(
+            "counters",
+            schema.counter_ids()[0],
+            "SET #due = :next",
+            condition="attribute_not_exists(#due) OR #due <= :now",
+            names={"#due": _REPAIR_DUE},
+            values={
+                ":now": {"N": str(now)},
+                ":next": {"N": str(now + int(pause * 1000))},
+            },
+        )
+        return taken is not None
 
 
 def between_repairs(tasks: int, *, at_most: float) -> float:

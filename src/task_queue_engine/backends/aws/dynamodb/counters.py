@@ -29,7 +29,6 @@ import trio
 from task_queue_engine.backends.aws.dynamodb import schema
 from task_queue_engine.backends.aws.dynamodb.item_format import Item
 from task_queue_engine.backends.aws.dynamodb.table_client import TableClient
-from task_queue_engine.backends.aws.wire.errors import AwsRequestFailed
 from task_queue_engine.backends.base import Counts
 from task_queue_engine.errors import BackendUnavailable
 from task_queue_engine.task import TaskStatus
@@ -174,26 +173,18 @@ class Counters:
         values |= {f":{name}": {"N": str(change)} for name, change in changes.items()}
         added = ", ".join(f"#{name} :{name}" for name in changes)
         try:
-            await self._table.write(
+            # Where it is refused, it was written by a try whose answer was lost.
+            await self._table.update(
                 "counters",
-                "UpdateItem",
-                {
-                    "TableName": self._table.name,
-                    "Key": {"id": {"S": self._item_id}},
-                    "UpdateExpression": f"SET #mark = :number ADD {added}",
-                    "ConditionExpression": "attribute_not_exists(#mark) OR #mark < :number",
-                    "ExpressionAttributeNames": names,
-                    "ExpressionAttributeValues": values,
-                },
+                self._item_id,
+                f"SET #mark = :number ADD {added}",
+                condition="attribute_not_exists(#mark) OR #mark < :number",
+                names=names,
+                values=values,
             )
         except BackendUnavailable:
             self._dirty.set()
             raise
-        except AwsRequestFailed as error:
-            if error.code != "ConditionalCheckFailedException":
-                self._dirty.set()
-                raise BackendUnavailable(f"counters of {self._table.name}: {error}") from error
-            # Written by a try whose answer was lost.
         self._marked = True
         self._unconfirmed = None
         if not self._reading:
@@ -206,22 +197,15 @@ class Counters:
 
     async def _remove_mark(self) -> None:
         try:
-            await self._table.write(
-                "counters", "UpdateItem", self._removal(self._item_id, [self._mark])
-            )
-        except (BackendUnavailable, AwsRequestFailed) as error:
+            await self._remove(self._item_id, [self._mark])
+        except BackendUnavailable as error:
             logger.info("the counters keep this process's mark until a repair: %s", error)
         else:
             self._marked = False
 
-    def _removal(self, item_id: str, marks: list[str]) -> dict[str, object]:
+    async def _remove(self, item_id: str, marks: list[str]) -> None:
         names = {f"#{i}": mark for i, mark in enumerate(marks)}
-        return {
-            "TableName": self._table.name,
-            "Key": {"id": {"S": item_id}},
-            "UpdateExpression": "REMOVE " + ", ".join(names),
-            "ExpressionAttributeNames": names,
-        }
+        await self._table.update("counters", item_id, "REMOVE " + ", ".join(names), names=names)
 
     # --- for a repair -----------------------------------------------------------------------
 
@@ -242,11 +226,7 @@ class Counters:
                 name for name in item if name.startswith(_FLUSHED) and _number(item, name) < oldest
             ]
             for start in range(0, len(old), _MARKS_A_REQUEST):
-                await self._table.write(
-                    "counters",
-                    "UpdateItem",
-                    self._removal(item_id, old[start : start + _MARKS_A_REQUEST]),
-                )
+                await self._remove(item_id, old[start : start + _MARKS_A_REQUEST])
 
 
 def counts_of(totals: Mapping[str, int]) -> Counts:

@@ -26,7 +26,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import partial
-from typing import Any
 
 from task_queue_engine.backends.aws.dynamodb import conditional_writes, schema
 from task_queue_engine.backends.aws.dynamodb.conditional_writes import Update
@@ -42,8 +41,6 @@ from task_queue_engine.backends.aws.dynamodb.schema import IndexPartition
 from task_queue_engine.backends.aws.dynamodb.table_client import TableClient
 from task_queue_engine.backends.aws.dynamodb.writers import Applied, Unanswered, Writer
 from task_queue_engine.backends.aws.wire.concurrently import gather
-from task_queue_engine.backends.aws.wire.errors import AwsRequestFailed
-from task_queue_engine.errors import BackendUnavailable
 
 _PURPOSE = "sweep"
 
@@ -232,56 +229,41 @@ class Sweep:
     async def _acquire(self, lease: _Lease) -> Item | None:
         """The noted state, where no other engine has the lease."""
         now = self._now()
-        answer = await self._update(
+        return await self._table.update(
+            _PURPOSE,
+            schema.SWEEP_ID,
             "SET #turn = :until, #holder = :me",
             # The holder's name: sent twice by the client, it has been carried out by the first.
-            "attribute_not_exists(#turn) OR #turn <= :now OR #turn > :never OR #holder = :me",
-            {"#turn": "turn", "#holder": "holder"},
-            {
+            condition="attribute_not_exists(#turn) OR #turn <= :now OR #turn > :never "
+            "OR #holder = :me",
+            names={"#turn": "turn", "#holder": "holder"},
+            values={
                 ":me": {"S": lease.holder},
                 ":now": _milliseconds(now),
                 ":until": _milliseconds(now + _LEASE),
                 ":never": _milliseconds(now + _LEASE + self.lag / 4 + _SKEW),
             },
+            returning=True,
         )
-        return None if answer is None else answer["Attributes"]
 
     async def _note(self, lease: _Lease, *, until: datetime) -> bool:
         """False where another engine has the lease by now: it has gone on from an older checkpoint,
         which costs something and does no harm."""
         names = {f"#{n}": name for n, name in enumerate(lease.checkpoints)}
-        values = {
+        values: Item = {
             f":{n}": {"L": [{"S": sort_key} for sort_key in sort_keys]}
             for n, sort_keys in enumerate(lease.checkpoints.values())
         }
         assignments = ", ".join(f"#{n} = :{n}" for n in range(len(lease.checkpoints)))
-        answer = await self._update(
+        noted = await self._table.update(
+            _PURPOSE,
+            schema.SWEEP_ID,
             f"SET #turn = :until, {assignments}",
-            "#holder = :me",
-            names | {"#turn": "turn", "#holder": "holder"},
-            values | {":me": {"S": lease.holder}, ":until": _milliseconds(until)},
+            condition="#holder = :me",
+            names=names | {"#turn": "turn", "#holder": "holder"},
+            values=values | {":me": {"S": lease.holder}, ":until": _milliseconds(until)},
         )
-        return answer is not None
-
-    async def _update(
-        self, update: str, condition: str, names: dict[str, str], values: Item
-    ) -> dict[str, Any] | None:
-        """None where the condition does not hold."""
-        parameters = {
-            "TableName": self._table.name,
-            "Key": {"id": {"S": schema.SWEEP_ID}},
-            "UpdateExpression": update,
-            "ConditionExpression": condition,
-            "ExpressionAttributeNames": names,
-            "ExpressionAttributeValues": values,
-            "ReturnValues": "ALL_NEW",
-        }
-        try:
-            return await self._table.write(_PURPOSE, "UpdateItem", parameters)
-        except AwsRequestFailed as error:
-            if error.code == "ConditionalCheckFailedException":
-                return None
-            raise BackendUnavailable(f"the sweep of {self._table.name}: {error}") from error
+        return noted is not None
 
 
 def _checkpoints(state: Item, name: str) -> list[str]:

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
 
 from task_queue_engine.backends.aws.dynamodb.schema import INDEXES, Index, counter_ids
 from task_queue_engine.backends.aws.dynamodb.table_client import TableClient
 from task_queue_engine.backends.aws.wire.concurrently import gather
-from task_queue_engine.backends.aws.wire.errors import AwsRequestFailed
-from task_queue_engine.errors import BackendUnavailable
 
 
 async def check_table(table: TableClient) -> None:
@@ -20,7 +17,8 @@ async def check_table(table: TableClient) -> None:
         BackendUnavailable: throttled or failing; another try may help.
     """
     lacking = f"there is no table {table.name} with the key id"
-    await table.check("GetItem", _counter_key(), lacking=lacking)
+    key = {"Key": {"id": {"S": counter_ids()[0]}}}  # of any item
+    await table.check("GetItem", key, lacking=lacking)
     await gather([partial(_check_index, table, index) for index in INDEXES])
 
 
@@ -42,18 +40,4 @@ async def ping(table: TableClient) -> None:
     Raises:
         BackendUnavailable: no task could be written, and why.
     """
-    removal = {
-        "TableName": table.name,
-        **_counter_key(),
-        "UpdateExpression": "REMOVE #nothing",
-        "ExpressionAttributeNames": {"#nothing": "ping"},
-    }
-    try:
-        await table.write("ping", "UpdateItem", removal)
-    except AwsRequestFailed as error:
-        raise BackendUnavailable(f"table {table.name}: {error}") from error
-
-
-def _counter_key() -> dict[str, Any]:
-    """Of an item that is no task's."""
-    return {"Key": {"id": {"S": counter_ids()[0]}}}
+    await table.update("ping", counter_ids()[0], "REMOVE #nothing", names={"#nothing": "ping"})

@@ -97,6 +97,47 @@ class TableClient:
         self._usage[purpose].read_units += sum(capacity_units(document))
         return document
 
+    async def update(
+        self,
+        purpose: str,
+        item_id: str,
+        expression: str,
+        *,
+        names: Mapping[str, str],
+        values: Item | None = None,
+        condition: str | None = None,
+        returning: bool = False,
+    ) -> Item | None:
+        """UpdateItem of one of the store's own items, which are no tasks.
+
+        Returns:
+            The new item where it is wanted (`returning`), else an empty one; None where the
+            condition does not hold.
+
+        Raises:
+            BackendUnavailable: whether it was carried out is not known.
+        """
+        parameters: dict[str, Any] = {
+            "TableName": self.name,
+            "Key": {"id": {"S": item_id}},
+            "UpdateExpression": expression,
+            "ExpressionAttributeNames": names,
+        }
+        if returning:
+            parameters["ReturnValues"] = "ALL_NEW"
+        if values is not None:
+            parameters["ExpressionAttributeValues"] = values
+        if condition is not None:
+            parameters["ConditionExpression"] = condition
+        try:
+            document = await self.write(purpose, "UpdateItem", parameters)
+        except AwsRequestFailed as error:
+            if error.code == "ConditionalCheckFailedException":
+                return None
+            raise BackendUnavailable(f"table {self.name}: {error}") from error
+        found: Item = document.get("Attributes", {})
+        return found
+
     async def query(self, purpose: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
         """One page of a Query."""
         return await self.read(purpose, "Query", {"TableName": self.name, **parameters})
