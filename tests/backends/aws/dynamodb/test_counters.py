@@ -457,7 +457,7 @@ class Silent:
     async def get(self, *_: Any, **__: Any) -> dict[str, Any]:
         return {}
 
-    async def write(self, *_: Any, **__: Any) -> dict[str, Any]:
+    async def update(self, *_: Any, **__: Any) -> dict[str, Any]:
         return {}
 
 
