@@ -15,7 +15,7 @@ from task_queue_engine.backends.aws.backend import AwsBackend
 from task_queue_engine.backends.aws.provisioning.provision import provision
 from task_queue_engine.backends.aws.provisioning.resources import Names
 from task_queue_engine.backends.aws.provisioning.session import Control
-from task_queue_engine.backends.aws.usage import MAX_TYPES, OTHER_TYPES, TypeMeters, task_types
+from task_queue_engine.backends.aws.usage import MAX_TYPES, OTHER_TYPES, UsageByType, task_types
 from task_queue_engine.backends.base import DeadLettering, Message, MeteredBackend
 from task_queue_engine.backends.memory import MemoryBackend
 from task_queue_engine.backends.sqlite import SqliteBackend
@@ -88,7 +88,7 @@ async def test_what_a_dead_letter_costs_is_its_tasks() -> None:
     assert queue.usage()["email"].requests - before == pytest.approx(3)
 
 
-async def test_an_empty_poll_is_nobodys() -> None:
+async def test_an_empty_poll_belongs_to_no_type() -> None:
     async with serving() as server, queue_on(server) as queue:
         server.default = answer({"Messages": []})
         assert await queue.receive(10, wait=0, visibility=30) == []
@@ -97,12 +97,11 @@ async def test_an_empty_poll_is_nobodys() -> None:
 
 
 def test_neither_the_number_nor_the_length_of_type_names_is_without_bounds() -> None:
-    meters = TypeMeters()
-    meters.share(["x" * 10_000], requests=1)
+    usage = UsageByType()
+    usage.share(["x" * 10_000], requests=1)
     for number in range(MAX_TYPES + 50):
-        meters.share([f"type-{number}", "type-0"], requests=2)
+        usage.share([f"type-{number}", "type-0"], requests=2)
 
-    usage = meters.usage()
     assert len(usage) == MAX_TYPES
     assert usage[OTHER_TYPES].requests == pytest.approx(1 + 51)
     total = sum(each.requests for each in usage.values())

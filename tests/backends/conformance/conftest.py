@@ -14,7 +14,7 @@ from task_queue_engine.backends.sqlite import SqliteBackend
 from task_queue_engine.clock import ManualClock
 from task_queue_engine.testing.conformance import Harness, Promises
 from task_queue_engine.testing.conformance.needs import unmet_needs
-from tests.backends.aws.dynamodb.harness import DYNAMODB_HARNESSES
+from tests.backends.aws.dynamodb.conformance import DYNAMODB_HARNESSES
 from tests.backends.aws.sqs.harness import AWS_HARNESSES, PAIR_HARNESSES, QUIRKS, SQS
 
 

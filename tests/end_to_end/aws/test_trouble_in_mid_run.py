@@ -26,7 +26,7 @@ from task_queue_engine.backends.aws.sqs import receive_watermark as arrivals
 from task_queue_engine.backends.aws.wire import credentials
 from task_queue_engine.backends.base import ListQuery
 from task_queue_engine.errors import BackendUnavailable
-from tests.backends.aws.dynamodb.opening import open_client
+from tests.backends.aws.dynamodb.tables import open_client
 from tests.backends.aws.fake_aws import dynamodb_error, sqs_error
 from tests.backends.aws.fault_proxy import Front, Weather, before, fair
 from tests.backends.aws.sqs.harness import make_queue

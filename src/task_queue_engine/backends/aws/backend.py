@@ -10,7 +10,7 @@ from typing import Protocol, Self
 
 import trio
 
-from task_queue_engine.backends.aws.dynamodb.store import DynamoStore, StoreStatistics
+from task_queue_engine.backends.aws.dynamodb.store import DynamoStore
 from task_queue_engine.backends.aws.preflight.checks import (
     check_queue,
     check_regions,
@@ -33,7 +33,7 @@ from task_queue_engine.backends.aws.sqs.queue_urls import (
     sibling,
     urls_by_name,
 )
-from task_queue_engine.backends.aws.usage import steps, task_types
+from task_queue_engine.backends.aws.usage import StoreUsage, steps, task_types
 from task_queue_engine.backends.aws.wire.client import AwsClient
 from task_queue_engine.backends.aws.wire.concurrently import gather
 from task_queue_engine.backends.aws.wire.errors import AwsRequestFailed
@@ -62,7 +62,7 @@ class AwsStore(TaskStore, Protocol):
         """Raises BackendUnavailable when no task could be written."""
         ...
 
-    def statistics(self) -> StoreStatistics:
+    def usage(self) -> StoreUsage:
         """What it has asked of DynamoDB."""
         ...
 
@@ -173,11 +173,11 @@ class AwsBackend:
 
     def usage(self) -> BackendUsage:
         """See `MeteredBackend`."""
-        store = self._store.statistics()
+        store = self._store.usage()
         by_queue = [queue.usage() for queue in self._queues.values()]
         return BackendUsage(
             operations=self._client.statistics().usage(),
-            steps=steps(store.by_operation),
+            steps=steps(store.by_step),
             task_types=(
                 *task_types("dynamodb", [store.by_task_type]),
                 *task_types("sqs", by_queue),

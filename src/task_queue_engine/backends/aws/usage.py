@@ -1,11 +1,14 @@
-"""What work costs: requests and capacity units, by step and by task type."""
+"""What work costs: requests and capacity units, by step and by task type.
+
+There is one set of numbers: the store and the queues count, and `AwsBackend.usage` makes the
+contract's types of what they have counted.
+"""
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Final
+from dataclasses import dataclass, field
+from typing import Final
 
 from task_queue_engine.backends.aws.wire.endpoints import Service
 from task_queue_engine.backends.base import StepUsage, TaskTypeUsage
@@ -14,12 +17,15 @@ OTHER_TYPES: Final = "(other)"
 """What task types past the first `MAX_TYPES` are counted under: queue and table may hold what other
 programs wrote, and a label in /metrics must take neither any number of values nor any length."""
 MAX_TYPES: Final = 200
+"""More than a team has, and few enough for one scrape of /metrics."""
 MAX_TYPE_LENGTH: Final = 200
+"""Characters; longer names are not ones that a team gives to its handlers."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class Usage:
-    """Fractions of a request where one request served several task types."""
+    """Goes up as work is done. Fractions of a request where one request served several task
+    types."""
 
     items: int = 0
     """Tasks, or rows looked at."""
@@ -29,97 +35,67 @@ class Usage:
     """Those of the indexes included."""
 
 
-@dataclass(slots=True)
-class Meter:
-    """One `Usage`, while it moves."""
+class UsageByType(dict[str, Usage]):
+    """By the names of task types, bounded as `OTHER_TYPES` says."""
 
-    items: int = 0
-    requests: float = 0.0
-    read_units: float = 0.0
-    write_units: float = 0.0
-
-    def snapshot(self) -> Usage:
-        return Usage(
-            items=self.items,
-            requests=self.requests,
-            read_units=self.read_units,
-            write_units=self.write_units,
-        )
-
-
-def units_of(document: dict[str, Any]) -> list[float]:
-    """The capacity units in an answer: one number per statement of a batch where the server
-    tells them apart, else one for all; empty where it does not say."""
-    found = document.get("ConsumedCapacity")
-    if found is None:
-        return []
-    if isinstance(found, dict):
-        found = [found]
-    return [float(each.get("CapacityUnits", 0.0)) for each in found]
-
-
-class TypeMeters:
-    """Requests by task type, shared by the tasks they served."""
-
-    def __init__(self) -> None:
-        self._meters: dict[str, Meter] = {}
+    def of(self, task_type: str) -> Usage:
+        """The type's own usage, or that of the rest."""
+        found = self.get(task_type)
+        if found is not None:
+            return found
+        if len(task_type) > MAX_TYPE_LENGTH or len(self) >= MAX_TYPES:
+            task_type = OTHER_TYPES
+        return self.setdefault(task_type, Usage())
 
     def share(self, task_types: Sequence[str], *, requests: int) -> None:
         """So many requests have served these tasks, named by their types ("" where unknown)."""
-        if not task_types:
-            return
-        each = requests / len(task_types)
         for task_type in task_types:
-            if not task_type:
-                continue
-            meter = self._meters.get(task_type)
-            if meter is None:
-                name = bounded_type(task_type, self._meters)
-                meter = self._meters.setdefault(name, Meter())
-            meter.items += 1
-            meter.requests += each
-
-    def usage(self) -> dict[str, Usage]:
-        return {task_type: meter.snapshot() for task_type, meter in self._meters.items()}
+            if task_type:
+                usage = self.of(task_type)
+                usage.items += 1
+                usage.requests += requests / len(task_types)
 
 
-def bounded_type(task_type: str, known: Mapping[str, object]) -> str:
-    """The type's name, or that of the rest."""
-    if task_type in known:
-        return task_type
-    if len(task_type) > MAX_TYPE_LENGTH or len(known) >= MAX_TYPES:
-        return OTHER_TYPES
-    return task_type
+@dataclass(frozen=True, slots=True)
+class StoreUsage:
+    """What the store has asked of DynamoDB since it was made. It goes on counting."""
+
+    by_step: Mapping[str, Usage] = field(default_factory=dict)
+    """Methods of the store, and "counters", "repair_counts", "sweep". Requests are calls: the
+    client's own statistics count its retries."""
+    by_task_type: Mapping[str, Usage] = field(default_factory=dict)
+    """Writes of tasks, as far as their type was known."""
 
 
 def steps(by_step: Mapping[str, Usage]) -> tuple[StepUsage, ...]:
+    """In the order of their names."""
     return tuple(
         StepUsage(
             step=step,
-            requests=each.requests,
-            read_units=each.read_units,
-            write_units=each.write_units,
+            requests=usage.requests,
+            read_units=usage.read_units,
+            write_units=usage.write_units,
         )
-        for step, each in sorted(by_step.items())
+        for step, usage in sorted(by_step.items())
     )
 
 
 def task_types(service: Service, found: Iterable[Mapping[str, Usage]]) -> tuple[TaskTypeUsage, ...]:
-    """Several parts' usage by task type, summed up."""
-    sums: defaultdict[str, Meter] = defaultdict(Meter)
+    """Several parts' usage by task type, summed up, in the order of the names."""
+    sums = UsageByType()
     for part in found:
-        for task_type, each in part.items():
-            meter = sums[bounded_type(task_type, sums)]
-            meter.requests += each.requests
-            meter.read_units += each.read_units
-            meter.write_units += each.write_units
+        for task_type, usage in part.items():
+            total = sums.of(task_type)
+            total.requests += usage.requests
+            total.read_units += usage.read_units
+            total.write_units += usage.write_units
     return tuple(
         TaskTypeUsage(
             service=service,
             task_type=task_type,
-            requests=meter.requests,
-            read_units=meter.read_units,
-            write_units=meter.write_units,
+            requests=total.requests,
+            read_units=total.read_units,
+            write_units=total.write_units,
         )
-        for task_type, meter in sorted(sums.items())
+        for task_type, total in sorted(sums.items())
     )

@@ -8,7 +8,7 @@ import trio
 from task_queue_engine.backends.aws.dynamodb.store import DynamoStore
 from task_queue_engine.clock import ManualClock
 from tests.backends.aws.dynamodb.faults import FaultyClient
-from tests.backends.aws.dynamodb.opening import Table, table_on
+from tests.backends.aws.dynamodb.tables import Table, table_on
 from tests.local_servers import require
 
 

@@ -94,7 +94,7 @@ async def nothing_wrong(send: Send, parameters: Parameters) -> dict[str, Any]:
 
 
 async def lost_answer(send: Send, parameters: Parameters) -> dict[str, Any]:
-    """Carried out, and nobody hears of it."""
+    """Carried out, and the caller does not hear of it."""
     with suppress(AwsRequestFailed):
         await send(parameters)
     raise BackendUnavailable("answer lost by a test")

@@ -15,9 +15,10 @@ import boto3
 import trio
 from botocore.config import Config
 
-from task_queue_engine.backends.aws.dynamodb.item_format import Item, item_size
+from task_queue_engine.backends.aws.dynamodb.item_format import Item
+from task_queue_engine.backends.aws.dynamodb.item_size import item_size
 from task_queue_engine.backends.aws.dynamodb.schema import INDEXES, KEY, Index
-from tests.backends.aws.dynamodb.opening import Table
+from tests.backends.aws.dynamodb.tables import Table
 
 
 def units(before: Item | None, after: Item | None) -> int:

@@ -10,8 +10,17 @@ import pytest
 import trio
 import trio.testing
 
-from task_queue_engine.backends.aws.dynamodb.counters import Counters, CountRepair, between_repairs
-from task_queue_engine.backends.aws.dynamodb.schema import STATUS_SHARDS, Filing, counter_ids
+from task_queue_engine.backends.aws.dynamodb.counter_repair import (
+    CounterRepair,
+    CountRepair,
+    between_repairs,
+)
+from task_queue_engine.backends.aws.dynamodb.counters import Counters
+from task_queue_engine.backends.aws.dynamodb.schema import (
+    STATUS_SHARDS,
+    IndexPartition,
+    counter_ids,
+)
 from task_queue_engine.backends.aws.dynamodb.store import DynamoStore
 from task_queue_engine.backends.base import Counts
 from task_queue_engine.clock import ManualClock
@@ -27,8 +36,8 @@ from tests.backends.aws.dynamodb.faults import (
     not_sent,
     sent_twice,
 )
-from tests.backends.aws.dynamodb.opening import Table, amazons_own
-from tests.backends.aws.dynamodb.steps import ERROR, create, request_of, start
+from tests.backends.aws.dynamodb.tables import Table, amazons_own
+from tests.backends.aws.dynamodb.tasks import ERROR, create, request_of, start
 
 DAY = 24 * 3600.0
 
@@ -110,10 +119,10 @@ async def test_many_writes_are_one_flush(
     async with (store := table.store(client, clock=clock)).open():
         await create(store, clock)
         await trio.testing.wait_all_tasks_blocked(0.02)
-        before = store.statistics().by_operation["counters"].requests
+        before = store.usage().by_step["counters"].requests
         await start(store, clock, 30)
         await store.flush_counts()
-        assert store.statistics().by_operation["counters"].requests == before + 1
+        assert store.usage().by_step["counters"].requests == before + 1
 
 
 @pytest.mark.parametrize("fault", [lost_answer, not_sent, sent_twice])
@@ -227,10 +236,10 @@ async def test_what_a_crash_loses_and_a_repair_finds(table: Table, clock: Manual
         assert again.corrected == {}
 
 
-async def test_a_repair_counts_by_status_wherever_tasks_are_filed(
+async def test_a_repair_counts_by_status_in_every_partition(
     table: Table, clock: ManualClock
 ) -> None:
-    """On the routine, swept or not, and off it."""
+    """In the default partition, swept or not, and outside it."""
     one_round = Counts(pending=1, processing=1, completed=2, failed=1, cancelled=1)
     async with (store := table.store(clock=clock, flush_interval=0.01)).open():
         for times in (1, 2, 3):
@@ -254,7 +263,7 @@ async def test_a_repair_counts_by_status_wherever_tasks_are_filed(
                 await store.stranded("default", before=clock.now(), sent_before=None, limit=100)
 
 
-async def test_a_repair_does_not_count_twice_what_is_refiled_meanwhile(
+async def test_a_repair_does_not_count_twice_what_is_reindexed_meanwhile(
     table: Table, clock: ManualClock
 ) -> None:
     client = FaultyClient(table.client)
@@ -360,7 +369,7 @@ async def test_a_repair_waits_for_what_others_have_not_flushed_yet(
         await create(busy, clock)
         await busy.flush_counts()
         await create(busy, clock, 5)
-        partitions = len(Filing) * STATUS_SHARDS
+        partitions = len(IndexPartition) * STATUS_SHARDS
         answered = 0
         is_counted = trio.Event()
 
@@ -394,7 +403,7 @@ async def test_one_process_repairs_for_all(table: Table, clock: ManualClock) -> 
         await until_counts(stores[0], expected)
         # The clock stands still: the next one is not due, for none of them.
         await trio.sleep(0.3)
-        repairs = [store.statistics().by_operation.get("repair_counts") for store in stores]
+        repairs = [store.usage().by_step.get("repair_counts") for store in stores]
         assert sum(repair is not None for repair in repairs) == 1
 
 
@@ -443,12 +452,12 @@ def test_repairs_are_the_rarer_the_more_they_cost(tasks: int, minutes: float) ->
 class Silent:
     """A table that holds nothing."""
 
-    table = "tasks"
+    name = "tasks"
 
     async def get(self, *_: Any, **__: Any) -> dict[str, Any]:
         return {}
 
-    async def write(self, *_: Any, **__: Any) -> dict[str, Any]:
+    async def update(self, *_: Any, **__: Any) -> dict[str, Any]:
         return {}
 
 
@@ -463,18 +472,21 @@ async def test_a_repair_does_not_trust_the_index_about_what_has_just_changed(
         counted_at.append(trio.current_time() - began)
         return dict.fromkeys(TaskStatus, 0)
 
-    counters = Counters(
-        Silent(),  # type: ignore[arg-type]  # all of it that a repair asks for
+    table: Any = Silent()  # all of it that a repair asks for
+    counters = Counters(table, now=clock.now, flush_interval=1)
+    counter_repair = CounterRepair(
+        table,
+        counters,
         now=clock.now,
         count_rows=count_rows,
+        interval=0,
         flush_interval=1,
-        repair_interval=0,
         rng=random.Random(),
     )
     repairs: list[CountRepair] = []
 
     async def repair() -> None:
-        repairs.append(await counters.repair())
+        repairs.append(await counter_repair.repair())
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(repair)

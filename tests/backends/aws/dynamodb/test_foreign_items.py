@@ -27,8 +27,8 @@ from task_queue_engine.lifecycle import (
     Started,
 )
 from task_queue_engine.task import Task, TaskStatus, new_task_id
-from tests.backends.aws.dynamodb.opening import Table, amazons_own
-from tests.backends.aws.dynamodb.steps import ERROR, create, get, make_task, request_of, start
+from tests.backends.aws.dynamodb.tables import Table, amazons_own
+from tests.backends.aws.dynamodb.tasks import ERROR, create, get, make_task, request_of, start
 
 
 def foreign(task_id: str, **attributes: Any) -> dict[str, Any]:
@@ -128,7 +128,7 @@ async def test_one_with_a_place_in_the_index_and_no_attempt(
 async def test_one_with_all_but_a_place_in_the_index(
     table: Table, store: DynamoStore, task_id: str
 ) -> None:
-    """It could be started without a look; nobody would ever find it again."""
+    """It could be started without a look; no look at the index would ever find it again."""
     await table.put(foreign(task_id, not_before={"S": "0"}, attempt={"N": "0"}))
     (verdict,) = await store.claim([request_of(task_id)])
     assert isinstance(verdict, Started)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from task_queue_engine.backends.aws.dynamodb import listing
-from task_queue_engine.backends.aws.dynamodb.schema import STATUS_SHARDS, Filing
+from task_queue_engine.backends.aws.dynamodb.schema import STATUS_SHARDS, IndexPartition
 from task_queue_engine.backends.aws.dynamodb.store import DynamoStore
 from task_queue_engine.backends.base import ListQuery, NewTask
 from task_queue_engine.backends.cursors import encode_cursor
@@ -17,8 +17,8 @@ from task_queue_engine.errors import InvalidQuery
 from task_queue_engine.lifecycle import Complete, Fail
 from task_queue_engine.task import Task, TaskStatus
 from tests.backends.aws.dynamodb.faults import FaultyClient, Parameters, Send
-from tests.backends.aws.dynamodb.opening import Table
-from tests.backends.aws.dynamodb.steps import ERROR, create, make_task, request_of, start
+from tests.backends.aws.dynamodb.tables import Table
+from tests.backends.aws.dynamodb.tasks import ERROR, create, make_task, request_of, start
 
 LAG = 120.0
 
@@ -116,7 +116,7 @@ async def test_a_filter_that_hardly_anything_passes_gets_short_pages(
 
 @pytest.mark.parametrize("status", [None, TaskStatus.PENDING])
 @pytest.mark.parametrize("when", ["before", "after"])
-async def test_a_task_that_is_refiled_meanwhile_is_listed_once(
+async def test_a_task_that_is_reindexed_meanwhile_is_listed_once(
     table: Table,
     store: DynamoStore,
     client: FaultyClient,
@@ -138,7 +138,7 @@ async def test_a_task_that_is_refiled_meanwhile_is_listed_once(
             await sweep(table, clock)
         return answer
 
-    client.arm(swept, "Query", times=len(Filing) * STATUS_SHARDS)
+    client.arm(swept, "Query", times=len(IndexPartition) * STATUS_SHARDS)
     page = await store.list_tasks(ListQuery(status=status))
     assert page.tasks == (task,)
     item = await table.item(task.id)
@@ -146,7 +146,7 @@ async def test_a_task_that_is_refiled_meanwhile_is_listed_once(
     assert item["status_shard"]["S"].startswith("OPEN")
 
 
-async def test_what_was_refiled_just_now_is_listed_before_the_index_shows_it(
+async def test_what_was_reindexed_just_now_is_listed_before_the_index_shows_it(
     table: Table, store: DynamoStore, client: FaultyClient, clock: ManualClock
 ) -> None:
     """It follows the table within a moment: until then the task is where it was."""
@@ -247,7 +247,7 @@ async def test_what_the_sweep_has_settled_is_not_read_for_the_unfinished(
     page = await store.list_tasks(ListQuery(status=TaskStatus.PROCESSING))
     assert [task.id for task in page.tasks] == [running.id]
     assert page.next_cursor is None
-    assert store.statistics().by_operation["list_tasks"].requests <= 25
+    assert store.usage().by_step["list_tasks"].requests <= 25
 
 
 async def test_rows_read_in_vain_are_bounded_page_by_page(
@@ -312,7 +312,7 @@ async def test_looking_for_due_tasks_costs_little_when_there_are_none(
     assert client.calls["BatchGetItem"] == 0
 
 
-async def test_cancel_requests_cost_one_request_for_all_in_hand(
+async def test_cancel_requests_cost_one_request_for_all_in_flight(
     store: DynamoStore, client: FaultyClient, clock: ManualClock
 ) -> None:
     tasks = await start(store, clock, 30)

@@ -41,7 +41,7 @@ from tests.backends.aws.dynamodb.faults import (
     nothing_wrong,
     sent_twice,
 )
-from tests.backends.aws.dynamodb.steps import ERROR, create, get, make_task, request_of, start
+from tests.backends.aws.dynamodb.tasks import ERROR, create, get, make_task, request_of, start
 
 
 @dataclass(frozen=True)
@@ -224,7 +224,7 @@ async def test_a_batch_of_which_one_half_is_lost(
 
 
 async def test_create(store: DynamoStore, client: FaultyClient, clock: ManualClock) -> None:
-    """Created, not AlreadyExists: else nobody would send the message."""
+    """Created, not AlreadyExists: else the submitter would not send the message."""
     task = make_task(clock)
     client.arm_writes(sent_twice)
     assert await store.create([NewTask(task=task)]) == [Created()]
@@ -295,7 +295,7 @@ async def test_reclaim(
     assert await store.counts() == Counts(pending=1)
 
 
-async def test_bury(
+async def test_fail_dead_lettered(
     store: DynamoStore, client: FaultyClient, clock: ManualClock, losing: Losing
 ) -> None:
     (task,) = await start(store, clock)

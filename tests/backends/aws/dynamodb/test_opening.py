@@ -1,4 +1,4 @@
-"""Opening a store: what is checked, what is said when it cannot be used; TTL; the price."""
+"""Opening a store: what is checked, what is said when it cannot be used; TTL."""
 
 from __future__ import annotations
 
@@ -14,13 +14,12 @@ from task_queue_engine.backends.aws.dynamodb.schema import (
     time_to_live_parameters,
 )
 from task_queue_engine.backends.aws.wire.errors import AwsRequestFailed, EndpointUnreachable
-from task_queue_engine.backends.base import NewTask
 from task_queue_engine.clock import ManualClock
 from task_queue_engine.errors import BackendRefused, BackendUnavailable, ConfigurationError
 from task_queue_engine.lifecycle import Complete, Fail
 from tests.backends.aws.dynamodb.faults import FaultyClient, failing
-from tests.backends.aws.dynamodb.opening import Table
-from tests.backends.aws.dynamodb.steps import ERROR, create, make_task, start
+from tests.backends.aws.dynamodb.tables import Table
+from tests.backends.aws.dynamodb.tasks import ERROR, create, start
 
 
 async def test_a_table_that_does_not_exist(table: Table) -> None:
@@ -195,52 +194,3 @@ async def test_ttl_can_be_switched_on(table: Table) -> None:
     await table.client.call("dynamodb", "UpdateTimeToLive", time_to_live_parameters(table.name))
     described = await table.call("DescribeTimeToLive")
     assert described["TimeToLiveDescription"]["AttributeName"] == TTL_ATTRIBUTE
-
-
-async def test_the_price_is_counted(table: Table, client: FaultyClient, clock: ManualClock) -> None:
-    """By operation and by task type, with the units that DynamoDB says it took."""
-
-    async def charging(send: Any, parameters: Any) -> dict[str, Any]:
-        answer = await send(parameters)
-        answer.pop("ConsumedCapacity", None)
-        if "Statements" not in parameters:
-            return answer | {"ConsumedCapacity": {"TableName": "t", "CapacityUnits": 3.0}}
-        each = {"TableName": "t", "CapacityUnits": 3.0}
-        return answer | {"ConsumedCapacity": [each] * len(parameters["Statements"])}
-
-    async with (store := table.store(client, clock=clock)).open():
-        client.arm_writes(charging, times=100)
-        emails = await start(store, clock, 4, type="email")
-        (export,) = await start(store, clock, 1, type="export")
-        await store.record(
-            [Complete(task_id=task.id, attempt=1, result=1) for task in (*emails, export)]
-        )
-        await store.get([export.id])
-        statistics = store.statistics()
-
-    by_operation = statistics.by_operation
-    assert {name: by_operation[name].items for name in ("create", "claim", "record", "get")} == {
-        "create": 5,
-        "claim": 5,
-        "record": 5,
-        "get": 1,
-    }
-    assert by_operation["record"].write_units == 15
-    assert by_operation["get"].read_units > 0
-    by_type = statistics.by_task_type
-    assert by_type["email"].items == 12
-    assert by_type["email"].write_units == 36
-    assert by_type["export"].write_units == 9
-    requests = by_type["email"].requests + by_type["export"].requests
-    whole = sum(by_operation[name].requests for name in ("create", "claim", "record"))
-    assert requests == pytest.approx(whole)
-    if table.writes == "batch":
-        assert (by_operation["claim"].requests, by_operation["record"].requests) == (2, 1)
-
-
-async def test_what_is_asked_for_in_vain_is_paid_too(store: Any, clock: ManualClock) -> None:
-    task = make_task(clock)
-    await store.create([NewTask(task=task)])
-    await store.create([NewTask(task=task)])
-    assert store.statistics().by_operation["create"].requests >= 2
-    assert store.statistics().by_task_type["email"].items == 2

@@ -32,8 +32,8 @@ from tests.backends.aws.dynamodb.faults import (
     nothing_explained,
     statements_failing,
 )
-from tests.backends.aws.dynamodb.opening import Table
-from tests.backends.aws.dynamodb.steps import create, get, make_task, request_of, start
+from tests.backends.aws.dynamodb.tables import Table
+from tests.backends.aws.dynamodb.tasks import create, get, make_task, request_of, start
 
 batches_only = pytest.mark.parametrize("table", ["dynamodb-local"], indirect=True)
 
@@ -108,7 +108,7 @@ async def test_a_throttled_request_is_a_backend_in_trouble(
 async def test_a_statement_that_may_not_be_carried_out(
     store: DynamoStore, client: FaultyClient, clock: ManualClock, code: str
 ) -> None:
-    """Not tried again in a hurry, and nothing is lost: work waits until somebody has mended it."""
+    """Not tried again in a hurry, and nothing is lost: work waits until an operator mends it."""
     tasks = await start(store, clock, 2)
     client.arm(statements_failing(code), "BatchExecuteStatement")
     endings = [Complete(task_id=task.id, attempt=1, result=1) for task in tasks]

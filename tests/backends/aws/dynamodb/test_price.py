@@ -21,9 +21,9 @@ from task_queue_engine.lifecycle import (
     Started,
 )
 from task_queue_engine.task import Task
-from tests.backends.aws.dynamodb.opening import Table
 from tests.backends.aws.dynamodb.price import Meter, metered
-from tests.backends.aws.dynamodb.steps import ERROR, create, make_task, request_of, start
+from tests.backends.aws.dynamodb.tables import Table
+from tests.backends.aws.dynamodb.tasks import ERROR, create, make_task, request_of, start
 
 pytestmark = pytest.mark.parametrize(
     "table", ["dynamodb-local/batch", "dynamodb-local/single"], indirect=True
@@ -31,7 +31,7 @@ pytestmark = pytest.mark.parametrize(
 
 CREATE, START, COMPLETE = 1 + 1, 1 + 0, 1 + 0
 MOVE = 1 + 2
-"""An entry of the index goes from one filing to another."""
+"""An entry of the index goes from one partition to another."""
 
 
 @pytest.fixture
@@ -147,7 +147,7 @@ async def test_a_cancelled_one_and_its_second_round(
 
 
 @pytest.mark.parametrize("wait", [300, 10_000])
-async def test_what_is_to_wait_is_never_on_the_routine(
+async def test_what_is_to_wait_is_never_in_the_default_partition(
     store: DynamoStore, clock: ManualClock, meter: Meter, wait: float
 ) -> None:
     """The sweep would only have to move it."""

@@ -18,8 +18,8 @@ from task_queue_engine.lifecycle import (
     Started,
 )
 from task_queue_engine.task import TaskError, TaskStatus, new_task_id
-from tests.backends.aws.dynamodb.opening import Table, amazons_own
-from tests.backends.aws.dynamodb.steps import create, get, make_task, request_of, start
+from tests.backends.aws.dynamodb.tables import Table, amazons_own
+from tests.backends.aws.dynamodb.tasks import create, get, make_task, request_of, start
 from tests.backends.aws.dynamodb.test_foreign_items import foreign
 
 KB = 1024

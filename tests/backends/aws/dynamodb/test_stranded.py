@@ -1,4 +1,4 @@
-"""What is called stranded where nobody can ask SQS whether a message exists."""
+"""What is called stranded where SQS cannot be asked whether a message exists."""
 
 from __future__ import annotations
 
@@ -8,15 +8,16 @@ from itertools import pairwise
 import pytest
 import trio
 
-from task_queue_engine.backends.aws.dynamodb.store import ORPHANED_AFTER, DynamoStore
+from task_queue_engine.backends.aws.dynamodb.store import DynamoStore
+from task_queue_engine.backends.aws.dynamodb.stranded import ORPHANED_AFTER
 from task_queue_engine.backends.base import NewTask, Stranded, StrandedKind
 from task_queue_engine.backends.cursors import encode_cursor
 from task_queue_engine.clock import ManualClock
 from task_queue_engine.errors import InvalidQuery
 from task_queue_engine.lifecycle import Retry
 from tests.backends.aws.dynamodb.faults import FaultyClient
-from tests.backends.aws.dynamodb.opening import Table, amazons_own
-from tests.backends.aws.dynamodb.steps import ERROR, create, make_task, request_of, start
+from tests.backends.aws.dynamodb.tables import Table, amazons_own
+from tests.backends.aws.dynamodb.tasks import ERROR, create, make_task, request_of, start
 from tests.backends.aws.dynamodb.test_foreign_items import foreign
 
 HOUR = 3600.0
@@ -132,7 +133,7 @@ async def test_what_waits_for_its_time_is_not_stranded(
 async def test_no_attempt_is_given_up_while_it_could_be_alive(
     store: DynamoStore, clock: ManualClock
 ) -> None:
-    """SQS lets nobody hide a message for more than 12 hours."""
+    """SQS hides no message for more than 12 hours."""
     (task,) = await start(store, clock)
     clock.advance(12 * HOUR)
     assert await look(store, clock) == []

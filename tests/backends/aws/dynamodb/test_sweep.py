@@ -1,4 +1,4 @@
-"""The sweep passes over nothing: whatever is not finished when its time has come is filed apart."""
+"""The sweep passes over nothing: whatever is not finished when its time has come goes to OPEN."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from typing import Any
 import pytest
 import trio
 
-from task_queue_engine.backends.aws.dynamodb import store as dynamodb
+from task_queue_engine.backends.aws.dynamodb import store as store_module
 from task_queue_engine.backends.aws.dynamodb import sweep
 from task_queue_engine.backends.aws.dynamodb.schema import SWEEP_ID
 from task_queue_engine.backends.aws.dynamodb.store import DynamoStore
-from task_queue_engine.backends.aws.dynamodb.transitions import Claiming, Recording
+from task_queue_engine.backends.aws.dynamodb.transitions import Claim, Record
 from task_queue_engine.backends.base import Counts, Created, NewTask
 from task_queue_engine.clock import ManualClock
 from task_queue_engine.errors import BackendUnavailable
 from task_queue_engine.lifecycle import Complete, Fail, Recorded, Started
 from task_queue_engine.task import Task, TaskStatus
 from tests.backends.aws.dynamodb.faults import FaultyClient, Parameters, Send, lost_answer, not_sent
-from tests.backends.aws.dynamodb.opening import Table
-from tests.backends.aws.dynamodb.steps import ERROR, create, get, make_task, request_of, start
+from tests.backends.aws.dynamodb.tables import Table
+from tests.backends.aws.dynamodb.tasks import ERROR, create, get, make_task, request_of, start
 
 LAG = 120.0
 """The store's own, in seconds."""
@@ -36,17 +36,17 @@ async def look(store: DynamoStore, clock: ManualClock) -> None:
     await store.stranded("default", before=clock.now(), sent_before=None, limit=1000)
 
 
-async def filing(table: Table, task: Task) -> str:
+async def partition(table: Table, task: Task) -> str:
     item = await table.item(task.id)
     assert item is not None
     return str(item["status_shard"]["S"].partition("#")[0])
 
 
-async def filings(table: Table, tasks: list[Task]) -> set[str]:
-    return {await filing(table, task) for task in tasks}
+async def partitions(table: Table, tasks: list[Task]) -> set[str]:
+    return {await partition(table, task) for task in tasks}
 
 
-async def test_what_has_not_ended_in_time_is_filed_apart(
+async def test_what_has_not_ended_in_time_goes_to_open(
     table: Table, store: DynamoStore, clock: ManualClock
 ) -> None:
     waiting, running, completed, failed = await create(store, clock, 4)
@@ -63,16 +63,16 @@ async def test_what_has_not_ended_in_time_is_filed_apart(
 
     await look(store, clock)
 
-    assert await filing(table, waiting) == await filing(table, running) == "OPEN"
-    assert await filing(table, completed) == await filing(table, young) == "ROUTINE"
-    assert await filing(table, failed) == "FAILED"
+    assert await partition(table, waiting) == await partition(table, running) == "OPEN"
+    assert await partition(table, completed) == await partition(table, young) == "ROUTINE"
+    assert await partition(table, failed) == "FAILED"
     before = await get(store, running.id)
     await store.record([Complete(task_id=running.id, attempt=1, result=1)])
     assert before.status is TaskStatus.PROCESSING
-    assert await filing(table, running) == "ROUTINE"
+    assert await partition(table, running) == "ROUTINE"
 
 
-async def test_nobody_sees_a_task_change_by_it(store: DynamoStore, clock: ManualClock) -> None:
+async def test_no_caller_sees_a_task_change_by_it(store: DynamoStore, clock: ManualClock) -> None:
     """Neither what the API says, nor who may write to it."""
     (waiting,) = await create(store, clock)
     (running,) = await start(store, clock)
@@ -87,7 +87,7 @@ async def test_nobody_sees_a_task_change_by_it(store: DynamoStore, clock: Manual
 
 
 @batches_only
-async def test_what_could_not_be_refiled_is_refiled_later(
+async def test_what_could_not_be_moved_is_moved_later(
     table: Table, store: DynamoStore, client: FaultyClient, clock: ManualClock
 ) -> None:
     tasks = await create(store, clock, 5)
@@ -96,13 +96,13 @@ async def test_what_could_not_be_refiled_is_refiled_later(
     with pytest.raises(BackendUnavailable):
         await look(store, clock)
     client.disarm()
-    clock.advance(61)  # the turn has passed
+    clock.advance(61)  # the lease is over
     await look(store, clock)
-    assert await filings(table, tasks) == {"OPEN"}
+    assert await partitions(table, tasks) == {"OPEN"}
 
 
 @batches_only
-async def test_a_crash_between_refiling_and_noting_it(
+async def test_a_crash_between_moving_and_noting_it(
     table: Table, store: DynamoStore, client: FaultyClient, clock: ManualClock
 ) -> None:
     tasks = await create(store, clock, 5)
@@ -124,12 +124,12 @@ async def test_a_crash_between_refiling_and_noting_it(
     clock.advance(LAG)
     async with (other := table.store(clock=clock)).open():
         await look(other, clock)
-    assert await filings(table, [*tasks, late]) == {"OPEN"}
+    assert await partitions(table, [*tasks, late]) == {"OPEN"}
 
 
 @batches_only
 @pytest.mark.parametrize("fault", [lost_answer, not_sent])
-async def test_a_turn_whose_answer_is_lost(
+async def test_a_lease_whose_answer_is_lost(
     table: Table, store: DynamoStore, client: FaultyClient, clock: ManualClock, fault: Any
 ) -> None:
     tasks = await create(store, clock, 3)
@@ -139,7 +139,7 @@ async def test_a_turn_whose_answer_is_lost(
         await look(store, clock)
     clock.advance(61)
     await look(store, clock)
-    assert await filings(table, tasks) == {"OPEN"}
+    assert await partitions(table, tasks) == {"OPEN"}
 
 
 async def test_one_engine_sweeps_for_all(
@@ -151,12 +151,12 @@ async def test_one_engine_sweeps_for_all(
         await look(store, clock)
         await look(other, clock)
         await look(store, clock)
-        requests = [each.statistics().by_operation["sweep"].requests for each in (store, other)]
+        requests = [each.usage().by_step["sweep"].requests for each in (store, other)]
         assert requests[0] > 10
-        assert requests[1] == 1  # to hear that it is not its turn
+        assert requests[1] == 1  # to hear that the lease is another's
         clock.advance(REST)
         await look(other, clock)
-        assert other.statistics().by_operation["sweep"].requests > 10
+        assert other.usage().by_step["sweep"].requests > 10
 
 
 @batches_only
@@ -183,14 +183,14 @@ async def test_a_piece_is_bounded_and_the_next_goes_on(
     # A round of a page of 2 from each partition, and the first piece that comes to its bound.
     assert max(after - before for before, after in pairwise(pieces)) <= 40
     assert len(pieces) > 3
-    assert await filings(table, tasks) == {"OPEN"}
-    assert await filings(table, ended) == {"ROUTINE"}
+    assert await partitions(table, tasks) == {"OPEN"}
+    assert await partitions(table, ended) == {"ROUTINE"}
 
 
 # --- against other writers ------------------------------------------------------------------
 
 
-async def at_the_refiling(
+async def before_the_move(
     table: Table, client: FaultyClient, clock: ManualClock, store: DynamoStore, other_write: Any
 ) -> None:
     """Between the sweep's look at the rows and what it writes."""
@@ -207,7 +207,7 @@ async def at_the_refiling(
     assert not client.armed("GetItem")
 
 
-async def test_a_task_that_starts_meanwhile_is_refiled(
+async def test_a_task_that_starts_meanwhile_is_moved(
     table: Table, store: DynamoStore, client: FaultyClient, clock: ManualClock
 ) -> None:
     (task,) = await create(store, clock)
@@ -216,8 +216,8 @@ async def test_a_task_that_starts_meanwhile_is_refiled(
         (verdict,) = await other.claim([request_of(task.id)])
         assert isinstance(verdict, Started)
 
-    await at_the_refiling(table, client, clock, store, starts)
-    assert await filing(table, task) == "OPEN"
+    await before_the_move(table, client, clock, store, starts)
+    assert await partition(table, task) == "OPEN"
     assert (await get(store, task.id)).status is TaskStatus.PROCESSING
 
 
@@ -229,13 +229,13 @@ async def test_a_task_that_ends_meanwhile_is_not(
     async def ends(other: DynamoStore) -> None:
         await other.record([Complete(task_id=task.id, attempt=1, result=1)])
 
-    await at_the_refiling(table, client, clock, store, ends)
-    assert await filing(table, task) == "ROUTINE"
+    await before_the_move(table, client, clock, store, ends)
+    assert await partition(table, task) == "ROUTINE"
 
 
 @batches_only
 @pytest.mark.parametrize("kind", ["start", "completion"])
-async def test_a_decision_that_was_made_before_the_refiling(
+async def test_a_decision_that_was_made_before_the_move(
     table: Table,
     store: DynamoStore,
     client: FaultyClient,
@@ -245,14 +245,14 @@ async def test_a_decision_that_was_made_before_the_refiling(
 ) -> None:
     """The long way: read, decide, write. Each ends up where tasks of its status are looked for."""
     is_start = kind == "start"
-    monkeypatch.setattr(Claiming if is_start else Recording, "blind", lambda *_: None)
+    monkeypatch.setattr(Claim if is_start else Record, "blind", lambda *_: None)
     (task,) = await (create if is_start else start)(store, clock)
     clock.advance(LAG + 1)
 
     async def swept_first(send: Send, parameters: Parameters) -> dict[str, Any]:
         async with (other := table.store(clock=clock)).open():
             await look(other, clock)
-        assert await filing(table, task) == "OPEN"
+        assert await partition(table, task) == "OPEN"
         return await send(parameters)
 
     client.arm(swept_first, "BatchExecuteStatement")
@@ -262,19 +262,19 @@ async def test_a_decision_that_was_made_before_the_refiling(
         await store.record([Complete(task_id=task.id, attempt=1, result=1)])
     expected = TaskStatus.PROCESSING if is_start else TaskStatus.COMPLETED
     assert (await get(store, task.id)).status is expected
-    assert await filing(table, task) == ("OPEN" if is_start else "ROUTINE")
+    assert await partition(table, task) == ("OPEN" if is_start else "ROUTINE")
 
 
 # --- what comes late ------------------------------------------------------------------------
 
 
-async def test_a_task_of_long_ago_is_never_on_the_routine(
+async def test_a_task_of_long_ago_is_never_in_the_default_partition(
     table: Table, store: DynamoStore, clock: ManualClock
 ) -> None:
     (soon,) = await create(store, clock, created_at=clock.now() - timedelta(seconds=LAG / 4))
     (old,) = await create(store, clock, created_at=clock.now() - timedelta(seconds=LAG / 4 + 1))
-    assert await filing(table, soon) == "ROUTINE"
-    assert await filing(table, old) == "OPEN"
+    assert await partition(table, soon) == "ROUTINE"
+    assert await partition(table, old) == "OPEN"
 
 
 async def test_a_creation_that_took_too_long(
@@ -293,7 +293,7 @@ async def test_a_creation_that_took_too_long(
 
     client.arm_writes(hangs)
     assert await store.create([NewTask(task=task)]) == [Created()]
-    assert await filing(table, task) == "OPEN"
+    assert await partition(table, task) == "OPEN"
 
 
 @batches_only
@@ -310,10 +310,10 @@ async def test_a_creation_is_not_answered_for_before_it_can_be_found(
     client.arm(not_sent, "BatchExecuteStatement")
     with pytest.raises(BackendUnavailable):
         await store.create([NewTask(task=task)])
-    assert await filing(table, task) == "ROUTINE"
+    assert await partition(table, task) == "ROUTINE"
 
     assert await store.create([NewTask(task=task)]) == [Created()]
-    assert await filing(table, task) == "OPEN"
+    assert await partition(table, task) == "OPEN"
     assert await store.counts() == Counts(pending=1)
 
 
@@ -321,7 +321,7 @@ async def test_a_creation_is_not_answered_for_before_it_can_be_found(
 async def test_a_creation_that_runs_out_of_time_is_not_answered_for_either(
     table: Table, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(dynamodb, "_CALL_TIMEOUT", 0.3)
+    monkeypatch.setattr(store_module, "_CALL_TIMEOUT", 0.3)
     client = FaultyClient(table.client)
     task = make_task(clock)
 
@@ -339,7 +339,7 @@ async def test_a_creation_that_runs_out_of_time_is_not_answered_for_either(
         with pytest.raises(BackendUnavailable):
             await store.create([NewTask(task=task)])
         assert await store.create([NewTask(task=task)]) == [Created()]
-    assert await filing(table, task) == "OPEN"
+    assert await partition(table, task) == "OPEN"
 
 
 async def test_what_the_index_showed_late_is_found_at_the_second_look(
@@ -353,14 +353,14 @@ async def test_what_the_index_showed_late_is_found_at_the_second_look(
     await table.put(item)
     clock.advance(1800)
     await look(store, clock)
-    assert await filing(table, other) == "OPEN"
+    assert await partition(table, other) == "OPEN"
     await table.put(item | {"position": hidden})
     clock.advance(600)
     await look(store, clock)
-    assert await filing(table, late) == "ROUTINE"
+    assert await partition(table, late) == "ROUTINE"
     clock.advance(30 * LAG * 1.25 - 2400 + 1)
     await look(store, clock)
-    assert await filing(table, late) == "OPEN"
+    assert await partition(table, late) == "OPEN"
 
 
 async def test_a_clock_that_is_ahead_makes_nothing_pass_unseen(
@@ -375,7 +375,7 @@ async def test_a_clock_that_is_ahead_makes_nothing_pass_unseen(
     tasks = await create(store, clock, 3)
     clock.advance(LAG + 1)
     await look(store, clock)
-    assert await filings(table, tasks) == {"OPEN"}
+    assert await partitions(table, tasks) == {"OPEN"}
 
 
 async def test_forgetting_goes_by_the_time_of_the_end(

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import trio
 
-from task_queue_engine.backends.aws.dynamodb.transitions import Claiming, Recording
+from task_queue_engine.backends.aws.dynamodb.transitions import Claim, Record
 from task_queue_engine.clock import ManualClock
 from task_queue_engine.lifecycle import (
     AttemptWrite,
@@ -27,8 +27,8 @@ from task_queue_engine.lifecycle import (
 )
 from task_queue_engine.task import Task
 from tests.backends.aws.dynamodb.faults import FaultyClient, Parameters, Send, nothing_wrong
-from tests.backends.aws.dynamodb.opening import Table, amazons_own, table_on
-from tests.backends.aws.dynamodb.steps import ERROR, create, request_of, start
+from tests.backends.aws.dynamodb.tables import Table, amazons_own, table_on
+from tests.backends.aws.dynamodb.tasks import ERROR, create, request_of, start
 from tests.local_servers import require
 
 Make = Callable[[ManualClock, str], AttemptWrite]
@@ -89,7 +89,7 @@ async def test_recorded_blindly_or_after_a_look(
         clock.advance(1)
 
         await store.record([make(clock, blind.id)])
-        monkeypatch.setattr(Recording, "blind", lambda *_: None)
+        monkeypatch.setattr(Record, "blind", lambda *_: None)
         await store.record([make(clock, looked.id)])
 
         assert await stored(table, blind) == await stored(table, looked)
@@ -116,7 +116,7 @@ async def test_started_blindly_or_after_a_look(
         clock.advance(1)
         blind, looked = tasks
         await store.claim([request_of(blind.id, message="m2")])
-        monkeypatch.setattr(Claiming, "blind", lambda *_: None)
+        monkeypatch.setattr(Claim, "blind", lambda *_: None)
         await store.claim([request_of(looked.id, message="m2")])
         assert await stored(table, blind) == await stored(table, looked)
 

@@ -14,14 +14,14 @@ from typing import Any
 
 from local_aws.servers import LocalServer
 from task_queue_engine.backends.aws.backend import AwsBackend, AwsStore
-from task_queue_engine.backends.aws.dynamodb.store import StoreStatistics
 from task_queue_engine.backends.aws.sqs.queue_urls import QueueUrls
+from task_queue_engine.backends.aws.usage import StoreUsage
 from task_queue_engine.backends.aws.wire.client import AwsClient
 from task_queue_engine.backends.base import StrandedPage
 from task_queue_engine.backends.memory import MemoryBackend
 from task_queue_engine.clock import ManualClock
 from task_queue_engine.testing.conformance import Harness, Promises
-from tests.backends.aws.dynamodb.opening import Table, create_table
+from tests.backends.aws.dynamodb.tables import Table, create_table
 from tests.backends.aws.sqs.clock_client import WarpClient
 from tests.local_servers import require
 
@@ -40,8 +40,8 @@ class MemoryAwsStore:
     async def ping(self) -> None:
         await self._backend.ping()
 
-    def statistics(self) -> StoreStatistics:
-        return StoreStatistics()
+    def usage(self) -> StoreUsage:
+        return StoreUsage()
 
     async def stranded(
         self,

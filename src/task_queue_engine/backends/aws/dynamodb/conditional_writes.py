@@ -2,8 +2,8 @@
 
 What every task goes through is written *blindly*, in one request: to start a PENDING task, to
 record what its attempt came to. The condition holds all that `lifecycle` would look at; where it
-fails, the row is read, the pure function decides, and `change` writes conditionally on what was
-read.
+fails, the refusal brings the row, the pure function decides, and `change` writes conditionally on
+what was found.
 """
 
 from __future__ import annotations
@@ -13,18 +13,20 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal, assert_never
 
-from task_queue_engine.backends.aws.dynamodb import item_format as items
-from task_queue_engine.backends.aws.dynamodb import schema as table
+from task_queue_engine.backends.aws.dynamodb import schema
 from task_queue_engine.backends.aws.dynamodb.item_format import (
+    NOT_DELAYED,
     OPTIONAL,
     AttributeValue,
     Item,
     as_json,
+    changeable,
+    expiry,
     moment,
     number,
     text,
 )
-from task_queue_engine.backends.aws.dynamodb.schema import Filing
+from task_queue_engine.backends.aws.dynamodb.schema import IndexPartition
 from task_queue_engine.lifecycle import (
     AttemptWrite,
     Cancel,
@@ -89,15 +91,15 @@ Write = Insert | Update | Delete
 
 _PENDING = text(TaskStatus.PENDING.value)
 _PROCESSING = text(TaskStatus.PROCESSING.value)
-_NOT_DELAYED = text(items.NOT_DELAYED)
+_NOT_DELAYED = text(NOT_DELAYED)
 _START_REMOVES = ("progress", "due_at", "due_shard", "stranded_at")
 _WAIT_REMOVES = ("message_id", "receive_count")
+# What `status-index` holds of a task and a change to this status need not touch: an unfinished task
+# stays in its partition, and COMPLETED ones lie where most of them lay before.
 _LEFT_ALONE = {
     TaskStatus.PROCESSING: ("status_shard", "status_at"),
     TaskStatus.COMPLETED: ("status_at",),
 }
-"""What `status-index` holds of a task and a change to this status need not touch: what was filed
-among the unfinished still is, and COMPLETED ones lie where most of them lay before."""
 _END_REMOVES = ("run_at", "message_id", "receive_count", "cancel_shard")
 
 
@@ -151,7 +153,7 @@ def record(write: AttemptWrite, now: datetime, token: str, *, retention: float) 
             for name in _LEFT_ALONE.get(status, ()):
                 del sets[name]
             if retention:
-                sets[table.TTL_ATTRIBUTE] = items.expiry(now, retention)
+                sets[schema.TTL_ATTRIBUTE] = expiry(now, retention)
             removes += tuple(name for name in ("result", "error") if name not in sets)
             if isinstance(write, Fail):
                 increments = ("retry_count",)
@@ -162,7 +164,7 @@ def record(write: AttemptWrite, now: datetime, token: str, *, retention: float) 
             sets["run_at"] = sets["not_before"] = moment(write.run_at)
             if write.scheduled:
                 sets["due_at"] = moment(write.run_at)
-                sets["due_shard"] = text(table.due_shard(write.task_id))
+                sets["due_shard"] = text(schema.due_shard(write.task_id))
             if isinstance(write, Retry):
                 sets["error"] = as_json(write.error)
                 increments = ("retry_count",)
@@ -195,7 +197,7 @@ def _set_ending(write: Complete | Fail | Cancel, sets: Item) -> TaskStatus:
 
 def _set_status(sets: Item, task_id: str, status: TaskStatus, since: AttributeValue) -> None:
     sets["status"] = text(status.value)
-    sets["status_shard"] = text(table.status_shard(table.filing_of(status), task_id))
+    sets["status_shard"] = text(schema.status_shard(schema.partition_of(status), task_id))
     sets["status_at"] = since
 
 
@@ -205,7 +207,7 @@ def change(read: Item, row: Row, token: str, *, retention: float) -> Update:
     Every write of an engine leaves a token of its own, so an unchanged token is an unchanged row;
     the status guards against writers that know nothing of tokens.
     """
-    wanted = items.changeable(row, retention=retention)
+    wanted = changeable(row, retention=retention)
     sets = {name: value for name, value in wanted.items() if read.get(name) != value}
     # Said even where it was so when read: the sweep leaves no token.
     sets["status_shard"] = wanted["status_shard"]
@@ -235,14 +237,14 @@ def mark_due(task_id: str, due_at: datetime | None) -> Update:
         task_id=task_id,
         sets={}
         if due_at is None
-        else {"due_at": moment(due_at), "due_shard": text(table.due_shard(task_id))},
+        else {"due_at": moment(due_at), "due_shard": text(schema.due_shard(task_id))},
         removes=names if due_at is None else (),
         conditions=(Condition("status", "=", _PENDING),),
     )
 
 
 def mark_stranded(read: Item, now: datetime) -> Update:
-    """Say that this task is being reported as stranded, if nobody else has meanwhile."""
+    """Say that this task is being reported as stranded, if no other engine has meanwhile."""
     return Update(
         task_id=read["id"]["S"],
         sets={"stranded_at": moment(now)},
@@ -255,23 +257,25 @@ def mark_stranded(read: Item, now: datetime) -> Update:
     )
 
 
-def refile(task_id: str, status_at: AttributeValue) -> Update:
-    """File under OPEN what is still on the routine, unless it has finished.
+def reindex(task_id: str, status_at: AttributeValue) -> Update:
+    """Move to OPEN what is still in the default partition, unless it has finished.
 
-    No token is left and none asked for: no decision rests on where a task is filed, and a start in
-    the same moment is neither refused nor refuses this.
+    No token is left and none asked for: no decision rests on the partition of a task, and a start
+    in the same moment is neither refused nor refuses this.
 
     Args:
-        status_at: of `items.status_at_of`.
+        status_at: of `item_format.status_at_of`.
     """
     return Update(
         task_id=task_id,
         sets={
-            "status_shard": text(table.status_shard(Filing.OPEN, task_id)),
+            "status_shard": text(schema.status_shard(IndexPartition.OPEN, task_id)),
             "status_at": status_at,
         },
         conditions=(
-            Condition("status_shard", "=", text(table.status_shard(Filing.ROUTINE, task_id))),
+            Condition(
+                "status_shard", "=", text(schema.status_shard(IndexPartition.DEFAULT, task_id))
+            ),
             Condition("finished_at", "missing"),
         ),
     )

@@ -1,37 +1,34 @@
 """Creating tasks: new items, each inserted where its id is free.
 
-Where a task is filed depends on when it will have ended: see `sweep`, which has to find it there
-in time.
+Which partition of the index a task goes to depends on when it will have ended: see `sweep`, which
+has to find it there in time.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
 
 import trio
 
-from task_queue_engine.backends.aws.dynamodb import schema as table
 from task_queue_engine.backends.aws.dynamodb.conditional_writes import Insert
 from task_queue_engine.backends.aws.dynamodb.item_format import (
     Item,
     MalformedItem,
-    item_size,
     new_item,
     to_task,
     token_of,
 )
+from task_queue_engine.backends.aws.dynamodb.item_size import item_size
+from task_queue_engine.backends.aws.dynamodb.schema import MAX_ITEM_BYTES, RESERVED_BYTES
 from task_queue_engine.backends.aws.dynamodb.sweep import Sweep
-from task_queue_engine.backends.aws.dynamodb.table_client import TableCalls
-from task_queue_engine.backends.aws.dynamodb.update import Count, Pay
-from task_queue_engine.backends.aws.dynamodb.write_tokens import Token, Tokens
+from task_queue_engine.backends.aws.dynamodb.write_context import WriteContext
+from task_queue_engine.backends.aws.dynamodb.write_tokens import WriteToken
 from task_queue_engine.backends.aws.dynamodb.writers import (
     Applied,
     ConditionFailed,
     Invalid,
     Unanswered,
-    Writer,
 )
 from task_queue_engine.backends.base import (
     AlreadyExists,
@@ -45,60 +42,32 @@ from task_queue_engine.errors import BackendUnavailable
 from task_queue_engine.lifecycle import Row
 from task_queue_engine.task import Task, TaskStatus
 
+# What tells one submission under an id from another.
 _SUBMITTED = ("type", "payload", "payload_encoding", "created_at")
 
 
 @dataclass(slots=True)
-class _Creating:
+class _PendingInsert:
     task: Task
-    token: Token
+    token: WriteToken
     item: Item
     stored: Item | None = None
     """What lies in the table under its id, where that is known."""
 
-    @property
-    def question(self) -> tuple[str, str]:
-        return ("create", self.task.id)
-
 
 @dataclass(slots=True)
-class _Call:
+class _CreateBatch:
     verdicts: dict[int, CreateVerdict] = field(default_factory=dict)
     """By the index of the task. One without a verdict has not been answered for."""
-    unanswered: list[BackendUnavailable] = field(default_factory=list)
-    waves: list[dict[int, _Creating]] = field(default_factory=list)
+    failures: list[BackendUnavailable] = field(default_factory=list)
+    waves: list[dict[int, _PendingInsert]] = field(default_factory=list)
     """Each id once in a wave."""
 
 
 class Creator:
-    """
-    Args:
-        retention: seconds after its end at which a task expires; 0: never.
-        timeout: seconds that a call takes at most; it is not cancelled meanwhile.
-    """
-
-    def __init__(
-        self,
-        *,
-        calls: TableCalls,
-        writer: Writer,
-        tokens: Tokens,
-        sweep: Sweep,
-        count: Count,
-        pay: Pay,
-        now: Callable[[], datetime],
-        retention: float,
-        timeout: float,
-    ) -> None:
-        self._calls = calls
-        self._writer = writer
-        self._tokens = tokens
+    def __init__(self, context: WriteContext, sweep: Sweep) -> None:
+        self._context = context
         self._sweep = sweep
-        self._count = count
-        self._pay = pay
-        self._now = now
-        self._retention = retention
-        self._timeout = timeout
 
     async def create(self, tasks: Sequence[NewTask]) -> list[CreateVerdict]:
         """As `TaskStore.create`.
@@ -106,121 +75,128 @@ class Creator:
         Raises:
             BackendUnavailable: none is known to have been created; the call may be repeated.
         """
-        self._calls.count("create", len(tasks))
+        context = self._context
+        context.table.count("create", len(tasks))
         await trio.lowlevel.checkpoint_if_cancelled()
-        call = self._begin(tasks)
-        with trio.CancelScope(shield=True, deadline=trio.current_time() + self._timeout):
-            for wave in call.waves:
-                await self._insert(wave, call)
-                await self._refile_late(wave, call)
-        for wave in call.waves:
-            for index, creating in wave.items():
-                if index not in call.verdicts:
-                    self._tokens.remember(creating.question, creating.token)
-        if len(call.verdicts) == len(tasks):
-            return [call.verdicts[index] for index in range(len(tasks))]
-        reason = [*call.unanswered, BackendUnavailable("DynamoDB did not answer")][0]
-        if not any(isinstance(verdict, Created) for verdict in call.verdicts.values()):
+        batch = self._begin(tasks)
+        with trio.CancelScope(shield=True, deadline=trio.current_time() + context.timeout):
+            for wave in batch.waves:
+                await self._insert(wave, batch)
+                await self._reindex_late(wave, batch)
+        for wave in batch.waves:
+            for index, pending in wave.items():
+                if index not in batch.verdicts:
+                    context.tokens.remember(_request_key(pending.task), pending.token)
+        if len(batch.verdicts) == len(tasks):
+            return [batch.verdicts[index] for index in range(len(tasks))]
+        reason = [*batch.failures, BackendUnavailable("DynamoDB did not answer")][0]
+        if not any(isinstance(verdict, Created) for verdict in batch.verdicts.values()):
             raise reason
-        return [call.verdicts.get(index, TryAgain(str(reason))) for index in range(len(tasks))]
+        return [batch.verdicts.get(index, TryAgain(str(reason))) for index in range(len(tasks))]
 
-    def _begin(self, tasks: Sequence[NewTask]) -> _Call:
-        call = _Call()
+    def _begin(self, tasks: Sequence[NewTask]) -> _CreateBatch:
+        batch = _CreateBatch()
         seen: dict[str, int] = {}
         for index, new in enumerate(tasks):
-            creating = self._prepare(new)
-            if isinstance(creating, TooLarge):
-                call.verdicts[index] = creating
+            pending = self._prepare(new)
+            if isinstance(pending, TooLarge):
+                batch.verdicts[index] = pending
                 continue
             wave = seen[new.task.id] = seen.get(new.task.id, -1) + 1
-            if wave == len(call.waves):
-                call.waves.append({})
-            call.waves[wave][index] = creating
-        return call
+            if wave == len(batch.waves):
+                batch.waves.append({})
+            batch.waves[wave][index] = pending
+        return batch
 
-    def _prepare(self, new: NewTask) -> _Creating | TooLarge:
-        token = self._tokens.take(("create", new.task.id))
+    def _prepare(self, new: NewTask) -> _PendingInsert | TooLarge:
+        token = self._context.tokens.take(_request_key(new.task))
         item = new_item(
             Row(task=new.task, due_at=new.due_at),
             payload_json=new.payload_json,
             token=token.text,
-            retention=self._retention,
-            on_routine=self._is_routine(new),
+            retention=self._context.retention,
+            in_default_partition=self._ends_soon(new),
         )
         size = item_size(item)
-        limit = table.MAX_ITEM_BYTES - table.RESERVED_BYTES
+        limit = MAX_ITEM_BYTES - RESERVED_BYTES
         if size > limit:
             # In terms of what the user can change.
             payload = item_size({"payload": item["payload"]})
             return TooLarge(payload, max(0, limit - (size - payload)))
-        return _Creating(new.task, token, item)
+        return _PendingInsert(new.task, token, item)
 
-    def _is_routine(self, new: NewTask) -> bool:
+    def _ends_soon(self, new: NewTask) -> bool:
         """Whether it may have ended before the sweep comes by, and is sure to be there by then."""
         task, lag = new.task, self._sweep.lag
         waits = task.run_at is not None and task.run_at - task.created_at >= lag
-        is_new = self._now() - task.created_at <= lag / 4
+        is_new = self._context.now() - task.created_at <= lag / 4
         return is_new and not waits and new.due_at is None
 
-    async def _insert(self, wave: dict[int, _Creating], call: _Call) -> None:
-        answers = await self._writer.write(
-            "create", [Insert(item=creating.item) for creating in wave.values()]
+    async def _insert(self, wave: dict[int, _PendingInsert], batch: _CreateBatch) -> None:
+        answers = await self._context.writer.write(
+            "create", [Insert(item=pending.item) for pending in wave.values()]
         )
-        for (index, creating), answer in zip(wave.items(), answers, strict=True):
-            self._pay(creating.task.type, creating.task.id, answer)
+        for (index, pending), answer in zip(wave.items(), answers, strict=True):
+            task = pending.task
+            self._context.costs.charge(task.id, answer, task_type=task.type)
             match answer.result:
                 case Applied():
-                    self._count_once(creating)
-                    creating.stored = creating.item
-                    call.verdicts[index] = Created()
+                    self._count_once(pending)
+                    pending.stored = pending.item
+                    batch.verdicts[index] = Created()
                 case ConditionFailed(item):
-                    creating.stored = item
-                    call.verdicts[index] = self._judge_existing(creating, item)
+                    pending.stored = item
+                    batch.verdicts[index] = self._judge_existing(pending, item)
                 case Invalid(message):
-                    call.verdicts[index] = TryAgain(message)
+                    batch.verdicts[index] = TryAgain(message)
                 case Unanswered(reason):
-                    call.unanswered.append(reason)
+                    batch.failures.append(reason)
 
-    def _judge_existing(self, creating: _Creating, item: Item | None) -> CreateVerdict:
+    def _judge_existing(self, pending: _PendingInsert, item: Item | None) -> CreateVerdict:
         if item is None:
-            return TryAgain(f"task {creating.task.id} existed and was deleted meanwhile")
-        if token_of(item) == creating.token.text:
+            return TryAgain(f"task {pending.task.id} existed and was deleted meanwhile")
+        if token_of(item) == pending.token.text:
             # Written by a try whose answer was lost; perhaps for an earlier submission with the
             # same idempotency key.
-            self._count_once(creating)
-            if all(item.get(name) == creating.item.get(name) for name in _SUBMITTED):
+            self._count_once(pending)
+            if all(item.get(name) == pending.item.get(name) for name in _SUBMITTED):
                 return Created()
         try:
             return AlreadyExists(to_task(item))
         except MalformedItem as error:
-            return TryAgain(f"the item of task {creating.task.id} is malformed: {error}")
+            return TryAgain(f"the item of task {pending.task.id} is malformed: {error}")
 
-    def _count_once(self, creating: _Creating) -> None:
-        if not creating.token.counted:
-            self._count(None, TaskStatus.PENDING)
-            creating.token.counted = True
+    def _count_once(self, pending: _PendingInsert) -> None:
+        if not pending.token.counted:
+            self._context.counters.move(None, TaskStatus.PENDING)
+            pending.token.counted = True
 
-    async def _refile_late(self, wave: dict[int, _Creating], call: _Call) -> None:
-        """What was so long on its way that the sweep may have passed its place already. It is
-        answered for only then: until it is, the caller's repetition comes by here."""
-        oldest = self._now() - self._sweep.lag / 2
+    async def _reindex_late(self, wave: dict[int, _PendingInsert], batch: _CreateBatch) -> None:
+        """Move to OPEN what was so long on its way that the sweep may have passed its sort key
+        already. It is answered for only then: until it is, the caller's repetition comes by
+        here."""
+        oldest = self._context.now() - self._sweep.lag / 2
         late = {
-            creating.task.id: (index, update)
-            for index, creating in wave.items()
-            if isinstance(call.verdicts.get(index), Created)
-            and creating.task.created_at < oldest
-            and creating.stored is not None
-            for update in self._sweep.refilings([creating.stored])
+            pending.task.id: (index, update)
+            for index, pending in wave.items()
+            if isinstance(batch.verdicts.get(index), Created)
+            and pending.task.created_at < oldest
+            and pending.stored is not None
+            for update in self._sweep.moves_of([pending.stored])
         }
         if not late:
             return
         for index, _ in late.values():
-            del call.verdicts[index]
-        answers = await self._writer.write(
+            del batch.verdicts[index]
+        answers = await self._context.writer.write(
             "create", [update for _, update in late.values()], explain=False
         )
         for (index, _), answer in zip(late.values(), answers, strict=True):
             if isinstance(answer.result, Unanswered):
-                call.unanswered.append(answer.result.reason)
+                batch.failures.append(answer.result.reason)
             else:
-                call.verdicts[index] = Created()
+                batch.verdicts[index] = Created()
+
+
+def _request_key(task: Task) -> tuple[str, str]:
+    return ("create", task.id)

@@ -12,15 +12,18 @@ another precision or zone, and payloads as native maps.
 
 from __future__ import annotations
 
+import logging
 from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
 
-from task_queue_engine.backends.aws.dynamodb import schema as table
-from task_queue_engine.backends.aws.dynamodb.schema import Filing
+from task_queue_engine.backends.aws.dynamodb import schema
+from task_queue_engine.backends.aws.dynamodb.schema import IndexPartition
 from task_queue_engine.lifecycle import Row
 from task_queue_engine.task import DEFAULT_QUEUE, Task, TaskError, TaskStatus
+
+logger = logging.getLogger("task_queue_engine.dynamodb")
 
 AttributeValue = dict[str, Any]
 """DynamoDB's JSON: one member, named by the type: {"S": "text"}, {"N": "1"}, ..."""
@@ -49,7 +52,7 @@ OPTIONAL = (
     "receive_count",
     "due_at",
     "due_shard",
-    table.TTL_ATTRIBUTE,
+    schema.TTL_ATTRIBUTE,
     "stranded_at",
 )
 """Of `changeable`: those that may be missing."""
@@ -83,25 +86,41 @@ def as_json(value: Any) -> AttributeValue:
     return {"S": _encode(value).decode()}
 
 
-def position(created_at: datetime, task_id: str) -> str:
-    """The range key of `status-index`: orders by (created_at, id)."""
+LOWEST_SORT_KEY, HIGHEST_SORT_KEY = "0", "~"
+"""Below and above every sort key: those begin with a year."""
+
+
+def sort_key(created_at: datetime, task_id: str) -> str:
+    """The range key of `status-index`, the attribute `position`: orders by (created_at, id)."""
     return f"{moment_text(created_at)}#{task_id}"
 
 
-def id_of_position(position: str) -> str:
-    return position.partition("#")[2]
+def id_of_sort_key(sort_key: str) -> str:
+    return sort_key.partition("#")[2]
+
+
+def sort_key_of(entry: Item) -> str:
+    """Of an entry of `status-index`, or of the key that a page of them ends with."""
+    found: str = entry["position"]["S"]
+    return found
 
 
 # --- from a row -----------------------------------------------------------------------------
 
 
 def new_item(
-    row: Row, *, payload_json: bytes, token: str, retention: float, on_routine: bool = False
+    row: Row,
+    *,
+    payload_json: bytes,
+    token: str,
+    retention: float,
+    in_default_partition: bool = False,
 ) -> Item:
     """The whole item of a task to be created.
 
     Args:
-        on_routine: it is filed as one that will soon have run.
+        in_default_partition: where the index has tasks that will soon have run; without it, where
+            the status says.
     """
     task = row.task
     item: Item = {
@@ -119,8 +138,8 @@ def new_item(
     if task.timeout_seconds is not None:
         item["timeout_seconds"] = number(task.timeout_seconds)
     item.update(changeable(row, retention=retention))
-    if on_routine:
-        item["status_shard"] = text(table.status_shard(Filing.ROUTINE, task.id))
+    if in_default_partition:
+        item["status_shard"] = text(schema.status_shard(IndexPartition.DEFAULT, task.id))
     item["token"] = text(token)
     return item
 
@@ -136,9 +155,9 @@ def changeable(row: Row, *, retention: float) -> Item:
     status = task.status
     item: Item = {
         "status": text(status.value),
-        "status_shard": text(table.status_shard(table.filing_of(status), task.id)),
+        "status_shard": text(schema.status_shard(schema.partition_of(status), task.id)),
         "status_at": moment(_status_at(task)),
-        "position": text(position(task.created_at, task.id)),
+        "position": text(sort_key(task.created_at, task.id)),
         "not_before": text(NOT_DELAYED) if task.run_at is None else moment(task.run_at),
         "retry_count": number(task.retry_count),
         "attempt": number(task.attempt),
@@ -151,7 +170,7 @@ def changeable(row: Row, *, retention: float) -> Item:
     if task.finished_at is not None:
         item["finished_at"] = moment(task.finished_at)
         if retention:
-            item[table.TTL_ATTRIBUTE] = expiry(task.finished_at, retention)
+            item[schema.TTL_ATTRIBUTE] = expiry(task.finished_at, retention)
     if task.result is not None:
         item["result"] = as_json(task.result)
     if task.error is not None:
@@ -163,13 +182,13 @@ def changeable(row: Row, *, retention: float) -> Item:
     if task.cancel_requested:
         item["cancel_requested"] = {"BOOL": True}
         if status is TaskStatus.PROCESSING:
-            item["cancel_shard"] = text(table.CANCEL_SHARD)
+            item["cancel_shard"] = text(schema.CANCEL_SHARD)
     if row.message_id is not None:
         item["message_id"] = text(row.message_id)
         item["receive_count"] = number(row.receive_count)
     if row.due_at is not None:
         item["due_at"] = moment(row.due_at)
-        item["due_shard"] = text(table.due_shard(task.id))
+        item["due_shard"] = text(schema.due_shard(task.id))
     return item
 
 
@@ -209,6 +228,15 @@ def to_row(item: Item) -> Row:
         receive_count=_integer(item, "receive_count", 0),
         due_at=_moment_or_none(item, "due_at"),
     )
+
+
+def read_row(item: Item) -> Row | None:
+    """As `to_row`; None for an item that cannot be understood, which is logged."""
+    try:
+        return to_row(item)
+    except MalformedItem as error:
+        logger.error("the item of task %s is malformed: %s", item["id"].get("S"), error)
+        return None
 
 
 def to_task(item: Item) -> Task:
@@ -357,35 +385,3 @@ def _error_or_none(item: Item) -> TaskError | None:
         return _decode_error(value["S"])
     except (KeyError, msgspec.DecodeError):
         raise MalformedItem("error is not the JSON text of an error") from None
-
-
-# --- size -----------------------------------------------------------------------------------
-
-
-def item_size(item: Item) -> int:
-    """Bytes as DynamoDB counts them (AWS, "DynamoDB item sizes and formats"), a little rounded
-    up."""
-    return sum(_bytes(name) + _value_size(value) for name, value in item.items())
-
-
-def _value_size(value: AttributeValue) -> int:
-    ((kind, held),) = value.items()
-    match kind:
-        case "S":
-            return _bytes(held)
-        case "N":
-            return len(held) // 2 + 2
-        case "BOOL" | "NULL":
-            return 1
-        case "L":
-            return 3 + sum(1 + _value_size(each) for each in held)
-        case "M":
-            return 3 + sum(1 + _bytes(name) + _value_size(each) for name, each in held.items())
-        case "B":
-            return len(held)
-        case _:
-            return sum(len(each) for each in held)
-
-
-def _bytes(characters: str) -> int:
-    return len(characters) if characters.isascii() else len(characters.encode())

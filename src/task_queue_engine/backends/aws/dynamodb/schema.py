@@ -17,12 +17,13 @@ from task_queue_engine.task import TaskStatus
 KEY: Final = "id"
 
 STATUS_SHARDS: Final = 10
-"""Partitions per filing in `status-index`. A partition takes 1,000 write units a second (AWS,
-"Best practices for designing and using partition keys"), a task that runs once writes 1: about
-10,000 tasks/s. Engines that share a table must agree on it."""
+"""How many keys each `IndexPartition` of `status-index` is spread over. A key takes 1,000 write
+units a second (AWS, "Best practices for designing and using partition keys"), a task that runs once
+writes 1: about 10,000 tasks/s. Engines that share a table must agree on it."""
 
 DUE_SHARDS: Final = 4
-"""Partitions of `due-index`: 2,000 scheduled tasks/s, and as many requests for one look at it."""
+"""Keys of `due-index`: 2,000 scheduled tasks/s (a key takes 1,000 write units a second, and a
+scheduled task is put in and taken out), and four requests for one look at it."""
 
 COUNTER_SHARDS: Final = 4
 """Items the counters are spread over. Each is read at every `counts()`."""
@@ -76,7 +77,7 @@ class Index:
 
 STATUS_INDEX: Final = Index(
     name="status-index",
-    hash_key="status_shard",  # "ROUTINE#7": where it is filed
+    hash_key="status_shard",  # "ROUTINE#7": its partition and its shard
     range_key="position",  # "<created_at>#<id>"
     include=("type", "queue", "status_at"),
 )
@@ -86,7 +87,7 @@ CANCEL_INDEX: Final = Index(name="cancel-index", hash_key="cancel_shard")
 INDEXES: Final = (STATUS_INDEX, DUE_INDEX, CANCEL_INDEX)
 
 CANCEL_SHARD: Final = "REQUESTED"
-"""The one value of `cancel_shard`: on running tasks that somebody has asked to cancel."""
+"""The one value of `cancel_shard`: on running tasks with a request to cancel them."""
 
 
 def create_table_parameters(name: str) -> dict[str, Any]:
@@ -123,41 +124,42 @@ def shard_of(task_id: str, shards: int) -> int:
     return zlib.crc32(task_id.encode()) % shards
 
 
-class Filing(StrEnum):
+class IndexPartition(StrEnum):
     """Where `status-index` has a task. An entry that moves costs two write units, so not every
-    change of status moves it: the row's `status` is the truth, and whoever reads the index looks
-    at the rows."""
+    change of status moves it: the row's `status` is the truth, and a reader of the index looks at
+    the rows."""
 
-    ROUTINE = "ROUTINE"
-    """New, running or COMPLETED: a task that runs once, soon, is never filed anywhere else. What
-    has not ended when the sweep comes by is filed under OPEN."""
+    # The value is stored: tables are full of it, and it cannot follow the name.
+    DEFAULT = "ROUTINE"
+    """New, running or COMPLETED: a task that runs once, soon, is never anywhere else. What has not
+    ended when the sweep comes by goes to OPEN."""
     OPEN = "OPEN"
-    """Not finished, and off the routine."""
+    """Not finished, and moved out of DEFAULT."""
     FAILED = "FAILED"
     CANCELLED = "CANCELLED"
 
 
-def filing_of(status: TaskStatus) -> Filing:
-    """Where a task goes that changes to this status; a new one may stay on the routine."""
+def partition_of(status: TaskStatus) -> IndexPartition:
+    """Where a task goes that changes to this status; a new one may stay in DEFAULT."""
     match status:
         case TaskStatus.PENDING | TaskStatus.PROCESSING:
-            return Filing.OPEN
+            return IndexPartition.OPEN
         case TaskStatus.COMPLETED:
-            return Filing.ROUTINE
+            return IndexPartition.DEFAULT
         case TaskStatus.FAILED:
-            return Filing.FAILED
+            return IndexPartition.FAILED
         case TaskStatus.CANCELLED:
-            return Filing.CANCELLED
+            return IndexPartition.CANCELLED
         case _:
             assert_never(status)
 
 
-def status_shard(filing: Filing, task_id: str) -> str:
-    return f"{filing.value}#{shard_of(task_id, STATUS_SHARDS)}"
+def status_shard(partition: IndexPartition, task_id: str) -> str:
+    return f"{partition.value}#{shard_of(task_id, STATUS_SHARDS)}"
 
 
-def status_shards(filing: Filing) -> list[str]:
-    return [f"{filing.value}#{shard}" for shard in range(STATUS_SHARDS)]
+def status_shards(partition: IndexPartition) -> list[str]:
+    return [f"{partition.value}#{shard}" for shard in range(STATUS_SHARDS)]
 
 
 def due_shard(task_id: str) -> str:

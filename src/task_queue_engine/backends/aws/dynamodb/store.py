@@ -1,57 +1,49 @@
-"""The task store on DynamoDB.
+"""The task store on DynamoDB: the methods of `TaskStore`, and what they are made of.
 
-From here inwards: `creation`; `operations` (what is asked of a row), `changes` (blind writes,
-decisions, conflicts); `writes` (conditional writes as data), `writers` (how they are sent); `items`
-and `table` (what is stored); `listing`, `scans`, `sweep` and `counters` beside them; `calls` at the
-edge.
+From here inwards: `create`, `transitions` (what can be asked of a row) and `update` (blind writes,
+decisions, conflicts); `conditional_writes` (as data) and `writers` (how they are sent, by `partiql`
+or `expressions`); `write_tokens` (recognising one's own); `item_format` and `schema` (what is
+stored). Beside them what is found by looking: `listing`, `sparse_indexes`, `stranded`, `expiry`
+over `status_index`, and the `sweep` that keeps that index in order; `counters` and their
+`counter_repair`. At the edge `table_client`.
 docs/adr/0014 says what each operation costs.
 """
 
 from __future__ import annotations
 
-import logging
 import random
-from collections import OrderedDict
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from functools import partial
-from typing import Any, Literal
+from typing import Literal
 
 import trio
 
-from task_queue_engine.backends.aws.dynamodb import listing, scans
-from task_queue_engine.backends.aws.dynamodb import schema as table
-from task_queue_engine.backends.aws.dynamodb.conditional_writes import mark_due, remove
-from task_queue_engine.backends.aws.dynamodb.counters import Counters, CountRepair
+from task_queue_engine.backends.aws.dynamodb import transitions
+from task_queue_engine.backends.aws.dynamodb.conditional_writes import mark_due
+from task_queue_engine.backends.aws.dynamodb.cost_by_type import CostByType
+from task_queue_engine.backends.aws.dynamodb.counter_repair import (
+    CounterRepair,
+    CountRepair,
+    Numbers,
+    count_rows,
+)
+from task_queue_engine.backends.aws.dynamodb.counters import Counters
 from task_queue_engine.backends.aws.dynamodb.create import Creator
-from task_queue_engine.backends.aws.dynamodb.item_format import (
-    id_of_position,
-)
+from task_queue_engine.backends.aws.dynamodb.expiry import expire
+from task_queue_engine.backends.aws.dynamodb.item_format import read_row
+from task_queue_engine.backends.aws.dynamodb.listing import list_tasks
+from task_queue_engine.backends.aws.dynamodb.sparse_indexes import cancel_requests, due_tasks
+from task_queue_engine.backends.aws.dynamodb.stranded import ORPHANED_AFTER, StrandedSearch
 from task_queue_engine.backends.aws.dynamodb.sweep import Sweep
-from task_queue_engine.backends.aws.dynamodb.table_client import TableCalls
-from task_queue_engine.backends.aws.dynamodb.transitions import (
-    Cancelling,
-    Claiming,
-    FailingDeadLettered,
-    Reclaiming,
-    Recording,
-    Reopening,
-)
-from task_queue_engine.backends.aws.dynamodb.update import Changer
-from task_queue_engine.backends.aws.dynamodb.write_tokens import Tokens
-from task_queue_engine.backends.aws.dynamodb.writers import (
-    Answer,
-    Applied,
-    ConditionFailed,
-    Unanswered,
-    make_writer,
-)
-from task_queue_engine.backends.aws.usage import Meter, Usage
+from task_queue_engine.backends.aws.dynamodb.table_check import check_table, ping
+from task_queue_engine.backends.aws.dynamodb.table_client import TableClient
+from task_queue_engine.backends.aws.dynamodb.update import RowUpdater
+from task_queue_engine.backends.aws.dynamodb.write_context import WriteContext
+from task_queue_engine.backends.aws.dynamodb.write_tokens import WriteTokens
+from task_queue_engine.backends.aws.dynamodb.writers import Unanswered, make_writer
+from task_queue_engine.backends.aws.usage import StoreUsage
 from task_queue_engine.backends.aws.wire.client import AwsClient
-from task_queue_engine.backends.aws.wire.concurrently import gather
-from task_queue_engine.backends.aws.wire.errors import AwsRequestFailed
 from task_queue_engine.backends.base import (
     Counts,
     CreateVerdict,
@@ -60,9 +52,7 @@ from task_queue_engine.backends.base import (
     StrandedPage,
     TaskPage,
 )
-from task_queue_engine.backends.cursors import check_limit, decode_cursor, encode_cursor
 from task_queue_engine.clock import Clock, SystemClock
-from task_queue_engine.errors import BackendUnavailable, InvalidQuery
 from task_queue_engine.lifecycle import (
     AttemptWrite,
     BrokerDeadLetter,
@@ -74,33 +64,12 @@ from task_queue_engine.lifecycle import (
     ReopenVerdict,
     Started,
 )
-from task_queue_engine.task import Task, TaskStatus
+from task_queue_engine.task import Task
 
-logger = logging.getLogger("task_queue_engine.dynamodb")
-
+# Seconds for one request with the client's retries: two of them fit into a call.
 _REQUEST_TIMEOUT = 4.0
+# Of a write with all its retries; what a shutdown may have to wait for while DynamoDB hangs.
 _CALL_TIMEOUT = 8.0
-"""Of a write with all its retries; what a shutdown may have to wait for while DynamoDB hangs."""
-
-ORPHANED_AFTER = timedelta(hours=12, minutes=10)
-"""The longest a message can be kept invisible (SQS API reference, ChangeMessageVisibility), and
-10 minutes for clocks that disagree."""
-
-_REMEMBERED_TYPES = 50_000
-
-_SWEEP_ON: scans.Place = ("SWEEP", "")
-"""For a cursor: the walk is over, the sweep is not."""
-
-
-@dataclass(frozen=True, slots=True)
-class StoreStatistics:
-    """What the store has asked of DynamoDB since it was made."""
-
-    by_operation: dict[str, Usage] = field(default_factory=dict)
-    """Methods of the store, and "counters", "repair_counts", "sweep". Requests are calls: the
-    client's own statistics count its retries."""
-    by_task_type: dict[str, Usage] = field(default_factory=dict)
-    """Writes of tasks, as far as their type was known here."""
 
 
 class DynamoStore:
@@ -108,14 +77,15 @@ class DynamoStore:
 
     Args:
         client: open while the store is.
-        table_name: a table as in `table.create_table_parameters`.
+        table_name: a table as in `schema.create_table_parameters`.
         writes: "batch", or "single" for servers without PartiQL.
         retention: seconds after which DynamoDB's TTL may delete a finished task; with 0 it never
             does, and `expire` deletes.
-        flush_interval, repair_interval: of the counters, in seconds; see `counters`.
+        flush_interval, repair_interval: of the counters, in seconds; see `counters` and
+            `counter_repair`. With a `repair_interval` of 0 they are not repaired.
         orphaned_after: how old an attempt must be to be given up; see `stranded`.
-        sweep_lag: seconds after which a task that has not ended is filed apart; see `sweep`. A
-            task that takes longer costs more, a lost message is found no sooner. Engines that
+        sweep_lag: seconds after which a task that has not ended is moved in the index; see `sweep`.
+            A task that takes longer costs more, a lost message is found no sooner. Engines that
             share a table should agree on it, and their clocks to within half of it.
         concurrency: write requests at once, and as many reads.
     """
@@ -138,66 +108,56 @@ class DynamoStore:
         rng: random.Random | None = None,
     ) -> None:
         rng = rng or random.Random()  # noqa: S311  # jitter, not a secret
-        self._clock: Clock = clock or SystemClock()
+        now = (clock or SystemClock()).now
         self._retention = retention
-        self._orphaned_after = orphaned_after
-        self._calls = TableCalls(
+        self._repair_interval = repair_interval
+        self._table = TableClient(
             client,
             table=table_name,
             concurrency=concurrency,
             timeout=_REQUEST_TIMEOUT,
             rng=rng,
         )
-        self._counters = Counters(
-            self._calls,
-            now=self._clock.now,
+        self._writer = make_writer(writes, self._table)
+        self._counters = Counters(self._table, now=now, flush_interval=flush_interval)
+        self._counter_repair = CounterRepair(
+            self._table,
+            self._counters,
+            now=now,
             count_rows=self._count_rows,
+            interval=repair_interval,
             flush_interval=flush_interval,
-            repair_interval=repair_interval,
             rng=rng,
         )
-        self._tokens = Tokens()
-        self._writer = make_writer(writes, self._calls)
         self._sweep = Sweep(
-            self._calls,
+            self._table,
             self._writer,
-            now=self._clock.now,
+            now=now,
             lag=timedelta(seconds=sweep_lag),
-            refiled=self._counters.refiled,
+            reindexed=self._counters.reindexed,
         )
-        self._creator = Creator(
-            calls=self._calls,
+        self._stranded = StrandedSearch(
+            self._table, self._writer, self._sweep, now=now, orphaned_after=orphaned_after
+        )
+        self._costs = CostByType()
+        context = WriteContext(
+            table=self._table,
             writer=self._writer,
-            tokens=self._tokens,
-            sweep=self._sweep,
-            count=self._counters.move,
-            pay=self._pay,
-            now=self._clock.now,
+            tokens=WriteTokens(),
+            counters=self._counters,
+            costs=self._costs,
+            now=now,
             retention=retention,
             timeout=_CALL_TIMEOUT,
         )
-        self._changer = Changer(
-            calls=self._calls,
-            writer=self._writer,
-            tokens=self._tokens,
-            count=self._counters.move,
-            pay=self._pay,
-            now=self._clock.now,
-            retention=retention,
-            timeout=_CALL_TIMEOUT,
-        )
-        self._meters: dict[str, Meter] = {}
-        # Of what is running here: a record names no type.
-        self._types: OrderedDict[str, str] = OrderedDict()
+        self._creator = Creator(context, self._sweep)
+        self._updater = RowUpdater(context)
 
     def __str__(self) -> str:
-        return f"table {self._calls.table}"
+        return f"table {self._table.name}"
 
-    def statistics(self) -> StoreStatistics:
-        return StoreStatistics(
-            by_operation=self._calls.usage(),
-            by_task_type={name: meter.snapshot() for name, meter in self._meters.items()},
-        )
+    def usage(self) -> StoreUsage:
+        return StoreUsage(by_step=self._table.usage(), by_task_type=self._costs.usage)
 
     # --- opening ----------------------------------------------------------------------------
 
@@ -212,12 +172,14 @@ class DynamoStore:
 
     @asynccontextmanager
     async def _opened(self) -> AsyncIterator[None]:
-        await self._check()
+        await check_table(self._table)
         failure: BaseException | None = None
-        self._calls.is_open = True
+        self._table.is_open = True
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._counters.run)
+                if self._repair_interval:
+                    nursery.start_soon(self._counter_repair.run)
                 try:
                     yield
                 except BaseException as error:  # noqa: BLE001  # raised below, not in a group
@@ -227,40 +189,13 @@ class DynamoStore:
             try:
                 await self._counters.close()
             finally:
-                self._calls.is_open = False
+                self._table.is_open = False
         if failure is not None:
             raise failure
 
-    async def _check(self) -> None:
-        name = self._calls.table
-        key = _key(table.counter_ids()[0])
-        await self._calls.check("GetItem", key, lacking=f"there is no table {name} with the key id")
-        await gather([partial(self._check_index, index) for index in table.INDEXES])
-
-    async def _check_index(self, index: table.Index) -> None:
-        query = {
-            "IndexName": index.name,
-            "KeyConditionExpression": "#key = :none",
-            "ExpressionAttributeNames": {"#key": index.hash_key},
-            "ExpressionAttributeValues": {":none": {"S": "none"}},
-            "Limit": 1,
-        }
-        lacking = f"table {self._calls.table} has no index {index.name} on {index.hash_key}"
-        await self._calls.check("Query", query, lacking=lacking)
-
     async def ping(self) -> None:
-        """A write that changes nothing. Raises BackendUnavailable with the reason where no task
-        could be written."""
-        removal = {
-            "TableName": self._calls.table,
-            **_key(table.counter_ids()[0]),
-            "UpdateExpression": "REMOVE #nothing",
-            "ExpressionAttributeNames": {"#nothing": "ping"},
-        }
-        try:
-            await self._calls.write("ping", "UpdateItem", removal)
-        except AwsRequestFailed as error:
-            raise BackendUnavailable(f"table {self._calls.table}: {error}") from error
+        """Raises BackendUnavailable with the reason where no task could be written."""
+        await ping(self._table)
 
     # --- writes -----------------------------------------------------------------------------
 
@@ -268,41 +203,39 @@ class DynamoStore:
         return await self._creator.create(tasks)
 
     async def claim(self, requests: Sequence[ClaimRequest]) -> list[ClaimVerdict]:
-        verdicts = await self._changer.carry_out("claim", [Claiming(each) for each in requests])
+        updates = [transitions.Claim(request) for request in requests]
+        verdicts = await self._updater.carry_out("claim", updates)
         for verdict in verdicts:
             if isinstance(verdict, Started):
-                self._types[verdict.task.id] = verdict.task.type
-        while len(self._types) > _REMEMBERED_TYPES:
-            self._types.popitem(last=False)
+                self._costs.started(verdict.task)
         return verdicts
 
     async def record(self, writes: Sequence[AttemptWrite]) -> list[RecordVerdict]:
-        verdicts = await self._changer.carry_out(
-            "record", [Recording(write, self._retention) for write in writes]
-        )
+        updates = [transitions.Record(write, retention=self._retention) for write in writes]
+        verdicts = await self._updater.carry_out("record", updates)
         for write in writes:
             if not isinstance(write, Progress):
-                self._types.pop(write.task_id, None)
+                self._costs.ended(write.task_id)
         return verdicts
 
     async def cancel(self, task_ids: Sequence[str]) -> list[CancelVerdict]:
-        return await self._changer.carry_out("cancel", [Cancelling(each) for each in task_ids])
+        updates = [transitions.cancel(task_id) for task_id in task_ids]
+        return await self._updater.carry_out("cancel", updates)
 
     async def reopen(self, task_ids: Sequence[str]) -> list[ReopenVerdict]:
-        return await self._changer.carry_out("reopen", [Reopening(each) for each in task_ids])
+        updates = [transitions.reopen(task_id) for task_id in task_ids]
+        return await self._updater.carry_out("reopen", updates)
 
     async def reclaim(self, items: Sequence[tuple[str, int]]) -> list[RecordVerdict]:
-        return await self._changer.carry_out(
-            "reclaim", [Reclaiming(task_id, attempt) for task_id, attempt in items]
-        )
+        updates = [transitions.reclaim(task_id, attempt) for task_id, attempt in items]
+        return await self._updater.carry_out("reclaim", updates)
 
     async def fail_dead_lettered(self, items: Sequence[BrokerDeadLetter]) -> list[RecordVerdict]:
-        return await self._changer.carry_out(
-            "fail_dead_lettered", [FailingDeadLettered(each) for each in items]
-        )
+        updates = [transitions.fail_dead_lettered(dead_letter) for dead_letter in items]
+        return await self._updater.carry_out("fail_dead_lettered", updates)
 
     async def schedule(self, items: Sequence[tuple[str, datetime | None]]) -> None:
-        self._calls.count("schedule", len(items))
+        self._table.count("schedule", len(items))
         # Of several for one task the last one counts.
         updates = [mark_due(task_id, due_at) for task_id, due_at in dict(items).items()]
         answers = await self._writer.write("schedule", updates, explain=False)
@@ -316,20 +249,14 @@ class DynamoStore:
         if self._retention:
             await trio.lowlevel.checkpoint()
             return 0
-        ended = await scans.find_ended(self._calls, ended_before=finished_before, limit=limit)
-        deleted = 0
-        with trio.CancelScope(shield=True, deadline=trio.current_time() + _CALL_TIMEOUT):
-            for start in range(0, len(ended), self.max_batch):
-                chunk = ended[start : start + self.max_batch]
-                answers = await self._writer.write(
-                    "expire", [remove(*each) for each in chunk], explain=False
-                )
-                for (_, status, _), answer in zip(chunk, answers, strict=True):
-                    if isinstance(answer.result, Applied) and answer.result.item is not None:
-                        self._counters.move(status, None)
-                        deleted += 1
-        self._calls.count("expire", deleted)
-        return deleted
+        return await expire(
+            self._table,
+            self._writer,
+            finished_before=finished_before,
+            limit=limit,
+            count=self._counters.move,
+            timeout=_CALL_TIMEOUT,
+        )
 
     async def flush_counts(self) -> None:
         """Write down now what the counters do not hold yet, for other processes to see.
@@ -340,48 +267,30 @@ class DynamoStore:
         await self._counters.flush()
 
     async def repair_counts(self) -> CountRepair:
-        """Count the tasks and correct the counters; see `counters`. Costs about 0.04 read units
-        for each task in the table, and 0.5 for each one that is not finished.
+        """Count the tasks and correct the counters; see `counter_repair`.
 
         Raises:
             BackendUnavailable
         """
-        return await self._counters.repair()
+        return await self._counter_repair.repair()
 
-    async def _count_rows(self) -> dict[TaskStatus, int]:
-        return await scans.count_rows(self._calls, await self._sweep.settled("repair_counts"))
+    async def _count_rows(self) -> Numbers:
+        return await count_rows(self._table, await self._sweep.settled("repair_counts"))
 
     # --- reads ------------------------------------------------------------------------------
 
     async def get(self, task_ids: Sequence[str]) -> list[Task | None]:
-        self._calls.count("get", len(task_ids))
-        found = await self._calls.get("get", task_ids)
+        self._table.count("get", len(task_ids))
+        found = await self._table.get("get", task_ids)
         tasks = {
             task_id: row.task
             for task_id, item in found.items()
-            if (row := scans.row_of(item)) is not None
+            if (row := read_row(item)) is not None
         }
         return [tasks.get(task_id) for task_id in task_ids]
 
     async def list_tasks(self, query: ListQuery) -> TaskPage:
-        check_limit(query.limit)
-        below = None
-        if query.cursor is not None:
-            (below,) = decode_cursor(query.cursor, "tasks", tuple[str])
-            _check_position(below)
-        settled = None
-        if query.status in listing.UNFINISHED:
-            settled = await self._sweep.settled("list_tasks")
-        page = await listing.find(self._calls, query, below=below, settled=settled)
-        tasks = tuple(
-            row.task
-            for task_id in page.task_ids
-            if (item := page.rows.get(task_id)) is not None
-            and (row := scans.row_of(item)) is not None
-        )
-        self._calls.count("list_tasks", len(tasks))
-        cursor = None if page.next_below is None else encode_cursor("tasks", (page.next_below,))
-        return TaskPage(tasks=tasks, next_cursor=cursor)
+        return await list_tasks(self._table, self._sweep, query)
 
     async def counts(self) -> Counts:
         return await self._counters.read()
@@ -390,13 +299,13 @@ class DynamoStore:
         """One look at a sparse index, whatever the number of tasks asked about."""
         if not task_ids:
             return []
-        self._calls.count("cancel_requested", len(task_ids))
-        asked = await scans.cancel_requests(self._calls)
+        self._table.count("cancel_requested", len(task_ids))
+        asked = await cancel_requests(self._table)
         return [task_id in asked for task_id in task_ids]
 
     async def due(self, *, before: datetime, limit: int) -> list[Task]:
-        tasks = await scans.due_tasks(self._calls, before=before, limit=limit)
-        self._calls.count("due", len(tasks))
+        tasks = await due_tasks(self._table, before=before, limit=limit)
+        self._table.count("due", len(tasks))
         return tasks
 
     async def stranded(
@@ -408,22 +317,10 @@ class DynamoStore:
         limit: int,
         cursor: str | None = None,
     ) -> StrandedPage:
-        """A piece of the walk over unfinished tasks, for `Backend.stranded`.
-
-        SQS cannot be asked whether a message exists, so it goes by what times can tell:
-
-        - UNSENT: PENDING, not left to the scheduler, ready since before `before` and before
-          `sent_before`. That its message is lost is a guess, and a wrong guess costs one extra
-          message. Each find is noted on the item: one engine acts on it, and the same task is
-          found again only after it has waited twice as long.
-        - ORPHANED: its attempt started more than `orphaned_after` ago. SQS lets nobody keep a
-          message invisible for more than 12 hours after its receipt, and an engine stops an
-          attempt whose lease is lost: no live attempt is that old.
-
-        The walk goes over what is filed as OPEN. Where it is this engine's turn a piece of the
-        sweep comes first, so that there is all that is older than `sweep_lag`.
+        """A piece of the walk over unfinished tasks, for `Backend.stranded`: see `stranded`.
 
         Args:
+            before: what has been as it is since before this may be stranded.
             sent_before: messages sent before this have been received or are lost; None where
                 nothing is known of them: then nothing is called UNSENT.
 
@@ -431,64 +328,6 @@ class DynamoStore:
             InvalidQuery: a bad limit or cursor.
             BackendUnavailable
         """
-        check_limit(limit)
-        place = None
-        if cursor is not None:
-            place = decode_cursor(cursor, "stranded", tuple[str, str])
-            if place == _SWEEP_ON:
-                place = None
-            elif place[0] not in scans.WALK:
-                raise InvalidQuery("is not a cursor of this listing", field="cursor")
-            elif place[1]:
-                _check_position(place[1])
-        is_swept = await self._sweep.go_on()
-        now = self._clock.now()
-        found, next_place = await scans.find_stranded(
-            self._calls,
-            self._writer,
-            queue=queue,
-            unsent_before=None if sent_before is None else min(before, sent_before),
-            orphaned_before=min(before, now - self._orphaned_after),
-            now=now,
-            limit=limit,
-            place=place,
+        return await self._stranded.page(
+            queue, before=before, sent_before=sent_before, limit=limit, cursor=cursor
         )
-        if next_place is None and not is_swept:
-            next_place = _SWEEP_ON
-        self._calls.count("stranded", len(found))
-        return StrandedPage(
-            found=tuple(found),
-            next_cursor=None if next_place is None else encode_cursor("stranded", next_place),
-        )
-
-    # --- the price --------------------------------------------------------------------------
-
-    def _pay(self, task_type: str | None, task_id: str, answer: Answer) -> None:
-        if task_type is None:
-            task_type = self._types.get(task_id) or _type_in(answer)
-            if task_type is None:
-                return
-        meter = self._meters.get(task_type)
-        if meter is None:
-            meter = self._meters[task_type] = Meter()
-        meter.items += 1
-        meter.requests += answer.requests
-        meter.write_units += answer.units
-
-
-def _type_in(answer: Answer) -> str | None:
-    result = answer.result
-    if isinstance(result, Applied | ConditionFailed) and result.item is not None:
-        found: str | None = result.item.get("type", {}).get("S")
-        return found
-    return None
-
-
-def _key(item_id: str) -> dict[str, Any]:
-    return {"Key": {"id": {"S": item_id}}}
-
-
-def _check_position(text: str) -> None:
-    """Raises InvalidQuery for field "cursor" where it is none that DynamoDB could hold."""
-    if not 3 <= len(text) <= 200 or not id_of_position(text):
-        raise InvalidQuery("is not a cursor of this listing", field="cursor")

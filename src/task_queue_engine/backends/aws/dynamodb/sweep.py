@@ -1,84 +1,85 @@
-"""The sweep: what has not ended some time after its creation is filed under OPEN.
+"""The sweep: what has not ended some time after its creation is moved to the partition OPEN.
 
-A task that runs once, soon, is filed under ROUTINE from its creation on and never moved: that is
-what makes it cheap. So that the unfinished can be found among the finished, one engine after the
-other follows the entries of ROUTINE in the order of their creation, looks at each row once, and
-files under OPEN what waits or runs still. Below the place the sweep has come to, all is COMPLETED.
+A task that runs once, soon, lies in the default partition from its creation on and never moves:
+that is what makes it cheap. So that the unfinished can be found among the finished, one engine
+after the other follows the entries of the default partition in the order of their creation, looks
+at each row once, and moves to OPEN what waits or runs still. Below the checkpoint, the place that
+the sweep has come to, all is COMPLETED.
 
-That holds only if no task turns up unfinished below that place later, so
+That holds only if no task turns up unfinished below the checkpoint later, so
 
-- the sweep stays `lag` behind the time, and a task whose creation takes a good part of that is
-  filed under OPEN (see `creation`);
-- the place is noted after the refiling: a crash between the two repeats some of it;
-- a place ahead of what this engine's clock allows is taken back to that;
+- the sweep stops at a watermark, `lag` behind the time, and a task whose creation takes a good part
+  of that goes to OPEN (see `create`);
+- the checkpoint is noted after the entries have been moved: a crash between the two repeats some
+  of it;
+- a checkpoint ahead of this engine's watermark is taken back to that;
 - everything is looked at a second time, 30 times the lag later, for what the index showed late or
   another clock let slip.
+
+Engines take turns by a lease on the item that holds the checkpoints.
 """
 
 from __future__ import annotations
 
-import logging
 import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import partial
-from typing import Any
 
-from task_queue_engine.backends.aws.dynamodb import conditional_writes as writes
-from task_queue_engine.backends.aws.dynamodb import item_format as items
-from task_queue_engine.backends.aws.dynamodb import schema as table
-from task_queue_engine.backends.aws.dynamodb.item_format import Item, id_of_position, moment_text
-from task_queue_engine.backends.aws.dynamodb.schema import Filing
-from task_queue_engine.backends.aws.dynamodb.table_client import TableCalls
+from task_queue_engine.backends.aws.dynamodb import conditional_writes, schema
+from task_queue_engine.backends.aws.dynamodb.conditional_writes import Update
+from task_queue_engine.backends.aws.dynamodb.item_format import (
+    LOWEST_SORT_KEY,
+    Item,
+    id_of_sort_key,
+    moment_text,
+    sort_key_of,
+    status_at_of,
+)
+from task_queue_engine.backends.aws.dynamodb.schema import IndexPartition
+from task_queue_engine.backends.aws.dynamodb.table_client import TableClient
 from task_queue_engine.backends.aws.dynamodb.writers import Applied, Unanswered, Writer
 from task_queue_engine.backends.aws.wire.concurrently import gather
-from task_queue_engine.backends.aws.wire.errors import AwsRequestFailed
-from task_queue_engine.errors import BackendUnavailable
-
-logger = logging.getLogger("task_queue_engine.dynamodb")
 
 _PURPOSE = "sweep"
 
-START = "0"
-"""Below every position."""
+_SHARDS = schema.status_shards(IndexPartition.DEFAULT)
 
-_SHARDS = table.status_shards(Filing.ROUTINE)
-
+# Entries looked at in one call, about; 250 requests. While there is more to do, the reconciler
+# makes a call every three seconds: about 6,000 tasks/s.
 _PIECE = 20_000
-"""Entries looked at in one call, about; 250 requests. While there is more to do, the reconciler
-makes a call every three seconds: about 6,000 tasks/s."""
-_REFILING = 10
-"""Entries that a refiling counts for."""
+# Entries that a move counts for: it is a write, where looking is a fraction of a read.
+_MOVE_COUNTS_FOR = 10
+# Entries of a shard looked at together. At least 2: the first one has been seen before.
 _PAGE = 500
-"""Entries of a partition looked at together. At least 2: the first one has been seen before."""
 
+# How many lags later everything is looked at again.
 _SECOND_LOOK = 30
-"""How many times later."""
 
-_TURN = timedelta(seconds=60)
-"""For one page of every partition; who takes longer may find that another has gone on."""
+# For one page of every shard; an engine that takes longer may find that another has gone on.
+_LEASE = timedelta(seconds=60)
+# Between two pieces: the index is to show the one before the next has an end. See `settled`.
 _PAUSE = timedelta(seconds=1)
-"""Between two pieces: the index is to show the one before the next has an end. See `settled`."""
+# A lease that ends later than any could, and this much, was taken by a clock that is wrong.
 _SKEW = timedelta(minutes=5)
-"""A turn that ends later than any could, and this much, was given by a clock that is wrong."""
 
 _LOOKED_AT = ("id", "status", "status_shard", "finished_at", "started_at", "updated_at", "run_at")
 
 
 @dataclass(frozen=True, slots=True)
 class _Look:
-    places: str
-    """The attribute that says how far it has come: a position for each partition."""
+    checkpoint: str
+    """The attribute that says how far it has come: a sort key for each shard."""
     lag: timedelta
     every: timedelta
     """It is not worth its requests to come any closer than this."""
 
 
 @dataclass(slots=True)
-class _Turn:
+class _Lease:
     holder: str
-    places: dict[str, list[str]] = field(default_factory=dict)
+    checkpoints: dict[str, list[str]] = field(default_factory=dict)
     """What is to be noted."""
 
 
@@ -86,41 +87,42 @@ class Sweep:
     """
     Args:
         lag: what a task has from its creation until it is looked at.
-        refiled: told how many tasks have been filed elsewhere.
+        reindexed: told how many tasks have moved in the index.
     """
 
     def __init__(
         self,
-        calls: TableCalls,
+        table: TableClient,
         writer: Writer,
         *,
         now: Callable[[], datetime],
         lag: timedelta,
-        refiled: Callable[[int], None],
+        reindexed: Callable[[int], None],
     ) -> None:
-        self._calls = calls
+        self._table = table
         self._writer = writer
         self._now = now
         self.lag = lag
-        self._refiled = refiled
+        self._reindexed = reindexed
         self._first = _Look("swept", lag, timedelta())
         self._second = _Look("checked", _SECOND_LOOK * lag, _SECOND_LOOK * lag / 4)
 
     async def settled(self, purpose: str) -> list[str]:
-        """For each partition of ROUTINE, a position below which no entry is unfinished.
+        """For each shard of the default partition, a sort key below which no entry is unfinished.
 
-        It is where the sweep began its last piece: what it has refiled since then may not have
+        It is where the sweep began its last piece: what it has moved since then may not have
         arrived in the index.
 
         Raises:
             BackendUnavailable
         """
-        found = await self._calls.get(purpose, [table.SWEEP_ID], consistent=False)
-        horizon = self._horizon(self.lag)
-        return [min(place, horizon) for place in _places(found.get(table.SWEEP_ID, {}), "settled")]
+        found = await self._table.get(purpose, [schema.SWEEP_ID], consistent=False)
+        watermark = self._watermark(self.lag)
+        noted = _checkpoints(found.get(schema.SWEEP_ID, {}), "settled")
+        return [min(sort_key, watermark) for sort_key in noted]
 
     async def go_on(self) -> bool:
-        """Do a piece of what is to be done, where it is this engine's turn.
+        """Do a piece of what is to be done, if this engine gets the lease.
 
         Returns:
             False where more is to be done at once.
@@ -128,71 +130,71 @@ class Sweep:
         Raises:
             BackendUnavailable: it will be tried again.
         """
-        turn = _Turn(secrets.token_hex(6))
-        state = await self._take(turn)
+        lease = _Lease(secrets.token_hex(6))
+        state = await self._acquire(lease)
         if state is None:
             return True
-        began_at = _places(state, self._first.places)
-        is_done = await self._look(self._first, state, turn)
+        began_at = _checkpoints(state, self._first.checkpoint)
+        is_done = await self._look(self._first, state, lease)
         if is_done is None:
             return True
-        swept = turn.places[self._first.places]
-        turn.places["settled"] = [min(pair) for pair in zip(began_at, swept, strict=True)]
-        is_checked = await self._look(self._second, state, turn)
+        swept = lease.checkpoints[self._first.checkpoint]
+        lease.checkpoints["settled"] = [min(pair) for pair in zip(began_at, swept, strict=True)]
+        is_checked = await self._look(self._second, state, lease)
         if is_checked is None:
             return True
         is_done = is_done and is_checked
-        await self._note(turn, until=self._now() + (self.lag / 4 if is_done else _PAUSE))
+        await self._note(lease, until=self._now() + (self.lag / 4 if is_done else _PAUSE))
         return is_done
 
-    def refilings(self, found: Sequence[Item]) -> list[writes.Update]:
-        """For those of these items that are on the routine and not finished."""
+    def moves_of(self, found: Sequence[Item]) -> list[Update]:
+        """For those of these items that are in the default partition and not finished."""
         return [
-            writes.refile(item["id"]["S"], items.status_at_of(item))
+            conditional_writes.reindex(item["id"]["S"], status_at_of(item))
             for item in found
             if "finished_at" not in item
-            and item.get("status_shard", {}).get("S", "").startswith(Filing.ROUTINE)
+            and item.get("status_shard", {}).get("S", "").startswith(IndexPartition.DEFAULT)
         ]
 
     # --- looking ----------------------------------------------------------------------------
 
-    def _horizon(self, lag: timedelta) -> str:
-        """Above the positions of what was created before that."""
+    def _watermark(self, lag: timedelta) -> str:
+        """Above the sort keys of what was created before that."""
         return moment_text(self._now() - lag)
 
-    async def _look(self, look: _Look, state: Item, turn: _Turn) -> bool | None:
-        """Whether it has come to its horizon; None where the turn has passed to another."""
-        horizon = self._horizon(look.lag)
-        places = [min(place, horizon) for place in _places(state, look.places)]
-        turn.places[look.places] = places
-        if look.every and min(places) >= self._horizon(look.lag + look.every):
+    async def _look(self, look: _Look, state: Item, lease: _Lease) -> bool | None:
+        """Whether it has come to its watermark; None where another engine has the lease by now."""
+        watermark = self._watermark(look.lag)
+        reached = [min(sort_key, watermark) for sort_key in _checkpoints(state, look.checkpoint)]
+        lease.checkpoints[look.checkpoint] = reached
+        if look.every and min(reached) >= self._watermark(look.lag + look.every):
             return True
         left = _PIECE
         while True:
-            behind = [n for n, place in enumerate(places) if place < horizon]
+            behind = [n for n, sort_key in enumerate(reached) if sort_key < watermark]
             if not behind:
                 return True
             if left <= 0:
                 return False
-            if left < _PIECE and not await self._note(turn, until=self._now() + _TURN):
+            if left < _PIECE and not await self._note(lease, until=self._now() + _LEASE):
                 return None
             pieces = await gather(
-                [partial(self._look_at, _SHARDS[n], places[n], horizon) for n in behind]
+                [partial(self._look_at, _SHARDS[n], reached[n], watermark) for n in behind]
             )
-            for n, (place, work) in zip(behind, pieces, strict=True):
-                places[n] = place
+            for n, (sort_key, work) in zip(behind, pieces, strict=True):
+                reached[n] = sort_key
                 left -= work
 
     async def _look_at(self, shard: str, start: str, end: str) -> tuple[str, int]:
-        """Refile what is unfinished of a page of this partition.
+        """Move what is unfinished of a page of this shard.
 
         Returns:
-            The position up to which all has been seen to, and how much work that was.
+            The sort key up to which all has been seen to, and how much work that was.
         """
-        document = await self._calls.query(
+        document = await self._table.query(
             _PURPOSE,
             {
-                "IndexName": table.STATUS_INDEX.name,
+                "IndexName": schema.STATUS_INDEX.name,
                 "KeyConditionExpression": "#shard = :shard AND #position BETWEEN :start AND :end",
                 "ExpressionAttributeNames": {"#shard": "status_shard", "#position": "position"},
                 "ExpressionAttributeValues": {
@@ -203,86 +205,71 @@ class Sweep:
                 "Limit": _PAGE,
             },
         )
-        ids = [id_of_position(entry["position"]["S"]) for entry in document["Items"]]
+        ids = [id_of_sort_key(sort_key_of(entry)) for entry in document["Items"]]
         # A row that is out of date here looks unfinished, never finished.
-        found = await self._calls.get(_PURPOSE, ids, consistent=False, attributes=_LOOKED_AT)
-        updates = self.refilings(list(found.values()))
-        await self._refile(updates)
+        found = await self._table.get(_PURPOSE, ids, consistent=False, attributes=_LOOKED_AT)
+        moves = self.moves_of(list(found.values()))
+        await self._move(moves)
         last = document.get("LastEvaluatedKey")
-        reached = end if last is None else last["position"]["S"]
-        return reached, len(ids) + _REFILING * len(updates)
+        reached = end if last is None else sort_key_of(last)
+        return reached, len(ids) + _MOVE_COUNTS_FOR * len(moves)
 
-    async def _refile(self, updates: Sequence[writes.Update]) -> None:
-        # One that is refused has been refiled or has ended meanwhile.
-        answers = await self._writer.write(_PURPOSE, updates, explain=False)
+    async def _move(self, moves: Sequence[Update]) -> None:
+        # One that is refused has been moved or has ended meanwhile.
+        answers = await self._writer.write(_PURPOSE, moves, explain=False)
         done = sum(isinstance(answer.result, Applied) for answer in answers)
-        self._refiled(done)
-        self._calls.count(_PURPOSE, done)
+        self._reindexed(done)
+        self._table.count(_PURPOSE, done)
         for answer in answers:
             if isinstance(answer.result, Unanswered):
                 raise answer.result.reason
 
-    # --- taking turns -----------------------------------------------------------------------
+    # --- the lease --------------------------------------------------------------------------
 
-    async def _take(self, turn: _Turn) -> Item | None:
-        """The noted state, where it is nobody else's turn."""
+    async def _acquire(self, lease: _Lease) -> Item | None:
+        """The noted state, where no other engine has the lease."""
         now = self._now()
-        answer = await self._update(
+        return await self._table.update(
+            _PURPOSE,
+            schema.SWEEP_ID,
             "SET #turn = :until, #holder = :me",
             # The holder's name: sent twice by the client, it has been carried out by the first.
-            "attribute_not_exists(#turn) OR #turn <= :now OR #turn > :never OR #holder = :me",
-            {"#turn": "turn", "#holder": "holder"},
-            {
-                ":me": {"S": turn.holder},
+            condition="attribute_not_exists(#turn) OR #turn <= :now OR #turn > :never "
+            "OR #holder = :me",
+            names={"#turn": "turn", "#holder": "holder"},
+            values={
+                ":me": {"S": lease.holder},
                 ":now": _milliseconds(now),
-                ":until": _milliseconds(now + _TURN),
-                ":never": _milliseconds(now + _TURN + self.lag / 4 + _SKEW),
+                ":until": _milliseconds(now + _LEASE),
+                ":never": _milliseconds(now + _LEASE + self.lag / 4 + _SKEW),
             },
+            returning=True,
         )
-        return None if answer is None else answer["Attributes"]
 
-    async def _note(self, turn: _Turn, *, until: datetime) -> bool:
-        """False where it is another engine's turn by now: it has gone on from an older place, which
-        costs something and harms nobody."""
-        names = {f"#{n}": name for n, name in enumerate(turn.places)}
-        values = {
-            f":{n}": {"L": [{"S": place} for place in places]}
-            for n, places in enumerate(turn.places.values())
+    async def _note(self, lease: _Lease, *, until: datetime) -> bool:
+        """False where another engine has the lease by now: it has gone on from an older checkpoint,
+        which costs something and does no harm."""
+        names = {f"#{n}": name for n, name in enumerate(lease.checkpoints)}
+        values: Item = {
+            f":{n}": {"L": [{"S": sort_key} for sort_key in sort_keys]}
+            for n, sort_keys in enumerate(lease.checkpoints.values())
         }
-        assignments = ", ".join(f"#{n} = :{n}" for n in range(len(turn.places)))
-        answer = await self._update(
+        assignments = ", ".join(f"#{n} = :{n}" for n in range(len(lease.checkpoints)))
+        noted = await self._table.update(
+            _PURPOSE,
+            schema.SWEEP_ID,
             f"SET #turn = :until, {assignments}",
-            "#holder = :me",
-            names | {"#turn": "turn", "#holder": "holder"},
-            values | {":me": {"S": turn.holder}, ":until": _milliseconds(until)},
+            condition="#holder = :me",
+            names=names | {"#turn": "turn", "#holder": "holder"},
+            values=values | {":me": {"S": lease.holder}, ":until": _milliseconds(until)},
         )
-        return answer is not None
-
-    async def _update(
-        self, update: str, condition: str, names: dict[str, str], values: Item
-    ) -> dict[str, Any] | None:
-        """None where the condition does not hold."""
-        parameters = {
-            "TableName": self._calls.table,
-            "Key": {"id": {"S": table.SWEEP_ID}},
-            "UpdateExpression": update,
-            "ConditionExpression": condition,
-            "ExpressionAttributeNames": names,
-            "ExpressionAttributeValues": values,
-            "ReturnValues": "ALL_NEW",
-        }
-        try:
-            return await self._calls.write(_PURPOSE, "UpdateItem", parameters)
-        except AwsRequestFailed as error:
-            if error.code == "ConditionalCheckFailedException":
-                return None
-            raise BackendUnavailable(f"the sweep of {self._calls.table}: {error}") from error
+        return noted is not None
 
 
-def _places(state: Item, name: str) -> list[str]:
+def _checkpoints(state: Item, name: str) -> list[str]:
     """From the start where nothing (or nothing that fits) has been noted."""
-    found = [place.get("S", START) for place in state.get(name, {}).get("L", ())]
-    return found if len(found) == len(_SHARDS) else [START] * len(_SHARDS)
+    found = [noted.get("S", LOWEST_SORT_KEY) for noted in state.get(name, {}).get("L", ())]
+    return found if len(found) == len(_SHARDS) else [LOWEST_SORT_KEY] * len(_SHARDS)
 
 
 def _milliseconds(moment: datetime) -> dict[str, str]:

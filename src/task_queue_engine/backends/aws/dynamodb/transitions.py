@@ -1,23 +1,22 @@
-"""What the store can be asked to do to a row, as `Change`s: the blind write where there is one,
+"""What the store can be asked to do to a row, as `RowUpdate`s: the blind write where there is one,
 the function of `lifecycle` for all else, and how an own earlier write is recognised.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Hashable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Hashable
+from dataclasses import replace
 from datetime import datetime
 
 import msgspec
 
 from task_queue_engine import lifecycle
-from task_queue_engine.backends.aws.dynamodb import conditional_writes as writes
-from task_queue_engine.backends.aws.dynamodb import item_format as items
+from task_queue_engine.backends.aws.dynamodb import conditional_writes
 from task_queue_engine.backends.aws.dynamodb.conditional_writes import Update
-from task_queue_engine.backends.aws.dynamodb.item_format import Item
-from task_queue_engine.backends.aws.dynamodb.update import Change
-from task_queue_engine.backends.aws.dynamodb.write_tokens import Transition
+from task_queue_engine.backends.aws.dynamodb.item_format import Item, MalformedItem, to_task
+from task_queue_engine.backends.aws.dynamodb.update import RowUpdate, V
+from task_queue_engine.backends.aws.dynamodb.write_tokens import StatusChange
 from task_queue_engine.errors import ResultNotStorable
 from task_queue_engine.lifecycle import (
     CRASH_ERROR_TYPE,
@@ -45,32 +44,28 @@ from task_queue_engine.task import TaskError, TaskStatus
 
 logger = logging.getLogger("task_queue_engine.dynamodb")
 
-_START: Transition = (TaskStatus.PENDING, TaskStatus.PROCESSING)
+_START: StatusChange = (TaskStatus.PENDING, TaskStatus.PROCESSING)
+# Of an error's message where the item has no room for more: what a reader needs of it.
 _MESSAGE_CHARACTERS = 1_000
 
 
-@dataclass(slots=True, eq=False)
-class Claiming(Change[ClaimVerdict]):
-    request: ClaimRequest
+class Claim(RowUpdate[ClaimVerdict]):
+    """A delivery asks to start its task."""
 
-    @property
-    def task_id(self) -> str:
-        return self.request.task_id
+    def __init__(self, request: ClaimRequest) -> None:
+        super().__init__(request.task_id, ("claim", request))
+        self._request = request
 
-    @property
-    def question(self) -> Hashable:
-        return ("claim", self.request)
-
-    def blind(self, now: datetime, token: str) -> tuple[Update, Transition]:
-        return writes.start(self.request, now, token), _START
+    def blind(self, now: datetime, token: str) -> tuple[Update, StatusChange]:
+        return conditional_writes.start(self._request, now, token), _START
 
     def blindly_written(self, item: Item | None) -> ClaimVerdict:
         if item is None:
-            raise items.MalformedItem("DynamoDB did not return the item that was changed")
-        return Started(items.to_task(item))
+            raise MalformedItem("DynamoDB did not return the item that was changed")
+        return Started(to_task(item))
 
     def decide(self, row: Row | None, now: datetime) -> tuple[ClaimVerdict, Row | None]:
-        return lifecycle.decide_claim(row, self.request, now)
+        return lifecycle.decide_claim(row, self._request, now)
 
     def recognise(self, row: Row) -> ClaimVerdict:
         task = row.task
@@ -86,34 +81,33 @@ class Claiming(Change[ClaimVerdict]):
         return ExtraCopy()
 
 
-@dataclass(slots=True, eq=False)
-class Recording(Change[RecordVerdict]):
-    write: AttemptWrite
-    retention: float
-    is_squeezed: bool = False
-    """The item has no room: leave out what can be done without."""
+class Record(RowUpdate[RecordVerdict]):
+    """What an attempt came to.
 
-    @property
-    def task_id(self) -> str:
-        return self.write.task_id
+    Args:
+        retention: seconds after its end at which a task expires; 0: never.
+    """
 
-    @property
-    def question(self) -> Hashable:
-        return ("record", self.write.task_id, self.write.attempt, type(self.write))
+    def __init__(self, write: AttemptWrite, *, retention: float) -> None:
+        super().__init__(write.task_id, ("record", write.task_id, write.attempt, type(write)))
+        self._write = write
+        self._retention = retention
+        # The item has no room: leave out what can be done without.
+        self._is_squeezed = False
 
-    def blind(self, now: datetime, token: str) -> tuple[Update, Transition]:
-        target = lifecycle.target_status(self.write)
+    def blind(self, now: datetime, token: str) -> tuple[Update, StatusChange]:
+        target = lifecycle.target_status(self._write)
         return (
-            writes.record(self.write, now, token, retention=self.retention),
+            conditional_writes.record(self._write, now, token, retention=self._retention),
             (TaskStatus.PROCESSING, target),
         )
 
     def blindly_written(self, item: Item | None) -> RecordVerdict:
-        return Recorded(lifecycle.target_status(self.write))
+        return Recorded(lifecycle.target_status(self._write))
 
     def decide(self, row: Row | None, now: datetime) -> tuple[RecordVerdict, Row | None]:
-        verdict, wanted = lifecycle.decide_record(row, self.write, now)
-        if wanted is not None and self.is_squeezed:
+        verdict, wanted = lifecycle.decide_record(row, self._write, now)
+        if wanted is not None and self._is_squeezed:
             wanted = _squeezed(wanted)
         return verdict, wanted
 
@@ -121,20 +115,20 @@ class Recording(Change[RecordVerdict]):
         return Recorded(row.task.status)
 
     def invalid(self, message: str) -> RecordVerdict | None:
-        if self.is_squeezed:
-            return Change.invalid(self, message)
-        if isinstance(self.write, Progress):
+        if self._is_squeezed:
+            return super().invalid(message)
+        if isinstance(self._write, Progress):
             logger.warning("progress of task %s was not stored: %s", self.task_id, message)
             return Recorded(TaskStatus.PROCESSING)
-        if isinstance(self.write, Complete):
+        if isinstance(self._write, Complete):
             error = TaskError(
                 type=f"{ResultNotStorable.__module__}.{ResultNotStorable.__qualname__}",
                 message="the handler returned, but its result and its payload together do not "
                 f"fit into a DynamoDB item of 400 KB: {message}",
             )
-            self.write = Fail(task_id=self.task_id, attempt=self.write.attempt, error=error)
+            self._write = Fail(task_id=self.task_id, attempt=self._write.attempt, error=error)
         logger.warning("task %s has no room for all of its outcome: %s", self.task_id, message)
-        self.is_squeezed = True
+        self._is_squeezed = True
         return None
 
 
@@ -146,80 +140,63 @@ def _squeezed(row: Row) -> Row:
     return replace(row, task=msgspec.structs.replace(row.task, error=error, progress=None))
 
 
-@dataclass(slots=True, eq=False)
-class Cancelling(Change[CancelVerdict]):
-    id: str
+class Decided(RowUpdate[V]):
+    """What always needs a look at the row.
 
-    @property
-    def task_id(self) -> str:
-        return self.id
+    Args:
+        rule: the function of `lifecycle`.
+        own: the verdict where the row is as `rule` has made it before.
+    """
 
-    @property
-    def question(self) -> Hashable:
-        return ("cancel", self.task_id)
+    def __init__(
+        self,
+        task_id: str,
+        request_key: Hashable,
+        rule: Callable[[Row | None, datetime], tuple[V, Row | None]],
+        own: Callable[[Row], V],
+    ) -> None:
+        super().__init__(task_id, request_key)
+        self._rule = rule
+        self._own = own
 
-    def decide(self, row: Row | None, now: datetime) -> tuple[CancelVerdict, Row | None]:
-        return lifecycle.decide_cancel(row, now)
+    def decide(self, row: Row | None, now: datetime) -> tuple[V, Row | None]:
+        return self._rule(row, now)
 
-    def recognise(self, row: Row) -> CancelVerdict:
-        if row.task.status is TaskStatus.CANCELLED:
-            return CancelledNow(row.task)
-        return CancelRequested(row.task)
-
-
-@dataclass(slots=True, eq=False)
-class Reopening(Change[ReopenVerdict]):
-    id: str
-
-    @property
-    def task_id(self) -> str:
-        return self.id
-
-    @property
-    def question(self) -> Hashable:
-        return ("reopen", self.task_id)
-
-    def decide(self, row: Row | None, now: datetime) -> tuple[ReopenVerdict, Row | None]:
-        return lifecycle.decide_reopen(row, now)
-
-    def recognise(self, row: Row) -> ReopenVerdict:
-        return Reopened(row.task)
+    def recognise(self, row: Row) -> V:
+        return self._own(row)
 
 
-@dataclass(slots=True, eq=False)
-class Reclaiming(Change[RecordVerdict]):
-    id: str
-    attempt: int
+def cancel(task_id: str) -> Decided[CancelVerdict]:
+    def own(row: Row) -> CancelVerdict:
+        is_cancelled = row.task.status is TaskStatus.CANCELLED
+        return CancelledNow(row.task) if is_cancelled else CancelRequested(row.task)
 
-    @property
-    def task_id(self) -> str:
-        return self.id
-
-    @property
-    def question(self) -> Hashable:
-        return ("reclaim", self.task_id, self.attempt)
-
-    def decide(self, row: Row | None, now: datetime) -> tuple[RecordVerdict, Row | None]:
-        return lifecycle.decide_reclaim(row, self.attempt, now)
-
-    def recognise(self, row: Row) -> RecordVerdict:
-        return Recorded(row.task.status)
+    return Decided(task_id, ("cancel", task_id), lifecycle.decide_cancel, own)
 
 
-@dataclass(slots=True, eq=False)
-class FailingDeadLettered(Change[RecordVerdict]):
-    dead_letter: BrokerDeadLetter
+def reopen(task_id: str) -> Decided[ReopenVerdict]:
+    return Decided(
+        task_id, ("reopen", task_id), lifecycle.decide_reopen, lambda row: Reopened(row.task)
+    )
 
-    @property
-    def task_id(self) -> str:
-        return self.dead_letter.task_id
 
-    @property
-    def question(self) -> Hashable:
-        return ("fail_dead_lettered", self.dead_letter.task_id, self.dead_letter.message_id)
+def reclaim(task_id: str, attempt: int) -> Decided[RecordVerdict]:
+    return Decided(
+        task_id,
+        ("reclaim", task_id, attempt),
+        lambda row, now: lifecycle.decide_reclaim(row, attempt, now),
+        _recorded,
+    )
 
-    def decide(self, row: Row | None, now: datetime) -> tuple[RecordVerdict, Row | None]:
-        return lifecycle.decide_fail_dead_lettered(row, self.dead_letter, now)
 
-    def recognise(self, row: Row) -> RecordVerdict:
-        return Recorded(row.task.status)
+def fail_dead_lettered(dead_letter: BrokerDeadLetter) -> Decided[RecordVerdict]:
+    return Decided(
+        dead_letter.task_id,
+        ("fail_dead_lettered", dead_letter.task_id, dead_letter.message_id),
+        lambda row, now: lifecycle.decide_fail_dead_lettered(row, dead_letter, now),
+        _recorded,
+    )
+
+
+def _recorded(row: Row) -> RecordVerdict:
+    return Recorded(row.task.status)

@@ -6,52 +6,54 @@ from __future__ import annotations
 
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Generic, TypeVar
 
 import trio
 
-from task_queue_engine.backends.aws.dynamodb import conditional_writes as writes
-from task_queue_engine.backends.aws.dynamodb import item_format as items
+from task_queue_engine.backends.aws.dynamodb import conditional_writes
 from task_queue_engine.backends.aws.dynamodb.conditional_writes import Update
-from task_queue_engine.backends.aws.dynamodb.item_format import Item, MalformedItem
-from task_queue_engine.backends.aws.dynamodb.table_client import TableCalls
-from task_queue_engine.backends.aws.dynamodb.write_tokens import Token, Tokens, Transition
+from task_queue_engine.backends.aws.dynamodb.item_format import (
+    Item,
+    MalformedItem,
+    is_counted,
+    to_row,
+    token_of,
+)
+from task_queue_engine.backends.aws.dynamodb.write_context import WriteContext
+from task_queue_engine.backends.aws.dynamodb.write_tokens import StatusChange, WriteToken
 from task_queue_engine.backends.aws.dynamodb.writers import (
-    Answer,
     Applied,
     ConditionFailed,
     Invalid,
     Unanswered,
-    Writer,
 )
 from task_queue_engine.errors import BackendRefused, BackendUnavailable
 from task_queue_engine.lifecycle import Row
-from task_queue_engine.task import TaskStatus
 
 logger = logging.getLogger("task_queue_engine.dynamodb")
 
 V = TypeVar("V")
 
+# Tries of one update against others that write the same row; then the call fails. In every round
+# that is lost another engine has written: ten in a row mean that something else is wrong.
 _ROUNDS = 10
-"""Tries of one change against others that write the same row; then the call fails."""
 
 
-class Change(ABC, Generic[V]):
-    """One row to be changed: what is asked, and how to answer it."""
+class RowUpdate(ABC, Generic[V]):
+    """One row to be updated: what is asked, and how to answer it.
 
-    @property
-    @abstractmethod
-    def task_id(self) -> str: ...
+    Args:
+        request_key: equal for a repetition of the same call after its answer was lost.
+    """
 
-    @property
-    @abstractmethod
-    def question(self) -> Hashable:
-        """Equal for a repetition of the same call after its answer was lost."""
+    def __init__(self, task_id: str, request_key: Hashable) -> None:
+        self.task_id = task_id
+        self.request_key = request_key
 
-    def blind(self, now: datetime, token: str) -> tuple[Update, Transition] | None:
+    def blind(self, now: datetime, token: str) -> tuple[Update, StatusChange] | None:
         """The write that needs no look at the row, and what it does to the counters."""
         return None
 
@@ -64,10 +66,9 @@ class Change(ABC, Generic[V]):
     def decide(self, row: Row | None, now: datetime) -> tuple[V, Row | None]:
         """The pure function of `lifecycle`."""
 
+    @abstractmethod
     def recognise(self, row: Row) -> V:
         """The verdict where the row is as an earlier, unanswered try has written it."""
-        verdict, _ = self.decide(row, row.task.updated_at)
-        return verdict
 
     def invalid(self, message: str) -> V | None:
         """What `decide` said cannot be stored: the verdict then, or None after asking for
@@ -79,106 +80,82 @@ class Change(ABC, Generic[V]):
         raise BackendRefused(f"task {self.task_id} cannot be written: {message}")
 
 
-Count = Callable[[TaskStatus | None, TaskStatus | None], None]
-Pay = Callable[[str | None, str, Answer], None]
-"""(task type if known, task id, answer)"""
-
-
 @dataclass(slots=True)
-class _Doing(Generic[V]):
-    change: Change[V]
-    token: Token
-    question: Hashable
-    earlier: tuple[Transition | None, bool]
+class _PendingUpdate(Generic[V]):
+    update: RowUpdate[V]
+    token: WriteToken
+    earlier: tuple[StatusChange | None, bool]
     """`written` and `counted` of an unanswered try."""
     write: Update | None = None
-    transition: Transition = (None, None)
+    status_change: StatusChange = (None, None)
     decided: list[V] = field(default_factory=list)
     """The verdict to give once `write` is applied; empty for a blind one."""
     row: Row | None = None
     verdicts: list[V] = field(default_factory=list)
-    trouble: BackendUnavailable | None = None
+    failure: BackendUnavailable | None = None
 
     @property
     def is_done(self) -> bool:
-        return bool(self.verdicts) or self.trouble is not None
+        return bool(self.verdicts) or self.failure is not None
 
 
-class Changer:
-    """Carries out changes of many rows at once.
+class RowUpdater:
+    """Carries out updates of many rows at once.
 
     Once the first write may have been sent, a call is not cancelled any more but takes at most
-    `timeout` seconds: what was written is answered for and counted.
+    `context.timeout` seconds: what was written is answered for and counted.
     """
 
-    def __init__(
-        self,
-        *,
-        calls: TableCalls,
-        writer: Writer,
-        tokens: Tokens,
-        count: Count,
-        pay: Pay,
-        now: Callable[[], datetime],
-        retention: float,
-        timeout: float,
-    ) -> None:
-        self._calls = calls
-        self._writer = writer
-        self._tokens = tokens
-        self._count = count
-        self._pay = pay
-        self._now = now
-        self._retention = retention
-        self._timeout = timeout
+    def __init__(self, context: WriteContext) -> None:
+        self._context = context
 
-    async def carry_out(self, purpose: str, changes: Sequence[Change[V]]) -> list[V]:
-        """One verdict each. Changes of the same row take effect in their order.
+    async def carry_out(self, purpose: str, updates: Sequence[RowUpdate[V]]) -> list[V]:
+        """One verdict each. Updates of the same row take effect in their order.
 
         Raises:
             BackendUnavailable: some were not answered; the call may be repeated.
         """
-        if not changes:
+        if not updates:
             return []
-        self._calls.count(purpose, len(changes))
+        context = self._context
+        context.table.count(purpose, len(updates))
         await trio.lowlevel.checkpoint_if_cancelled()
-        doing = [self._begin(change) for change in changes]
-        with trio.CancelScope(shield=True, deadline=trio.current_time() + self._timeout):
-            in_trouble: dict[str, BackendUnavailable] = {}
-            for wave in _waves(doing):
+        pending = [self._begin(update) for update in updates]
+        with trio.CancelScope(shield=True, deadline=trio.current_time() + context.timeout):
+            failed: dict[str, BackendUnavailable] = {}
+            for wave in _waves(pending):
                 for each in wave:
                     # Order is kept: nothing overtakes a write that may be on its way.
-                    each.trouble = in_trouble.get(each.change.task_id)
+                    each.failure = failed.get(each.update.task_id)
                 await self._carry_out_wave(purpose, [each for each in wave if not each.is_done])
-                in_trouble |= {
-                    each.change.task_id: each.trouble for each in wave if each.trouble is not None
+                failed |= {
+                    each.update.task_id: each.failure for each in wave if each.failure is not None
                 }
-        trouble = [each.trouble for each in doing if each.trouble is not None]
-        if trouble or not all(each.verdicts for each in doing):
-            # Of several equal questions the first is the one that may have been carried out.
-            for each in reversed(doing):
-                self._tokens.remember(each.question, each.token)
+        failures = [each.failure for each in pending if each.failure is not None]
+        if failures or not all(each.verdicts for each in pending):
+            # Of several equal requests the first is the one that may have been carried out.
+            for each in reversed(pending):
+                context.tokens.remember(each.update.request_key, each.token)
             raise (
-                trouble[0]
-                if trouble
-                else BackendUnavailable(f"DynamoDB did not answer within {self._timeout:g} s")
+                failures[0]
+                if failures
+                else BackendUnavailable(f"DynamoDB did not answer within {context.timeout:g} s")
             )
-        return [each.verdicts[0] for each in doing]
+        return [each.verdicts[0] for each in pending]
 
-    def _begin(self, change: Change[V]) -> _Doing[V]:
-        question = change.question
-        token = self._tokens.take(question)
-        return _Doing(change, token, question, (token.written, token.counted))
+    def _begin(self, update: RowUpdate[V]) -> _PendingUpdate[V]:
+        token = self._context.tokens.take(update.request_key)
+        return _PendingUpdate(update, token, (token.written, token.counted))
 
-    async def _carry_out_wave(self, purpose: str, wave: Sequence[_Doing[V]]) -> None:
-        now = self._now()
-        unread: list[_Doing[V]] = []
+    async def _carry_out_wave(self, purpose: str, wave: Sequence[_PendingUpdate[V]]) -> None:
+        now = self._context.now()
+        unread: list[_PendingUpdate[V]] = []
         for each in wave:
-            blind = each.change.blind(now, each.token.text)
+            blind = each.update.blind(now, each.token.text)
             if blind is None:
                 unread.append(each)
             else:
-                each.write, each.transition = blind
+                each.write, each.status_change = blind
         if unread:
             await self._read(purpose, unread, now)
         for _ in range(_ROUNDS):
@@ -188,89 +165,92 @@ class Changer:
             await self._write(purpose, left)
         for each in wave:
             if not each.is_done:
-                each.trouble = BackendUnavailable(
-                    f"task {each.change.task_id} was changed by others {_ROUNDS} times in a row"
+                each.failure = BackendUnavailable(
+                    f"task {each.update.task_id} was changed by others {_ROUNDS} times in a row"
                 )
 
-    async def _read(self, purpose: str, unread: Sequence[_Doing[V]], now: datetime) -> None:
+    async def _read(self, purpose: str, unread: Sequence[_PendingUpdate[V]], now: datetime) -> None:
         try:
-            found = await self._calls.get(purpose, [each.change.task_id for each in unread])
+            found = await self._context.table.get(purpose, [each.update.task_id for each in unread])
         except BackendUnavailable as error:
             for each in unread:
-                each.trouble = error
+                each.failure = error
             return
         for each in unread:
-            self._decide(each, found.get(each.change.task_id), now)
+            self._decide(each, found.get(each.update.task_id), now)
 
-    async def _write(self, purpose: str, left: Sequence[_Doing[V]]) -> None:
+    async def _write(self, purpose: str, left: Sequence[_PendingUpdate[V]]) -> None:
         prepared = [(each, each.write) for each in left if each.write is not None]
         for each, _ in prepared:
-            each.token.written, each.token.counted = each.transition, False
-        answers = await self._writer.write(purpose, [write for _, write in prepared])
-        now = self._now()
-        to_read: list[_Doing[V]] = []
+            each.token.written, each.token.counted = each.status_change, False
+        answers = await self._context.writer.write(purpose, [write for _, write in prepared])
+        now = self._context.now()
+        to_read: list[_PendingUpdate[V]] = []
         for (each, _), answer in zip(prepared, answers, strict=True):
-            self._pay(None if each.row is None else each.row.task.type, each.change.task_id, answer)
+            task_type = None if each.row is None else each.row.task.type
+            self._context.costs.charge(each.update.task_id, answer, task_type=task_type)
             match answer.result:
                 case Applied(item):
                     self._applied(each, item)
                 case ConditionFailed(item):
                     self._decide(each, item, now)
                 case Unanswered(reason):
-                    each.trouble = reason
+                    each.failure = reason
                 case Invalid(message):
                     if self._is_to_be_read(each, message):
                         to_read.append(each)
         if to_read:
             await self._read(purpose, to_read, now)
 
-    def _applied(self, each: _Doing[V], item: Item | None) -> None:
-        self._count(*each.transition)
+    def _applied(self, each: _PendingUpdate[V], item: Item | None) -> None:
+        self._context.counters.move(*each.status_change)
         each.token.counted = True
         if each.decided:
             each.verdicts = each.decided
             return
         try:
-            each.verdicts = [each.change.blindly_written(item)]
+            each.verdicts = [each.update.blindly_written(item)]
         except MalformedItem as error:
             self._malformed(each, error)
 
-    def _decide(self, each: _Doing[V], item: Item | None, now: datetime) -> None:
+    def _decide(self, each: _PendingUpdate[V], item: Item | None, now: datetime) -> None:
         """What next, the row being as in `item`."""
         try:
-            row = None if item is None else items.to_row(item)
+            row = None if item is None else to_row(item)
         except MalformedItem as error:
             self._malformed(each, error)
             return
-        if item is not None and row is not None and items.token_of(item) == each.token.text:
+        if item is not None and row is not None and token_of(item) == each.token.text:
             self._recognised(each, row)
             return
-        verdict, wanted = each.change.decide(row, now)
+        verdict, wanted = each.update.decide(row, now)
         each.row = row
         if wanted is None or item is None or row is None:
             each.verdicts = [verdict]
             return
-        each.write = writes.change(item, wanted, each.token.text, retention=self._retention)
-        each.transition = (
-            row.task.status if items.is_counted(item) else None,
+        each.write = conditional_writes.change(
+            item, wanted, each.token.text, retention=self._context.retention
+        )
+        each.status_change = (
+            row.task.status if is_counted(item) else None,
             wanted.task.status,
         )
         each.decided = [verdict]
 
-    def _recognised(self, each: _Doing[V], row: Row) -> None:
+    def _recognised(self, each: _PendingUpdate[V], row: Row) -> None:
         written, counted = each.earlier
         if written is None or written[1] is not row.task.status:
-            written, counted = each.transition, False
+            written, counted = each.status_change, False
         if not counted:
-            self._count(*written)
+            self._context.counters.move(*written)
         each.token.written, each.token.counted = written, True
         each.row = row
-        each.verdicts = each.decided or [each.change.recognise(row)]
+        each.verdicts = each.decided or [each.update.recognise(row)]
 
-    def _is_to_be_read(self, each: _Doing[V], message: str) -> bool:
+    def _is_to_be_read(self, each: _PendingUpdate[V], message: str) -> bool:
         """After a write that can never succeed."""
         if each.decided:
-            verdict = each.change.invalid(message)
+            verdict = each.update.invalid(message)
             if verdict is not None:
                 each.verdicts = [verdict]
                 return False
@@ -279,20 +259,20 @@ class Changer:
         each.decided = []
         return True
 
-    def _malformed(self, each: _Doing[V], error: MalformedItem) -> None:
+    def _malformed(self, each: _PendingUpdate[V], error: MalformedItem) -> None:
         """As if it were not there: what is asked about it cannot be answered otherwise."""
-        logger.error("the item of task %s is malformed: %s", each.change.task_id, error)
-        verdict, _ = each.change.decide(None, self._now())
+        logger.error("the item of task %s is malformed: %s", each.update.task_id, error)
+        verdict, _ = each.update.decide(None, self._context.now())
         each.verdicts = [verdict]
 
 
-def _waves(doing: Sequence[_Doing[V]]) -> list[list[_Doing[V]]]:
-    """Each row once in a wave; a row's changes in their order."""
-    waves: list[list[_Doing[V]]] = []
+def _waves(pending: Sequence[_PendingUpdate[V]]) -> list[list[_PendingUpdate[V]]]:
+    """Each row once in a wave; a row's updates in their order."""
+    waves: list[list[_PendingUpdate[V]]] = []
     seen: dict[str, int] = {}
-    for each in doing:
-        number = seen.get(each.change.task_id, 0)
-        seen[each.change.task_id] = number + 1
+    for each in pending:
+        number = seen.get(each.update.task_id, 0)
+        seen[each.update.task_id] = number + 1
         if number == len(waves):
             waves.append([])
         waves[number].append(each)

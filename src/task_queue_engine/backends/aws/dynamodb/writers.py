@@ -15,20 +15,21 @@ from typing import Any, Literal, Protocol
 from task_queue_engine.backends.aws.dynamodb import expressions, partiql
 from task_queue_engine.backends.aws.dynamodb.conditional_writes import Delete, Insert, Write
 from task_queue_engine.backends.aws.dynamodb.item_format import Item
-from task_queue_engine.backends.aws.dynamodb.table_client import TableCalls
-from task_queue_engine.backends.aws.usage import units_of
+from task_queue_engine.backends.aws.dynamodb.table_client import TableClient
 from task_queue_engine.backends.aws.wire.concurrently import gather
 from task_queue_engine.backends.aws.wire.errors import AwsRequestFailed
+from task_queue_engine.backends.aws.wire.json_protocol import capacity_units
 from task_queue_engine.errors import BackendUnavailable
 
 MAX_STATEMENTS = 25
 """Of a BatchExecuteStatement (API reference)."""
 
+# Far below the service's limit; large items would make one slow request of many.
 _MAX_REQUEST_BYTES = 4 * 2**20
-"""Far below the service's limit; large items would make one slow request of many."""
 
 _LARGE = ("payload", "result", "error", "progress")
 
+# Full jitter below 0.1, 0.2, 0.4, 0.8 and 1 s between them: together within a store's call.
 _TRIES = 6
 
 # Codes of BatchStatementError (API reference).
@@ -98,13 +99,13 @@ class Writer(Protocol):
         ...
 
 
-def make_writer(kind: Literal["batch", "single"], calls: TableCalls) -> Writer:
-    return BatchWriter(calls) if kind == "batch" else SingleWriter(calls)
+def make_writer(kind: Literal["batch", "single"], table: TableClient) -> Writer:
+    return BatchWriter(table) if kind == "batch" else SingleWriter(table)
 
 
 class _RetryingWriter(ABC):
-    def __init__(self, calls: TableCalls) -> None:
-        self._calls = calls
+    def __init__(self, table: TableClient) -> None:
+        self._table = table
 
     async def write(
         self, purpose: str, writes: Sequence[Write], *, explain: bool = True
@@ -113,7 +114,7 @@ class _RetryingWriter(ABC):
         left = list(range(len(writes)))
         for attempt in range(_TRIES):
             if attempt:
-                await self._calls.pause(attempt)
+                await self._table.pause(attempt)
             await self._try(purpose, writes, left, answers)
             left = [i for i in left if _is_to_be_retried(answers[i])]
             if not left:
@@ -144,7 +145,7 @@ class _RetryingWriter(ABC):
             return
         ids = {i: writes[i].task_id for i in puzzling}
         try:
-            found = await self._calls.get(purpose, list(ids.values()))
+            found = await self._table.get(purpose, list(ids.values()))
         except BackendUnavailable as error:
             for i in puzzling:
                 answers[i].result = Unanswered(error)
@@ -180,10 +181,10 @@ class BatchWriter(_RetryingWriter):
         indexes: Sequence[int],
         answers: Sequence[Answer],
     ) -> None:
-        table = self._calls.table
+        table = self._table.name
         statements = [partiql.statement(table, writes[i]) for i in indexes]
         try:
-            document = await self._calls.write(
+            document = await self._table.write(
                 purpose, "BatchExecuteStatement", {"Statements": statements}
             )
         except BackendUnavailable as error:
@@ -199,7 +200,7 @@ class BatchWriter(_RetryingWriter):
             for i in indexes:
                 answers[i].result = Unanswered(odd)
             return
-        units = units_of(document)
+        units = capacity_units(document)
         each = len(units) == len(indexes)
         share = sum(units) / len(indexes)
         for n, (i, response) in enumerate(zip(indexes, responses, strict=True)):
@@ -239,8 +240,8 @@ class SingleWriter(_RetryingWriter):
         operation, parameters = expressions.request(write)
         answer.requests += 1
         try:
-            document = await self._calls.write(
-                purpose, operation, {"TableName": self._calls.table, **parameters}
+            document = await self._table.write(
+                purpose, operation, {"TableName": self._table.name, **parameters}
             )
         except BackendUnavailable as error:
             answer.result = Unanswered(error)
@@ -250,7 +251,7 @@ class SingleWriter(_RetryingWriter):
             else:
                 answer.result = Invalid(error.message)
         else:
-            answer.units += sum(units_of(document))
+            answer.units += sum(capacity_units(document))
             answer.result = Applied(document.get("Attributes"))
 
 

@@ -35,7 +35,7 @@ from task_queue_engine.backends.aws.sqs.batches import (
 from task_queue_engine.backends.aws.sqs.dead_letters import SqsDeadLetters
 from task_queue_engine.backends.aws.sqs.queue_urls import QueueUrls
 from task_queue_engine.backends.aws.sqs.receive_watermark import Arrivals
-from task_queue_engine.backends.aws.usage import TypeMeters, Usage
+from task_queue_engine.backends.aws.usage import Usage, UsageByType
 from task_queue_engine.backends.aws.wire.client import AwsClient
 from task_queue_engine.backends.aws.wire.errors import AwsRequestFailed
 from task_queue_engine.backends.base import (
@@ -91,7 +91,7 @@ class SqsQueue:
         self._client = client
         self._clock = clock
         self._arrivals = Arrivals()
-        self._meters = TypeMeters()
+        self._usage = UsageByType()
         self._is_open = False
         self._max_receives = DEFAULT_MAX_RECEIVES
         self._max_bytes = format_.MAX_MESSAGE_BYTES
@@ -122,9 +122,9 @@ class SqsQueue:
         self._max_bytes = min(max_bytes or format_.MAX_MESSAGE_BYTES, format_.MAX_MESSAGE_BYTES)
         self._dead_letters.max_receives = self._max_receives
 
-    def usage(self) -> dict[str, Usage]:
+    def usage(self) -> Mapping[str, Usage]:
         """Calls by task type; those that served no task are left out."""
-        return self._meters.usage()
+        return self._usage
 
     # --- sending and receiving --------------------------------------------------------------
 
@@ -164,7 +164,7 @@ class SqsQueue:
                 requests += 1
         self._arrivals.note(received)
         deliveries = [format_.delivery(message) for message in received]
-        self._meters.share([each.task_type for each in deliveries], requests=requests)
+        self._usage.share([each.task_type for each in deliveries], requests=requests)
         return deliveries
 
     def received_up_to(self) -> datetime | None:
@@ -328,7 +328,7 @@ class SqsQueue:
             for i in good
         ]
         requests = in_requests([sizes[i] for i in good], max_bytes=format_.MAX_MESSAGE_BYTES)
-        self._meters.share([messages[i].task_type for i in good], requests=len(requests))
+        self._usage.share([messages[i].task_type for i in good], requests=len(requests))
         _fill(
             verdicts,
             good,
@@ -352,7 +352,7 @@ class SqsQueue:
         self, operation: str, deliveries: Sequence[Delivery], entries: Sequence[Entry]
     ) -> list[QueueVerdict]:
         requests = in_requests([0] * len(entries), max_bytes=1)
-        self._meters.share([each.task_type for each in deliveries], requests=len(requests))
+        self._usage.share([each.task_type for each in deliveries], requests=len(requests))
         return await send_batches(self._call, operation, self._urls.queue, entries, requests)
 
     async def _call_or_unavailable(

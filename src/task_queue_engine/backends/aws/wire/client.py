@@ -194,7 +194,7 @@ class AwsClient:
             tally.failures += 1
             raise
         if "ConsumedCapacity" in document:
-            tally.capacity_units += protocol.capacity_units(document)
+            tally.capacity_units += sum(protocol.capacity_units(document))
         return document
 
     async def _attempt_until_done(self, lane: Lane, call: Call) -> dict[str, Any]:

@@ -122,12 +122,9 @@ def retry_after(response: Response) -> float | None:
     return int(text) / 1000 if text.isascii() and text.isdigit() else None
 
 
-def capacity_units(document: Mapping[str, Any]) -> float:
-    """The DynamoDB capacity units that an answer says it consumed."""
-    consumed = document.get("ConsumedCapacity")
-    if consumed is None:
-        return 0.0
-    entries = consumed if isinstance(consumed, list) else [consumed]
-    return sum(
-        float(entry.get("CapacityUnits", 0.0)) for entry in entries if isinstance(entry, dict)
-    )
+def capacity_units(document: Mapping[str, Any]) -> list[float]:
+    """The DynamoDB capacity units that an answer says it consumed: one number per statement of a
+    batch where the server tells them apart, else one for all; empty where it does not say."""
+    found = document.get("ConsumedCapacity")
+    entries = found if isinstance(found, list) else [found]
+    return [float(each.get("CapacityUnits", 0.0)) for each in entries if isinstance(each, dict)]

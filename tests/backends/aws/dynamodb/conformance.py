@@ -14,21 +14,26 @@ from task_queue_engine.backends.aws.dynamodb.item_format import to_row
 from task_queue_engine.backends.aws.dynamodb.store import DynamoStore
 from task_queue_engine.backends.base import BackendInfo, Stranded, StrandedPage
 from task_queue_engine.backends.memory import MemoryBackend, MemoryQueue
-from task_queue_engine.clock import ManualClock
+from task_queue_engine.clock import Clock, ManualClock
 from task_queue_engine.testing.conformance import Harness, Promises
-from tests.backends.aws.dynamodb.opening import Table, create_table, open_client, writes_of
+from tests.backends.aws.dynamodb.faults import FaultyClient
+from tests.backends.aws.dynamodb.tables import Table, create_table, open_client, writes_of
 from tests.local_servers import require
 
 
 class DynamoWithMemoryQueue:
     """What the store can only guess, whether a message exists, this queue can tell."""
 
-    def __init__(self, server: LocalServer, clock: ManualClock) -> None:
+    def __init__(self, server: LocalServer, clock: Clock) -> None:
         self._client = open_client(server)
         name = f"conformance-{secrets.token_hex(6)}"
         self._table = Table(self._client, name, server, writes_of(server))
         self._queues = MemoryBackend(clock=clock)
-        self._store = self._table.store(clock=clock, orphaned_after=timedelta(), sweep_lag=5.0)
+        self.faults = FaultyClient(self._client)
+        """Between the store and the server."""
+        self._store = self._table.store(
+            self.faults, clock=clock, orphaned_after=timedelta(), sweep_lag=5.0
+        )
         self._is_created = False
 
     @property

@@ -12,7 +12,8 @@ from boto3.dynamodb.types import TypeDeserializer
 from hypothesis import given
 from hypothesis import strategies as st
 
-from task_queue_engine.backends.aws.dynamodb import item_format as items
+from task_queue_engine.backends.aws.dynamodb import item_format
+from task_queue_engine.backends.aws.dynamodb.item_size import item_size
 from task_queue_engine.backends.aws.dynamodb.schema import MAX_ITEM_BYTES
 from task_queue_engine.lifecycle import Row
 from task_queue_engine.task import Task, TaskError, TaskStatus, new_task_id
@@ -73,18 +74,18 @@ def make_task(**fields: Any) -> Task:
     return Task(**(defaults | fields))
 
 
-def item_of(task: Task, **row: Any) -> items.Item:
+def item_of(task: Task, **row: Any) -> item_format.Item:
     return new_item(Row(task=task, **row))
 
 
-def new_item(row: Row) -> items.Item:
+def new_item(row: Row) -> item_format.Item:
     payload_json = msgspec.json.encode(row.task.payload)
-    return items.new_item(row, payload_json=payload_json, token="t", retention=0)
+    return item_format.new_item(row, payload_json=payload_json, token="t", retention=0)
 
 
 @given(rows)
 def test_what_goes_in_comes_out(row: Row) -> None:
-    found = items.to_row(new_item(row))
+    found = item_format.to_row(new_item(row))
     assert found == row
     # Equal is not enough: 1 == 1.0 == True.
     assert msgspec.json.encode(found.task) == msgspec.json.encode(row.task)
@@ -92,8 +93,8 @@ def test_what_goes_in_comes_out(row: Row) -> None:
 
 @given(moments, moments)
 def test_texts_of_times_compare_as_the_times_do(a: datetime, b: datetime) -> None:
-    assert (items.moment_text(a) < items.moment_text(b)) == (a < b)
-    assert (items.moment_text(a) == items.moment_text(b)) == (a == b)
+    assert (item_format.moment_text(a) < item_format.moment_text(b)) == (a < b)
+    assert (item_format.moment_text(a) == item_format.moment_text(b)) == (a == b)
 
 
 @given(tasks)
@@ -126,7 +127,7 @@ def test_text_is_stored_as_it_is() -> None:
 
 @pytest.mark.parametrize("payload", ["17", '{"to": "x"}', "null", '"quoted"', ""])
 def test_text_that_looks_like_json_stays_text(payload: str) -> None:
-    assert items.to_task(item_of(make_task(payload=payload))).payload == payload
+    assert item_format.to_task(item_of(make_task(payload=payload))).payload == payload
 
 
 @pytest.mark.parametrize(
@@ -144,9 +145,9 @@ def test_text_that_looks_like_json_stays_text(payload: str) -> None:
         ({"B": "aGVsbG8="}, "aGVsbG8="),
     ],
 )
-def test_payloads_of_other_programs(value: items.AttributeValue, meant: Any) -> None:
+def test_payloads_of_other_programs(value: item_format.AttributeValue, meant: Any) -> None:
     item = item_of(make_task(payload="x")) | {"payload": value}
-    found = items.to_task(item).payload
+    found = item_format.to_task(item).payload
     assert (found, type(found)) == (meant, type(meant))
 
 
@@ -156,8 +157,8 @@ SEVEN = ("id", "type", "payload", "status", "retry_count", "created_at", "update
 def test_seven_attributes_are_enough() -> None:
     task = make_task(payload="user@example.com")
     item = {name: value for name, value in item_of(task).items() if name in SEVEN}
-    assert items.to_task(item) == task
-    assert not items.is_counted(item)
+    assert item_format.to_task(item) == task
+    assert not item_format.is_counted(item)
 
 
 @pytest.mark.parametrize(
@@ -170,15 +171,15 @@ def test_seven_attributes_are_enough() -> None:
         ({"N": "1893553445"}, NOW.replace(microsecond=0)),
     ],
 )
-def test_times_of_other_programs(value: items.AttributeValue, meant: datetime) -> None:
-    found = items.to_task(item_of(make_task()) | {"created_at": value}).created_at
+def test_times_of_other_programs(value: item_format.AttributeValue, meant: datetime) -> None:
+    found = item_format.to_task(item_of(make_task()) | {"created_at": value}).created_at
     assert found == meant
     assert found.tzinfo is UTC
 
 
 def test_times_of_other_zones_are_stored_in_utc() -> None:
     there = NOW.astimezone(timezone(timedelta(hours=-7)))
-    assert items.moment_text(there) == "2030-01-02T03:04:05.678901Z"
+    assert item_format.moment_text(there) == "2030-01-02T03:04:05.678901Z"
 
 
 @pytest.mark.parametrize(
@@ -198,23 +199,25 @@ def test_times_of_other_zones_are_stored_in_utc() -> None:
         ("error", {"S": "[]"}),
     ],
 )
-def test_what_cannot_be_understood_is_named(name: str, value: items.AttributeValue | None) -> None:
+def test_what_cannot_be_understood_is_named(
+    name: str, value: item_format.AttributeValue | None
+) -> None:
     item = item_of(make_task())
     if value is None:
         del item[name]
     else:
         item[name] = value
-    with pytest.raises(items.MalformedItem, match=name):
-        items.to_row(item)
+    with pytest.raises(item_format.MalformedItem, match=name):
+        item_format.to_row(item)
 
 
 def test_a_finished_task_expires_where_there_is_a_retention() -> None:
     ended = make_task(status=TaskStatus.COMPLETED, finished_at=NOW)
-    assert "expires_at" not in items.changeable(Row(task=ended), retention=0)
-    expiring = items.changeable(Row(task=ended), retention=3600)
+    assert "expires_at" not in item_format.changeable(Row(task=ended), retention=0)
+    expiring = item_format.changeable(Row(task=ended), retention=3600)
     assert expiring["expires_at"] == {"N": str(int(NOW.timestamp()) + 3600)}
     waiting = make_task()
-    assert "expires_at" not in items.changeable(Row(task=waiting), retention=3600)
+    assert "expires_at" not in item_format.changeable(Row(task=waiting), retention=3600)
 
 
 def test_a_cancel_request_is_in_the_index_while_the_task_runs() -> None:
@@ -226,8 +229,8 @@ def test_a_cancel_request_is_in_the_index_while_the_task_runs() -> None:
 
 def test_size_is_as_the_manual_says() -> None:
     """AWS, "DynamoDB item sizes and formats": names and values, UTF-8."""
-    assert items.item_size({"id": {"S": "abc"}}) == 5
-    assert items.item_size({"né": {"S": "ü"}}) == 5
-    assert items.item_size({"b": {"BOOL": True}}) == 2
+    assert item_size({"id": {"S": "abc"}}) == 5
+    assert item_size({"né": {"S": "ü"}}) == 5
+    assert item_size({"b": {"BOOL": True}}) == 2
     large = item_of(make_task(payload="x" * MAX_ITEM_BYTES))
-    assert 0 < items.item_size(large) - MAX_ITEM_BYTES < 1024
+    assert 0 < item_size(large) - MAX_ITEM_BYTES < 1024
