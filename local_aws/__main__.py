@@ -101,10 +101,10 @@ def _provision(local: LocalAws) -> dict[str, str]:
 
     from task_queue_engine.backends.aws.provisioning.provision import provision
     from task_queue_engine.backends.aws.provisioning.resources import Names
-    from task_queue_engine.backends.aws.provisioning.session import Control
+    from task_queue_engine.backends.aws.provisioning.session import AdminSession
 
     names = Names(queue="tasks", dead="tasks-dlq", table="tasks")
-    return provision(Control(local.queue.region), names).environment
+    return provision(AdminSession(local.queue.region), names).environment
 
 
 def _write_env_file(environment: Mapping[str, str]) -> None:

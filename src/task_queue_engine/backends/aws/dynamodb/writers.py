@@ -18,6 +18,11 @@ from task_queue_engine.backends.aws.dynamodb.item_format import Item
 from task_queue_engine.backends.aws.dynamodb.table_client import TableCalls
 from task_queue_engine.backends.aws.usage import units_of
 from task_queue_engine.backends.aws.wire.concurrently import gather
+from task_queue_engine.backends.aws.wire.error_codes import (
+    Meaning,
+    meaning_of,
+    meaning_of_statement,
+)
 from task_queue_engine.backends.aws.wire.errors import AwsRequestFailed
 from task_queue_engine.errors import BackendUnavailable
 
@@ -30,19 +35,6 @@ _MAX_REQUEST_BYTES = 4 * 2**20
 _LARGE = ("payload", "result", "error", "progress")
 
 _TRIES = 6
-
-# Codes of BatchStatementError (API reference).
-_REFUSED = frozenset({"ConditionalCheckFailed", "DuplicateItem"})
-_AGAIN = frozenset(
-    {
-        "InternalServerError",
-        "ProvisionedThroughputExceeded",
-        "RequestLimitExceeded",
-        "ThrottlingError",
-        "TransactionConflict",
-    }
-)
-_INVALID = frozenset({"ValidationError", "ItemCollectionSizeLimitExceeded"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,7 +237,7 @@ class SingleWriter(_RetryingWriter):
         except BackendUnavailable as error:
             answer.result = Unanswered(error)
         except AwsRequestFailed as error:
-            if error.code == "ConditionalCheckFailedException":
+            if meaning_of(error.code) & Meaning.CONDITION_FAILED:
                 answer.result = ConditionFailed(error.answer.get("Item"))
             else:
                 answer.result = Invalid(error.message)
@@ -271,11 +263,12 @@ def _result_of(table: str, response: dict[str, Any]) -> Result:
     if not error:
         return Applied(response.get("Item"))
     code, message = error.get("Code", ""), error.get("Message", "")
-    if code in _REFUSED:
+    means = meaning_of_statement(code)
+    if means & Meaning.CONDITION_FAILED:
         return ConditionFailed(error.get("Item"))
-    if code in _AGAIN:
+    if means & (Meaning.THROTTLED | Meaning.TRANSIENT):
         return Unanswered(_LeftUndone(f"DynamoDB: {code}: {message}"))
-    if code in _INVALID:
+    if means & Meaning.ITEM_INVALID:
         return Invalid(message)
     # AccessDenied, ResourceNotFound: until somebody has mended it.
     return Unanswered(BackendUnavailable(f"table {table}: {code}: {message}", retry_after=5.0))

@@ -115,7 +115,7 @@ def fresh_copy(delivery: Delivery, delay: float, *, max_bytes: int) -> Outgoing:
     return witness if witness.size <= max_bytes else copy
 
 
-def dead_letter(item: DeadLettering, *, max_bytes: int) -> Outgoing:
+def outgoing_dead_letter(item: DeadLettering, *, max_bytes: int) -> Outgoing:
     """The message as it was received, with why it died: `Reason`, `Error` (JSON with type, message
     and traceback), `Attempts` and `FailedAt` (RFC 3339).
 
@@ -137,9 +137,9 @@ def dead_letter(item: DeadLettering, *, max_bytes: int) -> Outgoing:
         if shorter is None:
             break
         with_error = attributes | _attributes(Error=_json_text(_encode(shorter)))
-        letter = Outgoing(body, with_error)
-        if letter.size <= max_bytes:
-            return letter
+        complete = Outgoing(body, with_error)
+        if complete.size <= max_bytes:
+            return complete
     return Outgoing(body, attributes)
 
 
@@ -181,15 +181,13 @@ def sent_at(received: Mapping[str, Any]) -> datetime:
 
 
 @dataclass(frozen=True, slots=True)
-class Letter:
-    """A message of the dead-letter queue."""
-
-    dead: DeadLetter
+class ReceivedDeadLetter:
+    dead_letter: DeadLetter
     moved_by_sqs: bool
-    """Nobody wrote a reason on it: the redrive policy moved it."""
+    """It carries no reason: the redrive policy moved it."""
 
 
-def letter(received: Mapping[str, Any], *, max_receives: int) -> Letter:
+def received_dead_letter(received: Mapping[str, Any], *, max_receives: int) -> ReceivedDeadLetter:
     """A message of ReceiveMessage's answer about the dead-letter queue.
 
     Args:
@@ -199,18 +197,18 @@ def letter(received: Mapping[str, Any], *, max_receives: int) -> Letter:
         name: str(value.get("StringValue", ""))
         for name, value in (received.get("MessageAttributes") or {}).items()
     }
-    it = delivery(received)
+    message = delivery(received)
     reason = attributes.get("Reason")
-    return Letter(
+    return ReceivedDeadLetter(
         DeadLetter(
-            id=it.message_id,
-            task_id=it.task_id,
+            id=message.message_id,
+            task_id=message.task_id,
             task_type=attributes.get("TaskType", ""),
             reason=reason or moved_reason(max_receives),
             error=_read_error(attributes.get("Error")),
             attempts=_read_number(attributes.get("Attempts")),
             at=_read_time(attributes.get("FailedAt")) or sent_at(received),
-            receipt=it.receipt,
+            receipt=message.receipt,
         ),
         moved_by_sqs=reason is None,
     )
