@@ -7,7 +7,7 @@ import pytest
 import trio
 
 from tests.backends.aws.dynamodb.harness import DYNAMODB_HARNESSES
-from tests.backends.aws.sqs.harness import AWS_HARNESSES, PAIR_HARNESSES, QUIRKS, SQS
+from tests.backends.aws.sqs.conformance import AWS_HARNESSES, PAIR_HARNESSES, QUIRKS, SQS
 from tests.backends.conformance.harness import HARNESSES, Harness, Promises
 
 PROMISES = dict.fromkeys(AWS_HARNESSES | PAIR_HARNESSES, SQS)

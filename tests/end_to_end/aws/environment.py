@@ -13,17 +13,17 @@ from typing import Any
 
 from local_aws.servers import LocalServer
 from task_queue_engine.backends.aws.dynamodb.schema import create_table_parameters
-from tests.backends.aws.sqs.opening import boto
+from tests.backends.aws.sqs.queues import boto
 from tests.cli.harness import Server, Shop
 from tests.local_servers import require
 
-_TASKS = Path(__file__).parent.parent.parent / "engine" / "crash_tasks.py"
+_TASKS = Path(__file__).parent.parent / "crash_tasks.py"
 
 PAIRS = {"elasticmq": "dynamodb-local", "fauxqs": "ministack"}
 
 
 @dataclass(frozen=True)
-class Place:
+class Environment:
     shop: Shop
     queue_server: LocalServer
     table_server: LocalServer
@@ -34,7 +34,7 @@ class Place:
     """In place of the servers' own: a proxy's."""
 
     @property
-    def environment(self) -> dict[str, str]:
+    def variables(self) -> dict[str, str]:
         key, secret = self.queue_server.credentials
         return {
             "AWS_REGION": self.queue_server.region,
@@ -48,8 +48,8 @@ class Place:
             "DYNAMODB_TABLE": self.table,
         }
 
-    def behind(self, **endpoints: str) -> Place:
-        """The same place, reached by another way."""
+    def behind(self, **endpoints: str) -> Environment:
+        """The same, reached by another way."""
         return replace(self, endpoints=self.endpoints | endpoints)
 
     @contextmanager
@@ -63,7 +63,7 @@ class Place:
             "TQE_RECONCILE_INTERVAL": "0.5",
             "TQE_METRICS_INTERVAL": "0.5",
         }
-        with self.shop.serve(command, **(self.environment | defaults | settings)) as server:
+        with self.shop.serve(command, **(self.variables | defaults | settings)) as server:
             yield server
 
     # --- as another program does it ---------------------------------------------------------
@@ -98,12 +98,12 @@ class Place:
 
 
 @contextmanager
-def place_on(
+def environment_on(
     path: Path, queue_server: str = "elasticmq", *, max_receives: int = 3
-) -> Iterator[Place]:
+) -> Iterator[Environment]:
     """As `tqe provision` makes it, but for the length of polls that do not say how long."""
     servers = require(queue_server), require(PAIRS[queue_server])
-    name = f"whole-{secrets.token_hex(5)}"
+    name = f"end-to-end-{secrets.token_hex(5)}"
     sqs, dynamodb = boto("sqs", servers[0]), boto("dynamodb", servers[1])
     dead = sqs.create_queue(QueueName=f"{name}-dlq")["QueueUrl"]
     asked = sqs.get_queue_attributes(QueueUrl=dead, AttributeNames=["QueueArn"])
@@ -117,7 +117,7 @@ def place_on(
     dynamodb.get_waiter("table_exists").wait(TableName=name, WaiterConfig={"Delay": 1})
     shutil.copy(_TASKS, path)
     try:
-        yield Place(Shop(path), servers[0], servers[1], queue, dead, name)
+        yield Environment(Shop(path), servers[0], servers[1], queue, dead, name)
     finally:
         for url in (queue, dead):
             sqs.delete_queue(QueueUrl=url)

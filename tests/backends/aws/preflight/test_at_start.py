@@ -15,8 +15,8 @@ import trio
 import trustme
 
 from task_queue_engine import Engine, TaskRegistry
-from task_queue_engine.backends.aws.preflight import checks as startup
-from task_queue_engine.backends.aws.wire import retry as retrying
+from task_queue_engine.backends.aws.preflight import checks
+from task_queue_engine.backends.aws.wire import retry
 from task_queue_engine.cli.failures import exit_code_of
 from task_queue_engine.errors import BackendRefused
 from tests.backends.aws.fake_aws import (
@@ -257,8 +257,8 @@ async def test_a_server_that_closes(monkeypatch: Any) -> None:
 
 
 async def test_a_server_that_never_answers(monkeypatch: Any) -> None:
-    assert startup.TIMEOUT <= 10, "somebody waits for this"
-    monkeypatch.setattr(startup, "TIMEOUT", 0.3)
+    assert checks.TIMEOUT <= 10, "somebody waits for this"
+    monkeypatch.setattr(checks, "TIMEOUT", 0.3)
     line, code = await refusal(monkeypatch, HANG)
     assert "(AWS_ENDPOINT_URL): no answer within 0.3 s" in line
     assert code == 2
@@ -386,7 +386,7 @@ async def test_an_endpoint_in_another_region(monkeypatch: Any) -> None:
     ids=["throttled", "503", "500", "throttled table", "gateway"],
 )
 async def test_a_service_in_trouble(reply: Reply, monkeypatch: Any) -> None:
-    monkeypatch.setattr(retrying, "_THROTTLED_BASE", 0.01)  # of the pauses between tries
+    monkeypatch.setattr(retry, "_THROTTLED_BASE", 0.01)  # of the pauses between tries
     _, code = await refusal(monkeypatch, reply)
     assert code == 5
 

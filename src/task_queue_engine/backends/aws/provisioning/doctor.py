@@ -168,17 +168,16 @@ class Doctor:
             yield finding
 
     def _note_arns(
-        self, queue: _Examined, dead: _Examined, described: _Examined, table_name: str
+        self, queue: _Examined, dead: _Examined, table: _Examined, table_name: str
     ) -> None:
-        for what, look in (("queue", queue), ("dead", dead)):
-            self._arns[what] = look.said.get("QueueArn", self._arns[what])
+        for what, examined in (("queue", queue), ("dead", dead)):
+            self._arns[what] = examined.said.get("QueueArn", self._arns[what])
         parts = self._arns["queue"].split(":")
-        if (
-            len(parts) == 6
-        ):  # a table is in the queue's account and region, unless its own ARN is known
+        # Where the table does not tell its own: one in the queue's account and region.
+        if len(parts) == 6:
             guess = f"arn:{parts[1]}:dynamodb:{parts[3]}:{parts[4]}:table/{table_name}"
             self._arns["table"] = guess
-        self._arns["table"] = str(described.said.get("TableArn") or self._arns["table"])
+        self._arns["table"] = str(table.said.get("TableArn") or self._arns["table"])
 
     async def _look_further(self, client: AwsClient, name: str) -> AsyncIterator[Finding]:
         what = "TQE_DYNAMODB_WRITES"

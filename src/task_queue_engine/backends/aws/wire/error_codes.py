@@ -1,10 +1,10 @@
 """What AWS's error codes mean: one table for each of the three places where a code can stand.
 
 What to do about a meaning is for the reader: `retry` for the wire, `sqs.batches` for an entry,
-`dynamodb.writers` for a statement, `explanations` for what a person has to mend.
+`dynamodb.writers` for a statement, `explanations` for what the operator has to mend.
 
-Sources: the API references ("Common Errors", each operation's "Errors", BatchStatementError); "Retry
-behavior", AWS SDKs and Tools Reference Guide; botocore 1.44.
+Sources: the API references ("Common Errors", each operation's "Errors", BatchStatementError);
+"Retry behavior", AWS SDKs and Tools Reference Guide; botocore 1.44.
 """
 
 from __future__ import annotations

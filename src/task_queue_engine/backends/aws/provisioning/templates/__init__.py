@@ -1,7 +1,7 @@
 """The queues and the table as a template, for teams that create their infrastructure with
 CloudFormation or Terraform. The same as `provision` makes: the tests compare them.
 
-The files beside this one are the templates, with `@{queue}`, `@{dead}` and `@{table}` for the names.
+The files beside this one are the templates; `@{queue}`, `@{dead}` and `@{table}` are the names.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ import trio
 
 
 @dataclass
-class Trouble:
+class NetworkFaults:
     cut_after: int | None = None
     """Bytes of the server's that still get through on each connection."""
     damage_at: int | None = None
@@ -25,53 +25,57 @@ class Trouble:
 
 
 @dataclass
-class Proxy:
+class FaultyNetwork:
     url: str
-    trouble: Trouble
+    faults: NetworkFaults
 
 
 @asynccontextmanager
-async def proxying(port: int, *, scheme: str = "http") -> AsyncIterator[Proxy]:
+async def faulty_network(port: int, *, scheme: str = "http") -> AsyncIterator[FaultyNetwork]:
     """To 127.0.0.1:`port`."""
     listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
-    proxy = Proxy(f"{scheme}://127.0.0.1:{listeners[0].socket.getsockname()[1]}", Trouble())
+    network = FaultyNetwork(
+        f"{scheme}://127.0.0.1:{listeners[0].socket.getsockname()[1]}", NetworkFaults()
+    )
 
     async def handle(client: trio.SocketStream) -> None:
-        if proxy.trouble.refuse:
+        if network.faults.refuse:
             return
         server = await trio.open_tcp_stream("127.0.0.1", port)
         async with server, trio.open_nursery() as nursery:
-            nursery.start_soon(_up, client, server, proxy.trouble)
-            await _down(server, client, proxy.trouble)
+            nursery.start_soon(_up, client, server, network.faults)
+            await _down(server, client, network.faults)
             nursery.cancel_scope.cancel()
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(trio.serve_listeners, handle, listeners)
-        yield proxy
+        yield network
         nursery.cancel_scope.cancel()
 
 
-async def _up(client: trio.SocketStream, server: trio.SocketStream, trouble: Trouble) -> None:
+async def _up(client: trio.SocketStream, server: trio.SocketStream, faults: NetworkFaults) -> None:
     try:
-        while data := await client.receive_some(trouble.piece):
+        while data := await client.receive_some(faults.piece):
             await server.send_all(data)
         await server.send_eof()
     except trio.BrokenResourceError:
         pass
 
 
-async def _down(server: trio.SocketStream, client: trio.SocketStream, trouble: Trouble) -> None:
+async def _down(
+    server: trio.SocketStream, client: trio.SocketStream, faults: NetworkFaults
+) -> None:
     passed = 0
     try:
-        while data := await server.receive_some(trouble.piece):
-            if trouble.pace:
-                await trio.sleep(trouble.pace)
-            if trouble.damage_at is not None and passed <= trouble.damage_at < passed + len(data):
+        while data := await server.receive_some(faults.piece):
+            if faults.pace:
+                await trio.sleep(faults.pace)
+            if faults.damage_at is not None and passed <= faults.damage_at < passed + len(data):
                 damaged = bytearray(data)
-                damaged[trouble.damage_at - passed] ^= trouble.flip
+                damaged[faults.damage_at - passed] ^= faults.flip
                 data = bytes(damaged)
-            if trouble.cut_after is not None and passed + len(data) >= trouble.cut_after:
-                await client.send_all(data[: trouble.cut_after - passed])
+            if faults.cut_after is not None and passed + len(data) >= faults.cut_after:
+                await client.send_all(data[: faults.cut_after - passed])
                 return
             await client.send_all(data)
             passed += len(data)

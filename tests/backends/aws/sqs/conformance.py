@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import secrets
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import dataclass
 from datetime import datetime
 from itertools import count
 from pathlib import Path
@@ -21,7 +19,8 @@ from task_queue_engine.backends.base import StrandedPage
 from task_queue_engine.backends.memory import MemoryBackend
 from task_queue_engine.clock import ManualClock
 from tests.backends.aws.dynamodb.opening import Table, create_table
-from tests.backends.aws.sqs.clock_client import WarpClient
+from tests.backends.aws.sqs.clock_client import ClockClient
+from tests.backends.aws.sqs.queues import make_queue
 from tests.backends.conformance.harness import Harness, Promises
 from tests.local_servers import require
 
@@ -59,7 +58,7 @@ class MemoryAwsStore:
 
 
 class AwsHarness(Harness):
-    def __init__(self, client: WarpClient, backend: AwsBackend, **options: Any) -> None:
+    def __init__(self, client: ClockClient, backend: AwsBackend, **options: Any) -> None:
         super().__init__(backend, **options)
         self._client = client
 
@@ -67,47 +66,10 @@ class AwsHarness(Harness):
         await self._client.pass_time(seconds)
 
 
-def make_client(
-    server: LocalServer, clock: ManualClock, *, dynamodb: LocalServer | None = None
-) -> WarpClient:
-    return WarpClient(
-        clock=clock,
-        region=server.region,
-        endpoints={"sqs": server.url, "dynamodb": (dynamodb or server).url},
-        load_credentials=lambda: _Credentials(*server.credentials),
-    )
-
-
-@dataclass(frozen=True, slots=True)
-class _Credentials:
-    access_key: str
-    secret_key: str
-    token: None = None
-
-    def get_frozen_credentials(self) -> _Credentials:
-        return self
-
-
-async def make_queue(client: AwsClient, name: str, *, max_receives: int = 3) -> QueueUrls:
-    """A queue and its dead-letter queue, as they are provisioned."""
-
-    async def create(name: str, **attributes: str) -> str:
-        answer = await client.call(
-            "sqs", "CreateQueue", {"QueueName": name, "Attributes": attributes}
-        )
-        return str(answer["QueueUrl"])
-
-    dead = await create(f"{name}-dlq")
-    asked = {"QueueUrl": dead, "AttributeNames": ["QueueArn"]}
-    arn = (await client.call("sqs", "GetQueueAttributes", asked))["Attributes"]["QueueArn"]
-    policy = json.dumps({"deadLetterTargetArn": arn, "maxReceiveCount": max_receives})
-    return QueueUrls(await create(name, VisibilityTimeout="30", RedrivePolicy=policy), dead)
-
-
 async def make_queues(server: LocalServer) -> QueueUrls:
     """New ones, for the default queue and for one called `other`."""
     name = f"conformance-{next(_numbers)}"
-    client = make_client(server, ManualClock())
+    client = ClockClient.of(server, ManualClock())
     async with client.open():
         # Some tests receive a message more often than the redrive policy would let them.
         urls = await make_queue(client, name, max_receives=100)
@@ -136,7 +98,7 @@ def aws_harness(
     async def harness(_: Path) -> AsyncIterator[Harness]:
         server = require(server_name)
         clock = ManualClock()
-        client = make_client(server, clock)
+        client = ClockClient.of(server, clock)
         urls = await make_queues(server)
         backend = make_backend(client, urls, clock)
         async with backend.open():
@@ -145,7 +107,7 @@ def aws_harness(
                 backend,
                 clock=clock,
                 promises=promises,
-                make_another=lambda: make_backend(make_client(server, clock), urls, clock),
+                make_another=lambda: make_backend(ClockClient.of(server, clock), urls, clock),
             )
 
     return harness
@@ -163,12 +125,12 @@ def pair_harness(
         urls = await make_queues(servers[0])
         table_name = f"conformance-{secrets.token_hex(6)}"
 
-        def make() -> tuple[WarpClient, AwsBackend]:
-            client = make_client(servers[0], clock, dynamodb=servers[1])
+        def make() -> tuple[ClockClient, AwsBackend]:
+            client = ClockClient.of(servers[0], clock, dynamodb=servers[1])
             store = Table(client, table_name, servers[1], writes).store(clock=clock)
             return client, make_backend(client, urls, clock, store)
 
-        maker = make_client(servers[0], clock, dynamodb=servers[1])
+        maker = ClockClient.of(servers[0], clock, dynamodb=servers[1])
         async with maker.open():
             await create_table(Table(maker, table_name, servers[1]))
         client, backend = make()

@@ -1,7 +1,8 @@
-"""Queues opened for a test."""
+"""Queues opened for a test, and what lies on them."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
@@ -19,7 +20,6 @@ from task_queue_engine.backends.aws.wire.client import AwsClient
 from task_queue_engine.backends.base import DeadLettering, Delivery
 from task_queue_engine.clock import SystemClock
 from task_queue_engine.task import Task, new_task_id
-from tests.backends.aws.sqs.harness import make_queue
 from tests.backends.aws.wire.canned import CannedServer
 
 URLS = QueueUrls("https://sqs.test/1/tasks", "https://sqs.test/1/tasks-dlq")
@@ -60,6 +60,22 @@ def client_of(url: str, key: str, secret: str, **options: Any) -> AwsClient:
         load_credentials=lambda: botocore.credentials.Credentials(key, secret),
         **options,
     )
+
+
+async def make_queue(client: AwsClient, name: str, *, max_receives: int = 3) -> QueueUrls:
+    """A queue and its dead-letter queue, as they are provisioned."""
+
+    async def create(name: str, **attributes: str) -> str:
+        answer = await client.call(
+            "sqs", "CreateQueue", {"QueueName": name, "Attributes": attributes}
+        )
+        return str(answer["QueueUrl"])
+
+    dead = await create(f"{name}-dlq")
+    asked = {"QueueUrl": dead, "AttributeNames": ["QueueArn"]}
+    arn = (await client.call("sqs", "GetQueueAttributes", asked))["Attributes"]["QueueArn"]
+    policy = json.dumps({"deadLetterTargetArn": arn, "maxReceiveCount": max_receives})
+    return QueueUrls(await create(name, VisibilityTimeout="30", RedrivePolicy=policy), dead)
 
 
 @asynccontextmanager
