@@ -28,7 +28,7 @@ LEASE = 2.0
 @contextmanager
 def through(environment: Environment, **troubles: Trouble) -> Iterator[Environment]:
     """The environment with a proxy before SQS (`sqs`), DynamoDB (`dynamodb`) or both."""
-    servers = {"sqs": environment.queue_server, "dynamodb": environment.table_server}
+    servers = {"sqs": environment.servers.queue, "dynamodb": environment.servers.table}
     with ExitStack() as stack:
         yield environment.behind(
             **{

@@ -258,8 +258,8 @@ def troubled(path: Path, trouble: Trouble) -> Iterator[Run]:
     wrong, a task is to end as its handler says."""
     with (
         environment_on(path, max_receives=100) as environment,
-        faulty(environment.queue_server.url, trouble) as sqs,
-        faulty(environment.table_server.url, trouble) as dynamodb,
+        faulty(environment.servers.queue.url, trouble) as sqs,
+        faulty(environment.servers.table.url, trouble) as dynamodb,
         ExitStack() as stack,
     ):
         run = Run(environment, environment.behind(sqs=sqs, dynamodb=dynamodb), stack, trouble)

@@ -10,6 +10,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+from local_aws.pairs import PAIRS, Pair
 from local_aws.servers import LocalServer
 from task_queue_engine.backends.aws.backend import AwsBackend, AwsStore
 from task_queue_engine.backends.aws.dynamodb.store import StoreStatistics
@@ -28,7 +29,7 @@ _numbers = count()
 
 
 class MemoryAwsStore:
-    """The memory backend's store, dressed as one that `AwsBackend` can open."""
+    """The memory backend's store, as one that `AwsBackend` can open."""
 
     def __init__(self, clock: ManualClock) -> None:
         self._backend = MemoryBackend(clock=clock)
@@ -114,20 +115,20 @@ def aws_harness(
 
 
 def pair_harness(
-    queue_server: str, table_server: str, promises: Promises, *, writes: str = "batch"
+    pair: Pair, promises: Promises
 ) -> Callable[[Path], AbstractAsyncContextManager[Harness]]:
     """The whole backend, as it is used."""
 
     @asynccontextmanager
     async def harness(_: Path) -> AsyncIterator[Harness]:
-        servers = require(queue_server), require(table_server)
+        servers = require(pair.queue), require(pair.table)
         clock = ManualClock()
         urls = await make_queues(servers[0])
         table_name = f"conformance-{secrets.token_hex(6)}"
 
         def make() -> tuple[ClockClient, AwsBackend]:
             client = ClockClient.of(servers[0], clock, dynamodb=servers[1])
-            store = Table(client, table_name, servers[1], writes).store(clock=clock)
+            store = Table(client, table_name, servers[1], pair.writes).store(clock=clock)
             return client, make_backend(client, urls, clock, store)
 
         maker = ClockClient.of(servers[0], clock, dynamodb=servers[1])
@@ -161,9 +162,9 @@ AWS_HARNESSES = {
 }
 
 PAIR_HARNESSES = {
-    "aws-elasticmq": pair_harness("elasticmq", "dynamodb-local", SQS),
-    "aws-moto": pair_harness("moto", "moto", SQS, writes="single"),
-    "aws-fauxqs": pair_harness("fauxqs", "ministack", SQS),
+    "aws-elasticmq": pair_harness(PAIRS["java"], SQS),
+    "aws-moto": pair_harness(PAIRS["moto"], SQS),
+    "aws-fauxqs": pair_harness(PAIRS["fast"], SQS),
 }
 
 # Where a server is not like SQS: the test, and what the server does.

@@ -1,9 +1,9 @@
 """How fast one engine process is on SQS and DynamoDB, and what a task costs it in CPU.
 
-    python -m benchmarks.aws_throughput
-    python -m benchmarks.aws_throughput --tasks 2000 --sqs elasticmq --dynamodb dynamodb-local
+    python -m benchmarks.aws.throughput
+    python -m benchmarks.aws.throughput --tasks 2000 --sqs elasticmq --dynamodb dynamodb-local
 
-Other people's servers stand in for AWS, on this machine, and they are what limits the speed: their
+Third-party servers stand in for AWS, on this machine, and they are what limits the speed: their
 CPU is several times the engine's. So the figure that matters is the engine's own CPU for a task; "a
 core could" is what that leaves room for, if AWS keeps up and the process has a core for itself.
 
@@ -32,7 +32,7 @@ from typing import Any
 
 import trio
 
-from benchmarks.local import LocalAws, make_backend
+from benchmarks.aws.setup import make_backend, provisioned, started
 from benchmarks.phases import (
     Ended,
     Result,
@@ -40,13 +40,14 @@ from benchmarks.phases import (
     Usage,
     document_of,
     fill,
-    make_progress,
     run_phase_in_child,
     show,
     submit_one_by_one,
     tell_result,
     tell_tick,
 )
+from local_aws.pairs import LocalAws, Pair
+from local_aws.servers import LocalServer
 from task_queue_engine import Engine, TaskRegistry
 from task_queue_engine.backends.aws.wire.client import AwsClient
 
@@ -118,12 +119,9 @@ class Bench:
     def __init__(self, args: argparse.Namespace, tick: Tick) -> None:
         self._args = args
         self._tick = tick
-        self._local = LocalAws(
-            args.sqs,
-            args.dynamodb,
-            endpoints={"sqs": args.endpoints[0], "dynamodb": args.endpoints[1]},
-        )
-        self._settings = self._local.provision(worker_count=args.workers, prefetch=args.prefetch)
+        queue, table = map(LocalServer, (args.sqs, args.dynamodb), args.endpoints)
+        self._local = LocalAws(Pair(args.sqs, args.dynamodb), queue, table)
+        self._settings = provisioned(self._local, worker_count=args.workers, prefetch=args.prefetch)
 
     def _engine(
         self, *, consume: bool = True, ended: Ended | None = None
@@ -195,7 +193,7 @@ async def run_phase(args: argparse.Namespace) -> Result:
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.aws_throughput",
+        prog="python -m benchmarks.aws.throughput",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -226,20 +224,18 @@ def main() -> None:
     if args.phase:
         tell_result(trio.run(run_phase, args))
         return
-    local = LocalAws(args.sqs, args.dynamodb)
-    servers = ["--endpoints", local.endpoints["sqs"], local.endpoints["dynamodb"]]
-    servers += ["--pids", *map(str, local.pids)]
-    with make_progress() as progress:
-        results = {
-            phase: run_phase_in_child(
-                "benchmarks.aws_throughput",
-                phase,
-                [*sys.argv[1:], *servers],
-                total=args.tasks,
-                progress=progress,
-            )
-            for phase in args.phases
-        }
+    local = started(args.sqs, args.dynamodb)
+    pids = sorted({each.pid for each in (local.queue, local.table) if each.pid})
+    servers = ["--endpoints", local.queue.url, local.table.url, "--pids", *map(str, pids)]
+    results = {
+        phase: run_phase_in_child(
+            "benchmarks.aws.throughput",
+            phase,
+            [*sys.argv[1:], *servers],
+            total=args.tasks,
+        )
+        for phase in args.phases
+    }
     show(f"Task Queue Engine on {args.sqs} and {args.dynamodb}", results, COLUMNS)
     if args.json:
         document = document_of(args, results)

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from benchmarks.cost.observed import ObservedClient
-from benchmarks.cost.prices import Prices
-from benchmarks.cost.units import Index
-from benchmarks.cost.written import Change, WriteBill, bill
+from benchmarks.aws.cost.observed import ObservedClient
+from benchmarks.aws.cost.prices import Prices
+from benchmarks.aws.cost.units import Index
+from benchmarks.aws.cost.written import Change, WriteBill, bill
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from benchmarks.cost import units
+from benchmarks.aws.cost import units
 from task_queue_engine.backends.aws.wire.client import AwsClient
 from task_queue_engine.backends.aws.wire.endpoints import Service
 from task_queue_engine.backends.aws.wire.errors import AwsRequestFailed

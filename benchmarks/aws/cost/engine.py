@@ -6,11 +6,12 @@ from datetime import UTC, datetime, timedelta
 
 import trio
 
-from benchmarks.cost.observed import ObservedClient
-from benchmarks.cost.shapes import MOST_SECONDS, RETRY_DELAY, Idle, Run, Shape, Side
-from benchmarks.cost.written import TableStream
-from benchmarks.local import LocalAws, make_backend
+from benchmarks.aws.cost.observed import ObservedClient
+from benchmarks.aws.cost.shapes import MOST_SECONDS, RETRY_DELAY, Idle, Run, Shape, Side
+from benchmarks.aws.cost.written import TableStream
+from benchmarks.aws.setup import boto, make_backend
 from benchmarks.phases import Ended, Tick
+from local_aws.pairs import LocalAws
 from task_queue_engine import (
     Discard,
     Engine,
@@ -82,7 +83,7 @@ async def run_engine(
     """
     clock = JumpingClock()
     stream = TableStream(
-        local.boto("dynamodb"), local.boto("dynamodbstreams"), settings.dynamodb_table or ""
+        boto(local, "dynamodb"), boto(local, "dynamodbstreams"), settings.dynamodb_table or ""
     )
     producer = ObservedClient(**local.client_options(), clock=clock)
     consumer = ObservedClient(**local.client_options(), clock=clock)

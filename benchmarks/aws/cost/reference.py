@@ -24,12 +24,13 @@ from typing import Any
 
 import trio
 
-from benchmarks.cost.observed import ObservedClient
-from benchmarks.cost.shapes import MOST_SECONDS, RETRY_DELAY, Run, Shape, Side
-from benchmarks.cost.units import Index
-from benchmarks.cost.written import Change, TableStream
-from benchmarks.local import LocalAws
+from benchmarks.aws.cost.observed import ObservedClient
+from benchmarks.aws.cost.shapes import MOST_SECONDS, RETRY_DELAY, Run, Shape, Side
+from benchmarks.aws.cost.units import Index
+from benchmarks.aws.cost.written import Change, TableStream
+from benchmarks.aws.setup import boto
 from benchmarks.phases import Tick
+from local_aws.pairs import LocalAws
 
 ALL = "reference, index of all attributes"
 KEYS_ONLY = "reference, index of keys only"
@@ -101,8 +102,8 @@ class Reference:
             return
         if shape.outcome == "failed":
             await self._set_status(task_id, "FAILED", error="it cannot be done")
-            letter = {"QueueUrl": self._dead, "MessageBody": message["Body"]}
-            await self._client.call("sqs", "SendMessage", letter)
+            dead_letter = {"QueueUrl": self._dead, "MessageBody": message["Body"]}
+            await self._client.call("sqs", "SendMessage", dead_letter)
         else:
             await self._set_status(task_id, "COMPLETED")
         receipt = {"QueueUrl": self._queue, "ReceiptHandle": message["ReceiptHandle"]}
@@ -139,11 +140,11 @@ async def run_reference(local: LocalAws, shape: Shape, count: int, tick: Tick) -
     """One run, priced for an index of all attributes (as it is made here) and for one of the keys
     alone: the calls are the same."""
     name = f"reference-{secrets.token_hex(4)}"
-    sqs, dynamodb = local.boto("sqs"), local.boto("dynamodb")
+    sqs, dynamodb = boto(local, "sqs"), boto(local, "dynamodb")
     queue = sqs.create_queue(QueueName=name)["QueueUrl"]
     dead = sqs.create_queue(QueueName=f"{name}-dlq")["QueueUrl"]
     dynamodb.create_table(**_table(name))
-    stream = TableStream(dynamodb, local.boto("dynamodbstreams"), name)
+    stream = TableStream(dynamodb, boto(local, "dynamodbstreams"), name)
     producer = ObservedClient(**local.client_options())
     consumer = ObservedClient(**local.client_options())
 

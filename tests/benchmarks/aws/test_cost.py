@@ -1,24 +1,30 @@
-"""`benchmarks.aws_cost` counts what was really asked and written, for both engines."""
+"""`benchmarks.aws.cost` counts what was really asked and written, for both engines."""
 
 from __future__ import annotations
 
-import io
 import json
 from collections import Counter
 from typing import Any
 
 import pytest
 import trio
-from benchmarks.aws_cost import about_idle, about_retries, as_json, details, summary, verdicts
-from benchmarks.cost.engine import NAME, run_engine
-from benchmarks.cost.observed import Bill
-from benchmarks.cost.prices import PRICES
-from benchmarks.cost.reference import ALL, KEYS_ONLY, run_reference
-from benchmarks.cost.shapes import SHAPES, Idle, Run, Side
-from benchmarks.cost.written import WriteBill
-from benchmarks.local import LocalAws
-from rich.console import Console
+from benchmarks.aws.cost.engine import NAME, run_engine
+from benchmarks.aws.cost.observed import Bill
+from benchmarks.aws.cost.prices import PRICES
+from benchmarks.aws.cost.reference import ALL, KEYS_ONLY, run_reference
+from benchmarks.aws.cost.report import (
+    about_idle,
+    about_retries,
+    as_json,
+    details,
+    summary,
+    verdicts,
+)
+from benchmarks.aws.cost.shapes import SHAPES, Idle, Run, Side
+from benchmarks.aws.cost.written import WriteBill
+from benchmarks.aws.setup import provisioned
 
+from local_aws.pairs import PAIRS, LocalAws
 from local_aws.servers import LocalServer
 from task_queue_engine.backends.aws.wire.errors import AwsRequestFailed
 
@@ -29,12 +35,12 @@ TASKS = 30
 def local(
     elasticmq: LocalServer, dynamodb_local: LocalServer, monkeypatch: pytest.MonkeyPatch
 ) -> LocalAws:
-    # LocalAws sets these for boto3: put back afterwards.
-    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
-        monkeypatch.setenv(name, "testing")
-    for name in ("AWS_ENDPOINT_URL_SQS", "AWS_ENDPOINT_URL_DYNAMODB"):
-        monkeypatch.setenv(name, "set below")
-    return LocalAws("elasticmq", "dynamodb-local")
+    local = LocalAws(PAIRS["java"], elasticmq, dynamodb_local)
+    # `provision` sets these for boto3, and takes away others: put back afterwards.
+    for name in (*local.aws_environment, "AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_ENDPOINT_URL"):
+        monkeypatch.setenv(name, "to be undone")
+        monkeypatch.delenv(name)
+    return local
 
 
 def ticks() -> tuple[list[int], Any]:
@@ -73,7 +79,7 @@ async def test_the_reference_makes_the_calls_it_is_said_to(local: LocalAws, shap
 @pytest.mark.parametrize("shape", ["100 B", "one retry", "in an hour", "dead letter"])
 async def test_the_engine_is_counted_to_the_last_message(local: LocalAws, shape: str) -> None:
     settings = await trio.to_thread.run_sync(
-        lambda: local.provision(worker_count=16, prefetch=16, poll_wait=1)
+        lambda: provisioned(local, worker_count=16, prefetch=16, poll_wait=1)
     )
     seen, tick = ticks()
     with trio.fail_after(60):
@@ -194,9 +200,7 @@ def test_what_is_shown_and_written_down() -> None:
     runs = [run_of(NAME, retries=3), run_of(ALL), run_of(KEYS_ONLY)]
     idle = Idle(60.0, Counter(ReceiveMessage=3), 10.0, 0.0)
 
-    console = Console(width=200, file=io.StringIO())
-    console.print(summary(runs), *map(details, runs))
-    text = console.file.getvalue()
+    text = "".join([summary(runs), *map(details, runs)])
     assert "5.90" in text, "dollars for a million"
     assert text.count("SQS SendMessage") == 6
     (line,) = verdicts(runs)

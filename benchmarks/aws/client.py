@@ -1,14 +1,14 @@
 """What a request to SQS costs the process that makes it, in CPU microseconds.
 
-    python benchmarks/aws_client.py                              # this client and boto3
-    python benchmarks/aws_client.py --clients engine boto3 awscrt --json result.json
+    python -m benchmarks.aws.client                              # this client and boto3
+    python -m benchmarks.aws.client --clients engine boto3 awscrt --json result.json
 
 Half of the requests receive ten messages, half delete ten; `--in-flight` are always under way. The
 server is a process of its own on the loopback interface that answers with the same bytes each time,
 so that nothing but the client is measured: building, signing and sending a request, reading and
 decoding its answer.
 
-- engine: `backends/aws/client.py`, as the engine uses it.
+- engine: `backends/aws/wire/client.py`, as the engine uses it.
 - boto3: the usual way to use it from trio, `trio.to_thread.run_sync` around each call.
 - awscrt: AWS's own C runtime for signing, HTTP and TLS, with its callbacks bridged to trio; no
   retries, timeouts or checks, so this is the least that a client on it could cost. It is not a
@@ -40,10 +40,8 @@ from typing import Any
 
 import trio
 import trustme
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table
 
+from benchmarks.tables import Progress, table
 from task_queue_engine import __version__
 
 CLIENTS = ("engine", "boto3", "awscrt")
@@ -261,7 +259,7 @@ async def run_client(args: argparse.Namespace) -> dict[str, float]:
 
 
 def measure(args: argparse.Namespace, client: str, url: str, bundle: Path) -> dict[str, float]:
-    command = [sys.executable, __file__, "--client", client, "--url", url]
+    command = [sys.executable, "-m", "benchmarks.aws.client", "--client", client, "--url", url]
     command += ["--requests", str(args.requests), "--in-flight", str(args.in_flight)]
     environment = {name: value for name, value in os.environ.items() if name[:4] != "AWS_"} | {
         "AWS_ACCESS_KEY_ID": "AKIDEXAMPLE",
@@ -284,9 +282,8 @@ def measure_all(args: argparse.Namespace, progress: Progress) -> Results:
     samples: dict[str, dict[str, list[dict[str, float]]]] = {
         kind: {client: [] for client in args.clients} for kind in ("plain", "TLS")
     }
-    bar = progress.add_task("rounds", total=args.rounds * 2 * len(args.clients))
     with tempfile.TemporaryDirectory(prefix="tqe-bench-") as folder:
-        command = [sys.executable, __file__, "--serve", folder]
+        command = [sys.executable, "-m", "benchmarks.aws.client", "--serve", folder]
         with subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         ) as server:
@@ -299,7 +296,7 @@ def measure_all(args: argparse.Namespace, progress: Progress) -> Results:
                     for client in args.clients:
                         result = measure(args, client, url, Path(folder) / "ca.pem")
                         samples[kind][client].append(result)
-                        progress.advance(bar)
+                        progress.advance(1)
             server.communicate()
     return {
         kind: {
@@ -310,27 +307,23 @@ def measure_all(args: argparse.Namespace, progress: Progress) -> Results:
     }
 
 
-def show(results: Results, console: Console) -> None:
-    table = Table(title="CPU of one SQS request")
-    for column in ("", "client", "us/request", "of boto3", "requests/s"):
-        table.add_column(column, justify="left" if column in ("", "client") else "right")
+def show(results: Results) -> None:
+    rows: list[list[str]] = []
     for kind, clients in results.items():
         for client, result in clients.items():
             of_boto3 = (
                 f"{result['cpu_us'] / clients['boto3']['cpu_us']:.1%}" if "boto3" in clients else ""
             )
-            table.add_row(
-                kind,
-                client,
-                f"{result['cpu_us']:,.0f}",
-                of_boto3,
-                f"{result['requests_per_second']:,.0f}",
-            )
-    console.print(table)
+            cpu, rate = f"{result['cpu_us']:,.0f}", f"{result['requests_per_second']:,.0f}"
+            rows.append([kind, client, cpu, of_boto3, rate])
+    header = ("", "client", "us/request", "of boto3", "requests/s")
+    print(table("CPU of one SQS request", header, rows, left=2))
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.aws.client", description=__doc__.split("\n\n")[0]
+    )
     parser.add_argument("--clients", nargs="+", choices=CLIENTS, default=["engine", "boto3"])
     parser.add_argument("--requests", type=int, default=4_000, help="a client and round (4000)")
     parser.add_argument("--in-flight", type=int, default=16, help="at once (16)")
@@ -353,10 +346,9 @@ def main() -> None:
     if args.client:
         print(json.dumps(trio.run(run_client, args)))
         return
-    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True)) as progress:
+    with Progress("measurements", args.rounds * 2 * len(args.clients)) as progress:
         results = measure_all(args, progress)
-    show(results, Console())
+    show(results)
     if args.json:
         document = {
             "version": __version__,

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from benchmarks.cost import units
-from benchmarks.cost.units import Index, Item
+from benchmarks.aws.cost import units
+from benchmarks.aws.cost.units import Index, Item
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,13 +1,13 @@
-"""The reckoning of `benchmarks.aws_cost`, on cases worked out by hand from AWS's rules."""
+"""The reckoning of `benchmarks.aws.cost`, on cases worked out by hand from AWS's rules."""
 
 from __future__ import annotations
 
 from itertools import pairwise
 
 import pytest
-from benchmarks.cost import units
-from benchmarks.cost.units import Index
-from benchmarks.cost.written import Change, bill
+from benchmarks.aws.cost import units
+from benchmarks.aws.cost.units import Index
+from benchmarks.aws.cost.written import Change, bill
 
 
 def sized(size: int, **attributes: str) -> dict[str, dict[str, str]]:
