@@ -26,8 +26,8 @@ from task_queue_engine import (
 NAME = "this engine"
 
 _CHUNK = 500
+# Seconds. The second look of the sweep is an hour after the first.
 _HOURS_AFTER = 7200.0
-"""Seconds. The second look is an hour after the first."""
 
 
 class JumpingClock:

@@ -182,8 +182,8 @@ def test_a_message_without_its_item_is_dead_lettered_and_says_why(
 
 
 def test_an_item_without_a_message_stays_findable(environment: Environment, go: GoService) -> None:
-    """Nothing says that a message was ever to be sent: the engine leaves it to whoever put it
-    there, shows it and cancels it."""
+    """Nothing says that a message was ever to be sent: the engine leaves it to the program
+    that put it there, shows it and cancels it."""
     left, unwanted = go.submit(send=False), go.submit(send=False)
     with environment.serve() as server:
         assert get(server, f"/tasks/{left}")["status"] == "PENDING"

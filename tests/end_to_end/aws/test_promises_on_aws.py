@@ -20,7 +20,7 @@ from tests.end_to_end.aws.faults import Trouble, faulty
 SHOP = {"TQE_APP": "shop:tasks"}
 ALONE = SHOP | {"WORKER_COUNT": "1"}
 """No second worker asks for work meanwhile: an open poll outlives its process for a while and
-receives, and counts, what nobody gets."""
+receives, and counts, what reaches no engine."""
 LEASE = 2.0
 """Seconds; see `Environment.serve`."""
 

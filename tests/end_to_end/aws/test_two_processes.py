@@ -133,7 +133,7 @@ class Run:
             self.behind.serve(
                 **BIG,
                 TQE_SHUTDOWN_GRACE="5",
-                # What nobody is to find here costs the servers most of their time.
+                # Looking for what is not there costs the servers most of their time.
                 TQE_RECONCILE_INTERVAL="10",
                 TQE_METRICS_INTERVAL="5",
             )

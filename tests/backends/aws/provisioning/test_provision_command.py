@@ -1,4 +1,4 @@
-"""`tqe provision` as somebody new to it goes through it, and what it says when it cannot."""
+"""`tqe provision` as a newcomer goes through it, and what it says when it cannot."""
 
 from __future__ import annotations
 

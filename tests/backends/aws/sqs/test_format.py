@@ -85,7 +85,7 @@ async def test_a_dead_letter_says_why_in_its_attributes(name: str) -> None:
             QueueUrl=queue.urls.dead, MessageAttributeNames=["All"], VisibilityTimeout=0
         )["Messages"]
         assert not client.receive_message(QueueUrl=queue.urls.queue).get("Messages")
-        (found,) = (await queue.dead_letters.page(limit=10)).letters
+        (listed,) = (await queue.dead_letters.page(limit=10)).letters
     assert json.loads(found["Body"])["id"] == task.id
     values = {
         key: (value["DataType"], value["StringValue"])
@@ -103,7 +103,7 @@ async def test_a_dead_letter_says_why_in_its_attributes(name: str) -> None:
         "Attempts": ("Number", "3"),
         "FailedAt": ("String", "2030-01-02T03:04:05.678901Z"),
     }
-    assert found == DeadLetter(
+    assert listed == DeadLetter(
         id=found["MessageId"],
         task_id=task.id,
         task_type="email",
@@ -138,9 +138,9 @@ async def test_what_is_no_task_dies_with_a_reason_and_its_body() -> None:
         client.send_message(QueueUrl=queue.urls.queue, MessageBody="hello?")
         (delivery,) = await queue.receive(1, wait=5, visibility=30)
         await queue.dead_letter([dead_lettering(delivery, reason="no such task in the store")])
-        (found,) = (await queue.dead_letters.page(limit=10)).letters
+        (listed,) = (await queue.dead_letters.page(limit=10)).letters
         (found,) = client.receive_message(QueueUrl=queue.urls.dead)["Messages"]
-    assert found.reason == "its body is not a task: no such task in the store"
+    assert listed.reason == "its body is not a task: no such task in the store"
     assert found["Body"] == "hello?"
 
 
@@ -153,11 +153,11 @@ def test_a_long_traceback_is_cut_before_a_dead_letter_is_not_sent() -> None:
     item = dead_lettering(make_delivery(body=body), error=long)
 
     def error_within(limit: int) -> dict[str, str] | None:
-        found = outgoing_dead_letter(item, max_bytes=limit)
-        if "Error" not in found.attributes:
+        sent = outgoing_dead_letter(item, max_bytes=limit)
+        if "Error" not in sent.attributes:
             return None
-        assert found.size <= limit
-        return json.loads(found.attributes["Error"]["StringValue"])
+        assert sent.size <= limit
+        return json.loads(sent.attributes["Error"]["StringValue"])
 
     assert error_within(20_000) == {"type": "ValueError", "message": "m" * 3000} | {
         "traceback": "t" * 5000
@@ -169,9 +169,9 @@ def test_a_long_traceback_is_cut_before_a_dead_letter_is_not_sent() -> None:
 
 def test_nothing_that_sqs_refuses_is_in_an_attribute() -> None:
     item = dead_lettering(make_delivery(), reason="bell \x07, \uffff and \U0001f388", task_type="")
-    found = outgoing_dead_letter(item, max_bytes=2**20)
-    assert found.attributes["Reason"]["StringValue"] == "bell \ufffd, \ufffd and \U0001f388"
-    assert "TaskType" not in found.attributes, "an empty value is not allowed"
+    sent = outgoing_dead_letter(item, max_bytes=2**20)
+    assert sent.attributes["Reason"]["StringValue"] == "bell \ufffd, \ufffd and \U0001f388"
+    assert "TaskType" not in sent.attributes, "an empty value is not allowed"
 
 
 async def test_dead_letters_are_listed_newest_first_page_by_page() -> None:
@@ -188,7 +188,7 @@ async def test_dead_letters_are_listed_newest_first_page_by_page() -> None:
             await queue.dead_letter(items)
         first = await queue.dead_letters.page(limit=20)
         second = await queue.dead_letters.page(limit=20, cursor=first.next_cursor)
-        # Looked at and given back: whoever redrives finds them all.
+        # Looked at and given back: a redrive finds them all.
         taken = await queue.dead_letters.take(limit=100)
     times = [one.at for one in first.letters + second.letters]
     assert times == [NOW + timedelta(seconds=i) for i in reversed(range(25))]

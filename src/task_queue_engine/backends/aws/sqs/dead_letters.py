@@ -46,6 +46,7 @@ _LOOK_LEASE = 30
 _TAKE_LEASE = 60
 # Receives under way together while the queue has plenty.
 _AT_ONCE = 5
+# Seconds, on the way out of a look that was cancelled too.
 _GIVE_BACK_TIMEOUT = 5.0
 # Seconds for a receive that waits for one at most.
 _ANSWER_TIMEOUT = 3.0

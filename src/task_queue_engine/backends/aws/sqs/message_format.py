@@ -28,9 +28,13 @@ COPY_OF: Final = "CopyOf"
 """Attribute of a copy that is given back unclaimed: "id:receives", several with commas."""
 DEAD_LETTER_ATTRIBUTES: Final = ("TaskType", "Reason", "Error", "Attempts", "FailedAt")
 
+# Half of what a key of the table may have (DynamoDB: 2,048), and far more than any task id.
 _MAX_ID_BYTES = 1024
+# What a message without a task is claimed as: followed by its message id, it is no task's id.
 _UNREADABLE = "unreadable-message-"
+# Characters of an attribute that says why: enough to read, little of the message's 1 MiB.
 _MAX_REASON = 1024
+# Receives that a copy names: the last ones, so that copies of copies do not grow.
 _MAX_COPIED = 5
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 

@@ -40,7 +40,7 @@ from task_queue_engine.errors import BackendError, BackendUnavailable, Configura
 
 __all__ = ["AwsClient", "Service"]
 
-_NO_WAIT = 0.0
+# Seconds of a long poll that does not say how long: the queue says it, and 20 is the most.
 _DEFAULT_WAIT = 20.0
 
 
@@ -179,7 +179,7 @@ class AwsClient:
         counts = self._counts.get((service, operation))
         if counts is None:
             counts = self._counts[service, operation] = OperationStatistics()
-        waits = float(parameters.get("WaitTimeSeconds", _DEFAULT_WAIT)) if long_poll else _NO_WAIT
+        waits = float(parameters.get("WaitTimeSeconds", _DEFAULT_WAIT)) if long_poll else 0.0
         total = self._total_timeout + waits if timeout is None else timeout
         call = ApiCall(
             operation,

@@ -19,6 +19,7 @@ MAX_ATTEMPTS: dict[Service, int] = {"sqs": 3, "dynamodb": 4}
 # Seconds: the bounds of the first wait.
 _BASE: dict[Service, float] = {"sqs": 0.05, "dynamodb": 0.025}
 _THROTTLED_BASE = 1.0
+# Seconds: the longest wait.
 _CAP = 20.0
 # Seconds that what the service asks for may add to a wait.
 _MOST_ADDED = 5.0
