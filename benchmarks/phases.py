@@ -18,10 +18,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import trio
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table
 
+from benchmarks.tables import Progress, table
 from task_queue_engine import Engine, Refused, Submission, __version__
 from task_queue_engine.events import AttemptRecorded, Event
 
@@ -125,41 +123,23 @@ def tell_result(result: Result) -> None:
     print(json.dumps({"result": result}), flush=True)
 
 
-def run_phase_in_child(
-    module: str, phase: str, arguments: Sequence[str], *, total: int, progress: Progress
-) -> Result:
+def run_phase_in_child(module: str, phase: str, arguments: Sequence[str], *, total: int) -> Result:
     """`python -m module --phase phase` and the arguments; what it told."""
-    bar = progress.add_task(phase.replace("_", " "), total=total)
     command = [sys.executable, "-m", module, "--phase", phase, *arguments]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as child:
+    with (
+        Progress(phase.replace("_", " "), total) as progress,
+        subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as child,
+    ):
         if child.stdout is None:
             raise SystemExit("no pipe to the child")
         result: Result = {}
         for line in child.stdout:
             message = json.loads(line)
-            progress.update(bar, advance=message.get("tick", 0))
+            progress.advance(message.get("tick", 0))
             result = message.get("result", result)
     if child.returncode != 0 or not result:
         raise SystemExit(f"phase {phase} failed with exit code {child.returncode}")
     return result
-
-
-def make_progress() -> Progress:
-    """On standard error."""
-    return Progress(
-        TextColumn("{task.description:>12}"),
-        BarColumn(),
-        TextColumn("{task.percentage:.0f} %"),
-        TimeElapsedColumn(),
-        console=Console(stderr=True),
-    )
-
-
-def make_console() -> Console:
-    """On standard output; wide enough, since a figure that is cut off is none."""
-    console = Console()
-    console.width = max(console.width, 150)
-    return console
 
 
 def show(title: str, results: Mapping[str, Result], columns: Mapping[str, tuple[str, int]]) -> None:
@@ -168,17 +148,14 @@ def show(title: str, results: Mapping[str, Result], columns: Mapping[str, tuple[
     Args:
         columns: heading -> (key of the result, digits after the point).
     """
-    table = Table(title=title)
-    table.add_column("phase", no_wrap=True)
-    for heading in columns:
-        table.add_column(heading, justify="right", no_wrap=True)
+    rows: list[list[str]] = []
     for phase, result in results.items():
         cells = [
             f"{result[key]:,.{digits}f}" if key in result else ""
             for key, digits in columns.values()
         ]
-        table.add_row(phase.replace("_", " "), *cells)
-    make_console().print(table)
+        rows.append([phase.replace("_", " "), *cells])
+    print(table(title, ["phase", *columns], rows))
 
 
 def document_of(args: argparse.Namespace, results: Any) -> dict[str, Any]:

@@ -37,7 +37,6 @@ from benchmarks.phases import (
     Usage,
     document_of,
     fill,
-    make_progress,
     run_phase_in_child,
     show,
     submit_one_by_one,
@@ -192,17 +191,15 @@ def main() -> None:
     if args.phase:
         run_phase(args)
         return
-    with make_progress() as progress:
-        results = {
-            phase: run_phase_in_child(
-                "benchmarks.throughput",
-                phase,
-                sys.argv[1:],
-                total=args.samples if phase == "latency" else args.tasks,
-                progress=progress,
-            )
-            for phase in args.phases
-        }
+    results = {
+        phase: run_phase_in_child(
+            "benchmarks.throughput",
+            phase,
+            sys.argv[1:],
+            total=args.samples if phase == "latency" else args.tasks,
+        )
+        for phase in args.phases
+    }
     show("Task Queue Engine: throughput", results, COLUMNS)
     if args.json:
         document = document_of(args, results)

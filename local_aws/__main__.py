@@ -38,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         say(f"no local servers: {reason}")
         return 1
     try:
-        environment = local.environment | _provision(local)
+        environment = local.environment | local.provision("tasks")
         _write_env_file(environment)
         say(f"{local.pair.title} run: sqs {local.queue.url}, dynamodb {local.table.url}")
         say(f"for other terminals: set -a; . ./{ENV_FILE}; set +a")
@@ -86,25 +86,11 @@ def _fetch() -> int:
 
 def _start(name: str) -> LocalAws:
     if name != "any":
-        return start(name)
+        return start(PAIRS[name])
     local, reasons = start_first(("java", "moto"))
     for reason in reasons:
         say(reason)
     return local
-
-
-def _provision(local: LocalAws) -> dict[str, str]:
-    """Queues and table as `tqe provision` makes them; its lines for `.env`."""
-    os.environ.update(local.environment)
-    for name in ("AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_ENDPOINT_URL"):
-        os.environ.pop(name, None)
-
-    from task_queue_engine.backends.aws.provisioning.provision import provision
-    from task_queue_engine.backends.aws.provisioning.resources import Names
-    from task_queue_engine.backends.aws.provisioning.session import Control
-
-    names = Names(queue="tasks", dead="tasks-dlq", table="tasks")
-    return provision(Control(local.queue.region), names).environment
 
 
 def _write_env_file(environment: Mapping[str, str]) -> None:

@@ -20,8 +20,8 @@ INSTALL_TIMEOUT: Final = 300
 """Seconds."""
 TRIES: Final = 3
 """Registries have bad moments."""
+# Seconds between two tries: most of those moments are over by then.
 _PAUSE: Final = 5.0
-"""Seconds between two tries: most of those moments are over by then."""
 
 _NODE_PLATFORMS = {
     ("Linux", "x86_64"): "linux-x64",

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final, Literal
 
 from local_aws.servers import LocalServer, NotAvailable, running
 
@@ -15,8 +16,12 @@ class Pair:
     queue: str
     """A key of `servers.SERVERS`, as `table` is."""
     table: str
-    writes: str = "batch"
-    """TQE_DYNAMODB_WRITES: what the table's server can do."""
+
+    @property
+    def writes(self) -> Literal["batch", "single"]:
+        """TQE_DYNAMODB_WRITES: what the table's server can do."""
+        # moto's PartiQL ignores conditions.
+        return "single" if self.table == "moto" else "batch"
 
     @property
     def title(self) -> str:
@@ -25,20 +30,26 @@ class Pair:
 
 PAIRS: Final = {
     "java": Pair("elasticmq", "dynamodb-local"),
-    "moto": Pair("moto", "moto", writes="single"),
+    "moto": Pair("moto", "moto"),
     "fast": Pair("fauxqs", "ministack"),
 }
 
 
 @dataclass(frozen=True, slots=True)
 class LocalAws:
+    """A pair that runs."""
+
     pair: Pair
     queue: LocalServer
     table: LocalServer
 
     @property
-    def environment(self) -> dict[str, str]:
-        """What AWS's libraries and the engine need to find the servers and nothing else."""
+    def endpoints(self) -> dict[Literal["sqs", "dynamodb"], str]:
+        return {"sqs": self.queue.url, "dynamodb": self.table.url}
+
+    @property
+    def aws_environment(self) -> dict[str, str]:
+        """What AWS's libraries and the engine need to find the servers."""
         key, secret = self.queue.credentials
         return {
             "AWS_REGION": self.queue.region,
@@ -46,23 +57,56 @@ class LocalAws:
             "AWS_SECRET_ACCESS_KEY": secret,
             "AWS_ENDPOINT_URL_SQS": self.queue.url,
             "AWS_ENDPOINT_URL_DYNAMODB": self.table.url,
+        }
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """The same for `tqe`, with settings for a machine that the operator sits at."""
+        return self.aws_environment | {
             "TQE_DYNAMODB_WRITES": self.pair.writes,
             "TQE_POLL_WAIT": "2",  # a stop waits for the open poll; requests cost nothing here
         }
 
+    def provision(self, name: str) -> dict[str, str]:
+        """Queues and table of this name, as `tqe provision` makes them; its lines for `.env`.
 
-def start(name: str) -> LocalAws:
-    """The servers of a pair (a key of `PAIRS`), running; they end with this process.
+        The environment of this process speaks of the servers from then on: boto3 looks there.
+        """
+        os.environ.update(self.aws_environment)
+        for variable in ("AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_ENDPOINT_URL"):
+            os.environ.pop(variable, None)
+
+        from task_queue_engine.backends.aws.provisioning.provision import provision
+        from task_queue_engine.backends.aws.provisioning.resources import Names
+        from task_queue_engine.backends.aws.provisioning.session import AdminSession
+
+        names = Names(queue=name, dead=f"{name}-dlq", table=name)
+        return provision(AdminSession(self.queue.region), names).environment
+
+    def client_options(self) -> dict[str, Any]:
+        """For an AwsClient."""
+        import botocore.credentials
+
+        key, secret = self.queue.credentials
+        return {
+            "region": self.queue.region,
+            "endpoints": self.endpoints,
+            "load_credentials": lambda: botocore.credentials.Credentials(key, secret),
+        }
+
+
+def start(pair: Pair) -> LocalAws:
+    """The servers of a pair, running; they end with this process.
 
     Raises:
         NotAvailable: this machine cannot run one of them; the message says why.
     """
-    pair = PAIRS[name]
     return LocalAws(pair, running(pair.queue), running(pair.table))
 
 
 def start_first(names: tuple[str, ...]) -> tuple[LocalAws, list[str]]:
-    """The first pair that this machine can run, and why those before it cannot.
+    """The first of these pairs (keys of `PAIRS`) that this machine can run, and why those before it
+    cannot.
 
     Raises:
         NotAvailable: it can run none.
@@ -70,7 +114,7 @@ def start_first(names: tuple[str, ...]) -> tuple[LocalAws, list[str]]:
     reasons: list[str] = []
     for name in names:
         try:
-            return start(name), reasons
+            return start(PAIRS[name]), reasons
         except NotAvailable as reason:
             reasons.append(str(reason))
     raise NotAvailable("; ".join(reasons))

@@ -172,7 +172,7 @@ class _Process:
                 port = int(found["port"])
             if port is not None and _accepts(port):
                 return port
-            time.sleep(0.05)  # a server announces itself in its log, and to nobody
+            time.sleep(0.05)  # a server announces itself in its log alone
         raise RuntimeError(f"{name} was not ready after {START_TIMEOUT} s:\n{self._last_lines()}")
 
     def _last_lines(self) -> str:

@@ -7,29 +7,15 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
-import boto3
 import pytest
-from botocore.config import Config
 
 from local_aws import servers
+from tests.backends.aws.sqs.queues import boto
 from tests.local_servers import require
 
 DYNAMODB = ["dynamodb-local", "moto", "ministack"]
 SQS = ["elasticmq", "moto", "fauxqs", "ministack"]
-
-
-def boto(service: str, server: servers.LocalServer) -> Any:
-    key, secret = server.credentials
-    return boto3.client(
-        service,
-        endpoint_url=server.url,
-        region_name=server.region,
-        aws_access_key_id=key,
-        aws_secret_access_key=secret,
-        config=Config(retries={"total_max_attempts": 1}, read_timeout=30),
-    )
 
 
 @pytest.mark.parametrize("name", DYNAMODB)

@@ -7,7 +7,7 @@ import pytest
 
 @pytest.fixture
 def bare_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """No setting, credential or `.env` of whoever runs the tests."""
+    """No setting, credential or `.env` of the machine that runs the tests."""
     for name in (
         "AWS_ACCESS_KEY_ID",
         "AWS_CA_BUNDLE",

@@ -1,4 +1,4 @@
-"""A server that plays both services in good health, and goes wrong where it is told to."""
+"""A server that answers for both services in good health, and goes wrong where it is told to."""
 
 from __future__ import annotations
 

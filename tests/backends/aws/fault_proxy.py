@@ -1,4 +1,4 @@
-"""A front before a local server that lets requests through, or does what it is told instead."""
+"""A proxy before a local server that lets requests through, or injects a fault instead."""
 
 from __future__ import annotations
 
@@ -11,43 +11,43 @@ import httpx
 import trio
 
 from local_aws.servers import LocalServer
-from tests.backends.aws.wire.canned import Answer, Request, _read_request
+from tests.backends.aws.wire.canned import Answer, Request, read_request
 
-Weather = Callable[[Request], Answer | Literal["cut", "hang"] | None]
+Fault = Callable[[Request], Answer | Literal["cut", "hang"] | None]
 """None: the request goes through."""
 
 
-def fair(request: Request) -> None:
+def no_fault(request: Request) -> None:
     return None
 
 
 @dataclass
-class Front:
+class FaultProxy:
     url: str
-    weather: Weather = fair
+    fault: Fault = no_fault
     changed: trio.Event = field(default_factory=trio.Event)
     operations: set[str] = field(default_factory=set)
     """All that got through."""
 
-    def turn(self, weather: Weather) -> None:
+    def inject(self, fault: Fault) -> None:
         """From now on. Requests that hang are cut."""
-        self.weather = weather
+        self.fault = fault
         self.changed.set()
         self.changed = trio.Event()
 
 
 @asynccontextmanager
-async def before(server: LocalServer) -> AsyncIterator[Front]:
+async def fault_proxy(server: LocalServer) -> AsyncIterator[FaultProxy]:
     listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
-    front = Front(f"http://127.0.0.1:{listeners[0].socket.getsockname()[1]}")
+    proxy = FaultProxy(f"http://127.0.0.1:{listeners[0].socket.getsockname()[1]}")
     async with httpx.AsyncClient(timeout=30, trust_env=False) as client:
 
         async def handle(stream: trio.SocketStream) -> None:
             buffer = b""
             try:
                 while True:
-                    request, buffer = await _read_request(stream, buffer, 0)
-                    answer = await _answer(front, server, client, request)
+                    request, buffer = await read_request(stream, buffer, 0)
+                    answer = await _answer(proxy, server, client, request)
                     if answer is None:
                         return
                     await stream.send_all(answer)
@@ -56,21 +56,21 @@ async def before(server: LocalServer) -> AsyncIterator[Front]:
 
         async with trio.open_nursery() as nursery:
             nursery.start_soon(trio.serve_listeners, handle, listeners)
-            yield front
+            yield proxy
             nursery.cancel_scope.cancel()
 
 
 async def _answer(
-    front: Front, server: LocalServer, client: httpx.AsyncClient, request: Request
+    proxy: FaultProxy, server: LocalServer, client: httpx.AsyncClient, request: Request
 ) -> bytes | None:
-    said = front.weather(request)
+    said = proxy.fault(request)
     if isinstance(said, Answer):
         return said.data
     if said == "hang":
-        await front.changed.wait()
+        await proxy.changed.wait()
     if said is not None:
         return None
-    front.operations.add(request.operation)
+    proxy.operations.add(request.operation)
     kept: dict[str, Any] = {
         name: value for name, value in request.headers.items() if name not in ("host", "connection")
     }

@@ -14,12 +14,12 @@ from task_queue_engine import Engine, Settings, TaskRegistry
 from task_queue_engine.backends.aws.backend import AwsBackend
 from task_queue_engine.backends.aws.provisioning.provision import provision
 from task_queue_engine.backends.aws.provisioning.resources import Names
-from task_queue_engine.backends.aws.provisioning.session import Control
+from task_queue_engine.backends.aws.provisioning.session import AdminSession
 from task_queue_engine.backends.aws.usage import MAX_TYPES, OTHER_TYPES, UsageByType, task_types
 from task_queue_engine.backends.base import DeadLettering, Message, MeteredBackend
 from task_queue_engine.backends.memory import MemoryBackend
 from task_queue_engine.backends.sqlite import SqliteBackend
-from tests.backends.aws.sqs.opening import NOW, make_task, queue_on
+from tests.backends.aws.sqs.queues import NOW, make_task, queue_on
 from tests.backends.aws.wire.canned import Answer, Request, answer, serving
 
 
@@ -124,7 +124,7 @@ async def test_an_engine_tells_what_it_asked_of_both_services(
     monkeypatch.setenv("AWS_ENDPOINT_URL_DYNAMODB", dynamodb_local.url)
     name = f"usage-{secrets.token_hex(4)}"
     names = Names(queue=name, dead=f"{name}-dlq", table=name)
-    control = await trio.to_thread.run_sync(lambda: Control(elasticmq.region))
+    control = await trio.to_thread.run_sync(lambda: AdminSession(elasticmq.region))
     made = await trio.to_thread.run_sync(lambda: provision(control, names))
     settings = Settings(
         aws_region=elasticmq.region,

@@ -15,7 +15,7 @@ from task_queue_engine.clock import ManualClock
 from task_queue_engine.testing.conformance import Harness, Promises
 from task_queue_engine.testing.conformance.needs import unmet_needs
 from tests.backends.aws.dynamodb.conformance import DYNAMODB_HARNESSES
-from tests.backends.aws.sqs.harness import AWS_HARNESSES, PAIR_HARNESSES, QUIRKS, SQS
+from tests.backends.aws.sqs.conformance import AWS_HARNESSES, PAIR_HARNESSES, QUIRKS, SQS
 
 
 @asynccontextmanager

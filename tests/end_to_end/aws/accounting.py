@@ -14,16 +14,16 @@ from typing import Any
 
 import httpx
 
-from tests.end_to_end.aws.environment import Place
+from tests.end_to_end.aws.environment import Environment
 
 READ_BACK = Path(__file__).with_name("read_back.py")
 
 
-def read_back(place: Place) -> dict[str, Any]:
+def read_back(environment: Environment) -> dict[str, Any]:
     """By the boto3 script, which cannot import this package."""
     ran = subprocess.run(
         [sys.executable, "-I", str(READ_BACK)],
-        env={"PATH": os.environ["PATH"]} | place.environment,
+        env={"PATH": os.environ["PATH"]} | environment.variables,
         capture_output=True,
         text=True,
         timeout=60,
@@ -61,12 +61,14 @@ def same_as_the_api(items: list[dict[str, Any]], tasks: list[dict[str, Any]]) ->
 _UNSET = {"cancel_requested": False, "attempt": 0}
 
 
-def same_as_metrics(items: list[dict[str, Any]], letters: int, metrics: dict[str, Any]) -> None:
+def same_as_metrics(
+    items: list[dict[str, Any]], dead_letters: int, metrics: dict[str, Any]
+) -> None:
     counted = Counter(item["status"] for item in items)
     assert metrics["total_tasks"] == len(items)
     for status in ("PENDING", "PROCESSING", "COMPLETED", "FAILED", "CANCELLED"):
         assert metrics[f"{status.lower()}_tasks"] == counted[status], status
-    assert metrics["dead_letters"] == letters
+    assert metrics["dead_letters"] == dead_letters
     assert (metrics["queue_depth"], metrics["in_flight"]) == (0, 0)
 
 

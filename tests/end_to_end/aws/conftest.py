@@ -6,13 +6,13 @@ from pathlib import Path
 import pytest
 
 from tests.backends.aws.conftest import bare_environment
-from tests.end_to_end.aws.environment import Place, place_on
+from tests.end_to_end.aws.environment import Environment, environment_on
 
-__all__ = ["bare_environment", "place"]
+__all__ = ["bare_environment", "environment"]
 
 
 @pytest.fixture
-def place(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Place]:
+def environment(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Environment]:
     """On the main pair of servers; on another with `indirect` and its name."""
-    with place_on(tmp_path, getattr(request, "param", "elasticmq")) as made:
+    with environment_on(tmp_path, getattr(request, "param", "elasticmq")) as made:
         yield made

@@ -11,22 +11,19 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from local_aws.servers import LocalServer
+from local_aws.pairs import PAIRS, LocalAws
 from task_queue_engine.backends.aws.dynamodb.schema import create_table_parameters
-from tests.backends.aws.sqs.opening import boto
+from tests.backends.aws.sqs.queues import boto
 from tests.cli.runner import Server, Shop
 from tests.local_servers import require
 
 _TASKS = Path(__file__).parent.parent / "crash_tasks.py"
 
-PAIRS = {"elasticmq": "dynamodb-local", "fauxqs": "ministack"}
-
 
 @dataclass(frozen=True)
-class Place:
+class Environment:
     shop: Shop
-    queue_server: LocalServer
-    table_server: LocalServer
+    servers: LocalAws
     queue: str
     dead: str
     table: str
@@ -34,22 +31,23 @@ class Place:
     """In place of the servers' own: a proxy's."""
 
     @property
-    def environment(self) -> dict[str, str]:
-        key, secret = self.queue_server.credentials
-        return {
-            "AWS_REGION": self.queue_server.region,
-            "AWS_ACCESS_KEY_ID": key,
-            "AWS_SECRET_ACCESS_KEY": secret,
-            "AWS_EC2_METADATA_DISABLED": "true",
-            "AWS_ENDPOINT_URL_SQS": self.endpoints.get("sqs", self.queue_server.url),
-            "AWS_ENDPOINT_URL_DYNAMODB": self.endpoints.get("dynamodb", self.table_server.url),
-            "SQS_QUEUE_URL": self.queue,
-            "SQS_DLQ_URL": self.dead,
-            "DYNAMODB_TABLE": self.table,
+    def variables(self) -> dict[str, str]:
+        elsewhere = {
+            f"AWS_ENDPOINT_URL_{service.upper()}": url for service, url in self.endpoints.items()
         }
+        return (
+            self.servers.aws_environment
+            | elsewhere
+            | {
+                "AWS_EC2_METADATA_DISABLED": "true",
+                "SQS_QUEUE_URL": self.queue,
+                "SQS_DLQ_URL": self.dead,
+                "DYNAMODB_TABLE": self.table,
+            }
+        )
 
-    def behind(self, **endpoints: str) -> Place:
-        """The same place, reached by another way."""
+    def behind(self, **endpoints: str) -> Environment:
+        """The same, reached by another way."""
         return replace(self, endpoints=self.endpoints | endpoints)
 
     @contextmanager
@@ -63,18 +61,18 @@ class Place:
             "TQE_RECONCILE_INTERVAL": "0.5",
             "TQE_METRICS_INTERVAL": "0.5",
         }
-        with self.shop.serve(command, **(self.environment | defaults | settings)) as server:
+        with self.shop.serve(command, **(self.variables | defaults | settings)) as server:
             yield server
 
     # --- as another program does it ---------------------------------------------------------
 
     @property
     def sqs(self) -> Any:
-        return boto("sqs", self.queue_server)
+        return boto("sqs", self.servers.queue)
 
     @property
     def dynamodb(self) -> Any:
-        return boto("dynamodb", self.table_server)
+        return boto("dynamodb", self.servers.table)
 
     def item(self, task_id: str) -> dict[str, Any] | None:
         answer = self.dynamodb.get_item(
@@ -98,13 +96,14 @@ class Place:
 
 
 @contextmanager
-def place_on(
+def environment_on(
     path: Path, queue_server: str = "elasticmq", *, max_receives: int = 3
-) -> Iterator[Place]:
+) -> Iterator[Environment]:
     """As `tqe provision` makes it, but for the length of polls that do not say how long."""
-    servers = require(queue_server), require(PAIRS[queue_server])
-    name = f"whole-{secrets.token_hex(5)}"
-    sqs, dynamodb = boto("sqs", servers[0]), boto("dynamodb", servers[1])
+    pair = next(pair for pair in PAIRS.values() if pair.queue == queue_server)
+    servers = LocalAws(pair, require(pair.queue), require(pair.table))
+    name = f"end-to-end-{secrets.token_hex(5)}"
+    sqs, dynamodb = boto("sqs", servers.queue), boto("dynamodb", servers.table)
     dead = sqs.create_queue(QueueName=f"{name}-dlq")["QueueUrl"]
     asked = sqs.get_queue_attributes(QueueUrl=dead, AttributeNames=["QueueArn"])
     policy = {
@@ -117,7 +116,7 @@ def place_on(
     dynamodb.get_waiter("table_exists").wait(TableName=name, WaiterConfig={"Delay": 1})
     shutil.copy(_TASKS, path)
     try:
-        yield Place(Shop(path), servers[0], servers[1], queue, dead, name)
+        yield Environment(Shop(path), servers, queue, dead, name)
     finally:
         for url in (queue, dead):
             sqs.delete_queue(QueueUrl=url)

@@ -171,7 +171,7 @@ def entries_said_to_have_failed(trouble: Trouble, parameters: Document, forward:
 
 
 def delivered_twice(trouble: Trouble, parameters: Document, forward: Forward) -> Answer:
-    """The very same delivery once more, to whoever asks."""
+    """The very same delivery once more, to the next receive."""
     return _deliver_again("delivered_twice", 0, trouble, parameters, forward)
 
 

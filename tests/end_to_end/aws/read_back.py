@@ -2,7 +2,7 @@
 
 Reads SQS_QUEUE_URL, SQS_DLQ_URL, DYNAMODB_TABLE and AWS's own variables from the environment and
 prints one JSON document: `queue` and `dead_letter_queue` (numbers of messages by what SQS calls
-them), `letters` and `tasks`. Dead letters are left where they are.
+them), `dead_letters` and `tasks`. Dead letters are left where they are.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def numbers(sqs: Any, url: str) -> dict[str, int]:
     return {name: int(answer["Attributes"].get(name, 0)) for name in COUNTS}
 
 
-def letters(sqs: Any, url: str) -> list[dict[str, Any]]:
+def dead_letters(sqs: Any, url: str) -> list[dict[str, Any]]:
     """All messages of the dead-letter queue; each is given back."""
     found: dict[str, dict[str, Any]] = {}
     while True:
@@ -88,7 +88,7 @@ def main() -> None:
     found = {
         "queue": numbers(sqs, queue),
         "dead_letter_queue": numbers(sqs, dead),
-        "letters": letters(sqs, dead),
+        "dead_letters": dead_letters(sqs, dead),
         "tasks": tasks(session.resource("dynamodb").Table(os.environ["DYNAMODB_TABLE"])),
     }
     json.dump(found, sys.stdout, default=int)

@@ -14,7 +14,7 @@ import pytest
 
 from tests.cli.runner import Server
 from tests.end_to_end.aws.accounting import read_back, wait_until
-from tests.end_to_end.aws.environment import Place
+from tests.end_to_end.aws.environment import Environment
 
 SEVEN = ("id", "type", "payload", "status", "retry_count", "created_at", "updated_at")
 
@@ -22,9 +22,9 @@ SEVEN = ("id", "type", "payload", "status", "retry_count", "created_at", "update
 class GoService:
     """Plain boto3, and no more knowledge than that service had."""
 
-    def __init__(self, place: Place) -> None:
-        self._place = place
-        self._sqs, self._dynamodb = place.sqs, place.dynamodb
+    def __init__(self, environment: Environment) -> None:
+        self._environment = environment
+        self._sqs, self._dynamodb = environment.sqs, environment.dynamodb
 
     def submit(
         self,
@@ -57,11 +57,11 @@ class GoService:
                 for name, value in task.items()
             }
             self._dynamodb.put_item(
-                TableName=self._place.table, Item={**attributes, **(item or {})}
+                TableName=self._environment.table, Item={**attributes, **(item or {})}
             )
         if send:
             self._sqs.send_message(
-                QueueUrl=self._place.queue,
+                QueueUrl=self._environment.queue,
                 MessageBody=json.dumps(task | extra),
                 MessageAttributes={
                     "TaskType": {"DataType": "String", "StringValue": task["type"]},
@@ -73,7 +73,7 @@ class GoService:
 
     def read(self, task_id: str) -> dict[str, Any]:
         """The seven, by the types that it declared them with."""
-        item = self._place.item(task_id)
+        item = self._environment.item(task_id)
         assert item is not None
         return {
             name: int(item[name]["N"]) if name == "retry_count" else str(item[name]["S"])
@@ -82,8 +82,8 @@ class GoService:
 
 
 @pytest.fixture
-def go(place: Place) -> GoService:
-    return GoService(place)
+def go(environment: Environment) -> GoService:
+    return GoService(environment)
 
 
 def get(server: Server, path: str, **query: Any) -> dict[str, Any]:
@@ -97,7 +97,7 @@ def ended(server: Server, task_id: str) -> dict[str, Any]:
     return get(server, f"/tasks/{task_id}", wait=20)
 
 
-def test_what_it_submits_is_processed_and_shown(place: Place, go: GoService) -> None:
+def test_what_it_submits_is_processed_and_shown(environment: Environment, go: GoService) -> None:
     text = '{"to": ["a@example.com"], "n": 1.50}'
     extra = {
         "tenant": {"S": "acme"},
@@ -115,7 +115,7 @@ def test_what_it_submits_is_processed_and_shown(place: Place, go: GoService) -> 
         "more attributes": go.submit(item=extra, tenant="acme", nested={"deep": [1]}),
         "payload of DynamoDB's own": go.submit(item={"payload": native}),
     }
-    with place.serve() as server:
+    with environment.serve() as server:
         found = {name: ended(server, task_id) for name, task_id in cases.items()}
 
         assert {task["status"] for task in found.values()} == {"COMPLETED"}
@@ -137,10 +137,10 @@ def test_what_it_submits_is_processed_and_shown(place: Place, go: GoService) -> 
         assert {task["id"] for task in listed} == set(cases.values())
         assert len(get(server, "/tasks")["tasks"]) == len(cases)
         wait_until(lambda: get(server, "/metrics")["completed_tasks"] == len(cases))
-        assert place.in_queue() == (0, 0, 0)
+        assert environment.in_queue() == (0, 0, 0)
 
     # Nothing of its own was lost.
-    item = place.item(cases["more attributes"])
+    item = environment.item(cases["more attributes"])
     assert item is not None
     assert {name: item[name] for name in ("tenant", "nothing", "nested")} == {
         name: extra[name] for name in ("tenant", "nothing", "nested")
@@ -158,31 +158,34 @@ def test_what_it_submits_is_processed_and_shown(place: Place, go: GoService) -> 
 
 
 def test_a_message_without_its_item_is_dead_lettered_and_says_why(
-    place: Place, go: GoService
+    environment: Environment, go: GoService
 ) -> None:
     task_id = go.submit(store=False)
-    place.sqs.send_message(QueueUrl=place.queue, MessageBody="hello")
-    with place.serve() as server:
-        wait_until(lambda: sum(place.in_queue(place.dead)) == 2)
-        wait_until(lambda: place.in_queue() == (0, 0, 0))
+    environment.sqs.send_message(QueueUrl=environment.queue, MessageBody="hello")
+    with environment.serve() as server:
+        wait_until(lambda: sum(environment.in_queue(environment.dead)) == 2)
+        wait_until(lambda: environment.in_queue() == (0, 0, 0))
         shown = {one["reason"] for one in get(server, "/dead-letters")["dead_letters"]}
         assert httpx.get(f"{server.url}/tasks/{task_id}", trust_env=False).status_code == 404
         assert get(server, "/metrics")["failed_tasks"] == 0
         server.signal()
         assert server.wait() == 0
-    letters = {letter["body"]: letter["attributes"] for letter in read_back(place)["letters"]}
-    assert {attributes["Reason"] for attributes in letters.values()} == shown
-    assert letters["hello"]["Reason"].startswith("its body is not a task")
-    (body,) = letters.keys() - {"hello"}
+    dead_letters = {
+        dead_letter["body"]: dead_letter["attributes"]
+        for dead_letter in read_back(environment)["dead_letters"]
+    }
+    assert {attributes["Reason"] for attributes in dead_letters.values()} == shown
+    assert dead_letters["hello"]["Reason"].startswith("its body is not a task")
+    (body,) = dead_letters.keys() - {"hello"}
     assert json.loads(body)["id"] == task_id
-    assert letters[body]["Reason"] == "no such task in the store"
+    assert dead_letters[body]["Reason"] == "no such task in the store"
 
 
-def test_an_item_without_a_message_stays_findable(place: Place, go: GoService) -> None:
-    """Nothing says that a message was ever to be sent: the engine leaves it to whoever put it
-    there, shows it and cancels it."""
+def test_an_item_without_a_message_stays_findable(environment: Environment, go: GoService) -> None:
+    """Nothing says that a message was ever to be sent: the engine leaves it to the program
+    that put it there, shows it and cancels it."""
     left, unwanted = go.submit(send=False), go.submit(send=False)
-    with place.serve() as server:
+    with environment.serve() as server:
         assert get(server, f"/tasks/{left}")["status"] == "PENDING"
         answer = httpx.delete(f"{server.url}/tasks/{unwanted}", trust_env=False)
         assert answer.json()["status"] == "CANCELLED"
@@ -192,12 +195,14 @@ def test_an_item_without_a_message_stays_findable(place: Place, go: GoService) -
     assert go.read(unwanted)["status"] == "CANCELLED"
 
 
-def test_it_reads_and_processes_what_the_engine_has_submitted(place: Place, go: GoService) -> None:
+def test_it_reads_and_processes_what_the_engine_has_submitted(
+    environment: Environment, go: GoService
+) -> None:
     """The other way: `tqe api` without workers, and the Go service as the worker."""
-    with place.serve("api") as server:
+    with environment.serve("api") as server:
         task = server.post("quick", "user@example.com")
-        (message,) = place.sqs.receive_message(
-            QueueUrl=place.queue, WaitTimeSeconds=5, MessageAttributeNames=["All"]
+        (message,) = environment.sqs.receive_message(
+            QueueUrl=environment.queue, WaitTimeSeconds=5, MessageAttributeNames=["All"]
         )["Messages"]
         body = json.loads(message["Body"])
         attributes = message["MessageAttributes"]
@@ -211,8 +216,8 @@ def test_it_reads_and_processes_what_the_engine_has_submitted(place: Place, go: 
             datetime.fromisoformat(read[name])
 
         for status in ("PROCESSING", "COMPLETED"):
-            place.dynamodb.update_item(
-                TableName=place.table,
+            environment.dynamodb.update_item(
+                TableName=environment.table,
                 Key={"id": {"S": task["id"]}},
                 UpdateExpression="SET #s = :s, updated_at = :u",
                 ExpressionAttributeNames={"#s": "status"},
@@ -221,7 +226,9 @@ def test_it_reads_and_processes_what_the_engine_has_submitted(place: Place, go: 
                     ":u": {"S": "2026-11-01T00:00:00.5Z"},
                 },
             )
-        place.sqs.delete_message(QueueUrl=place.queue, ReceiptHandle=message["ReceiptHandle"])
+        environment.sqs.delete_message(
+            QueueUrl=environment.queue, ReceiptHandle=message["ReceiptHandle"]
+        )
         found = get(server, f"/tasks/{task['id']}")
         assert found["status"] == "COMPLETED"
         assert found["payload"] == "user@example.com"

@@ -14,23 +14,23 @@ import pytest
 
 from tests.cli.runner import Server, eventually
 from tests.end_to_end.aws.accounting import read_back, wait_until
-from tests.end_to_end.aws.environment import Place
+from tests.end_to_end.aws.environment import Environment
 from tests.end_to_end.aws.faults import Trouble, faulty
 
 SHOP = {"TQE_APP": "shop:tasks"}
 ALONE = SHOP | {"WORKER_COUNT": "1"}
 """No second worker asks for work meanwhile: an open poll outlives its process for a while and
-receives, and counts, what nobody gets."""
+receives, and counts, what reaches no engine."""
 LEASE = 2.0
-"""Seconds; see `Place.serve`."""
+"""Seconds; see `Environment.serve`."""
 
 
 @contextmanager
-def through(place: Place, **troubles: Trouble) -> Iterator[Place]:
-    """The place with a proxy before SQS (`sqs`), DynamoDB (`dynamodb`) or both."""
-    servers = {"sqs": place.queue_server, "dynamodb": place.table_server}
+def through(environment: Environment, **troubles: Trouble) -> Iterator[Environment]:
+    """The environment with a proxy before SQS (`sqs`), DynamoDB (`dynamodb`) or both."""
+    servers = {"sqs": environment.servers.queue, "dynamodb": environment.servers.table}
     with ExitStack() as stack:
-        yield place.behind(
+        yield environment.behind(
             **{
                 name: stack.enter_context(faulty(servers[name].url, trouble))
                 for name, trouble in troubles.items()
@@ -66,17 +66,17 @@ def kill(server: Server) -> None:
     server.wait()
 
 
-def is_running(place: Place, name: str) -> None:
-    eventually(place.shop.is_there(f"{name}.running"))
+def is_running(environment: Environment, name: str) -> None:
+    eventually(environment.shop.is_there(f"{name}.running"))
 
 
-def open_gate(place: Place, name: str) -> None:
-    (place.shop.path / f"{name}.open").touch()
+def open_gate(environment: Environment, name: str) -> None:
+    (environment.shop.path / f"{name}.open").touch()
 
 
-def at_another_time(place: Place, seconds: float) -> dict[str, str]:
+def at_another_time(environment: Environment, seconds: float) -> dict[str, str]:
     """The shop's tasks on a clock that is set wrong by so much; a variable to serve with."""
-    (place.shop.path / "another_time.py").write_text(
+    (environment.shop.path / "another_time.py").write_text(
         "from datetime import timedelta\n"
         "from task_queue_engine.clock import SystemClock\n"
         "from shop import tasks\n"
@@ -89,19 +89,19 @@ def at_another_time(place: Place, seconds: float) -> dict[str, str]:
 # --- a task answered with 201 is never lost -------------------------------------------------
 
 
-def test_a_crash_between_saving_and_sending(place: Place) -> None:
+def test_a_crash_between_saving_and_sending(environment: Environment) -> None:
     """Messages are known to be lost after 17 minutes: the process that dies lives an hour ago."""
     trouble = Trouble(hold=lambda operation, _: operation == "SendMessageBatch")
-    an_hour_ago = at_another_time(place, -3600)
-    with through(place, sqs=trouble) as troubled, troubled.serve("api", **an_hour_ago) as api:
+    an_hour_ago = at_another_time(environment, -3600)
+    with through(environment, sqs=trouble) as troubled, troubled.serve("api", **an_hour_ago) as api:
         body = {"type": "echo", "payload": "saved"}
         with pytest.raises(httpx.TransportError):
             httpx.post(f"{api.url}/tasks", json=body, trust_env=False, timeout=2)
         assert trouble.held.is_set()
         kill(api)
-    (saved,) = read_back(place)["tasks"]
-    assert place.in_queue() == (0, 0, 0)
-    with place.serve(**SHOP) as server:
+    (saved,) = read_back(environment)["tasks"]
+    assert environment.in_queue() == (0, 0, 0)
+    with environment.serve(**SHOP) as server:
         task = get(server, saved["id"], wait=20)
         assert (task["status"], task["attempt"], task["result"]) == ("COMPLETED", 1, "saved")
         stop(server)
@@ -111,17 +111,19 @@ def test_a_crash_between_saving_and_sending(place: Place) -> None:
 # --- a terminal status is durable before its message is deleted -----------------------------
 
 
-def test_while_the_table_is_down_a_result_waits_and_its_message_stays(place: Place) -> None:
+def test_while_the_table_is_down_a_result_waits_and_its_message_stays(
+    environment: Environment,
+) -> None:
     trouble = Trouble(only=frozenset({"failing"}))
-    with through(place, dynamodb=trouble) as troubled, troubled.serve(**SHOP) as server:
+    with through(environment, dynamodb=trouble) as troubled, troubled.serve(**SHOP) as server:
         task = server.post("gate", "gate")
-        is_running(place, "gate")
+        is_running(environment, "gate")
         trouble.rate = 1.0
-        open_gate(place, "gate")
+        open_gate(environment, "gate")
         time.sleep(1.5 * LEASE)  # the outage itself, longer than a lease
-        assert sum(place.in_queue()) == 1, "the message is kept"
-        assert place.in_queue()[2] == 1, "and so is its lease"
-        item = place.item(task["id"])
+        assert sum(environment.in_queue()) == 1, "the message is kept"
+        assert environment.in_queue()[2] == 1, "and so is its lease"
+        item = environment.item(task["id"])
         assert item is not None
         assert item["status"] == {"S": "PROCESSING"}
         ready = httpx.get(f"{server.url}/ready", trust_env=False)
@@ -129,20 +131,20 @@ def test_while_the_table_is_down_a_result_waits_and_its_message_stays(place: Pla
         trouble.rate = 0.0
         found = get(server, task["id"], wait=20)
         assert (found["status"], found["attempt"]) == ("COMPLETED", 1)
-        wait_until(lambda: place.in_queue() == (0, 0, 0))
+        wait_until(lambda: environment.in_queue() == (0, 0, 0))
         stop(server)
 
 
-def test_a_crash_between_recording_and_deleting(place: Place) -> None:
+def test_a_crash_between_recording_and_deleting(environment: Environment) -> None:
     trouble = Trouble(hold=lambda operation, _: operation == "DeleteMessageBatch")
-    with through(place, sqs=trouble) as troubled, troubled.serve(**SHOP) as server:
+    with through(environment, sqs=trouble) as troubled, troubled.serve(**SHOP) as server:
         task = server.post("echo", 1)
         assert get(server, task["id"], wait=20)["status"] == "COMPLETED"
         assert trouble.held.wait(10)
         kill(server)
-    assert sum(place.in_queue()) == 1
-    with place.serve(**SHOP) as server:
-        wait_until(lambda: place.in_queue() == (0, 0, 0))
+    assert sum(environment.in_queue()) == 1
+    with environment.serve(**SHOP) as server:
+        wait_until(lambda: environment.in_queue() == (0, 0, 0))
         assert get(server, task["id"])["attempt"] == 1
         assert metrics(server)["counters"]["attempts_started"] == 0
         stop(server)
@@ -151,17 +153,17 @@ def test_a_crash_between_recording_and_deleting(place: Place) -> None:
 # --- COMPLETED means a handler returned; a terminal status never changes --------------------
 
 
-def test_a_zombie_changes_nothing(place: Place) -> None:
-    with place.serve(**SHOP) as zombie, place.serve(**SHOP) as other:
+def test_a_zombie_changes_nothing(environment: Environment) -> None:
+    with environment.serve(**SHOP) as zombie, environment.serve(**SHOP) as other:
         # `zombie` is the only one that can have it: the other has no free worker... yet.
         other.signal(signal.SIGSTOP)
         task = zombie.post("gate", "gate")
-        is_running(place, "gate")
+        is_running(environment, "gate")
         assert get(zombie, task["id"])["attempt"] == 1
         zombie.signal(signal.SIGSTOP)
         other.signal(signal.SIGCONT)
         wait_until(lambda: get(other, task["id"])["attempt"] == 2)
-        open_gate(place, "gate")
+        open_gate(environment, "gate")
         ended = get(other, task["id"], wait=20)
         assert (ended["status"], ended["attempt"], ended["retry_count"]) == ("COMPLETED", 2, 1)
 
@@ -172,49 +174,49 @@ def test_a_zombie_changes_nothing(place: Place) -> None:
         assert get(zombie, task["id"]) == ended
         stop(zombie)
         stop(other)
-    assert place.in_queue() == (0, 0, 0)
+    assert environment.in_queue() == (0, 0, 0)
 
 
 # --- no handler starts once its task is cancelled -------------------------------------------
 
 
-def test_cancelled_while_queued_and_while_delayed(place: Place) -> None:
-    with place.serve(**SHOP, WORKER_COUNT="1", TQE_PREFETCH="1") as server:
+def test_cancelled_while_queued_and_while_delayed(environment: Environment) -> None:
+    with environment.serve(**SHOP, WORKER_COUNT="1", TQE_PREFETCH="1") as server:
         first = server.post("gate", "first")
-        is_running(place, "first")
+        is_running(environment, "first")
         waiting = [server.post("gate", f"waiting-{n}") for n in range(3)]
         delayed = server.post("gate", "delayed", delay_seconds=1)
-        wait_until(lambda: place.in_queue()[2] == 2)  # one runs, one is received
+        wait_until(lambda: environment.in_queue()[2] == 2)  # one runs, one is received
         for task in [*waiting, delayed]:
             answer = httpx.delete(f"{server.url}/tasks/{task['id']}", trust_env=False)
             assert answer.status_code in (200, 202), answer.text
-        open_gate(place, "first")
+        open_gate(environment, "first")
         assert get(server, first["id"], wait=20)["status"] == "COMPLETED"
-        wait_until(lambda: place.in_queue() == (0, 0, 0))
+        wait_until(lambda: environment.in_queue() == (0, 0, 0))
         for task in [*waiting, delayed]:
             assert get(server, task["id"], wait=20)["status"] == "CANCELLED"
         stop(server)
-    assert {path.name for path in place.shop.path.glob("*.running")} == {"first.running"}
+    assert {path.name for path in environment.shop.path.glob("*.running")} == {"first.running"}
 
 
 # --- a live attempt is never acked by its duplicate -----------------------------------------
 
 
-def test_a_message_delivered_twice_neither_runs_twice_nor_is_lost(place: Place) -> None:
+def test_a_message_delivered_twice_neither_runs_twice_nor_is_lost(environment: Environment) -> None:
     trouble = Trouble(rate=1.0, only=frozenset({"delivered_twice"}))
-    with through(place, sqs=trouble) as troubled, troubled.serve(**SHOP) as owner:
+    with through(environment, sqs=trouble) as troubled, troubled.serve(**SHOP) as owner:
         task = owner.post("gate", "gate")
-        is_running(place, "gate")
+        is_running(environment, "gate")
         with troubled.serve(**SHOP, TQE_POLL_WAIT="1") as other:
             wait_until(lambda: metrics(other)["counters"]["duplicate_deliveries"] >= 3)
             found = get(other, task["id"])
             assert (found["status"], found["attempt"]) == ("PROCESSING", 1)
             assert metrics(other)["counters"]["messages_deleted"] == 0
-            assert sum(place.in_queue()) == 1
+            assert sum(environment.in_queue()) == 1
             trouble.rate = 0.0
             kill(owner)
             wait_until(lambda: get(other, task["id"])["attempt"] == 2)
-            open_gate(place, "gate")
+            open_gate(environment, "gate")
             assert get(other, task["id"], wait=20)["status"] == "COMPLETED"
             stop(other)
 
@@ -222,12 +224,12 @@ def test_a_message_delivered_twice_neither_runs_twice_nor_is_lost(place: Place) 
 # --- losing the lease stops the attempt; keeping it takes no luck ---------------------------
 
 
-def test_a_handler_longer_than_many_leases_runs_once(place: Place) -> None:
-    with place.serve(**SHOP) as one, place.serve(**SHOP) as two:
+def test_a_handler_longer_than_many_leases_runs_once(environment: Environment) -> None:
+    with environment.serve(**SHOP) as one, environment.serve(**SHOP) as two:
         task = one.post("gate", "gate")
-        is_running(place, "gate")
+        is_running(environment, "gate")
         time.sleep(3 * LEASE)  # what is tested
-        open_gate(place, "gate")
+        open_gate(environment, "gate")
         found = get(two, task["id"], wait=20)
         assert (found["status"], found["attempt"], found["retry_count"]) == ("COMPLETED", 1, 0)
         both = [metrics(server)["counters"] for server in (one, two)]
@@ -238,18 +240,18 @@ def test_a_handler_longer_than_many_leases_runs_once(place: Place) -> None:
         stop(two)
 
 
-def test_without_its_lease_a_handler_is_stopped(place: Place) -> None:
+def test_without_its_lease_a_handler_is_stopped(environment: Environment) -> None:
     """SQS does not answer one engine any more: it stops before another has the message."""
     trouble = Trouble()
-    with through(place, sqs=trouble) as troubled, troubled.serve(**SHOP) as cut_off:
+    with through(environment, sqs=trouble) as troubled, troubled.serve(**SHOP) as cut_off:
         task = cut_off.post("gate", "gate")
-        is_running(place, "gate")
-        with place.serve(**SHOP) as other:
+        is_running(environment, "gate")
+        with environment.serve(**SHOP) as other:
             trouble.silent = True
             cut_off.wait_for("lost the lease")
             wait_until(lambda: metrics(cut_off)["active_workers"] == 0)
             wait_until(lambda: get(other, task["id"])["attempt"] == 2)
-            open_gate(place, "gate")
+            open_gate(environment, "gate")
             assert get(other, task["id"], wait=20)["status"] == "COMPLETED"
             stop(other)
         assert metrics(cut_off)["counters"]["attempts_completed"] == 0
@@ -259,9 +261,9 @@ def test_without_its_lease_a_handler_is_stopped(place: Place) -> None:
 # --- shutdown gives back what it has not started, and costs no attempt ----------------------
 
 
-@pytest.mark.parametrize("place", ["elasticmq", "fauxqs"], indirect=True)
-def test_sigterm_leaves_nothing_in_flight(place: Place) -> None:
-    """Two run, two wait in the buffer, one place is free: a long poll is open, and what is given
+@pytest.mark.parametrize("environment", ["elasticmq", "fauxqs"], indirect=True)
+def test_sigterm_leaves_nothing_in_flight(environment: Environment) -> None:
+    """Two run, two wait in the buffer, one slot is free: a long poll is open, and what is given
     back would come in on it."""
     settings = {
         "WORKER_COUNT": "2",
@@ -270,30 +272,35 @@ def test_sigterm_leaves_nothing_in_flight(place: Place) -> None:
         "TQE_VISIBILITY_TIMEOUT": "30",
         "TQE_SHUTDOWN_GRACE": "8",
     }
-    with place.serve(**SHOP | settings) as server:
+    with environment.serve(**SHOP | settings) as server:
         tasks = [server.post("gate", f"gate-{n}") for n in range(4)]
         wait_until(lambda: metrics(server)["counters"]["attempts_claimed"] == 4)
-        wait_until(lambda: place.in_queue() == (0, 0, 4))
+        wait_until(lambda: environment.in_queue() == (0, 0, 4))
         stop(server)
     assert "open long poll" in server.log
-    assert place.in_queue() == (4, 0, 0)
+    assert environment.in_queue() == (4, 0, 0)
     for task in tasks:
-        item = place.item(task["id"])
+        item = environment.item(task["id"])
         assert item is not None
         assert (item["status"], item["retry_count"]) == ({"S": "PENDING"}, {"N": "0"})
-        open_gate(place, task["payload"])
-    with place.serve(**SHOP) as server:
+        open_gate(environment, task["payload"])
+    with environment.serve(**SHOP) as server:
         for task in tasks:
             found = get(server, task["id"], wait=20)
             assert (found["status"], found["retry_count"]) == ("COMPLETED", 0)
         stop(server)
-    assert place.in_queue() == (0, 0, 0)
-    assert place.in_queue(place.dead) == (0, 0, 0)
+    assert environment.in_queue() == (0, 0, 0)
+    assert environment.in_queue(environment.dead) == (0, 0, 0)
 
 
-def test_what_comes_in_on_the_poll_of_a_stopping_engine_is_given_back(place: Place) -> None:
+def test_what_comes_in_on_the_poll_of_a_stopping_engine_is_given_back(
+    environment: Environment,
+) -> None:
     settings = {"TQE_POLL_WAIT": "10", "TQE_VISIBILITY_TIMEOUT": "30", "TQE_SHUTDOWN_GRACE": "20"}
-    with place.serve("api", **SHOP) as api, place.serve("worker", **SHOP | settings) as worker:
+    with (
+        environment.serve("api", **SHOP) as api,
+        environment.serve("worker", **SHOP | settings) as worker,
+    ):
         time.sleep(0.5)  # the poll is open
         worker.signal()
         worker.wait_for("open long poll")
@@ -301,7 +308,7 @@ def test_what_comes_in_on_the_poll_of_a_stopping_engine_is_given_back(place: Pla
         before = time.monotonic()
         assert worker.wait() == 0
         assert time.monotonic() - before < 5, "a poll that has brought something is over"
-        assert place.in_queue() == (1, 0, 0)
+        assert environment.in_queue() == (1, 0, 0)
         assert get(api, task["id"])["status"] == "PENDING"
         stop(api)
 
@@ -309,48 +316,52 @@ def test_what_comes_in_on_the_poll_of_a_stopping_engine_is_given_back(place: Pla
 # --- a poison task is quarantined; others go on ---------------------------------------------
 
 
-def test_a_task_that_kills_its_process_is_quarantined_by_the_engine(place: Place) -> None:
-    with place.serve("api", **SHOP) as api:
+def test_a_task_that_kills_its_process_is_quarantined_by_the_engine(
+    environment: Environment,
+) -> None:
+    with environment.serve("api", **SHOP) as api:
         poison = api.post("poison", 9, max_attempts=2)
         for _ in range(2):
-            with place.serve("worker", **ALONE) as worker:
+            with environment.serve("worker", **ALONE) as worker:
                 assert worker.wait() == 9
-        with place.serve("worker", **SHOP) as worker:
+        with environment.serve("worker", **SHOP) as worker:
             other = api.post("echo", 1)
             assert get(api, other["id"], wait=20)["status"] == "COMPLETED"
             found = get(api, poison["id"], wait=20)
             assert (found["status"], found["attempt"], found["retry_count"]) == ("FAILED", 2, 2)
-            wait_until(lambda: place.in_queue() == (0, 0, 0))
+            wait_until(lambda: environment.in_queue() == (0, 0, 0))
             stop(worker)
         stop(api)
-    (letter,) = read_back(place)["letters"]
-    assert letter["attributes"]["Reason"] == "its worker died 2 times of 2 allowed"
-    assert json.loads(letter["body"])["id"] == poison["id"]
+    (dead_letter,) = read_back(environment)["dead_letters"]
+    assert dead_letter["attributes"]["Reason"] == "its worker died 2 times of 2 allowed"
+    assert json.loads(dead_letter["body"])["id"] == poison["id"]
 
 
-def test_one_that_sqs_itself_gives_up_is_found_in_the_dead_letter_queue(place: Place) -> None:
+def test_one_that_sqs_itself_gives_up_is_found_in_the_dead_letter_queue(
+    environment: Environment,
+) -> None:
     """More attempts than SQS allows receives: three processes die, and SQS moves the message."""
     quick = ALONE | {"TQE_VISIBILITY_TIMEOUT": "1"}
-    with place.serve("api", **quick) as api:
+    with environment.serve("api", **quick) as api:
         poison = api.post("poison", 9, max_attempts=10)
         for _ in range(3):
-            with place.serve("worker", **quick) as worker:
+            with environment.serve("worker", **quick) as worker:
                 assert worker.wait() == 9
-        with place.serve("worker", **quick) as worker:
+        with environment.serve("worker", **quick) as worker:
             found = get(api, poison["id"], wait=25)
             assert (found["status"], found["attempt"], found["retry_count"]) == ("FAILED", 3, 3)
             assert found["error"]["message"].startswith("moved by SQS: received 3 times")
             stop(worker)
         stop(api)
-    (letter,) = read_back(place)["letters"]
-    assert json.loads(letter["body"])["id"] == poison["id"]
-    assert "Reason" not in letter["attributes"], "as SQS left it"
+    (dead_letter,) = read_back(environment)["dead_letters"]
+    assert json.loads(dead_letter["body"])["id"] == poison["id"]
+    assert "Reason" not in dead_letter["attributes"], "as SQS left it"
 
 
 # --- nothing is stuck silently --------------------------------------------------------------
 
 
-def test_a_crash_between_failed_and_its_dead_letter(place: Place) -> None:
+def test_a_crash_between_failed_and_its_dead_letter(environment: Environment) -> None:
     trouble = Trouble(
         hold=lambda operation, parameters: (
             # Of a dead-lettering, the first step. Leases of 2 s are renewed for 2 s.
@@ -358,37 +369,42 @@ def test_a_crash_between_failed_and_its_dead_letter(place: Place) -> None:
             and parameters["Entries"][0]["VisibilityTimeout"] == 60
         )
     )
-    with through(place, sqs=trouble) as troubled, troubled.serve(**SHOP) as server:
+    with through(environment, sqs=trouble) as troubled, troubled.serve(**SHOP) as server:
         task = server.post("fail", "of no use")
         assert get(server, task["id"], wait=20)["status"] == "FAILED"
         assert trouble.held.wait(10)
         kill(server)
-    with place.serve(**SHOP, TQE_RECONCILE_INTERVAL="60") as server:
-        wait_until(lambda: sum(place.in_queue(place.dead)) == 1)
-        wait_until(lambda: place.in_queue() == (0, 0, 0))
+    with environment.serve(**SHOP, TQE_RECONCILE_INTERVAL="60") as server:
+        wait_until(lambda: sum(environment.in_queue(environment.dead)) == 1)
+        wait_until(lambda: environment.in_queue() == (0, 0, 0))
         stop(server)
-    (letter,) = read_back(place)["letters"]
-    assert letter["attributes"]["Reason"].startswith("FAILED, and the worker that wrote this died")
-    assert json.loads(letter["attributes"]["Error"])["message"] == "of no use"
+    (dead_letter,) = read_back(environment)["dead_letters"]
+    assert dead_letter["attributes"]["Reason"].startswith(
+        "FAILED, and the worker that wrote this died"
+    )
+    assert json.loads(dead_letter["attributes"]["Error"])["message"] == "of no use"
 
 
 def test_the_task_of_a_dead_owner_survives_that_its_message_is_given_back_unclaimed(
-    place: Place,
+    environment: Environment,
 ) -> None:
     """The owner is killed; the next engine receives the message, cannot claim it since the table
     is down, and is restarted: what it gives back is a copy with another id."""
-    with place.serve(**SHOP) as owner:
+    with environment.serve(**SHOP) as owner:
         task = owner.post("gate", "gate")
-        is_running(place, "gate")
+        is_running(environment, "gate")
         kill(owner)
     trouble = Trouble(only=frozenset({"failing"}))
-    with through(place, dynamodb=trouble) as troubled, troubled.serve("worker", **SHOP) as worker:
+    with (
+        through(environment, dynamodb=trouble) as troubled,
+        troubled.serve("worker", **SHOP) as worker,
+    ):
         trouble.rate = 1.0
         wait_until(lambda: task["id"] in trouble.hit)  # its claim fails, again and again
         stop(worker)
-    assert sum(place.in_queue()) == 1
-    open_gate(place, "gate")
-    with place.serve(**SHOP) as server:
+    assert sum(environment.in_queue()) == 1
+    open_gate(environment, "gate")
+    with environment.serve(**SHOP) as server:
         found = get(server, task["id"], wait=20)
         assert (found["status"], found["attempt"], found["retry_count"]) == ("COMPLETED", 2, 1)
         stop(server)
@@ -397,19 +413,19 @@ def test_the_task_of_a_dead_owner_survives_that_its_message_is_given_back_unclai
 # --- a delayed task never starts early, and any delay works ---------------------------------
 
 
-def test_a_delay_longer_than_sqs_can_hold(place: Place) -> None:
-    with place.serve(**SHOP) as server:
+def test_a_delay_longer_than_sqs_can_hold(environment: Environment) -> None:
+    with environment.serve(**SHOP) as server:
         task = server.post("gate", "later", delay_seconds=1000)
-        assert sum(place.in_queue()) == 0, "it lives in the table"
+        assert sum(environment.in_queue()) == 0, "it lives in the table"
         stop(server)
-    open_gate(place, "later")
-    with place.serve(**at_another_time(place, 990)) as server:
-        wait_until(lambda: sum(place.in_queue()) == 1)
-        assert place.in_queue()[1] == 1, "sent ahead, with the rest of the delay on it"
+    open_gate(environment, "later")
+    with environment.serve(**at_another_time(environment, 990)) as server:
+        wait_until(lambda: sum(environment.in_queue()) == 1)
+        assert environment.in_queue()[1] == 1, "sent ahead, with the rest of the delay on it"
         assert get(server, task["id"])["status"] == "PENDING"
         assert get(server, task["id"], wait=20)["status"] == "COMPLETED"
         stop(server)
-    ended = place.item(task["id"])
+    ended = environment.item(task["id"])
     assert ended is not None
     assert ended["started_at"]["S"] >= task["run_at"]
 
@@ -418,16 +434,16 @@ def test_a_delay_longer_than_sqs_can_hold(place: Place) -> None:
 
 
 @pytest.mark.parametrize("busy", [False, True])
-def test_exit_while_aws_does_not_answer(place: Place, busy: bool) -> None:
+def test_exit_while_aws_does_not_answer(environment: Environment, busy: bool) -> None:
     sqs, dynamodb = Trouble(), Trouble()
     limits = {"TQE_SHUTDOWN_GRACE": "1", "TQE_SHUTDOWN_FLUSH": "2", "TQE_POLL_WAIT": "20"}
     with (
-        through(place, sqs=sqs, dynamodb=dynamodb) as troubled,
+        through(environment, sqs=sqs, dynamodb=dynamodb) as troubled,
         troubled.serve(**SHOP | limits) as server,
     ):
         if busy:
             server.post("gate", "gate")
-            is_running(place, "gate")
+            is_running(environment, "gate")
         sqs.silent = dynamodb.silent = True
         time.sleep(0.5)  # requests get stuck
         before = time.monotonic()

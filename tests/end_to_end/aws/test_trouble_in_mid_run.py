@@ -1,4 +1,4 @@
-"""Bad weather between a running engine and AWS: /ready turns red and says why, work waits, nothing
+"""Trouble between a running engine and AWS: /ready turns red and says why, work waits, nothing
 is lost or half done, and all goes on by itself when it is over."""
 
 from __future__ import annotations
@@ -21,15 +21,14 @@ from local_aws.servers import LocalServer
 from task_queue_engine import Engine, Settings, Task, TaskRegistry, TaskStatus
 from task_queue_engine.backends.aws.dynamodb.schema import create_table_parameters
 from task_queue_engine.backends.aws.dynamodb.store import DynamoStore
-from task_queue_engine.backends.aws.sqs import queue as sqs
-from task_queue_engine.backends.aws.sqs import receive_watermark as arrivals
+from task_queue_engine.backends.aws.sqs import queue_client, receive_watermark
 from task_queue_engine.backends.aws.wire import credentials
 from task_queue_engine.backends.base import ListQuery
 from task_queue_engine.errors import BackendUnavailable
 from tests.backends.aws.dynamodb.tables import open_client
 from tests.backends.aws.fake_aws import dynamodb_error, sqs_error
-from tests.backends.aws.fault_proxy import Front, Weather, before, fair
-from tests.backends.aws.sqs.harness import make_queue
+from tests.backends.aws.fault_proxy import Fault, FaultProxy, fault_proxy, no_fault
+from tests.backends.aws.sqs.queues import make_queue
 from tests.backends.aws.wire.canned import Answer, answer
 
 pytestmark = pytest.mark.usefixtures("bare_environment")
@@ -39,18 +38,18 @@ PATIENCE = 20.0
 
 
 @dataclass
-class Place:
-    sqs: Front
-    dynamodb: Front
+class TroubledEnvironment:
+    sqs: FaultProxy
+    dynamodb: FaultProxy
     settings: Settings
     servers: tuple[LocalServer, LocalServer]
     runs: Counter[str] = field(default_factory=Counter)
     """How often the handler was begun, by payload."""
     go_on: trio.Event = field(default_factory=trio.Event)
 
-    def turn(self, sqs: Weather, dynamodb: Weather) -> None:
-        self.sqs.turn(sqs)
-        self.dynamodb.turn(dynamodb)
+    def inject(self, sqs: Fault, dynamodb: Fault) -> None:
+        self.sqs.inject(sqs)
+        self.dynamodb.inject(dynamodb)
 
     @property
     def tasks(self) -> TaskRegistry:
@@ -80,22 +79,25 @@ class Place:
 
 
 @asynccontextmanager
-async def a_place(
+async def troubled_environment(
     elasticmq: LocalServer, dynamodb_local: LocalServer, monkeypatch: Any
-) -> AsyncIterator[Place]:
-    name = f"weather-{secrets.token_hex(5)}"
+) -> AsyncIterator[TroubledEnvironment]:
+    name = f"trouble-{secrets.token_hex(5)}"
     sqs_client, dynamodb_client = open_client(elasticmq), open_client(dynamodb_local)
     async with sqs_client.open(), dynamodb_client.open():
         urls = await make_queue(sqs_client, name, max_receives=3)
         await dynamodb_client.call("dynamodb", "CreateTable", create_table_parameters(name))
-        async with before(elasticmq) as sqs_front, before(dynamodb_local) as dynamodb_front:
+        async with (
+            fault_proxy(elasticmq) as sqs_proxy,
+            fault_proxy(dynamodb_local) as dynamodb_proxy,
+        ):
             key, secret = elasticmq.credentials
             for variable, value in {
                 "AWS_REGION": elasticmq.region,
                 "AWS_ACCESS_KEY_ID": key,
                 "AWS_SECRET_ACCESS_KEY": secret,
-                "AWS_ENDPOINT_URL_SQS": sqs_front.url,
-                "AWS_ENDPOINT_URL_DYNAMODB": dynamodb_front.url,
+                "AWS_ENDPOINT_URL_SQS": sqs_proxy.url,
+                "AWS_ENDPOINT_URL_DYNAMODB": dynamodb_proxy.url,
             }.items():
                 monkeypatch.setenv(variable, value)
             settings = Settings(
@@ -112,14 +114,16 @@ async def a_place(
                 shutdown_flush=2.0,
             )
             with trio.fail_after(60):
-                yield Place(sqs_front, dynamodb_front, settings, (elasticmq, dynamodb_local))
+                yield TroubledEnvironment(
+                    sqs_proxy, dynamodb_proxy, settings, (elasticmq, dynamodb_local)
+                )
 
 
 @pytest.fixture
-async def place(
+async def troubled(
     elasticmq: LocalServer, dynamodb_local: LocalServer, monkeypatch: Any
-) -> AsyncIterator[Place]:
-    async with a_place(elasticmq, dynamodb_local, monkeypatch) as made:
+) -> AsyncIterator[TroubledEnvironment]:
+    async with troubled_environment(elasticmq, dynamodb_local, monkeypatch) as made:
         yield made
 
 
@@ -153,18 +157,18 @@ async def green(engine: Engine) -> bool:
     return (await engine.ready()).ready
 
 
-def always(said: Any) -> Weather:
+def always(said: Any) -> Fault:
     return lambda request: said
 
 
-def on(operations: tuple[str, ...], said: Any) -> Weather:
+def on(operations: tuple[str, ...], said: Any) -> Fault:
     return lambda request: said if request.operation in operations else None
 
 
 DENIED = "User: someone is not authorized to perform this"
-WEATHERS: dict[str, tuple[Weather, Weather, str]] = {
+FAULTS: dict[str, tuple[Fault, Fault, str]] = {
     "both out of reach": (always("cut"), always("cut"), "closed before an answer"),
-    "SQS out of reach": (always("cut"), fair, "SQS"),
+    "SQS out of reach": (always("cut"), no_fault, "SQS"),
     "both in trouble": (
         always(sqs_error("ServiceUnavailable", status=503)),
         always(answer(status=502, body=b"<html>Bad Gateway</html>")),
@@ -176,28 +180,28 @@ WEATHERS: dict[str, tuple[Weather, Weather, str]] = {
         DENIED,
     ),
     "only writing withdrawn": (
-        fair,
+        no_fault,
         on(("BatchExecuteStatement",), dynamodb_error("AccessDeniedException", DENIED)),
         DENIED,
     ),
 }
 
 
-@pytest.mark.parametrize("weather", WEATHERS)
-async def test_it_is_waited_out(weather: str, place: Place) -> None:
-    sqs_weather, dynamodb_weather, reason = WEATHERS[weather]
-    async with place.running(worker_count=2) as engine:
+@pytest.mark.parametrize("fault", FAULTS)
+async def test_it_is_waited_out(fault: str, troubled: TroubledEnvironment) -> None:
+    sqs_fault, dynamodb_fault, reason = FAULTS[fault]
+    async with troubled.running(worker_count=2) as engine:
         assert (await engine.ready()).ready
         running = await engine.submit("wait", "running")
-        await until_true(lambda: place.runs["running"] == 1)
+        await until_true(lambda: troubled.runs["running"] == 1)
         queued = await engine.submit("wait", "second")
-        place.turn(sqs_weather, dynamodb_weather)
+        troubled.inject(sqs_fault, dynamodb_fault)
         accepted = await accepted_by(engine, "meanwhile")
-        place.go_on.set()  # its result has to wait
+        troubled.go_on.set()  # its result has to wait
         await until(lambda: red(engine))
         assert re.search(reason, " ".join((await engine.ready()).reasons))
 
-        place.turn(fair, fair)
+        troubled.inject(no_fault, no_fault)
         for task_id in filter(None, (running.id, queued.id, accepted)):
             task = await ends(engine, task_id)
             assert (task.status, task.retry_count) == (TaskStatus.COMPLETED, 0)
@@ -207,9 +211,9 @@ async def test_it_is_waited_out(weather: str, place: Place) -> None:
 
         expected = {"running": 1, "second": 1, "later": 1}
         # What was refused is not there; what was accepted has run.
-        assert place.runs == expected | ({"meanwhile": 1} if accepted else {})
+        assert troubled.runs == expected | ({"meanwhile": 1} if accepted else {})
         everything = await engine.list_tasks(ListQuery(limit=100))
-        assert len(everything.tasks) == len(place.runs)
+        assert len(everything.tasks) == len(troubled.runs)
 
 
 async def until_true(condition: Callable[[], bool]) -> None:
@@ -219,50 +223,52 @@ async def until_true(condition: Callable[[], bool]) -> None:
     await until(look)
 
 
-async def test_a_silent_sqs_holds_no_submission(place: Place, monkeypatch: Any) -> None:
-    """The store has it: whoever submits need not wait for the queue."""
-    assert sqs._CALL_TIMEOUT * 3 < 15, "with three tries, far less than a request's 30 s"
-    monkeypatch.setattr(sqs, "_CALL_TIMEOUT", 0.2)
-    async with place.running() as engine:
-        place.sqs.turn(always("hang"))
+async def test_a_silent_sqs_holds_no_submission(
+    troubled: TroubledEnvironment, monkeypatch: Any
+) -> None:
+    """The store has it: a submission need not wait for the queue."""
+    assert queue_client.CALL_TIMEOUT * 3 < 15, "with three tries, far less than a request's 30 s"
+    monkeypatch.setattr(queue_client, "CALL_TIMEOUT", 0.2)
+    async with troubled.running() as engine:
+        troubled.sqs.inject(always("hang"))
         task = await engine.submit("note", "meanwhile")
         found = await engine.ready()
         assert any("SQS GetQueueAttributes" in reason for reason in found.reasons), found
-        place.sqs.turn(fair)
+        troubled.sqs.inject(no_fault)
         assert (await ends(engine, task.id)).status is TaskStatus.COMPLETED
-    assert place.runs["meanwhile"] == 1
+    assert troubled.runs["meanwhile"] == 1
 
 
-async def test_a_silent_dynamodb_is_named(place: Place) -> None:
-    async with place.running() as engine:
-        place.dynamodb.turn(always("hang"))
+async def test_a_silent_dynamodb_is_named(troubled: TroubledEnvironment) -> None:
+    async with troubled.running() as engine:
+        troubled.dynamodb.inject(always("hang"))
         found = await engine.ready()
         assert any("DynamoDB: no answer" in reason for reason in found.reasons), found
-        place.dynamodb.turn(fair)
+        troubled.dynamodb.inject(no_fault)
         await until(lambda: green(engine))
 
 
-async def test_the_end_is_bounded_all_the_same(place: Place) -> None:
+async def test_the_end_is_bounded_all_the_same(troubled: TroubledEnvironment) -> None:
     flush, one_call_and_the_counters = 0.5, 4.0 + 2.0
-    async with place.running(shutdown_flush=flush) as engine:
+    async with troubled.running(shutdown_flush=flush) as engine:
         await engine.submit("wait", "running")
-        await until_true(lambda: place.runs["running"] == 1)
-        place.turn(always("hang"), always("hang"))
+        await until_true(lambda: troubled.runs["running"] == 1)
+        troubled.inject(always("hang"), always("hang"))
         begun = trio.current_time()
         await engine.stop()
         assert trio.current_time() - begun < flush + one_call_and_the_counters + 2.0
-        place.turn(fair, fair)
+        troubled.inject(no_fault, no_fault)
 
 
-async def test_an_outage_of_the_table_alone_costs_no_attempt(place: Place) -> None:
+async def test_an_outage_of_the_table_alone_costs_no_attempt(troubled: TroubledEnvironment) -> None:
     """Messages are still there to be received, and SQS gives up one that is received too often."""
-    async with place.running(worker_count=1, visibility_timeout=1.0) as engine:
+    async with troubled.running(worker_count=1, visibility_timeout=1.0) as engine:
         ids = [(await engine.submit("wait", str(n))).id for n in range(5)]
-        await until_true(lambda: place.runs.total() == 1)
-        place.dynamodb.turn(always("cut"))
+        await until_true(lambda: troubled.runs.total() == 1)
+        troubled.dynamodb.inject(always("cut"))
         await trio.sleep(3.5)  # more leases than SQS allows receives
-        place.dynamodb.turn(fair)
-        place.go_on.set()
+        troubled.dynamodb.inject(no_fault)
+        troubled.go_on.set()
         tasks = [await ends(engine, task_id) for task_id in ids]
     assert {task.status for task in tasks} == {TaskStatus.COMPLETED}
 
@@ -270,7 +276,7 @@ async def test_an_outage_of_the_table_alone_costs_no_attempt(place: Place) -> No
 # --- credentials ----------------------------------------------------------------------------
 
 
-def only_with(key: str, expired: Answer) -> Weather:
+def only_with(key: str, expired: Answer) -> Fault:
     """Requests signed with any other key are refused."""
     return lambda request: (
         None if f"Credential={key}/" in request.headers["authorization"] else expired
@@ -290,13 +296,15 @@ def as_process_says(key: str) -> str:
     return json.dumps(found)
 
 
-async def renewed(place: Place, monkeypatch: Any, replace: Callable[[], None]) -> None:
+async def renewed(
+    troubled: TroubledEnvironment, monkeypatch: Any, replace: Callable[[], None]
+) -> None:
     """The old ones end before their time, as when a session is revoked; then there are new ones."""
     monkeypatch.setattr(credentials, "_RELOAD_EVERY", 0.1)
-    async with place.running() as engine:
+    async with troubled.running() as engine:
         first = await engine.submit("note", "first")
         assert (await ends(engine, first.id)).status is TaskStatus.COMPLETED
-        place.turn(
+        troubled.inject(
             only_with("NEWKEY", sqs_error("ExpiredToken", "is expired", 403)),
             only_with("NEWKEY", dynamodb_error("ExpiredTokenException", "is expired")),
         )
@@ -307,10 +315,12 @@ async def renewed(place: Place, monkeypatch: Any, replace: Callable[[], None]) -
         await until(lambda: green(engine))
         second = await engine.submit("note", "second")
         assert (await ends(engine, second.id)).status is TaskStatus.COMPLETED
-    assert place.runs == {"first": 1, "second": 1}
+    assert troubled.runs == {"first": 1, "second": 1}
 
 
-async def test_renewed_by_a_process(place: Place, monkeypatch: Any, tmp_path: Path) -> None:
+async def test_renewed_by_a_process(
+    troubled: TroubledEnvironment, monkeypatch: Any, tmp_path: Path
+) -> None:
     said = tmp_path / "said.json"
     said.write_text(as_process_says("OLDKEY"))
     config = tmp_path / "aws-config"
@@ -318,10 +328,12 @@ async def test_renewed_by_a_process(place: Place, monkeypatch: Any, tmp_path: Pa
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
     monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
     monkeypatch.setenv("AWS_CONFIG_FILE", str(config))
-    await renewed(place, monkeypatch, lambda: said.write_text(as_process_says("NEWKEY")) and None)
+    await renewed(
+        troubled, monkeypatch, lambda: said.write_text(as_process_says("NEWKEY")) and None
+    )
 
 
-async def test_renewed_by_the_container(place: Place, monkeypatch: Any) -> None:
+async def test_renewed_by_the_container(troubled: TroubledEnvironment, monkeypatch: Any) -> None:
     current = ["OLDKEY"]
     listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
     port = listeners[0].socket.getsockname()[1]
@@ -340,40 +352,40 @@ async def test_renewed_by_the_container(place: Place, monkeypatch: Any) -> None:
     monkeypatch.setenv("AWS_CONTAINER_CREDENTIALS_FULL_URI", f"http://127.0.0.1:{port}/keys")
     async with trio.open_nursery() as nursery:
         nursery.start_soon(trio.serve_listeners, handle, listeners)
-        await renewed(place, monkeypatch, lambda: current.__setitem__(0, "NEWKEY"))
+        await renewed(troubled, monkeypatch, lambda: current.__setitem__(0, "NEWKEY"))
         nursery.cancel_scope.cancel()
 
 
 # --- gone and made again --------------------------------------------------------------------
 
 
-async def test_a_queue_made_again(place: Place, monkeypatch: Any) -> None:
+async def test_a_queue_made_again(troubled: TroubledEnvironment, monkeypatch: Any) -> None:
     """Its messages are lost, the tasks are not: they are sent again once it is clear that their
     messages would have come by then."""
-    monkeypatch.setattr(arrivals, "SLACK", timedelta(0))
-    monkeypatch.setattr(arrivals, "WINDOW", 1.5)
+    monkeypatch.setattr(receive_watermark, "SLACK", timedelta(0))
+    monkeypatch.setattr(receive_watermark, "WINDOW", 1.5)
     monkeypatch.setitem(DynamoStore.__init__.__kwdefaults__, "sweep_lag", 0.5)
     # An empty long poll tells, a short one does not.
-    async with place.running(worker_count=1, visibility_timeout=1.0, poll_wait=1.0) as engine:
+    async with troubled.running(worker_count=1, visibility_timeout=1.0, poll_wait=1.0) as engine:
         await engine.submit("wait", "running")
-        await until_true(lambda: place.runs["running"] == 1)
+        await until_true(lambda: troubled.runs["running"] == 1)
         lost = await engine.submit("note", "lost")
-        url = str(place.settings.sqs_queue_url)
-        client = open_client(place.servers[0])
+        url = str(troubled.settings.sqs_queue_url)
+        client = open_client(troubled.servers[0])
         async with client.open():
             await client.call("sqs", "DeleteQueue", {"QueueUrl": url})
             await until(lambda: red(engine))
             await client.call("sqs", "CreateQueue", {"QueueName": url.rpartition("/")[2]})
-        place.go_on.set()
+        troubled.go_on.set()
         await until(lambda: green(engine))
         assert (await ends(engine, lost.id)).status is TaskStatus.COMPLETED
 
 
-async def test_a_table_made_again(place: Place) -> None:
-    """Its tasks are gone, with whoever deleted it; the engine goes on with those that come."""
-    name = str(place.settings.dynamodb_table)
-    async with place.running() as engine:
-        client = open_client(place.servers[1])
+async def test_a_table_made_again(troubled: TroubledEnvironment) -> None:
+    """Its tasks are gone; the engine goes on with those that come."""
+    name = str(troubled.settings.dynamodb_table)
+    async with troubled.running() as engine:
+        client = open_client(troubled.servers[1])
         async with client.open():
             await client.call("dynamodb", "DeleteTable", {"TableName": name})
             await until(lambda: red(engine))

@@ -24,7 +24,7 @@ from tests.end_to_end.aws.accounting import (
     same_as_the_api,
     wait_until,
 )
-from tests.end_to_end.aws.environment import Place, place_on
+from tests.end_to_end.aws.environment import Environment, environment_on
 from tests.end_to_end.aws.faults import Trouble, faulty
 from tests.engine.accounting import Account, Note, read_log
 
@@ -42,13 +42,13 @@ def post_batch(client: httpx.Client, url: str, batch: list[dict[str, Any]]) -> l
 # --- nothing goes wrong ---------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("place", ["elasticmq", "fauxqs"], indirect=True)
-def test_each_of_5000_tasks_runs_once(place: Place) -> None:
+@pytest.mark.parametrize("environment", ["elasticmq", "fauxqs"], indirect=True)
+def test_each_of_5000_tasks_runs_once(environment: Environment) -> None:
     """And what boto3 reads from queues and table is what the API says."""
     accepted: dict[str, dict[str, Any]] = {}
     # Leases that a busy machine does not let lapse: nothing is to go wrong here.
     settings = BIG | {"TQE_VISIBILITY_TIMEOUT": "60"}
-    with place.serve(**settings) as one, place.serve(**settings) as two:
+    with environment.serve(**settings) as one, environment.serve(**settings) as two:
         with httpx.Client(trust_env=False, timeout=60) as client:
             for start in range(0, TASKS, BATCH):
                 batch: list[dict[str, Any]] = [
@@ -73,7 +73,7 @@ def test_each_of_5000_tasks_runs_once(place: Place) -> None:
                 return all(each["completed_tasks"] + each["failed_tasks"] == TASKS for each in seen)
 
             wait_until(ended, seconds=120)
-            wait_until(lambda: place.in_queue() == (0, 0, 0))
+            wait_until(lambda: environment.in_queue() == (0, 0, 0))
             wait_until(lambda: metrics_of(two)["dead_letters"] == TASKS // BATCH)
             metrics = metrics_of(two)
             claimed = [metrics_of(server)["counters"]["attempts_claimed"] for server in (one, two)]
@@ -83,8 +83,8 @@ def test_each_of_5000_tasks_runs_once(place: Place) -> None:
             assert server.wait() == 0
             assert "Traceback" not in server.log
 
-    found = read_back(place)
-    log = read_log(place.shop.path / "ran.log")
+    found = read_back(environment)
+    log = read_log(environment.shop.path / "ran.log")
     account = Account(accepted, {task["id"]: task for task in tasks}, log)
     account.check()
     assert len(tasks) == TASKS
@@ -94,13 +94,13 @@ def test_each_of_5000_tasks_runs_once(place: Place) -> None:
     assert min(claimed) > 0, "both took part"
 
     same_as_the_api(found["tasks"], tasks)
-    same_as_metrics(found["tasks"], len(found["letters"]), metrics)
+    same_as_metrics(found["tasks"], len(found["dead_letters"]), metrics)
     assert set(found["queue"].values()) == {0}
     hopeless = {task["id"] for task in tasks if task["type"] == "hopeless"}
     assert {task["id"] for task in tasks if task["status"] == "FAILED"} == hopeless
-    for letter in found["letters"]:
-        assert any(task_id in letter["body"] for task_id in hopeless)
-        attributes = letter["attributes"]
+    for dead_letter in found["dead_letters"]:
+        assert any(task_id in dead_letter["body"] for task_id in hopeless)
+        attributes = dead_letter["attributes"]
         assert attributes["TaskType"] == "hopeless"
         assert (attributes["Attempts"], attributes["RetryCount"]) == ("1", "1")
         assert attributes["Reason"]
@@ -116,9 +116,9 @@ RETRIED = {"flaky"}
 
 @dataclass
 class Run:
-    place: Place
+    environment: Environment
     """Reached directly: the test's own looks are not to go wrong."""
-    behind: Place
+    behind: Environment
     """The same, as the engines reach it."""
     stack: ExitStack
     trouble: Trouble
@@ -133,7 +133,7 @@ class Run:
             self.behind.serve(
                 **BIG,
                 TQE_SHUTDOWN_GRACE="5",
-                # What nobody is to find here costs the servers most of their time.
+                # Looking for what is not there costs the servers most of their time.
                 TQE_RECONCILE_INTERVAL="10",
                 TQE_METRICS_INTERVAL="5",
             )
@@ -187,7 +187,7 @@ class Run:
 
     @property
     def log(self) -> list[Note]:
-        return read_log(self.place.shop.path / "ran.log")
+        return read_log(self.environment.shop.path / "ran.log")
 
     def wait_for_runs(self, number: int) -> None:
         goal = len(self.log) + number
@@ -211,11 +211,11 @@ class Run:
             victim.signal(signal.SIGCONT)
 
     def is_done(self) -> bool:
-        if self.place.in_queue() != (0, 0, 0):
+        if self.environment.in_queue() != (0, 0, 0):
             return False
         left = [
             task
-            for task in read_back(self.place)["tasks"]
+            for task in read_back(self.environment)["tasks"]
             if task["status"] in ("PENDING", "PROCESSING")
         ]
         for task in left:  # shown where it never comes to an end
@@ -223,7 +223,7 @@ class Run:
         return not left
 
     def check(self, number: int) -> Account:
-        found = read_back(self.place)
+        found = read_back(self.environment)
         account = Account(
             self.accepted, {item["id"]: item for item in found["tasks"]}, self.log, self.cancelled
         )
@@ -232,13 +232,13 @@ class Run:
         for task_id, runs in account.runs().items():
             if len(runs) > 1:
                 assert self._explained(task_id, runs), (runs, self.trouble.hit.get(task_id))
-        letters = Counter(
+        dead_letters = Counter(
             task_id
             for task_id in self.accepted
-            for letter in found["letters"]
-            if task_id in letter["body"]
+            for dead_letter in found["dead_letters"]
+            if task_id in dead_letter["body"]
         )
-        assert letters.keys() <= {
+        assert dead_letters.keys() <= {
             task_id for task_id, row in account.rows.items() if row["status"] == "FAILED"
         }
         return account
@@ -257,12 +257,12 @@ def troubled(path: Path, trouble: Trouble) -> Iterator[Run]:
     """Two servers behind a proxy. SQS's own limit of receives is out of the way: whatever goes
     wrong, a task is to end as its handler says."""
     with (
-        place_on(path, max_receives=100) as place,
-        faulty(place.queue_server.url, trouble) as sqs,
-        faulty(place.table_server.url, trouble) as dynamodb,
+        environment_on(path, max_receives=100) as environment,
+        faulty(environment.servers.queue.url, trouble) as sqs,
+        faulty(environment.servers.table.url, trouble) as dynamodb,
         ExitStack() as stack,
     ):
-        run = Run(place, place.behind(sqs=sqs, dynamodb=dynamodb), stack, trouble)
+        run = Run(environment, environment.behind(sqs=sqs, dynamodb=dynamodb), stack, trouble)
         run.serve()
         run.serve()
         yield run

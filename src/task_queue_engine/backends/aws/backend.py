@@ -10,11 +10,12 @@ from typing import Protocol, Self
 
 import trio
 
+from task_queue_engine.backends.aws.dynamodb.schema import check_table_name
 from task_queue_engine.backends.aws.dynamodb.store import DynamoStore
 from task_queue_engine.backends.aws.preflight.checks import (
     check_queue,
     check_regions,
-    redrive_policy,
+    parse_redrive_policy,
     warn_of_clock,
 )
 from task_queue_engine.backends.aws.preflight.permissions import (
@@ -22,17 +23,10 @@ from task_queue_engine.backends.aws.preflight.permissions import (
     check_writes,
     probes,
 )
-from task_queue_engine.backends.aws.provisioning.resources import check_table_name
-from task_queue_engine.backends.aws.settings import adopt_env_file
+from task_queue_engine.backends.aws.settings import adopt_env_file, queue_urls, region_for
 from task_queue_engine.backends.aws.sqs.batches import as_unavailable
 from task_queue_engine.backends.aws.sqs.queue import SqsQueue
-from task_queue_engine.backends.aws.sqs.queue_urls import (
-    QueueUrls,
-    check_queue_url,
-    region_of,
-    sibling,
-    urls_by_name,
-)
+from task_queue_engine.backends.aws.sqs.queue_urls import QueueUrls, urls_by_name
 from task_queue_engine.backends.aws.usage import StoreUsage, steps, task_types
 from task_queue_engine.backends.aws.wire.client import AwsClient
 from task_queue_engine.backends.aws.wire.concurrently import gather
@@ -44,8 +38,8 @@ from task_queue_engine.errors import BackendUnavailable, ConfigurationError
 
 Check = Callable[[AwsClient], Awaitable[None]]
 
+# Seconds: /ready waits 2, and should say which of the two services does not answer.
 _PING_TIMEOUT = 1.5
-"""Seconds: whoever asks /ready waits 2, and should hear which of the two does not answer."""
 
 logger = logging.getLogger("task_queue_engine.aws")
 
@@ -213,10 +207,10 @@ class AwsBackend:
             queue.attach(is_open=is_open)
 
     async def _check_queues(self) -> None:
-        """One line about whatever is wrong with the queues, before any work is taken."""
+        """One line about what is wrong with the queues, before any work is taken."""
         check_regions(self._client, self._urls.by_variable)
         attributes = await check_queue(self._client, self._urls.queue, variable="SQS_QUEUE_URL")
-        arn, max_receives = redrive_policy(attributes)
+        arn, max_receives = parse_redrive_policy(attributes)
         if arn is None:
             logger.warning(
                 "%s has no redrive policy: a message that kills its process is received forever",
@@ -265,28 +259,3 @@ class AwsBackend:
             limit=limit,
             cursor=cursor,
         )
-
-
-def queue_urls(settings: Settings) -> QueueUrls:
-    """
-    Raises:
-        ConfigurationError: SQS_QUEUE_URL or SQS_DLQ_URL is missing or no URL of a queue.
-    """
-    if settings.sqs_queue_url is None:
-        raise ConfigurationError("is not set", variable="SQS_QUEUE_URL")
-    queue = check_queue_url(settings.sqs_queue_url, variable="SQS_QUEUE_URL")
-    if settings.sqs_dlq_url is None:
-        raise ConfigurationError(
-            "is not set: the dead-letter queue's URL, "
-            f"{sibling(queue, 'NAME')} (tqe provision makes one)",
-            variable="SQS_DLQ_URL",
-        )
-    dead = check_queue_url(settings.sqs_dlq_url, variable="SQS_DLQ_URL")
-    if dead == queue:
-        raise ConfigurationError("is the queue itself", variable="SQS_DLQ_URL")
-    return QueueUrls(queue, dead)
-
-
-def region_for(settings: Settings, urls: QueueUrls) -> str | None:
-    """AWS_REGION, else the region the queue's URL names; None leaves it to the AWS profile."""
-    return settings.aws_region or region_of(urls.queue)

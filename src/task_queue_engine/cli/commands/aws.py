@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from functools import partial
 from typing import Any
@@ -60,7 +61,7 @@ def provision(
     from task_queue_engine.backends.aws.provisioning import provision as provisioning
     from task_queue_engine.backends.aws.provisioning import templates
     from task_queue_engine.backends.aws.provisioning.resources import Names
-    from task_queue_engine.backends.aws.provisioning.session import Control
+    from task_queue_engine.backends.aws.provisioning.session import AdminSession
     from task_queue_engine.backends.aws.settings import adopt_env_file
 
     settings = Settings()
@@ -71,13 +72,13 @@ def provision(
         return
     adopt_env_file()
     find_region = partial(provisioning.preflight, names, settings, named=name is not None)
-    control = Control(trio.run(find_region))
+    session = AdminSession(trio.run(find_region))
     if deletes:
         if not (yes or dry_run):
-            _ask(f"Delete {names.queue}, {names.dead} and {names.table} in {control.region}?")
-        _show_steps(provisioning.delete(control, names, dry_run=dry_run), dry_run=dry_run)
+            _ask(f"Delete {names.queue}, {names.dead} and {names.table} in {session.region}?")
+        _show_steps(provisioning.delete(session, names, dry_run=dry_run), dry_run=dry_run)
         return
-    done = provisioning.provision(control, names, dry_run=dry_run)
+    done = provisioning.provision(session, names, dry_run=dry_run)
     _show_steps(done.steps, dry_run=dry_run)
     for variable, value in done.environment.items():
         click.echo(f"{variable}={value}")
@@ -108,18 +109,18 @@ def doctor(context: click.Context, as_json: bool, only_policy: bool, debug: bool
     """
     _needs_aws()
     from task_queue_engine.backends.aws.provisioning.doctor import Doctor
-    from task_queue_engine.backends.aws.provisioning.resources import as_json as pretty
     from task_queue_engine.backends.aws.settings import adopt_env_file
 
     adopt_env_file()
     found = trio.run(Doctor(Settings()).examine)
+    policy = json.dumps(found.policy, indent=2)
     if only_policy:
-        click.echo(pretty(found.policy))
+        click.echo(policy)
     elif as_json:
         click.echo(msgspec.json.encode(found).decode())
     else:
         # Not as a table: its cells are cut, and the end of a sentence says what to do.
         lines = [(one.health.value, f"{one.what}: {one.detail}") for one in found.findings]
         click.echo(fields(lines))
-        click.echo(f"\nThe least IAM policy:\n{pretty(found.policy)}")
+        click.echo(f"\nThe least IAM policy:\n{policy}")
     context.exit(ExitCode.OK if found.healthy else ExitCode.USAGE)

@@ -1,5 +1,5 @@
 """What is wrong at the start is said in one line that names what to mend, and gets its exit code:
-2 where somebody has to mend it, 5 where it may pass by itself."""
+2 where the operator has to mend it, 5 where it may pass by itself."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ import trio
 import trustme
 
 from task_queue_engine import Engine, TaskRegistry
-from task_queue_engine.backends.aws.preflight import checks as startup
-from task_queue_engine.backends.aws.wire import retry as retrying
+from task_queue_engine.backends.aws.preflight import checks
+from task_queue_engine.backends.aws.wire import retry
 from task_queue_engine.cli.failures import exit_code_of
 from task_queue_engine.errors import BackendRefused
 from tests.backends.aws.fake_aws import (
@@ -257,8 +257,8 @@ async def test_a_server_that_closes(monkeypatch: Any) -> None:
 
 
 async def test_a_server_that_never_answers(monkeypatch: Any) -> None:
-    assert startup.TIMEOUT <= 10, "somebody waits for this"
-    monkeypatch.setattr(startup, "TIMEOUT", 0.3)
+    assert checks.TIMEOUT <= 10, "the operator waits for this"
+    monkeypatch.setattr(checks, "TIMEOUT", 0.3)
     line, code = await refusal(monkeypatch, HANG)
     assert "(AWS_ENDPOINT_URL): no answer within 0.3 s" in line
     assert code == 2
@@ -275,7 +275,7 @@ async def test_a_port_where_nobody_is(monkeypatch: Any) -> None:
 
 @pytest.mark.parametrize("scheme", ["http", "https"])
 async def test_tls_that_does_not_fit(scheme: str, monkeypatch: Any) -> None:
-    """Plain text to a TLS port, and TLS to somebody whose certificate nobody has signed."""
+    """Plain text to a TLS port, and TLS to a server with a certificate of its own."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     trustme.CA().issue_cert("127.0.0.1").configure_cert(context)
     (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
@@ -310,7 +310,7 @@ ON_AWS = {
 
 
 class _Resolver(trio.abc.HostnameResolver):
-    """Whatever is asked for: this error, or an address where nobody is."""
+    """Whatever is asked for: this error, or an address without a server."""
 
     def __init__(self, error: int | None) -> None:
         self._error = error
@@ -330,7 +330,7 @@ class _Resolver(trio.abc.HostnameResolver):
     ids=["no such region", "no resolver", "connection refused"],
 )
 async def test_aws_out_of_reach(resolution: int | None, code: int, monkeypatch: Any) -> None:
-    """Nobody has set AWS's address: unless there is no such host, the network is in trouble, and a
+    """AWS's address is no setting: unless there is no such host, the network is in trouble, and a
     supervisor that starts the engine again does the right thing."""
     trio.socket.set_custom_hostname_resolver(_Resolver(resolution))
     raised = await start(monkeypatch, ON_AWS)
@@ -386,7 +386,7 @@ async def test_an_endpoint_in_another_region(monkeypatch: Any) -> None:
     ids=["throttled", "503", "500", "throttled table", "gateway"],
 )
 async def test_a_service_in_trouble(reply: Reply, monkeypatch: Any) -> None:
-    monkeypatch.setattr(retrying, "_THROTTLED_BASE", 0.01)  # of the pauses between tries
+    monkeypatch.setattr(retry, "_THROTTLED_BASE", 0.01)  # of the pauses between tries
     _, code = await refusal(monkeypatch, reply)
     assert code == 5
 

@@ -10,14 +10,15 @@ from typing import Any
 import pytest
 import trio
 
-from task_queue_engine.backends.aws.backend import AwsBackend, queue_urls, region_for
+from task_queue_engine.backends.aws.backend import AwsBackend
+from task_queue_engine.backends.aws.settings import queue_urls, region_for
 from task_queue_engine.backends.aws.sqs.queue_urls import QueueUrls, region_of, urls_by_name
 from task_queue_engine.clock import ManualClock
 from task_queue_engine.config import Settings
 from task_queue_engine.engine.backend_factory import create_backend
 from task_queue_engine.errors import BackendRefused, BackendUnavailable, ConfigurationError
-from tests.backends.aws.sqs.harness import MemoryAwsStore
-from tests.backends.aws.sqs.opening import URLS, client_of
+from tests.backends.aws.sqs.conformance import MemoryAwsStore
+from tests.backends.aws.sqs.queues import URLS, client_of
 from tests.backends.aws.wire.canned import Answer, Request, answer, error, serving
 
 ARN = "arn:aws:sqs:us-east-1:1:"

@@ -10,13 +10,18 @@ import pytest
 from click.testing import CliRunner
 
 from local_aws.servers import LocalServer
-from task_queue_engine.backends.aws.provisioning.doctor import Doctor, Examination, Finding, Health
+from task_queue_engine.backends.aws.provisioning.doctor import (
+    Doctor,
+    Examination,
+    Finding,
+    FindingStatus,
+)
 from task_queue_engine.backends.aws.provisioning.provision import provision
 from task_queue_engine.backends.aws.provisioning.resources import Names
-from task_queue_engine.backends.aws.provisioning.session import Control
+from task_queue_engine.backends.aws.provisioning.session import AdminSession
 from task_queue_engine.cli import main
 from task_queue_engine.config import Settings
-from tests.backends.aws.sqs.opening import boto, client_of
+from tests.backends.aws.sqs.queues import boto, client_of
 from tests.backends.aws.wire.canned import Answer, Request, answer, error, serving
 from tests.local_servers import require
 
@@ -34,7 +39,7 @@ def moto(monkeypatch: pytest.MonkeyPatch) -> LocalServer:
 def settings(moto: LocalServer) -> Settings:
     name = f"doctor-{secrets.token_hex(4)}"
     made = provision(
-        Control(moto.region), Names(queue=name, dead=f"{name}-dlq", table=name)
+        AdminSession(moto.region), Names(queue=name, dead=f"{name}-dlq", table=name)
     ).environment
     return Settings(
         _env_file=None,
@@ -51,7 +56,7 @@ def changed(settings: Settings, **values: Any) -> Settings:
 
 
 def bad(found: Examination) -> list[Finding]:
-    return [finding for finding in found.findings if finding.health is not Health.OK]
+    return [finding for finding in found.findings if finding.health is not FindingStatus.OK]
 
 
 async def test_what_was_provisioned_is_healthy(settings: Settings, moto: LocalServer) -> None:
@@ -136,7 +141,9 @@ async def test_each_missing_permission_is_named() -> None:
             dynamodb_table="tasks",
         )
         found = await Doctor(settings, client=client_of(server.url, "AKID", "secret")).examine()
-    assert {finding.what for finding in found.findings if finding.health is Health.FAILED} == {
+    assert {
+        finding.what for finding in found.findings if finding.health is FindingStatus.FAILED
+    } == {
         "permission sqs:SendMessage (queue)",
         "permission sqs:SendMessage (dead-letter queue)",
         "permission dynamodb:BatchGetItem",

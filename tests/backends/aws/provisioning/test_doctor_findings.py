@@ -10,17 +10,17 @@ from typing import Any
 
 import pytest
 
-from task_queue_engine.backends.aws.dynamodb import schema as table
+from task_queue_engine.backends.aws.dynamodb import schema
 from task_queue_engine.backends.aws.dynamodb.schema import create_table_parameters
-from task_queue_engine.backends.aws.provisioning.doctor import Doctor, Examination, Health
+from task_queue_engine.backends.aws.provisioning.doctor import Doctor, Examination, FindingStatus
 from task_queue_engine.config import Settings
-from tests.backends.aws import fake_aws as playing
+from tests.backends.aws import fake_aws
 from tests.backends.aws.fake_aws import ARN, Reply, dynamodb_error, sqs_error, variables
 from tests.backends.aws.wire.canned import CLOSE, HANG, Answer, Request, answer, error, serving
 
 pytestmark = pytest.mark.usefixtures("bare_environment")
 
-INDEXES = [index.name for index in table.INDEXES]
+INDEXES = [index.name for index in schema.INDEXES]
 
 
 def described(**changed: Any) -> Answer:
@@ -32,7 +32,7 @@ def described(**changed: Any) -> Answer:
     return answer({"Table": description | changed})
 
 
-def expiring(status: str, attribute: str = table.TTL_ATTRIBUTE) -> Answer:
+def expiring(status: str, attribute: str = schema.TTL_ATTRIBUTE) -> Answer:
     found = {"TimeToLiveStatus": status, "AttributeName": attribute}
     return answer({"TimeToLiveDescription": found})
 
@@ -44,14 +44,14 @@ HEALTHY: dict[str, Reply] = {
 
 
 def but(replies: dict[str, Reply]) -> Callable[[Request], Answer]:
-    return playing.but(HEALTHY | replies)
+    return fake_aws.but(HEALTHY | replies)
 
 
 def queues(name: str, **changed: str) -> Callable[[Request], Answer]:
     """The attributes of one of the two are others; an empty one is left out."""
 
     def reply(request: Request) -> Answer:
-        found = playing.healthy(request)
+        found = fake_aws.healthy(request)
         if not request.parameters["QueueUrl"].endswith(f"/{name}"):
             return found
         attributes = json.loads(found.data.partition(b"\r\n\r\n")[2])["Attributes"] | changed
@@ -65,7 +65,7 @@ def denied(operation: str, starting: str = "") -> Callable[[Request], Answer]:
 
     def reply(request: Request) -> Answer:
         if starting and starting not in request.body.decode():
-            return playing.healthy(request)
+            return fake_aws.healthy(request)
         return error("AccessDeniedException", f"not authorized to perform: {operation}", status=400)
 
     return reply
@@ -103,90 +103,90 @@ async def examined(monkeypatch: Any, reply: Reply, **changed: str) -> Examinatio
 
 POLICY = '{"deadLetterTargetArn":"%s","maxReceiveCount":"%d"}'
 
-CASES: dict[str, tuple[str, Reply, Health, str]] = {
+CASES: dict[str, tuple[str, Reply, FindingStatus, str]] = {
     "no queue": (
         "SQS_QUEUE_URL",
         but({"GetQueueAttributes": denied("sqs:GetQueueAttributes", 'tasks"')}),
-        Health.FAILED,
+        FindingStatus.FAILED,
         "not authorized to perform: sqs:GetQueueAttributes",
     ),
     "no dead-letter queue": (
         "SQS_DLQ_URL",
         but({"GetQueueAttributes": denied("sqs:GetQueueAttributes", "tasks-dlq")}),
-        Health.FAILED,
+        FindingStatus.FAILED,
         "not authorized to perform: sqs:GetQueueAttributes",
     ),
     "no redrive": (
         "redrive policy",
         but({"GetQueueAttributes": queues("tasks", RedrivePolicy="")}),
-        Health.WARNING,
+        FindingStatus.WARNING,
         "received forever",
     ),
     "redrive elsewhere": (
         "redrive policy",
         but({"GetQueueAttributes": queues("tasks", RedrivePolicy=POLICY % (f"{ARN}other", 3))}),
-        Health.FAILED,
+        FindingStatus.FAILED,
         f"{ARN}other, which is not SQS_DLQ_URL",
     ),
     "other receives": (
         "redrive policy",
         but({"GetQueueAttributes": queues("tasks", RedrivePolicy=POLICY % (f"{ARN}tasks-dlq", 9))}),
-        Health.WARNING,
+        FindingStatus.WARNING,
         "after 9 receives, 3 are recommended",
     ),
     "forgets messages": (
         "retention",
         but({"GetQueueAttributes": queues("tasks", MessageRetentionPeriod="345600")}),
-        Health.WARNING,
+        FindingStatus.WARNING,
         "the queue keeps messages for 345600 s",
     ),
     "forgets dead letters": (
         "retention",
         but({"GetQueueAttributes": queues("tasks-dlq", MessageRetentionPeriod="345600")}),
-        Health.WARNING,
+        FindingStatus.WARNING,
         "the dead-letter queue keeps messages for 345600 s",
     ),
     "many dead letters": (
         "dead letters",
         but({"GetQueueAttributes": queues("tasks-dlq", ApproximateNumberOfMessages="1001")}),
-        Health.WARNING,
+        FindingStatus.WARNING,
         "1001: redrive or purge them",
     ),
     "no table": (
         "DYNAMODB_TABLE",
         but({"DescribeTable": dynamodb_error("ResourceNotFoundException")}),
-        Health.FAILED,
+        FindingStatus.FAILED,
         "there is no table tasks in us-east-1 (tqe provision makes one)",
     ),
     "a table of something else": (
         "DYNAMODB_TABLE",
         but({"DescribeTable": described(KeySchema=[{"AttributeName": "isbn", "KeyType": "HASH"}])}),
-        Health.FAILED,
+        FindingStatus.FAILED,
         "is not a table of tasks",
     ),
     "a table that is going": (
         "DYNAMODB_TABLE",
         but({"DescribeTable": described(TableStatus="DELETING")}),
-        Health.FAILED,
+        FindingStatus.FAILED,
         "is DELETING",
     ),
     "a table not to be looked at": (
         "DYNAMODB_TABLE",
         but({"DescribeTable": denied("dynamodb:DescribeTable")}),
-        Health.WARNING,
+        FindingStatus.WARNING,
         "no permission for dynamodb:DescribeTable",
     ),
     "something else than DynamoDB": (
         "DYNAMODB_TABLE",
         but({"DescribeTable": answer({"hello": "world"})}),
-        Health.FAILED,
+        FindingStatus.FAILED,
         "is not DynamoDB",
     ),
     **{
         f"no {name}": (
             f"index {name}",
             but({"DescribeTable": without_index(name)}),
-            Health.FAILED,
+            FindingStatus.FAILED,
             "is missing or has other keys (tqe provision makes it)",
         )
         for name in INDEXES
@@ -194,28 +194,28 @@ CASES: dict[str, tuple[str, Reply, Health, str]] = {
     "an index that is filled": (
         f"index {INDEXES[0]}",
         but({"DescribeTable": filling(INDEXES[0])}),
-        Health.FAILED,
+        FindingStatus.FAILED,
         "is CREATING",
     ),
     "no conditions": (
         "TQE_DYNAMODB_WRITES",
         but({"BatchExecuteStatement": answer({"Responses": [{"TableName": "tasks"}]})}),
-        Health.FAILED,
+        FindingStatus.FAILED,
         "set TQE_DYNAMODB_WRITES=single",
     ),
     "nothing expires": (
         "expiry",
         but({"DescribeTimeToLive": expiring("DISABLED")}),
-        Health.FAILED,
+        FindingStatus.FAILED,
         "the table deletes nothing",
     ),
     "something else expires": (
         "expiry",
         but({"DescribeTimeToLive": expiring("ENABLED", "until")}),
-        Health.FAILED,
-        f"by until, not {table.TTL_ATTRIBUTE}",
+        FindingStatus.FAILED,
+        f"by until, not {schema.TTL_ATTRIBUTE}",
     ),
-    "another time": ("clock", skewed, Health.WARNING, " s ahead of AWS's"),
+    "another time": ("clock", skewed, FindingStatus.WARNING, " s ahead of AWS's"),
 }
 QUEUE_OPERATIONS = {
     "sqs:SendMessage": "SendMessageBatch",
@@ -228,21 +228,21 @@ for action, operation in QUEUE_OPERATIONS.items():
         CASES[f"{action} {where}"] = (
             f"permission {action} ({where})",
             but({operation: denied(action, url)}),
-            Health.FAILED,
+            FindingStatus.FAILED,
             f"missing: not authorized to perform: {action}",
         )
 for action in ("GetItem", "BatchGetItem", "Query", "UpdateItem"):
     CASES[action] = (
         f"permission dynamodb:{action}",
         but({action: denied(action)}),
-        Health.FAILED,
+        FindingStatus.FAILED,
         f"missing: not authorized to perform: {action}",
     )
 for statement in ("Insert", "Update", "Delete"):
     CASES[statement] = (
         f"permission dynamodb:PartiQL{statement}",
         but({"BatchExecuteStatement": denied(statement, statement.upper())}),
-        Health.FAILED,
+        FindingStatus.FAILED,
         f"missing: not authorized to perform: {statement}",
     )
 
@@ -251,16 +251,16 @@ for statement in ("Insert", "Update", "Delete"):
 async def test_one_thing_is_wrong(case: str, monkeypatch: Any) -> None:
     what, reply, health, said = CASES[case]
     found = await examined(monkeypatch, reply)
-    (finding,) = [finding for finding in found.findings if finding.health is not Health.OK]
+    (finding,) = [finding for finding in found.findings if finding.health is not FindingStatus.OK]
     assert (finding.what, finding.health) == (what, health)
     assert said in finding.detail
     assert "\n" not in finding.detail
-    assert found.healthy is (health is Health.WARNING)
+    assert found.healthy is (health is FindingStatus.WARNING)
 
 
 async def test_no_check_is_left_out_above(monkeypatch: Any) -> None:
     found = await examined(monkeypatch, but({}))
-    assert [finding for finding in found.findings if finding.health is not Health.OK] == []
+    assert [finding for finding in found.findings if finding.health is not FindingStatus.OK] == []
     elsewhere = {"credentials", "region"}  # in the tests below
     only_when_red = {"retention", "dead letters"}
     red = {what for what, *_ in CASES.values()}
@@ -294,8 +294,10 @@ async def test_settings_that_are_wrong(
     changed: dict[str, str], said: str, monkeypatch: Any
 ) -> None:
     found = await examined(monkeypatch, but({}), **changed)
-    bad = [finding for finding in found.findings if finding.health is not Health.OK]
-    assert [(finding.what, finding.health) for finding in bad] == [("settings", Health.FAILED)]
+    bad = [finding for finding in found.findings if finding.health is not FindingStatus.OK]
+    assert [(finding.what, finding.health) for finding in bad] == [
+        ("settings", FindingStatus.FAILED)
+    ]
     assert said in bad[0].detail
 
 
@@ -303,9 +305,9 @@ async def test_refused_credentials_give_no_permission(monkeypatch: Any) -> None:
     """A service that refuses the credentials has not said that they may do something."""
     found = await examined(monkeypatch, sqs_error("InvalidClientTokenId", "invalid", 403))
     health = {finding.what: finding.health for finding in found.findings}
-    assert health["SQS_QUEUE_URL"] is health["DYNAMODB_TABLE"] is Health.FAILED
+    assert health["SQS_QUEUE_URL"] is health["DYNAMODB_TABLE"] is FindingStatus.FAILED
     permissions = {health[what] for what in health if what.startswith("permission")}
-    assert permissions == {Health.WARNING}
+    assert permissions == {FindingStatus.WARNING}
 
 
 @pytest.mark.parametrize(
@@ -314,8 +316,8 @@ async def test_refused_credentials_give_no_permission(monkeypatch: Any) -> None:
 async def test_who_does_not_answer_is_asked_for_nothing_more(
     reply: Answer, monkeypatch: Any
 ) -> None:
-    for module in ("startup", "doctor"):
+    for module in ("preflight.checks", "provisioning.doctor"):
         monkeypatch.setattr(f"task_queue_engine.backends.aws.{module}.TIMEOUT", 0.3)
     found = await examined(monkeypatch, reply)
-    bad = [finding.what for finding in found.findings if finding.health is not Health.OK]
+    bad = [finding.what for finding in found.findings if finding.health is not FindingStatus.OK]
     assert bad == ["SQS_QUEUE_URL", "SQS_DLQ_URL", "DYNAMODB_TABLE"]

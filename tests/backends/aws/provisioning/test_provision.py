@@ -11,7 +11,12 @@ import pytest
 from click.testing import CliRunner
 
 from local_aws.servers import LocalServer
-from task_queue_engine.backends.aws.dynamodb.schema import INDEXES, KEY, TTL_ATTRIBUTE
+from task_queue_engine.backends.aws.dynamodb.schema import (
+    INDEXES,
+    KEY,
+    TTL_ATTRIBUTE,
+    create_table_parameters,
+)
 from task_queue_engine.backends.aws.provisioning import templates
 from task_queue_engine.backends.aws.provisioning.provision import Action, Step, delete, provision
 from task_queue_engine.backends.aws.provisioning.resources import (
@@ -20,11 +25,11 @@ from task_queue_engine.backends.aws.provisioning.resources import (
     Names,
     policy,
 )
-from task_queue_engine.backends.aws.provisioning.session import Control
+from task_queue_engine.backends.aws.provisioning.session import AdminSession
 from task_queue_engine.cli import main
 from task_queue_engine.config import Settings
 from task_queue_engine.errors import BackendRefused, BackendUnavailable, ConfigurationError
-from tests.backends.aws.sqs.opening import boto
+from tests.backends.aws.sqs.queues import boto
 from tests.local_servers import require
 
 
@@ -41,8 +46,8 @@ def moto(monkeypatch: pytest.MonkeyPatch) -> LocalServer:
 
 
 @pytest.fixture
-def control(moto: LocalServer) -> Control:
-    return Control(moto.region)
+def session(moto: LocalServer) -> AdminSession:
+    return AdminSession(moto.region)
 
 
 @pytest.fixture
@@ -84,8 +89,10 @@ def actions(steps: list[Step]) -> set[Action]:
     return {step.action for step in steps}
 
 
-def test_it_makes_what_the_engine_needs(control: Control, moto: LocalServer, names: Names) -> None:
-    done = provision(control, names)
+def test_it_makes_what_the_engine_needs(
+    session: AdminSession, moto: LocalServer, names: Names
+) -> None:
+    done = provision(session, names)
 
     assert actions(done.steps) == {Action.CREATED}
     found = described(moto, names)
@@ -107,26 +114,26 @@ def test_it_makes_what_the_engine_needs(control: Control, moto: LocalServer, nam
     }
 
 
-def test_doing_it_again_changes_nothing(control: Control, names: Names) -> None:
-    first = provision(control, names)
-    again = provision(control, names)
+def test_doing_it_again_changes_nothing(session: AdminSession, names: Names) -> None:
+    first = provision(session, names)
+    again = provision(session, names)
     assert actions(again.steps) == {Action.KEPT}
     assert again.environment == first.environment
 
 
-def test_what_differs_is_mended(control: Control, moto: LocalServer, names: Names) -> None:
-    provision(control, names)
+def test_what_differs_is_mended(session: AdminSession, moto: LocalServer, names: Names) -> None:
+    provision(session, names)
     wanted = described(moto, names)
-    url = control.sqs.get_queue_url(QueueName=names.queue)["QueueUrl"]
-    control.sqs.set_queue_attributes(QueueUrl=url, Attributes={"VisibilityTimeout": "7"})
-    control.dynamodb.update_table(
+    url = session.sqs.get_queue_url(QueueName=names.queue)["QueueUrl"]
+    session.sqs.set_queue_attributes(QueueUrl=url, Attributes={"VisibilityTimeout": "7"})
+    session.dynamodb.update_table(
         TableName=names.table,
         GlobalSecondaryIndexUpdates=[{"Delete": {"IndexName": "due-index"}}],
     )
 
-    looked = provision(control, names, dry_run=True)
+    looked = provision(session, names, dry_run=True)
     assert described(moto, names) != wanted
-    done = provision(control, names)
+    done = provision(session, names)
 
     assert done.steps == looked.steps
     assert Step(f"queue {names.queue}", Action.CHANGED, "was VisibilityTimeout: 7") in done.steps
@@ -134,37 +141,37 @@ def test_what_differs_is_mended(control: Control, moto: LocalServer, names: Name
     assert described(moto, names) == wanted
 
 
-def test_a_dry_run_makes_nothing(control: Control, names: Names) -> None:
-    looked = provision(control, names, dry_run=True)
+def test_a_dry_run_makes_nothing(session: AdminSession, names: Names) -> None:
+    looked = provision(session, names, dry_run=True)
     assert actions(looked.steps) == {Action.CREATED}
     assert "SQS_QUEUE_URL" not in looked.environment
-    assert actions(delete(control, names)) == {Action.ABSENT}
+    assert actions(delete(session, names)) == {Action.ABSENT}
 
 
-def test_delete(control: Control, names: Names) -> None:
-    provision(control, names)
-    assert actions(delete(control, names, dry_run=True)) == {Action.DELETED}
-    assert actions(provision(control, names).steps) == {Action.KEPT}
-    assert actions(delete(control, names)) == {Action.DELETED}
-    assert actions(delete(control, names)) == {Action.ABSENT}
+def test_delete(session: AdminSession, names: Names) -> None:
+    provision(session, names)
+    assert actions(delete(session, names, dry_run=True)) == {Action.DELETED}
+    assert actions(provision(session, names).steps) == {Action.KEPT}
+    assert actions(delete(session, names)) == {Action.DELETED}
+    assert actions(delete(session, names)) == {Action.ABSENT}
 
 
-def test_a_table_of_something_else_is_left_alone(control: Control, names: Names) -> None:
-    control.dynamodb.create_table(
+def test_a_table_of_something_else_is_left_alone(session: AdminSession, names: Names) -> None:
+    session.dynamodb.create_table(
         TableName=names.table,
         KeySchema=[{"AttributeName": "isbn", "KeyType": "HASH"}],
         AttributeDefinitions=[{"AttributeName": "isbn", "AttributeType": "S"}],
         BillingMode="PAY_PER_REQUEST",
     )
     with pytest.raises(BackendRefused, match="its key is isbn"):
-        provision(control, names)
+        provision(session, names)
 
 
 def test_an_endpoint_where_nobody_is(moto: LocalServer, monkeypatch: Any, names: Names) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
     with pytest.raises(BackendUnavailable, match=r"127\.0\.0\.1:9"):
-        provision(Control(moto.region), names)
+        provision(AdminSession(moto.region), names)
 
 
 def test_without_credentials(moto: LocalServer, monkeypatch: Any, names: Names) -> None:
@@ -174,7 +181,7 @@ def test_without_credentials(moto: LocalServer, monkeypatch: Any, names: Names) 
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", "/nowhere")
     monkeypatch.setenv("AWS_CONFIG_FILE", "/nowhere")
     with pytest.raises(BackendRefused, match="no usable AWS credentials"):
-        provision(Control(moto.region), names)
+        provision(AdminSession(moto.region), names)
 
 
 # --- names ----------------------------------------------------------------------------------
@@ -211,10 +218,12 @@ def test_a_name_that_aws_would_refuse(name: str) -> None:
 # --- templates ------------------------------------------------------------------------------
 
 
-def test_cloudformation_makes_the_same(control: Control, moto: LocalServer, names: Names) -> None:
-    provision(control, names)
+def test_cloudformation_makes_the_same(
+    session: AdminSession, moto: LocalServer, names: Names
+) -> None:
+    provision(session, names)
     wanted = described(moto, names)
-    delete(control, names)
+    delete(session, names)
 
     stack = boto("cloudformation", moto)
     stack.create_stack(
@@ -226,11 +235,16 @@ def test_cloudformation_makes_the_same(control: Control, moto: LocalServer, name
     # moto makes no expiry of what a template says about it.
     found = described(moto, names)
     assert found | {"expiry": None} == wanted | {"expiry": None}
-    template = json.loads(templates.cloudformation(names))
-    assert template["Resources"]["Table"]["Properties"]["TimeToLiveSpecification"] == {
-        "AttributeName": TTL_ATTRIBUTE,
-        "Enabled": True,
+    resources = json.loads(templates.cloudformation(names))["Resources"]
+    assert resources["Table"]["Properties"] == create_table_parameters(names.table) | {
+        "TimeToLiveSpecification": {"AttributeName": TTL_ATTRIBUTE, "Enabled": True}
     }
+    statements = policy(
+        queue_arn="${Queue.Arn}", dead_arn="${DeadLetterQueue.Arn}", table_arn="${Table.Arn}"
+    )["Statement"]
+    for statement in statements:
+        statement["Resource"] = {"Fn::Sub": statement["Resource"]}
+    assert resources["Policy"]["Properties"]["PolicyDocument"]["Statement"] == statements
     (made,) = stack.describe_stacks(StackName=names.queue)["Stacks"]
     outputs = {one["OutputKey"]: one["OutputValue"] for one in made["Outputs"]}
     assert outputs["SqsQueueUrl"].endswith(f"/{names.queue}")
@@ -249,7 +263,10 @@ def test_terraform_says_the_same(names: Names) -> None:
     indexes = {plain(one["name"]): one for one in table["global_secondary_index"]}
     assert set(indexes) == {index.name for index in INDEXES}
     for index in INDEXES:
-        assert plain(indexes[index.name]["hash_key"]) == index.hash_key
+        found = {name: indexes[index.name].get(name) for name in ("hash_key", "range_key")}
+        assert [plain(key) for key in found.values() if key is not None] == list(index.keys)
+        projection = plain(indexes[index.name]["projection_type"])
+        assert projection == index.projection["ProjectionType"]
         included = [plain(one) for one in indexes[index.name].get("non_key_attributes", [])]
         assert included == list(index.include)
     keys = {KEY, *(key for index in INDEXES for key in index.keys)}

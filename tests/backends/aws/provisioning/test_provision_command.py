@@ -1,4 +1,4 @@
-"""`tqe provision` as somebody new to it goes through it, and what it says when it cannot."""
+"""`tqe provision` as a newcomer goes through it, and what it says when it cannot."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ import trio
 
 from local_aws.servers import LocalServer
 from task_queue_engine.backends.aws.provisioning.provision import differences
-from task_queue_engine.backends.aws.provisioning.session import told
-from task_queue_engine.backends.aws.wire import retry as retrying
+from task_queue_engine.backends.aws.provisioning.session import botocore_errors_explained
+from task_queue_engine.backends.aws.wire import retry
 from task_queue_engine.errors import BackendError, BackendRefused, BackendUnavailable
 from tests.backends.aws.fake_aws import Reply, dynamodb_error, sqs_error, variables
-from tests.backends.aws.sqs.opening import boto
+from tests.backends.aws.sqs.queues import boto
 from tests.backends.aws.wire.canned import CLOSE, HANG, Answer, Request, answer, serving
 from tests.cli.runner import APP, TIMEOUT, Ran, Shop, tqe
 
@@ -148,7 +148,7 @@ async def test_a_service_that_does_not_help(
     reply: Reply, said: str, code: int, monkeypatch: Any
 ) -> None:
     monkeypatch.setattr("task_queue_engine.backends.aws.preflight.checks.TIMEOUT", 0.3)
-    monkeypatch.setattr(retrying, "_THROTTLED_BASE", 0.01)
+    monkeypatch.setattr(retry, "_THROTTLED_BASE", 0.01)
     async with serving() as server:
         server.default = reply
         for command in (("provision",), ("provision", "--delete", "--yes")):
@@ -173,7 +173,7 @@ def test_trouble_while_something_is_made(
     code: str, status: int, expected: type[BackendError]
 ) -> None:
     said = {"Error": {"Code": code}, "ResponseMetadata": {"HTTPStatusCode": status}}
-    with pytest.raises(expected, match=f"CreateTable: {code}"), told():
+    with pytest.raises(expected, match=f"CreateTable: {code}"), botocore_errors_explained():
         raise botocore.exceptions.ClientError(said, "CreateTable")
 
 

@@ -12,8 +12,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, Self
 
+import botocore.credentials
+
+from local_aws.servers import LocalServer
 from task_queue_engine.backends.aws.wire.client import AwsClient
 from task_queue_engine.clock import ManualClock
 
@@ -27,12 +30,29 @@ class _Lease:
     until: datetime
 
 
-class WarpClient(AwsClient):
+class ClockClient(AwsClient):
     def __init__(self, *, clock: ManualClock, **options: Any) -> None:
         super().__init__(**options)
         self._time = clock
         self._leases: dict[str, _Lease] = {}
         self._delayed: list[tuple[datetime, str, dict[str, Any]]] = []
+
+    @classmethod
+    def of(
+        cls, server: LocalServer, clock: ManualClock, *, dynamodb: LocalServer | None = None
+    ) -> Self:
+        """A client of local servers.
+
+        Args:
+            dynamodb: where that is another one.
+        """
+        key, secret = server.credentials
+        return cls(
+            clock=clock,
+            region=server.region,
+            endpoints={"sqs": server.url, "dynamodb": (dynamodb or server).url},
+            load_credentials=lambda: botocore.credentials.Credentials(key, secret),
+        )
 
     async def call(
         self,

@@ -16,8 +16,9 @@ from task_queue_engine.clock import ManualClock
 from task_queue_engine.lifecycle import DEAD_LETTERED_ERROR_TYPE, Receive, Started
 from task_queue_engine.task import Task, TaskStatus
 from task_queue_engine.testing.conformance.harness import claim_request
-from tests.backends.aws.sqs.harness import make_backend, make_client, make_queue
-from tests.backends.aws.sqs.opening import boto, make_task, queue_of
+from tests.backends.aws.sqs.clock_client import ClockClient
+from tests.backends.aws.sqs.conformance import make_backend
+from tests.backends.aws.sqs.queues import boto, make_queue, make_task, queue_of
 from tests.local_servers import require
 
 SERVERS = ["elasticmq", "moto", "fauxqs", "ministack"]
@@ -56,8 +57,8 @@ async def test_a_copy_given_back_unclaimed_says_what_it_is_a_copy_of(name: str) 
 async def die_three_times(name: str, *, claims: bool) -> None:
     server = require(name)
     clock = ManualClock()
-    client = make_client(server, clock)
-    maker = make_client(server, clock)
+    client = ClockClient.of(server, clock)
+    maker = ClockClient.of(server, clock)
     async with maker.open():
         urls = await make_queue(maker, f"deaths-{random.getrandbits(40)}")
     backend = make_backend(client, urls, clock)
@@ -90,9 +91,9 @@ async def die_three_times(name: str, *, claims: bool) -> None:
         assert (found.error.type, found.error.message) == (DEAD_LETTERED_ERROR_TYPE, REASON)
         assert found.retry_count == (3 if claims else 0)
 
-        # And the letter is where it was, for people.
-        (letter,) = (await queue.dead_letters.page(limit=10)).dead_letters
-        assert (letter.task_id, letter.reason) == (task.id, REASON)
+        # And the dead letter is where it was, for the operator.
+        (listed,) = (await queue.dead_letters.page(limit=10)).dead_letters
+        assert (listed.task_id, listed.reason) == (task.id, REASON)
         there = boto("sqs", server).receive_message(QueueUrl=urls.dead)["Messages"]
         assert [message["MessageId"] for message in there] == [dead_letter.message_id]
 

@@ -7,11 +7,11 @@ from datetime import timedelta
 
 import pytest
 
-from task_queue_engine.backends.aws.sqs.message_format import dead_letter
+from task_queue_engine.backends.aws.sqs.message_format import outgoing_dead_letter
 from task_queue_engine.backends.base import DeadLetter, Done, Message
 from task_queue_engine.codec import decode_json
 from task_queue_engine.task import TaskError
-from tests.backends.aws.sqs.opening import (
+from tests.backends.aws.sqs.queues import (
     NOW,
     boto,
     dead_lettering,
@@ -85,7 +85,7 @@ async def test_a_dead_letter_says_why_in_its_attributes(name: str) -> None:
             QueueUrl=queue.urls.dead, MessageAttributeNames=["All"], VisibilityTimeout=0
         )["Messages"]
         assert not client.receive_message(QueueUrl=queue.urls.queue).get("Messages")
-        (letter,) = (await queue.dead_letters.page(limit=10)).dead_letters
+        (listed,) = (await queue.dead_letters.page(limit=10)).dead_letters
     assert json.loads(found["Body"])["id"] == task.id
     values = {
         key: (value["DataType"], value["StringValue"])
@@ -103,7 +103,7 @@ async def test_a_dead_letter_says_why_in_its_attributes(name: str) -> None:
         "Attempts": ("Number", "3"),
         "FailedAt": ("String", "2030-01-02T03:04:05.678901Z"),
     }
-    assert letter == DeadLetter(
+    assert listed == DeadLetter(
         id=found["MessageId"],
         task_id=task.id,
         task_type="email",
@@ -138,26 +138,26 @@ async def test_what_is_no_task_dies_with_a_reason_and_its_body() -> None:
         client.send_message(QueueUrl=queue.urls.queue, MessageBody="hello?")
         (delivery,) = await queue.receive(1, wait=5, visibility=30)
         await queue.dead_letter([dead_lettering(delivery, reason="no such task in the store")])
-        (letter,) = (await queue.dead_letters.page(limit=10)).dead_letters
+        (listed,) = (await queue.dead_letters.page(limit=10)).dead_letters
         (found,) = client.receive_message(QueueUrl=queue.urls.dead)["Messages"]
-    assert letter.reason == "its body is not a task: no such task in the store"
+    assert listed.reason == "its body is not a task: no such task in the store"
     assert found["Body"] == "hello?"
 
 
 # --- what does not fit ----------------------------------------------------------------------
 
 
-def test_a_long_traceback_is_cut_before_a_letter_is_not_sent() -> None:
+def test_a_long_traceback_is_cut_before_a_dead_letter_is_not_sent() -> None:
     body = b'{"id":"x","payload":"' + b"x" * 5000 + b'"}'
     long = TaskError(type="ValueError", message="m" * 3000, traceback="t" * 5000)
     item = dead_lettering(make_delivery(body=body), error=long)
 
     def error_within(limit: int) -> dict[str, str] | None:
-        letter = dead_letter(item, max_bytes=limit)
-        if "Error" not in letter.attributes:
+        sent = outgoing_dead_letter(item, max_bytes=limit)
+        if "Error" not in sent.attributes:
             return None
-        assert letter.size <= limit
-        return json.loads(letter.attributes["Error"]["StringValue"])
+        assert sent.size <= limit
+        return json.loads(sent.attributes["Error"]["StringValue"])
 
     assert error_within(20_000) == {"type": "ValueError", "message": "m" * 3000} | {
         "traceback": "t" * 5000
@@ -169,12 +169,12 @@ def test_a_long_traceback_is_cut_before_a_letter_is_not_sent() -> None:
 
 def test_nothing_that_sqs_refuses_is_in_an_attribute() -> None:
     item = dead_lettering(make_delivery(), reason="bell \x07, \uffff and \U0001f388", task_type="")
-    letter = dead_letter(item, max_bytes=2**20)
-    assert letter.attributes["Reason"]["StringValue"] == "bell \ufffd, \ufffd and \U0001f388"
-    assert "TaskType" not in letter.attributes, "an empty value is not allowed"
+    sent = outgoing_dead_letter(item, max_bytes=2**20)
+    assert sent.attributes["Reason"]["StringValue"] == "bell \ufffd, \ufffd and \U0001f388"
+    assert "TaskType" not in sent.attributes, "an empty value is not allowed"
 
 
-async def test_letters_are_listed_newest_first_page_by_page() -> None:
+async def test_dead_letters_are_listed_newest_first_page_by_page() -> None:
     server = require("elasticmq")
     async with queue_of(server) as queue:
         await queue.send([Message(task=make_task(id=f"task-{i}")) for i in range(25)])
@@ -188,9 +188,9 @@ async def test_letters_are_listed_newest_first_page_by_page() -> None:
             await queue.dead_letter(items)
         first = await queue.dead_letters.page(limit=20)
         second = await queue.dead_letters.page(limit=20, cursor=first.next_cursor)
-        # Looked at and given back: whoever redrives finds them all.
+        # Looked at and given back: a redrive finds them all.
         taken = await queue.dead_letters.take(limit=100)
-    times = [letter.at for letter in first.dead_letters + second.dead_letters]
+    times = [one.at for one in first.dead_letters + second.dead_letters]
     assert times == [NOW + timedelta(seconds=i) for i in reversed(range(25))]
     assert second.next_cursor is None
     assert len(taken) == 25

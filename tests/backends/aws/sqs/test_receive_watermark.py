@@ -8,7 +8,7 @@ from typing import Any
 import trio
 from trio.testing import MockClock
 
-from task_queue_engine.backends.aws.sqs.receive_watermark import SLACK, WINDOW, Arrivals
+from task_queue_engine.backends.aws.sqs.receive_watermark import SLACK, WINDOW, ReceiveWatermark
 
 START = datetime(2030, 1, 1, tzinfo=UTC)
 
@@ -24,37 +24,37 @@ def minutes(number: float) -> timedelta:
 
 
 async def test_nothing_is_known_before_anything_was_received(autojump_clock: MockClock) -> None:
-    assert Arrivals().reached() is None
+    assert ReceiveWatermark().reached() is None
 
 
 async def test_the_oldest_of_the_last_minute_counts(autojump_clock: MockClock) -> None:
-    arrivals = Arrivals()
-    arrivals.note([received(START + minutes(5)), received(START)])
-    arrivals.note([received(START + minutes(9))])
-    assert arrivals.reached() == START - SLACK
+    watermark = ReceiveWatermark()
+    watermark.note([received(START + minutes(5)), received(START)])
+    watermark.note([received(START + minutes(9))])
+    assert watermark.reached() == START - SLACK
 
 
 async def test_what_comes_again_says_nothing(autojump_clock: MockClock) -> None:
-    arrivals = Arrivals()
-    arrivals.note([received(START, count=2)])
-    assert arrivals.reached() is None
-    arrivals.note([received(START, count=2), received(START + minutes(5))])
-    assert arrivals.reached() == START + minutes(5) - SLACK
+    watermark = ReceiveWatermark()
+    watermark.note([received(START, count=2)])
+    assert watermark.reached() is None
+    watermark.note([received(START, count=2), received(START + minutes(5))])
+    assert watermark.reached() == START + minutes(5) - SLACK
 
 
 async def test_an_empty_queue_has_been_read_to_its_end(autojump_clock: MockClock) -> None:
-    arrivals = Arrivals()
-    arrivals.note_empty(START)
-    assert arrivals.reached() == START - SLACK
+    watermark = ReceiveWatermark()
+    watermark.note_empty(START)
+    assert watermark.reached() == START - SLACK
 
 
 async def test_it_moves_on_and_is_forgotten(autojump_clock: MockClock) -> None:
-    arrivals = Arrivals()
-    arrivals.note([received(START)])
+    watermark = ReceiveWatermark()
+    watermark.note([received(START)])
     await trio.sleep(WINDOW + 1)
-    arrivals.note([received(START + minutes(30))])
-    assert arrivals.reached() == START - SLACK, "the minute before still counts"
+    watermark.note([received(START + minutes(30))])
+    assert watermark.reached() == START - SLACK, "the minute before still counts"
     await trio.sleep(WINDOW + 1)
-    assert arrivals.reached() == START + minutes(30) - SLACK
+    assert watermark.reached() == START + minutes(30) - SLACK
     await trio.sleep(3 * WINDOW)
-    assert arrivals.reached() is None
+    assert watermark.reached() is None

@@ -16,7 +16,7 @@ from task_queue_engine.backends.base import (
     TryAgain,
 )
 from task_queue_engine.errors import BackendUnavailable
-from tests.backends.aws.sqs.opening import (
+from tests.backends.aws.sqs.queues import (
     URLS,
     dead_lettering,
     make_delivery,
@@ -356,7 +356,7 @@ async def test_a_dead_letter_is_sent_before_the_message_is_deleted() -> None:
     assert deleted["QueueUrl"] == URLS.queue
 
 
-async def test_what_is_somebody_elses_is_not_dead_lettered() -> None:
+async def test_what_another_owns_is_not_dead_lettered() -> None:
     async with serving() as server, queue_on(server) as queue:
         server.default = failing(
             "ChangeMessageVisibilityBatch", Code="ReceiptHandleIsInvalid", SenderFault=True
@@ -382,7 +382,7 @@ async def test_a_purge_too_soon_says_when_to_try_again() -> None:
     assert caught.value.retry_after == 60
 
 
-async def test_letters_that_were_looked_at_are_given_back_even_when_it_is_cancelled() -> None:
+async def test_dead_letters_that_were_looked_at_are_given_back_even_when_it_is_cancelled() -> None:
     def reply(request: Request) -> Answer:
         if request.operation == "ReceiveMessage":
             if len(server.requests) > 1:

@@ -104,7 +104,7 @@ class CannedServer:
         buffer = b""
         try:
             while True:
-                request, buffer = await _read_request(stream, buffer, number)
+                request, buffer = await read_request(stream, buffer, number)
                 self.requests.append(request)
                 self.arrived.set()
                 if not await self._answer(stream, request):
@@ -134,7 +134,7 @@ class CannedServer:
         return reply.then == "keep"
 
 
-async def _read_request(
+async def read_request(
     stream: trio.abc.Stream, buffer: bytes, connection: int
 ) -> tuple[Request, bytes]:
     async def more() -> bytes:

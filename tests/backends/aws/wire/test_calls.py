@@ -14,7 +14,7 @@ from task_queue_engine.backends.aws.wire.errors import (
 )
 from task_queue_engine.errors import BackendError, BackendUnavailable
 from tests.backends.aws.wire.canned import CLOSE, HANG, Answer, answer, error
-from tests.backends.aws.wire.opening import delete, elapsed_since, opened, put, receive
+from tests.backends.aws.wire.opened_client import delete, elapsed_since, opened, put, receive
 
 
 async def test_a_call(server, virtual_clock):

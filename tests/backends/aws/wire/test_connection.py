@@ -36,7 +36,7 @@ class Pair:
         self.asked = b""
 
     def send_now(self, data: bytes) -> None:
-        """Without giving anybody a turn."""
+        """Without giving another task a turn."""
         os.write(self.server.socket.fileno(), data)
 
     async def answered(self, *pieces: bytes, end: bool = False) -> Response:

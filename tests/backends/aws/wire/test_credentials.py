@@ -16,7 +16,7 @@ from task_queue_engine.backends.aws.wire.credentials import CredentialSource
 from task_queue_engine.backends.aws.wire.errors import CredentialsUnusable
 from task_queue_engine.backends.aws.wire.sigv4 import Credentials
 from task_queue_engine.errors import BackendRefused
-from tests.backends.aws.wire.opening import opened, put
+from tests.backends.aws.wire.opened_client import opened, put
 
 _START = datetime.datetime(2030, 1, 1, tzinfo=datetime.UTC)
 _HOUR = 3600.0

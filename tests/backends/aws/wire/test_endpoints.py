@@ -7,7 +7,7 @@ import pytest
 from task_queue_engine.backends.aws.wire.client import AwsClient
 from task_queue_engine.backends.aws.wire.endpoints import Endpoint, parse_endpoint
 from task_queue_engine.errors import ConfigurationError
-from tests.backends.aws.wire.opening import put
+from tests.backends.aws.wire.opened_client import put
 
 
 async def _addresses(**options) -> tuple[str, str, str]:

@@ -14,8 +14,8 @@ from task_queue_engine.backends.aws.wire.errors import EndpointUnreachable
 from task_queue_engine.backends.aws.wire.retry import MAX_ATTEMPTS, RetryQuota
 from task_queue_engine.errors import BackendUnavailable
 from tests.backends.aws.wire.canned import Answer, CannedServer, answer, serving
-from tests.backends.aws.wire.opening import delete, elapsed_since, opened, put
-from tests.backends.aws.wire.proxy import Proxy, proxying
+from tests.backends.aws.wire.faulty_network import FaultyNetwork, faulty_network
+from tests.backends.aws.wire.opened_client import delete, elapsed_since, opened, put
 
 _BODY = b'{"Item":{"id":{"S":"0123456789"}}}'
 _RIGHT = {"Item": {"id": {"S": "0123456789"}}}
@@ -23,32 +23,32 @@ _ANSWER = answer(body=_BODY, x_amz_crc32=str(zlib.crc32(_BODY)))
 
 
 @pytest.fixture
-async def proxy(server: CannedServer) -> AsyncIterator[Proxy]:
+async def network(server: CannedServer) -> AsyncIterator[FaultyNetwork]:
     server.default = _ANSWER
-    async with proxying(server.port) as it:
+    async with faulty_network(server.port) as it:
         yield it
 
 
-async def test_an_answer_cut_off_anywhere(server, proxy, virtual_clock, monkeypatch):
+async def test_an_answer_cut_off_anywhere(server, network, virtual_clock, monkeypatch):
     monkeypatch.setattr(RetryQuota, "take", lambda *_: 0)
-    async with opened(proxy.url, virtual_clock, drawn=0) as client:
+    async with opened(network.url, virtual_clock, drawn=0) as client:
         for place in range(len(_ANSWER.data)):
-            proxy.trouble.cut_after = place
+            network.faults.cut_after = place
             with pytest.raises(EndpointUnreachable, match=r"cut off|closed before|broke"):
                 await put(client)
-            proxy.trouble.cut_after = None
+            network.faults.cut_after = None
             assert await put(client) == _RIGHT
     assert len(server.requests) == 5 * len(_ANSWER.data)
 
 
-async def test_an_answer_damaged_anywhere(server, proxy, virtual_clock, monkeypatch):
+async def test_an_answer_damaged_anywhere(server, network, virtual_clock, monkeypatch):
     """It is right, or it is refused: the checksum covers the body."""
     monkeypatch.setitem(MAX_ATTEMPTS, "dynamodb", 1)
     server.default = Answer(_ANSWER.data, then="close")  # each answer is its connection's first
     refused = 0
-    async with opened(proxy.url, virtual_clock, drawn=0, request_timeout=1) as client:
+    async with opened(network.url, virtual_clock, drawn=0, request_timeout=1) as client:
         for place in range(len(_ANSWER.data)):
-            proxy.trouble.damage_at, proxy.trouble.flip = place, 1 << place % 7
+            network.faults.damage_at, network.faults.flip = place, 1 << place % 7
             try:
                 assert await put(client) == _RIGHT
             except BackendUnavailable:
@@ -56,30 +56,30 @@ async def test_an_answer_damaged_anywhere(server, proxy, virtual_clock, monkeypa
     assert refused > len(_BODY)
 
 
-async def test_a_slow_network(server, proxy, virtual_clock):
-    proxy.trouble.piece, proxy.trouble.pace = 10, 0.1
-    async with opened(proxy.url, virtual_clock) as client:
+async def test_a_slow_network(server, network, virtual_clock):
+    network.faults.piece, network.faults.pace = 10, 0.1
+    async with opened(network.url, virtual_clock) as client:
         start = trio.current_time()
         assert await put(client) == _RIGHT
         assert elapsed_since(start) > 1
     assert len(server.requests) == 1
 
 
-async def test_a_network_too_slow(server, proxy, virtual_clock):
-    proxy.trouble.piece, proxy.trouble.pace = 1, 1
-    async with opened(proxy.url, virtual_clock, total_timeout=100) as client:
+async def test_a_network_too_slow(server, network, virtual_clock):
+    network.faults.piece, network.faults.pace = 1, 1
+    async with opened(network.url, virtual_clock, total_timeout=100) as client:
         with pytest.raises(EndpointUnreachable, match="no answer within 10 s"):
             await put(client)
 
 
-async def test_an_outage(server, proxy, virtual_clock):
-    async with opened(proxy.url, virtual_clock, max_connections=1) as client:
+async def test_an_outage(server, network, virtual_clock):
+    async with opened(network.url, virtual_clock, max_connections=1) as client:
         assert await put(client) == _RIGHT
-        proxy.trouble.refuse = True
+        network.faults.refuse = True
         await trio.sleep(60)  # until the connection is too old to be used again
         with pytest.raises(EndpointUnreachable):
             await put(client)
-        proxy.trouble.refuse = False
+        network.faults.refuse = False
         assert await put(client) == _RIGHT
 
 
@@ -116,8 +116,8 @@ async def test_large_bodies_over_tls(secured, trusted, virtual_clock):
     secured.default = lambda request: answer(request.parameters)
     text = {"text": "x" * 3_000_000}
     async with (
-        proxying(secured.port, scheme="https") as proxy,
-        opened(proxy.url, virtual_clock) as client,
+        faulty_network(secured.port, scheme="https") as network,
+        opened(network.url, virtual_clock) as client,
     ):
         for _ in range(2):
             assert await client.call("dynamodb", "PutItem", text) == text
@@ -126,25 +126,25 @@ async def test_large_bodies_over_tls(secured, trusted, virtual_clock):
 
 async def test_tls_cut_off(secured, trusted, virtual_clock):
     async with (
-        proxying(secured.port, scheme="https") as proxy,
-        opened(proxy.url, virtual_clock, drawn=0) as client,
+        faulty_network(secured.port, scheme="https") as network,
+        opened(network.url, virtual_clock, drawn=0) as client,
     ):
         for place in (0, 1, 500, 1500):
-            proxy.trouble.cut_after = place
+            network.faults.cut_after = place
             with pytest.raises(EndpointUnreachable):
                 await put(client)
-        proxy.trouble.cut_after = None
+        network.faults.cut_after = None
         assert await put(client) == {}
 
 
 async def test_tls_damaged(secured, trusted, virtual_clock):
     secured.default = Answer(answer().data, then="close")
     async with (
-        proxying(secured.port, scheme="https") as proxy,
-        opened(proxy.url, virtual_clock, drawn=0) as client,
+        faulty_network(secured.port, scheme="https") as network,
+        opened(network.url, virtual_clock, drawn=0) as client,
     ):
         assert await put(client) == {}
-        proxy.trouble.damage_at = 100
+        network.faults.damage_at = 100
         with pytest.raises(BackendUnavailable):
             await put(client)
 

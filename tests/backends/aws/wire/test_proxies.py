@@ -16,7 +16,7 @@ from task_queue_engine.backends.aws.wire.errors import EndpointUnreachable
 from task_queue_engine.backends.aws.wire.proxies import Proxy, find_proxy
 from task_queue_engine.errors import ConfigurationError
 from tests.backends.aws.wire.canned import CannedServer, serving
-from tests.backends.aws.wire.opening import opened, put
+from tests.backends.aws.wire.opened_client import opened, put
 
 
 class ConnectProxy:

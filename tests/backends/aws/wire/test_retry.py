@@ -20,11 +20,11 @@ from task_queue_engine.backends.aws.wire.errors import (
     CredentialsUnusable,
     Throttled,
 )
-from task_queue_engine.backends.aws.wire.retry import Kind, RetryQuota, backoff, classify
+from task_queue_engine.backends.aws.wire.retry import FailureKind, RetryQuota, backoff, classify
 from task_queue_engine.clock import ManualClock
 from task_queue_engine.errors import BackendUnavailable
 from tests.backends.aws.wire.canned import CLOSE, Answer, answer, error
-from tests.backends.aws.wire.opening import delete, elapsed_since, opened, put, receive
+from tests.backends.aws.wire.opened_client import delete, elapsed_since, opened, put, receive
 
 _NOON = datetime(2030, 1, 1, 12, tzinfo=UTC)
 
@@ -158,9 +158,9 @@ async def test_success_fills_the_bucket_again(server, virtual_clock):
 
 def test_quota():
     quota = RetryQuota(capacity=20)
-    assert quota.take(Kind.THROTTLED) == 5
-    assert quota.take(Kind.TRANSIENT) == 14
-    assert quota.take(Kind.THROTTLED) is None
+    assert quota.take(FailureKind.THROTTLED) == 5
+    assert quota.take(FailureKind.TRANSIENT) == 14
+    assert quota.take(FailureKind.THROTTLED) is None
     quota.give_back(14)
     quota.give_back(None)
     assert quota.capacity == 16
@@ -171,19 +171,19 @@ def test_quota():
 
 @given(
     st.sampled_from(["sqs", "dynamodb"]),
-    st.sampled_from([Kind.TRANSIENT, Kind.THROTTLED]),
+    st.sampled_from([FailureKind.TRANSIENT, FailureKind.THROTTLED]),
     st.integers(1, 50),
     st.none() | st.floats(0, 1e6),
     st.randoms(use_true_random=False),
 )
 def test_waits_are_bounded(service, kind, attempt, asked, rng):
-    bound = min(20, (1 if kind is Kind.THROTTLED else 0.05) * 2.0 ** (attempt - 1))
+    bound = min(20, (1 if kind is FailureKind.THROTTLED else 0.05) * 2.0 ** (attempt - 1))
     assert 0 <= backoff(service, kind, attempt, rng, retry_after=asked) <= bound + 5
 
 
 def test_waits_are_spread_over_the_whole_range():
     rng = random.Random(1)
-    drawn = [backoff("sqs", Kind.THROTTLED, 3, rng) for _ in range(1000)]
+    drawn = [backoff("sqs", FailureKind.THROTTLED, 3, rng) for _ in range(1000)]
     assert 0 <= min(drawn) < 0.2
     assert 3.8 < max(drawn) <= 4
 
@@ -192,13 +192,13 @@ def test_the_kinds_agree_with_botocore():
     """Whatever botocore's standard mode retries we retry, and as the same kind."""
     for code in standard.ThrottledRetryableChecker._THROTTLED_ERROR_CODES:
         if code != "EC2ThrottledException":
-            assert classify(400, code, "") is Kind.THROTTLED, code
+            assert classify(400, code, "") is FailureKind.THROTTLED, code
     for code in standard.TransientRetryableChecker._TRANSIENT_ERROR_CODES:
-        assert classify(400, code, "") in (Kind.TRANSIENT, Kind.THROTTLED), code
+        assert classify(400, code, "") in (FailureKind.TRANSIENT, FailureKind.THROTTLED), code
     for status in standard.TransientRetryableChecker._TRANSIENT_STATUS_CODES:
-        assert classify(status, "", "") is Kind.TRANSIENT
+        assert classify(status, "", "") is FailureKind.TRANSIENT
     for code in _errors_modelled_as_retryable():
-        assert classify(400, code, "") in (Kind.TRANSIENT, Kind.THROTTLED), code
+        assert classify(400, code, "") in (FailureKind.TRANSIENT, FailureKind.THROTTLED), code
 
 
 def _errors_modelled_as_retryable() -> Iterator[str]:

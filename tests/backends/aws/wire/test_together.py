@@ -10,7 +10,7 @@ import trio
 from task_queue_engine.backends.aws.wire.client import AwsClient
 from task_queue_engine.errors import BackendUnavailable
 from tests.backends.aws.wire.canned import CLOSE, Answer, Request, answer, error
-from tests.backends.aws.wire.opening import elapsed_since, opened
+from tests.backends.aws.wire.opened_client import elapsed_since, opened
 
 
 @pytest.mark.parametrize("seed", range(2))

@@ -7,11 +7,13 @@ for the store's own bookkeeping. docs/adr/0014 says why the table is as it is an
 
 from __future__ import annotations
 
+import re
 import zlib
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Final, assert_never
 
+from task_queue_engine.errors import ConfigurationError
 from task_queue_engine.task import TaskStatus
 
 KEY: Final = "id"
@@ -27,6 +29,9 @@ scheduled task is put in and taken out), and four requests for one look at it.""
 
 COUNTER_SHARDS: Final = 4
 """Items the counters are spread over. Each is read at every `counts()`."""
+
+# DynamoDB, "Naming rules".
+_TABLE_NAME = re.compile(r"[A-Za-z0-9_.-]{3,255}", re.ASCII)
 
 MAX_ITEM_BYTES: Final = 400 * 1024
 """Names and values together (AWS, "Quotas in Amazon DynamoDB")."""
@@ -88,6 +93,25 @@ INDEXES: Final = (STATUS_INDEX, DUE_INDEX, CANCEL_INDEX)
 
 CANCEL_SHARD: Final = "REQUESTED"
 """The one value of `cancel_shard`: on running tasks with a request to cancel them."""
+
+
+def check_table_name(name: str | None) -> str:
+    """
+    Raises:
+        ConfigurationError: naming DYNAMODB_TABLE: it is not set, or no table can be called so.
+    """
+    if name is None:
+        raise ConfigurationError(
+            "is not set: the name of the table of tasks (tqe provision makes one)",
+            variable="DYNAMODB_TABLE",
+        )
+    if not _TABLE_NAME.fullmatch(name):
+        raise ConfigurationError(
+            "must be a table's name, 3 to 255 of A-Z, a-z, 0-9, '_', '-' and '.' (no ARN), not "
+            f"{name[:100]!r}",
+            variable="DYNAMODB_TABLE",
+        )
+    return name
 
 
 def create_table_parameters(name: str) -> dict[str, Any]:

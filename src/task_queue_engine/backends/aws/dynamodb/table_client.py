@@ -11,11 +11,12 @@ from typing import Any
 import trio
 
 from task_queue_engine.backends.aws.dynamodb.item_format import Item
-from task_queue_engine.backends.aws.preflight.checks import refuse
 from task_queue_engine.backends.aws.usage import Usage
 from task_queue_engine.backends.aws.wire.client import AwsClient
 from task_queue_engine.backends.aws.wire.concurrently import gather
+from task_queue_engine.backends.aws.wire.error_codes import Meaning, meaning_of
 from task_queue_engine.backends.aws.wire.errors import AwsRequestFailed
+from task_queue_engine.backends.aws.wire.explanations import refuse
 from task_queue_engine.backends.aws.wire.json_protocol import capacity_units
 from task_queue_engine.errors import BackendError, BackendUnavailable, ConfigurationError
 
@@ -23,9 +24,9 @@ MAX_KEYS = 100
 """Of a BatchGetItem (API reference)."""
 
 # About one item: the caller judges it.
-_OF_THE_ITEM = frozenset({"ConditionalCheckFailedException", "ValidationException"})
+_OF_THE_ITEM = Meaning.CONDITION_FAILED | Meaning.ITEM_INVALID
 # Of a table, or an index: "The table does not have the specified index".
-_NOT_AS_EXPECTED = frozenset({"ResourceNotFoundException", "ValidationException"})
+_NOT_AS_EXPECTED = Meaning.TABLE_MISSING | Meaning.ITEM_INVALID
 # Ends with somebody mending permissions or the table, not with another try in a second.
 _PATIENT = 5.0
 
@@ -219,7 +220,7 @@ class TableClient:
         try:
             await self._client.call("dynamodb", operation, request, timeout=self._timeout)
         except AwsRequestFailed as error:
-            if error.code in _NOT_AS_EXPECTED:
+            if meaning_of(error.code) & _NOT_AS_EXPECTED:
                 raise ConfigurationError(
                     f"{lacking} in {self._client.region} for these credentials "
                     f"(tqe provision makes one): {error.message}",
@@ -251,7 +252,7 @@ class TableClient:
                     timeout=self._timeout,
                 )
             except AwsRequestFailed as error:
-                if error.code in _OF_THE_ITEM:
+                if meaning_of(error.code) & _OF_THE_ITEM:
                     raise
                 # Somebody has to mend something; until then work waits.
                 raise BackendUnavailable(
@@ -260,10 +261,9 @@ class TableClient:
 
 
 def _explained(error: AwsRequestFailed) -> str:
-    match error.code:
-        case "ResourceNotFoundException":
-            return "DynamoDB knows no such table or index in this region"
-        case "AccessDeniedException":
-            return f"permission denied: {error.message}"
-        case _:
-            return str(error)
+    means = meaning_of(error.code)
+    if means & Meaning.TABLE_MISSING:
+        return "DynamoDB knows no such table or index in this region"
+    if means & Meaning.ACCESS_DENIED:
+        return f"permission denied: {error.message}"
+    return str(error)

@@ -17,6 +17,11 @@ from task_queue_engine.backends.aws.dynamodb.conditional_writes import Delete, I
 from task_queue_engine.backends.aws.dynamodb.item_format import Item
 from task_queue_engine.backends.aws.dynamodb.table_client import TableClient
 from task_queue_engine.backends.aws.wire.concurrently import gather
+from task_queue_engine.backends.aws.wire.error_codes import (
+    Meaning,
+    meaning_of,
+    meaning_of_statement,
+)
 from task_queue_engine.backends.aws.wire.errors import AwsRequestFailed
 from task_queue_engine.backends.aws.wire.json_protocol import capacity_units
 from task_queue_engine.errors import BackendUnavailable
@@ -31,19 +36,6 @@ _LARGE = ("payload", "result", "error", "progress")
 
 # Full jitter below 0.1, 0.2, 0.4, 0.8 and 1 s between them: together within a store's call.
 _TRIES = 6
-
-# Codes of BatchStatementError (API reference).
-_REFUSED = frozenset({"ConditionalCheckFailed", "DuplicateItem"})
-_AGAIN = frozenset(
-    {
-        "InternalServerError",
-        "ProvisionedThroughputExceeded",
-        "RequestLimitExceeded",
-        "ThrottlingError",
-        "TransactionConflict",
-    }
-)
-_INVALID = frozenset({"ValidationError", "ItemCollectionSizeLimitExceeded"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,7 +238,7 @@ class SingleWriter(_RetryingWriter):
         except BackendUnavailable as error:
             answer.result = Unanswered(error)
         except AwsRequestFailed as error:
-            if error.code == "ConditionalCheckFailedException":
+            if meaning_of(error.code) & Meaning.CONDITION_FAILED:
                 answer.result = ConditionFailed(error.answer.get("Item"))
             else:
                 answer.result = Invalid(error.message)
@@ -272,11 +264,12 @@ def _result_of(table: str, response: dict[str, Any]) -> Result:
     if not error:
         return Applied(response.get("Item"))
     code, message = error.get("Code", ""), error.get("Message", "")
-    if code in _REFUSED:
+    means = meaning_of_statement(code)
+    if means & Meaning.CONDITION_FAILED:
         return ConditionFailed(error.get("Item"))
-    if code in _AGAIN:
+    if means & (Meaning.THROTTLED | Meaning.TRANSIENT):
         return Unanswered(_LeftUndone(f"DynamoDB: {code}: {message}"))
-    if code in _INVALID:
+    if means & Meaning.ITEM_INVALID:
         return Invalid(message)
     # AccessDenied, ResourceNotFound: until somebody has mended it.
     return Unanswered(BackendUnavailable(f"table {table}: {code}: {message}", retry_after=5.0))

@@ -12,17 +12,17 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
 
-from task_queue_engine.backends.aws.dynamodb import schema as table
-from task_queue_engine.backends.aws.preflight.checks import (
-    NO_PERMISSION,
-    NO_QUEUE,
-    TIMEOUT,
-    WRONG_CREDENTIALS,
-)
+from task_queue_engine.backends.aws.dynamodb import schema
+from task_queue_engine.backends.aws.preflight.checks import NO_SUCH_QUEUE, TIMEOUT
 from task_queue_engine.backends.aws.sqs.queue_urls import QueueUrls
 from task_queue_engine.backends.aws.wire.client import AwsClient
 from task_queue_engine.backends.aws.wire.concurrently import gather
 from task_queue_engine.backends.aws.wire.endpoints import Service, is_aws
+from task_queue_engine.backends.aws.wire.error_codes import (
+    Meaning,
+    meaning_of,
+    meaning_of_statement,
+)
 from task_queue_engine.backends.aws.wire.errors import (
     AwsRequestFailed,
     CredentialsUnusable,
@@ -33,12 +33,13 @@ from task_queue_engine.errors import BackendRefused, BackendUnavailable, Configu
 
 Writes = Literal["batch", "single"]
 
-_FIRST_THINGS_FIRST = WRONG_CREDENTIALS | NO_QUEUE | {"ResourceNotFoundException"}
-# What other checks speak of. Statements have error codes of their own.
-_ELSEWHERE = _FIRST_THINGS_FIRST | NO_PERMISSION | {"ResourceNotFound"}
+# To be mended before a permission can be asked for.
+_FIRST_THINGS_FIRST = Meaning.CREDENTIALS_WRONG | NO_SUCH_QUEUE | Meaning.TABLE_MISSING
+# What other checks speak of.
+_ELSEWHERE = _FIRST_THINGS_FIRST | Meaning.ACCESS_DENIED
 
+# The id of no task.
 _NOTHING = "tqe-looked-for-this"
-"""The id of no task."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,13 +76,14 @@ async def ask(client: AwsClient, probe: Probe) -> Given | Denied | Unknown:
             probe.service, probe.operation, probe.parameters, timeout=TIMEOUT
         )
     except AwsRequestFailed as error:
-        if error.code in NO_PERMISSION:
+        means = meaning_of(error.code)
+        if means & Meaning.ACCESS_DENIED:
             return Denied(error.message)
-        return Unknown(str(error)) if error.code in _FIRST_THINGS_FIRST else Given()
+        return Unknown(str(error)) if means & _FIRST_THINGS_FIRST else Given()
     except BackendUnavailable as error:
         return Unknown(str(error))
     code, message = _statement_error(answer)
-    return Denied(message) if code in NO_PERMISSION else Given()
+    return Denied(message) if _meaning_of(code) & Meaning.ACCESS_DENIED else Given()
 
 
 async def check_permissions(client: AwsClient, probes: Iterable[Probe]) -> None:
@@ -123,7 +125,7 @@ async def check_writes(client: AwsClient, table_name: str, writes: Writes) -> No
             timeout=TIMEOUT,
         )
     except AwsRequestFailed as error:
-        if error.code in _ELSEWHERE:
+        if meaning_of(error.code) & _ELSEWHERE:
             return
         said = str(error)
     except (CredentialsUnusable, EndpointUnreachable, Throttled):
@@ -134,7 +136,7 @@ async def check_writes(client: AwsClient, table_name: str, writes: Writes) -> No
         said = str(error)
     else:
         code, said = _statement_error(answer)
-        if code == "ConditionalCheckFailed" or code in _ELSEWHERE:
+        if _meaning_of(code) & (Meaning.CONDITION_FAILED | _ELSEWHERE):
             return
         said = f"{code}: {said}" if code else "it ignores their conditions"
     raise ConfigurationError(
@@ -172,16 +174,16 @@ def _queue_probes(on: str, url: str) -> list[Probe]:
 
 
 def _table_probes(name: str, writes: Writes) -> list[Probe]:
-    item = {"TableName": name, "Key": {table.KEY: {"S": _NOTHING}}}
+    item = {"TableName": name, "Key": {schema.KEY: {"S": _NOTHING}}}
     never = {
         "ConditionExpression": "attribute_exists(#key)",
-        "ExpressionAttributeNames": {"#key": table.KEY},
+        "ExpressionAttributeNames": {"#key": schema.KEY},
     }
     query = {
         "TableName": name,
-        "IndexName": table.INDEXES[0].name,
+        "IndexName": schema.INDEXES[0].name,
         "KeyConditionExpression": "#key = :none",
-        "ExpressionAttributeNames": {"#key": table.INDEXES[0].hash_key},
+        "ExpressionAttributeNames": {"#key": schema.INDEXES[0].hash_key},
         "ExpressionAttributeValues": {":none": {"S": _NOTHING}},
         "Limit": 1,
     }
@@ -196,7 +198,7 @@ def _table_probes(name: str, writes: Writes) -> list[Probe]:
     if writes == "batch":
         statements = {
             # A key is never empty: this is refused for the table's sake.
-            "dynamodb:PartiQLInsert": f"INSERT INTO \"{name}\" VALUE {{'{table.KEY}': ''}}",
+            "dynamodb:PartiQLInsert": f"INSERT INTO \"{name}\" VALUE {{'{schema.KEY}': ''}}",
             "dynamodb:PartiQLUpdate": _update_of_nothing(name),
             "dynamodb:PartiQLDelete": f'DELETE FROM "{name}" {_where_nothing()}',  # noqa: S608  # a table's name
         }
@@ -217,7 +219,12 @@ def _update_of_nothing(name: str) -> str:
 
 
 def _where_nothing() -> str:
-    return f"WHERE \"{table.KEY}\" = '{_NOTHING}'"
+    return f"WHERE \"{schema.KEY}\" = '{_NOTHING}'"
+
+
+def _meaning_of(code: str) -> Meaning:
+    """Of a statement's error. A local server may use the code of a whole request there."""
+    return meaning_of_statement(code) | meaning_of(code)
 
 
 def _statement_error(answer: Mapping[str, Any]) -> tuple[str, str]:

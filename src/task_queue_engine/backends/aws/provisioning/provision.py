@@ -11,26 +11,28 @@ from typing import Any
 
 import botocore.exceptions
 
-from task_queue_engine.backends.aws.dynamodb import schema as table_
-from task_queue_engine.backends.aws.preflight.checks import (
-    check_access,
-    check_regions,
-    clock_trouble,
-)
+from task_queue_engine.backends.aws.dynamodb import schema
+from task_queue_engine.backends.aws.preflight.checks import check_access, check_regions
 from task_queue_engine.backends.aws.provisioning.resources import (
     DEAD_LETTER_ATTRIBUTES,
     QUEUE_ATTRIBUTES,
     Names,
-    redrive_policy,
+    make_redrive_policy,
 )
-from task_queue_engine.backends.aws.provisioning.session import Control, code_of, told
+from task_queue_engine.backends.aws.provisioning.session import (
+    AdminSession,
+    botocore_errors_explained,
+    code_of,
+)
 from task_queue_engine.backends.aws.sqs.queue_urls import region_of
 from task_queue_engine.backends.aws.wire.client import AwsClient
+from task_queue_engine.backends.aws.wire.error_codes import Meaning, meaning_of
+from task_queue_engine.backends.aws.wire.explanations import clock_trouble
 from task_queue_engine.config import Settings
 from task_queue_engine.errors import BackendRefused
 
+# Waiting for a table: seconds between looks, and looks. Filling a new index takes minutes.
 _DELAY, _TRIES = 2, 150
-"""Waiting for a table: seconds between looks, and looks."""
 
 
 class Action(StrEnum):
@@ -96,42 +98,42 @@ async def preflight(names: Names, settings: Settings, *, named: bool) -> str:
         return client.region
 
 
-def provision(control: Control, names: Names, *, dry_run: bool = False) -> Provisioned:
+def provision(session: AdminSession, names: Names, *, dry_run: bool = False) -> Provisioned:
     """
     Raises:
         BackendRefused: no permission, or something else has one of these names.
         BackendUnavailable: AWS cannot be reached.
     """
     done = Provisioned()
-    with told():
-        dead = _queue(control, names.dead, DEAD_LETTER_ATTRIBUTES, done.steps, dry_run)
+    with botocore_errors_explained():
+        dead = _queue(session, names.dead, DEAD_LETTER_ATTRIBUTES, done.steps, dry_run)
         wanted = dict(QUEUE_ATTRIBUTES)
         if dead is not None:
-            arn = _attributes(control, dead)["QueueArn"]
-            wanted["RedrivePolicy"] = json.dumps(redrive_policy(arn))
-        queue = _queue(control, names.queue, wanted, done.steps, dry_run)
-        _table(control, names.table, done.steps, dry_run)
-    done.environment = _environment(control, queue, dead, names.table)
+            arn = _attributes(session, dead)["QueueArn"]
+            wanted["RedrivePolicy"] = json.dumps(make_redrive_policy(arn))
+        queue = _queue(session, names.queue, wanted, done.steps, dry_run)
+        _table(session, names.table, done.steps, dry_run)
+    done.environment = _environment(session, queue, dead, names.table)
     return done
 
 
-def delete(control: Control, names: Names, *, dry_run: bool = False) -> list[Step]:
+def delete(session: AdminSession, names: Names, *, dry_run: bool = False) -> list[Step]:
     """The queues with all messages, the table with all tasks.
 
     Raises:
         BackendRefused, BackendUnavailable.
     """
     steps: list[Step] = []
-    with told():
+    with botocore_errors_explained():
         for name in (names.queue, names.dead):
-            url = _find_queue(control, name)
+            url = _find_queue(session, name)
             if url is not None and not dry_run:
-                control.sqs.delete_queue(QueueUrl=url)
+                session.sqs.delete_queue(QueueUrl=url)
             steps.append(Step(f"queue {name}", Action.DELETED if url else Action.ABSENT))
-        found = _describe_table(control, names.table)
+        found = _describe_table(session, names.table)
         if found is not None and not dry_run:
-            control.dynamodb.delete_table(TableName=names.table)
-            _wait(control, "table_not_exists", names.table)
+            session.dynamodb.delete_table(TableName=names.table)
+            _wait(session, "table_not_exists", names.table)
         steps.append(Step(f"table {names.table}", Action.DELETED if found else Action.ABSENT))
     return steps
 
@@ -140,19 +142,19 @@ def delete(control: Control, names: Names, *, dry_run: bool = False) -> list[Ste
 
 
 def _queue(
-    control: Control, name: str, wanted: Mapping[str, str], steps: list[Step], dry_run: bool
+    session: AdminSession, name: str, wanted: Mapping[str, str], steps: list[Step], dry_run: bool
 ) -> str | None:
     """Its URL; None where a dry run would create it."""
     resource = f"queue {name}"
-    url = _find_queue(control, name)
+    url = _find_queue(session, name)
     if url is None:
         steps.append(Step(resource, Action.CREATED))
         if dry_run:
             return None
-        return str(control.sqs.create_queue(QueueName=name, Attributes=wanted)["QueueUrl"])
-    different = differences(_attributes(control, url), wanted)
+        return str(session.sqs.create_queue(QueueName=name, Attributes=wanted)["QueueUrl"])
+    different = differences(_attributes(session, url), wanted)
     if different and not dry_run:
-        control.sqs.set_queue_attributes(
+        session.sqs.set_queue_attributes(
             QueueUrl=url, Attributes={key: wanted[key] for key in different}
         )
     detail = ", ".join(f"{key}: {was or 'none'}" for key, was in different.items())
@@ -186,38 +188,38 @@ def _comparable(value: str) -> Any:
     return parsed
 
 
-def _find_queue(control: Control, name: str) -> str | None:
+def _find_queue(session: AdminSession, name: str) -> str | None:
     try:
-        return str(control.sqs.get_queue_url(QueueName=name)["QueueUrl"])
+        return str(session.sqs.get_queue_url(QueueName=name)["QueueUrl"])
     except botocore.exceptions.ClientError as error:
-        if code_of(error) == "QueueDoesNotExist":
+        if meaning_of(code_of(error)) & Meaning.QUEUE_MISSING:
             return None
         raise
 
 
-def _attributes(control: Control, url: str) -> dict[str, str]:
-    answer = control.sqs.get_queue_attributes(QueueUrl=url, AttributeNames=["All"])
+def _attributes(session: AdminSession, url: str) -> dict[str, str]:
+    answer = session.sqs.get_queue_attributes(QueueUrl=url, AttributeNames=["All"])
     return dict(answer["Attributes"])
 
 
 # --- the table ------------------------------------------------------------------------------
 
 
-def _table(control: Control, name: str, steps: list[Step], dry_run: bool) -> None:
+def _table(session: AdminSession, name: str, steps: list[Step], dry_run: bool) -> None:
     resource = f"table {name}"
-    wanted = table_.create_table_parameters(name)
-    found = _describe_table(control, name)
+    wanted = schema.create_table_parameters(name)
+    found = _describe_table(session, name)
     if found is None:
         steps.append(Step(resource, Action.CREATED))
         if dry_run:
             return
-        control.dynamodb.create_table(**wanted)
-        _wait(control, "table_exists", name)
+        session.dynamodb.create_table(**wanted)
+        _wait(session, "table_exists", name)
     else:
         check_keys(found, wanted)
         steps.append(Step(resource, Action.KEPT))
-        _indexes(control, name, found, wanted, steps, dry_run)
-    _time_to_live(control, name, steps, dry_run)
+        _indexes(session, name, found, wanted, steps, dry_run)
+    _time_to_live(session, name, steps, dry_run)
 
 
 def check_keys(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
@@ -230,7 +232,7 @@ def check_keys(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
         keys = ", ".join(key["AttributeName"] for key in found["KeySchema"])
         raise BackendRefused(
             f"table {wanted['TableName']} is not one of this program: its key is {keys}, not "
-            f"{table_.KEY}"
+            f"{schema.KEY}"
         )
     there = {index["IndexName"]: index for index in found.get("GlobalSecondaryIndexes") or ()}
     for index in wanted["GlobalSecondaryIndexes"]:
@@ -243,7 +245,7 @@ def check_keys(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
 
 
 def _indexes(
-    control: Control,
+    session: AdminSession,
     name: str,
     found: Mapping[str, Any],
     wanted: Mapping[str, Any],
@@ -257,42 +259,42 @@ def _indexes(
         steps.append(Step(f"index {index['IndexName']} of table {name}", Action.CREATED))
         if not dry_run:
             # DynamoDB makes one at a time, and fills it before the next.
-            control.dynamodb.update_table(
+            session.dynamodb.update_table(
                 TableName=name,
                 AttributeDefinitions=wanted["AttributeDefinitions"],
                 GlobalSecondaryIndexUpdates=[{"Create": index}],
             )
-            _wait(control, "table_exists", name)
+            _wait(session, "table_exists", name)
 
 
-def _time_to_live(control: Control, name: str, steps: list[Step], dry_run: bool) -> None:
-    answer = control.dynamodb.describe_time_to_live(TableName=name)
+def _time_to_live(session: AdminSession, name: str, steps: list[Step], dry_run: bool) -> None:
+    answer = session.dynamodb.describe_time_to_live(TableName=name)
     found = answer.get("TimeToLiveDescription") or {}
     enabled = found.get("TimeToLiveStatus") in ("ENABLED", "ENABLING")
     resource = f"expiry of table {name}"
-    if enabled and found.get("AttributeName") not in (None, table_.TTL_ATTRIBUTE):
+    if enabled and found.get("AttributeName") not in (None, schema.TTL_ATTRIBUTE):
         raise BackendRefused(
-            f"table {name} expires items by {found['AttributeName']}, not {table_.TTL_ATTRIBUTE}"
+            f"table {name} expires items by {found['AttributeName']}, not {schema.TTL_ATTRIBUTE}"
         )
     if enabled:
         steps.append(Step(resource, Action.KEPT))
         return
     steps.append(Step(resource, Action.CREATED))
     if not dry_run:
-        control.dynamodb.update_time_to_live(**table_.time_to_live_parameters(name))
+        session.dynamodb.update_time_to_live(**schema.time_to_live_parameters(name))
 
 
-def _describe_table(control: Control, name: str) -> dict[str, Any] | None:
+def _describe_table(session: AdminSession, name: str) -> dict[str, Any] | None:
     try:
-        return dict(control.dynamodb.describe_table(TableName=name)["Table"])
+        return dict(session.dynamodb.describe_table(TableName=name)["Table"])
     except botocore.exceptions.ClientError as error:
-        if code_of(error) == "ResourceNotFoundException":
+        if meaning_of(code_of(error)) & Meaning.TABLE_MISSING:
             return None
         raise
 
 
-def _wait(control: Control, what: str, name: str) -> None:
-    waiter = control.dynamodb.get_waiter(what)
+def _wait(session: AdminSession, what: str, name: str) -> None:
+    waiter = session.dynamodb.get_waiter(what)
     waiter.wait(TableName=name, WaiterConfig={"Delay": _DELAY, "MaxAttempts": _TRIES})
 
 
@@ -300,15 +302,15 @@ def _wait(control: Control, what: str, name: str) -> None:
 
 
 def _environment(
-    control: Control, queue: str | None, dead: str | None, table: str
+    session: AdminSession, queue: str | None, dead: str | None, table: str
 ) -> dict[str, str]:
-    lines = {"AWS_REGION": control.region}
+    lines = {"AWS_REGION": session.region}
     if queue is not None:
         lines["SQS_QUEUE_URL"] = queue
     if dead is not None:
         lines["SQS_DLQ_URL"] = dead
     lines["DYNAMODB_TABLE"] = table
-    sqs, dynamodb = control.endpoint("sqs"), control.endpoint("dynamodb")
+    sqs, dynamodb = session.endpoint("sqs"), session.endpoint("dynamodb")
     if region_of(sqs) is None:
         if sqs == dynamodb:
             lines["AWS_ENDPOINT_URL"] = sqs

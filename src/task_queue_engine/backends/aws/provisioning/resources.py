@@ -1,13 +1,13 @@
 """What the engine needs of AWS: two queues and a table. Provisioning, templates and the doctor all
-read it here; the table's own shape is in `table`."""
+read it here; the table's own shape is in `dynamodb.schema`."""
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import dataclass
 from typing import Any, Final, Self
 
+from task_queue_engine.backends.aws.dynamodb.schema import check_table_name
 from task_queue_engine.backends.aws.sqs.queue_urls import QueueUrls, check_queue_url, urls_by_name
 from task_queue_engine.config import Settings
 from task_queue_engine.errors import ConfigurationError
@@ -31,9 +31,6 @@ DEAD_LETTER_ATTRIBUTES: Final = {"MessageRetentionPeriod": str(LONGEST_RETENTION
 # 75 leaves room for "-dlq" (SQS: 80 characters); a table's name has 3 to 255.
 _NAME = re.compile(r"[A-Za-z0-9_-]{3,75}", re.ASCII)
 
-# DynamoDB, "Naming rules".
-_TABLE_NAME = re.compile(r"[A-Za-z0-9_.-]{3,255}", re.ASCII)
-
 DEFAULT_NAME: Final = "tasks"
 
 
@@ -45,7 +42,7 @@ class Names:
 
     @classmethod
     def chosen(cls, name: str | None, settings: Settings) -> Self:
-        """With `name` (default "tasks") for whatever the settings do not name already.
+        """With `name` (default "tasks") for what the settings do not name already.
 
         Raises:
             ConfigurationError.
@@ -71,26 +68,7 @@ def _name_in(url: str | None, variable: str) -> str | None:
     return check_queue_url(url, variable=variable).rpartition("/")[2] if url else None
 
 
-def check_table_name(name: str | None) -> str:
-    """
-    Raises:
-        ConfigurationError: naming DYNAMODB_TABLE: it is not set, or no table can be called so.
-    """
-    if name is None:
-        raise ConfigurationError(
-            "is not set: the name of the table of tasks (tqe provision makes one)",
-            variable="DYNAMODB_TABLE",
-        )
-    if not _TABLE_NAME.fullmatch(name):
-        raise ConfigurationError(
-            "must be a table's name, 3 to 255 of A-Z, a-z, 0-9, '_', '-' and '.' (no ARN), not "
-            f"{name[:100]!r}",
-            variable="DYNAMODB_TABLE",
-        )
-    return name
-
-
-def redrive_policy(dead_letter_arn: Any) -> dict[str, Any]:
+def make_redrive_policy(dead_letter_arn: Any) -> dict[str, Any]:
     return {"deadLetterTargetArn": dead_letter_arn, "maxReceiveCount": MAX_RECEIVES}
 
 
@@ -145,7 +123,3 @@ def policy(
             allow("Indexes", INDEX_ACTIONS, f"{table_arn}/index/*"),
         ],
     }
-
-
-def as_json(document: Any) -> str:
-    return json.dumps(document, indent=2)

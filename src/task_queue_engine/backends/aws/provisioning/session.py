@@ -10,16 +10,12 @@ import boto3
 import botocore.config
 import botocore.exceptions
 
-from task_queue_engine.backends.aws.preflight.checks import (
-    EXPIRED,
-    NO_PERMISSION,
-    WRONG_CREDENTIALS,
-)
-from task_queue_engine.backends.aws.wire.retry import Kind, classify
+from task_queue_engine.backends.aws.wire.error_codes import Meaning, meaning_of
+from task_queue_engine.backends.aws.wire.retry import FailureKind, classify
 from task_queue_engine.errors import BackendRefused, BackendUnavailable, ConfigurationError
 
 
-class Control:
+class AdminSession:
     """Clients of the three services, with errors of ours.
 
     Args:
@@ -30,7 +26,7 @@ class Control:
     """
 
     def __init__(self, region: str | None = None, **session_options: Any) -> None:
-        with told():
+        with botocore_errors_explained():
             session = boto3.Session(region_name=region, **session_options)
             config = botocore.config.Config(
                 connect_timeout=5,
@@ -40,7 +36,6 @@ class Control:
             # Any: boto3 ships no types.
             self.sqs: Any = session.client("sqs", config=config)
             self.dynamodb: Any = session.client("dynamodb", config=config)
-            self._session = session
 
     @property
     def region(self) -> str:
@@ -51,7 +46,7 @@ class Control:
 
 
 @contextmanager
-def told() -> Iterator[None]:
+def botocore_errors_explained() -> Iterator[None]:
     """What botocore raises, as one of our errors in one line.
 
     Raises:
@@ -82,7 +77,7 @@ def told() -> Iterator[None]:
 
 
 def code_of(error: botocore.exceptions.ClientError) -> str:
-    """`QueueDoesNotExist`, however the service spells it."""
+    """Its bare name; `QueueDoesNotExist`, however the service spells it."""
     code = str(error.response.get("Error", {}).get("Code", "")).rpartition(".")[2]
     return "QueueDoesNotExist" if code == "NonExistentQueue" else code
 
@@ -92,12 +87,13 @@ def _explained(error: botocore.exceptions.ClientError) -> BackendRefused | Backe
     status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
     message = str(error.response.get("Error", {}).get("Message", ""))
     said = f"{error.operation_name}: {code}: {message}"
-    if code in WRONG_CREDENTIALS:
+    means = meaning_of(code)
+    if means & Meaning.CREDENTIALS_WRONG:
         return BackendRefused(f"AWS does not accept the credentials: {said}")
-    if code in EXPIRED:
+    if means & (Meaning.CREDENTIALS_EXPIRED | Meaning.SIGNED_TOO_LONG_AGO):
         return BackendRefused(f"the AWS credentials have expired: {said}")
-    if code in NO_PERMISSION:
+    if means & Meaning.ACCESS_DENIED:
         return BackendRefused(f"no permission: {said}")
-    if classify(status, code, message) in (Kind.TRANSIENT, Kind.THROTTLED):
+    if classify(status, code, message) in (FailureKind.TRANSIENT, FailureKind.THROTTLED):
         return BackendUnavailable(said)
     return BackendRefused(said)

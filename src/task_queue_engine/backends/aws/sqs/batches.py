@@ -11,39 +11,31 @@ from typing import Any, Final
 
 import trio
 
+from task_queue_engine.backends.aws.wire.error_codes import (
+    Meaning,
+    meaning_of,
+    meaning_of_entry,
+)
 from task_queue_engine.backends.aws.wire.errors import AwsRequestFailed
-from task_queue_engine.backends.aws.wire.retry import THROTTLES
 from task_queue_engine.backends.base import Done, LeaseLost, QueueVerdict, Rejected, TryAgain
 from task_queue_engine.errors import BackendUnavailable
 
 MAX_ENTRIES: Final = 10
 """Of a batch request (Amazon SQS quotas)."""
 
-Call = Callable[[str, Mapping[str, Any]], Awaitable[dict[str, Any]]]
-"""(operation, parameters) -> answer."""
+CallQueue = Callable[[str, Mapping[str, Any]], Awaitable[dict[str, Any]]]
+"""(operation, parameters besides the queue's URL) -> answer."""
 
 Entry = dict[str, Any]
 """As the API has it, without its Id."""
 
+# Seconds until a refusal that the operator has to mend, or load that has to drain, is worth a try.
 _RETRY_AFTER = 5.0
-"""Seconds until a refusal that only people can mend, or load that has to drain, is worth a try."""
-
-_PASSING = THROTTLES | {"OverLimit", "InternalError", "InternalFailure", "ServiceUnavailable"}
-_STALE = {"ReceiptHandleIsInvalid", "MessageNotInflight"}
-# The whole request is refused for what may be wrong with one entry alone.
-_ABOUT_ENTRIES = {
-    "BatchRequestTooLong",
-    "InvalidAttributeValue",
-    "InvalidMessageContents",
-    "InvalidParameterValue",
-    "MessageTooLong",
-    "ReceiptHandleIsInvalid",
-}
 
 
 def as_unavailable(error: BackendUnavailable | AwsRequestFailed) -> BackendUnavailable:
     """A refusal in mid-run: the queue deleted, a permission withdrawn, 120,000 messages in flight.
-    Work waits, and goes on once whoever did that has undone it."""
+    Work waits, and goes on once that is undone."""
     if isinstance(error, BackendUnavailable):
         return error
     return BackendUnavailable(str(error), retry_after=_RETRY_AFTER)
@@ -64,7 +56,7 @@ def in_requests(sizes: Sequence[int], *, max_bytes: int) -> list[range]:
 
 
 async def send_batches(
-    call: Call, operation: str, queue_url: str, entries: Sequence[Entry], requests: list[range]
+    call: CallQueue, operation: str, entries: Sequence[Entry], requests: list[range]
 ) -> list[QueueVerdict]:
     """Carry out `requests`, each a run of `entries`, at the same time.
 
@@ -77,7 +69,7 @@ async def send_batches(
 
     async def one(request: range) -> None:
         try:
-            answered = await _request(call, operation, queue_url, [entries[i] for i in request])
+            answered = await _request(call, operation, [entries[i] for i in request])
         except (BackendUnavailable, AwsRequestFailed) as error:
             failures.append(as_unavailable(error))
             answered = [TryAgain(str(error))] * len(request)
@@ -94,20 +86,18 @@ async def send_batches(
     return verdicts
 
 
-async def _request(
-    call: Call, operation: str, queue_url: str, entries: Sequence[Entry]
-) -> list[QueueVerdict]:
+async def _request(call: CallQueue, operation: str, entries: Sequence[Entry]) -> list[QueueVerdict]:
     numbered = [{"Id": str(i), **entry} for i, entry in enumerate(entries)]
     try:
-        answer = await call(operation, {"QueueUrl": queue_url, "Entries": numbered})
+        answer = await call(operation, {"Entries": numbered})
     except AwsRequestFailed as error:
-        if error.code not in _ABOUT_ENTRIES:
+        if not meaning_of(error.code) & Meaning.ENTRY_REFUSED:
             raise
         if len(entries) == 1:
             return [_verdict(error.code, error.message)]
         middle = len(entries) // 2
-        first = await _request(call, operation, queue_url, entries[:middle])
-        return first + await _request(call, operation, queue_url, entries[middle:])
+        first = await _request(call, operation, entries[:middle])
+        return first + await _request(call, operation, entries[middle:])
     return _verdicts(answer, len(entries))
 
 
@@ -127,9 +117,12 @@ def _verdicts(answer: Mapping[str, Any], count: int) -> list[QueueVerdict]:
 def _verdict(code: str, message: str, *, sender_fault: bool = True) -> QueueVerdict:
     code = code.rpartition(".")[2]  # "AWS.SimpleQueueService.MessageNotInflight"
     said = f"{code}: {message}" if message else code
-    if code in _STALE or (code == "InvalidParameterValue" and _is_about_receipt(message)):
+    means = meaning_of_entry(code)
+    if means & Meaning.RECEIPT_INVALID or (
+        means & Meaning.PARAMETER_INVALID and _is_about_receipt(message)
+    ):
         return LeaseLost()
-    if code in _PASSING or not sender_fault:
+    if means & (Meaning.THROTTLED | Meaning.TRANSIENT) or not sender_fault:
         return TryAgain(said)
     return Rejected(said)
 

@@ -1,33 +1,29 @@
-"""The dead-letter queue, for people and for the watcher.
+"""The dead-letter queue, for operators and for the watcher.
 
-SQS cannot be browsed. To look at letters is to receive them, which hides them from everybody else
-meanwhile; they are given back as soon as the look is over, so a second person may for a moment see
-fewer. What was taken for redriving stays hidden until it is deleted or its lease ends.
+SQS cannot be browsed. To look at dead letters is to receive them, which hides them from every other
+reader meanwhile; they are given back as soon as the look is over, so a second reader may for a
+moment see fewer. What was taken for redriving stays hidden until it is deleted or its lease ends.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Any, Final, Protocol
+from typing import Final
 
 import trio
 
-from task_queue_engine.backends.aws.sqs.batches import (
-    MAX_ENTRIES,
-    as_unavailable,
-    in_requests,
-    send_batches,
-)
+from task_queue_engine.backends.aws.sqs.batches import MAX_ENTRIES, as_unavailable
 from task_queue_engine.backends.aws.sqs.message_format import (
     DEAD_LETTER_ATTRIBUTES,
-    SYSTEM_ATTRIBUTES,
-    Letter,
-    letter,
+    ReceivedDeadLetter,
     moved_reason,
+    received_dead_letter,
 )
+from task_queue_engine.backends.aws.sqs.queue_client import QueueClient, fill
+from task_queue_engine.backends.aws.wire.error_codes import Meaning, meaning_of
 from task_queue_engine.backends.aws.wire.errors import AwsRequestFailed
 from task_queue_engine.backends.base import (
     DeadLetter,
@@ -40,42 +36,38 @@ from task_queue_engine.errors import BackendUnavailable
 from task_queue_engine.lifecycle import BrokerDeadLetter
 
 LOOK: Final = 1_000
-"""Letters that a list or the watcher looks at; of more, those that SQS hands out first."""
+"""Dead letters that a list or the watcher looks at; of more, those that SQS hands out first."""
 SEARCH: Final = 10_000
-"""Letters that are gone through to find some by their ids."""
+"""Dead letters that are gone through to find some by their ids."""
 
+# Seconds that a look hides what it sees: far more than it takes, should giving back fail.
 _LOOK_LEASE = 30
+# Seconds for a redrive to send and delete what was taken for it.
 _TAKE_LEASE = 60
+# Receives under way together while the queue has plenty.
 _AT_ONCE = 5
+# Seconds, on the way out of a look that was cancelled too.
 _GIVE_BACK_TIMEOUT = 5.0
+# Seconds for a receive that waits for one at most.
 _ANSWER_TIMEOUT = 3.0
-"""Seconds for a look that waits for one at most."""
+# Seconds until the watcher looks at a queue whose length has not changed.
 _LOOK_AGAIN = 600.0
-"""Seconds until the watcher looks at a queue whose length has not changed."""
+# Seconds between two purges of a queue (PurgeQueue).
 _PURGE_PAUSE = 60.0
-"""Seconds between two purges of a queue (PurgeQueue)."""
 
-
-class Call(Protocol):
-    async def __call__(
-        self, operation: str, parameters: Mapping[str, Any], *, long_poll: bool = False
-    ) -> dict[str, Any]: ...
-
-
-Enough = Callable[[Sequence[Letter]], bool]
+Enough = Callable[[Sequence[ReceivedDeadLetter]], bool]
 """Told what was found; says whether that will do."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Held:
-    letter: DeadLetter
+    dead_letter: DeadLetter
     until: float
 
 
 class SqsDeadLetters:
-    def __init__(self, call: Call, url: str, *, max_receives: int) -> None:
-        self._call = call
-        self._url = url
+    def __init__(self, client: QueueClient, *, max_receives: int) -> None:
+        self._client = client
         self.max_receives = max_receives
         # Taken for redriving: ours until then, and not to be received again before.
         self._held: dict[str, _Held] = {}
@@ -89,17 +81,19 @@ class SqsDeadLetters:
         self._moved = ()
         self._watch_again = -math.inf
 
-    # --- for people -------------------------------------------------------------------------
+    # --- for operators ----------------------------------------------------------------------
 
     async def page(self, *, limit: int, cursor: str | None = None) -> DeadLetterPage:
-        """Newest first among the `LOOK` letters looked at (more where `limit` is)."""
+        """Newest first among the `LOOK` that are looked at (more where `limit` is)."""
         check_limit(limit)
         below = (
             decode_cursor(cursor, "sqs-dead", tuple[datetime, str]) if cursor is not None else None
         )
-        letters = {found.dead.id: found.dead for found in await self._look(max(LOOK, limit))}
-        letters |= {held.letter.id: held.letter for held in self._still_held()}
-        ordered = sorted(letters.values(), key=_position, reverse=True)
+        dead_letters = {
+            found.dead_letter.id: found.dead_letter for found in await self._look(max(LOOK, limit))
+        }
+        dead_letters |= {held.dead_letter.id: held.dead_letter for held in self._still_held()}
+        ordered = sorted(dead_letters.values(), key=_position, reverse=True)
         if below is not None:
             ordered = [one for one in ordered if _position(one) < below]
         page = tuple(replace(one, receipt="") for one in ordered[:limit])
@@ -110,10 +104,12 @@ class SqsDeadLetters:
         )
 
     async def take(self, *, limit: int, ids: Sequence[str] | None = None) -> list[DeadLetter]:
-        """Hidden from others for a minute. By id: those that are found among `SEARCH` letters."""
+        """Hidden from others for a minute. By id: those that are found among the first `SEARCH`."""
         wanted = None if ids is None else set(ids)
         taken = [
-            held.letter for held in self._still_held() if wanted is None or held.letter.id in wanted
+            held.dead_letter
+            for held in self._still_held()
+            if wanted is None or held.dead_letter.id in wanted
         ][:limit]
         missing = limit - len(taken)
         if wanted is not None:
@@ -128,10 +124,10 @@ class SqsDeadLetters:
         taken: list[DeadLetter] = []
         others: list[DeadLetter] = []
 
-        def enough(found: Sequence[Letter]) -> bool:
+        def enough(found: Sequence[ReceivedDeadLetter]) -> bool:
             for one in found:
-                mine = len(taken) < limit and (wanted is None or one.dead.id in wanted)
-                (taken if mine else others).append(one.dead)
+                mine = len(taken) < limit and (wanted is None or one.dead_letter.id in wanted)
+                (taken if mine else others).append(one.dead_letter)
             return len(taken) >= limit or len(taken) + len(others) >= SEARCH
 
         try:
@@ -146,7 +142,7 @@ class SqsDeadLetters:
         return taken
 
     async def delete(self, dead_letters: Sequence[DeadLetter]) -> list[QueueVerdict]:
-        """Letters from a list, which nobody holds, are taken first."""
+        """Those from a list, which are not held, are taken first."""
         unheld = [one.id for one in dead_letters if not one.receipt]
         receipts = {one.id: one.receipt for one in dead_letters if one.receipt}
         if unheld:
@@ -155,25 +151,26 @@ class SqsDeadLetters:
             }
         verdicts: list[QueueVerdict] = [LeaseLost()] * len(dead_letters)
         there = [i for i, one in enumerate(dead_letters) if one.id in receipts]
-        entries = [{"ReceiptHandle": receipts[dead_letters[i].id]} for i in there]
-        requests = in_requests([0] * len(entries), max_bytes=1)
-        answers = await send_batches(self._call, "DeleteMessageBatch", self._url, entries, requests)
-        for i, verdict in zip(there, answers, strict=True):
-            verdicts[i] = verdict
+        fill(
+            verdicts,
+            there,
+            await self._client.delete([receipts[dead_letters[i].id] for i in there]),
+        )
+        for i in there:
             self._held.pop(dead_letters[i].id, None)
         return verdicts
 
     async def purge(self) -> int:
-        """SQS takes up to a minute for it, and letters that arrive meanwhile may go too.
+        """SQS takes up to a minute for it, and what arrives meanwhile may go too.
 
         Raises:
             BackendUnavailable: also within a minute of the last purge.
         """
         count = await self.count()
         try:
-            await self._call("PurgeQueue", {"QueueUrl": self._url})
+            await self._client.call("PurgeQueue", {})
         except AwsRequestFailed as error:
-            if error.code == "PurgeQueueInProgress":
+            if meaning_of(error.code) & Meaning.PURGE_IN_PROGRESS:
                 raise BackendUnavailable(
                     "SQS purges a queue once a minute at most", retry_after=_PURGE_PAUSE
                 ) from error
@@ -182,15 +179,12 @@ class SqsDeadLetters:
         return count
 
     async def count(self) -> int:
-        """Approximate; those that somebody looks at included."""
-        names = ("ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible")
-        parameters = {"QueueUrl": self._url, "AttributeNames": names}
-        try:
-            answer = await self._call("GetQueueAttributes", parameters)
-        except AwsRequestFailed as error:
-            raise as_unavailable(error) from error
-        attributes = answer.get("Attributes") or {}
-        return sum(int(attributes.get(name, 0)) for name in names)
+        """Approximate; those that are being looked at included."""
+        return sum(
+            await self._client.counts(
+                "ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible"
+            )
+        )
 
     # --- for the watcher --------------------------------------------------------------------
 
@@ -202,8 +196,8 @@ class SqsDeadLetters:
         if count and (count != self._watched_count or now >= self._watch_again):
             self._moved = tuple(
                 BrokerDeadLetter(
-                    task_id=found.dead.task_id,
-                    message_id=found.dead.id,
+                    task_id=found.dead_letter.task_id,
+                    message_id=found.dead_letter.id,
                     reason=moved_reason(self.max_receives),
                 )
                 for found in await self._look(LOOK)
@@ -220,22 +214,22 @@ class SqsDeadLetters:
         self._held = {id_: held for id_, held in self._held.items() if held.until > now}
         return list(self._held.values())
 
-    async def _look(self, limit: int) -> list[Letter]:
-        """Up to about `limit` letters, given back at once."""
-        seen: dict[str, Letter] = {}
+    async def _look(self, limit: int) -> list[ReceivedDeadLetter]:
+        """Up to about `limit`, given back at once."""
+        seen: dict[str, ReceivedDeadLetter] = {}
 
-        def enough(found: Sequence[Letter]) -> bool:
-            seen.update((one.dead.id, one) for one in found)
+        def enough(found: Sequence[ReceivedDeadLetter]) -> bool:
+            seen.update((one.dead_letter.id, one) for one in found)
             return len(seen) >= limit
 
         try:
             await self._receive_until(enough, size=limit, lease=_LOOK_LEASE)
         finally:
-            await self._give_back([one.dead for one in seen.values()])
+            await self._give_back([one.dead_letter for one in seen.values()])
         return list(seen.values())
 
     async def _receive_until(self, enough: Enough, *, size: int, lease: int) -> None:
-        """Receive letters until `enough` says so or there are no more.
+        """Receive until `enough` says so or there are no more.
 
         Ends well before the first of them could come round again.
         """
@@ -257,27 +251,24 @@ class SqsDeadLetters:
             # an empty answer without waiting may come from a part of the queue that is.
             at_once = _AT_ONCE if len(found) == at_once * MAX_ENTRIES else 1
 
-    async def _receive(self, at_once: int, limit: int, lease: int) -> list[Letter]:
-        found: list[Letter] = []
+    async def _receive(self, at_once: int, limit: int, lease: int) -> list[ReceivedDeadLetter]:
+        found: list[ReceivedDeadLetter] = []
         failures: list[BackendUnavailable] = []
 
         async def one() -> None:
-            parameters = {
-                "QueueUrl": self._url,
-                "MaxNumberOfMessages": limit,
-                "VisibilityTimeout": lease,
-                "WaitTimeSeconds": 1 if at_once == 1 else 0,
-                "MessageSystemAttributeNames": SYSTEM_ATTRIBUTES,
-                "MessageAttributeNames": DEAD_LETTER_ATTRIBUTES,
-            }
             try:
-                answer = await self._call("ReceiveMessage", parameters, long_poll=True)
-            except (AwsRequestFailed, BackendUnavailable) as error:
-                failures.append(as_unavailable(error))
+                messages = await self._client.receive(
+                    limit,
+                    wait=1 if at_once == 1 else 0,
+                    lease=lease,
+                    attributes=DEAD_LETTER_ATTRIBUTES,
+                )
+            except BackendUnavailable as error:
+                failures.append(error)
                 return
             found.extend(
-                letter(message, max_receives=self.max_receives)
-                for message in answer.get("Messages") or ()
+                received_dead_letter(message, max_receives=self.max_receives)
+                for message in messages
             )
 
         async with trio.open_nursery() as nursery:
@@ -287,17 +278,13 @@ class SqsDeadLetters:
             raise failures[0]
         return found
 
-    async def _give_back(self, letters: Sequence[DeadLetter]) -> None:
+    async def _give_back(self, dead_letters: Sequence[DeadLetter]) -> None:
         """Visible to others again. Where this fails they are when their lease ends."""
-        if not letters:
+        if not dead_letters:
             return
-        entries = [{"ReceiptHandle": one.receipt, "VisibilityTimeout": 0} for one in letters]
-        requests = in_requests([0] * len(entries), max_bytes=1)
         with trio.move_on_after(_GIVE_BACK_TIMEOUT, shield=True):
             try:
-                await send_batches(
-                    self._call, "ChangeMessageVisibilityBatch", self._url, entries, requests
-                )
+                await self._client.change_visibility([one.receipt for one in dead_letters], 0)
             except BackendUnavailable:
                 return
 

@@ -28,9 +28,13 @@ COPY_OF: Final = "CopyOf"
 """Attribute of a copy that is given back unclaimed: "id:receives", several with commas."""
 DEAD_LETTER_ATTRIBUTES: Final = ("TaskType", "Reason", "Error", "Attempts", "FailedAt")
 
+# Half of what a key of the table may have (DynamoDB: 2,048), and far more than any task id.
 _MAX_ID_BYTES = 1024
+# What a message without a task is claimed as: followed by its message id, it is no task's id.
 _UNREADABLE = "unreadable-message-"
+# Characters of an attribute that says why: enough to read, little of the message's 1 MiB.
 _MAX_REASON = 1024
+# Receives that a copy names: the last ones, so that copies of copies do not grow.
 _MAX_COPIED = 5
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -117,7 +121,7 @@ def fresh_copy(delivery: Delivery, delay: float, *, max_bytes: int) -> Outgoing:
     return witness if witness.size <= max_bytes else copy
 
 
-def dead_letter(item: DeadLettering, *, max_bytes: int) -> Outgoing:
+def outgoing_dead_letter(item: DeadLettering, *, max_bytes: int) -> Outgoing:
     """The message as it was received, with why it died: `Reason`, `Error` (JSON with type, message
     and traceback), `Attempts` and `FailedAt` (RFC 3339).
 
@@ -139,9 +143,9 @@ def dead_letter(item: DeadLettering, *, max_bytes: int) -> Outgoing:
         if shorter is None:
             break
         with_error = attributes | _attributes(Error=_json_text(_encode(shorter)))
-        letter = Outgoing(body, with_error)
-        if letter.size <= max_bytes:
-            return letter
+        complete = Outgoing(body, with_error)
+        if complete.size <= max_bytes:
+            return complete
     return Outgoing(body, attributes)
 
 
@@ -183,15 +187,13 @@ def sent_at(received: Mapping[str, Any]) -> datetime:
 
 
 @dataclass(frozen=True, slots=True)
-class Letter:
-    """A message of the dead-letter queue."""
-
-    dead: DeadLetter
+class ReceivedDeadLetter:
+    dead_letter: DeadLetter
     moved_by_sqs: bool
-    """Nobody wrote a reason on it: the redrive policy moved it."""
+    """It carries no reason: the redrive policy moved it."""
 
 
-def letter(received: Mapping[str, Any], *, max_receives: int) -> Letter:
+def received_dead_letter(received: Mapping[str, Any], *, max_receives: int) -> ReceivedDeadLetter:
     """A message of ReceiveMessage's answer about the dead-letter queue.
 
     Args:
@@ -201,18 +203,18 @@ def letter(received: Mapping[str, Any], *, max_receives: int) -> Letter:
         name: str(value.get("StringValue", ""))
         for name, value in (received.get("MessageAttributes") or {}).items()
     }
-    it = delivery(received)
+    message = delivery(received)
     reason = attributes.get("Reason")
-    return Letter(
+    return ReceivedDeadLetter(
         DeadLetter(
-            id=it.message_id,
-            task_id=it.task_id,
+            id=message.message_id,
+            task_id=message.task_id,
             task_type=attributes.get("TaskType", ""),
             reason=reason or moved_reason(max_receives),
             error=_read_error(attributes.get("Error")),
             attempts=_read_number(attributes.get("Attempts")),
             at=_read_time(attributes.get("FailedAt")) or sent_at(received),
-            receipt=it.receipt,
+            receipt=message.receipt,
         ),
         moved_by_sqs=reason is None,
     )

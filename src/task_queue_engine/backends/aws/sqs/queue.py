@@ -18,26 +18,20 @@ What follows from SQS's own rules:
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, Final
 
 import trio
 
-from task_queue_engine.backends.aws.sqs import message_format as format_
-from task_queue_engine.backends.aws.sqs.batches import (
-    MAX_ENTRIES,
-    Entry,
-    as_unavailable,
-    in_requests,
-    send_batches,
-)
+from task_queue_engine.backends.aws.sqs import message_format
+from task_queue_engine.backends.aws.sqs.batches import MAX_ENTRIES
 from task_queue_engine.backends.aws.sqs.dead_letters import SqsDeadLetters
+from task_queue_engine.backends.aws.sqs.queue_client import QueueClient, fill
 from task_queue_engine.backends.aws.sqs.queue_urls import QueueUrls
-from task_queue_engine.backends.aws.sqs.receive_watermark import Arrivals
-from task_queue_engine.backends.aws.usage import Usage, UsageByType
+from task_queue_engine.backends.aws.sqs.receive_watermark import ReceiveWatermark
+from task_queue_engine.backends.aws.usage import UsageByType
 from task_queue_engine.backends.aws.wire.client import AwsClient
-from task_queue_engine.backends.aws.wire.errors import AwsRequestFailed
 from task_queue_engine.backends.base import (
     DeadLettering,
     Delivery,
@@ -61,13 +55,10 @@ LONGEST_POLL: Final = 20
 DEFAULT_MAX_RECEIVES: Final = 3
 """Of the redrive policy as this package provisions it."""
 
+# Seconds for further receives once a first one has brought messages: these must not wait.
 _ANSWER_TIMEOUT = 5.0
-"""Seconds for further receives once a first one has brought messages: these must not wait."""
-_CALL_TIMEOUT = 4.0
-"""Seconds for one call with its retries: a submission is still answered, and its task left to the
-scheduler, where SQS has gone silent and the store has not."""
+# Seconds, from the moment a dead-lettering begins.
 _SETTLING_LEASE = 60
-"""Seconds, from the moment a dead-lettering begins."""
 
 
 class SqsQueue:
@@ -88,16 +79,14 @@ class SqsQueue:
     def __init__(self, name: str, urls: QueueUrls, client: AwsClient, *, clock: Clock) -> None:
         self._name = name
         self._urls = urls
-        self._client = client
         self._clock = clock
-        self._arrivals = Arrivals()
+        self._watermark = ReceiveWatermark()
         self._usage = UsageByType()
-        self._is_open = False
+        self._client = QueueClient(client, urls.queue, self._usage)
+        self._dead_client = QueueClient(client, urls.dead, self._usage)
         self._max_receives = DEFAULT_MAX_RECEIVES
-        self._max_bytes = format_.MAX_MESSAGE_BYTES
-        self._dead_letters = SqsDeadLetters(
-            self._call, urls.dead, max_receives=DEFAULT_MAX_RECEIVES
-        )
+        self._max_bytes = message_format.MAX_MESSAGE_BYTES
+        self._dead_letters = SqsDeadLetters(self._dead_client, max_receives=DEFAULT_MAX_RECEIVES)
 
     @property
     def name(self) -> str:
@@ -113,16 +102,18 @@ class SqsQueue:
 
     def attach(self, *, is_open: bool) -> None:
         """The client is open, or not any more."""
-        self._is_open = is_open
+        self._client.is_open = self._dead_client.is_open = is_open
         self._dead_letters.forget()
 
     def configure(self, *, max_receives: int | None, max_bytes: int | None) -> None:
         """What the queue's own attributes say; None: nothing."""
         self._max_receives = max_receives or DEFAULT_MAX_RECEIVES
-        self._max_bytes = min(max_bytes or format_.MAX_MESSAGE_BYTES, format_.MAX_MESSAGE_BYTES)
+        self._max_bytes = min(
+            max_bytes or message_format.MAX_MESSAGE_BYTES, message_format.MAX_MESSAGE_BYTES
+        )
         self._dead_letters.max_receives = self._max_receives
 
-    def usage(self) -> Mapping[str, Usage]:
+    def usage(self) -> UsageByType:
         """Calls by task type; those that served no task are left out."""
         return self._usage
 
@@ -133,8 +124,10 @@ class SqsQueue:
         outside 0 to 900 s."""
         verdicts = [_bad_delay(message.delay) for message in messages]
         good = [i for i, message in enumerate(messages) if _is_delay(message.delay)]
-        sent = await self._send(self._urls.queue, [format_.outgoing(messages[i]) for i in good])
-        _fill(verdicts, good, sent)
+        sent = await self._client.send(
+            [message_format.outgoing(messages[i]) for i in good], max_bytes=self._max_bytes
+        )
+        fill(verdicts, good, sent)
         return verdicts
 
     async def receive(self, max_messages: int, *, wait: float, visibility: float) -> list[Delivery]:
@@ -149,7 +142,7 @@ class SqsQueue:
             if received:
                 break
             if poll:
-                self._arrivals.note_empty(self._clock.now())
+                self._watermark.note_empty(self._clock.now())
             left = end - trio.current_time()
             if left < 1:
                 if 0 < wait < 1 and left > 0:
@@ -162,34 +155,23 @@ class SqsQueue:
             for more in await self._receive_more(max_messages - MAX_ENTRIES, visibility):
                 received += more
                 requests += 1
-        self._arrivals.note(received)
-        deliveries = [format_.delivery(message) for message in received]
-        self._usage.share([each.task_type for each in deliveries], requests=requests)
+        self._watermark.note(received)
+        deliveries = [message_format.delivery(message) for message in received]
+        self._client.share([each.task_type for each in deliveries], requests=requests)
         return deliveries
 
     def received_up_to(self) -> datetime | None:
         """Messages sent before this have been received, or are lost. None: not known."""
-        return self._arrivals.reached()
+        return self._watermark.reached()
 
     async def _receive(self, limit: int, wait: int, visibility: float) -> list[dict[str, Any]]:
-        answer = await self._call_or_unavailable(
-            "ReceiveMessage",
-            {
-                "QueueUrl": self._urls.queue,
-                "MaxNumberOfMessages": limit,
-                "WaitTimeSeconds": wait,
-                "VisibilityTimeout": _lease(visibility),
-                "MessageSystemAttributeNames": format_.SYSTEM_ATTRIBUTES,
-                "MessageAttributeNames": [format_.COPY_OF],
-            },
-            long_poll=True,
+        return await self._client.receive(
+            limit, wait=wait, lease=_lease(visibility), attributes=[message_format.COPY_OF]
         )
-        found: list[dict[str, Any]] = answer.get("Messages") or []
-        return found
 
     async def _receive_more(self, limit: int, visibility: float) -> list[list[dict[str, Any]]]:
         """The queue is not empty: look several times at once, without waiting. Not cancellable
-        (but bounded), since the first ten messages are in hand already.
+        (but bounded), since the first ten messages are held already.
 
         A request costs the same for one message as for ten, so it looks for whole tens only; what
         is left over is part of what the caller asks for next.
@@ -213,7 +195,7 @@ class SqsQueue:
                     nursery.start_soon(look)
         return more
 
-    # --- what is in hand --------------------------------------------------------------------
+    # --- what is held -----------------------------------------------------------------------
 
     async def extend(
         self, deliveries: Sequence[Delivery], *, visibility: float
@@ -230,14 +212,14 @@ class SqsQueue:
                 (copied if delay > 0 or self._is_worn(delivery) else shown).append(i)
         if shown:
             answers = await self._change_visibility([items[i][0] for i in shown], 0)
-            _fill(verdicts, shown, answers)
+            fill(verdicts, shown, answers)
         if copied:
             try:
-                _fill(verdicts, copied, await self._replace([items[i] for i in copied]))
+                fill(verdicts, copied, await self._replace([items[i] for i in copied]))
             except BackendUnavailable as error:
                 if not shown:
                     raise
-                _fill(verdicts, copied, [TryAgain(str(error))] * len(copied))
+                fill(verdicts, copied, [TryAgain(str(error))] * len(copied))
         return verdicts
 
     def _is_worn(self, delivery: Delivery) -> bool:
@@ -248,10 +230,10 @@ class SqsQueue:
         """Send a fresh copy, then delete the old message. The copy is what counts: an old message
         that could not be deleted comes back once more and is found to be an extra copy."""
         copies = [
-            format_.fresh_copy(delivery, delay, max_bytes=self._max_bytes)
+            message_format.fresh_copy(delivery, delay, max_bytes=self._max_bytes)
             for delivery, delay in items
         ]
-        verdicts = await self._send(self._urls.queue, copies)
+        verdicts = await self._client.send(copies, max_bytes=self._max_bytes)
         sent = [
             delivery
             for (delivery, _), verdict in zip(items, verdicts, strict=True)
@@ -261,20 +243,21 @@ class SqsQueue:
         return verdicts
 
     async def delete(self, deliveries: Sequence[Delivery]) -> list[QueueVerdict]:
-        return await self._in_batches(
-            "DeleteMessageBatch",
-            deliveries,
-            [{"ReceiptHandle": delivery.receipt} for delivery in deliveries],
-        )
+        return await self._client.delete(*_receipts_and_types(deliveries))
 
     async def dead_letter(self, items: Sequence[DeadLettering]) -> list[QueueVerdict]:
         """Make sure of the lease, send to the dead-letter queue, delete. A crash in between leaves
         a message whose task is finished or missing: it is deleted, or dead-lettered once more."""
         verdicts = await self._change_visibility([item.delivery for item in items], _SETTLING_LEASE)
         held = [i for i, verdict in enumerate(verdicts) if isinstance(verdict, Done)]
-        letters = [format_.dead_letter(items[i], max_bytes=self._max_bytes) for i in held]
-        sent = await self._send(self._urls.dead, letters)
-        _fill(verdicts, held, sent)
+        sent = await self._dead_client.send(
+            [
+                message_format.outgoing_dead_letter(items[i], max_bytes=self._max_bytes)
+                for i in held
+            ],
+            max_bytes=self._max_bytes,
+        )
+        fill(verdicts, held, sent)
         await self._delete_if_possible(
             [
                 items[i].delivery
@@ -283,6 +266,12 @@ class SqsQueue:
             ]
         )
         return verdicts
+
+    async def _change_visibility(
+        self, deliveries: Sequence[Delivery], seconds: int
+    ) -> list[QueueVerdict]:
+        receipts, task_types = _receipts_and_types(deliveries)
+        return await self._client.change_visibility(receipts, seconds, task_types)
 
     async def _delete_if_possible(self, deliveries: Sequence[Delivery]) -> None:
         if not deliveries:
@@ -296,88 +285,22 @@ class SqsQueue:
 
     async def depth(self) -> QueueDepth:
         """Approximate: SQS's counts follow within about a minute."""
-        names = (
+        visible, delayed, in_flight = await self._client.counts(
             "ApproximateNumberOfMessages",
             "ApproximateNumberOfMessagesDelayed",
             "ApproximateNumberOfMessagesNotVisible",
         )
-        answer = await self._call_or_unavailable(
-            "GetQueueAttributes", {"QueueUrl": self._urls.queue, "AttributeNames": names}
-        )
-        attributes = answer.get("Attributes") or {}
-        visible, delayed, in_flight = (int(attributes.get(name, 0)) for name in names)
         return QueueDepth(
             waiting=visible + delayed, in_flight=in_flight, dead=await self._dead_letters.count()
         )
 
-    # --- requests ---------------------------------------------------------------------------
 
-    async def _send(self, url: str, messages: Sequence[format_.Outgoing]) -> list[QueueVerdict]:
-        sizes = [message.size for message in messages]
-        verdicts: list[QueueVerdict] = [
-            Rejected(f"the message is {size} bytes, the queue's limit is {self._max_bytes}")
-            for size in sizes
-        ]
-        good = [i for i, size in enumerate(sizes) if size <= self._max_bytes]
-        entries = [
-            {
-                "MessageBody": messages[i].body,
-                "MessageAttributes": messages[i].attributes,
-                "DelaySeconds": messages[i].delay,
-            }
-            for i in good
-        ]
-        requests = in_requests([sizes[i] for i in good], max_bytes=format_.MAX_MESSAGE_BYTES)
-        self._usage.share([messages[i].task_type for i in good], requests=len(requests))
-        _fill(
-            verdicts,
-            good,
-            await send_batches(self._call, "SendMessageBatch", url, entries, requests),
-        )
-        return verdicts
-
-    async def _change_visibility(
-        self, deliveries: Sequence[Delivery], seconds: int
-    ) -> list[QueueVerdict]:
-        return await self._in_batches(
-            "ChangeMessageVisibilityBatch",
-            deliveries,
-            [
-                {"ReceiptHandle": delivery.receipt, "VisibilityTimeout": seconds}
-                for delivery in deliveries
-            ],
-        )
-
-    async def _in_batches(
-        self, operation: str, deliveries: Sequence[Delivery], entries: Sequence[Entry]
-    ) -> list[QueueVerdict]:
-        requests = in_requests([0] * len(entries), max_bytes=1)
-        self._usage.share([each.task_type for each in deliveries], requests=len(requests))
-        return await send_batches(self._call, operation, self._urls.queue, entries, requests)
-
-    async def _call_or_unavailable(
-        self, operation: str, parameters: Mapping[str, Any], *, long_poll: bool = False
-    ) -> dict[str, Any]:
-        try:
-            return await self._call(operation, parameters, long_poll=long_poll)
-        except AwsRequestFailed as error:
-            raise as_unavailable(error) from error
-
-    async def _call(
-        self, operation: str, parameters: Mapping[str, Any], *, long_poll: bool = False
-    ) -> dict[str, Any]:
-        if not self._is_open:
-            raise BackendUnavailable("the backend is not open")
-        # A call that is cancelled before it begins sends nothing.
-        await trio.lowlevel.checkpoint_if_cancelled()
-        timeout = None if long_poll else _CALL_TIMEOUT
-        return await self._client.call(
-            "sqs", operation, parameters, long_poll=long_poll, timeout=timeout
-        )
+def _receipts_and_types(deliveries: Sequence[Delivery]) -> tuple[list[str], list[str]]:
+    return [one.receipt for one in deliveries], [one.task_type for one in deliveries]
 
 
 def _lease(seconds: float) -> int:
-    return min(format_.whole_seconds(seconds), MAX_VISIBILITY)
+    return min(message_format.whole_seconds(seconds), MAX_VISIBILITY)
 
 
 def _is_delay(delay: float) -> bool:
@@ -386,10 +309,3 @@ def _is_delay(delay: float) -> bool:
 
 def _bad_delay(delay: float) -> QueueVerdict:
     return Rejected(f"the delay must be 0 to {MAX_DELAY:g} seconds, not {delay!r}")
-
-
-def _fill(
-    verdicts: list[QueueVerdict], indexes: Sequence[int], answers: Sequence[QueueVerdict]
-) -> None:
-    for i, verdict in zip(indexes, answers, strict=True):
-        verdicts[i] = verdict

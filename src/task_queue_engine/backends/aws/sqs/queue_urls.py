@@ -16,8 +16,8 @@ _AWS_HOST = re.compile(
     r"(?:^|\.)(?:sqs(?:-fips)?\.(?P<new>[a-z0-9-]+)|(?P<old>[a-z0-9-]+)\.queue)"
     rf"(?:\.vpce)?\.(?:api\.)?{AWS_DOMAINS}$"
 )
+# us-east-1's, from when there was no other region.
 _OLDEST_HOST = "queue.amazonaws.com"
-"""us-east-1's, from when there was no other region."""
 
 _URL = re.compile(
     r"https?://(?P<host>\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::(?P<port>[0-9]{1,5}))?"

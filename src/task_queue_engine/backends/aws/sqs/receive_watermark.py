@@ -1,5 +1,5 @@
-"""How far the queue has been read: what was sent long before the messages that now arrive has had
-its turn.
+"""How far the queue has been read: what was sent long before the messages that now arrive has been
+received, or is lost.
 
 SQS cannot be asked whether a message exists. Yet it hands messages out roughly in the order they
 were sent, so a task that is still PENDING while messages sent much later arrive has lost its own.
@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import trio
 
-from task_queue_engine.backends.aws.sqs import message_format as format_
+from task_queue_engine.backends.aws.sqs import message_format
 
 WINDOW: Final = 60.0
 """Seconds: the oldest message of about the last minute counts."""
@@ -21,8 +21,8 @@ SLACK: Final = timedelta(seconds=900 + 120)
 """The longest delay of a message, and 2 minutes for clocks and for the order being rough."""
 
 
-class Arrivals:
-    """Told of every receive; answers with a time before which nothing more is to be expected."""
+class ReceiveWatermark:
+    """Told of every receive; answers with the time before which no message is left."""
 
     def __init__(self) -> None:
         self._began = -2 * WINDOW
@@ -32,9 +32,9 @@ class Arrivals:
     def note(self, received: Iterable[Mapping[str, Any]]) -> None:
         """A message that was received before was late for a reason of its own."""
         first = [
-            format_.sent_at(message)
+            message_format.sent_at(message)
             for message in received
-            if format_.delivery(message).receive_count == 1
+            if message_format.delivery(message).receive_count == 1
         ]
         if first:
             self._add(min(first))
@@ -45,15 +45,15 @@ class Arrivals:
 
     def reached(self) -> datetime | None:
         """None: nothing was received lately, so nothing can be said."""
-        self._turn()
+        self._rotate()
         known = [at for at in (self._oldest, self._oldest_before) if at is not None]
         return min(known) - SLACK if known else None
 
     def _add(self, at: datetime) -> None:
-        self._turn()
+        self._rotate()
         self._oldest = at if self._oldest is None else min(self._oldest, at)
 
-    def _turn(self) -> None:
+    def _rotate(self) -> None:
         now = trio.current_time()
         if now < self._began + WINDOW:
             return

@@ -7,15 +7,15 @@ from typing import Any
 
 import trio
 
-from task_queue_engine.backends.aws.wire import json_protocol as protocol
-from task_queue_engine.backends.aws.wire.answers import Failure, judge
+from task_queue_engine.backends.aws.wire import json_protocol
+from task_queue_engine.backends.aws.wire.answers import FailedAttempt, judge
 from task_queue_engine.backends.aws.wire.connection import MalformedAnswer, Response, TransportError
 from task_queue_engine.backends.aws.wire.endpoints import Endpoint, Service
 from task_queue_engine.backends.aws.wire.errors import EndpointUnreachable, UnexpectedAnswer
 from task_queue_engine.backends.aws.wire.pool import ConnectionPool
-from task_queue_engine.backends.aws.wire.retry import Kind, RetryQuota
+from task_queue_engine.backends.aws.wire.retry import FailureKind, RetryQuota
 from task_queue_engine.backends.aws.wire.sigv4 import Credentials, Signer
-from task_queue_engine.backends.aws.wire.statistics import Tally
+from task_queue_engine.backends.aws.wire.statistics import OperationStatistics
 from task_queue_engine.clock import Clock
 
 NAMES: dict[Service, str] = {"sqs": "SQS", "dynamodb": "DynamoDB"}
@@ -37,7 +37,7 @@ class ServerClock:
 
 
 @dataclass(slots=True)
-class Call:
+class ApiCall:
     """One `AwsClient.call`, through all its attempts."""
 
     operation: str
@@ -45,15 +45,15 @@ class Call:
     attempt_timeout: float
     timeout: float
     deadline: float
-    tally: Tally
+    counts: OperationStatistics
     signed_at: float = 0.0
     """The time the last attempt was signed for."""
 
 
 @dataclass(slots=True)
-class Lane:
-    """Long polls have one of their own, so that neither their connections nor what their retries
-    cost is missing when something has to be acked."""
+class ServiceChannel:
+    """The way to one service. Long polls have one of their own, so that neither their connections
+    nor what their retries cost is missing when something has to be acked."""
 
     service: Service
     endpoint: Endpoint
@@ -62,37 +62,43 @@ class Lane:
     clock: ServerClock
     quota: RetryQuota = field(default_factory=RetryQuota)
 
-    def name(self, call: Call) -> str:
+    def name(self, call: ApiCall) -> str:
         return f"{NAMES[self.service]} {call.operation} at {self.endpoint.url}"
 
-    async def attempt(self, call: Call, credentials: Credentials) -> dict[str, Any] | Failure:
+    async def attempt(
+        self, call: ApiCall, credentials: Credentials
+    ) -> dict[str, Any] | FailedAttempt:
         """Send the request once and understand the answer. Raises nothing but Cancelled."""
         limit = min(call.deadline, trio.current_time() + call.attempt_timeout)
         response: Response | None = None
-        sent = call.tally.requests
+        sent = call.counts.requests
         try:
             with trio.CancelScope(deadline=limit):
                 response = await self._exchange(call, credentials)
         except MalformedAnswer as error:
-            return Failure(Kind.TRANSIENT, UnexpectedAnswer(f"{self.name(call)}: {error}"))
+            return FailedAttempt(
+                FailureKind.TRANSIENT, UnexpectedAnswer(f"{self.name(call)}: {error}")
+            )
         except TransportError as error:
             said = f"{self.name(call)}: {error}"
-            return Failure(Kind.TRANSIENT, EndpointUnreachable(said, misdirected=error.misdirected))
+            return FailedAttempt(
+                FailureKind.TRANSIENT, EndpointUnreachable(said, misdirected=error.misdirected)
+            )
         if response is None:
-            what = "answer" if call.tally.requests > sent else "connection"
+            what = "answer" if call.counts.requests > sent else "connection"
             limit = call.timeout if limit == call.deadline else call.attempt_timeout
             said = f"{self.name(call)}: no {what} within {limit:g} s"
-            return Failure(Kind.TRANSIENT, EndpointUnreachable(said))
+            return FailedAttempt(FailureKind.TRANSIENT, EndpointUnreachable(said))
         return judge(response, self.name(call))
 
-    async def _exchange(self, call: Call, credentials: Credentials) -> Response:
+    async def _exchange(self, call: ApiCall, credentials: Credentials) -> Response:
         fresh = False
         while True:
             connection = await self.pool.acquire(fresh=fresh)
             reused = connection.used
             try:
                 call.signed_at = self.clock.now()
-                call.tally.requests += 1
+                call.counts.requests += 1
                 return await connection.request(self._request(call, credentials))
             except TransportError as error:
                 # A server may close an idle connection just as we use it. That is not worth a
@@ -103,8 +109,8 @@ class Lane:
             finally:
                 self.pool.release(connection)
 
-    def _request(self, call: Call, credentials: Credentials) -> bytes:
-        return protocol.build_request(
+    def _request(self, call: ApiCall, credentials: Credentials) -> bytes:
+        return json_protocol.build_request(
             self.endpoint,
             self.service,
             call.operation,

@@ -1,7 +1,7 @@
 """The wire client: SQS and DynamoDB by the AWS JSON 1.0 protocol, on trio.
 
-From here inwards: `lane` (one attempt), `pool` and `transport` (connections), `protocol` and
-`signing` (bytes), `answers` and `retrying` (what an answer calls for).
+From here inwards: `channel` (one attempt), `pool` and `connection`, `json_protocol` and `sigv4`
+(bytes), `answers`, `error_codes` and `retry` (what an answer calls for).
 """
 
 from __future__ import annotations
@@ -10,15 +10,16 @@ import random
 import ssl
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
 import botocore.exceptions
 import botocore.session
 import trio
 
-from task_queue_engine.backends.aws.wire import json_protocol as protocol
-from task_queue_engine.backends.aws.wire.answers import Failure
-from task_queue_engine.backends.aws.wire.channel import Call, Lane, ServerClock
+from task_queue_engine.backends.aws.wire import json_protocol
+from task_queue_engine.backends.aws.wire.answers import FailedAttempt
+from task_queue_engine.backends.aws.wire.channel import ApiCall, ServerClock, ServiceChannel
 from task_queue_engine.backends.aws.wire.connection import Connection
 from task_queue_engine.backends.aws.wire.credentials import CredentialSource, Load
 from task_queue_engine.backends.aws.wire.endpoints import (
@@ -31,15 +32,15 @@ from task_queue_engine.backends.aws.wire.endpoints import (
 )
 from task_queue_engine.backends.aws.wire.errors import CredentialsUnusable
 from task_queue_engine.backends.aws.wire.pool import ConnectionPool
-from task_queue_engine.backends.aws.wire.retry import CLEAR_SKEW, MAX_ATTEMPTS, Kind, backoff
+from task_queue_engine.backends.aws.wire.retry import CLEAR_SKEW, MAX_ATTEMPTS, FailureKind, backoff
 from task_queue_engine.backends.aws.wire.sigv4 import Credentials, Signer
-from task_queue_engine.backends.aws.wire.statistics import ClientStatistics, Tally
+from task_queue_engine.backends.aws.wire.statistics import ClientStatistics, OperationStatistics
 from task_queue_engine.clock import Clock, SystemClock
 from task_queue_engine.errors import BackendError, BackendUnavailable, ConfigurationError
 
 __all__ = ["AwsClient", "Service"]
 
-_NO_WAIT = 0.0
+# Seconds of a long poll that does not say how long: the queue says it, and 20 is the most.
 _DEFAULT_WAIT = 20.0
 
 
@@ -91,9 +92,9 @@ class AwsClient:
         self._clock = ServerClock(clock or SystemClock())
         self._rng = rng or random.Random()  # noqa: S311  # jitter, not a secret
         self._credentials = CredentialSource(load_credentials)
-        self._ordinary: dict[Service, Lane] = {}
-        self._long_polls: dict[Service, Lane] = {}
-        self._tallies: dict[tuple[Service, str], Tally] = {}
+        self._ordinary: dict[Service, ServiceChannel] = {}
+        self._long_polls: dict[Service, ServiceChannel] = {}
+        self._counts: dict[tuple[Service, str], OperationStatistics] = {}
         self._connections_opened = 0
 
     def open(self) -> AbstractAsyncContextManager[None]:
@@ -113,13 +114,13 @@ class AwsClient:
         endpoints, tls = await trio.to_thread.run_sync(self._resolve, abandon_on_cancel=True)
         await self._credentials.start()
         for service in SERVICES:
-            self._ordinary[service] = self._lane(service, endpoints[service], tls)
-            self._long_polls[service] = self._lane(service, endpoints[service], tls)
+            self._ordinary[service] = self._channel(service, endpoints[service], tls)
+            self._long_polls[service] = self._channel(service, endpoints[service], tls)
         try:
             yield
         finally:
-            for lane in (*self._ordinary.values(), *self._long_polls.values()):
-                lane.pool.close()
+            for channel in (*self._ordinary.values(), *self._long_polls.values()):
+                channel.pool.close()
             self._ordinary.clear()
             self._long_polls.clear()
 
@@ -139,7 +140,7 @@ class AwsClient:
 
     def statistics(self) -> ClientStatistics:
         return ClientStatistics(
-            operations={key: tally.snapshot() for key, tally in self._tallies.items()},
+            operations={key: replace(counts) for key, counts in self._counts.items()},
             connections_opened=self._connections_opened,
             clock_offset=self._clock.offset,
         )
@@ -172,77 +173,81 @@ class AwsClient:
                 credentials: after the retries. Its subclasses in `errors` say which.
             AwsRequestFailed: what retrying does not help.
         """
-        lane = (self._long_polls if long_poll else self._ordinary).get(service)
-        if lane is None:
+        channel = (self._long_polls if long_poll else self._ordinary).get(service)
+        if channel is None:
             raise RuntimeError("an AwsClient is used inside its open()")
-        tally = self._tallies.get((service, operation))
-        if tally is None:
-            tally = self._tallies[service, operation] = Tally()
-        waits = float(parameters.get("WaitTimeSeconds", _DEFAULT_WAIT)) if long_poll else _NO_WAIT
+        counts = self._counts.get((service, operation))
+        if counts is None:
+            counts = self._counts[service, operation] = OperationStatistics()
+        waits = float(parameters.get("WaitTimeSeconds", _DEFAULT_WAIT)) if long_poll else 0.0
         total = self._total_timeout + waits if timeout is None else timeout
-        call = Call(
+        call = ApiCall(
             operation,
-            protocol.encode(parameters),
+            json_protocol.encode(parameters),
             self._request_timeout + waits,
             total,
             trio.current_time() + total,
-            tally,
+            counts,
         )
         try:
-            document = await self._attempt_until_done(lane, call)
+            document = await self._attempt_until_done(channel, call)
         except BackendError:
-            tally.failures += 1
+            counts.failures += 1
             raise
         if "ConsumedCapacity" in document:
-            tally.capacity_units += sum(protocol.capacity_units(document))
+            counts.capacity_units += sum(json_protocol.capacity_units(document))
         return document
 
-    async def _attempt_until_done(self, lane: Lane, call: Call) -> dict[str, Any]:
+    async def _attempt_until_done(self, channel: ServiceChannel, call: ApiCall) -> dict[str, Any]:
         paid: int | None = None
         attempt = 0
         while True:
             attempt += 1
-            credentials = self._credentials.peek() or await self._get_credentials(lane, call)
-            outcome = await lane.attempt(call, credentials)
-            if not isinstance(outcome, Failure):
-                lane.quota.give_back(paid)
+            credentials = self._credentials.peek() or await self._get_credentials(channel, call)
+            outcome = await channel.attempt(call, credentials)
+            if not isinstance(outcome, FailedAttempt):
+                channel.quota.give_back(paid)
                 return outcome
-            if outcome.kind is Kind.THROTTLED:
-                call.tally.throttles += 1
+            if outcome.kind is FailureKind.THROTTLED:
+                call.counts.throttles += 1
             if not await self._can_mend(outcome, call, credentials):
                 raise outcome.error
             delay = backoff(
-                lane.service, outcome.kind, attempt, self._rng, retry_after=outcome.retry_after
+                channel.service, outcome.kind, attempt, self._rng, retry_after=outcome.retry_after
             )
             if (
-                attempt >= MAX_ATTEMPTS[lane.service]
+                attempt >= MAX_ATTEMPTS[channel.service]
                 or trio.current_time() + delay >= call.deadline
-                or (paid := lane.quota.take(outcome.kind)) is None
+                or (paid := channel.quota.take(outcome.kind)) is None
             ):
                 if isinstance(outcome.error, BackendUnavailable):
                     outcome.error.retry_after = max(1.0, delay)
                 raise outcome.error
-            call.tally.retries += 1
+            call.counts.retries += 1
             await trio.sleep(delay)
 
-    async def _get_credentials(self, lane: Lane, call: Call) -> Credentials:
+    async def _get_credentials(self, channel: ServiceChannel, call: ApiCall) -> Credentials:
         with trio.CancelScope(deadline=call.deadline):
             return await self._credentials.get()
-        said = f"{lane.name(call)}: the AWS credentials were not renewed within {call.timeout:g} s"
+        said = (
+            f"{channel.name(call)}: the AWS credentials were not renewed within {call.timeout:g} s"
+        )
         raise CredentialsUnusable(said)
 
-    async def _can_mend(self, failure: Failure, call: Call, credentials: Credentials) -> bool:
+    async def _can_mend(
+        self, failure: FailedAttempt, call: ApiCall, credentials: Credentials
+    ) -> bool:
         """Whether another attempt may help; does what that takes."""
         match failure.kind:
-            case Kind.FINAL:
+            case FailureKind.FINAL:
                 return False
-            case Kind.TRANSIENT | Kind.THROTTLED:
+            case FailureKind.TRANSIENT | FailureKind.THROTTLED:
                 return True
-            case Kind.CLOCK_SKEW:
+            case FailureKind.CLOCK_SKEW:
                 if failure.server_time is not None:
                     self._clock.set(failure.server_time)
                 return True
-            case Kind.MAYBE_CLOCK_SKEW if (
+            case FailureKind.MAYBE_CLOCK_SKEW if (
                 failure.server_time is not None
                 and abs(failure.server_time - call.signed_at) > CLEAR_SKEW
             ):
@@ -264,7 +269,9 @@ class AwsClient:
         except botocore.exceptions.BotoCoreError as error:  # a broken ~/.aws/config, mostly
             raise ConfigurationError(f"AWS configuration: {error}") from None
 
-    def _lane(self, service: Service, endpoint: Endpoint, tls: ssl.SSLContext | None) -> Lane:
+    def _channel(
+        self, service: Service, endpoint: Endpoint, tls: ssl.SSLContext | None
+    ) -> ServiceChannel:
         async def connect() -> Connection:
             connection = await Connection.open(
                 endpoint,
@@ -275,7 +282,7 @@ class AwsClient:
             self._connections_opened += 1
             return connection
 
-        return Lane(
+        return ServiceChannel(
             service=service,
             endpoint=endpoint,
             pool=ConnectionPool(connect, size=self._max_connections, max_idle=self._max_idle),

@@ -19,8 +19,11 @@ import trio
 from task_queue_engine.backends.aws.wire.endpoints import Endpoint
 from task_queue_engine.backends.aws.wire.proxies import tunnel
 
+# Bytes of one receive: ten messages of a few KB each arrive in one.
 _CHUNK = 64 * 1024
+# Far more than AWS sends.
 _MAX_HEADER_BYTES = 64 * 1024
+# Seconds for the rest of an answer that has begun to arrive when the request is cancelled.
 _GRACE = 2.0
 
 
@@ -116,7 +119,7 @@ class Connection:
         return cls(sock, max_response_bytes=max_response_bytes)
 
     def is_stale(self) -> bool:
-        """Whether there is something to read on an idle connection: its end, or what nobody asked
+        """Whether there is something to read on an idle connection: its end, or what was not asked
         for."""
         return bool(self._poll.poll(0))
 
@@ -324,7 +327,7 @@ def _through(endpoint: Endpoint) -> str:
 
 def _is_misdirected(error: OSError) -> bool:
     if isinstance(error, socket.gaierror):
-        return error.errno == socket.EAI_NONAME  # EAI_AGAIN: whoever could tell does not answer
+        return error.errno == socket.EAI_NONAME  # EAI_AGAIN: the resolver does not answer
     return isinstance(error, ssl.SSLError) and not isinstance(error, ssl.SSLEOFError)
 
 

@@ -15,19 +15,22 @@ from task_queue_engine.backends.aws.wire.errors import CredentialsUnusable
 from task_queue_engine.backends.aws.wire.sigv4 import Credentials
 from task_queue_engine.errors import BackendRefused
 
+# Seconds before they expire when credentials are not used any more without a successful renewal.
+# botocore renews them from 15 minutes before on, and so do we.
 _MANDATORY = 60
-"""Seconds before they expire when credentials are not used any more without a successful renewal.
-botocore renews them from 15 minutes before on, and so do we."""
-_PATIENCE = 2.0
-"""How long a call waits for a renewal that is not mandatory yet."""
+# Seconds that a call waits for a renewal that is not mandatory yet.
+_RENEWAL_WAIT = 2.0
+# Seconds between two looks at their age: cheap, but not for every request.
 _LOOK_EVERY = 1.0
+# Seconds between two tries to renew what is still good.
 _RENEW_EVERY = 30.0
+# Seconds between two walks through the chain for credentials that a service refuses.
 _RELOAD_EVERY = 5.0
 
 # Any: botocore has no types. Called in a thread; returns botocore's credentials object or None.
 Load = Callable[[], Any]
 
-# botocore's names for its providers, for people.
+# botocore's names for its providers, in words.
 _ORIGINS = {
     "env": "of AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
     "shared-credentials-file": "of the profile in ~/.aws/credentials",
@@ -95,7 +98,7 @@ class CredentialSource:
         return self._current
 
     async def reload(self, refused: Credentials) -> bool:
-        """A service refused these: go through the chain again, for somebody may have replaced them
+        """A service refused these: go through the chain again, for they may have been replaced
         in a file or at their source. At most every 5 seconds.
 
         Returns:
@@ -123,7 +126,7 @@ class CredentialSource:
 
     async def _renew_if_quick(self) -> None:
         self._renewing = True
-        with trio.move_on_after(_PATIENCE):
+        with trio.move_on_after(_RENEWAL_WAIT):
             with contextlib.suppress(CredentialsUnusable):  # there is time for another try
                 self._current = await self._in_thread(self._freeze)
             self._renewing = False

@@ -66,7 +66,7 @@ def setting_behind(service: Service, url: str) -> str:
 
 
 def is_aws(url: str) -> bool:
-    """Whether it is an address of AWS's own, which nobody has to have set."""
+    """Whether it is an address of AWS's own, which needs no setting."""
     return bool(_AWS_OWN.search(urlsplit(url).hostname or ""))
 
 

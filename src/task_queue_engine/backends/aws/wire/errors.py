@@ -36,7 +36,7 @@ class EndpointUnreachable(BackendUnavailable):
     """No connection, or one that broke or went silent before the answer was complete.
 
     `misdirected` where that speaks of a wrong address and not of an outage: no such host, a
-    certificate of somebody else's, a proxy that does not let us through.
+    certificate for another name, a proxy that does not let us through.
     """
 
     def __init__(self, message: str, *, misdirected: bool = False) -> None:

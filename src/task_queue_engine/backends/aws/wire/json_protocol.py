@@ -15,21 +15,12 @@ import msgspec
 from task_queue_engine._version import __version__
 from task_queue_engine.backends.aws.wire.connection import Response
 from task_queue_engine.backends.aws.wire.endpoints import Endpoint, Service
+from task_queue_engine.backends.aws.wire.error_codes import present_name
 from task_queue_engine.backends.aws.wire.sigv4 import Credentials, Signer
 
 _CONTENT_TYPE = "application/x-amz-json-1.0"
 _TARGETS: dict[Service, str] = {"sqs": "AmazonSQS", "dynamodb": "DynamoDB_20120810"}
 _USER_AGENT = f"task-queue-engine/{__version__}"
-
-# SQS had other names for its errors before it spoke JSON; some servers still use them.
-_OLD_NAMES = {
-    "AWS.SimpleQueueService.NonExistentQueue": "QueueDoesNotExist",
-    "AWS.SimpleQueueService.TooManyEntriesInBatchRequest": "TooManyEntriesInBatchRequest",
-    "AWS.SimpleQueueService.BatchRequestTooLong": "BatchRequestTooLong",
-    "AWS.SimpleQueueService.PurgeQueueInProgress": "PurgeQueueInProgress",
-    "AWS.SimpleQueueService.QueueDeletedRecently": "QueueDeletedRecently",
-    "QueueAlreadyExists": "QueueNameExists",
-}
 
 _encoder = msgspec.json.Encoder()
 _decoder = msgspec.json.Decoder()
@@ -105,7 +96,7 @@ def error_of(response: Response, document: Mapping[str, Any]) -> tuple[str, str]
     code = code.partition(":")[0].rpartition("#")[2]
     message = document.get("message") or document.get("Message") or ""
     message = " ".join(message.split()) if isinstance(message, str) else ""
-    return _OLD_NAMES.get(code, code), message
+    return present_name(code), message
 
 
 def server_time(response: Response) -> float | None:

@@ -21,6 +21,7 @@ _URL = re.compile(
     r"(http://)?((?P<user>[^@/]*)@)?(?P<host>\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)"
     r"(:(?P<port>[0-9]{1,5}))?/?"
 )
+# Bytes: a few lines of headers.
 _MAX_ANSWER = 16 * 1024
 
 

@@ -11,74 +11,30 @@ from dataclasses import dataclass
 from enum import Enum, auto
 
 from task_queue_engine.backends.aws.wire.endpoints import Service
+from task_queue_engine.backends.aws.wire.error_codes import Meaning, meaning_of
 
 MAX_ATTEMPTS: dict[Service, int] = {"sqs": 3, "dynamodb": 4}
-"""Sending it the first time included."""
+"""The first one included."""
 
+# Seconds: the bounds of the first wait.
 _BASE: dict[Service, float] = {"sqs": 0.05, "dynamodb": 0.025}
 _THROTTLED_BASE = 1.0
+# Seconds: the longest wait.
 _CAP = 20.0
+# Seconds that what the service asks for may add to a wait.
 _MOST_ADDED = 5.0
 
+# Tokens of a full bucket, and what a retry takes from it.
 _CAPACITY = 500
 _COST = 14
 _THROTTLED_COST = 5
 
-THROTTLES = frozenset(
-    {
-        # DynamoDB has two names for it: one for a table's own limits, one for everything else.
-        "ProvisionedThroughputExceededException",
-        "ThrottlingException",
-        "BandwidthLimitExceeded",
-        "KmsThrottled",
-        "LimitExceededException",
-        "PriorRequestNotComplete",
-        "RequestLimitExceeded",
-        "RequestThrottled",
-        "RequestThrottledException",
-        "SlowDown",
-        "ThrottledException",
-        "Throttling",
-        "TooManyRequestsException",
-        "TransactionInProgressException",
-    }
-)
-_TRANSIENT = frozenset(
-    {
-        "InternalFailure",
-        "InternalServerError",
-        "ReplicatedWriteConflictException",
-        "RequestTimeout",
-        "RequestTimeoutException",
-        "ServiceUnavailable",
-    }
-)
-_SKEWED = frozenset({"RequestTimeTooSkewed", "RequestExpired", "RequestInTheFuture"})
-_MAYBE_SKEWED = frozenset(
-    {"AuthFailure", "InvalidSignatureException", "SignatureDoesNotMatch", "InvalidSignature"}
-)
-_EXPIRED = frozenset({"ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired"})
-_UNKNOWN_IDENTITY = frozenset(
-    {
-        "AuthFailure",
-        "IncompleteSignature",
-        "InvalidAccessKeyId",
-        "InvalidClientTokenId",
-        "InvalidSignature",
-        "InvalidSignatureException",
-        "MissingAuthenticationToken",
-        "MissingAuthenticationTokenException",
-        "NotAuthorized",
-        "SignatureDoesNotMatch",
-        "UnrecognizedClientException",
-    }
-)
 CLEAR_SKEW = 240.0
 """Seconds of difference above which a refused signature is blamed on the clock. AWS allows 5
 minutes to either side."""
 
 
-class Kind(Enum):
+class FailureKind(Enum):
     """What an attempt's failure calls for."""
 
     TRANSIENT = auto()
@@ -94,21 +50,23 @@ class Kind(Enum):
     FINAL = auto()
 
 
-def classify(status: int, code: str, message: str) -> Kind:
+def classify(status: int, code: str, message: str) -> FailureKind:
     """What to do about an answer that is not a 200."""
-    if code in THROTTLES or (status == 429 and not code):
-        return Kind.THROTTLED
-    if code in _EXPIRED:
-        return Kind.EXPIRED
-    if code in _SKEWED or (code in _MAYBE_SKEWED and _speaks_of_time(message)):
-        return Kind.CLOCK_SKEW
-    if code in _MAYBE_SKEWED:
-        return Kind.MAYBE_CLOCK_SKEW
-    if code in _UNKNOWN_IDENTITY:
-        return Kind.UNKNOWN_IDENTITY
-    if code in _TRANSIENT or status >= 500 or status == 429:
-        return Kind.TRANSIENT
-    return Kind.FINAL
+    means = meaning_of(code)
+    if means & Meaning.THROTTLED or (status == 429 and not code):
+        return FailureKind.THROTTLED
+    if means & Meaning.CREDENTIALS_EXPIRED:
+        return FailureKind.EXPIRED
+    if means & Meaning.CLOCK_REFUSED:
+        return FailureKind.CLOCK_SKEW
+    if means & Meaning.SIGNATURE_REFUSED:
+        timed = _speaks_of_time(message)
+        return FailureKind.CLOCK_SKEW if timed else FailureKind.MAYBE_CLOCK_SKEW
+    if means & Meaning.IDENTITY_UNKNOWN:
+        return FailureKind.UNKNOWN_IDENTITY
+    if means & Meaning.TRANSIENT or status >= 500 or status == 429:
+        return FailureKind.TRANSIENT
+    return FailureKind.FINAL
 
 
 def _speaks_of_time(message: str) -> bool:
@@ -117,7 +75,7 @@ def _speaks_of_time(message: str) -> bool:
 
 def backoff(
     service: Service,
-    kind: Kind,
+    kind: FailureKind,
     attempt: int,
     rng: random.Random,
     *,
@@ -125,7 +83,7 @@ def backoff(
 ) -> float:
     """Seconds to wait after the `attempt`-th attempt (1, 2, ...): full jitter below a bound that
     doubles, at least what the service asks for within reason."""
-    base = _THROTTLED_BASE if kind is Kind.THROTTLED else _BASE[service]
+    base = _THROTTLED_BASE if kind is FailureKind.THROTTLED else _BASE[service]
     delay = rng.random() * min(base * 2.0 ** (attempt - 1), _CAP)
     if retry_after is None:
         return delay
@@ -134,14 +92,14 @@ def backoff(
 
 @dataclass(slots=True)
 class RetryQuota:
-    """A bucket of tokens that retries are paid from, so that a service in trouble is not given
-    more to do by everybody's retries. A success gives back what its last retry cost, or one."""
+    """A bucket of tokens that retries are paid from, so that retries do not add to the load of
+    a service in trouble. A success gives back what its last retry cost, or one."""
 
     capacity: int = _CAPACITY
 
-    def take(self, kind: Kind) -> int | None:
+    def take(self, kind: FailureKind) -> int | None:
         """The price paid; None when there is not enough left."""
-        price = _THROTTLED_COST if kind is Kind.THROTTLED else _COST
+        price = _THROTTLED_COST if kind is FailureKind.THROTTLED else _COST
         if price > self.capacity:
             return None
         self.capacity -= price

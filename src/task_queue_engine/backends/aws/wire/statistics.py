@@ -11,8 +11,10 @@ READS = frozenset({"BatchGetItem", "GetItem", "Query"})
 """Of DynamoDB's operations as they are used here: their capacity units are read units."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class OperationStatistics:
+    """The client's move; those of a `ClientStatistics` are copies."""
+
     requests: int = 0
     """HTTP requests sent, every retry counted: what AWS bills."""
     retries: int = 0
@@ -48,20 +50,4 @@ class ClientStatistics:
                 write_units=0.0 if operation in READS else each.capacity_units,
             )
             for (service, operation), each in sorted(self.operations.items())
-        )
-
-
-@dataclass(slots=True)
-class Tally:
-    """One operation's counters, while they move."""
-
-    requests: int = 0
-    retries: int = 0
-    throttles: int = 0
-    failures: int = 0
-    capacity_units: float = 0.0
-
-    def snapshot(self) -> OperationStatistics:
-        return OperationStatistics(
-            self.requests, self.retries, self.throttles, self.failures, self.capacity_units
         )

@@ -1,0 +1,1 @@
+"""What a task costs on AWS: `python -m benchmarks.aws.cost`."""

@@ -1,1 +1,0 @@
-"""What a task costs on AWS: parts of `benchmarks.aws_cost`."""
