@@ -47,7 +47,8 @@ from task_queue_engine.lifecycle import (
 from task_queue_engine.retry import SnoozeUntil
 from task_queue_engine.task import Task, TaskStatus
 
-logger = logging.getLogger("task_queue_engine.claimer")
+# The poller's: what operators filter by stays, and the claimer is a part of it.
+logger = logging.getLogger("task_queue_engine.poller")
 
 # Seconds until a task that may not run beside another is looked at again: few claims for one that
 # has killed its worker before, and not long for one that has not.

@@ -60,9 +60,10 @@ class LeaseKeeper:
 
     A lease that the queue says is gone, or that could not be renewed before it ran out, is lost:
     the attempt under it is stopped. So is an attempt whose task was cancelled, in this process
-    (told on `events`) or in another (found in the store). Other actors know it by its events only;
-    those that have a reply are answered in the order in which they came, so that the answer takes
-    all of them in.
+    (told on `events`) or in another (found in the store).
+
+    Other actors reach it by events alone. It takes them in the order in which they came, so that
+    an answer takes in all that was sent before the question.
     """
 
     def __init__(
