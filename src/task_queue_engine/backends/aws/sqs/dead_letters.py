@@ -93,14 +93,14 @@ class SqsDeadLetters:
             found.dead_letter.id: found.dead_letter for found in await self._look(max(LOOK, limit))
         }
         dead_letters |= {held.dead_letter.id: held.dead_letter for held in self._still_held()}
-        ordered = sorted(dead_letters.values(), key=_position, reverse=True)
+        ordered = sorted(dead_letters.values(), key=_sort_key, reverse=True)
         if below is not None:
-            ordered = [one for one in ordered if _position(one) < below]
+            ordered = [one for one in ordered if _sort_key(one) < below]
         page = tuple(replace(one, receipt="") for one in ordered[:limit])
         more = len(ordered) > limit
         return DeadLetterPage(
             dead_letters=page,
-            next_cursor=encode_cursor("sqs-dead", _position(page[-1])) if more else None,
+            next_cursor=encode_cursor("sqs-dead", _sort_key(page[-1])) if more else None,
         )
 
     async def take(self, *, limit: int, ids: Sequence[str] | None = None) -> list[DeadLetter]:
@@ -289,5 +289,5 @@ class SqsDeadLetters:
                 return
 
 
-def _position(one: DeadLetter) -> tuple[datetime, str]:
+def _sort_key(one: DeadLetter) -> tuple[datetime, str]:
     return one.at, one.id

@@ -27,10 +27,6 @@ class ConnectionPool:
         self._idle: deque[Connection] = deque()  # oldest first
         self._closed = False
 
-    @property
-    def idle(self) -> int:
-        return len(self._idle)
-
     async def acquire(self, *, fresh: bool = False) -> Connection:
         """An idle connection, or a new one (always, if `fresh`).
 
