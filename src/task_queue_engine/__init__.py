@@ -14,9 +14,8 @@ from task_queue_engine._version import __version__
 if TYPE_CHECKING:
     from task_queue_engine.config import Settings
     from task_queue_engine.context import SyncTaskContext, TaskContext
-    from task_queue_engine.engine.api import Accepted, Refused, Submission
+    from task_queue_engine.engine.api import Accepted, Refused, Submission, TaskHandle
     from task_queue_engine.engine.engine import Engine
-    from task_queue_engine.engine.handle import TaskHandle
     from task_queue_engine.errors import (
         ConfigurationError,
         InvalidTask,
@@ -49,7 +48,7 @@ _WHERE = {
     "TaskContext": "context",
     "TaskError": "task",
     "TaskFailed": "errors",
-    "TaskHandle": "engine.handle",
+    "TaskHandle": "engine.api",
     "TaskNotFound": "errors",
     "TaskQueueError": "errors",
     "TaskRegistry": "registry",

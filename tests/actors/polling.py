@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import trio
 
 from task_queue_engine.actors.claimer import Claimer
-from task_queue_engine.actors.health import Health
+from task_queue_engine.actors.health import ActorHealth
 from task_queue_engine.actors.messages import (
     Acquired,
     Attempt,
@@ -36,7 +36,7 @@ class Rig:
     settlements: trio.MemoryReceiveChannel[tuple[Settlement, ...]]
     lease_events: trio.MemoryReceiveChannel[LeaseEvent]
     """Answered already, where the keeper runs."""
-    health: Health
+    health: ActorHealth
     done: trio.Event = field(default_factory=trio.Event)
     held: set[AttemptKey] = field(default_factory=set)
     """What the keeper says is held."""
@@ -96,7 +96,7 @@ async def polling(
     settlements_out, settlements_in = trio.open_memory_channel[tuple[Settlement, ...]](100)
     leases_out, leases_in = trio.open_memory_channel[LeaseEvent](room_for_events)
     seen_out, seen_in = trio.open_memory_channel[LeaseEvent](math.inf)
-    health = Health()
+    health = ActorHealth()
     queue = backend.queue("default")
     poller = Poller(
         queue=queue,

@@ -11,7 +11,7 @@ import trio
 
 from task_queue_engine import Task, TaskStatus
 from task_queue_engine.actors.backend_retry import BackendRetry
-from task_queue_engine.actors.health import Health
+from task_queue_engine.actors.health import ActorHealth
 from task_queue_engine.actors.messages import AbortReason, Attempt, Lease
 from task_queue_engine.backends.base import Delivery, Message, NewTask
 from task_queue_engine.backends.memory import MemoryBackend
@@ -21,8 +21,8 @@ from task_queue_engine.task import new_task_id
 LEASE = 30.0
 
 
-def retry(actor: str = "actor", health: Health | None = None) -> BackendRetry:
-    return BackendRetry(actor=actor, health=health or Health(), rng=random.Random(1))
+def retry(actor: str = "actor", health: ActorHealth | None = None) -> BackendRetry:
+    return BackendRetry(actor=actor, health=health or ActorHealth(), rng=random.Random(1))
 
 
 def make_task(backend: MemoryBackend, **fields: Any) -> Task:

@@ -12,7 +12,7 @@ import trio
 
 from task_queue_engine import TaskError
 from task_queue_engine.actors.acker import Acker
-from task_queue_engine.actors.health import Health
+from task_queue_engine.actors.health import ActorHealth
 from task_queue_engine.actors.messages import (
     Ack,
     Lease,
@@ -33,7 +33,7 @@ class Rig:
     acker: Acker
     settlements: trio.MemorySendChannel[tuple[Settlement, ...]]
     leases: trio.MemoryReceiveChannel[LeaseEvent]
-    health: Health
+    health: ActorHealth
     done: trio.Event
 
     async def settled(self, number: int = 1) -> list[Lease]:
@@ -50,7 +50,7 @@ class Rig:
 async def acking(backend: MemoryBackend) -> AsyncIterator[Rig]:
     settlements_out, settlements_in = trio.open_memory_channel[tuple[Settlement, ...]](0)
     leases_out, leases_in = trio.open_memory_channel[LeaseEvent](math.inf)
-    health = Health()
+    health = ActorHealth()
     acker = Acker(
         queue=backend.queue("default"),
         clock=backend.clock,

@@ -6,7 +6,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from task_queue_engine.actors.health import Health
+from task_queue_engine.actors.health import ActorHealth
 from task_queue_engine.errors import BackendUnavailable
 from tests.actors.support import retry
 
@@ -55,7 +55,7 @@ async def test_after_a_success_pauses_are_short_again(autojump_clock: MockClock)
 async def test_trouble_shows_in_the_health_for_as_long_as_it_lasts(
     autojump_clock: MockClock,
 ) -> None:
-    health = Health()
+    health = ActorHealth()
     async with trio.open_nursery() as nursery:
         flaky = Flaky(failures=3)
         nursery.start_soon(retry("acker", health).call, flaky)
@@ -75,7 +75,7 @@ async def test_an_actor_that_has_given_up_is_not_degraded_any_more(
     autojump_clock: MockClock,
 ) -> None:
     """Nothing would ever report it ok again: the next call may be hours away."""
-    health = Health()
+    health = ActorHealth()
     flaky = Flaky(failures=30)
     seen: list[tuple[str, ...]] = []
 
@@ -114,7 +114,7 @@ async def test_what_is_not_trouble_is_not_waited_out(autojump_clock: MockClock) 
 
 
 def test_the_health_lists_each_actor_once_and_forgets_it_when_it_is_ok() -> None:
-    health = Health()
+    health = ActorHealth()
     health.degraded("b", RuntimeError("first"))
     health.degraded("a", RuntimeError())
     health.degraded("b", RuntimeError("second"))
@@ -125,7 +125,7 @@ def test_the_health_lists_each_actor_once_and_forgets_it_when_it_is_ok() -> None
 
 
 def test_an_attempt_ends_trouble_and_shows_it_until_the_next_succeeds() -> None:
-    health = Health()
+    health = ActorHealth()
     for _ in range(2):
         with health.attempt("metrics"):
             raise BackendUnavailable("down")
@@ -136,7 +136,7 @@ def test_an_attempt_ends_trouble_and_shows_it_until_the_next_succeeds() -> None:
 
 
 def test_an_attempt_lets_a_defect_through() -> None:
-    health = Health()
+    health = ActorHealth()
     with pytest.raises(RuntimeError, match="a defect"), health.attempt("metrics"):
         raise RuntimeError("a defect")
     assert health.troubles == (), "the supervisor reports it"

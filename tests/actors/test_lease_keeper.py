@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import trio
 
-from task_queue_engine.actors.health import Health
+from task_queue_engine.actors.health import ActorHealth
 from task_queue_engine.actors.lease_keeper import LeaseKeeper
 from task_queue_engine.actors.messages import (
     AbortReason,
@@ -30,7 +30,7 @@ from tests.actors.support import LEASE, background, claim, claimed, loose_lease,
 class Rig:
     keeper: LeaseKeeper
     events: trio.MemorySendChannel[LeaseEvent]
-    health: Health
+    health: ActorHealth
     done: trio.Event
 
     async def keep(self, *leases: Lease) -> None:
@@ -40,14 +40,14 @@ class Rig:
 def make_keeper(
     backend: MemoryBackend,
     events: trio.MemoryReceiveChannel[LeaseEvent],
-    health: Health | None = None,
+    health: ActorHealth | None = None,
 ) -> LeaseKeeper:
     return LeaseKeeper(
         queue=backend.queue("default"),
         store=backend.store,
         visibility=LEASE,
         cancel_poll=1,
-        health=health or Health(),
+        health=health or ActorHealth(),
         events=events,
     )
 
@@ -55,7 +55,7 @@ def make_keeper(
 @asynccontextmanager
 async def keeping(backend: MemoryBackend) -> AsyncIterator[Rig]:
     events_out, events_in = trio.open_memory_channel[LeaseEvent](0)
-    health = Health()
+    health = ActorHealth()
     keeper = make_keeper(backend, events_in, health)
     done = trio.Event()
 

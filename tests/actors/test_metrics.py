@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import trio
 
-from task_queue_engine.actors.health import Health
+from task_queue_engine.actors.health import ActorHealth
 from task_queue_engine.actors.metrics import Metrics
 from task_queue_engine.backends.base import Counts, QueueDepth
 from task_queue_engine.backends.memory import MemoryBackend
@@ -12,7 +12,7 @@ from tests.actors.support import background, claimed, put
 
 
 async def test_it_samples_counts_and_depth(backend: MemoryBackend) -> None:
-    health = Health()
+    health = ActorHealth()
     metrics = Metrics(
         store=backend.store, queue=backend.queue("default"), interval=5, health=health
     )
@@ -36,7 +36,7 @@ async def test_it_samples_counts_and_depth(backend: MemoryBackend) -> None:
 
 async def test_a_sample_can_be_asked_for(backend: MemoryBackend) -> None:
     metrics = Metrics(
-        store=backend.store, queue=backend.queue("default"), interval=5, health=Health()
+        store=backend.store, queue=backend.queue("default"), interval=5, health=ActorHealth()
     )
     await put(backend)
     assert (await metrics.sample()).counts.total == 1

@@ -11,7 +11,7 @@ import pytest
 import trio
 
 from task_queue_engine import TaskStatus
-from task_queue_engine.actors.health import Health
+from task_queue_engine.actors.health import ActorHealth
 from task_queue_engine.actors.reconciler import Reconciler
 from task_queue_engine.backends.base import NewTask
 from task_queue_engine.backends.memory import MemoryBackend
@@ -35,7 +35,7 @@ FOUND = MIN_AGE + INTERVAL * 1.2 + 1
 
 @asynccontextmanager
 async def reconciling(
-    backend: MemoryBackend, *, retention: float = 0, health: Health | None = None
+    backend: MemoryBackend, *, retention: float = 0, health: ActorHealth | None = None
 ) -> AsyncIterator[Reconciler]:
     reconciler = Reconciler(
         backend=backend,
@@ -152,7 +152,7 @@ async def test_a_long_backlog_is_walked_through_in_pieces(backend: MemoryBackend
 
 @pytest.mark.parametrize("operation", ["stranded", "send", "reclaim", "expire"])
 async def test_trouble_is_waited_out(backend: MemoryBackend, operation: str) -> None:
-    health = Health()
+    health = ActorHealth()
     await put(backend, send=False)
     await claimed(backend)
     backend.queue("default").lose_messages()

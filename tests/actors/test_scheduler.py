@@ -9,7 +9,7 @@ from datetime import timedelta
 import pytest
 import trio
 
-from task_queue_engine.actors.health import Health
+from task_queue_engine.actors.health import ActorHealth
 from task_queue_engine.actors.scheduler import Scheduler
 from task_queue_engine.backends.base import NewTask
 from task_queue_engine.backends.memory import MemoryBackend
@@ -20,7 +20,7 @@ LEAD = 30.0
 
 @asynccontextmanager
 async def scheduling(
-    backend: MemoryBackend, health: Health | None = None
+    backend: MemoryBackend, health: ActorHealth | None = None
 ) -> AsyncIterator[Scheduler]:
     scheduler = Scheduler(
         store=backend.store,
@@ -93,7 +93,7 @@ async def test_a_task_cancelled_meanwhile_is_not_sent(backend: MemoryBackend) ->
 
 @pytest.mark.parametrize("operation", ["due", "send", "schedule"])
 async def test_trouble_is_waited_out(backend: MemoryBackend, operation: str) -> None:
-    health = Health()
+    health = ActorHealth()
     async with scheduling(backend, health):
         with backend.faults.outage(operation):
             await due_in(backend, 1)

@@ -12,7 +12,7 @@ import pytest
 import trio
 
 from task_queue_engine import TaskError, TaskStatus
-from task_queue_engine.actors.health import Health
+from task_queue_engine.actors.health import ActorHealth
 from task_queue_engine.actors.messages import (
     Ack,
     Attempt,
@@ -42,7 +42,7 @@ class Rig:
     writer: StatusWriter
     outcomes: trio.MemorySendChannel[Outcome]
     settlements: trio.MemoryReceiveChannel[tuple[Settlement, ...]]
-    health: Health
+    health: ActorHealth
     done: trio.Event
     recorded: list[tuple[Outcome, TaskStatus]] = field(default_factory=list)
 
@@ -56,7 +56,7 @@ class Rig:
 async def writing(backend: MemoryBackend, *, linger: float = 0) -> AsyncIterator[Rig]:
     outcomes_out, outcomes_in = trio.open_memory_channel[Outcome](0)
     settlements_out, settlements_in = trio.open_memory_channel[tuple[Settlement, ...]](0)
-    health = Health()
+    health = ActorHealth()
     recorded: list[tuple[Outcome, TaskStatus]] = []
     writer = StatusWriter(
         store=backend.store,

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import trio
 
-from task_queue_engine.actors.health import Health
+from task_queue_engine.actors.health import ActorHealth
 from task_queue_engine.actors.messages import SubmitRequest, SubmitResult
 from task_queue_engine.actors.submitter import Submitter
 from task_queue_engine.backends.base import (
@@ -31,7 +31,7 @@ from tests.actors.support import claimed, make_task, put, receive, retry
 class Rig:
     submitter: Submitter
     submissions: trio.MemorySendChannel[SubmitRequest]
-    health: Health
+    health: ActorHealth
     done: trio.Event
 
     async def submit(self, *tasks: NewTask) -> tuple[SubmitResult, ...]:
@@ -43,7 +43,7 @@ class Rig:
 @asynccontextmanager
 async def submitting(backend: MemoryBackend) -> AsyncIterator[Rig]:
     submissions_out, submissions_in = trio.open_memory_channel[SubmitRequest](100)
-    health = Health()
+    health = ActorHealth()
     submitter = Submitter(
         store=backend.store,
         queue_of=backend.queue,

@@ -15,7 +15,7 @@ import trio
 from trio.testing import MockClock
 
 from task_queue_engine.client import Client, schemas
-from task_queue_engine.client.problems import Problem
+from task_queue_engine.client.problems import ProblemRead
 from task_queue_engine.engine import views
 from task_queue_engine.engine.api import RedriveReport, Refused, Submission
 from task_queue_engine.errors import (
@@ -353,5 +353,5 @@ def test_what_an_older_server_may_leave_out(
 
 
 def test_problems_have_members_of_the_server_s() -> None:
-    ours, theirs = Problem.__struct_fields__, server_problems.Problem.__struct_fields__
+    ours, theirs = ProblemRead.__struct_fields__, server_problems.ProblemRead.__struct_fields__
     assert set(ours) <= set(theirs)

@@ -33,9 +33,9 @@ from task_queue_engine.lifecycle import (
     Progress,
     Recorded,
     Reopened,
-    Retry,
     Row,
-    Snooze,
+    ScheduleRetry,
+    ScheduleSnooze,
     Started,
 )
 
@@ -143,10 +143,10 @@ WRITES: list[tuple[Any, TaskStatus, int]] = [
     (Complete(task_id="1", attempt=3, result={"a": 1}), COMPLETED, 0),
     (Fail(task_id="1", attempt=3, error=ERROR), FAILED, 1),
     (Cancel(task_id="1", attempt=3, error=ERROR), CANCELLED, 0),
-    (Retry(task_id="1", attempt=3, error=ERROR, run_at=LATER, scheduled=False), PENDING, 1),
-    (Retry(task_id="1", attempt=3, error=ERROR, run_at=LATER, scheduled=True), PENDING, 1),
-    (Snooze(task_id="1", attempt=3, run_at=LATER, scheduled=False), PENDING, 0),
-    (Snooze(task_id="1", attempt=3, run_at=LATER, scheduled=True), PENDING, 0),
+    (ScheduleRetry(task_id="1", attempt=3, error=ERROR, run_at=LATER, scheduled=False), PENDING, 1),
+    (ScheduleRetry(task_id="1", attempt=3, error=ERROR, run_at=LATER, scheduled=True), PENDING, 1),
+    (ScheduleSnooze(task_id="1", attempt=3, run_at=LATER, scheduled=False), PENDING, 0),
+    (ScheduleSnooze(task_id="1", attempt=3, run_at=LATER, scheduled=True), PENDING, 0),
     (Interrupt(task_id="1", attempt=3), PENDING, 0),
     (Progress(task_id="1", attempt=3, value=50), PROCESSING, 0),
 ]
@@ -164,8 +164,8 @@ def test_the_owners_word_counts(write: Any, status: TaskStatus, cost: int) -> No
     assert task.updated_at == LATER
     assert (task.finished_at == LATER) is status.is_terminal
     assert task.result == ({"a": 1} if status is COMPLETED else None)
-    assert task.error == (ERROR if isinstance(write, Fail | Cancel | Retry) else None)
-    waits = isinstance(write, Retry | Snooze)
+    assert task.error == (ERROR if isinstance(write, Fail | Cancel | ScheduleRetry) else None)
+    waits = isinstance(write, ScheduleRetry | ScheduleSnooze)
     assert task.run_at == (LATER if waits else None)
     assert row.due_at == (LATER if waits and write.scheduled else None)
     assert row.message_id == ("m" if status in (PROCESSING, FAILED) else None)
@@ -374,11 +374,11 @@ def write_of(operation: str, row: Row, attempt: int, run_at: datetime, scheduled
         case "complete":
             return Complete(result=attempt, **fields)
         case "error" if not last:
-            return Retry(error=ERROR, run_at=run_at, scheduled=scheduled, **fields)
+            return ScheduleRetry(error=ERROR, run_at=run_at, scheduled=scheduled, **fields)
         case "error" | "discard":
             return Fail(error=ERROR, **fields)
         case "snooze":
-            return Snooze(run_at=run_at, scheduled=scheduled, **fields)
+            return ScheduleSnooze(run_at=run_at, scheduled=scheduled, **fields)
         case "interrupt":
             return Interrupt(**fields)
         case "stopped":

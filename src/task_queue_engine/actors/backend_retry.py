@@ -8,7 +8,7 @@ from typing import TypeVar
 
 import trio
 
-from task_queue_engine.actors.health import Health
+from task_queue_engine.actors.health import ActorHealth
 from task_queue_engine.errors import BackendUnavailable
 from task_queue_engine.retry import Backoff
 
@@ -25,7 +25,7 @@ class BackendRetry:
     expected is the supervisor's to report.) Nothing is kept between calls.
     """
 
-    def __init__(self, *, actor: str, health: Health, rng: random.Random) -> None:
+    def __init__(self, *, actor: str, health: ActorHealth, rng: random.Random) -> None:
         self._actor = actor
         self._health = health
         self._rng = rng

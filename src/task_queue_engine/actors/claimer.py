@@ -92,9 +92,10 @@ class Claimer:
     received messages wait, to be emptied at a stop. So the poller calls it with a batch, gets it
     back sorted, and does the sending. Nothing of a batch is kept between calls.
 
-    It is the one place that recognises a claim of its own whose answer was lost. Stores do not: a
-    claim made again is judged like any other delivery, by `lifecycle.decide_claim`. This counts on
-    every start of this engine being known to the lease keeper by then, so on one call at a time.
+    It is the one place that recognises a claim of its own whose answer was lost, as the contract of
+    `TaskStore.claim` asks of its caller: made again, such a claim is judged like that of any other
+    delivery. This counts on every start of this engine being known to the lease keeper by then, so
+    on one call at a time.
     """
 
     def __init__(

@@ -11,7 +11,7 @@ from task_queue_engine.errors import BackendUnavailable
 logger = logging.getLogger("task_queue_engine.health")
 
 
-class Health:
+class ActorHealth:
     """A board of current troubles, one line per actor; /ready and /health read it.
 
     Actors do not write on it by hand, since a forgotten `ok` would leave /ready red: `attempt` and

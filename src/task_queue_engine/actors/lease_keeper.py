@@ -12,7 +12,7 @@ from typing import assert_never
 import trio
 
 from task_queue_engine.actors.batching import in_batches
-from task_queue_engine.actors.health import Health
+from task_queue_engine.actors.health import ActorHealth
 from task_queue_engine.actors.messages import (
     AbortReason,
     Acquired,
@@ -73,7 +73,7 @@ class LeaseKeeper:
         store: TaskStore,
         visibility: float,
         cancel_poll: float,
-        health: Health,
+        health: ActorHealth,
         events: trio.MemoryReceiveChannel[LeaseEvent],
     ) -> None:
         self._queue = queue

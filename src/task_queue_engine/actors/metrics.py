@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import trio
 
-from task_queue_engine.actors.health import Health
+from task_queue_engine.actors.health import ActorHealth
 from task_queue_engine.backends.base import Counts, QueueDepth, TaskQueue, TaskStore
 
 logger = logging.getLogger("task_queue_engine.metrics")
@@ -26,7 +26,7 @@ class Metrics:
     """Reads counts and depth (O(1) both) every `interval` seconds, and now, when asked to."""
 
     def __init__(
-        self, *, store: TaskStore, queue: TaskQueue, interval: float, health: Health
+        self, *, store: TaskStore, queue: TaskQueue, interval: float, health: ActorHealth
     ) -> None:
         self._store = store
         self._queue = queue

@@ -37,8 +37,8 @@ from task_queue_engine.lifecycle import (
     Progress,
     Recorded,
     RecordVerdict,
-    Retry,
-    Snooze,
+    ScheduleRetry,
+    ScheduleSnooze,
 )
 from task_queue_engine.retry import Decision, GiveUp, RetryAt, SnoozeUntil
 from task_queue_engine.task import Task, TaskError, TaskStatus
@@ -205,7 +205,7 @@ class StatusWriter:
     ) -> AttemptWrite:
         match decision:
             case RetryAt(run_at, delay):
-                return Retry(
+                return ScheduleRetry(
                     task_id=task_id,
                     attempt=attempt,
                     error=error,
@@ -213,7 +213,7 @@ class StatusWriter:
                     scheduled=delay > self._max_delay,
                 )
             case SnoozeUntil(run_at, delay):
-                return Snooze(
+                return ScheduleSnooze(
                     task_id=task_id,
                     attempt=attempt,
                     run_at=run_at,

@@ -177,5 +177,5 @@ class _Service:
 
     def _tell_http(self, bound: Bound) -> None:
         if not self._settings.api_keys:
-            logger.info("no API keys are set: whoever can connect may submit and cancel tasks")
+            logger.info("no API keys are set: all that can connect may submit and cancel tasks")
         logger.info("listening on %s, documentation at %s/docs", bound.url, bound.url)

@@ -12,11 +12,11 @@ import msgspec
 import trio
 
 from task_queue_engine.backends.base import DeadLetterPage, ListQuery, TaskPage
-from task_queue_engine.client.problems import Problem, error_of_problem, error_of_response
+from task_queue_engine.client.problems import ProblemRead, error_of_problem, error_of_response
 from task_queue_engine.client.requests import encode_submission, key_header
 from task_queue_engine.client.schemas import (
-    BatchResult,
-    BatchResults,
+    BatchResultRead,
+    BatchResultsRead,
     DeadLetterListRead,
     MetricsRead,
 )
@@ -152,7 +152,7 @@ class Client(TaskApi):
         body = b'{"tasks":[' + b",".join(items) + b"]}"
         try:
             response = await self._request("POST", "/tasks/batch", content=body)
-            results = _decode(response, BatchResults).results
+            results = _decode(response, BatchResultsRead).results
             if len(results) != len(items):
                 raise ApiError("the server answered for another number of tasks", status=200)
         except TaskQueueError as error:
@@ -326,7 +326,7 @@ def _chunks(items: Sequence[tuple[int, bytes]]) -> Iterator[list[tuple[int, byte
         yield chunk
 
 
-def _verdict(result: BatchResult) -> SubmitVerdict:
+def _verdict(result: BatchResultRead) -> SubmitVerdict:
     if result.task is not None:
         return Accepted(result.task, created=not result.replayed)
-    return Refused(error_of_problem(result.problem or Problem(), result.status))
+    return Refused(error_of_problem(result.problem or ProblemRead(), result.status))

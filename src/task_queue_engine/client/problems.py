@@ -35,7 +35,7 @@ _TRY_AGAIN = frozenset({429, 502, 503, 504})
 _MAX_QUOTED = 200
 
 
-class Problem(msgspec.Struct, frozen=True, kw_only=True):
+class ProblemRead(msgspec.Struct, frozen=True, kw_only=True):
     """The members of a problem, as far as they are used here."""
 
     type: str = "about:blank"
@@ -55,7 +55,7 @@ class Problem(msgspec.Struct, frozen=True, kw_only=True):
         return slug or None
 
 
-_decoder = msgspec.json.Decoder(Problem)
+_decoder = msgspec.json.Decoder(ProblemRead)
 
 
 def error_of_response(response: httpx.Response) -> TaskQueueError:
@@ -73,27 +73,27 @@ def error_of_response(response: httpx.Response) -> TaskQueueError:
 
 
 def error_of_problem(
-    problem: Problem, status: int, *, retry_after: float = _DEFAULT_RETRY_AFTER
+    problem: ProblemRead, status: int, *, retry_after: float = _DEFAULT_RETRY_AFTER
 ) -> TaskQueueError:
     """The error for a problem that came with this HTTP status."""
     detail = problem.detail or f"the server answered {_spell(status)}"
     field = problem.field
     match problem:
-        case Problem(kind="invalid-query", field=str(field)):
+        case ProblemRead(kind="invalid-query", field=str(field)):
             return InvalidQuery(detail.removeprefix(f"{field}: "), field=field)
-        case Problem(
+        case ProblemRead(
             kind="unknown-task-type", task_type=str(name), known_types=tuple(known), field="type"
         ):
             return UnknownTaskType(name, known)
-        case Problem(kind="too-large", size=int(size), limit=int(limit), field=str(field)):
+        case ProblemRead(kind="too-large", size=int(size), limit=int(limit), field=str(field)):
             return PayloadTooLarge(size, limit, field=field)
-        case Problem(kind="idempotency-key-reused", task_id=str(task_id)):
+        case ProblemRead(kind="idempotency-key-reused", task_id=str(task_id)):
             return IdempotencyKeyReused(task_id)
-        case Problem(kind="idempotency-key-in-flight"):
+        case ProblemRead(kind="idempotency-key-in-flight"):
             return IdempotencyKeyInFlight()
-        case Problem(kind="task-not-found", task_id=str(task_id)):
+        case ProblemRead(kind="task-not-found", task_id=str(task_id)):
             return TaskNotFound(task_id)
-        case Problem(kind="wrong-state", task_id=str(task_id), task_status=TaskStatus() as was):
+        case ProblemRead(kind="wrong-state", task_id=str(task_id), task_status=TaskStatus() as was):
             return WrongState(task_id, was, detail.removeprefix(f"task {task_id} is {was}: "))
     if status in (413, 422) or (status == 400 and field is not None):
         field = field or "body"

@@ -9,22 +9,22 @@ from __future__ import annotations
 
 import msgspec
 
-from task_queue_engine.client.problems import Problem
+from task_queue_engine.client.problems import ProblemRead
 from task_queue_engine.engine.views import DeadLetterList, DeadLetterView, MetricsView
 from task_queue_engine.task import Task, TaskError
 
 
-class BatchResult(msgspec.Struct, frozen=True, kw_only=True):
+class BatchResultRead(msgspec.Struct, frozen=True, kw_only=True):
     """One item of the answer to POST /tasks/batch."""
 
     status: int
     task: Task | None = None
     replayed: bool = False
-    problem: Problem | None = None
+    problem: ProblemRead | None = None
 
 
-class BatchResults(msgspec.Struct, frozen=True, kw_only=True):
-    results: list[BatchResult]
+class BatchResultsRead(msgspec.Struct, frozen=True, kw_only=True):
+    results: list[BatchResultRead]
 
 
 class DeadLetterRead(DeadLetterView, frozen=True, kw_only=True):

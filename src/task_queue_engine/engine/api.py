@@ -9,7 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, TypedDict
+from typing import Any, Generic, TypedDict, TypeVar, cast
 
 from task_queue_engine.backends.base import (
     BackendInfo,
@@ -20,12 +20,22 @@ from task_queue_engine.backends.base import (
     QueueDepth,
     TaskPage,
 )
-from task_queue_engine.engine.handle import TaskHandle
-from task_queue_engine.errors import TaskQueueError
+from task_queue_engine.errors import (
+    InvalidTask,
+    ResultTimeout,
+    TaskCancelled,
+    TaskFailed,
+    TaskQueueError,
+)
 from task_queue_engine.payloads import Converter
 from task_queue_engine.registry import Handler, TaskRegistry
-from task_queue_engine.retry import Seconds
-from task_queue_engine.task import Task
+from task_queue_engine.retry import Seconds, to_seconds
+from task_queue_engine.task import Task, TaskStatus
+
+R = TypeVar("R", covariant=True)
+
+# Seconds of one wait where there is no limit: a wait needs one, and this asks seldom enough.
+_ONE_WAIT = 3600.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -247,3 +257,61 @@ class EngineApi(TaskApi):
     @abstractmethod
     async def ready(self) -> Readiness:
         """Fit to serve, or the reasons why not. Never raises: not to be fit is its answer."""
+
+
+class TaskHandle(Generic[R]):
+    """One submitted task."""
+
+    def __init__(
+        self, *, engine: TaskApi, task: Task, created: bool, convert_result: Converter
+    ) -> None:
+        self._engine = engine
+        self._convert_result = convert_result
+        self.id = task.id
+        self.created = created
+        """False: the idempotency key had been used before, this is the task of that time."""
+
+    def __repr__(self) -> str:
+        return f"<TaskHandle {self.id}>"
+
+    async def task(self) -> Task:
+        """The task as it is now."""
+        return await self._engine.get(self.id)
+
+    async def status(self) -> TaskStatus:
+        """The task's status now. Raises TaskNotFound when its retention is over."""
+        return (await self.task()).status
+
+    async def result(self, *, timeout: Seconds | None = None) -> R:
+        """Wait for the end and return what the handler returned, as the type it is annotated with.
+
+        Args:
+            timeout: seconds to wait at most; None: as long as it takes.
+
+        Raises:
+            TaskFailed, TaskCancelled: how else it ended.
+            ResultTimeout: it has not ended yet; the task goes on.
+        """
+        if timeout is None:
+            task = await self._engine.wait(self.id, timeout=_ONE_WAIT)
+            while not task.status.is_terminal:
+                task = await self._engine.wait(self.id, timeout=_ONE_WAIT)
+        else:
+            seconds = to_seconds(timeout, name="timeout")
+            task = await self._engine.wait(self.id, timeout=seconds)
+            if not task.status.is_terminal:
+                raise ResultTimeout(self.id, seconds)
+        if task.status is TaskStatus.FAILED:
+            raise TaskFailed(task)
+        if task.status is TaskStatus.CANCELLED:
+            raise TaskCancelled(task)
+        try:
+            return cast("R", self._convert_result(task.result))
+        except InvalidTask:
+            # A handler may return something else than it is annotated with; what it returned
+            # counts.
+            return cast("R", task.result)
+
+    async def cancel(self) -> Task:
+        """See `TaskApi.cancel`."""
+        return await self._engine.cancel(self.id)

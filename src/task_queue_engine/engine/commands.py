@@ -30,8 +30,8 @@ from task_queue_engine.engine.api import (
     Submission,
     SubmitOptions,
     SubmitVerdict,
+    TaskHandle,
 )
-from task_queue_engine.engine.handle import TaskHandle
 from task_queue_engine.engine.intake import Intake
 from task_queue_engine.engine.pipeline import Pipeline
 from task_queue_engine.engine.reopening import reopen_and_send

@@ -15,7 +15,7 @@ from typing import Any
 
 import trio
 
-from task_queue_engine.actors.health import Health
+from task_queue_engine.actors.health import ActorHealth
 from task_queue_engine.actors.messages import Outcome
 from task_queue_engine.backends.base import Backend, MeteredBackend
 from task_queue_engine.clock import Clock, SystemClock
@@ -82,7 +82,7 @@ class Engine(Commands):
         self._consume = consume
         self._housekeeping = housekeeping
         self._hooks = Hooks(hooks)
-        self._health = Health()
+        self._health = ActorHealth()
         self._worker_name = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(3)}"
         self._shutdown: Shutdown | None = None
         self._stopped = trio.Event()
@@ -111,7 +111,7 @@ class Engine(Commands):
         )
         self._stopped = trio.Event()
         # Troubles of an earlier run are over, or will show again.
-        self._health = Health()
+        self._health = ActorHealth()
         try:
             async with self._backend.open():
                 await shutdown.instead_of_cancellation(
@@ -143,7 +143,9 @@ class Engine(Commands):
                 pipeline=pipeline, intake=intake, started_at=trio.current_time()
             )
             try:
-                supervisor = Supervisor(shutdown=shutdown, health=self._health)
+                supervisor = Supervisor(
+                    health=self._health, end=shutdown.begin, end_at_once=shutdown.hurry
+                )
                 await nursery.start(pipeline.run, supervisor)
                 task_status.started(self)
                 await shutdown.carry_out(pipeline)

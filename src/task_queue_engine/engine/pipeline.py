@@ -31,7 +31,7 @@ import trio
 from task_queue_engine.actors.acker import Acker
 from task_queue_engine.actors.backend_retry import BackendRetry
 from task_queue_engine.actors.claimer import Claimer
-from task_queue_engine.actors.health import Health
+from task_queue_engine.actors.health import ActorHealth
 from task_queue_engine.actors.lease_keeper import LeaseKeeper
 from task_queue_engine.actors.messages import (
     Attempt,
@@ -72,7 +72,7 @@ class PipelineConfig:
     backend: Backend
     clock: Clock
     runner: HandlerRunner
-    health: Health
+    health: ActorHealth
     worker_name: str
     consume: bool
     """False: submissions only; no `Line`."""

@@ -74,10 +74,14 @@ class Shutdown:
         self._requested.set()
         self.phase = Phase.DRAINING
 
-    def hurry(self) -> None:
-        """End without any grace."""
+    def begin(self) -> None:
+        """End gracefully, unless that was asked for before."""
         if not self.requested:
             self.request()
+
+    def hurry(self) -> None:
+        """End without any grace."""
+        self.begin()
         self._grace.cancel()
 
     async def instead_of_cancellation(self, run: Callable[[], Awaitable[None]]) -> None:
@@ -89,8 +93,7 @@ class Shutdown:
                 await trio.sleep_forever()
             finally:
                 # The host has cancelled; or `run` is over, and a request no longer matters.
-                if not self.requested:
-                    self.request()
+                self.begin()
 
     async def _shielded(self, run: Callable[[], Awaitable[None]], host: trio.CancelScope) -> None:
         with trio.CancelScope(shield=True):

@@ -19,8 +19,7 @@ from typing import cast
 
 import trio
 
-from task_queue_engine.actors.health import Health
-from task_queue_engine.engine.shutdown import Shutdown
+from task_queue_engine.actors.health import ActorHealth
 from task_queue_engine.errors import BackendRefused
 from task_queue_engine.execution.failures import unwrap_single
 
@@ -33,10 +32,14 @@ _RESTART_PAUSE = 5.0
 
 
 class Supervisor:
-    """Runs actors and keeps what they died of."""
+    """Runs actors, keeps what they died of, and has the engine end for it. `end` and `end_at_once`
+    may be called more than once."""
 
-    def __init__(self, *, shutdown: Shutdown, health: Health) -> None:
-        self._shutdown = shutdown
+    def __init__(
+        self, *, health: ActorHealth, end: Callable[[], None], end_at_once: Callable[[], None]
+    ) -> None:
+        self._end = end
+        self._end_at_once = end_at_once
         self._health = health
         self._defects: list[Exception] = []
 
@@ -51,7 +54,7 @@ class Supervisor:
         except Exception as error:  # noqa: BLE001 - any defect must run the line dry first
             self._record(name, cast("Exception", unwrap_single(error)))
             if at_once:
-                self._shutdown.hurry()
+                self._end_at_once()
 
     async def restartable(self, name: str, run: Run) -> None:
         """A defect is logged and the actor started again."""
@@ -74,8 +77,7 @@ class Supervisor:
         self._health.degraded(name, error)
         error.add_note(f"in actor {name}")
         self._defects.append(error)
-        if not self._shutdown.requested:
-            self._shutdown.request()
+        self._end()
 
     def raise_defects(self) -> None:
         """Raises ExceptionGroup where an actor had a defect."""

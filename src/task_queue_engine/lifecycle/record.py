@@ -35,7 +35,7 @@ class Fail(_AttemptWrite):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Retry(_AttemptWrite):
+class ScheduleRetry(_AttemptWrite):
     """Back to PENDING until `run_at`, retry_count + 1."""
 
     error: TaskError
@@ -45,7 +45,7 @@ class Retry(_AttemptWrite):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Snooze(_AttemptWrite):
+class ScheduleSnooze(_AttemptWrite):
     """Back to PENDING until `run_at`; costs no attempt."""
 
     run_at: datetime
@@ -72,7 +72,7 @@ class Progress(_AttemptWrite):
     value: Any
 
 
-AttemptWrite = Complete | Fail | Retry | Snooze | Interrupt | Cancel | Progress
+AttemptWrite = Complete | Fail | ScheduleRetry | ScheduleSnooze | Interrupt | Cancel | Progress
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,8 +80,9 @@ class Recorded:
     """Written (or found written by an earlier try of the same write)."""
 
     status: TaskStatus
-    """The status after the write. CANCELLED after a Retry, Snooze or Interrupt means that a
-    cancel request had been waiting: the message is then to be deleted, not released."""
+    """The status after the write. CANCELLED after a ScheduleRetry, ScheduleSnooze or Interrupt
+    means that a cancel request had been waiting: the message is then to be deleted, not released.
+    """
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,10 +133,10 @@ def decide_record(
                 retry_count=task.retry_count,
                 error=write.error,
             )
-        case Retry() | Snooze() | Interrupt():
-            counted = isinstance(write, Retry)
+        case ScheduleRetry() | ScheduleSnooze() | Interrupt():
+            counted = isinstance(write, ScheduleRetry)
             retry_count = task.retry_count + counted
-            error = write.error if isinstance(write, Retry) else task.error
+            error = write.error if isinstance(write, ScheduleRetry) else task.error
             if task.cancel_requested:
                 new = end(
                     row,
@@ -173,7 +174,7 @@ def target_status(write: AttemptWrite) -> TaskStatus:
             return TaskStatus.FAILED
         case Cancel():
             return TaskStatus.CANCELLED
-        case Retry() | Snooze() | Interrupt():
+        case ScheduleRetry() | ScheduleSnooze() | Interrupt():
             return TaskStatus.PENDING
         case Progress():
             return TaskStatus.PROCESSING

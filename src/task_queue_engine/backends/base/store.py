@@ -126,9 +126,10 @@ class TaskStore(Protocol):
 
         A call that raised may have taken effect. Made again, it meets its own work: an attempt
         that looks like one running elsewhere (DuplicateDelivery), or a task that has just failed
-        (Finished(FAILED)). No store has to remember claims from one call to the next: the caller
-        recognises what is its own, by its worker's name and by which attempts it holds
-        (`actors/claimer.py`).
+        (Finished(FAILED)). The caller recognises what is its own, by its worker's name and by which
+        attempts it holds (`actors/claimer.py`). A store may also remember what it left unanswered,
+        and answer the repeated call as it would have answered the first (DynamoDB does: its
+        counters count a write in the call that hears of it); no caller may rely on that.
         """
         ...
 

@@ -10,7 +10,7 @@ from task_queue_engine.lifecycle import (
     Complete,
     Fenced,
     Recorded,
-    Retry,
+    ScheduleRetry,
 )
 from task_queue_engine.task import Task, TaskError, TaskStatus, new_task_id
 from task_queue_engine.testing.conformance.harness import Harness
@@ -61,7 +61,7 @@ async def test_one_that_waits_for_its_retry_has_another_message(
     harness: Harness, scheduled: bool
 ) -> None:
     running, delivery = await harness.start()
-    retry = Retry(
+    retry = ScheduleRetry(
         task_id=running.id,
         attempt=running.attempt,
         error=TaskError(type="ValueError", message="no"),

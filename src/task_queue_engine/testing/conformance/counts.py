@@ -13,8 +13,8 @@ from task_queue_engine.lifecycle import (
     Fail,
     Interrupt,
     Progress,
-    Retry,
-    Snooze,
+    ScheduleRetry,
+    ScheduleSnooze,
 )
 from task_queue_engine.task import Task, TaskError, TaskStatus
 from task_queue_engine.testing.conformance.harness import Harness
@@ -34,13 +34,13 @@ FROM_PROCESSING: dict[str, tuple[Step, Counts]] = {
     ),
     "retry": (
         lambda h, t: h.store.record(
-            [Retry(task_id=t.id, attempt=1, error=ERROR, run_at=h.now(), scheduled=True)]
+            [ScheduleRetry(task_id=t.id, attempt=1, error=ERROR, run_at=h.now(), scheduled=True)]
         ),
         Counts(pending=1),
     ),
     "snooze": (
         lambda h, t: h.store.record(
-            [Snooze(task_id=t.id, attempt=1, run_at=h.now(), scheduled=False)]
+            [ScheduleSnooze(task_id=t.id, attempt=1, run_at=h.now(), scheduled=False)]
         ),
         Counts(pending=1),
     ),

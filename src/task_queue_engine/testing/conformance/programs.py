@@ -27,8 +27,8 @@ from task_queue_engine.lifecycle import (
     Fail,
     Interrupt,
     Progress,
-    Retry,
-    Snooze,
+    ScheduleRetry,
+    ScheduleSnooze,
 )
 from task_queue_engine.task import Task, TaskError
 from task_queue_engine.testing.conformance.harness import claim_request
@@ -236,7 +236,7 @@ def recording(draw: st.DrawFn) -> Operation:
             case "fail":
                 return Fail(task_id=task_id, attempt=attempt, error=ERROR)
             case "retry" | "retry later":
-                return Retry(
+                return ScheduleRetry(
                     task_id=task_id,
                     attempt=attempt,
                     error=ERROR,
@@ -244,7 +244,7 @@ def recording(draw: st.DrawFn) -> Operation:
                     scheduled=kind == "retry later",
                 )
             case "snooze":
-                return Snooze(
+                return ScheduleSnooze(
                     task_id=task_id, attempt=attempt, run_at=both.later(10), scheduled=True
                 )
             case "interrupt":

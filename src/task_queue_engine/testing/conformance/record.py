@@ -16,8 +16,8 @@ from task_queue_engine.lifecycle import (
     Interrupt,
     Progress,
     Recorded,
-    Retry,
-    Snooze,
+    ScheduleRetry,
+    ScheduleSnooze,
     Started,
 )
 from task_queue_engine.task import TaskError, TaskStatus, new_task_id
@@ -40,19 +40,19 @@ ENDINGS: dict[str, tuple[Make, TaskStatus]] = {
 }
 WAITS: dict[str, tuple[Make, TaskStatus]] = {
     "retry": (
-        lambda h, task_id, n: Retry(
+        lambda h, task_id, n: ScheduleRetry(
             task_id=task_id, attempt=n, error=ERROR, run_at=h.later(5), scheduled=False
         ),
         TaskStatus.PENDING,
     ),
     "retry by the scheduler": (
-        lambda h, task_id, n: Retry(
+        lambda h, task_id, n: ScheduleRetry(
             task_id=task_id, attempt=n, error=ERROR, run_at=h.later(5), scheduled=True
         ),
         TaskStatus.PENDING,
     ),
     "snooze": (
-        lambda h, task_id, n: Snooze(
+        lambda h, task_id, n: ScheduleSnooze(
             task_id=task_id, attempt=n, run_at=h.later(5), scheduled=False
         ),
         TaskStatus.PENDING,
@@ -92,7 +92,11 @@ async def test_complete(harness: Harness) -> None:
 async def test_completing_clears_the_error_of_earlier_attempts(harness: Harness) -> None:
     running, delivery = await harness.start()
     await harness.store.record(
-        [Retry(task_id=running.id, attempt=1, error=ERROR, run_at=harness.now(), scheduled=False)]
+        [
+            ScheduleRetry(
+                task_id=running.id, attempt=1, error=ERROR, run_at=harness.now(), scheduled=False
+            )
+        ]
     )
     assert (await harness.get(running.id)).error == ERROR
     await harness.queue.release([(delivery, 0)])
@@ -125,7 +129,7 @@ async def test_retry_counts_and_waits(harness: Harness) -> None:
     run_at = harness.later(10)
 
     verdict = await harness.store.record(
-        [Retry(task_id=running.id, attempt=1, error=ERROR, run_at=run_at, scheduled=False)]
+        [ScheduleRetry(task_id=running.id, attempt=1, error=ERROR, run_at=run_at, scheduled=False)]
     )
 
     assert verdict == [Recorded(TaskStatus.PENDING)]
@@ -145,7 +149,7 @@ async def test_snooze_costs_no_attempt(harness: Harness) -> None:
     run_at = harness.later(10)
 
     await harness.store.record(
-        [Snooze(task_id=running.id, attempt=1, run_at=run_at, scheduled=False)]
+        [ScheduleSnooze(task_id=running.id, attempt=1, run_at=run_at, scheduled=False)]
     )
 
     task = await harness.get(running.id)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from task_queue_engine.backends.base import Created, NewTask
-from task_queue_engine.lifecycle import NotDue, Retry, Snooze, Started
+from task_queue_engine.lifecycle import NotDue, ScheduleRetry, ScheduleSnooze, Started
 from task_queue_engine.task import TaskError, new_task_id
 from task_queue_engine.testing.conformance.harness import Harness
 
@@ -68,7 +68,7 @@ async def test_a_long_retry_lives_in_the_store(harness: Harness) -> None:
     running, delivery = await harness.start()
     run_at = harness.later(DAY)
     await harness.store.record(
-        [Retry(task_id=running.id, attempt=1, error=ERROR, run_at=run_at, scheduled=True)]
+        [ScheduleRetry(task_id=running.id, attempt=1, error=ERROR, run_at=run_at, scheduled=True)]
     )
     await harness.queue.delete([delivery])
 
@@ -88,7 +88,7 @@ async def test_a_short_retry_does_not(harness: Harness) -> None:
     running, _ = await harness.start()
     await harness.store.record(
         [
-            Retry(
+            ScheduleRetry(
                 task_id=running.id,
                 attempt=1,
                 error=ERROR,
@@ -105,7 +105,7 @@ async def test_a_long_snooze_lives_in_the_store(harness: Harness) -> None:
     running, delivery = await harness.start()
     run_at = harness.later(DAY)
     await harness.store.record(
-        [Snooze(task_id=running.id, attempt=1, run_at=run_at, scheduled=True)]
+        [ScheduleSnooze(task_id=running.id, attempt=1, run_at=run_at, scheduled=True)]
     )
     await harness.lapse()
     again = await harness.receive_one()

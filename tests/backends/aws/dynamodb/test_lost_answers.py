@@ -28,8 +28,8 @@ from task_queue_engine.lifecycle import (
     Progress,
     Recorded,
     Reopened,
-    Retry,
-    Snooze,
+    ScheduleRetry,
+    ScheduleSnooze,
     Started,
 )
 from task_queue_engine.task import TaskStatus
@@ -159,11 +159,13 @@ WRITES: dict[str, tuple[Callable[[ManualClock, str], AttemptWrite], TaskStatus]]
     "fail": (lambda c, i: Fail(task_id=i, attempt=1, error=ERROR), TaskStatus.FAILED),
     "cancel": (lambda c, i: Cancel(task_id=i, attempt=1), TaskStatus.CANCELLED),
     "retry": (
-        lambda c, i: Retry(task_id=i, attempt=1, error=ERROR, run_at=c.now(), scheduled=True),
+        lambda c, i: ScheduleRetry(
+            task_id=i, attempt=1, error=ERROR, run_at=c.now(), scheduled=True
+        ),
         TaskStatus.PENDING,
     ),
     "snooze": (
-        lambda c, i: Snooze(task_id=i, attempt=1, run_at=c.now(), scheduled=False),
+        lambda c, i: ScheduleSnooze(task_id=i, attempt=1, run_at=c.now(), scheduled=False),
         TaskStatus.PENDING,
     ),
     "interrupt": (lambda c, i: Interrupt(task_id=i, attempt=1), TaskStatus.PENDING),

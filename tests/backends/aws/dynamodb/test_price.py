@@ -17,7 +17,7 @@ from task_queue_engine.lifecycle import (
     Interrupt,
     Progress,
     Recorded,
-    Retry,
+    ScheduleRetry,
     Started,
 )
 from task_queue_engine.task import Task
@@ -98,7 +98,8 @@ async def test_a_retry_and_its_success(
     (task,) = await start(store, clock)
     at_once = clock.now()
     await record(
-        store, Retry(task_id=task.id, attempt=1, error=ERROR, run_at=at_once, scheduled=False)
+        store,
+        ScheduleRetry(task_id=task.id, attempt=1, error=ERROR, run_at=at_once, scheduled=False),
     )
     await claim(store, task, 2)
     await record(store, done(task, attempt=2))

@@ -14,7 +14,7 @@ from task_queue_engine.lifecycle import (
     Interrupt,
     Progress,
     Recorded,
-    Retry,
+    ScheduleRetry,
     Started,
 )
 from task_queue_engine.task import TaskError, TaskStatus, new_task_id
@@ -41,7 +41,7 @@ async def test_the_largest_payload_goes_through_a_whole_life(
     await store.record(
         [
             Progress(task_id=task.id, attempt=1, value={"done": 0.5}),
-            Retry(
+            ScheduleRetry(
                 task_id=task.id,
                 attempt=1,
                 error=TaskError(type="ValueError", message="no", traceback="line\n" * 1000),

@@ -14,7 +14,7 @@ from task_queue_engine.backends.base import NewTask, Stranded, StrandedKind
 from task_queue_engine.backends.cursors import encode_cursor
 from task_queue_engine.clock import ManualClock
 from task_queue_engine.errors import InvalidQuery
-from task_queue_engine.lifecycle import Retry
+from task_queue_engine.lifecycle import ScheduleRetry
 from tests.backends.aws.dynamodb.faults import FaultyClient
 from tests.backends.aws.dynamodb.tables import Table, amazons_own
 from tests.backends.aws.dynamodb.tasks import ERROR, create, make_task, request_of, start
@@ -115,7 +115,7 @@ async def test_what_waits_for_its_time_is_not_stranded(
     (retried,) = await start(store, clock)
     await store.record(
         [
-            Retry(
+            ScheduleRetry(
                 task_id=retried.id,
                 attempt=1,
                 error=ERROR,

@@ -21,8 +21,8 @@ from task_queue_engine.lifecycle import (
     Fail,
     Interrupt,
     Progress,
-    Retry,
-    Snooze,
+    ScheduleRetry,
+    ScheduleSnooze,
     Started,
 )
 from task_queue_engine.task import Task
@@ -39,16 +39,18 @@ WRITES: dict[str, Make] = {
     "fail": lambda c, i: Fail(task_id=i, attempt=1, error=ERROR),
     "cancel": lambda c, i: Cancel(task_id=i, attempt=1),
     "cancel with an error": lambda c, i: Cancel(task_id=i, attempt=1, error=ERROR),
-    "retry": lambda c, i: Retry(
+    "retry": lambda c, i: ScheduleRetry(
         task_id=i, attempt=1, error=ERROR, run_at=_later(c, 60), scheduled=False
     ),
-    "retry by the scheduler": lambda c, i: Retry(
+    "retry by the scheduler": lambda c, i: ScheduleRetry(
         task_id=i, attempt=1, error=ERROR, run_at=_later(c, 60), scheduled=True
     ),
-    "retry at once": lambda c, i: Retry(
+    "retry at once": lambda c, i: ScheduleRetry(
         task_id=i, attempt=1, error=ERROR, run_at=_later(c, -60), scheduled=False
     ),
-    "snooze": lambda c, i: Snooze(task_id=i, attempt=1, run_at=_later(c, 60), scheduled=True),
+    "snooze": lambda c, i: ScheduleSnooze(
+        task_id=i, attempt=1, run_at=_later(c, 60), scheduled=True
+    ),
     "interrupt": lambda c, i: Interrupt(task_id=i, attempt=1),
     "progress": lambda c, i: Progress(task_id=i, attempt=1, value=[0.5]),
     "progress with nothing": lambda c, i: Progress(task_id=i, attempt=1, value=None),
@@ -104,7 +106,7 @@ async def test_started_blindly_or_after_a_look(
             await store.record(
                 [
                     Progress(task_id=task.id, attempt=1, value="earlier"),
-                    Retry(
+                    ScheduleRetry(
                         task_id=task.id,
                         attempt=1,
                         error=ERROR,

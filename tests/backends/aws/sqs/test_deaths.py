@@ -8,7 +8,7 @@ import pytest
 import trio
 
 from task_queue_engine.actors.backend_retry import BackendRetry
-from task_queue_engine.actors.health import Health
+from task_queue_engine.actors.health import ActorHealth
 from task_queue_engine.actors.reconciler import Reconciler
 from task_queue_engine.backends.aws.backend import AwsBackend
 from task_queue_engine.backends.base import Created, Done, Message, NewTask
@@ -104,7 +104,7 @@ async def put(backend: AwsBackend, task: Task) -> None:
 
 
 async def reconcile_once(backend: AwsBackend, clock: ManualClock) -> None:
-    health = Health()
+    health = ActorHealth()
     reconciler = Reconciler(
         backend=backend,
         queue="default",

@@ -35,9 +35,9 @@ from task_queue_engine.lifecycle import (
     Fail,
     Interrupt,
     Progress,
-    Retry,
     Row,
-    Snooze,
+    ScheduleRetry,
+    ScheduleSnooze,
 )
 from task_queue_engine.task import TaskStatus
 
@@ -158,14 +158,14 @@ def record(write: AttemptWrite, now: datetime, token: str, *, retention: float) 
             if isinstance(write, Fail):
                 increments = ("retry_count",)
                 removes = tuple(name for name in removes if name not in _WAIT_REMOVES)
-        case Retry() | Snooze():
+        case ScheduleRetry() | ScheduleSnooze():
             removes = _WAIT_REMOVES
             _set_status(sets, write.task_id, TaskStatus.PENDING, moment(max(now, write.run_at)))
             sets["run_at"] = sets["not_before"] = moment(write.run_at)
             if write.scheduled:
                 sets["due_at"] = moment(write.run_at)
                 sets["due_shard"] = text(schema.due_shard(write.task_id))
-            if isinstance(write, Retry):
+            if isinstance(write, ScheduleRetry):
                 sets["error"] = as_json(write.error)
                 increments = ("retry_count",)
             conditions += (Condition("cancel_requested", "missing"),)

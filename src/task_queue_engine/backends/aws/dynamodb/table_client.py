@@ -27,7 +27,7 @@ MAX_KEYS = 100
 _OF_THE_ITEM = Meaning.CONDITION_FAILED | Meaning.ITEM_INVALID
 # Of a table, or an index: "The table does not have the specified index".
 _NOT_AS_EXPECTED = Meaning.TABLE_MISSING | Meaning.ITEM_INVALID
-# Ends with somebody mending permissions or the table, not with another try in a second.
+# Until an operator has mended permissions or the table, not with another try in a second.
 _PATIENT = 5.0
 
 # Of a BatchGetItem that leaves keys undone. The pauses between tries without any progress are

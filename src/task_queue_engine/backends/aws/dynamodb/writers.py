@@ -271,7 +271,7 @@ def _result_of(table: str, response: dict[str, Any]) -> Result:
         return Unanswered(_LeftUndone(f"DynamoDB: {code}: {message}"))
     if means & Meaning.ITEM_INVALID:
         return Invalid(message)
-    # AccessDenied, ResourceNotFound: until somebody has mended it.
+    # AccessDenied, ResourceNotFound: until an operator has mended it.
     return Unanswered(BackendUnavailable(f"table {table}: {code}: {message}", retry_after=5.0))
 
 
