@@ -133,7 +133,7 @@ class TableClient:
         try:
             document = await self.write(purpose, "UpdateItem", parameters)
         except AwsRequestFailed as error:
-            if error.code == "ConditionalCheckFailedException":
+            if meaning_of(error.code) & Meaning.CONDITION_FAILED:
                 return None
             raise BackendUnavailable(f"table {self.name}: {error}") from error
         found: Item = document.get("Attributes", {})

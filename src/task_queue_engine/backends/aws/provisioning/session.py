@@ -10,7 +10,7 @@ import boto3
 import botocore.config
 import botocore.exceptions
 
-from task_queue_engine.backends.aws.wire.error_codes import Meaning, meaning_of
+from task_queue_engine.backends.aws.wire.error_codes import Meaning, meaning_of, present_name
 from task_queue_engine.backends.aws.wire.retry import FailureKind, classify
 from task_queue_engine.errors import BackendRefused, BackendUnavailable, ConfigurationError
 
@@ -79,7 +79,7 @@ def botocore_errors_explained() -> Iterator[None]:
 def code_of(error: botocore.exceptions.ClientError) -> str:
     """Its bare name; `QueueDoesNotExist`, however the service spells it."""
     code = str(error.response.get("Error", {}).get("Code", "")).rpartition(".")[2]
-    return "QueueDoesNotExist" if code == "NonExistentQueue" else code
+    return present_name(code)
 
 
 def _explained(error: botocore.exceptions.ClientError) -> BackendRefused | BackendUnavailable:

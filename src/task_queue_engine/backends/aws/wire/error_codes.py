@@ -148,6 +148,7 @@ STATEMENT_ERRORS: Final[dict[str, Meaning]] = {
 
 # SQS had other names for its errors before it spoke JSON; some servers still use them.
 _FORMER_NAMES = {
+    "NonExistentQueue": "QueueDoesNotExist",
     "AWS.SimpleQueueService.NonExistentQueue": "QueueDoesNotExist",
     "AWS.SimpleQueueService.TooManyEntriesInBatchRequest": "TooManyEntriesInBatchRequest",
     "AWS.SimpleQueueService.BatchRequestTooLong": "BatchRequestTooLong",
