@@ -309,7 +309,7 @@ async def test_a_proxy_is_not_asked_for_this_machine(monkeypatch: pytest.MonkeyP
 
 
 def test_results_of_a_batch_have_the_members_of_the_server_s() -> None:
-    assert schemas.BatchResult.__struct_fields__ == server_schemas.BatchResult.__struct_fields__
+    assert schemas.BatchResultRead.__struct_fields__ == server_schemas.BatchResult.__struct_fields__
 
 
 @pytest.mark.parametrize(
@@ -353,5 +353,5 @@ def test_what_an_older_server_may_leave_out(
 
 
 def test_problems_have_members_of_the_server_s() -> None:
-    ours, theirs = ProblemRead.__struct_fields__, server_problems.ProblemRead.__struct_fields__
+    ours, theirs = ProblemRead.__struct_fields__, server_problems.Problem.__struct_fields__
     assert set(ours) <= set(theirs)
