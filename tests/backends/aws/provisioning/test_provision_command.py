@@ -147,7 +147,8 @@ def denied_to_create(request: Request) -> Answer:
 async def test_a_service_that_does_not_help(
     reply: Reply, said: str, code: int, monkeypatch: Any
 ) -> None:
-    monkeypatch.setattr("task_queue_engine.backends.aws.preflight.checks.TIMEOUT", 0.3)
+    if reply is HANG:  # the others answer, and a loaded machine takes its time
+        monkeypatch.setattr("task_queue_engine.backends.aws.preflight.checks.TIMEOUT", 0.3)
     monkeypatch.setattr(retry, "_THROTTLED_BASE", 0.01)
     async with serving() as server:
         server.default = reply
