@@ -27,21 +27,27 @@ T = TypeVar("T")
 class Reply(Generic[T]):
     """Where the sender of an event waits for the receiver's answer to it."""
 
-    __slots__ = ("_answer", "_is_refused", "_settled")
+    __slots__ = ("_answer", "_is_refused", "_is_settled", "_settled")
 
     def __init__(self) -> None:
-        self._settled = trio.Event()
+        self._is_settled = self._is_refused = False
         self._answer: T | None = None
-        self._is_refused = False
+        # Made when the answer is waited for, which is seldom that of a batch received.
+        self._settled: trio.Event | None = None
 
     def give(self, answer: T) -> None:
         self._answer = answer
-        self._settled.set()
+        self._settle()
 
     def refuse(self) -> None:
         """There will be no answer: the receiver has ended."""
         self._is_refused = True
-        self._settled.set()
+        self._settle()
+
+    def _settle(self) -> None:
+        self._is_settled = True
+        if self._settled is not None:
+            self._settled.set()
 
     async def get(self) -> T:
         """Wait for the answer.
@@ -49,6 +55,10 @@ class Reply(Generic[T]):
         Raises:
             trio.BrokenResourceError: there will be none.
         """
+        if self._settled is None:
+            self._settled = trio.Event()
+        if self._is_settled:
+            self._settled.set()
         await self._settled.wait()
         if self._is_refused:
             raise trio.BrokenResourceError

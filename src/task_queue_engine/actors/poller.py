@@ -185,9 +185,11 @@ class Poller:
     async def _gather_demand(self) -> None:
         if not self._credit:
             self._credit = await self._demand.receive()
-        with suppress(trio.WouldBlock):
+        try:
             while True:
                 self._credit += self._demand.receive_nowait()
+        except trio.WouldBlock:  # not `suppress`, since this runs for every batch
+            return
 
     async def _take_back_at_once(self) -> None:
         """A stop that waits for the end of a poll gives back meanwhile what has not started."""

@@ -7,14 +7,15 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
 
+import msgspec
+
 from task_queue_engine.backends.base.dead_letters import DeadLetterQueue
 from task_queue_engine.backends.base.verdicts import QueueVerdict
 from task_queue_engine.lifecycle import Receive
 from task_queue_engine.task import Task, TaskError
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Message:
+class Message(msgspec.Struct, frozen=True, kw_only=True):
     """To be sent: one task, visible after `delay` seconds (0 to the queue's `max_delay`)."""
 
     task: Task

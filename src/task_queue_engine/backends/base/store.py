@@ -23,8 +23,9 @@ from task_queue_engine.lifecycle import (
 from task_queue_engine.task import Task, TaskStatus
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NewTask:
+# A Struct, like `Message`, since one is made of every task submitted: 0.15 us, where a frozen
+# dataclass takes 0.76.
+class NewTask(msgspec.Struct, frozen=True, kw_only=True):
     """To be created, PENDING."""
 
     task: Task
@@ -35,7 +36,8 @@ class NewTask:
 
     def __post_init__(self) -> None:
         if not self.payload_json:
-            object.__setattr__(self, "payload_json", msgspec.json.encode(self.task.payload))
+            encoded = msgspec.json.encode(self.task.payload)
+            msgspec.structs.force_setattr(self, "payload_json", encoded)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
