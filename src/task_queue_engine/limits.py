@@ -16,5 +16,7 @@ MAX_BATCH = 1000
 """Submissions of one POST /tasks/batch, and ids of one redrive."""
 MAX_PAGE = 100
 """Items of one listing."""
+DEFAULT_PAGE = 50
+"""Items of one listing where the caller names no limit: a screen or two."""
 MAX_WAIT = 60
 """Seconds of one long poll: below what load balancers and HTTP clients commonly give up after."""

@@ -88,13 +88,13 @@ async def test_each_kind_of_settlement_does_what_it_says(backend: MemoryBackend)
         await rig.settlements.send((Ack(acked), Release(released, 60), dead, Leave(left)))
         assert set(await rig.settled(4)) == {acked, released, left, attempt.lease}
         assert await depth(backend) == QueueDepth(waiting=1, in_flight=1, dead=1)
-        (letter,) = (await backend.queue("default").dead_letters.page(limit=10)).dead_letters
-        assert letter.task_id == attempt.task.id
-        assert letter.task_type == "t"
-        assert letter.reason == "no use"
-        assert letter.error == error
-        assert letter.attempts == 1
-        assert letter.at == backend.clock.now()
+        (dead_letter,) = (await backend.queue("default").dead_letters.page(limit=10)).dead_letters
+        assert dead_letter.task_id == attempt.task.id
+        assert dead_letter.task_type == "t"
+        assert dead_letter.reason == "no use"
+        assert dead_letter.error == error
+        assert dead_letter.attempts == 1
+        assert dead_letter.at == backend.clock.now()
         statistics = rig.acker.statistics()
         assert (statistics.deleted, statistics.released) == (1, 1)
         assert (statistics.dead_lettered, statistics.left) == (1, 1)

@@ -212,8 +212,8 @@ async def test_a_task_whose_message_the_queue_gave_up_fails(backend: MemoryBacke
         assert task.error is not None
         assert task.error.message == "moved by the broker"
         assert reconciler.statistics().broker_dead_lettered == 1
-        (letter,) = (await backend.queue("default").dead_letters.page(limit=10)).dead_letters
-        assert letter.task_id == task.id, "and the dead letter is still there"
+        (dead_letter,) = (await backend.queue("default").dead_letters.page(limit=10)).dead_letters
+        assert dead_letter.task_id == task.id, "and the dead dead_letter is still there"
 
 
 async def test_a_redriven_task_is_left_alone_while_its_old_letter_goes(

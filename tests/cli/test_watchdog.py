@@ -33,8 +33,10 @@ def bitten() -> Bitten:
     return Bitten()
 
 
-def test_it_bites_after_its_patience(bitten: Bitten, caplog: pytest.LogCaptureFixture) -> None:
-    watchdog = Watchdog(patience=SHORT, hurried=LONG, end=bitten)
+def test_it_ends_the_process_after_its_timeout(
+    bitten: Bitten, caplog: pytest.LogCaptureFixture
+) -> None:
+    watchdog = Watchdog(timeout=SHORT, hurried_timeout=LONG, end=bitten)
     watchdog.start()
     watchdog.arm()
     assert bitten.soon()
@@ -45,7 +47,7 @@ def test_it_bites_after_its_patience(bitten: Bitten, caplog: pytest.LogCaptureFi
 
 
 def test_later_signals_do_not_put_the_end_off(bitten: Bitten) -> None:
-    watchdog = Watchdog(patience=0.2, hurried=LONG, end=bitten)
+    watchdog = Watchdog(timeout=0.2, hurried_timeout=LONG, end=bitten)
     watchdog.start()
     began = time.monotonic()
     while not bitten.event.wait(0.01):
@@ -54,7 +56,7 @@ def test_later_signals_do_not_put_the_end_off(bitten: Bitten) -> None:
 
 
 def test_hurry_brings_the_end_nearer(bitten: Bitten) -> None:
-    watchdog = Watchdog(patience=LONG, hurried=SHORT, end=bitten)
+    watchdog = Watchdog(timeout=LONG, hurried_timeout=SHORT, end=bitten)
     watchdog.start()
     watchdog.arm()
     watchdog.hurry()
@@ -62,8 +64,8 @@ def test_hurry_brings_the_end_nearer(bitten: Bitten) -> None:
 
 
 def test_it_does_nothing_unless_armed_and_can_be_called_off(bitten: Bitten) -> None:
-    never_armed = Watchdog(patience=0, hurried=0, end=bitten)
-    called_off = Watchdog(patience=LONG, hurried=LONG, end=bitten)
+    never_armed = Watchdog(timeout=0, hurried_timeout=0, end=bitten)
+    called_off = Watchdog(timeout=LONG, hurried_timeout=LONG, end=bitten)
     for watchdog in (never_armed, called_off):
         watchdog.start()
     called_off.arm()
@@ -86,7 +88,7 @@ def test_a_log_that_hangs_does_not_hold_it_up(
     handler = Stuck()
     logger.addHandler(handler)
     try:
-        watchdog = Watchdog(patience=SHORT, hurried=LONG, end=bitten)
+        watchdog = Watchdog(timeout=SHORT, hurried_timeout=LONG, end=bitten)
         watchdog.start()
         watchdog.arm()
         assert bitten.event.wait(TIMEOUT / 2)

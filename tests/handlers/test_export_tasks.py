@@ -18,7 +18,7 @@ from task_queue_engine.backends.base import ListQuery, TaskPage
 from task_queue_engine.errors import BackendUnavailable
 from task_queue_engine.handlers.export import handler as data_export
 from task_queue_engine.handlers.export import task_store
-from task_queue_engine.handlers.export.tasks import COLUMNS
+from task_queue_engine.handlers.export.task_rows import COLUMNS
 from task_queue_engine.retry import Discard
 from task_queue_engine.task import Task, TaskError, TaskStatus, new_task_id
 from tests.handlers.exporting import all_files, export, exported

@@ -18,14 +18,9 @@ import pytest
 
 from task_queue_engine.errors import ConfigurationError, InvalidTask
 from task_queue_engine.handlers.fetch.safe_fetch import FetchFailed
-from task_queue_engine.handlers.image import handler as image_resize
-from task_queue_engine.handlers.image.handler import (
-    ImageResize,
-    ResizedImage,
-    Source,
-    resize_image,
-    tasks,
-)
+from task_queue_engine.handlers.image import payload as image_payload
+from task_queue_engine.handlers.image.handler import ResizedImage, resize_image, tasks
+from task_queue_engine.handlers.image.payload import ImageResize, Source
 from task_queue_engine.registry import RunsIn
 from task_queue_engine.retry import Discard, Retry
 from tests.handlers.local_web import Internet, LocalWeb
@@ -193,7 +188,7 @@ def test_a_file_name_that_is_no_plain_base_name_is_refused(name: str) -> None:
 def test_avif_is_refused_at_submission_where_it_cannot_be_written(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(image_resize, "SUPPORTED_FORMATS", ("jpeg", "png"))
+    monkeypatch.setattr(image_payload, "SUPPORTED_FORMATS", ("jpeg", "png"))
     for members in ({"format": "avif"}, {"filename": "a.avif"}):
         with pytest.raises(InvalidTask, match="cannot write avif"):
             payload(source="a.jpg", **members)

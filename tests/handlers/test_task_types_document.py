@@ -14,7 +14,8 @@ from task_queue_engine.handlers.email.handler import EmailReceipt
 from task_queue_engine.handlers.email.payload import EmailPayload
 from task_queue_engine.handlers.export.file import ExportResult
 from task_queue_engine.handlers.export.payload import ExportPayload, TaskFilter
-from task_queue_engine.handlers.image.handler import ImageResize, ResizedImage, Source, SourceInfo
+from task_queue_engine.handlers.image.handler import ResizedImage, SourceInfo
+from task_queue_engine.handlers.image.payload import ImageResize, Source
 
 TEXT = (Path(__file__).parents[2] / "docs" / "task-types.md").read_text(encoding="utf-8")
 SECTIONS = dict(re.findall(r"^## ([\w-]+)\n(.*?)(?=^## |\Z)", TEXT, re.M | re.S))

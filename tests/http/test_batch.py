@@ -96,7 +96,7 @@ async def test_a_key_for_the_whole_batch_is_refused(client: TrioClient, engine: 
     assert engine.stored == []
 
 
-async def test_trouble_is_everybodys(client: TrioClient, engine: FakeEngine) -> None:
+async def test_trouble_is_every_items(client: TrioClient, engine: FakeEngine) -> None:
     engine.failure = BackendUnavailable("disk full")
 
     await problem_of(await submit(client, {"tasks": [one()]}), 503)

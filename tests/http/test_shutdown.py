@@ -29,7 +29,7 @@ async def stop(server: Server) -> float:
     return trio.current_time() - started
 
 
-async def test_nobody_there(socket_clock: MockClock, serve: Serve) -> None:
+async def test_no_connections(socket_clock: MockClock, serve: Serve) -> None:
     async with serve(grace=GRACE) as server:
         assert await stop(server) == 0
         with pytest.raises(OSError, match="connect"):

@@ -61,8 +61,8 @@ def run_service(config: ServiceConfig) -> None:
         hard_deadline += _http_grace(settings)
     margin = _MARGIN + (_LAST_WRITES if settings.uses_aws else 0)
     watchdog = Watchdog(
-        patience=hard_deadline + margin,
-        hurried=settings.shutdown_flush + margin,
+        timeout=hard_deadline + margin,
+        hurried_timeout=settings.shutdown_flush + margin,
         end=lambda: os._exit(ExitCode.OVERRUN),
     )
     watchdog.start()

@@ -12,8 +12,8 @@ import click
 import msgspec
 import trio
 
-from task_queue_engine.cli.access import direct, over_http
 from task_queue_engine.cli.apps import load_app
+from task_queue_engine.cli.connect import direct, over_http
 from task_queue_engine.cli.logs import set_up_logging
 from task_queue_engine.cli.output import emit
 from task_queue_engine.cli.settings import CommandSettings

@@ -28,14 +28,14 @@ class Watchdog:
     """Asleep until a shutdown begins.
 
     Args:
-        patience: seconds from `arm` to the end.
-        hurried: seconds from `hurry` to the end.
+        timeout: seconds from `arm` to the end.
+        hurried_timeout: seconds from `hurry` to the end.
         end: called with nothing when the time is over; it does not come back.
     """
 
-    def __init__(self, *, patience: float, hurried: float, end: Callable[[], None]) -> None:
-        self._patience = patience
-        self._hurried = hurried
+    def __init__(self, *, timeout: float, hurried_timeout: float, end: Callable[[], None]) -> None:
+        self._timeout = timeout
+        self._hurried_timeout = hurried_timeout
         self._end = end
         # Safe to be called inside a signal handler, which an Event is not: it may interrupt itself.
         self._orders: queue.SimpleQueue[float | None] = queue.SimpleQueue()
@@ -47,11 +47,11 @@ class Watchdog:
     def arm(self) -> None:
         """A shutdown has begun. May be called again, and from a signal handler: the earliest end
         counts."""
-        self._orders.put(self._patience)
+        self._orders.put(self._timeout)
 
     def hurry(self) -> None:
         """The shutdown is to be over at once."""
-        self._orders.put(self._hurried)
+        self._orders.put(self._hurried_timeout)
 
     def stop(self) -> None:
         """All is well."""

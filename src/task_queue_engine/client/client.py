@@ -38,7 +38,7 @@ from task_queue_engine.errors import (
     TaskNotFound,
     TaskQueueError,
 )
-from task_queue_engine.limits import MAX_BATCH, MAX_WAIT
+from task_queue_engine.limits import DEFAULT_PAGE, MAX_BATCH, MAX_WAIT
 from task_queue_engine.retry import Seconds, to_seconds
 from task_queue_engine.task import Task, is_task_id
 
@@ -217,7 +217,9 @@ class Client(TaskApi):
 
     # --- dead letters -----------------------------------------------------------------------
 
-    async def list_dead(self, *, limit: int = 50, cursor: str | None = None) -> DeadLetterPage:
+    async def list_dead(
+        self, *, limit: int = DEFAULT_PAGE, cursor: str | None = None
+    ) -> DeadLetterPage:
         params = {"limit": str(limit)}
         if cursor is not None:
             params["cursor"] = cursor

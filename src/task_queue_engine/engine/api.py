@@ -27,6 +27,7 @@ from task_queue_engine.errors import (
     TaskFailed,
     TaskQueueError,
 )
+from task_queue_engine.limits import DEFAULT_PAGE
 from task_queue_engine.payloads import Converter
 from task_queue_engine.registry import Handler, TaskRegistry
 from task_queue_engine.retry import Seconds, to_seconds
@@ -224,7 +225,9 @@ class TaskApi(ABC):
     # --- dead letters -----------------------------------------------------------------------
 
     @abstractmethod
-    async def list_dead(self, *, limit: int = 50, cursor: str | None = None) -> DeadLetterPage:
+    async def list_dead(
+        self, *, limit: int = DEFAULT_PAGE, cursor: str | None = None
+    ) -> DeadLetterPage:
         """A page of dead letters. Raises InvalidQuery."""
 
     @abstractmethod

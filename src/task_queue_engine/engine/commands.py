@@ -21,7 +21,6 @@ from task_queue_engine.backends.base import (
 from task_queue_engine.clock import Clock
 from task_queue_engine.codec import is_unicode
 from task_queue_engine.config import Settings
-from task_queue_engine.engine import dead_letters
 from task_queue_engine.engine.api import (
     Accepted,
     EngineApi,
@@ -34,6 +33,7 @@ from task_queue_engine.engine.api import (
 )
 from task_queue_engine.engine.intake import Intake
 from task_queue_engine.engine.pipeline import Pipeline
+from task_queue_engine.engine.redrive import redrive_dead_letters
 from task_queue_engine.engine.reopening import reopen_and_send
 from task_queue_engine.engine.waiting import Waiters
 from task_queue_engine.errors import (
@@ -51,6 +51,7 @@ from task_queue_engine.lifecycle import (
     NotReopened,
     Reopened,
 )
+from task_queue_engine.limits import DEFAULT_PAGE
 from task_queue_engine.payloads import Converter
 from task_queue_engine.registry import TaskRegistry
 from task_queue_engine.retry import Seconds, to_seconds
@@ -220,13 +221,15 @@ class Commands(EngineApi):
 
     # --- dead letters -----------------------------------------------------------------------
 
-    async def list_dead(self, *, limit: int = 50, cursor: str | None = None) -> DeadLetterPage:
+    async def list_dead(
+        self, *, limit: int = DEFAULT_PAGE, cursor: str | None = None
+    ) -> DeadLetterPage:
         self._check_running()
         return await self._queue.dead_letters.page(limit=limit, cursor=cursor)
 
     async def redrive(self, ids: Sequence[str] | None = None) -> RedriveReport:
         self._check_running()
-        return await dead_letters.redrive(
+        return await redrive_dead_letters(
             self._queue, self._backend.store, clock=self._clock, ids=ids
         )
 

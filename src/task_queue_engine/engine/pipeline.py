@@ -14,7 +14,8 @@ From the poller to the acker it is a `Line` (engine/line.py), which an engine th
 does not have; it is wired here all the same. The end is the same flow, ended at the top:
 `poller.stop()` closes `deliveries`; the last worker to finish closes `outcomes`; the writer flushes
 and closes `settlements`; the acker drains. Every actor closes the ends it was given. The steps
-around that are engine/shutdown.py.
+around that are engine/shutdown.py. What is asked from outside (cancel, retry, redrive) comes in
+through engine/commands.py; engine/engine.py builds all this and answers /ready.
 """
 
 from __future__ import annotations

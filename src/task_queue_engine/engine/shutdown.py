@@ -1,8 +1,9 @@
 """How an engine ends: who asks for it, and the whole sequence, from the top of the line down.
 
 Who asks: `Engine.stop` and `request_stop`; the host, by cancelling the engine's nursery; the
-supervisor, after a defect. `tqe serve` asks in two steps, since its HTTP server has requests to
-answer in between, and its watchdog (`cli/watchdog.py`) counts beside all of it, from the signal on:
+supervisor, after a defect. `tqe serve` (`cli/service.py`) asks in two steps, since its HTTP server
+has requests to answer in between, and its watchdog (`cli/watchdog.py`) counts beside all of it,
+from the signal on:
 
     a signal ─ the watchdog is armed
        │

@@ -11,11 +11,11 @@ from task_queue_engine.config import Settings
 from task_queue_engine.engine.api import EngineApi
 from task_queue_engine.http import problems
 from task_queue_engine.http.app_state import AppState
-from task_queue_engine.http.documents import DocumentRoutes
 from task_queue_engine.http.exchange import Exchange
 from task_queue_engine.http.middleware import Middleware
 from task_queue_engine.http.responses import respond
 from task_queue_engine.http.routes.dead_letters import DeadLetterRoutes
+from task_queue_engine.http.routes.documents import DocumentRoutes
 from task_queue_engine.http.routes.observe import ObserveRoutes
 from task_queue_engine.http.routes.tasks import TaskRoutes
 

@@ -11,7 +11,7 @@ from werkzeug.datastructures import Headers
 from task_queue_engine.errors import InvalidQuery, TaskNotFound
 from task_queue_engine.http.problems import ProblemError
 from task_queue_engine.http.schemas import KEY_RULE, is_key
-from task_queue_engine.limits import MAX_PAGE, MAX_WAIT
+from task_queue_engine.limits import DEFAULT_PAGE, MAX_PAGE, MAX_WAIT
 from task_queue_engine.task import TaskStatus, is_task_id
 
 MAX_CURSOR_LENGTH = 4096
@@ -99,7 +99,7 @@ class Query:
             raise InvalidQuery("must be the name of a task type", field="type")
         return text
 
-    def limit(self, default: int = 50) -> int:
+    def limit(self, default: int = DEFAULT_PAGE) -> int:
         text = self._values.get("limit")
         if text is None:
             return default

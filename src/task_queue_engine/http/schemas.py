@@ -18,6 +18,7 @@ from task_queue_engine.codec import decode_json
 from task_queue_engine.errors import InvalidTask
 from task_queue_engine.http.problems import Problem
 from task_queue_engine.limits import (
+    DEFAULT_PAGE,
     MAX_ATTEMPTS,
     MAX_BATCH,
     MAX_KEY_LENGTH,
@@ -110,7 +111,7 @@ class ListParameters(msgspec.Struct, frozen=True, kw_only=True):
     type: Annotated[str | None, Meta(description="Only tasks of this type.")] = None
     limit: Annotated[
         int, Meta(ge=1, le=MAX_PAGE, description=f"Tasks on a page, 1 to {MAX_PAGE}.")
-    ] = 50
+    ] = DEFAULT_PAGE
     cursor: Annotated[
         str | None, Meta(description="The `next_cursor` of the page before, unchanged.")
     ] = None
@@ -121,7 +122,7 @@ class DeadLetterParameters(msgspec.Struct, frozen=True, kw_only=True):
 
     limit: Annotated[
         int, Meta(ge=1, le=MAX_PAGE, description=f"Dead letters on a page, 1 to {MAX_PAGE}.")
-    ] = 50
+    ] = DEFAULT_PAGE
     cursor: Annotated[
         str | None, Meta(description="The `next_cursor` of the page before, unchanged.")
     ] = None

@@ -95,9 +95,9 @@ async def one_of_each_write(harness: SqliteHarness) -> None:
     await store.schedule([(task_id, None)])
     await queue.extend([delivery], visibility=60)
     await queue.dead_letter([harness.dead_lettering(delivery)])
-    (letter,) = (await queue.dead_letters.page(limit=1)).dead_letters
-    await queue.dead_letters.take(limit=1, ids=[letter.id])
-    await queue.dead_letters.delete([letter])
+    (dead_letter,) = (await queue.dead_letters.page(limit=1)).dead_letters
+    await queue.dead_letters.take(limit=1, ids=[dead_letter.id])
+    await queue.dead_letters.delete([dead_letter])
     await store.reclaim([(other.task_id, 1)])
     await queue.release([(other, 0.0)])
     await harness.backend.ping()

@@ -22,7 +22,7 @@ from task_queue_engine.testing.conformance.harness import claim_request
 from tests.backends.sqlite.harness import SqliteHarness
 from tests.backends.sqlite.sqlite_file import check
 
-IMPATIENT = 0.1
+SHORT_BUSY_TIMEOUT = 0.1
 """Seconds; a busy timeout for tests that wait until it is over."""
 
 
@@ -36,7 +36,7 @@ def busy_timeout() -> float:
     return BUSY_TIMEOUT
 
 
-impatient = pytest.mark.parametrize("busy_timeout", [IMPATIENT])
+short_busy_timeout = pytest.mark.parametrize("busy_timeout", [SHORT_BUSY_TIMEOUT])
 
 
 @pytest.fixture
@@ -78,11 +78,11 @@ async def test_a_lock_that_goes_away_in_time_is_not_noticed(
         with locked(path):
             nursery.start_soon(harness.create)
             await trio.sleep(0.05)
-            await harness.counts()  # who only reads does not wait
+            await harness.counts()  # a reader does not wait
     await harness.counts(pending=1)
 
 
-@impatient
+@short_busy_timeout
 async def test_a_lock_that_stays_is_trouble_that_passes(harness: SqliteHarness, path: Path) -> None:
     with locked(path):
         for call in (harness.create, harness.backend.ping):
@@ -94,7 +94,7 @@ async def test_a_lock_that_stays_is_trouble_that_passes(harness: SqliteHarness, 
     await harness.counts(pending=1)
 
 
-@impatient
+@short_busy_timeout
 async def test_all_who_wait_for_a_lock_are_told_at_once(harness: SqliteHarness, path: Path) -> None:
     """Not one after the other, each after a wait of its own."""
     told: list[float] = []
@@ -109,7 +109,7 @@ async def test_all_who_wait_for_a_lock_are_told_at_once(harness: SqliteHarness, 
         async with trio.open_nursery() as nursery:
             for _ in range(30):
                 nursery.start_soon(create)
-    assert max(told) - start < 30 * IMPATIENT / 3
+    assert max(told) - start < 30 * SHORT_BUSY_TIMEOUT / 3
 
 
 async def test_who_waits_for_a_lock_can_be_cancelled_and_has_written_nothing(
@@ -125,7 +125,7 @@ async def test_who_waits_for_a_lock_can_be_cancelled_and_has_written_nothing(
 
 
 async def test_opening_a_file_that_is_locked(path: Path) -> None:
-    harness = SqliteHarness(path, busy_timeout=IMPATIENT)
+    harness = SqliteHarness(path, busy_timeout=SHORT_BUSY_TIMEOUT)
     backend = harness.backend
     apsw.Connection(str(path)).close()
     with locked(path):

@@ -33,7 +33,7 @@ from tests.backends.aws.wire.canned import Answer, answer
 
 pytestmark = pytest.mark.usefixtures("bare_environment")
 
-PATIENCE = 20.0
+TIMEOUT = 20.0
 """Seconds until a test calls it broken."""
 
 
@@ -129,7 +129,7 @@ async def troubled(
 
 async def until(condition: Callable[[], Any]) -> None:
     """It holds in the end; asked for again and again, since it shows nowhere else."""
-    with trio.fail_after(PATIENCE):
+    with trio.fail_after(TIMEOUT):
         while not await condition():  # noqa: ASYNC110
             await trio.sleep(0.05)
 
@@ -142,7 +142,7 @@ async def accepted_by(engine: Engine, payload: str) -> str | None:
 
 
 async def ends(engine: Engine, task_id: str) -> Task:
-    with trio.fail_after(PATIENCE):
+    with trio.fail_after(TIMEOUT):
         while True:
             task = await engine.wait(task_id, timeout=5)
             if task.status.is_terminal:

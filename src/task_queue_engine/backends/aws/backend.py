@@ -124,8 +124,8 @@ class AwsBackend:
         if settings.poll_wait < 1:
             # Only the empty answer of a long poll says that nothing is left in the queue.
             raise ConfigurationError(
-                f"must be at least 1 on SQS, not {settings.poll_wait:g}: without long polls nobody "
-                "would notice messages that are lost",
+                f"must be at least 1 on SQS, not {settings.poll_wait:g}: without long polls lost "
+                "messages would not be noticed",
                 variable="TQE_POLL_WAIT",
             )
         urls = queue_urls(settings)

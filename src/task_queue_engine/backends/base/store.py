@@ -20,6 +20,7 @@ from task_queue_engine.lifecycle import (
     RecordVerdict,
     ReopenVerdict,
 )
+from task_queue_engine.limits import DEFAULT_PAGE
 from task_queue_engine.task import Task, TaskStatus
 
 
@@ -46,7 +47,7 @@ class ListQuery:
 
     status: TaskStatus | None = None
     type: str | None = None
-    limit: int = 50
+    limit: int = DEFAULT_PAGE
     cursor: str | None = None
 
 

@@ -28,6 +28,9 @@ from task_queue_engine.task import TaskError
 # Dead letters deleted in one transaction, so that other writes get their turn.
 _PURGE_AT_ONCE = 5_000
 
+# Above every id: where a list without a cursor begins.
+_BEYOND_ALL = 2**62
+
 ID = re.compile(r"[1-9][0-9]{0,17}", re.ASCII)
 """Numbers within 64 bits, spelled as they are given out."""
 
@@ -85,7 +88,7 @@ class SqliteDeadLetters:
 
     async def page(self, *, limit: int, cursor: str | None = None) -> DeadLetterPage:
         check_limit(limit)
-        (below,) = (2**62,) if cursor is None else decode_cursor(cursor, "dead", tuple[Int64])
+        (below,) = (_BEYOND_ALL,) if cursor is None else decode_cursor(cursor, "dead", tuple[Int64])
         rows = await self._file.read(
             lambda t: t.execute(_PAGE, (self._name, below, limit + 1)).fetchall()
         )

@@ -8,6 +8,9 @@ import apsw
 
 from task_queue_engine.errors import BackendError, BackendRefused, BackendUnavailable
 
+# Seconds: until an operator has made room or mended permissions, not with another try in a second.
+_RETRY_AFTER = 5.0
+
 
 def translate(error: apsw.Error, path: str) -> BackendError | None:
     """What to raise instead; None for errors that only a defect of this package can cause.
@@ -18,12 +21,12 @@ def translate(error: apsw.Error, path: str) -> BackendError | None:
         case apsw.BusyError() | apsw.LockedError():
             return BackendUnavailable(f"{path} is locked by another process ({error})")
         case apsw.FullError():
-            return BackendUnavailable(f"no room for {path}: {error}", retry_after=5.0)
+            return BackendUnavailable(f"no room for {path}: {error}", retry_after=_RETRY_AFTER)
         case apsw.ReadOnlyError() | apsw.CantOpenError() | apsw.PermissionsError():
             folder = Path(path).absolute().parent
             return BackendUnavailable(
                 f"{path} cannot be written ({error}); check that it and {folder} may be written",
-                retry_after=5.0,
+                retry_after=_RETRY_AFTER,
             )
         case apsw.IOError() | apsw.NoMemError() | apsw.ProtocolError() | apsw.InterruptError():
             return BackendUnavailable(f"{path}: {error}")

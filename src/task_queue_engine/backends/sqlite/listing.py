@@ -26,6 +26,7 @@ from task_queue_engine.task import TaskStatus
 
 Position = tuple[int, str]
 
+# Above every stored time: where a list without a cursor begins.
 _BEYOND_ALL: Position = (2**63 - 1, "")
 
 # Jumps from type to type instead of reading all rows ("loose index scan").

@@ -16,6 +16,7 @@ APPLICATION_ID = 0x54514531
 """In the file's header (SQLite file format, offset 68): "TQE1"."""
 
 SCHEMA_VERSION = 1
+"""In the file's `user_version`."""
 
 _DDL = """
 CREATE TABLE tasks (
@@ -105,7 +106,7 @@ def connect(path: str, busy_handler: Callable[[int], bool]) -> apsw.Connection:
         _check_place(path)
         connection = apsw.Connection(path, statementcachesize=_STATEMENTS)
         connection.set_busy_handler(busy_handler)
-        _open_patiently(connection, path, busy_handler)
+        _open_with_retries(connection, path, busy_handler)
     except BaseException as error:
         if connection is not None:
             connection.close(True)
@@ -149,7 +150,7 @@ def _check_place(path: str) -> None:
             os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, _NEW_FILE_MODE))
 
 
-def _open_patiently(
+def _open_with_retries(
     connection: apsw.Connection, path: str, busy_handler: Callable[[int], bool]
 ) -> None:
     """SQLite asks no busy handler where it changes the journal mode: two processes that start on

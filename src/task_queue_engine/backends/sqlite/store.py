@@ -55,6 +55,8 @@ T = TypeVar("T")
 Decide = Callable[[Row | None, datetime], tuple[T, Row | None]]
 
 MAX_ITEM_BYTES = 2**20
+"""Of a payload's JSON. SQLite holds more; but rows are read and written whole, one transaction at a
+time, and what is so large belongs into a file that the payload names."""
 
 MAX_INLINE_BYTES = 2_000
 """Of a payload in the task's own row: half a page. SQLite writes a row anew, whole, whenever it

@@ -13,7 +13,7 @@ from task_queue_engine.cli.output import list_of_dead_letters
 from task_queue_engine.cli.session import Session
 from task_queue_engine.engine.api import TaskApi
 from task_queue_engine.engine.views import DeadLetterList, PurgeResult
-from task_queue_engine.limits import MAX_PAGE
+from task_queue_engine.limits import DEFAULT_PAGE, MAX_PAGE
 
 
 @click.group()
@@ -25,7 +25,7 @@ def dlq() -> None:
 @click.option(
     "--limit",
     type=click.IntRange(1, 10_000),
-    default=50,
+    default=DEFAULT_PAGE,
     show_default=True,
     help="At most so many.",
 )

@@ -22,7 +22,7 @@ from task_queue_engine.errors import (
     TaskFailed,
     TaskNotFound,
 )
-from task_queue_engine.limits import MAX_PAGE
+from task_queue_engine.limits import DEFAULT_PAGE, MAX_PAGE
 from task_queue_engine.retry import MAX_SECONDS
 from task_queue_engine.task import Task, TaskStatus, is_task_id
 
@@ -194,7 +194,7 @@ def _show_end(session: Session, task: Task, waited: float) -> None:
 @click.option(
     "--limit",
     type=click.IntRange(1, 10_000),
-    default=50,
+    default=DEFAULT_PAGE,
     show_default=True,
     help="At most so many.",
 )

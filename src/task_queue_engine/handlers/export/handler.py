@@ -17,8 +17,8 @@ from task_queue_engine.handlers.export.payload import ExportPayload, TaskFilter
 from task_queue_engine.handlers.export.query import open_query
 from task_queue_engine.handlers.export.rows import payload_rows
 from task_queue_engine.handlers.export.settings import ExportSettings
+from task_queue_engine.handlers.export.task_rows import task_rows
 from task_queue_engine.handlers.export.task_store import open_task_store
-from task_queue_engine.handlers.export.tasks import task_rows
 from task_queue_engine.registry import TaskRegistry
 
 tasks = TaskRegistry()

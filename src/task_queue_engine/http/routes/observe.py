@@ -21,6 +21,9 @@ TAG = "monitoring"
 READY_TIMEOUT = 5.0
 """Seconds: a probe should hear "not ready" before it gives up by itself."""
 
+# Seconds: the next probe of a load balancer, not a tight loop.
+_RETRY_AFTER = "5"
+
 
 class ObserveRoutes:
     def __init__(self, state: AppState) -> None:
@@ -66,4 +69,4 @@ class ObserveRoutes:
             return respond(Ready(status="ready"))
         detail = "not fit to serve: " + ("; ".join(reasons) or "no reason was given")
         problem = problems.make("not-ready", detail, reasons=reasons)
-        return respond(problem, 503, content_type=problems.CONTENT_TYPE, Retry_After="5")
+        return respond(problem, 503, content_type=problems.CONTENT_TYPE, Retry_After=_RETRY_AFTER)

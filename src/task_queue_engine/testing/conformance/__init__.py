@@ -37,7 +37,8 @@ those of `claim.py`. They run on trio by themselves, in whatever mode pytest-tri
 Tests that need such a promise are then skipped (which one stands above the test: pytest-trio drops
 the reason of a skip). `Promises` is the whole list of what may be missing, and the engine can do
 without any of it. A test that fails otherwise means that the backend would lose, repeat or strand
-a task.
+a task. Begin with what fails in `TestQueue`, then `TestClaim`: the others build on them. A failure
+shows inside an ExceptionGroup where the fixture has a nursery; the assertion is in its last lines.
 
 **Time.** The suite moves `ManualClock` by hand, so a backend takes its time of day from a `Clock`.
 One whose leases run on a server's clock gets a subclass of `Harness` with a short `visibility`, and

@@ -31,7 +31,8 @@ class Promises:
     ordered_dead_letters: bool = True
     """`dead_letters.page` gives newest first, with cursors that hold."""
     notices_stale_receipts: bool = True
-    """Deleting with a stale receipt is answered LeaseLost (SQS reports success)."""
+    """Deleting with a stale receipt is answered LeaseLost (SQS reports success). A receipt that
+    never was is LeaseLost in any case."""
     in_order: bool = True
     """Messages are received in the order in which they became visible."""
     steerable_clock: bool = True

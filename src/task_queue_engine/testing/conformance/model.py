@@ -34,8 +34,8 @@ from task_queue_engine.testing.conformance.programs import (
 def check_against_model(
     make: Callable[[Path, ManualClock], Backend], *, examples: int = 250
 ) -> None:
-    """Run random programs on a backend and on the model; fails with the shortest program to which
-    they answer differently.
+    """Run random programs on a backend and on the model; fails with a program, as
+    simple as could be found, to which they answer differently.
 
     Args:
         make: a new backend in this empty folder, on this clock.
@@ -55,10 +55,17 @@ def check_against_model(
 
 async def _run(both: Pairwise, program: list[Operation]) -> None:
     async with both.model.open(), both.real.open():
-        for operation in program:
-            await operation(both)
-            await both.same(lambda backend: backend.store.counts())
-            await both.same(lambda backend: backend.queue("default").depth())
+        for number, operation in enumerate(program, start=1):
+            try:
+                await operation(both)
+                await both.same(lambda backend: backend.store.counts())
+                await both.same(lambda backend: backend.queue("default").depth())
+            except AssertionError as error:
+                error.add_note(
+                    f"operation {number} of {len(program)}: {operation.__name__}; "
+                    "right of == is the model's answer"
+                )
+                raise
         await _compare_everything(both)
 
 

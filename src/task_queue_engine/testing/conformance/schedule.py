@@ -1,4 +1,4 @@
-"""Waits that live in the store: due tasks and who sends them."""
+"""Waits that live in the store: due tasks, and what sends them."""
 
 from __future__ import annotations
 

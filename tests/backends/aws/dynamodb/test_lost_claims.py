@@ -154,7 +154,7 @@ async def test_a_task_whose_attempts_are_used_up(
         (ended,) = await until_ended(engine, backend, [task])
         assert ended.status is TaskStatus.FAILED
         page = await backend.queue("default").dead_letters.page(limit=10)
-        assert [letter.task_id for letter in page.dead_letters] == [task.id]
+        assert [dead_letter.task_id for dead_letter in page.dead_letters] == [task.id]
     assert runs.seen == []
 
 

@@ -264,7 +264,7 @@ async def test_a_server_that_never_answers(monkeypatch: Any) -> None:
     assert code == 2
 
 
-async def test_a_port_where_nobody_is(monkeypatch: Any) -> None:
+async def test_a_port_where_nothing_listens(monkeypatch: Any) -> None:
     with socket.socket() as bound:
         bound.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{bound.getsockname()[1]}"

@@ -94,7 +94,7 @@ async def test_an_endpoint_that_is_not_sqs(reply: Answer) -> None:
     assert "is not SQS" in said
 
 
-async def test_an_endpoint_where_nobody_is() -> None:
+async def test_an_endpoint_that_does_not_answer() -> None:
     (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
     port = listener.socket.getsockname()[1]
     await listener.aclose()

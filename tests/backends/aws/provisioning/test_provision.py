@@ -167,7 +167,9 @@ def test_a_table_of_something_else_is_left_alone(session: AdminSession, names: N
         provision(session, names)
 
 
-def test_an_endpoint_where_nobody_is(moto: LocalServer, monkeypatch: Any, names: Names) -> None:
+def test_an_endpoint_that_does_not_answer(
+    moto: LocalServer, monkeypatch: Any, names: Names
+) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
     with pytest.raises(BackendUnavailable, match=r"127\.0\.0\.1:9"):

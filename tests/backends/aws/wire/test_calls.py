@@ -375,7 +375,7 @@ async def test_a_right_checksum(server, virtual_clock):
         assert await put(client) == {}
 
 
-async def test_nobody_listens(server, virtual_clock):
+async def test_nothing_listens(server, virtual_clock):
     async with opened("http://127.0.0.1:1", virtual_clock, max_connections=1) as client:
         with pytest.raises(EndpointUnreachable, match="cannot connect: Connection refused"):
             await put(client)

@@ -238,7 +238,7 @@ def test_a_damaged_answer_is_an_answer_or_a_transport_error(position, flip, cut)
     )
 
 
-async def test_connecting_where_nobody_listens(autojump_clock):
+async def test_connecting_where_nothing_listens(autojump_clock):
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))  # and does not listen
         url = f"http://127.0.0.1:{taken.getsockname()[1]}"

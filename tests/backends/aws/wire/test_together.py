@@ -14,7 +14,7 @@ from tests.backends.aws.wire.opened_client import elapsed_since, opened
 
 
 @pytest.mark.parametrize("seed", range(2))
-async def test_everybody_gets_their_own_answer_and_no_connection_is_lost(
+async def test_every_call_gets_its_own_answer_and_no_connection_is_lost(
     server, virtual_clock, seed
 ):
     chance = random.Random(seed)

@@ -90,12 +90,12 @@ class StrandedSearch:
         now = self._now()
         unsent_before = _NEVER if sent_before is None else min(before, sent_before)
         orphaned_before = min(before, now - self._orphaned_after)
-        suspects, next_place = await self._walk(
+        candidates, next_place = await self._walk(
             queue, max(unsent_before, orphaned_before), limit, place
         )
         stranded: list[tuple[Item, Stranded]] = []
-        if suspects:
-            found = await self._table.get(_PURPOSE, suspects)
+        if candidates:
+            found = await self._table.get(_PURPOSE, candidates)
             stranded = [
                 (item, Stranded(row.task, kind))
                 for item in found.values()
@@ -118,7 +118,7 @@ class StrandedSearch:
         """The ids in a piece about `limit` index entries long, and where to go on."""
         shard, after = place or (_SHARDS[0], "")
         remaining = list(_SHARDS[_SHARDS.index(shard) :])
-        suspects: list[str] = []
+        candidates: list[str] = []
         left = limit
         while remaining and left > 0:
             page = await walk(
@@ -130,12 +130,12 @@ class StrandedSearch:
                 queue=queue,
                 limit=left,
             )
-            suspects += [id_of_sort_key(sort_key_of(entry)) for entry in page.entries]
+            candidates += [id_of_sort_key(sort_key_of(entry)) for entry in page.entries]
             left -= page.scanned
             if page.after is None:
                 remaining.pop(0)
             after = page.after or ""
-        return suspects, (remaining[0], after) if remaining else None
+        return candidates, (remaining[0], after) if remaining else None
 
     async def _report(
         self, found: Sequence[tuple[Item, Stranded]], now: datetime

@@ -27,8 +27,9 @@ MAX_KEYS = 100
 _OF_THE_ITEM = Meaning.CONDITION_FAILED | Meaning.ITEM_INVALID
 # Of a table, or an index: "The table does not have the specified index".
 _NOT_AS_EXPECTED = Meaning.TABLE_MISSING | Meaning.ITEM_INVALID
-# Until an operator has mended permissions or the table, not with another try in a second.
-_PATIENT = 5.0
+RETRY_AFTER_REFUSAL = 5.0
+"""Seconds: until an operator has mended permissions or the table; another try in a second would not
+help."""
 
 # Of a BatchGetItem that leaves keys undone. The pauses between tries without any progress are
 # below 0.05, 0.1, ... and 1 s: on average 2 s in all.
@@ -93,7 +94,7 @@ class TableClient:
             document = await self._call(purpose, operation, parameters, self._reading)
         except AwsRequestFailed as error:
             raise BackendUnavailable(
-                f"table {self.name}: {_explained(error)}", retry_after=_PATIENT
+                f"table {self.name}: {_explained(error)}", retry_after=RETRY_AFTER_REFUSAL
             ) from error
         self._usage[purpose].read_units += sum(capacity_units(document))
         return document
@@ -254,9 +255,9 @@ class TableClient:
             except AwsRequestFailed as error:
                 if meaning_of(error.code) & _OF_THE_ITEM:
                     raise
-                # Somebody has to mend something; until then work waits.
+                # An operator has to mend it; until then work waits.
                 raise BackendUnavailable(
-                    f"table {self.name}: {_explained(error)}", retry_after=_PATIENT
+                    f"table {self.name}: {_explained(error)}", retry_after=RETRY_AFTER_REFUSAL
                 ) from error
 
 

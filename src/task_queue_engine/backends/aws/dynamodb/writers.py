@@ -15,7 +15,7 @@ from typing import Any, Literal, Protocol
 from task_queue_engine.backends.aws.dynamodb import expressions, partiql
 from task_queue_engine.backends.aws.dynamodb.conditional_writes import Delete, Insert, Write
 from task_queue_engine.backends.aws.dynamodb.item_format import Item
-from task_queue_engine.backends.aws.dynamodb.table_client import TableClient
+from task_queue_engine.backends.aws.dynamodb.table_client import RETRY_AFTER_REFUSAL, TableClient
 from task_queue_engine.backends.aws.wire.concurrently import gather
 from task_queue_engine.backends.aws.wire.error_codes import (
     Meaning,
@@ -271,8 +271,9 @@ def _result_of(table: str, response: dict[str, Any]) -> Result:
         return Unanswered(_LeftUndone(f"DynamoDB: {code}: {message}"))
     if means & Meaning.ITEM_INVALID:
         return Invalid(message)
-    # AccessDenied, ResourceNotFound: until an operator has mended it.
-    return Unanswered(BackendUnavailable(f"table {table}: {code}: {message}", retry_after=5.0))
+    # AccessDenied, ResourceNotFound.
+    why = f"table {table}: {code}: {message}"
+    return Unanswered(BackendUnavailable(why, retry_after=RETRY_AFTER_REFUSAL))
 
 
 def _chunks(writes: Sequence[Write], indexes: Sequence[int]) -> list[list[int]]:

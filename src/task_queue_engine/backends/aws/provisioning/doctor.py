@@ -48,7 +48,7 @@ from task_queue_engine.errors import (
 )
 
 MANY_DEAD_LETTERS = 1_000
-"""The watcher cannot look through more in one go (`sqs.dead_letters.LOOK`)."""
+"""The reconciler cannot look through more in one go (`sqs.dead_letters.LOOK`)."""
 
 
 class FindingStatus(StrEnum):
@@ -87,7 +87,11 @@ class Examination:
 
 
 class Doctor:
-    """
+    """Looks, in this order, at settings, credentials and region; both queues with their retention
+    and redrive policy, and how many dead letters there are; the table's keys and indexes; how it
+    can be written, and expiry; the clock; each permission that the engine needs
+    (`preflight/permissions.py`).
+
     Args:
         client: None: as `tqe serve` would make it.
     """
@@ -295,7 +299,7 @@ def _redrive_finding(queue: Mapping[str, str], dead: Mapping[str, str]) -> Findi
         detail = "the queue has none: a task that kills its process is received forever"
         return Finding(what, FindingStatus.WARNING, f"{detail} (tqe provision mends it)")
     if arn != dead["QueueArn"]:
-        detail = f"it moves messages to {arn}, which is not SQS_DLQ_URL: nobody looks there"
+        detail = f"it moves messages to {arn}, which is not SQS_DLQ_URL: no engine looks there"
         return Finding(what, FindingStatus.FAILED, detail)
     if receives != MAX_RECEIVES:
         detail = f"after {receives} receives, {MAX_RECEIVES} are recommended"

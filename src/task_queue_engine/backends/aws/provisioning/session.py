@@ -28,6 +28,7 @@ class AdminSession:
     def __init__(self, region: str | None = None, **session_options: Any) -> None:
         with botocore_errors_explained():
             session = boto3.Session(region_name=region, **session_options)
+            # An operator waits for each: time for a slow network, and for a service that throttles.
             config = botocore.config.Config(
                 connect_timeout=5,
                 read_timeout=15,

@@ -1,4 +1,4 @@
-"""The dead-letter queue, for operators and for the watcher.
+"""The dead-letter queue, for operators and for the reconciler.
 
 SQS cannot be browsed. To look at dead letters is to receive them, which hides them from every other
 reader meanwhile; they are given back as soon as the look is over, so a second reader may for a
@@ -36,7 +36,7 @@ from task_queue_engine.errors import BackendUnavailable
 from task_queue_engine.lifecycle import BrokerDeadLetter
 
 LOOK: Final = 1_000
-"""Dead letters that a list or the watcher looks at; of more, those that SQS hands out first."""
+"""Dead letters that a list or the reconciler looks at; of more, those that SQS hands out first."""
 SEARCH: Final = 10_000
 """Dead letters that are gone through to find some by their ids."""
 
@@ -50,7 +50,7 @@ _AT_ONCE = 5
 _GIVE_BACK_TIMEOUT = 5.0
 # Seconds for a receive that waits for one at most.
 _ANSWER_TIMEOUT = 3.0
-# Seconds until the watcher looks at a queue whose length has not changed.
+# Seconds until the reconciler looks again at a queue whose length has not changed.
 _LOOK_AGAIN = 600.0
 # Seconds between two purges of a queue (PurgeQueue).
 _PURGE_PAUSE = 60.0
@@ -186,7 +186,7 @@ class SqsDeadLetters:
             )
         )
 
-    # --- for the watcher --------------------------------------------------------------------
+    # --- for the reconciler -----------------------------------------------------------------
 
     async def moved_by_broker(self) -> tuple[BrokerDeadLetter, ...]:
         """One request where the queue's length has not changed since the last look, or it is

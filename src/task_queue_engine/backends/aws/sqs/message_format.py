@@ -34,6 +34,8 @@ _MAX_ID_BYTES = 1024
 _UNREADABLE = "unreadable-message-"
 # Characters of an attribute that says why: enough to read, little of the message's 1 MiB.
 _MAX_REASON = 1024
+# Characters of an error's message where the whole, with its traceback, does not fit.
+_SHORT_ERROR = 2000
 # Receives that a copy names: the last ones, so that copies of copies do not grow.
 _MAX_COPIED = 5
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -139,7 +141,7 @@ def outgoing_dead_letter(item: DeadLettering, *, max_bytes: int) -> Outgoing:
         FailedAt=_write_time(item.at),
     )
     error = item.error
-    for shorter in (error, _cut(error, 2000), _cut(error, 0)):
+    for shorter in (error, _cut(error, _SHORT_ERROR), _cut(error, 0)):
         if shorter is None:
             break
         with_error = attributes | _attributes(Error=_json_text(_encode(shorter)))

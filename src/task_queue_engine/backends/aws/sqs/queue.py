@@ -51,6 +51,7 @@ MAX_DELAY: Final = 900.0
 MAX_VISIBILITY: Final = 43_200
 """Seconds: 12 hours, counted from the receive."""
 LONGEST_POLL: Final = 20
+"""Seconds: the longest WaitTimeSeconds."""
 
 DEFAULT_MAX_RECEIVES: Final = 3
 """Of the redrive policy as this package provisions it."""

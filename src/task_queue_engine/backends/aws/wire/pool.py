@@ -11,7 +11,7 @@ from task_queue_engine.backends.aws.wire.connection import Connection
 
 
 class ConnectionPool:
-    """At most `size` connections; who comes later waits, in order.
+    """At most `size` connections; later calls wait, in order.
 
     The one used last is used first, so that the others grow old; those not used for `max_idle`
     seconds are closed at the next call. Servers and gateways drop silent connections, and some do

@@ -12,7 +12,7 @@ from task_queue_engine.engine.reopening import is_pending, reopen_and_send
 from task_queue_engine.errors import BackendUnavailable
 
 
-async def redrive(
+async def redrive_dead_letters(
     queue: TaskQueue, store: TaskStore, *, clock: Clock, ids: Sequence[str] | None = None
 ) -> RedriveReport:
     """Put dead letters (by id; None: all there are now) back to work.
