@@ -140,3 +140,30 @@ def test_an_attempt_lets_a_defect_through() -> None:
     with pytest.raises(RuntimeError, match="a defect"), health.attempt("metrics"):
         raise RuntimeError("a defect")
     assert health.troubles == (), "the supervisor reports it"
+
+
+@pytest.mark.parametrize("seconds", [0.01, 1.0], ids=["in the first pause", "later"])
+async def test_a_call_that_is_cancelled_leaves_no_trouble_behind(
+    seconds: float, autojump_clock: MockClock
+) -> None:
+    health = ActorHealth()
+    with trio.move_on_after(seconds):
+        await retry(health=health).call(Flaky(failures=1000))
+    assert health.troubles == ()
+
+
+async def test_a_call_that_is_cancelled_in_a_further_try_leaves_no_trouble_behind(
+    autojump_clock: MockClock,
+) -> None:
+    health = ActorHealth()
+    flaky = Flaky(failures=1)
+
+    async def fail_then_hang() -> None:
+        if flaky.left:
+            await flaky()
+        assert health.troubles
+        await trio.sleep_forever()
+
+    with trio.move_on_after(60):
+        await retry(health=health).call(fail_then_hang)
+    assert health.troubles == ()

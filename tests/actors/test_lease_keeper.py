@@ -489,3 +489,20 @@ async def test_it_listens_while_a_renewal_hangs(backend: MemoryBackend) -> None:
                 await rig.events.send(CancelAsked(attempt.task.id))
                 await trio.sleep(0.01)
             assert attempt.abort_reason is AbortReason.CANCELLED
+
+
+async def test_a_defect_over_an_event_refuses_its_answer(
+    backend: MemoryBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(keeper: LeaseKeeper, lease: Lease) -> bool:
+        raise RuntimeError("a defect")
+
+    monkeypatch.setattr(LeaseKeeper, "_take", fail)
+    events_out, events_in = trio.open_memory_channel[LeaseEvent](10)
+    event = Acquired(((await claimed(backend)).lease,))
+    with events_out:
+        events_out.send_nowait(event)
+        with pytest.raises(ExceptionGroup):
+            await make_keeper(backend, events_in).run()
+    with trio.fail_after(LEASE), pytest.raises(trio.BrokenResourceError):
+        await event.reply.get()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import product
 from typing import Any
 
@@ -9,7 +10,8 @@ import pytest
 import trio
 
 from task_queue_engine import Engine, TaskNotFound, TaskRegistry, TaskStatus
-from task_queue_engine.backends.memory import MemoryBackend
+from task_queue_engine.backends.base import Message, QueueVerdict, Rejected
+from task_queue_engine.backends.memory import MemoryBackend, MemoryQueue
 from task_queue_engine.engine.api import RedriveReport
 from task_queue_engine.errors import BackendUnavailable, InvalidQuery, WrongState
 from task_queue_engine.task import new_task_id
@@ -332,6 +334,37 @@ async def test_a_redrive_that_can_neither_send_nor_mark_as_due_leaves_the_dead_l
         metrics = await engine.metrics()
         assert (metrics.depth.dead, metrics.depth.waiting) == (0, 0)
     assert len(runs) == 9, "each ran twice and failed, and once more"
+
+
+async def test_a_dead_letter_whose_message_the_queue_never_takes_stays(
+    tasks: TaskRegistry,
+    backend: MemoryBackend,
+    mended: Switch,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It is all that is left of its task; the others of its batch are on their way."""
+    send = MemoryQueue.send
+
+    async def refuse(queue: MemoryQueue, messages: Sequence[Message]) -> list[QueueVerdict]:
+        verdicts = await send(queue, [each for each in messages if each.task.id != refused])
+        return [
+            Rejected("too large") if each.task.id == refused else verdicts.pop(0)
+            for each in messages
+        ]
+
+    async with running(tasks, backend) as engine:
+        refused, *others = await failed(engine, 3)
+        mended.on = True
+        monkeypatch.setattr(MemoryQueue, "send", refuse)
+        with pytest.raises(BackendUnavailable, match="1 dead letters could not be sent: too large"):
+            await engine.redrive()
+        (left,) = (await engine.list_dead()).dead_letters
+        assert left.task_id == refused
+        for task_id in others:
+            assert (await ended(engine, task_id, timeout=30)).status is TaskStatus.COMPLETED
+        monkeypatch.undo()
+        assert await engine.redrive() == RedriveReport(redriven=1)
+        assert (await ended(engine, refused, timeout=30)).status is TaskStatus.COMPLETED
 
 
 async def test_purging_deletes_the_dead_letters_and_not_the_tasks(

@@ -21,8 +21,8 @@ _BACKOFF = Backoff(base=0.1, cap=5.0, jitter=False)
 
 class BackendRetry:
     """How one actor calls its backend. `call` owns both ends: the actor shows as degraded from the
-    first failure on, and as ok when the trying is over, with success or without. (What is not
-    expected is the supervisor's to report.) Nothing is kept between calls.
+    first failure on, and as ok when the trying is over: with success, without it, or cancelled.
+    (What is not expected is the supervisor's to report.) Nothing is kept between calls.
     """
 
     def __init__(self, *, actor: str, health: ActorHealth, rng: random.Random) -> None:
@@ -41,19 +41,23 @@ class BackendRetry:
             Whatever else `operation` raises.
         """
         failures = 0
-        while True:
-            try:
-                result = await operation()
-            except BackendUnavailable as error:
-                if give_up is not None and give_up():
+        try:
+            while True:
+                try:
+                    result = await operation()
+                except BackendUnavailable as error:
+                    if give_up is not None and give_up():
+                        self._over(failures)
+                        raise
+                    failures += 1
+                    self._health.degraded(self._actor, error)
+                else:
                     self._over(failures)
-                    raise
-                failures += 1
-                self._health.degraded(self._actor, error)
-            else:
-                self._over(failures)
-                return result
-            await trio.sleep(self._pause(failures))
+                    return result
+                await trio.sleep(self._pause(failures))
+        except trio.Cancelled:
+            self._over(failures)
+            raise
 
     def _over(self, failures: int) -> None:
         if failures:

@@ -104,7 +104,11 @@ class LeaseKeeper:
                     nursery.start_soon(self._keep_expiring)
                     nursery.start_soon(self._keep_asking_for_cancels)
                     async for event in self._events:
-                        self._note(event)
+                        try:
+                            self._note(event)
+                        except BaseException:
+                            _refuse(event)
+                            raise
                     nursery.cancel_scope.cancel()
             finally:
                 self._refuse_unanswered()
@@ -114,9 +118,7 @@ class LeaseKeeper:
         wait for an answer that never comes."""
         with suppress(trio.WouldBlock, trio.EndOfChannel):
             while True:
-                event = self._events.receive_nowait()
-                if isinstance(event, Acquired | HeldAsked):
-                    event.reply.refuse()
+                _refuse(self._events.receive_nowait())
 
     def _note(self, event: LeaseEvent) -> None:
         match event:
@@ -233,3 +235,8 @@ class LeaseKeeper:
                         if cancel:
                             self._cancels_seen += 1
                             running[task_id].abort(AbortReason.CANCELLED)
+
+
+def _refuse(event: LeaseEvent) -> None:
+    if isinstance(event, Acquired | HeldAsked):
+        event.reply.refuse()

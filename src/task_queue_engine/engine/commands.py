@@ -203,7 +203,7 @@ class Commands(EngineApi):
         # A caller that goes away between reopening and sending must not leave a task without its
         # message.
         with trio.CancelScope(shield=True), _bounded("retrying a task"):
-            (verdict,) = await reopen_and_send(
+            (verdict,), _ = await reopen_and_send(
                 self._backend.store,
                 [task_id],
                 queue_of=lambda task: self._backend.queue(task.queue),

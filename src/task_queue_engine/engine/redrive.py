@@ -48,7 +48,7 @@ async def _redrive_batch(
 ) -> int:
     if not dead_letters:
         return 0
-    verdicts = await reopen_and_send(
+    verdicts, refused = await reopen_and_send(
         store,
         [dead_letter.task_id for dead_letter in dead_letters],
         queue_of=lambda _: queue,
@@ -56,8 +56,13 @@ async def _redrive_batch(
         # An earlier redrive may have got as far as reopening.
         pending_too=True,
     )
-    deleted = await queue.dead_letters.delete(dead_letters)
+    # One whose message the queue refuses for good is all that is left of it.
+    sent = [dead_letter for dead_letter in dead_letters if dead_letter.task_id not in refused]
+    deleted = await queue.dead_letters.delete(sent)
     failed = [verdict for verdict in deleted if not isinstance(verdict, Done)]
     if failed:
         raise BackendUnavailable(f"{len(failed)} dead letters could not be deleted: {failed[0]}")
+    if refused:
+        reason = next(iter(refused.values())).reason
+        raise BackendUnavailable(f"{len(refused)} dead letters could not be sent: {reason}")
     return sum(is_pending(verdict) for verdict in verdicts)

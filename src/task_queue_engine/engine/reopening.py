@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import TypeGuard
 
-from task_queue_engine.backends.base import Done, Message, TaskQueue, TaskStore
+from task_queue_engine.backends.base import Done, Message, Rejected, TaskQueue, TaskStore
 from task_queue_engine.clock import Clock
 from task_queue_engine.errors import BackendUnavailable
 from task_queue_engine.lifecycle import NotReopened, Reopened, ReopenVerdict
@@ -29,12 +29,15 @@ async def reopen_and_send(
     queue_of: Callable[[Task], TaskQueue],
     clock: Clock,
     pending_too: bool = False,
-) -> list[ReopenVerdict]:
+) -> tuple[list[ReopenVerdict], dict[str, Rejected]]:
     """Reopen a batch of tasks. Once this returns each that was reopened is PENDING, and sent or
     marked as due: then the scheduler sends it when the queue is back.
 
     Args:
         pending_too: send those that were PENDING already, too. An extra message is harmless.
+
+    Returns:
+        The verdicts; and by task id the refusals of messages that the queue will never take.
 
     Raises:
         BackendUnavailable: some may be reopened without either; the reconciler finds them later.
@@ -44,15 +47,20 @@ async def reopen_and_send(
     for verdict in verdicts:
         if isinstance(verdict, Reopened) or (pending_too and is_pending(verdict)):
             to_send.setdefault(queue_of(verdict.task), []).append(verdict.task)
-    unsent = [task for queue, tasks in to_send.items() for task in await _send(queue, tasks)]
+    refused: dict[str, Rejected] = {}
+    unsent = [
+        task for queue, tasks in to_send.items() for task in await _send(queue, tasks, refused)
+    ]
     if unsent:
         now = clock.now()
         await store.schedule([(task.id, task.run_at or now) for task in unsent])
-    return verdicts
+    return verdicts, refused
 
 
-async def _send(queue: TaskQueue, tasks: Sequence[Task]) -> list[Task]:
-    """Returns those that the queue did not take."""
+async def _send(
+    queue: TaskQueue, tasks: Sequence[Task], refused: dict[str, Rejected]
+) -> list[Task]:
+    """Returns those that the queue did not take; `refused` gets those that it never will."""
     try:
         verdicts = await queue.send([Message(task=task) for task in tasks])
     except BackendUnavailable as error:
@@ -63,4 +71,6 @@ async def _send(queue: TaskQueue, tasks: Sequence[Task]) -> list[Task]:
         if not isinstance(verdict, Done):
             logger.warning("reopened task %s is left to the scheduler: %s", task.id, verdict)
             unsent.append(task)
+            if isinstance(verdict, Rejected):
+                refused[task.id] = verdict
     return unsent
