@@ -24,10 +24,10 @@ from task_queue_engine.backends.sqlite.rows import NUMBER_OF, load, to_us
 from task_queue_engine.backends.sqlite.transaction import Transaction
 from task_queue_engine.task import TaskStatus
 
-Position = tuple[int, str]
+SortKey = tuple[int, str]
 
 # Above every stored time: where a list without a cursor begins.
-_BEYOND_ALL: Position = (2**63 - 1, "")
+_BEYOND_ALL: SortKey = (2**63 - 1, "")
 
 # Jumps from type to type instead of reading all rows ("loose index scan").
 _TYPES_OF_STATUS = """
@@ -47,7 +47,7 @@ SELECT json_group_array(json_array(created_at, id) ORDER BY created_at DESC, id 
 )
 """
 _types = JsonRows(str)
-_positions = JsonRows(Position)
+_sort_keys = JsonRows(SortKey)
 
 
 class TaskSearch:
@@ -65,18 +65,18 @@ class TaskSearch:
     def run(self, transaction: Transaction) -> TaskPage:
         limit = self._query.limit
         with transaction.connection:  # one snapshot
-            found = self._positions(transaction.execute)
+            found = self._sort_keys(transaction.execute)
             rows = load(transaction.execute, [task_id for _, task_id in found[:limit]])
         return TaskPage(
             tasks=tuple(rows[task_id].task for _, task_id in found[:limit]),
             next_cursor=encode_cursor("tasks", found[limit - 1]) if len(found) > limit else None,
         )
 
-    def _positions(self, execute: Execute) -> list[Position]:
+    def _sort_keys(self, execute: Execute) -> list[SortKey]:
         """Of one task more than the page holds."""
         query, wanted = self._query, self._query.limit + 1
         statuses = list(TaskStatus) if query.status is None else [query.status]
-        ranges: list[list[Position]] = []
+        ranges: list[list[SortKey]] = []
         for status in map(NUMBER_OF.__getitem__, statuses):
             types = (
                 _types.of(execute(_TYPES_OF_STATUS, {"status": status}).fetchall())
@@ -84,7 +84,7 @@ class TaskSearch:
                 else [query.type]
             )
             ranges += [
-                _positions.of(execute(_RANGE, (status, type_, *self._below, wanted)).fetchall())
+                _sort_keys.of(execute(_RANGE, (status, type_, *self._below, wanted)).fetchall())
                 for type_ in types
             ]
         return list(islice(heapq.merge(*ranges, reverse=True), wanted))
