@@ -9,12 +9,15 @@ server's own doing.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Self
 
 import botocore.credentials
+import trio
 
 from local_aws.servers import LocalServer
 from task_queue_engine.backends.aws.wire.client import AwsClient
@@ -31,9 +34,16 @@ class _Lease:
 
 
 class ClockClient(AwsClient):
-    def __init__(self, *, clock: ManualClock, **options: Any) -> None:
+    """
+    Args:
+        one_at_a_time: short polls take turns. moto, which looks whether a message is visible and
+            then marks it, without a lock, hands one message to two receives of one moment.
+    """
+
+    def __init__(self, *, clock: ManualClock, one_at_a_time: bool = False, **options: Any) -> None:
         super().__init__(**options)
         self._time = clock
+        self._short_polls = trio.CapacityLimiter(1 if one_at_a_time else math.inf)
         self._leases: dict[str, _Lease] = {}
         self._delayed: list[tuple[datetime, str, dict[str, Any]]] = []
 
@@ -49,6 +59,7 @@ class ClockClient(AwsClient):
         key, secret = server.credentials
         return cls(
             clock=clock,
+            one_at_a_time=server.name == "moto",
             region=server.region,
             endpoints={"sqs": server.url, "dynamodb": (dynamodb or server).url},
             load_credentials=lambda: botocore.credentials.Credentials(key, secret),
@@ -112,12 +123,15 @@ class ClockClient(AwsClient):
         if url.endswith("-dlq"):
             # Only there to be thorough with a queue that is spread over many machines.
             parameters["WaitTimeSeconds"] = 0
-        answer = await super().call(
-            "sqs",
-            "ReceiveMessage",
-            parameters | {"VisibilityTimeout": _LONG},
-            long_poll=long_poll,
-        )
+        # A long poll would keep the others waiting; it begins on an empty queue.
+        is_short = not parameters.get("WaitTimeSeconds")
+        async with self._short_polls if is_short else nullcontext():
+            answer = await super().call(
+                "sqs",
+                "ReceiveMessage",
+                parameters | {"VisibilityTimeout": _LONG},
+                long_poll=long_poll,
+            )
         for message in answer.get("Messages") or ():
             message_id = message["MessageId"]
             self._leases = {
