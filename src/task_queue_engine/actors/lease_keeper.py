@@ -106,7 +106,7 @@ class LeaseKeeper:
                     async for event in self._events:
                         try:
                             self._note(event)
-                        except BaseException:
+                        except BaseException:  # whatever ends this, the sender waits for it
                             _refuse(event)
                             raise
                     nursery.cancel_scope.cancel()

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from task_queue_engine.actors.batching import in_batches
 from task_queue_engine.backends.base import DeadLetter, Done, TaskQueue, TaskStore
 from task_queue_engine.clock import Clock
 from task_queue_engine.engine.api import RedriveReport
@@ -24,8 +25,8 @@ async def redrive_dead_letters(
     size = min(queue.max_batch, store.max_batch)
     redriven = skipped = 0
     if ids is not None:
-        for i in range(0, len(ids), size):
-            dead_letters = await queue.dead_letters.take(limit=size, ids=ids[i : i + size])
+        for batch in in_batches(ids, size):
+            dead_letters = await queue.dead_letters.take(limit=size, ids=batch)
             done = await _redrive_batch(queue, store, clock, dead_letters)
             redriven += done
             skipped += len(dead_letters) - done
