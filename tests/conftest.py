@@ -3,7 +3,11 @@ this machine could not run."""
 
 from __future__ import annotations
 
+import os
 import signal
+import sys
+import threading
+from collections.abc import Iterator
 from functools import partial
 
 import pytest
@@ -27,6 +31,32 @@ def pytest_configure() -> None:
     # inherit that.
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(autouse=True)
+def _no_thread_outlives_its_test() -> Iterator[None]:
+    """It would take part in the tests after it, and keep the process from ending."""
+    before = set(threading.enumerate())
+    yield
+    left = _working_threads() - before
+    assert not left, f"threads that go on: {sorted(thread.name for thread in left)}"
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_unconfigure() -> None:
+    if left := _working_threads():
+        print(f"ended although these go on: {[thread.name for thread in left]}", file=sys.stderr)
+        sys.stderr.flush()
+        os._exit(1)
+
+
+def _working_threads() -> set[threading.Thread]:
+    """Those that an interpreter waits for when it ends."""
+    return {
+        thread
+        for thread in threading.enumerate()
+        if not thread.daemon and thread is not threading.main_thread()
+    }
 
 
 # Last, since pytest-trio's own hook marks every async test with a `run`.

@@ -11,6 +11,7 @@ import time
 from collections import Counter, defaultdict
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ import pytest
 
 from task_queue_engine.task import TaskStatus
 from tests.cli.runner import TIMEOUT, Server, Shop, eventually
+from tests.end_to_end.background import in_a_thread
 from tests.engine.accounting import Account, Note, read_log
 
 SUBMISSIONS = 120
@@ -60,11 +62,13 @@ class Run:
 
     # --- clients ----------------------------------------------------------------------------
 
-    def submit_all(self, seed: int) -> None:
+    def submit_all(self, seed: int, over: threading.Event) -> None:
         """In a thread of its own, whatever becomes of the servers meanwhile."""
         rng = random.Random(seed)
         with httpx.Client(timeout=TIMEOUT, trust_env=False) as client:
             for _ in range(SUBMISSIONS):
+                if over.is_set():
+                    return
                 body: dict[str, Any] = {"type": rng.choice(TYPES), "payload": "anything"}
                 headers = {}
                 if rng.random() < 0.3:
@@ -161,14 +165,13 @@ def test_whatever_happens_to_processes_every_accepted_task_ends(shop: Shop, seed
     with ExitStack() as stack:
         run = Run(shop, rng, stack)
         run.servers += [run.serve(), run.serve()]
-        client = threading.Thread(target=run.submit_all, args=(seed,))
-        client.start()
-        for _ in range(TROUBLES):
-            goal = len(run.log) + rng.randrange(30)
-            eventually(lambda goal=goal: len(run.log) >= goal or not client.is_alive())
-            rng.choice([run.kill, run.kill, run.freeze, run.terminate])(rng.randrange(2))
-        client.join(TIMEOUT)
-        assert not client.is_alive()
+        with in_a_thread(partial(run.submit_all, seed)) as client:
+            for _ in range(TROUBLES):
+                goal = len(run.log) + rng.randrange(30)
+                eventually(lambda goal=goal: len(run.log) >= goal or not client.is_alive())
+                rng.choice([run.kill, run.kill, run.freeze, run.terminate])(rng.randrange(2))
+            client.join(TIMEOUT)
+            assert not client.is_alive()
         eventually(lambda: run.is_done)
         for server in run.servers:
             server.signal()

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from tests.end_to_end.aws.accounting import (
 )
 from tests.end_to_end.aws.environment import Environment, environment_on
 from tests.end_to_end.aws.faults import Trouble, faulty
+from tests.end_to_end.background import in_a_thread
 from tests.engine.accounting import Account, Note, read_log
 
 TASKS = 5_000
@@ -141,7 +143,7 @@ class Run:
         self.servers.append(server)
         return server
 
-    def submit_all(self, number: int, seed: int) -> None:
+    def submit_all(self, number: int, seed: int, over: threading.Event) -> None:
         """Through whichever server answers. Keys make a batch whose answer was lost the same one
         when it is sent again."""
         rng = random.Random(seed)
@@ -154,6 +156,8 @@ class Run:
                         item["delay_seconds"] = rng.uniform(0, 3)
                     batch.append(item)
                 while batch:
+                    if over.is_set():
+                        return
                     batch = self._submit(client, rng, batch)
                 for task_id in rng.sample(list(self.accepted), 3):
                     self._cancel(client, rng, task_id)
@@ -275,16 +279,15 @@ def test_whatever_goes_wrong_none_is_lost_and_duplicates_have_a_reason(
     number = TASKS
     trouble = Trouble(seed=seed, rate=0.05)
     with troubled(tmp_path, trouble) as run:
-        client = threading.Thread(target=run.submit_all, args=(number, seed))
-        client.start()
-        run.wait_for_runs(200)
-        run.kill()
-        run.wait_for_runs(200)
-        run.freeze()
-        run.wait_for_runs(200)
-        run.kill()
-        client.join(120)
-        assert not client.is_alive()
+        with in_a_thread(partial(run.submit_all, number, seed)) as client:
+            run.wait_for_runs(200)
+            run.kill()
+            run.wait_for_runs(200)
+            run.freeze()
+            run.wait_for_runs(200)
+            run.kill()
+            client.join(120)
+            assert not client.is_alive()
         wait_until(run.is_done, seconds=60, every=2)
         trouble.rate = 0
         for server in run.servers:
