@@ -29,8 +29,8 @@ NOT_IDS = [
     "%F0%9F%98%80",
     "..%2f..%2fetc",
     "0" * 3000,
-    "{" + str(uuid.uuid4()) + "}",
-    str(uuid.uuid4()).replace("-", ""),
+    "{8f1b8e0a-5d0c-4a53-9f6e-2f1f6e0d7c11}",
+    "8f1b8e0a5d0c4a539f6e2f1f6e0d7c11",
 ]
 
 
