@@ -173,6 +173,10 @@ class Server:
         task: dict[str, Any] = answer.json()
         return task
 
+    @property
+    def is_over(self) -> bool:
+        return self.process.poll() is not None
+
     def signal(self, number: signal.Signals = signal.SIGTERM) -> None:
         self.process.send_signal(number)
 

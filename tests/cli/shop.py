@@ -1,5 +1,6 @@
 """A team's own tasks; the tests copy this file to where `tqe` is run."""
 
+import fnmatch
 import os
 import time
 from dataclasses import dataclass
@@ -54,6 +55,14 @@ async def block(seconds: float) -> None:
 async def poison(number: int) -> None:
     """Kill the whole process, as the kernel does when memory runs out."""
     os._exit(number)
+
+
+@tasks.task("poison_beside")
+async def poison_beside(number: int) -> None:
+    """The same, as soon as that many tasks behind a gate run or have run."""
+    while len(fnmatch.filter(os.listdir(), "gate-*.running")) < number:  # noqa: ASYNC110
+        await trio.sleep(0.01)
+    os._exit(9)
 
 
 @tasks.task("square", process=True)

@@ -123,7 +123,9 @@ def test_a_corrupt_database(shop: Shop, command: str) -> None:
 
 
 def test_sigterm_gives_everything_back(shop: Shop) -> None:
-    with shop.serve("serve", "--workers", "2", TQE_PREFETCH="3") as server:
+    """At once: the leases would last far longer than the next worker waits."""
+    leases = {"TQE_VISIBILITY_TIMEOUT": "3600"}
+    with shop.serve("serve", "--workers", "2", TQE_PREFETCH="3", **leases) as server:
         for number in range(8):
             server.post("gate", f"gate-{number}")
         eventually(lambda: len(list(shop.path.glob("*.running"))) == 2)
@@ -134,6 +136,12 @@ def test_sigterm_gives_everything_back(shop: Shop) -> None:
     assert {task["retry_count"] for task in tasks} == {0}
     metrics = tqe("metrics", "--json").json
     assert (metrics["queue_depth"], metrics["in_flight"]) == (8, 0)
+    for number in range(8):
+        (shop.path / f"gate-{number}.open").touch()
+    with shop.serve("worker", **leases) as worker:
+        eventually(lambda: statuses(shop) == {"COMPLETED": 8})
+        worker.signal()
+        assert worker.wait() == 0
 
 
 def test_what_runs_may_end_within_the_grace(shop: Shop) -> None:
@@ -281,15 +289,27 @@ def test_killed_in_mid_flight_and_started_again_every_task_ends(shop: Shop) -> N
 
 
 def test_a_task_that_kills_its_process_is_quarantined_and_the_others_go_on(shop: Shop) -> None:
-    poison = shop.submit("poison", "9", "--max-attempts", "2")
-    for _ in range(2):
+    """Those that run beside it die with it, and would run out of attempts as soon as it does."""
+    beside = {shop.submit("gate", f"gate-{n}", "--max-attempts", "2") for n in range(3)}
+    poison = shop.submit("poison_beside", "3", "--max-attempts", "2")
+    deaths = 0
+    log = ""
+    while "FAILED" not in statuses(shop):
         with shop.serve("worker", TQE_VISIBILITY_TIMEOUT="1") as worker:
-            assert worker.wait() == 9
+            if deaths:  # the first has taken all of them along
+                for n in range(3):
+                    (shop.path / f"gate-{n}.open").touch()
+            eventually(lambda worker=worker: worker.is_over or "FAILED" in statuses(shop))
+            if worker.is_over:
+                assert worker.wait() == 9
+                deaths += 1
+        log += worker.log
+    assert deaths == 2
     with shop.serve("worker", TQE_VISIBILITY_TIMEOUT="1") as worker:
-        shop.submit("echo", "1")
-        eventually(lambda: statuses(shop) == {"COMPLETED": 1, "FAILED": 1})
+        eventually(lambda: statuses(shop) == {"COMPLETED": 3, "FAILED": 1})
         worker.signal()
         assert worker.wait() == 0
+    assert f"poison task {poison}: the worker that had it died" in log
     (dead_letter,) = tqe("dlq", "list", "--json").json["dead_letters"]
     assert dead_letter["task_id"] == poison
-    assert f"poison task {poison}: the worker that had it died" in worker.log
+    assert {task["id"] for task in shop.tasks() if task["status"] == "COMPLETED"} == beside
