@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 import signal
 import threading
 import time
@@ -129,6 +130,7 @@ class Run:
     cancelled: dict[str, int] = field(default_factory=dict)
     hurt: set[int] = field(default_factory=set)
     """Processes that were killed or frozen."""
+    killed: list[Server] = field(default_factory=list)
 
     def serve(self) -> Server:
         server = self.stack.enter_context(
@@ -202,6 +204,7 @@ class Run:
         victim = self.servers.pop(0)
         self.hurt.add(victim.process.pid)
         victim.signal(signal.SIGKILL)
+        self.killed.append(victim)
         self.serve()
 
     def freeze(self) -> None:
@@ -248,12 +251,23 @@ class Run:
         return account
 
     def _explained(self, task_id: str, runs: list[Note]) -> bool:
+        """A lease that lapsed is a reason, if the engine says so: one of 2 s does on a machine with
+        much else to do."""
         return (
             task_id in self.trouble.hit
             or self.accepted[task_id]["type"] in RETRIED
+            or task_id in self._lapsed()
             # All but the last were cut short.
             or all(run.pid in self.hurt for run in runs[:-1])
         )
+
+    def _lapsed(self) -> set[str]:
+        lines = [line for server in [*self.servers, *self.killed] for line in server.lines]
+        return {
+            said[1]
+            for line in lines
+            if (said := re.search(r"task (\S+): the worker that had it died or lost its", line))
+        }
 
 
 @contextmanager
@@ -295,6 +309,8 @@ def test_whatever_goes_wrong_none_is_lost_and_duplicates_have_a_reason(
         for server in run.servers:
             assert server.wait() == 0
             assert "Traceback" not in server.log
+        for server in run.killed:
+            server.wait()
         account = run.check(number)
     assert len(trouble.done) >= 8, "most faults came up"
     assert any(len(runs) > 1 for runs in account.runs().values()), "and had consequences"
