@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import threading
+from collections import Counter
 from collections.abc import Iterator
 from functools import partial
 
@@ -16,7 +17,6 @@ from tests.local_servers import (
     dynamodb_local,
     elasticmq,
     fauxqs,
-    left_out,
     ministack,
     moto_server,
 )
@@ -66,6 +66,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if "autojump_clock" in getattr(item, "fixturenames", ()):
             run = partial(_run, item)
             item.add_marker(pytest.mark.trio(run=run), append=False)
+    # The longest first: where several processes share the tests none is left with them at the end.
+    items.sort(key=lambda item: "end_to_end" not in item.path.parts)
 
 
 def _run(item, function, *, clock, instruments):
@@ -75,6 +77,10 @@ def _run(item, function, *, clock, instruments):
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    left_out = Counter(
+        report.longrepr[2].removeprefix("Skipped: ")
+        for report in terminalreporter.getreports("skipped")
+    )
     if left_out:
         terminalreporter.section("left out")
     for reason, tests in left_out.items():

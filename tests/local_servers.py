@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections import Counter
 
 import pytest
 
 from local_aws.servers import LocalServer, NotAvailable, running
-
-left_out: Counter[str] = Counter()
-"""Why tests were skipped for want of a server, and how many."""
 
 
 def require(name: str) -> LocalServer:
@@ -23,7 +19,6 @@ def require(name: str) -> LocalServer:
     except NotAvailable as reason:
         if os.environ.get("TQE_TEST_SERVERS") == "all":
             pytest.fail(f"TQE_TEST_SERVERS=all, but {reason}", pytrace=False)
-        left_out[str(reason)] += 1
         pytest.skip(str(reason))
 
 

@@ -14,6 +14,7 @@ from hypothesis import example, given, settings
 
 from task_queue_engine import InvalidTask
 from task_queue_engine.codec import MAX_DEPTH, MAX_INTEGER_DIGITS, decode_json, encode_json
+from tests.sizes import size
 
 JSON = st.recursive(
     st.none()
@@ -26,7 +27,7 @@ JSON = st.recursive(
 )
 
 
-@settings(max_examples=500)
+@settings(max_examples=size(200, in_full=2_000))
 @given(JSON)
 @example(math.nan)
 @example({"a": [1, {"b": math.inf}]})

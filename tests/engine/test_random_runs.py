@@ -5,7 +5,6 @@ Each test is a seed. Virtual time makes hours of outages cheap; what is checked 
 
 from __future__ import annotations
 
-import os
 import random
 from collections import Counter
 from collections.abc import Awaitable, Callable
@@ -23,9 +22,10 @@ from task_queue_engine.backends.memory.faults import Faults
 from task_queue_engine.clock import TrioClock
 from task_queue_engine.errors import BackendUnavailable, IdempotencyKeyInFlight, WrongState
 from tests.engine.engines import LEASE, Process, process, row, running, until
+from tests.sizes import size
 from tests.virtual_time import run_on_virtual_time
 
-SEEDS = int(os.environ.get("RANDOM_RUNS", "8"))
+SEEDS = size(8, in_full=100)
 TASKS = 25
 TROUBLED_FOR = 600.0
 """Seconds of trouble after the last submission."""

@@ -38,6 +38,7 @@ from task_queue_engine.lifecycle import (
     ScheduleSnooze,
     Started,
 )
+from tests.sizes import size
 
 NOW = datetime(2030, 1, 1, tzinfo=UTC)
 LATER = NOW + timedelta(seconds=60)
@@ -329,7 +330,7 @@ OPERATIONS = st.lists(
 )
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=size(300, in_full=3_000), deadline=None)
 @given(operations=OPERATIONS, max_attempts=st.integers(1, 4))
 def test_whatever_happens_the_promises_hold(
     operations: list[tuple[str, int, bool, int]], max_attempts: int

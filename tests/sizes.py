@@ -1,0 +1,15 @@
+"""How much of it: what a change is checked by, or the whole of `make test-long`."""
+
+from __future__ import annotations
+
+import os
+
+LONG = os.environ.get("TQE_TEST_LONG") == "1"
+
+
+def size(usual: int, in_full: int) -> int:
+    """Of a test whose chance to find something grows with it.
+
+    The usual one keeps `make test` within five minutes on two cores.
+    """
+    return in_full if LONG else usual
