@@ -123,6 +123,12 @@ def test_failed_attempts_are_counted_as_attempts(shop: Shop) -> None:
     assert "FAILED ATTEMPTS" in tqe("list").out
 
 
+def test_a_task_that_needs_no_payload(run: Tqe) -> None:
+    task = run("submit", "echo", "--wait", "20", "--json").json
+    assert (task["payload"], task["result"]) == ({}, {})
+    assert "payload: object missing required field `number`" in run("submit", "ship").err
+
+
 def test_a_delayed_task(run: Tqe) -> None:
     later = run("submit", "echo", "1", "--run-at", "2040-01-01T12:00:00+01:00", "--json").json
     assert later["run_at"] == "2040-01-01T11:00:00Z"

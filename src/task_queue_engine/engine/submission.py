@@ -126,7 +126,10 @@ def _run_at(submission: Submission, now: datetime) -> datetime | None:
         raise InvalidTask(f"must be a datetime, not {run_at!r}", field="run_at")
     if run_at.tzinfo is None or run_at.utcoffset() is None:
         raise InvalidTask("needs a time zone, e.g. 2030-01-01T12:00:00Z", field="run_at")
-    run_at = run_at.astimezone(UTC)
+    try:
+        run_at = run_at.astimezone(UTC)
+    except OverflowError:  # in the year 1 or 9999, and by its time zone beyond
+        raise InvalidTask("is outside the calendar", field="run_at") from None
     if (run_at - now).total_seconds() > MAX_SECONDS:
         raise InvalidTask("is more than a hundred years away", field="run_at")
     return run_at if run_at > now else None
