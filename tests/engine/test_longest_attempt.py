@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import trio
 
 from task_queue_engine import Engine, InvalidTask, Settings, Submission, TaskRegistry
 from task_queue_engine.backends.aws.sqs.queue import SqsQueue
@@ -29,7 +30,8 @@ async def refused(
     tasks: TaskRegistry, backend: MemoryBackend, *, consume: bool = True, **values: Any
 ) -> None:
     """It does not come to running."""
-    await Engine(tasks, settings(**values), backend=backend, consume=consume).run()
+    with trio.fail_after(60):
+        await Engine(tasks, settings(**values), backend=backend, consume=consume).run()
 
 
 async def start(tasks: TaskRegistry, backend: MemoryBackend, **values: Any) -> None:

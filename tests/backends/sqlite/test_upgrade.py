@@ -7,6 +7,7 @@ from pathlib import Path
 
 import apsw
 import pytest
+import trio
 
 from task_queue_engine.backends.base import Done, ListQuery, StrandedKind
 from task_queue_engine.backends.sqlite import SqliteBackend, schema
@@ -153,6 +154,26 @@ async def test_an_upgrade_that_fails_changes_nothing(
             pass
     assert version_of(old) == 1
     assert "colour" not in str(read(old, "SELECT sql FROM sqlite_schema"))
+
+
+async def test_the_second_finds_it_done(old: Path) -> None:
+    """It had seen the old version, then waited for the first one's lock."""
+    first = apsw.Connection(str(old))
+    first.execute("BEGIN IMMEDIATE")
+    harness = SqliteHarness(old)
+
+    async def second() -> None:
+        async with harness.backend.open():
+            await harness.counts(pending=5, processing=2, completed=1, failed=1, cancelled=1)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(second)
+        await trio.sleep(0.1)  # for it to come to the lock; it may well come later
+        schema.upgrade(first, 1)
+        first.execute("COMMIT")
+    first.close()
+    assert not old.with_name("tasks.db.v1").exists(), "the first one's to make"
+    check(old)
 
 
 def test_two_processes_may_race(old: Path) -> None:
