@@ -70,6 +70,8 @@ class ConnectionThread(ABC):
         self._closing = False
         self._opening_cancelled = False
         self._busy_until = 0.0
+        self.files: FilesInUse
+        """Set when it is open: whether its files are still those of their names."""
 
     # --- in trio's thread -------------------------------------------------------------------
 
@@ -151,7 +153,7 @@ class ConnectionThread(ABC):
         try:
             try:
                 connection = connect(self._path, self._wait_for_lock)
-                self._files = FilesInUse(self._path)
+                self.files = FilesInUse(self._path)
             except BaseException as error:  # noqa: BLE001  # raised by open()
                 self._failure = error
                 return
@@ -253,7 +255,7 @@ class WriterThread(ConnectionThread):
     def _lock(self, connection: apsw.Connection) -> None:
         begin(connection)
         try:
-            self._files.check()
+            self.files.check()
         except BackendUnavailable:
             connection.execute("ROLLBACK")
             raise
