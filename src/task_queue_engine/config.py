@@ -134,6 +134,9 @@ class Settings(EnvironmentSettings):
         keys = [key.get_secret_value() if isinstance(key, SecretStr) else key for key in value]
         if any(len(key) < 16 for key in keys):
             raise ValueError("each key must have at least 16 characters")
+        if any("\ud800" <= char <= "\udfff" for key in keys for char in key):
+            # Bytes of the environment that are not UTF-8 (PEP 383): no request could be compared.
+            raise ValueError("each key must be UTF-8 text")
         return tuple(keys)
 
     @property

@@ -254,6 +254,15 @@ async def test_a_name_that_is_not_utf_8(tmp_path: Path) -> None:
     assert names(tmp_path) == []
 
 
+async def test_a_folder_that_is_not_utf_8(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = os.fsdecode(os.fsencode(tmp_path) + b"/\xff")
+    await trio.Path(folder).mkdir()
+    monkeypatch.chdir(folder)
+    with pytest.raises(BackendRefused, match="is not UTF-8"):
+        async with SqliteBackend("tasks.db").open():
+            pass
+
+
 async def test_an_existing_file_keeps_its_mode(tmp_path: Path) -> None:
     path = tmp_path / "tasks.db"
     await make(path)

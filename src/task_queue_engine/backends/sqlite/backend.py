@@ -91,7 +91,8 @@ class SqliteBackend:
                         await self._stop()
 
     async def _start(self) -> None:
-        check_path(self._given)
+        for path in (self._given, self._path):  # the folder it is in may be no UTF-8 either
+            check_path(path)
         writer = WriterThread(self._path, name="sqlite-writer", busy_timeout=self._busy_timeout)
         reader = ReaderThread(self._path, name="sqlite-reader", busy_timeout=self._busy_timeout)
         await writer.open()
