@@ -163,3 +163,9 @@ def test_api_keys_are_a_list_and_are_not_shown(monkeypatch: pytest.MonkeyPatch) 
 def test_settings_do_not_change() -> None:
     with pytest.raises(pydantic.ValidationError):
         Settings().worker_count = 3  # type: ignore[misc] # the point
+
+
+def test_a_key_that_is_not_utf_8(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TQE_API_KEYS", os.fsdecode(b"sixteen-characters-\xff"))
+    with pytest.raises(ConfigurationError, match=r"^TQE_API_KEYS: each key must be UTF-8 text"):
+        Settings()

@@ -11,8 +11,9 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis import given
 
-from task_queue_engine import Backoff, Discard, Retry, Snooze, Task
+from task_queue_engine import Backoff, Discard, Retry, Settings, Snooze, Task, TaskRegistry
 from task_queue_engine.errors import UnknownTaskType
+from task_queue_engine.handlers import registry as handlers
 from task_queue_engine.retry import (
     MAX_SECONDS,
     Decision,
@@ -104,12 +105,57 @@ def test_without_jitter_it_doubles_to_its_cap() -> None:
     assert [backoff.delay(n, random.Random()) for n in range(1, 7)] == [1, 2, 4, 8, 10, 10]
 
 
-def test_jitter_draws_from_the_whole_range() -> None:
+def test_jitter_takes_off_up_to_a_quarter() -> None:
     rng = random.Random(1)
-    draws = [Backoff(base=10, jitter=True).delay(1, rng) for _ in range(1000)]
-    assert 0 <= min(draws) < 1
-    assert 9 < max(draws) <= 10
-    assert 4.5 < sum(draws) / 1000 < 5.5
+    draws = [Backoff(base=100, jitter=True).delay(1, rng) for _ in range(1000)]
+    assert 75 <= min(draws) < 77
+    assert 98 < max(draws) <= 100
+    assert 86 < sum(draws) / 1000 < 89
+
+
+class _Luck(random.Random):
+    """Always draws the lowest, or the highest."""
+
+    def __init__(self, drawn: float) -> None:
+        self._drawn = drawn
+        super().__init__()
+
+    def random(self) -> float:
+        return self._drawn
+
+
+def _waits(attempts: int, luck: float) -> list[float]:
+    """Between the attempts of a type that says nothing about its waits."""
+    tasks = TaskRegistry()
+
+    @tasks.task("plain")
+    async def plain(payload: object) -> None: ...
+
+    backoff = tasks.get("plain").backoff
+    return [backoff.delay(n, _Luck(luck)) for n in range(1, attempts)]
+
+
+def test_the_defaults_ride_out_ten_minutes_with_the_first_retry_soon() -> None:
+    attempts = Settings.model_fields["max_attempts"].default
+    assert sum(_waits(attempts, luck=0.0)) >= 600
+    assert _waits(attempts, luck=1.0)[0] <= 20
+
+
+def test_the_defaults_ride_on_the_message() -> None:
+    """On SQS a longer one is a write and a look more."""
+    assert max(_waits(3, luck=1.0)) <= 900
+
+
+def test_35_attempts_ride_out_a_day() -> None:
+    assert sum(_waits(35, luck=0.0)) >= 86_400
+    assert max(_waits(35, luck=1.0)) <= 3600
+
+
+def test_mail_rides_out_ten_minutes_too() -> None:
+    email = handlers.get("email")
+    assert email.max_attempts is not None
+    waits = [email.backoff.delay(n, _Luck(0.0)) for n in range(1, email.max_attempts)]
+    assert sum(waits) >= 600
 
 
 amounts = st.floats(0, MAX_SECONDS)

@@ -47,14 +47,14 @@ class EnvironmentSettings(BaseSettings):
             super().__init__(**values)
         except pydantic.ValidationError as error:
             first = error.errors(include_url=False, include_context=False)[0]
-            name = self._variable(str(first["loc"][0])) if first["loc"] else None
+            name = self.variable_of(str(first["loc"][0])) if first["loc"] else None
             message = first["msg"].removeprefix("Value error, ")
             raise ConfigurationError(message[:1].lower() + message[1:], variable=name) from None
         except UnicodeDecodeError as error:
             raise ConfigurationError(f"is not UTF-8: {error}", variable=".env") from None
 
     @classmethod
-    def _variable(cls, name: str) -> str:
+    def variable_of(cls, name: str) -> str:
         """The environment variable behind a field's name; an error about a default has that."""
         field = cls.model_fields.get(name)
         alias = field.validation_alias if field is not None else None
@@ -134,6 +134,9 @@ class Settings(EnvironmentSettings):
         keys = [key.get_secret_value() if isinstance(key, SecretStr) else key for key in value]
         if any(len(key) < 16 for key in keys):
             raise ValueError("each key must have at least 16 characters")
+        if any("\ud800" <= char <= "\udfff" for key in keys for char in key):
+            # Bytes of the environment that are not UTF-8 (PEP 383): no request could be compared.
+            raise ValueError("each key must be UTF-8 text")
         return tuple(keys)
 
     @property

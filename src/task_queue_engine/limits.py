@@ -9,7 +9,7 @@ from __future__ import annotations
 MAX_KEY_LENGTH = 255
 """Characters of an idempotency key: what other services that take such keys allow."""
 MAX_ATTEMPTS = 1000
-"""Of one task: with the default backoff up to three and a half days of trying."""
+"""Of one task: with the default backoff six weeks of trying."""
 MAX_TIMEOUT = 86_400
 """Seconds that a submission over HTTP may give an attempt: a day."""
 MAX_BATCH = 1000

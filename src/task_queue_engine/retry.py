@@ -1,8 +1,7 @@
 """Retry policy, pure: (task, error, now) -> what happens next.
 
 A handler steers it by raising `Retry`, `Snooze` or `Discard`; any other exception follows the
-type's `Backoff`. The waiting follows "exponential backoff and full jitter"
-(AWS Architecture Blog, 2015): a uniform draw between 0 and the growing cap.
+type's `Backoff`.
 """
 
 from __future__ import annotations
@@ -16,6 +15,10 @@ from datetime import datetime, timedelta
 from task_queue_engine.task import Task
 
 Seconds = float | timedelta
+
+# Of a wait. Enough that what failed together does not come back together; a draw from zero on would
+# let all waits of a task be over before the trouble is.
+_JITTER = 0.25
 
 MAX_SECONDS = 100 * 365 * 24 * 3600.0
 """A hundred years: beyond any use, and well inside what a datetime can hold."""
@@ -56,8 +59,11 @@ class Discard(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Backoff:
-    """Waits between attempts, in seconds: after the n-th failure a uniform draw from
-    0 to min(cap, base * factor**(n-1)); with `jitter=False` that bound itself."""
+    """Waits between attempts, in seconds: after the n-th failure min(cap, base * factor**(n-1)),
+    less up to a quarter of that at random; with `jitter=False` exactly that.
+
+    A type that is given none has `DEFAULT_BACKOFF`.
+    """
 
     base: float = 1.0
     factor: float = 2.0
@@ -79,7 +85,15 @@ class Backoff:
             bound = min(self.cap, self.base * self.factor ** (failures - 1))
         except OverflowError:
             bound = self.cap if self.base else 0.0
-        return rng.uniform(0, bound) if self.jitter else bound
+        return rng.uniform(1 - _JITTER, 1) * bound if self.jitter else bound
+
+
+DEFAULT_BACKOFF = Backoff(base=20.0, factor=40.0, cap=3600.0)
+"""Of types that say nothing. With the default of three attempts the last one comes at least ten
+minutes after the first (three quarters of 20 + 800 s): past a restart, a failover or a deploy of
+what the handler calls. The first wait is short, for what passes at once; neither is longer than SQS
+holds a message back (15 minutes). From the third on there is one attempt an hour: with 35 a day is
+ridden out. See docs/adr/0027-waits-that-ride-out-ten-minutes.md."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import socket
 import subprocess
@@ -106,6 +107,103 @@ def test_submit_may_be_the_first_to_use_a_database(shop: Shop) -> None:
     assert [task["status"] for task in shop.tasks()] == ["PENDING"]
 
 
+def test_a_type_that_only_ones_own_app_has(shop: Shop) -> None:
+    """Which was given to `serve`, and forgotten here."""
+    ran = tqe("submit", "echo", "1")
+    assert ran.code == 2
+    assert "unknown task type 'echo'; registered: data-export, email, image-resize" in ran.error
+    for way in ("--app", "TQE_APP", "--url", "TQE_URL"):
+        assert way in ran.error
+    assert not (shop.path / "tasks.db").exists(), "a slip made no database"
+
+
+def test_a_type_that_the_app_does_not_have(shop: Shop) -> None:
+    ran = tqe("submit", "email", "1", TQE_APP=APP)
+    assert ran.code == 2
+    assert "unknown task type 'email'; registered: block, echo" in ran.error
+    assert "--app" not in ran.error
+
+
+@pytest.mark.parametrize(
+    "command", [("list",), ("submit", "echo", "1", "--app", APP), ("metrics",), ("serve",)]
+)
+def test_variables_that_are_no_settings_are_named(shop: Shop, command: tuple[str, ...]) -> None:
+    """Misspelt, they would be ignored without a word."""
+    shop.submit("echo", "1")
+    (shop.path / ".env").write_text("export TQE_WORKER_COUNT=3\nTQE_IMAGE_ROOT=.\nOTHER=1\n")
+    # A public address without keys, which `serve` refuses: else it would run on.
+    ran = tqe(*command, TQE_DATABSE="x", tqe_queue="q", TQE_HOST="0.0.0.0")
+    lines = [line for line in ran.err.splitlines() if "is not a setting" in line]
+    assert len(lines) == 3
+    text = "\n".join(lines)
+    assert "TQE_DATABSE is not a setting and has no effect; did you mean TQE_DATABASE?" in text
+    assert "tqe_queue is not a setting and has no effect; did you mean TQE_QUEUE?" in text
+    assert "TQE_WORKER_COUNT in .env is not a setting" in text
+    assert "did you mean WORKER_COUNT?" in text
+
+
+def test_settings_of_an_app_are_known(shop: Shop) -> None:
+    (shop.path / "own.py").write_text(
+        "from task_queue_engine.config import EnvironmentSettings\nfrom pydantic import Field\n"
+        "from shop import tasks\n"
+        "class Own(EnvironmentSettings):\n"
+        "    colour: str = Field('red', validation_alias='TQE_COLOUR')\n"
+    )
+    ran = tqe("submit", "echo", "1", "--app", "own:tasks", TQE_COLOUR="blue")
+    assert (ran.code, ran.err.count("\n")) == (0, 1), "only that the database is new"
+
+
+# --- where the database is ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("command", [("list",), ("submit", "--app", APP, "echo", "1")])
+@pytest.mark.parametrize(
+    ("path", "said"),
+    [
+        (os.fsdecode(b"\xff.db"), "is not UTF-8"),
+        (".", "is a folder"),
+        ("pipe", "is not a file"),
+        ("x" * 300, "xxx"),
+        ("circle", "circle"),
+        ("nowhere/tasks.db", "nowhere"),
+        (":memory:", "is not the path of a file"),
+    ],
+)
+def test_a_database_that_cannot_be_is_no_defect(
+    shop: Shop, command: tuple[str, ...], path: str, said: str
+) -> None:
+    os.mkfifo(shop.path / "pipe")
+    (shop.path / "circle").symlink_to("circle")
+    ran = tqe(*command, TQE_DATABASE=path)
+    assert ran.code == 2
+    last = ran.err.splitlines()[-1]
+    assert said in last
+    assert "TQE_DATABASE" in last or "cannot be" in last
+    assert "defect" not in ran.err
+
+
+def test_a_nul_in_the_path(tmp_path: Path) -> None:
+    (tmp_path / ".env").write_bytes(b"TQE_DATABASE=a\0b\n")
+    ran = tqe("list")
+    assert ran.code == 2
+    assert "TQE_DATABASE" in ran.error
+
+
+@pytest.mark.parametrize(
+    ("time", "said"),
+    [
+        ("0001-01-01T00:00:00+01:00", "run_at: is outside the calendar"),
+        ("9999-12-31T23:59:59-01:00", "run_at: is outside the calendar"),
+        ("9999-12-31T23:59:59Z", "run_at: is more than a hundred years away"),
+        ("2030-01-01T12:00", "run_at: needs a time zone"),
+    ],
+)
+def test_a_time_at_the_end_of_the_calendar(shop: Shop, time: str, said: str) -> None:
+    ran = tqe("submit", "--app", APP, "echo", "1", "--run-at", time)
+    assert ran.code == 2
+    assert said in ran.err.splitlines()[-1]
+
+
 def test_a_corrupt_database(tmp_path: Path) -> None:
     (tmp_path / "tasks.db").write_bytes(b"not a database, but long enough to look at" * 100)
     ran = tqe("list")
@@ -136,19 +234,34 @@ def test_a_locked_database(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
         (":tasks", "must be MODULE:REGISTRY"),
         ("no_such_shop:tasks", "there is no module 'no_such_shop'"),
         ("shop.cellar:tasks", "there is no module 'shop.cellar'"),
-        ("shop:stock", "shop has no attribute 'stock'"),
-        ("shop:tasks.stock", "shop.tasks has no attribute 'stock'"),
-        ("shop:price", "shop:price is not a TaskRegistry but an int"),
-        ("shop:nothing", "shop:nothing has no tasks registered"),
-        ("needs:tasks", "importing needs raised ModuleNotFoundError: No module named 'pie'"),
-        ("raises:tasks", "importing raises raised ZeroDivisionError: division by zero"),
-        ("ends:tasks", "importing ends raised SystemExit: 5"),
+        ("shop:stock", "shop has no attribute 'stock' ("),
+        ("shop:tasks.stock", "shop.tasks has no attribute 'stock' ("),
+        ("shop:price", "shop:price is not a TaskRegistry but an int ("),
+        ("shop:nothing", "shop:nothing has no tasks registered ("),
+        ("shop:nothing", "shop.py)"),
+        (
+            "needs:tasks",
+            "importing needs raised ModuleNotFoundError: No module named 'pie' (needs.py, line 1)",
+        ),
+        (
+            "raises:tasks",
+            "importing raises raised ZeroDivisionError: division by zero (raises.py, ",
+        ),
+        ("outer:tasks", "importing outer raised ZeroDivisionError: division by zero (raises.py, "),
+        ("outer:tasks", "(raises.py, line 1)"),
+        ("ends:tasks", "importing ends raised SystemExit: 5 (ends.py, line 1)"),
         ("wrong:tasks", "importing wrong raised RegistryError: task type 'a b'"),
+        ("wrong:tasks", "(wrong.py, line 2)"),
+        ("library:tasks", "(library.py, line 2)"),
+        ("open:tasks", "importing open raised SyntaxError: '(' was never closed (open.py, line 1)"),
     ],
 )
 def test_a_wrong_app_is_one_clear_line(shop: Shop, app: str, said: str) -> None:
     (shop.path / "needs.py").write_text("import pie")
     (shop.path / "raises.py").write_text("1 / 0")
+    (shop.path / "outer.py").write_text("import raises")
+    (shop.path / "library.py").write_text("import json\njson.loads('no JSON')")
+    (shop.path / "open.py").write_text("x = (")
     (shop.path / "ends.py").write_text("raise SystemExit(5)")
     (shop.path / "wrong.py").write_text(
         "from task_queue_engine import TaskRegistry\n@TaskRegistry().task('a b')\ndef f(x): ..."

@@ -113,10 +113,26 @@ def test_submit_wait_ends_with_4_when_the_time_is_over(run: Tqe) -> None:
     assert run("cancel", ran.json["id"]).code == 0
 
 
+def test_failed_attempts_are_counted_as_attempts(shop: Shop) -> None:
+    """And not as retries, of which there is one less."""
+    with shop.serve() as server:
+        ran = tqe(
+            "submit", "--url", server.url, "fail", "no", "--wait", "20", "--max-attempts", "1"
+        )
+    assert "attempts   1 failed of at most 1" in ran.out
+    assert "FAILED ATTEMPTS" in tqe("list").out
+
+
+def test_a_task_that_needs_no_payload(run: Tqe) -> None:
+    task = run("submit", "echo", "--wait", "20", "--json").json
+    assert (task["payload"], task["result"]) == ({}, {})
+    assert "payload: object missing required field `number`" in run("submit", "ship").err
+
+
 def test_a_delayed_task(run: Tqe) -> None:
     later = run("submit", "echo", "1", "--run-at", "2040-01-01T12:00:00+01:00", "--json").json
     assert later["run_at"] == "2040-01-01T11:00:00Z"
-    assert "run at   2040-01-01T11:00:00Z" in run("status", later["id"]).out
+    assert "run at    2040-01-01T11:00:00Z" in run("status", later["id"]).out
     without_zone = run("submit", "echo", "1", "--run-at", "2040-01-01T12:00:00")
     assert without_zone.code == 2
     assert without_zone.error.startswith("run_at: ")

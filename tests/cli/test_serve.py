@@ -305,3 +305,21 @@ def test_a_task_that_kills_its_process_is_quarantined_and_the_others_go_on(shop:
     (dead_letter,) = tqe("dlq", "list", "--json").json["dead_letters"]
     assert dead_letter["task_id"] == poison
     assert {task["id"] for task in shop.tasks() if task["status"] == "COMPLETED"} == beside
+
+
+def test_a_database_that_is_removed_takes_no_task_that_would_be_lost(shop: Shop) -> None:
+    """A 201 for it would be gone after a restart."""
+    body = {"type": "echo", "payload": 1}
+    with shop.serve() as server:
+        server.post("echo", 1)
+        (shop.path / "tasks.db").rename(shop.path / "moved.db")
+
+        answer = httpx.post(f"{server.url}/tasks", json=body, trust_env=False, timeout=TIMEOUT)
+        assert answer.status_code == 503
+        assert "was removed while it is in use" in answer.text
+        ready = httpx.get(f"{server.url}/ready", trust_env=False, timeout=TIMEOUT)
+        assert ready.status_code == 503
+        assert "was removed while it is in use" in ready.text
+
+        (shop.path / "moved.db").rename(shop.path / "tasks.db")
+        assert tqe("submit", "--url", server.url, "echo", "2", "--wait", "20").code == 0

@@ -41,7 +41,7 @@ def test_without_pillow_the_log_says_how_to_get_it(
     caplog.set_level(logging.INFO)
     without_module(monkeypatch, "PIL")
     assert handlers._assemble().names == ("data-export", "email")
-    assert "pip install 'task-queue-engine[images]'" in caplog.text
+    assert "install this package with its extra 'images'" in caplog.text
 
 
 def test_a_defect_in_a_module_is_not_taken_for_a_missing_extra(

@@ -66,5 +66,5 @@ class BackendRetry:
     def _pause(self, failures: int) -> float:
         """Seconds, a little more after each failure in a row."""
         bound = _BACKOFF.delay(failures, self._rng)
-        # Half of it at least: full jitter may draw 0, and a backend in trouble needs a rest.
+        # Half of it at least: a backend in trouble needs a rest.
         return self._rng.uniform(bound / 2, bound)

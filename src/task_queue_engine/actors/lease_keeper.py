@@ -38,7 +38,7 @@ logger = logging.getLogger("task_queue_engine.lease_keeper")
 
 # Shares of the visibility timeout. A lease is renewed when two thirds of it are left and looked at
 # six times: two more tries fit in before it ends.
-_RENEW_BELOW = 2 / 3
+RENEW_BELOW = 2 / 3
 _RENEW_INTERVAL = 1 / 6
 # Given up for lost this much before its end, so that a handler has stopped by the time another
 # worker can have the message.
@@ -164,7 +164,7 @@ class LeaseKeeper:
     async def _keep_renewing(self) -> None:
         while True:
             await trio.sleep(self._visibility * _RENEW_INTERVAL)
-            soon = trio.current_time() + self._visibility * _RENEW_BELOW
+            soon = trio.current_time() + self._visibility * RENEW_BELOW
             due = [lease for lease in self._held if lease.expires_at < soon and not lease.lost]
             if not due:  # what could not be renewed is held no more
                 self._health.ok("lease_keeper")

@@ -27,7 +27,7 @@ from task_queue_engine.errors import UnknownTaskType
 from task_queue_engine.execution.failures import describe_error
 from task_queue_engine.execution.runner import HandlerRunner
 from task_queue_engine.registry import TaskDefinition, TaskRegistry
-from task_queue_engine.retry import Backoff, decide
+from task_queue_engine.retry import DEFAULT_BACKOFF, decide
 
 logger = logging.getLogger("task_queue_engine.worker")
 
@@ -146,7 +146,7 @@ class Worker:
                 task,
                 error,
                 now,
-                backoff=definition.backoff if definition else Backoff(),
+                backoff=definition.backoff if definition else DEFAULT_BACKOFF,
                 rules=definition.error_rules if definition else {},
                 rng=self._rng,
             )
@@ -154,7 +154,7 @@ class Worker:
         # more way for a handler to fail, and what it raised shows as the context.
         except Exception as broken:  # noqa: BLE001
             error = broken
-            decision = decide(task, error, now, backoff=Backoff(), rules={}, rng=self._rng)
+            decision = decide(task, error, now, backoff=DEFAULT_BACKOFF, rules={}, rng=self._rng)
         if isinstance(error, UnknownTaskType):
             logger.error("task %s: %s; is this worker older than the submitter?", task.id, error)
         return Errored(attempt, describe_error(error), decision)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib
 import sys
+import sysconfig
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,12 @@ from task_queue_engine.registry import TaskRegistry
 DEFAULT_APP = "task_queue_engine.handlers:registry"
 
 _OPTION = "--app"
+
+# Where lines lie that raise on behalf of a team's.
+_NOT_THE_TEAMS = (
+    str(Path(__file__).parents[1]),
+    *(sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")),
+)
 
 
 def load_app(spec: str) -> TaskRegistry:
@@ -28,21 +36,22 @@ def load_app(spec: str) -> TaskRegistry:
             f"must be MODULE:REGISTRY, e.g. shop.tasks:registry, not {spec!r}", variable=_OPTION
         )
     found: Any = _import(module_name)
+    where = _in_file(getattr(found, "__file__", None))
     reached = module_name
     for name in path.split("."):
         try:
             found = getattr(found, name)
         except AttributeError:
             raise ConfigurationError(
-                f"{reached} has no attribute {name!r}", variable=_OPTION
+                f"{reached} has no attribute {name!r}{where}", variable=_OPTION
             ) from None
         reached = f"{reached}.{name}"
     if not isinstance(found, TaskRegistry):
         raise ConfigurationError(
-            f"{spec} is not a TaskRegistry but {_a(type(found).__name__)}", variable=_OPTION
+            f"{spec} is not a TaskRegistry but {_a(type(found).__name__)}{where}", variable=_OPTION
         )
     if not len(found):
-        raise ConfigurationError(f"{spec} has no tasks registered", variable=_OPTION)
+        raise ConfigurationError(f"{spec} has no tasks registered{where}", variable=_OPTION)
     return found
 
 
@@ -62,11 +71,34 @@ def _import(name: str) -> Any:
 
 
 def _failed(name: str, error: BaseException) -> ConfigurationError:
-    said = " ".join(str(error).split())
+    # A SyntaxError says in its text which line of which file, but without the folder.
+    said = " ".join(str(error.msg if isinstance(error, SyntaxError) else error).split())
     return ConfigurationError(
-        f"importing {name} raised {type(error).__name__}{': ' if said else ''}{said}",
+        f"importing {name} raised {type(error).__name__}{': ' if said else ''}{said}"
+        f"{_in_file(*_place(error))}",
         variable=_OPTION,
     )
+
+
+def _place(error: BaseException) -> tuple[str | None, int | None]:
+    """The file and line to mend: the innermost that is neither a library's nor Python's."""
+    if isinstance(error, SyntaxError) and error.filename:
+        return error.filename, error.lineno
+    frames = [
+        frame
+        for frame in traceback.extract_tb(error.__traceback__)
+        if not frame.filename.startswith(("<", *_NOT_THE_TEAMS))
+    ]
+    return (frames[-1].filename, frames[-1].lineno) if frames else (None, None)
+
+
+def _in_file(name: str | None, line: int | None = None) -> str:
+    if name is None:
+        return ""
+    path = Path(name)
+    if path.is_relative_to(Path.cwd()):
+        path = path.relative_to(Path.cwd())
+    return f" ({path})" if line is None else f" ({path}, line {line})"
 
 
 def _make_current_directory_importable() -> None:

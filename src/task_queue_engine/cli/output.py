@@ -82,7 +82,7 @@ def describe_task(task: Task) -> str:
         ("type", task.type),
         ("status", _status(task)),
         ("queue", task.queue),
-        ("retries", f"{task.retry_count} (at most {task.max_attempts} attempts)"),
+        ("attempts", f"{task.retry_count} failed of at most {task.max_attempts}"),
         ("created", _time(task.created_at)),
     ]
     if task.run_at is not None and not task.status.is_terminal:
@@ -106,7 +106,7 @@ def describe_task(task: Task) -> str:
 
 
 def table_of_tasks() -> Table:
-    return Table(("ID", "TYPE", "STATUS", "RETRIES", "CREATED", "UPDATED"))
+    return Table(("ID", "TYPE", "STATUS", "FAILED ATTEMPTS", "CREATED", "UPDATED"))
 
 
 def task_rows(tasks: Sequence[Task]) -> list[tuple[str, ...]]:

@@ -46,7 +46,8 @@ def _aws_backend(settings: Settings, clock: Clock, runs_tasks: bool) -> Backend:
         from task_queue_engine.backends.aws.backend import AwsBackend
     except ModuleNotFoundError as error:
         raise ConfigurationError(
-            f"is set, but SQS and DynamoDB need {error.name}: pip install 'task-queue-engine[aws]'",
+            f"is set, but SQS and DynamoDB need {error.name}: install this package with its extra "
+            "'aws'",
             variable="SQS_QUEUE_URL",
         ) from error
     return AwsBackend.from_settings(settings, clock=clock, runs_tasks=runs_tasks)

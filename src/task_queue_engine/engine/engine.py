@@ -26,6 +26,7 @@ from task_queue_engine.engine.commands import Commands, Running
 from task_queue_engine.engine.counters import counters_of
 from task_queue_engine.engine.hooks import Hooks
 from task_queue_engine.engine.intake import Intake
+from task_queue_engine.engine.longest_attempt import check_timeouts, longest_timeout
 from task_queue_engine.engine.pipeline import Pipeline, PipelineConfig
 from task_queue_engine.engine.shutdown import Shutdown
 from task_queue_engine.engine.submission import TaskBuilder
@@ -83,6 +84,9 @@ class Engine(Commands):
         self._housekeeping = housekeeping
         self._hooks = Hooks(hooks)
         self._health = ActorHealth()
+        self._longest_timeout = longest_timeout(
+            self._queue.capabilities.max_hold, settings.visibility_timeout
+        )
         self._worker_name = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(3)}"
         self._shutdown: Shutdown | None = None
         self._stopped = trio.Event()
@@ -96,7 +100,9 @@ class Engine(Commands):
         `task_status.started` gives the running engine: `await nursery.start(engine.run)`.
 
         Raises:
-            RegistryError: a worker process could not find the handler of a `process=True` type.
+            RegistryError: a worker process could not find the handler of a `process=True` type, or
+                a type's timeout is longer than the queue can keep a lease.
+            ConfigurationError: the default timeout is.
             BackendRefused, BackendUnavailable: at the start, before anything runs.
             ExceptionGroup: defects of actors, after everything was settled that could be.
         """
@@ -106,6 +112,7 @@ class Engine(Commands):
             for definition in self._registry:
                 if definition.runs_in is RunsIn.PROCESS:
                     locate(definition.handler)
+        check_timeouts(self._registry, self._settings, self._longest_timeout)
         self._shutdown = shutdown = Shutdown(
             grace=self._settings.shutdown_grace, flush=self._settings.shutdown_flush
         )
@@ -135,6 +142,7 @@ class Engine(Commands):
                     settings=self._settings,
                     clock=self._clock,
                     max_delay=self._queue.max_delay,
+                    longest_timeout=self._longest_timeout,
                 ),
                 submissions=pipeline.submissions,
                 request_size=self._backend.store.max_batch,

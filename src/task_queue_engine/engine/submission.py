@@ -10,6 +10,7 @@ from task_queue_engine.clock import Clock
 from task_queue_engine.codec import decode_json, encode_json
 from task_queue_engine.config import Settings
 from task_queue_engine.engine.api import Submission
+from task_queue_engine.engine.longest_attempt import too_long
 from task_queue_engine.errors import InvalidTask, PayloadTooLarge
 from task_queue_engine.limits import MAX_ATTEMPTS, MAX_KEY_LENGTH
 from task_queue_engine.payloads import to_json_types
@@ -22,13 +23,20 @@ class TaskBuilder:
     """Checks submissions and makes tasks of them."""
 
     def __init__(
-        self, *, registry: TaskRegistry, settings: Settings, clock: Clock, max_delay: float
+        self,
+        *,
+        registry: TaskRegistry,
+        settings: Settings,
+        clock: Clock,
+        max_delay: float,
+        longest_timeout: float = math.inf,
     ) -> None:
         self._registry = registry
         self._settings = settings
         self._clock = clock
         # Longer delays wait in the store instead of the queue.
         self._max_delay = max_delay
+        self._longest_timeout = longest_timeout
 
     def build(self, submission: Submission) -> NewTask:
         """Raises InvalidTask, naming the field."""
@@ -84,7 +92,10 @@ class TaskBuilder:
     def _timeout(self, definition: TaskDefinition, submission: Submission) -> float:
         if submission.timeout is None:
             return definition.timeout or self._settings.task_timeout
-        return _seconds(submission.timeout, field="timeout_seconds", above_zero=True)
+        timeout = _seconds(submission.timeout, field="timeout_seconds", above_zero=True)
+        if timeout > self._longest_timeout:
+            raise InvalidTask(f"is {too_long(self._longest_timeout)}", field="timeout_seconds")
+        return timeout
 
 
 def _task_id(idempotency_key: str | None) -> str:
@@ -115,7 +126,10 @@ def _run_at(submission: Submission, now: datetime) -> datetime | None:
         raise InvalidTask(f"must be a datetime, not {run_at!r}", field="run_at")
     if run_at.tzinfo is None or run_at.utcoffset() is None:
         raise InvalidTask("needs a time zone, e.g. 2030-01-01T12:00:00Z", field="run_at")
-    run_at = run_at.astimezone(UTC)
+    try:
+        run_at = run_at.astimezone(UTC)
+    except OverflowError:  # in the year 1 or 9999, and by its time zone beyond
+        raise InvalidTask("is outside the calendar", field="run_at") from None
     if (run_at - now).total_seconds() > MAX_SECONDS:
         raise InvalidTask("is more than a hundred years away", field="run_at")
     return run_at if run_at > now else None

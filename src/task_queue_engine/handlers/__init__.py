@@ -29,8 +29,8 @@ def _assemble() -> TaskRegistry:
         if (error.name or "").partition(".")[0] != "PIL":
             raise  # a defect in the module, not a missing extra
         logger.info(
-            "image-resize is not registered, since Pillow is not installed: "
-            "pip install 'task-queue-engine[images]'"
+            "image-resize is not registered, since Pillow is not installed: install this package "
+            "with its extra 'images'"
         )
     else:
         assembled.include(image_handler.tasks)

@@ -131,7 +131,7 @@ def test_without_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     settings = Settings(
         _env_file=None, sqs_queue_url=QUEUE, sqs_dlq_url=f"{QUEUE}-dlq", dynamodb_table="tasks"
     )
-    with pytest.raises(ConfigurationError, match=r"pip install 'task-queue-engine\[aws\]'"):
+    with pytest.raises(ConfigurationError, match=r"install this package with its extra 'aws'"):
         create_backend(settings, SystemClock())
 
 

@@ -204,6 +204,65 @@ async def test_a_new_file_is_for_its_owner_alone(tmp_path: Path) -> None:
     assert modes == dict.fromkeys(("tasks.db", "tasks.db-wal", "tasks.db-shm"), 0o600)
 
 
+@pytest.mark.parametrize("kind", ["to nothing", "to an empty file", "by another link"])
+async def test_by_a_link_it_has_the_mode_of_one_made_directly(tmp_path: Path, kind: str) -> None:
+    """And its log lies beside it, not beside the link."""
+    folder = tmp_path / "real"
+    folder.mkdir()
+    link = tmp_path / "tasks.db"
+    if kind == "by another link":
+        (tmp_path / "between").symlink_to(folder / "data.db")
+        link.symlink_to("between")
+    else:
+        link.symlink_to(folder / "data.db")
+    if kind == "to an empty file":
+        (folder / "data.db").touch(0o600)
+    harness = SqliteHarness(link)
+    async with harness.backend.open():
+        await harness.create()
+        assert file_modes(folder) == dict.fromkeys(("data.db", "data.db-wal", "data.db-shm"), 0o600)
+    assert names(folder) == ["data.db"]
+
+
+async def test_a_link_into_a_folder_that_is_not_there(tmp_path: Path) -> None:
+    link = tmp_path / "tasks.db"
+    link.symlink_to(tmp_path / "nowhere" / "tasks.db")
+    assert f"no folder {tmp_path / 'nowhere'}" in await refusal(link)
+
+
+async def test_links_in_a_circle(tmp_path: Path) -> None:
+    (tmp_path / "a").symlink_to(tmp_path / "b")
+    (tmp_path / "b").symlink_to(tmp_path / "a")
+    await refusal(tmp_path / "a")
+
+
+async def test_what_is_neither_file_nor_folder(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    assert "is not a file" in await refusal(tmp_path / "pipe")
+
+
+async def test_a_name_that_is_too_long(tmp_path: Path) -> None:
+    said = await refusal(tmp_path / ("x" * 300))
+    assert "File name too long" in said
+
+
+async def test_a_name_that_is_not_utf_8(tmp_path: Path) -> None:
+    name = os.fsdecode(os.fsencode(tmp_path) + b"/tasks\xff.db")
+    with pytest.raises(BackendRefused, match=r"tasks\\udcff\.db' is not UTF-8"):
+        async with SqliteBackend(name).open():
+            pass
+    assert names(tmp_path) == []
+
+
+async def test_a_folder_that_is_not_utf_8(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = os.fsdecode(os.fsencode(tmp_path) + b"/\xff")
+    await trio.Path(folder).mkdir()
+    monkeypatch.chdir(folder)
+    with pytest.raises(BackendRefused, match="is not UTF-8"):
+        async with SqliteBackend("tasks.db").open():
+            pass
+
+
 async def test_an_existing_file_keeps_its_mode(tmp_path: Path) -> None:
     path = tmp_path / "tasks.db"
     await make(path)

@@ -532,12 +532,3 @@ async def test_requests_that_wait_share_a_transaction(harness: SqliteHarness, pa
             await trio.sleep(0.05)
     await harness.counts(pending=30)
     assert commits < 5
-
-
-async def test_ping_notices_that_the_file_is_gone(path: Path) -> None:
-    backend = SqliteBackend(path)
-    async with backend.open():
-        await backend.ping()
-        await trio.Path(path).rename(path.with_suffix(".moved"))
-        with pytest.raises(BackendUnavailable, match="moved or deleted"):
-            await backend.ping()

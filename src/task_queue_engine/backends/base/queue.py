@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -75,6 +76,9 @@ class QueueCapabilities:
     it takes messages that become visible, and no receiver gets those until their lease ends. A
     caller that can wait lets the poll come to its end and gives back what it brings. (SQS answers a
     long poll whose connection is gone.)"""
+    max_hold: float = math.inf
+    """Seconds from its receive after which a message is received again, however often its lease was
+    renewed (SQS: 12 hours)."""
     settle_linger: float = 0.0
     """Seconds for which settling a message may wait for others, where each request costs money
     and no caller waits for it. The lease is kept meanwhile."""

@@ -14,13 +14,12 @@ from task_queue_engine.backends.base import BackendInfo, StrandedPage
 from task_queue_engine.backends.sqlite.database_file import DatabaseFile
 from task_queue_engine.backends.sqlite.fairness import YieldToThreads
 from task_queue_engine.backends.sqlite.listing import StrandedSearch
+from task_queue_engine.backends.sqlite.opening import check_path
 from task_queue_engine.backends.sqlite.queue import MAX_DELAY, SqliteQueue
-from task_queue_engine.backends.sqlite.schema import check_path
 from task_queue_engine.backends.sqlite.store import MAX_ITEM_BYTES, SqliteStore
 from task_queue_engine.backends.sqlite.threads import BUSY_TIMEOUT, ReaderThread, WriterThread
 from task_queue_engine.backends.sqlite.transaction import Transaction
 from task_queue_engine.clock import Clock, SystemClock
-from task_queue_engine.errors import BackendUnavailable
 
 __all__ = ["MAX_DELAY", "SqliteBackend"]
 
@@ -92,7 +91,8 @@ class SqliteBackend:
                         await self._stop()
 
     async def _start(self) -> None:
-        check_path(self._given)
+        for path in (self._given, self._path):  # the folder it is in may be no UTF-8 either
+            check_path(path)
         writer = WriterThread(self._path, name="sqlite-writer", busy_timeout=self._busy_timeout)
         reader = ReaderThread(self._path, name="sqlite-reader", busy_timeout=self._busy_timeout)
         await writer.open()
@@ -122,11 +122,8 @@ class SqliteBackend:
 
     async def ping(self) -> None:
         """Writes a little: finds a full disk, a lock that does not go away, a file that is gone."""
-        path = self._path
 
         def work(transaction: Transaction) -> None:
-            if not Path(path).exists():
-                raise BackendUnavailable(f"{path} was moved or deleted while it was in use")
             transaction.counters["pings"] += 1
 
         await self._file.write(work)
@@ -134,5 +131,7 @@ class SqliteBackend:
     async def stranded(
         self, queue: str, *, before: datetime, limit: int, cursor: str | None = None
     ) -> StrandedPage:
-        search = StrandedSearch(queue, before=before, limit=limit, cursor=cursor)
+        search = StrandedSearch(
+            queue, now=self._clock.now(), before=before, limit=limit, cursor=cursor
+        )
         return await self._file.read(search.run)

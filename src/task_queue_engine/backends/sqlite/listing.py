@@ -20,6 +20,7 @@ from task_queue_engine.backends.base import (
 )
 from task_queue_engine.backends.cursors import Int64, check_limit, decode_cursor, encode_cursor
 from task_queue_engine.backends.sqlite.batches import Execute, JsonRows
+from task_queue_engine.backends.sqlite.clock_watch import TOLERANCE
 from task_queue_engine.backends.sqlite.rows import NUMBER_OF, load, to_us
 from task_queue_engine.backends.sqlite.transaction import Transaction
 from task_queue_engine.task import TaskStatus
@@ -101,7 +102,7 @@ _PROCESSING = NUMBER_OF[TaskStatus.PROCESSING]
 _UNFINISHED = f"""
 SELECT json_group_array(json_array(status, type, created_at, id, stranded)) FROM (
     SELECT status, type, created_at, id,
-        queue = ? AND updated_at < ? AND CASE status
+        queue = ? AND NOT updated_at BETWEEN ? AND ? AND CASE status
             WHEN {_PROCESSING} THEN NOT EXISTS (
                 SELECT 1 FROM messages WHERE messages.id = CAST(tasks.message_id AS INTEGER))
             ELSE due_at IS NULL AND NOT EXISTS (
@@ -118,9 +119,13 @@ _unfinished = JsonRows(tuple[int, str, int, str, int])
 class StrandedSearch:
     """One piece of `Backend.stranded`. Raises InvalidQuery when it is made."""
 
-    def __init__(self, queue: str, *, before: datetime, limit: int, cursor: str | None) -> None:
+    def __init__(
+        self, queue: str, *, now: datetime, before: datetime, limit: int, cursor: str | None
+    ) -> None:
         check_limit(limit)
-        self._which = (queue, to_us(before))
+        # Changed as far ahead as before that is long ago too: the clock has been set back since.
+        ahead = max(2 * to_us(now) - to_us(before), to_us(now) + TOLERANCE)
+        self._which = (queue, to_us(before), ahead)
         self._limit = limit
         self._after = (
             (-1, "", 0, "")

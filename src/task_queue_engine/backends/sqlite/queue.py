@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import re
 from collections.abc import Sequence
@@ -21,11 +22,13 @@ from task_queue_engine.backends.base import (
 )
 from task_queue_engine.backends.sqlite import dead_letters
 from task_queue_engine.backends.sqlite.batches import Batch, JsonRows
+from task_queue_engine.backends.sqlite.clock_watch import TOLERANCE, ClockWatch
 from task_queue_engine.backends.sqlite.database_file import DatabaseFile
 from task_queue_engine.backends.sqlite.dead_letters import ID, SqliteDeadLetters
-from task_queue_engine.backends.sqlite.rows import to_us
 from task_queue_engine.backends.sqlite.transaction import Transaction
 from task_queue_engine.clock import Clock
+
+logger = logging.getLogger("task_queue_engine.sqlite")
 
 MAX_DELAY = 900.0
 """Seconds, as SQS: what is longer waits in the store, the same on every backend."""
@@ -38,8 +41,8 @@ _RECEIPT = re.compile(rf"({ID.pattern})\.({ID.pattern})", re.ASCII)
 
 _SEND = Batch(
     "WITH new (task_id, visible_at) AS (VALUES {rows}) "
-    "INSERT INTO messages (queue, task_id, visible_at, receive_count, leased) "
-    "SELECT ?, task_id, visible_at, 0, 0 FROM new WHERE task_id IS NOT NULL",
+    "INSERT INTO messages (queue, task_id, visible_at, hidden_at, receive_count, leased) "
+    "SELECT ?, task_id, visible_at, ?, 0, 0 FROM new WHERE task_id IS NOT NULL",
     width=2,
 )
 _VISIBLE = (
@@ -49,8 +52,8 @@ _VISIBLE = (
 )
 _visible = JsonRows(tuple[int, str, int, int])
 _LEASE = Batch(
-    "UPDATE messages SET visible_at = ?, receive_count = receive_count + 1, leased = 1 "
-    "WHERE id IN (VALUES {rows})",
+    "UPDATE messages SET visible_at = ?, hidden_at = ?, receive_count = receive_count + 1, "
+    "leased = 1 WHERE id IN (VALUES {rows})",
     width=1,
 )
 # The plus keeps SQLite from looking through the whole queue instead of for these ids.
@@ -60,12 +63,19 @@ _LEASED = Batch(
     width=1,
 )
 _leased = JsonRows(tuple[int, int])
-_EXTEND = Batch("UPDATE messages SET visible_at = ? WHERE id IN (VALUES {rows})", width=1)
+_EXTEND = Batch(
+    "UPDATE messages SET visible_at = ?, hidden_at = ? WHERE id IN (VALUES {rows})", width=1
+)
 _RELEASE = Batch(
     "WITH given_back (id, visible_at) AS (VALUES {rows}) "
-    "UPDATE messages SET visible_at = given_back.visible_at, leased = 0 "
+    "UPDATE messages SET visible_at = given_back.visible_at, hidden_at = ?, leased = 0 "
     "FROM given_back WHERE messages.id = given_back.id",
     width=2,
+)
+# Hidden by a time of day that is yet to come again: from now, for as long as was meant then.
+_RETIME = (
+    "UPDATE messages SET visible_at = :now + (visible_at - hidden_at), hidden_at = :now "
+    "WHERE queue = :queue AND visible_at > :now AND hidden_at > :now + :tolerance"
 )
 _DELETE = Batch("DELETE FROM messages WHERE id IN (VALUES {rows})", width=1)
 
@@ -84,7 +94,8 @@ class SqliteQueue:
     def __init__(self, name: str, *, file: DatabaseFile, clock: Clock) -> None:
         self._name = name
         self._file = file
-        self._clock = clock
+        self._watch = ClockWatch(clock)
+        self._retimed = -1
         self._dead_letters = SqliteDeadLetters(name, file=file)
         self._changed = trio.Event()
 
@@ -100,11 +111,11 @@ class SqliteQueue:
 
     async def send(self, messages: Sequence[Message]) -> list[QueueVerdict]:
         verdicts, good = _refuse_bad_delays([message.delay for message in messages])
-        now = self._now_us()
+        now = self._watch.now()
         rows = [(messages[i].task.id, now + round(messages[i].delay * 1e6)) for i in good]
 
         def work(transaction: Transaction) -> None:
-            _SEND.run(transaction.execute, rows, after=(self._name,))
+            _SEND.run(transaction.execute, rows, after=(self._name, now))
             transaction.counters[f"messages:{self._name}"] += len(rows)
 
         await self._file.write(work)
@@ -117,7 +128,8 @@ class SqliteQueue:
         deadline = trio.current_time() + wait
         while True:
             changed = self._changed
-            now = self._now_us()
+            await self._after_set_back()
+            now = self._watch.now()
             until = now + round(visibility * 1e6)
             taken = await self._file.write(lambda t: self._take(t, max_messages, now, until))  # noqa: B023  # done before the next turn
             if taken or not await self._wait_for_visible(changed, deadline):
@@ -125,7 +137,7 @@ class SqliteQueue:
 
     def _take(self, transaction: Transaction, limit: int, now: int, until: int) -> list[Delivery]:
         found = _visible.of(transaction.execute(_VISIBLE, (self._name, now, limit)).fetchall())
-        _LEASE.run(transaction.execute, [(row[0],) for row in found], before=(until,))
+        _LEASE.run(transaction.execute, [(row[0],) for row in found], before=(until, now))
         transaction.counters[f"leased:{self._name}"] += sum(not row[3] for row in found)
         return [
             Delivery(
@@ -136,6 +148,30 @@ class SqliteQueue:
             )
             for message_id, task_id, count, _ in found
         ]
+
+    async def _after_set_back(self) -> None:
+        """A clock set back hides what has no delay, and leases, until it has caught up: measure
+        both anew. Another process may have set them before it ended, so once at the start too."""
+        now = self._watch.now()
+        times = self._watch.times_set_back
+        if times == self._retimed:
+            return
+        values = {"queue": self._name, "now": now, "tolerance": TOLERANCE}
+
+        def work(transaction: Transaction) -> int:
+            before = transaction.changes()
+            transaction.execute(_RETIME, values)
+            return transaction.changes() - before
+
+        number = await self._file.write(work)
+        self._retimed = times
+        if number:
+            logger.warning(
+                "the machine's clock was set back: %d messages of queue %s were hidden until times "
+                "by the earlier clock, and are measured by the present one now",
+                number,
+                self._name,
+            )
 
     async def _wait_for_visible(self, changed: trio.Event, deadline: float) -> bool:
         """Wait until a message may be visible; False when `deadline` came first.
@@ -158,37 +194,35 @@ class SqliteQueue:
                 "SELECT min(visible_at) FROM messages WHERE queue = ?", (self._name,)
             ).fetchall()
         )
-        if earliest is None:
-            return math.inf
-        return float(earliest - self._now_us()) / 1e6
+        now = self._watch.now()
+        if self._watch.times_set_back != self._retimed:
+            return 0.0
+        return math.inf if earliest is None else float(earliest - now) / 1e6
 
     def wake(self) -> None:
         """Let receivers that wait look again."""
         self._changed.set()
         self._changed = trio.Event()
 
-    def _now_us(self) -> int:
-        """Asked on the event loop alone, where every clock may be asked."""
-        return to_us(self._clock.now())
-
     # --- what is held -----------------------------------------------------------------------
 
     async def extend(
         self, deliveries: Sequence[Delivery], *, visibility: float
     ) -> list[QueueVerdict]:
-        until = self._now_us() + round(visibility * 1e6)
+        now = self._watch.now()
+        until = now + round(visibility * 1e6)
 
         def work(transaction: Transaction) -> list[QueueVerdict]:
             held = self._held(transaction, deliveries)
             ids = {message_id for message_id in held if message_id is not None}
-            _EXTEND.run(transaction.execute, [(each,) for each in ids], before=(until,))
+            _EXTEND.run(transaction.execute, [(each,) for each in ids], before=(until, now))
             return [LeaseLost() if message_id is None else Done() for message_id in held]
 
         return await self._file.write(work)
 
     async def release(self, items: Sequence[tuple[Delivery, float]]) -> list[QueueVerdict]:
         refusals, good = _refuse_bad_delays([delay for _, delay in items])
-        now = self._now_us()
+        now = self._watch.now()
 
         def work(transaction: Transaction) -> list[QueueVerdict]:
             verdicts = list(refusals)
@@ -199,7 +233,7 @@ class SqliteQueue:
                     verdicts[i] = LeaseLost()
                 else:
                     given_back.append((message_id, now + round(items[i][1] * 1e6)))
-            _RELEASE.run(transaction.execute, given_back)
+            _RELEASE.run(transaction.execute, given_back, after=(now,))
             transaction.counters[f"leased:{self._name}"] -= len(given_back)
             return verdicts
 

@@ -18,7 +18,8 @@ import outcome
 import trio
 
 from task_queue_engine.backends.sqlite.failures import translate
-from task_queue_engine.backends.sqlite.schema import connect
+from task_queue_engine.backends.sqlite.files_in_use import FilesInUse
+from task_queue_engine.backends.sqlite.opening import connect
 from task_queue_engine.backends.sqlite.transaction import Transaction, Work, begin, commit
 from task_queue_engine.errors import BackendUnavailable
 
@@ -69,6 +70,8 @@ class ConnectionThread(ABC):
         self._closing = False
         self._opening_cancelled = False
         self._busy_until = 0.0
+        self.files: FilesInUse
+        """Set when it is open: whether its files are still those of their names."""
 
     # --- in trio's thread -------------------------------------------------------------------
 
@@ -150,6 +153,7 @@ class ConnectionThread(ABC):
         try:
             try:
                 connection = connect(self._path, self._wait_for_lock)
+                self.files = FilesInUse(self._path)
             except BaseException as error:  # noqa: BLE001  # raised by open()
                 self._failure = error
                 return
@@ -235,7 +239,7 @@ class WriterThread(ConnectionThread):
 
     def _carry_out(self, connection: apsw.Connection, first: Request, group: list[Request]) -> None:
         # The lock first: what is cancelled while we wait for it has not begun.
-        locked = self._outcome(begin, connection)
+        locked = self._outcome(self._lock, connection)
         self._begin(first, group)
         if isinstance(locked, outcome.Error):
             _fail(group, locked.error)
@@ -248,10 +252,18 @@ class WriterThread(ConnectionThread):
             else:
                 self._carry_out_each(connection, group)
 
+    def _lock(self, connection: apsw.Connection) -> None:
+        begin(connection)
+        try:
+            self.files.check()
+        except BackendUnavailable:
+            connection.execute("ROLLBACK")
+            raise
+
     def _carry_out_each(self, connection: apsw.Connection, group: list[Request]) -> None:
         """One of them failed and took the others along: each for itself."""
         for i, request in enumerate(group):
-            locked = self._outcome(begin, connection)
+            locked = self._outcome(self._lock, connection)
             if isinstance(locked, outcome.Error):
                 # The others would only wait as long, one after the other, for the same.
                 _fail(group[i:], locked.error)

@@ -11,6 +11,7 @@ import click
 import msgspec
 import trio
 
+from task_queue_engine.cli.environment import warn_of_unknown_variables
 from task_queue_engine.cli.failures import ExitCode
 from task_queue_engine.cli.options import debug_option
 from task_queue_engine.cli.output import Table, fields
@@ -24,7 +25,7 @@ def _needs_aws() -> None:
         import task_queue_engine.backends.aws.provisioning.session  # noqa: F401  # only whether it is there
     except ModuleNotFoundError as error:
         raise ConfigurationError(
-            f"this needs {error.name}: pip install 'task-queue-engine[aws]'"
+            f"this needs {error.name}: install this package with its extra 'aws'"
         ) from error
 
 
@@ -65,6 +66,7 @@ def provision(
     from task_queue_engine.backends.aws.settings import adopt_env_file
 
     settings = Settings()
+    warn_of_unknown_variables()
     names = Names.chosen(name, settings)
     if template is not None:
         make = templates.cloudformation if template == "cloudformation" else templates.terraform
@@ -112,7 +114,9 @@ def doctor(context: click.Context, as_json: bool, only_policy: bool, debug: bool
     from task_queue_engine.backends.aws.settings import adopt_env_file
 
     adopt_env_file()
-    found = trio.run(Doctor(Settings()).examine)
+    settings = Settings()
+    warn_of_unknown_variables()
+    found = trio.run(Doctor(settings).examine)
     policy = json.dumps(found.policy, indent=2)
     if only_policy:
         click.echo(policy)

@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from task_queue_engine.cli.apps import DEFAULT_APP, load_app
+from task_queue_engine.cli.environment import warn_of_unknown_variables
 from task_queue_engine.cli.failures import expected_error
 from task_queue_engine.cli.logs import set_up_logging
 from task_queue_engine.cli.options import Command, app_option, debug_option
@@ -91,6 +92,7 @@ def _run(
     set_up_logging(settings.log_level, settings.log_format)
     spec = app or CommandSettings().app
     registry = load_app(spec)
+    warn_of_unknown_variables()
     if spec == DEFAULT_APP:
         # Better now than when the first task needs them.
         from task_queue_engine.handlers import check_settings

@@ -82,7 +82,7 @@ _wait = click.option(
 
 @click.command(cls=_WithWait)
 @click.argument("task_type", metavar="TYPE")
-@click.argument("payload")
+@click.argument("payload", required=False)
 @_wait
 @click.option("--delay", type=float, metavar="SECONDS", help="Do not start before so long.")
 @click.option(
@@ -96,7 +96,7 @@ _wait = click.option(
 def submit(
     session: Session,
     task_type: str,
-    payload: str,
+    payload: str | None,
     wait: float | None,
     delay: float | None,
     run_at: datetime | None,
@@ -114,10 +114,12 @@ def submit(
       tqe submit email user@example.com
       tqe submit email '"user@example.com"'
 
+    Without PAYLOAD it is {}: for tasks that need none.
+
     With --wait the exit code is 0 for COMPLETED, 1 for FAILED and CANCELLED, 4 when the time is
     over.
     """
-    value = read_payload(payload, sys.stdin.buffer)
+    value = {} if payload is None else read_payload(payload, sys.stdin.buffer)
     if value is None or value == "":
         # As the HTTP API has it, so that a script behaves the same with and without --url.
         raise InvalidTask("must not be empty or null", field="payload")
@@ -141,7 +143,7 @@ def submit(
         session.note(f"submitted {task.id}, waiting for its end")
         return await operations.wait(task.id, timeout=wait)
 
-    task = session.run(work, app=app, submits=True)
+    task = session.run(work, app=app, submits=task_type)
     if wait is None:
         session.show(task, lambda: task.id)
     else:

@@ -33,7 +33,7 @@ try:
     )
 except ImportError as missing:
     raise ImportError(
-        "image-resize needs Pillow: install task-queue-engine[images]", name="PIL"
+        "image-resize needs Pillow: install this package with its extra 'images'", name="PIL"
     ) from missing
 
 from task_queue_engine.handlers.image.color import to_plain, to_srgb

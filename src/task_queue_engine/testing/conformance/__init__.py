@@ -1,7 +1,7 @@
 """The conformance suite: what the engine relies on in a backend, as tests for pytest.
 
-The author of a backend installs `task-queue-engine[testing]`, writes one test module, and runs it
-like any other:
+The author of a backend installs this package with its extra `testing`, writes one test module, and
+runs it like any other:
 
     from collections.abc import AsyncIterator
     from pathlib import Path

@@ -72,6 +72,7 @@ class SqsQueue:
     """Ten of SQS's batches, carried out at the same time."""
     max_delay: Final = MAX_DELAY
     capabilities: Final = QueueCapabilities(
+        max_hold=MAX_VISIBILITY,
         poll_outlives_cancel=True,
         # A tenth of the requests from 100 tasks a second on; every message is as safe as before.
         settle_linger=0.1,

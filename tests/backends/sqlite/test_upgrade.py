@@ -1,0 +1,221 @@
+"""Files that earlier versions made."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from pathlib import Path
+
+import apsw
+import pytest
+import trio
+
+from task_queue_engine.backends.base import Done, ListQuery, StrandedKind
+from task_queue_engine.backends.sqlite import SqliteBackend, schema
+from task_queue_engine.errors import BackendRefused
+from task_queue_engine.lifecycle import Complete
+from task_queue_engine.task import Task, TaskStatus
+from tests.backends.sqlite.harness import SqliteHarness
+from tests.backends.sqlite.sqlite_file import check
+from tests.backends.sqlite.test_file import file_modes, names
+from tests.backends.sqlite.test_processes import child
+
+VERSION_1 = Path(__file__).with_name("files") / "version_1.sql"
+"""What the code of that version wrote, as a dump: every status, a dead letter, leases, marks."""
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "tasks.db"
+
+
+@pytest.fixture
+def old(path: Path) -> Path:
+    """A file that version 1 made."""
+    connection = apsw.Connection(str(path))
+    connection.pragma("journal_mode", "wal")
+    connection.execute(VERSION_1.read_text())
+    connection.close()
+    path.chmod(0o640)
+    return path
+
+
+def read(path: Path, statement: str) -> list[tuple[object, ...]]:
+    connection = apsw.Connection(str(path))
+    found = connection.execute(statement).fetchall()
+    connection.close()
+    return found
+
+
+def version_of(path: Path) -> object:
+    return read(path, "PRAGMA user_version")[0][0]
+
+
+async def tasks_by_payload(harness: SqliteHarness) -> dict[str, Task]:
+    page = await harness.store.list_tasks(ListQuery(limit=100))
+    return {str(task.payload).split()[0]: task for task in page.tasks}
+
+
+async def test_a_file_of_version_1_is_upgraded_with_all_that_is_in_it(old: Path) -> None:
+    everything = "SELECT * FROM tasks ORDER BY id"
+    before = read(old, everything)
+    harness = SqliteHarness(old)
+    async with harness.backend.open():
+        assert version_of(old) == schema.SCHEMA_VERSION
+        assert read(old, everything) == before
+        await harness.counts(pending=5, processing=2, completed=1, failed=1, cancelled=1)
+        await harness.depth(waiting=2, in_flight=2, dead=1)
+
+        tasks = await tasks_by_payload(harness)
+        assert len(tasks["large"].payload) == 2006
+        assert tasks["done"].result == [1, 2.5, "three"]
+        (letter,) = await harness.queue.dead_letters.take(limit=10)
+        assert letter.task_id == tasks["failed"].id
+        assert await harness.store.cancel_requested([tasks["asked"].id]) == [True]
+        due = await harness.store.due(before=harness.later(3600), limit=10)
+        assert [task.id for task in due] == [tasks["due"].id]
+        stranded = await harness.stranded(before=harness.later(1))
+        assert [(one.task.id, one.kind) for one in stranded] == [
+            (tasks["unsent"].id, StrandedKind.UNSENT)
+        ]
+
+        waiting = await harness.receive()
+        assert {one.task_id for one in waiting} == {tasks["large"].id, tasks["pending"].id}
+        running = tasks["running"]
+        await harness.record(Complete(task_id=running.id, attempt=running.attempt, result=None))
+        await harness.lapse()
+        assert {one.task_id for one in await harness.receive()} >= {running.id, tasks["asked"].id}
+        (other,) = await _receive_other(harness)
+        assert other.task_id == tasks["elsewhere"].id
+    check(old)
+
+
+async def _receive_other(harness: SqliteHarness) -> list[object]:
+    await harness.advance(60)
+    return await harness.backend.queue("other").receive(10, wait=0, visibility=30)  # type: ignore[return-value]  # deliveries
+
+
+async def test_waiting_messages_of_version_1_survive_a_clock_set_back(old: Path) -> None:
+    harness = SqliteHarness(old)
+    async with harness.backend.open():
+        pass
+    again = SqliteHarness(old)
+    again.clock.advance(-timedelta(hours=1).total_seconds())
+    # The fixture's times lie in the future of the machine's clock: as if it had stood there.
+    connection = apsw.Connection(str(old))
+    connection.execute("UPDATE messages SET hidden_at = visible_at WHERE NOT leased")
+    connection.close()
+    async with again.backend.open():
+        assert len(await again.receive()) == 2
+
+
+async def test_a_copy_is_kept_as_it_was(old: Path, caplog: pytest.LogCaptureFixture) -> None:
+    dump = "SELECT sql FROM sqlite_schema UNION ALL SELECT quote(id) FROM tasks"
+    before = read(old, dump)
+    async with SqliteBackend(old).open():
+        pass
+    copy = old.with_name("tasks.db.v1")
+    assert names(old.parent) == ["tasks.db", "tasks.db.v1"]
+    assert (version_of(copy), read(copy, dump)) == (1, before)
+    check(copy)
+    assert set(file_modes(old.parent).values()) == {0o640}
+    assert f"{old} was upgraded from schema 1 to 2" in caplog.text
+    assert str(copy) in caplog.text
+
+
+async def test_once_upgraded_nothing_is_copied_again(old: Path) -> None:
+    for _ in range(2):
+        async with SqliteBackend(old).open():
+            pass
+        old.with_name("tasks.db.v1").unlink(missing_ok=_ > 0)
+    assert names(old.parent) == ["tasks.db"]
+
+
+async def test_without_room_for_the_copy_it_is_left_as_it_was(old: Path) -> None:
+    old.with_name("tasks.db.v1").mkdir()
+    (old.with_name("tasks.db.v1") / "something").touch()
+    with pytest.raises(BackendRefused, match=r"has to be upgraded .* no copy of it could be made"):
+        async with SqliteBackend(old).open():
+            pass
+    assert version_of(old) == 1
+    assert names(old.parent) == ["tasks.db", "tasks.db.v1"]
+    check(old)
+
+
+async def test_an_upgrade_that_fails_changes_nothing(
+    old: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(connection: apsw.Connection) -> None:
+        connection.execute("ALTER TABLE tasks ADD COLUMN colour TEXT")
+        raise apsw.FullError("disk full")
+
+    monkeypatch.setattr(schema, "_UPGRADES", (*schema._UPGRADES, broken))
+    with pytest.raises(Exception, match="disk full"):
+        async with SqliteBackend(old).open():
+            pass
+    assert version_of(old) == 1
+    assert "colour" not in str(read(old, "SELECT sql FROM sqlite_schema"))
+
+
+async def test_the_second_finds_it_done(old: Path) -> None:
+    """It had seen the old version, then waited for the first one's lock."""
+    first = apsw.Connection(str(old))
+    first.execute("BEGIN IMMEDIATE")
+    harness = SqliteHarness(old)
+
+    async def second() -> None:
+        async with harness.backend.open():
+            await harness.counts(pending=5, processing=2, completed=1, failed=1, cancelled=1)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(second)
+        await trio.sleep(0.1)  # for it to come to the lock; it may well come later
+        schema.upgrade(first, 1)
+        first.execute("COMMIT")
+    first.close()
+    assert not old.with_name("tasks.db.v1").exists(), "the first one's to make"
+    check(old)
+
+
+def test_two_processes_may_race(old: Path) -> None:
+    with child("open", old) as one, child("open", old) as two, child("open", old) as three:
+        for process in (one, two, three):
+            assert process.wait(60) == 0
+    assert version_of(old) == schema.SCHEMA_VERSION
+    assert version_of(old.with_name("tasks.db.v1")) == 1
+    assert read(old, "SELECT count(*) FROM tasks") == [(10 + 3,)]
+    check(old)
+
+
+async def test_a_process_of_version_1_that_has_it_open_goes_on(old: Path) -> None:
+    """Its statements, as that version spells them."""
+    before = apsw.Connection(str(old))
+    before.execute("SELECT count(*) FROM messages").fetchall()
+    harness = SqliteHarness(old)
+    async with harness.backend.open():
+        await harness.receive()
+        before.execute(
+            "INSERT INTO messages (queue, task_id, visible_at, receive_count, leased) "
+            "SELECT 'default', id, 0, 0, 0 FROM tasks WHERE payload = CAST('\"unsent\"' AS BLOB)"
+        )
+        before.execute(
+            "INSERT INTO counters VALUES ('messages:default', 1) "
+            "ON CONFLICT (name) DO UPDATE SET n = n + excluded.n"
+        )
+        delivery = await harness.receive_one()
+        before.execute("UPDATE messages SET visible_at = visible_at + 1 WHERE leased")
+        assert await harness.delete(delivery) == Done()
+        unsent = await harness.get(delivery.task_id)
+        assert unsent.status is TaskStatus.PENDING
+    before.close()
+    check(old)
+
+
+async def test_a_new_file_has_the_layout_of_an_upgraded_one(old: Path, tmp_path: Path) -> None:
+    layout = "SELECT type, name, sql FROM sqlite_schema ORDER BY type, name"
+    new = tmp_path / "new.db"
+    for path in (old, new):
+        async with SqliteBackend(path).open():
+            pass
+    assert read(old, layout) == read(new, layout)
+    assert version_of(new) == schema.SCHEMA_VERSION
+    assert not new.with_name("new.db.v1").exists()
