@@ -37,6 +37,16 @@ class EmailSettings(EnvironmentSettings):
     outbox: Path = Field(Path("outbox"), validation_alias="TQE_OUTBOX")
     """A maildir-style folder; made when the first mail is written."""
 
+    @field_validator("host")
+    @classmethod
+    def _host_is_a_name(cls, host: str | None) -> str | None:
+        try:
+            # As the resolver will; what it raises there is no trouble that passes.
+            (host or "").encode("idna")
+        except UnicodeError:
+            raise ValueError("is not a host name or an address") from None
+        return host
+
     @field_validator("username")
     @classmethod
     def _username_is_safe(cls, username: str | None, info: ValidationInfo) -> str | None:
