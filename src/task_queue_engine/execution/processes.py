@@ -109,7 +109,7 @@ class ProcessPool:
             return WorkerProcessDied(
                 f"worker process {worker.pid} hung up {when} without ending and was killed"
             )
-        return WorkerProcessDied(worker.describe_exit(when))
+        return worker.how_it_ended(when)
 
     async def _start(self) -> WorkerProcess:
         worker = await trio.to_thread.run_sync(spawn, limiter=self._housekeeping)

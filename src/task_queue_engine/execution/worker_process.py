@@ -16,7 +16,7 @@ from typing import Any
 import trio
 
 from task_queue_engine.codec import decode_json
-from task_queue_engine.errors import WorkerProcessDied
+from task_queue_engine.errors import CpuTimeExceeded, WorkerProcessDied
 from task_queue_engine.execution import wire
 from task_queue_engine.execution.child import SHUTDOWN_SIGNALS
 
@@ -30,6 +30,12 @@ _BOOTSTRAP = (
     "import sys; sys.path[:] = sys.argv[3:]; "
     "from task_queue_engine.execution.child import main; main(int(sys.argv[1]), int(sys.argv[2]))"
 )
+
+# What a signal most likely means.
+_HINTS = {
+    "SIGKILL": ", perhaps for want of memory",
+    "SIGXCPU": ": it had used all the CPU time that its task may take",
+}
 
 _log = logging.getLogger(__name__)
 
@@ -113,8 +119,13 @@ class WorkerProcess:
     def close(self) -> None:
         self._stream.socket.close()
 
-    def describe_exit(self, when: str) -> str:
-        """How the process ended, once it is reaped."""
+    def how_it_ended(self, when: str) -> WorkerProcessDied:
+        """Once the process is reaped."""
+        if self._process.returncode == -signal.SIGXCPU:
+            return CpuTimeExceeded(self._describe_exit(when))
+        return WorkerProcessDied(self._describe_exit(when))
+
+    def _describe_exit(self, when: str) -> str:
         code = self._process.returncode
         if code is None or code >= 0:
             return f"worker process {self.pid} ended with exit code {code} {when}"
@@ -122,8 +133,7 @@ class WorkerProcess:
             name = signal.Signals(-code).name
         except ValueError:  # a real-time signal
             name = f"signal {-code}"
-        hint = ", perhaps for want of memory" if name == "SIGKILL" else ""
-        return f"worker process {self.pid} was killed by {name} {when}{hint}"
+        return f"worker process {self.pid} was killed by {name} {when}{_HINTS.get(name, '')}"
 
 
 def spawn() -> WorkerProcess:

@@ -38,7 +38,7 @@ except ImportError as missing:
 
 from task_queue_engine.handlers.image.color import to_plain, to_srgb
 from task_queue_engine.handlers.image.geometry import Fit, Plan, Size, plan
-from task_queue_engine.handlers.image.memory_limit import address_space_limit
+from task_queue_engine.handlers.process_limits import address_space_limit
 from task_queue_engine.retry import Discard
 
 try:
