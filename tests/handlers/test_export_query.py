@@ -266,7 +266,9 @@ async def test_an_export_over_the_limit_fails_and_leaves_nothing(
     assert all_files(tmp_path / "exports") == []
 
 
-SORT = f"SELECT * FROM ({ENDLESS.format('x, randomblob(100) AS b')} LIMIT 60000) ORDER BY b"
+SORT = (
+    ENDLESS.replace("FROM n)", "FROM n LIMIT 60000)").format("randomblob(100) AS b") + " ORDER BY b"
+)
 
 
 async def test_sorting_has_the_files_limit_for_its_temporary_files_too(
