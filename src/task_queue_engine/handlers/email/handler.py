@@ -56,8 +56,8 @@ def send_email(payload: EmailPayload, context: SyncTaskContext) -> EmailReceipt:
     refuses for good fails the task at once.
 
     Raises:
-        Retry, Discard: see `smtp.deliver`; a full disk is retried.
-        ConfigurationError: a wrong `SMTP_*` variable; not retried.
+        Retry, Discard: see `smtp.deliver`; a full disk or outbox is retried.
+        ConfigurationError: a wrong `SMTP_*` variable, an outbox that cannot be used; not retried.
     """
     settings = EmailSettings()
     sender = parse_address(settings.sender)
@@ -100,6 +100,7 @@ def _to_outbox(
             mail.content.replace(b"\r\n", b"\n"),
             task_id=context.task_id,
             attempt=context.attempt,
+            limits=settings.folder_limits(),
         )
     except OSError as error:
         raise Retry(reason=f"TQE_OUTBOX {settings.outbox}: {error.strerror}") from error

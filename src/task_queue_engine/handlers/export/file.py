@@ -52,13 +52,14 @@ def write_export(
 
     Raises:
         Discard: the name is taken by another task's file; too many rows or bytes.
-        Retry: the disk is full or fails.
+        Retry: the disk or `TQE_EXPORT_DIR` is full, or the disk fails.
         ConfigurationError: `TQE_EXPORT_DIR` cannot be used.
     """
     with open_result(
         settings.directory,
         payload.file_name(attempt.task_id),
         variable="TQE_EXPORT_DIR",
+        limits=settings.folder_limits(),
         task_id=attempt.task_id,
         attempt=attempt.number,
         # A name made of the task's id cannot be another task's.

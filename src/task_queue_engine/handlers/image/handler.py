@@ -100,6 +100,7 @@ def resize_image(payload: ImageResize, context: SyncTaskContext) -> ResizedImage
         settings.directory,
         name,
         rendered.data,
+        limits=settings.folder_limits(),
         task_id=context.task_id,
         attempt=context.attempt,
         # A name made of the task's id cannot be another task's.
