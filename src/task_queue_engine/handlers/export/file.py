@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from task_queue_engine.handlers.export.payload import ExportFormat, ExportPayload
 from task_queue_engine.handlers.export.rows import RowSource
 from task_queue_engine.handlers.export.settings import ExportSettings
-from task_queue_engine.handlers.export.writers import make_writer
+from task_queue_engine.handlers.export.writers import RowWriter, make_writer
 from task_queue_engine.handlers.result_file import ResultFile, open_result
 from task_queue_engine.retry import Discard
 
@@ -66,7 +66,10 @@ def write_export(
         replace=payload.overwrite or payload.filename is None,
     ) as file:
         output = _Limited(file, settings.max_bytes)
-        rows = _write_rows(source, payload.format, output, settings.max_rows, attempt)
+        writer = make_writer(
+            payload.format, output, source.columns, delimiter=payload.delimiter or ","
+        )
+        rows = _write_rows(source, writer, settings.max_rows, attempt)
         attempt.check_cancelled()
         path = file.publish()
         return ExportResult(
@@ -78,10 +81,7 @@ def write_export(
         )
 
 
-def _write_rows(
-    source: RowSource, form: ExportFormat, output: _Limited, max_rows: int, attempt: ExportAttempt
-) -> int:
-    writer = make_writer(form, output, source.columns)
+def _write_rows(source: RowSource, writer: RowWriter, max_rows: int, attempt: ExportAttempt) -> int:
     writer.begin()
     count = 0
     for row in source.rows:
