@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from pydantic import Field, field_validator
 from pydantic_settings import NoDecode
 
-from task_queue_engine.config import EnvironmentSettings
+from task_queue_engine.config import EnvironmentSettings, Seconds
 from task_queue_engine.handlers.fetch.address_policy import AddressPolicy, Network
 from task_queue_engine.handlers.fetch.safe_fetch import FetchPolicy
 from task_queue_engine.handlers.folder_limits import FolderLimits
@@ -45,11 +45,15 @@ class ImageSettings(EnvironmentSettings):
     max_pixels: Annotated[int, Field(ge=1, le=1_000_000_000)] = Field(
         50_000_000, validation_alias="TQE_IMAGE_MAX_PIXELS"
     )
-    """Width x height of a source, as its header says, and of a result."""
+    """Width x height of a source, as its header says, and of a result; a half of it for
+    png and webp, a quarter for avif."""
     max_memory: Annotated[int, Field(ge=64 * _MIB)] = Field(
         2048 * _MIB, validation_alias="TQE_IMAGE_MAX_MEMORY_BYTES"
     )
     """Address space that decoding, scaling and encoding may add to the process (Linux)."""
+
+    max_cpu_seconds: Seconds = Field(30.0, validation_alias="TQE_IMAGE_MAX_CPU_SECONDS")
+    """CPU time of one picture. The limits of pixels keep what is known to be slow to a third."""
 
     allow_networks: Annotated[tuple[Network, ...], NoDecode] = Field(
         (), validation_alias="TQE_IMAGE_ALLOW_NETWORKS"
