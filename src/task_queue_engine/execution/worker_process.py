@@ -16,7 +16,7 @@ from typing import Any
 import trio
 
 from task_queue_engine.codec import decode_json
-from task_queue_engine.errors import CpuTimeExceeded, WorkerProcessDied
+from task_queue_engine.errors import WorkerProcessDied
 from task_queue_engine.execution import wire
 from task_queue_engine.execution.child import SHUTDOWN_SIGNALS
 
@@ -119,13 +119,13 @@ class WorkerProcess:
     def close(self) -> None:
         self._stream.socket.close()
 
-    def how_it_ended(self, when: str) -> WorkerProcessDied:
-        """Once the process is reaped."""
-        if self._process.returncode == -signal.SIGXCPU:
-            return CpuTimeExceeded(self._describe_exit(when))
-        return WorkerProcessDied(self._describe_exit(when))
+    @property
+    def exceeded_its_cpu_time(self) -> bool:
+        """Whether the system ended it for that, once it is reaped."""
+        return self._process.returncode == -signal.SIGXCPU
 
-    def _describe_exit(self, when: str) -> str:
+    def describe_exit(self, when: str) -> str:
+        """How the process ended, once it is reaped."""
         code = self._process.returncode
         if code is None or code >= 0:
             return f"worker process {self.pid} ended with exit code {code} {when}"

@@ -116,7 +116,7 @@ def make_room(
 
     Args:
         folders: they share the limits; what is written goes into the first one.
-        expires: whether a file is one that retention is for, and not somebody's own.
+        expires: whether a file is one that retention is for, and not of other origin.
 
     Raises OSError.
     """

@@ -85,8 +85,9 @@ def _body(payload: EmailPayload, task_id: str) -> EmailMessage:
 
 
 def _check(content: bytes, names: list[str], *, parts: int) -> None:
-    """Look at what is going to be sent, as whoever gets it will. Every header is written so that
-    this holds; it is checked all the same, since what slips through goes out in our name."""
+    """Look at what is going to be sent, as its reader will. Every header is written so that this
+    holds; it is checked all the same, since what slips through goes out in the deployment's name.
+    """
     read = BytesParser(policy=compat32).parsebytes(content)
     if read.keys() != names or len(list(read.walk())) != parts:
         raise Discard(f"the mail would have the headers {read.keys()}, where {names} are meant")
