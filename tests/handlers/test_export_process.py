@@ -118,7 +118,7 @@ async def test_more_memory_than_allowed_is_final(
     exports: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TQE_EXPORT_MAX_MEMORY_BYTES", str(64 * 2**20))
-    wide = "SELECT " + ", ".join(["zeroblob(16000000)"] * 500)
+    wide = "SELECT " + ", ".join(["zeroblob(16000000)"] * 12)
     with pytest.raises(Discard, match="TQE_EXPORT_MAX_MEMORY_BYTES"):
         await run({"query": wide})
     assert all_files(exports) == []
