@@ -160,6 +160,10 @@ class WorkerProcessDied(TaskQueueError):
     """The worker process of a `process=True` handler ended before the handler returned."""
 
 
+class CpuTimeExceeded(WorkerProcessDied):
+    """The system ended it, since it had used the CPU time it may take (RLIMIT_CPU, SIGXCPU)."""
+
+
 class HandlerExited(TaskQueueError):
     """The handler raised SystemExit, KeyboardInterrupt or another exception that is meant to end
     a program: a failed attempt like any other, its cause is that exception."""

@@ -11,8 +11,9 @@ from task_queue_engine.handlers import registry
 from task_queue_engine.handlers.export.file import ExportAttempt, ExportResult
 from task_queue_engine.handlers.export.handler import export_data
 from task_queue_engine.handlers.export.payload import ExportPayload
+from task_queue_engine.handlers.export.query_process import write_query
 from task_queue_engine.task import new_task_id
-from tests.handlers.contexts import AsyncContext
+from tests.handlers.contexts import AsyncContext, SyncContext
 
 
 def accept(data: Any) -> ExportPayload:
@@ -22,7 +23,17 @@ def accept(data: Any) -> ExportPayload:
 
 
 async def export(data: Any, context: AsyncContext | None = None) -> ExportResult:
-    return await export_data(accept(data), context or AsyncContext())
+    """What the handler does; a query's part of it in this process, where a test can reach in (as
+    a worker process does it: `test_export_process.py`)."""
+    payload = accept(data)
+    context = context or AsyncContext()
+    if payload.query is None:
+        return await export_data(payload, context)
+    inside = SyncContext(task_id=context.task_id, attempt=context.attempt)
+    try:
+        return write_query(payload, inside)
+    finally:
+        context.reported += inside.reported
 
 
 async def exported(data: Any) -> bytes:

@@ -59,6 +59,7 @@ def test_a_defect_in_a_module_is_not_taken_for_a_missing_extra(
     ("environment", "variable"),
     [
         ({"SMTP_HOST": "mail.example.com"}, "SMTP_FROM"),
+        ({"SMTP_HOST": "x" * 64 + ".example.com"}, "SMTP_HOST"),
         ({"SMTP_FROM": "nobody"}, "SMTP_FROM"),
         ({"SMTP_FROM": "a@example.com\nBcc: b@example.com"}, "SMTP_FROM"),
         ({"SMTP_PORT": "smtp"}, "SMTP_PORT"),

@@ -35,7 +35,7 @@ def mail(data: Any, **options: Any) -> EmailMessage:
         date=datetime(2030, 1, 2, 3, 4, 5, tzinfo=UTC),
         **options,
     )
-    parsed = message_from_bytes(composed.as_bytes(), policy=default)
+    parsed = message_from_bytes(composed.content, policy=default)
     assert isinstance(parsed, EmailMessage)
     return parsed
 
@@ -214,7 +214,7 @@ def test_the_message_is_seven_bit_with_short_lines(text: str) -> None:
         sender=parse_address("queue@example.org"),
         date=datetime(2030, 1, 1, tzinfo=UTC),
     )
-    content = composed.as_bytes()
+    content = composed.content
     assert content.isascii()
     assert max(map(len, content.split(b"\r\n"))) <= 998
     assert b"\n" not in content.replace(b"\r\n", b"")

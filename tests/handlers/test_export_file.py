@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
+from task_queue_engine.clock import SystemClock
 from task_queue_engine.errors import ConfigurationError
-from task_queue_engine.handlers import files
 from task_queue_engine.handlers.export.file import ExportResult, write_export
 from task_queue_engine.handlers.export.rows import RowSource
 from task_queue_engine.handlers.export.settings import ExportSettings
@@ -347,7 +347,7 @@ def test_parts_that_belong_to_nobody_are_removed_and_others_left(exports: Path) 
     unlike = exports / ".something.part"
     for path in (old, fresh, unlike):
         path.write_bytes(b"half")
-    long_ago = files.SystemClock().now().timestamp() - STALE_AFTER - 60
+    long_ago = SystemClock().now().timestamp() - STALE_AFTER - 60
     os.utime(old, (long_ago, long_ago))
     os.utime(unlike, (long_ago, long_ago))
     write(1, filename="x")

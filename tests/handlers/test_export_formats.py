@@ -6,11 +6,12 @@ import csv
 import hashlib
 import io
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from task_queue_engine.handlers.export.writers import CsvWriter
@@ -119,9 +120,9 @@ async def test_the_result_describes_the_file() -> None:
         "+1",
         "-1",
         "@SUM(A1)",
-        "\t=1",
-        "\r=1",
-        "\n=1",
+        "\tx",
+        "\r1",
+        "\n1",
         "\uff1d1",
         '=cmd|"/c calc"!A1',
         "-2+3,x",
@@ -151,18 +152,52 @@ async def test_numbers_stay_numbers() -> None:
     )
 )
 def test_csv_reads_back_as_it_was_but_for_the_apostrophes(rows: list[list[str]]) -> None:
+    written = as_csv(rows, ",")
+    read = list(csv.reader(io.StringIO(written, newline="")))[1:]
+    assert len(read) == len(rows)
+    for got, meant in zip(read, rows, strict=True):
+        for cell, text in zip(got, meant, strict=True):
+            assert cell.replace("'", "") == text.replace("'", "")
+            assert not cell.startswith(("=", "+", "-", "@", "\t", "\r"))
+
+
+CELLS = st.lists(st.sampled_from(list("=+-@,;\t\r\n\"'x1 \uff1d"))).map("".join)
+VALUES = CELLS | st.lists(CELLS) | st.dictionaries(CELLS, CELLS)
+
+
+@given(st.lists(st.tuples(VALUES, VALUES)), st.sampled_from([",", ";", "\t"]))
+@example([("x;=1+1;y", "x")], ",")
+@example([("x", "x\n=1+1;y")], ",")
+@example([("x", ["x;=1+1"])], ",")
+@example([("x,=1+1", ["=1+1"])], ";")
+def test_no_spreadsheet_of_another_language_finds_a_formula(
+    rows: list[tuple[Any, Any]], delimiter: Any
+) -> None:
+    written = as_csv(rows, delimiter)
+    # Torn apart at the other characters, whatever is quoted.
+    torn = re.split(f"[{''.join({',', ';', chr(9)} - {delimiter})}\r\n]", written)
+    assert [cell for cell in torn if cell.lstrip('"').startswith(tuple("=+-@\uff1d"))] == []
+    read = list(csv.reader(io.StringIO(written, newline=""), delimiter=delimiter))[1:]
+    for got, meant in zip(read, rows, strict=True):
+        for cell, value in zip(got, meant, strict=True):
+            if not isinstance(value, str):
+                assert json.loads(cell) == value
+
+
+async def test_the_delimiter_can_be_chosen() -> None:
+    data = {"rows": [[1, "a;b"], [2.5, "c,d"]], "columns": ["n", "t"]}
+    assert await exported({**data, "delimiter": ";"}) == b'n;t\r\n1;"a;b"\r\n2.5;c,d\r\n'
+    assert await exported({**data, "delimiter": "\t"}) == b"n\tt\r\n1\ta;b\r\n2.5\tc,d\r\n"
+
+
+def as_csv(rows: Any, delimiter: Any) -> str:
     sink = io.BytesIO()
-    writer = CsvWriter(_Sink(sink), ("a", "b"))
+    writer = CsvWriter(_Sink(sink), ("a", "b"), delimiter)
     writer.begin()
     for row in rows:
         writer.write(row)
     writer.end()
-    read = list(csv.reader(io.StringIO(sink.getvalue().decode(), newline="")))[1:]
-    assert len(read) == len(rows)
-    for got, meant in zip(read, rows, strict=True):
-        for cell, text in zip(got, meant, strict=True):
-            assert cell in (text, f"'{text}")
-            assert not cell.startswith(("=", "+", "-", "@", "\t", "\r"))
+    return sink.getvalue().decode()
 
 
 class _Sink:

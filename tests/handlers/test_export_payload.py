@@ -64,6 +64,8 @@ def test_a_payload_survives_being_stored_and_read_again(data: Any) -> None:
         ({"rows": [[1], [1, 2]], "columns": ["a"]}, "payload.rows"),
         ({"rows": [], "columns": ["a", "a"]}, "payload.columns"),
         ({**ROWS, "format": "xml"}, "payload.format"),
+        ({**ROWS, "delimiter": "|"}, "payload.delimiter"),
+        ({**ROWS, "delimiter": ";", "format": "json"}, "payload"),
         ({**ROWS, "overwrite": "yes"}, "payload.overwrite"),
         ({**ROWS, "path": "/tmp/x"}, "payload.path"),
     ],

@@ -8,19 +8,14 @@ from typing import Any
 
 import apsw
 import pytest
-import trio
 
 from task_queue_engine.errors import ConfigurationError
 from task_queue_engine.handlers.export import query as export_query
-from task_queue_engine.handlers.export.file import write_export
-from task_queue_engine.handlers.export.query import open_query
-from task_queue_engine.handlers.export.settings import ExportSettings
+from task_queue_engine.handlers.export.sql_functions import ALLOWED
 from task_queue_engine.retry import Discard, Retry
 from tests.handlers.contexts import AsyncContext
 from tests.handlers.exporting import (
-    accept,
     all_files,
-    attempt,
     content,
     export,
     exported,
@@ -66,6 +61,15 @@ def database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "SELECT * FROM pragma_user_version",
         "SELECT * FROM pragma_journal_mode('delete')",
         "SELECT load_extension('evil')",
+        "SELECT hex(fts3_tokenizer('simple'))",
+        "SELECT fts3_tokenizer('simple', x'0000000000000000')",
+        "SELECT fts3_tokenizer('simple', ?)",
+        "SELECT fts5(?)",
+        "SELECT fts5_source_id()",
+        "SELECT optimize(1)",
+        "SELECT sqlite_log(1, 'x')",
+        "SELECT rtreecheck('orders')",
+        "SELECT sqlite_compileoption_get(1)",
         "SELECT writefile('evil', 'x')",
         "SELECT readfile('/etc/passwd')",
         "BEGIN",
@@ -99,6 +103,7 @@ async def test_anything_but_one_select_is_refused_and_changes_nothing(
         "DELETE FROM orders",
         "CREATE TEMP TABLE t AS SELECT 1",
         "SELECT load_extension('evil')",
+        "SELECT hex(Fts3_Tokenizer('simple'))",
     ],
 )
 async def test_the_connection_refuses_whatever_the_words_look_like(
@@ -174,6 +179,8 @@ async def test_parameters() -> None:
         ({"query": "SELECT ?, ?", "parameters": [1]}, "bindings"),
         ({"query": "SELECT abs(-9223372036854775808)"}, "integer overflow"),
         ({"query": "SELECT zeroblob(99999999)"}, "larger than"),
+        ({"query": "SELECT " + ", ".join(["zeroblob(4000000)"] * 9)}, "row is larger than"),
+        ({"query": "SELECT " + ", ".join(["1"] * 1001)}, "more than 1000 columns"),
         ({"query": "SELECT CAST(x'ff' AS TEXT)"}, "not UTF-8"),
     ],
 )
@@ -259,48 +266,43 @@ async def test_an_export_over_the_limit_fails_and_leaves_nothing(
     assert all_files(tmp_path / "exports") == []
 
 
+SORT = (
+    ENDLESS.replace("FROM n)", "FROM n LIMIT 60000)").format("randomblob(100) AS b") + " ORDER BY b"
+)
+
+
+async def test_sorting_has_the_files_limit_for_its_temporary_files_too(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("TQE_EXPORT_MAX_BYTES", "3000000")
+    with pytest.raises(Discard, match=r"temporary space.*TQE_EXPORT_MAX_BYTES"):
+        await export({"query": SORT})
+    assert all_files(tmp_path / "exports") == []
+    monkeypatch.setenv("TQE_EXPORT_MAX_BYTES", "30000000")
+    assert (await export({"query": SORT})).rows == 60_000
+
+
+async def test_the_database_may_be_in_wal_mode(database: Path) -> None:
+    writer = apsw.Connection(str(database))
+    try:
+        writer.pragma("journal_mode", "wal")
+        writer.execute("UPDATE orders SET total = 7 WHERE id = 1")
+        query = "SELECT total FROM orders WHERE id = 1"
+        assert await exported({"query": query}) == b"total\r\n7.0\r\n"
+    finally:
+        writer.close()
+
+
+def test_every_function_allowed_is_one_that_sqlite_has() -> None:
+    with apsw.Connection(":memory:") as connection:
+        known = {name for (name,) in connection.execute("SELECT name FROM pragma_function_list")}
+    connection.close()
+    # SQLite is built without these here.
+    assert known >= ALLOWED - {"soundex"}
+
+
 async def test_exactly_the_limit_is_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TQE_EXPORT_MAX_ROWS", "100")
     monkeypatch.setenv("TQE_EXPORT_MAX_BYTES", "395")
     result = await export({"query": ENDLESS.format("x") + " LIMIT 100", "filename": "x"})
     assert (result.rows, result.bytes) == (100, 395)
-
-
-# --- stopping ---------------------------------------------------------------------------------
-
-
-async def test_cancelling_stops_an_endless_export_and_removes_its_file(tmp_path: Path) -> None:
-    class Cancelling(AsyncContext):
-        async def progress(self, value: Any) -> None:
-            assert len(all_files(tmp_path / "exports")) == 1  # under way
-            scope.cancel()
-
-    with trio.fail_after(60), trio.CancelScope() as scope:
-        await export({"query": ENDLESS.format("x")}, Cancelling())
-    assert scope.cancelled_caught
-    assert all_files(tmp_path / "exports") == []
-
-
-class Stopped(BaseException):
-    pass
-
-
-def test_a_query_that_yields_no_row_is_stopped_too(database: Path, tmp_path: Path) -> None:
-    looks = 0
-
-    def stop() -> None:
-        nonlocal looks
-        looks += 1
-        if looks == 10:
-            raise Stopped
-
-    # Long, and not endless, so that a test that fails comes to its end.
-    long = ENDLESS.replace("FROM n)", "FROM n LIMIT 20000000)").format("count(*)")
-    payload = accept({"query": long})
-    assert payload.query is not None
-    with (
-        pytest.raises(Stopped),
-        open_query(database, payload.query, None, check_cancelled=stop) as source,
-    ):
-        write_export(source, payload, ExportSettings(), attempt(check_cancelled=stop))
-    assert all_files(tmp_path / "exports") == []

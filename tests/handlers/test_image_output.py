@@ -8,6 +8,7 @@ import pytest
 
 from task_queue_engine.errors import ConfigurationError
 from task_queue_engine.handlers.image.output import write_output
+from task_queue_engine.handlers.image.settings import ImageSettings
 from task_queue_engine.retry import Discard, Retry
 
 
@@ -21,7 +22,13 @@ def write(
     overwrite: bool = False,
 ) -> Path:
     return write_output(
-        directory, name, data, task_id=task_id, attempt=attempt, overwrite=overwrite
+        directory,
+        name,
+        data,
+        limits=ImageSettings().folder_limits(),
+        task_id=task_id,
+        attempt=attempt,
+        overwrite=overwrite,
     )
 
 

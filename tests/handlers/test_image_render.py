@@ -10,6 +10,7 @@ import pytest
 from PIL import ExifTags, Image, ImageCms, PngImagePlugin
 
 from task_queue_engine.handlers.image import render as image_render
+from task_queue_engine.handlers.image.jpeg_scans import has_more_scans_than
 from task_queue_engine.handlers.image.render import (
     SUPPORTED_FORMATS,
     Format,
@@ -381,12 +382,55 @@ def test_a_result_over_the_limits_is_refused_before_it_is_made(wanted: RenderOpt
         render(encode(flat(), "PNG"), wanted, LIMITS)
 
 
+@pytest.mark.parametrize(
+    ("name", "side"), [("jpeg", 1000), ("gif", 1000), ("png", 707), ("webp", 707), ("avif", 500)]
+)
+def test_a_format_that_is_slow_to_write_has_fewer_pixels(name: Format, side: int) -> None:
+    if name not in SUPPORTED_FORMATS:
+        pytest.skip(f"this Pillow cannot write {name}")
+    data = encode(flat((20, 20)), "PNG")
+    assert render(data, RenderOptions(width=side, format=name), LIMITS).width == side
+    with pytest.raises(Discard, match="TQE_IMAGE_MAX_PIXELS"):
+        render(data, RenderOptions(width=side + 1, format=name), LIMITS)
+
+
+def with_more_scans(data: bytes, count: int) -> bytes:
+    """The last scan of a progressive JPEG, again and again: each refines nothing and takes as long
+    as any other."""
+    last = data.rindex(b"\xff\xda")
+    return data[:-2] + data[last:-2] * count + data[-2:]
+
+
+def test_a_jpeg_that_goes_over_its_picture_without_end_is_refused() -> None:
+    data = encode(Image.new("L", (1000, 1000)), "JPEG", progressive=True)
+    scans = data.count(b"\xff\xda")
+    made(with_more_scans(data, 64 - scans))
+    with pytest.raises(Discard, match="more than 64 scans"):
+        render(with_more_scans(data, 65 - scans), RenderOptions(width=10), LIMITS)
+    # In proportion to the pixels.
+    small = encode(Image.new("L", (500, 500)), "JPEG", progressive=True)
+    made(with_more_scans(small, 200))
+    with pytest.raises(Discard, match="more than 256 scans"):
+        render(with_more_scans(small, 300), RenderOptions(width=10), LIMITS)
+
+
+def test_scans_are_counted_in_the_picture_only() -> None:
+    scan = b"\xff\xda"
+    data = encode(noise((100, 100)), "JPEG", exif=b"Exif\0\0" + scan * 1000, comment=scan * 1000)
+    assert not has_more_scans_than(data + scan * 1000, 1)
+    assert has_more_scans_than(data, 0)
+    fill = data.replace(scan, b"\xff\xff\xff\xda")  # fill bytes before a marker are allowed
+    assert has_more_scans_than(fill, 0)
+    for end in range(0, len(data), 97):
+        has_more_scans_than(data[:end], 1)
+
+
 def test_memory_over_the_limit_is_refused_and_the_process_can_go_on() -> None:
     before = resource.getrlimit(resource.RLIMIT_AS)
     limits = RenderLimits(max_pixels=100_000_000, max_memory=64 * 2**20)
     data = encode(Image.new("1", (9000, 9000)), "PNG")
     with pytest.raises(Discard, match="TQE_IMAGE_MAX_MEMORY_BYTES"):
-        render(data, RenderOptions(width=9000, height=9000, fit="fill", format="png"), limits)
+        render(data, RenderOptions(width=9000, height=9000, fit="fill", format="jpeg"), limits)
     assert resource.getrlimit(resource.RLIMIT_AS) == before
     made(encode(flat(), "PNG"))
 

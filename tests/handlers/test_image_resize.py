@@ -6,6 +6,7 @@ import importlib
 import multiprocessing
 import os
 import pickle
+import random
 import sys
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -16,15 +17,16 @@ from typing import Any
 import msgspec
 import pytest
 
-from task_queue_engine.errors import ConfigurationError, InvalidTask
+from task_queue_engine.errors import ConfigurationError, CpuTimeExceeded, InvalidTask
 from task_queue_engine.handlers.fetch.safe_fetch import FetchFailed
 from task_queue_engine.handlers.image import payload as image_payload
 from task_queue_engine.handlers.image.handler import ResizedImage, resize_image, tasks
 from task_queue_engine.handlers.image.payload import ImageResize, Source
 from task_queue_engine.registry import RunsIn
-from task_queue_engine.retry import Discard, Retry
+from task_queue_engine.retry import Discard, GiveUp, Retry, decide
+from tests.execution.support import Progress, make_runner, make_task
 from tests.handlers.local_web import Internet, LocalWeb
-from tests.handlers.pictures import RED, decode, encode, flat, halves, near, png_claiming
+from tests.handlers.pictures import RED, decode, encode, flat, halves, near, noise, png_claiming
 
 TASK_ID = "0190f3a4-8a70-7c3e-9f53-3c1b8f8f0001"
 
@@ -362,6 +364,29 @@ def test_it_runs_in_a_worker_process_and_its_refusals_come_back(workdir: Path) -
         refused = workers.submit(resize_image, payload(source="b.jpg"), Context())
         with pytest.raises(Discard, match="no such file"):
             refused.result(30)
+
+
+async def test_too_much_cpu_time_ends_the_process_and_the_task(
+    monkeypatch: pytest.MonkeyPatch, workdir: Path
+) -> None:
+    monkeypatch.setenv("TQE_IMAGE_MAX_CPU_SECONDS", "0.1")
+    slow = {"source": in_base64(encode(noise((1000, 1000)), "PNG")), "width": 4900, "format": "png"}
+    definition = tasks.get("image-resize")
+    runner = make_runner()
+    task = make_task(slow, timeout=60.0)
+    async with runner.open():
+        with pytest.raises(CpuTimeExceeded, match=r"SIGXCPU.*CPU time") as ended:
+            await runner.run(definition, task, report_progress=Progress())
+    decision = decide(
+        task,
+        ended.value,
+        task.created_at,
+        backoff=definition.backoff,
+        rules=definition.error_rules,
+        rng=random.Random(0),
+    )
+    assert isinstance(decision, GiveUp)
+    assert not (workdir / "images").exists()
 
 
 def test_payload_and_result_survive_pickling_and_json() -> None:

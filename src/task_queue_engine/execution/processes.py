@@ -18,7 +18,7 @@ from typing import Any
 import trio
 
 from task_queue_engine.codec import decode_json
-from task_queue_engine.errors import WorkerProcessDied
+from task_queue_engine.errors import CpuTimeExceeded, WorkerProcessDied
 from task_queue_engine.execution import wire
 from task_queue_engine.execution.locating import locate, refuse_while_loading_main
 from task_queue_engine.execution.remote_errors import unpack
@@ -109,7 +109,8 @@ class ProcessPool:
             return WorkerProcessDied(
                 f"worker process {worker.pid} hung up {when} without ending and was killed"
             )
-        return WorkerProcessDied(worker.describe_exit(when))
+        died = CpuTimeExceeded if worker.exceeded_its_cpu_time else WorkerProcessDied
+        return died(worker.describe_exit(when))
 
     async def _start(self) -> WorkerProcess:
         worker = await trio.to_thread.run_sync(spawn, limiter=self._housekeeping)

@@ -31,6 +31,12 @@ _BOOTSTRAP = (
     "from task_queue_engine.execution.child import main; main(int(sys.argv[1]), int(sys.argv[2]))"
 )
 
+# What a signal most likely means.
+_HINTS = {
+    "SIGKILL": ", perhaps for want of memory",
+    "SIGXCPU": ": it had used all the CPU time that its task may take",
+}
+
 _log = logging.getLogger(__name__)
 
 
@@ -113,6 +119,11 @@ class WorkerProcess:
     def close(self) -> None:
         self._stream.socket.close()
 
+    @property
+    def exceeded_its_cpu_time(self) -> bool:
+        """Whether the system ended it for that, once it is reaped."""
+        return self._process.returncode == -signal.SIGXCPU
+
     def describe_exit(self, when: str) -> str:
         """How the process ended, once it is reaped."""
         code = self._process.returncode
@@ -122,8 +133,7 @@ class WorkerProcess:
             name = signal.Signals(-code).name
         except ValueError:  # a real-time signal
             name = f"signal {-code}"
-        hint = ", perhaps for want of memory" if name == "SIGKILL" else ""
-        return f"worker process {self.pid} was killed by {name} {when}{hint}"
+        return f"worker process {self.pid} was killed by {name} {when}{_HINTS.get(name, '')}"
 
 
 def spawn() -> WorkerProcess:

@@ -12,14 +12,21 @@ import os
 import re
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from task_queue_engine.clock import SystemClock
+from task_queue_engine.errors import ConfigurationError
 
-_PART = re.compile(r"\.(?P<task>[^.]+)\.(?P<attempt>\d+)\.part")
+FOLDER_MODE = 0o750
+FILE_MODE = 0o640
+"""What results hold is for the deployment's user, and for the group that it shares them with."""
+
+_PART = re.compile(r"\.[^.]+\.\d+\.part")
+
+# Attempts looked back on: each has removed what those before it left, as far as it began at all.
+_EARLIER = 100
 
 STALE_AFTER = 48 * 3600.0
 """Seconds without a write after which a part counts as abandoned: no attempt may take longer than a
@@ -44,42 +51,57 @@ class Folder:
         os.close(self.fd)
 
 
-def open_folder(path: Path, *, mode: int = 0o777) -> Folder:
-    """Open `path`, made when missing, durably, with `mode` (less the umask). Raises OSError."""
-    missing = [folder for folder in (path, *path.parents) if not folder.exists()]
-    path.mkdir(mode=mode, parents=True, exist_ok=True)
-    for made in missing:
-        with Folder(made.parent, os.open(made.parent, _OPEN_FOLDER)) as parent:
-            os.fsync(parent.fd)
-    return Folder(path, os.open(path, _OPEN_FOLDER))
+def open_folder(path: Path, *, variable: str, mode: int = FOLDER_MODE) -> Folder:
+    """Open `path`, made when missing, durably, as its parents are; `mode` is less the umask.
+
+    Raises:
+        ConfigurationError: it cannot be made or used; `variable` names it.
+        OSError: the disk is full or fails.
+    """
+    try:
+        missing = [folder for folder in (path, *path.parents) if not folder.exists()]
+        for made in reversed(missing):
+            made.mkdir(mode=mode, exist_ok=True)  # raises for a symlink that points to nothing
+        opened = Folder(path, os.open(path, _OPEN_FOLDER))
+    except (FileExistsError, NotADirectoryError, PermissionError) as error:
+        raise ConfigurationError(f"{path}: {error.strerror}", variable=variable) from error
+    with ExitStack() as stack:
+        stack.push(opened)
+        for made in missing:
+            with Folder(made.parent, os.open(made.parent, _OPEN_FOLDER)) as parent:
+                os.fsync(parent.fd)
+        stack.pop_all()
+    return opened
 
 
 def part_name(task_id: str, attempt: int) -> str:
     return f".{task_id}.{attempt}.part"
 
 
-def remove_old_parts(folder: Folder, task_id: str, attempt: int) -> None:
-    """Remove what killed attempts left: earlier ones of this task, and very old ones of any.
+def remove_earlier_parts(folder: Folder, task_id: str, attempt: int) -> None:
+    """Remove what killed attempts of this task left.
 
     An earlier attempt that still runs somewhere has lost its lease; without its part it cannot
     publish either.
     """
-    long_ago = SystemClock().now().timestamp() - STALE_AFTER
-    with os.scandir(folder.fd) as entries:
-        for entry in entries:
-            part = _PART.fullmatch(entry.name)
-            if part is None:
-                continue
-            with suppress(FileNotFoundError):
-                earlier = part["task"] == task_id and int(part["attempt"]) < attempt
-                if earlier or entry.stat(follow_symlinks=False).st_mtime < long_ago:
-                    os.unlink(entry.name, dir_fd=folder.fd)
+    for earlier in range(max(1, attempt - _EARLIER), attempt):
+        with suppress(FileNotFoundError):
+            os.unlink(part_name(task_id, earlier), dir_fd=folder.fd)
+
+
+def is_abandoned_part(name: str, age: float) -> bool:
+    """Whether a file is a part of any task that has not been written to for very long.
+
+    Args:
+        age: seconds since the last write.
+    """
+    return age > STALE_AFTER and _PART.fullmatch(name) is not None
 
 
 class StagedFile:
     """A file being written. Leaving the `with` block without `publish` removes it."""
 
-    def __init__(self, folder: Folder, name: str, *, mode: int = 0o666) -> None:
+    def __init__(self, folder: Folder, name: str, *, mode: int = FILE_MODE) -> None:
         """Raises OSError. `mode` is less the umask."""
         self._folder = folder
         self._name = name

@@ -10,10 +10,9 @@ import errno
 import hashlib
 import os
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from task_queue_engine.errors import ConfigurationError
 from task_queue_engine.handlers.files import (
     Folder,
     StagedFile,
@@ -21,8 +20,9 @@ from task_queue_engine.handlers.files import (
     open_folder,
     open_regular,
     part_name,
-    remove_old_parts,
+    remove_earlier_parts,
 )
+from task_queue_engine.handlers.folder_limits import FolderLimits, Room, make_room
 from task_queue_engine.retry import Discard, Retry
 
 OWNER_ATTRIBUTE = "user.task_queue_engine.task"
@@ -34,17 +34,26 @@ class ResultFile:
     """Being written; `publish` gives it its name."""
 
     def __init__(
-        self, folder: Folder, staged: StagedFile, name: str, *, task_id: str, replace: bool
+        self,
+        folder: Folder,
+        staged: StagedFile,
+        name: str,
+        *,
+        task_id: str,
+        replace: bool,
+        room: Room,
     ) -> None:
         self._folder = folder
         self._staged = staged
         self._name = name
         self._task_id = task_id
         self._replace = replace
+        self._room = room
         self._sha256 = hashlib.sha256()
         self.size = 0
 
     def write(self, data: bytes, /) -> None:
+        self._room.take(len(data))
         self.size += len(data)
         self._sha256.update(data)
         self._staged.write(data)
@@ -81,7 +90,14 @@ class ResultFile:
 
 @contextmanager
 def open_result(
-    directory: Path, name: str, *, variable: str, task_id: str, attempt: int, replace: bool
+    directory: Path,
+    name: str,
+    *,
+    variable: str,
+    limits: FolderLimits,
+    task_id: str,
+    attempt: int,
+    replace: bool,
 ) -> Iterator[ResultFile]:
     """A file that appears as `directory/name` when it is published; else it leaves nothing.
 
@@ -90,19 +106,23 @@ def open_result(
 
     Args:
         variable: the setting that names the directory, for messages.
+        limits: of the directory. What is past its retention and was written by a task is removed.
         replace: also a file of another task, or one that no task wrote.
 
     Raises:
         Discard: the name is taken by another task's file.
-        Retry: the disk is full or fails.
+        Retry: the disk or the directory is full, or the disk fails.
         ConfigurationError: the directory cannot be used.
     """
-    with _disk_errors(directory, variable), _open_directory(directory, variable) as folder:
-        remove_old_parts(folder, task_id, attempt)
+    with _disk_errors(directory, variable), open_folder(directory, variable=variable) as folder:
+        remove_earlier_parts(folder, task_id, attempt)
         if not replace:
             _refuse_early(folder, name, task_id, attempt)
-        with StagedFile(folder, part_name(task_id, attempt)) as staged:
-            yield ResultFile(folder, staged, name, task_id=task_id, replace=replace)
+        with (
+            make_room((folder,), limits, expires=_was_written_by_a_task) as room,
+            StagedFile(folder, part_name(task_id, attempt)) as staged,
+        ):
+            yield ResultFile(folder, staged, name, task_id=task_id, replace=replace, room=room)
 
 
 def _refuse_early(folder: Folder, name: str, task_id: str, attempt: int) -> None:
@@ -124,17 +144,14 @@ def _owner(folder: Folder, name: str) -> str | None:
             return None
 
 
+def _was_written_by_a_task(folder: Folder, name: str) -> bool:
+    return _owner(folder, name) is not None
+
+
 def _name_is_taken(folder: Folder, name: str) -> Discard:
     if (folder.path / name).is_dir():
         return Discard(f"{name} is a directory")
     return Discard(f"{name} exists and another task wrote it; overwrite: true would replace it")
-
-
-def _open_directory(directory: Path, variable: str) -> AbstractContextManager[Folder]:
-    try:
-        return open_folder(directory)
-    except (FileExistsError, NotADirectoryError, PermissionError) as error:
-        raise ConfigurationError(f"{directory}: {error.strerror}", variable=variable) from error
 
 
 @contextmanager
@@ -142,6 +159,5 @@ def _disk_errors(directory: Path, variable: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        what = "the disk is full" if full else error.strerror or str(error)
+        what = "the disk is full" if error.errno == errno.ENOSPC else error.strerror or str(error)
         raise Retry(reason=f"{variable} {directory}: {what}") from error

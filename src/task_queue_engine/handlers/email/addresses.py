@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import unicodedata
 from dataclasses import dataclass
-from email.headerregistry import Address as HeaderAddress
 
 from email_validator import EmailNotValidError, validate_email
 
@@ -17,6 +16,10 @@ _NAMED = re.compile(r'(?P<name>"(?:[^"\\]|\\.)*"\s*|[^<>"]*)<(?P<address>[^<>]*)
 
 MAX_LENGTH = 512
 """Characters with the name; the address itself has at most 254 (RFC 5321)."""
+
+
+ENCODED_WORD_START = "=?"
+"""What begins an encoded word in a header (RFC 2047)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,10 +35,6 @@ class Address:
     def envelope(self) -> str:
         """As MAIL FROM and RCPT TO want it, without angle brackets."""
         return f"{self.local_part}@{self.ascii_domain}"
-
-    @property
-    def header(self) -> HeaderAddress:
-        return HeaderAddress(self.display_name, self.local_part, self.ascii_domain)
 
     @property
     def needs_smtputf8(self) -> bool:
@@ -67,6 +66,9 @@ def parse_address(text: str) -> Address:
         )
     except EmailNotValidError as error:
         raise ValueError(f"is not a mail address: {error!s:.200}") from None
+    if ENCODED_WORD_START in valid.local_part:
+        # Allowed by RFC 5322 and used by no mailbox; many programs decode it on the way.
+        raise ValueError("is not a mail address: it contains '=?', which begins an encoded word")
     domain = valid.ascii_domain.removesuffix(".example") if private else valid.ascii_domain
     return Address(name, valid.local_part, domain)
 

@@ -56,8 +56,8 @@ def send_email(payload: EmailPayload, context: SyncTaskContext) -> EmailReceipt:
     refuses for good fails the task at once.
 
     Raises:
-        Retry, Discard: see `smtp.deliver`; a full disk is retried.
-        ConfigurationError: a wrong `SMTP_*` variable; not retried.
+        Retry, Discard: see `smtp.deliver`; a full disk or outbox is retried.
+        ConfigurationError: a wrong `SMTP_*` variable, an outbox that cannot be used; not retried.
     """
     settings = EmailSettings()
     sender = parse_address(settings.sender)
@@ -70,14 +70,13 @@ def _to_server(
     payload: EmailPayload, context: SyncTaskContext, settings: EmailSettings, sender: Address
 ) -> EmailReceipt:
     now = SystemClock().now()
-    message = mime.compose(payload, task_id=context.task_id, sender=sender, date=now)
-    recipients = payload.recipients
+    mail = mime.compose(payload, task_id=context.task_id, sender=sender, date=now)
     delivery = smtp.deliver(
         settings,
-        message.as_bytes(),
+        mail.content,
         sender=sender.envelope,
-        recipients=[recipient.envelope for recipient in recipients],
-        smtputf8=any(address.needs_smtputf8 for address in (sender, *recipients)),
+        recipients=[recipient.envelope for recipient in payload.recipients],
+        smtputf8=mail.smtputf8,
         last_attempt=context.retry_count + 1 >= context.max_attempts,
         check_cancelled=context.check_cancelled,
     )
@@ -94,14 +93,14 @@ def _to_outbox(
     payload: EmailPayload, context: SyncTaskContext, settings: EmailSettings, sender: Address
 ) -> EmailReceipt:
     now = SystemClock().now()
-    message = mime.compose(payload, task_id=context.task_id, sender=sender, date=now, keep_bcc=True)
-    unix = message.policy.clone(linesep="\n")
+    mail = mime.compose(payload, task_id=context.task_id, sender=sender, date=now, keep_bcc=True)
     try:
         path, duplicate = outbox.write(
             settings.outbox,
-            message.as_bytes(policy=unix),
+            mail.content.replace(b"\r\n", b"\n"),
             task_id=context.task_id,
             attempt=context.attempt,
+            limits=settings.folder_limits(),
         )
     except OSError as error:
         raise Retry(reason=f"TQE_OUTBOX {settings.outbox}: {error.strerror}") from error

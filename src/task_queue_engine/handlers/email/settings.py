@@ -10,6 +10,8 @@ from pydantic import Field, SecretStr, ValidationInfo, field_validator
 
 from task_queue_engine.config import EnvironmentSettings, Seconds
 from task_queue_engine.handlers.email.addresses import parse_address
+from task_queue_engine.handlers.folder_limits import FolderLimits
+from task_queue_engine.retry import MAX_SECONDS
 
 # Submission, implicit TLS (RFC 8314) and relay (RFC 5321).
 _DEFAULT_PORTS = {"starttls": 587, "tls": 465, "none": 25}
@@ -36,6 +38,24 @@ class EmailSettings(EnvironmentSettings):
     """Seconds to wait for the server at each step of the conversation."""
     outbox: Path = Field(Path("outbox"), validation_alias="TQE_OUTBOX")
     """A maildir-style folder; made when the first mail is written."""
+    max_total_bytes: Annotated[int, Field(ge=0)] = Field(
+        2**30, validation_alias="TQE_OUTBOX_MAX_TOTAL_BYTES"
+    )
+    """Of all mails in the outbox; 0: no limit."""
+    retention: Annotated[float, Field(ge=0, le=MAX_SECONDS)] = Field(
+        0.0, validation_alias="TQE_OUTBOX_RETENTION"
+    )
+    """Seconds for which a mail is kept in the outbox; 0: for ever."""
+
+    @field_validator("host")
+    @classmethod
+    def _host_is_a_name(cls, host: str | None) -> str | None:
+        try:
+            # As the resolver will; what it raises there is no trouble that passes.
+            (host or "").encode("idna")
+        except UnicodeError:
+            raise ValueError("is not a host name or an address") from None
+        return host
 
     @field_validator("username")
     @classmethod
@@ -70,6 +90,14 @@ class EmailSettings(EnvironmentSettings):
         sender = sender or _DEFAULT_SENDER
         parse_address(sender)
         return sender
+
+    def folder_limits(self) -> FolderLimits:
+        """Of the outbox."""
+        return FolderLimits(
+            max_bytes=self.max_total_bytes,
+            variable="TQE_OUTBOX_MAX_TOTAL_BYTES",
+            retention=self.retention,
+        )
 
     @property
     def smtp_port(self) -> int:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from task_queue_engine.handlers.export.payload import ExportFormat, ExportPayload
 from task_queue_engine.handlers.export.rows import RowSource
 from task_queue_engine.handlers.export.settings import ExportSettings
-from task_queue_engine.handlers.export.writers import make_writer
+from task_queue_engine.handlers.export.writers import RowWriter, make_writer
 from task_queue_engine.handlers.result_file import ResultFile, open_result
 from task_queue_engine.retry import Discard
 
@@ -52,20 +52,24 @@ def write_export(
 
     Raises:
         Discard: the name is taken by another task's file; too many rows or bytes.
-        Retry: the disk is full or fails.
+        Retry: the disk or `TQE_EXPORT_DIR` is full, or the disk fails.
         ConfigurationError: `TQE_EXPORT_DIR` cannot be used.
     """
     with open_result(
         settings.directory,
         payload.file_name(attempt.task_id),
         variable="TQE_EXPORT_DIR",
+        limits=settings.folder_limits(),
         task_id=attempt.task_id,
         attempt=attempt.number,
         # A name made of the task's id cannot be another task's.
         replace=payload.overwrite or payload.filename is None,
     ) as file:
         output = _Limited(file, settings.max_bytes)
-        rows = _write_rows(source, payload.format, output, settings.max_rows, attempt)
+        writer = make_writer(
+            payload.format, output, source.columns, delimiter=payload.delimiter or ","
+        )
+        rows = _write_rows(source, writer, settings.max_rows, attempt)
         attempt.check_cancelled()
         path = file.publish()
         return ExportResult(
@@ -77,10 +81,7 @@ def write_export(
         )
 
 
-def _write_rows(
-    source: RowSource, form: ExportFormat, output: _Limited, max_rows: int, attempt: ExportAttempt
-) -> int:
-    writer = make_writer(form, output, source.columns)
+def _write_rows(source: RowSource, writer: RowWriter, max_rows: int, attempt: ExportAttempt) -> int:
     writer.begin()
     count = 0
     for row in source.rows:

@@ -1,8 +1,8 @@
 """Task type `data-export`: rows to a CSV, JSON or JSON Lines file.
 
-The handler is an `async def`, since the engine's store is async; everything that blocks (SQLite,
-the file) happens in one thread, which reads and writes a row at a time. It is not a worker process:
-most of the time goes into SQLite and the disk, outside Python's lock.
+The handler is an `async def`, since the engine's store is async. A query, which a client has
+written, runs in a worker process of its own; other rows are of known size, and are read and written
+in a thread.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from task_queue_engine.context import TaskContext
 from task_queue_engine.errors import BackendRefused, ConfigurationError
 from task_queue_engine.handlers.export.file import ExportAttempt, ExportResult, write_export
 from task_queue_engine.handlers.export.payload import ExportPayload, TaskFilter
-from task_queue_engine.handlers.export.query import open_query
+from task_queue_engine.handlers.export.query_process import export_query
 from task_queue_engine.handlers.export.rows import payload_rows
 from task_queue_engine.handlers.export.settings import ExportSettings
 from task_queue_engine.handlers.export.task_rows import task_rows
@@ -37,11 +37,16 @@ async def export_data(payload: ExportPayload, context: TaskContext) -> ExportRes
     nothing under its name.
 
     Raises:
-        Discard: an error in the query, a name that is taken, too many rows or bytes.
+        Discard: an error in the query, a name that is taken, too many rows or bytes, too much
+            memory, CPU time or temporary space.
         Retry: a locked database, a full disk.
+        WorkerProcessDied: the query's process was ended from outside; retried.
         BackendUnavailable: the engine's store is in trouble; retried.
         ConfigurationError: a wrong or missing `TQE_EXPORT_*` variable; not retried.
     """
+
+    if payload.query is not None:
+        return await export_query(payload, context)
 
     def report(rows: int) -> None:
         trio.from_thread.run(context.progress, {"rows": rows})
@@ -55,21 +60,11 @@ async def export_data(payload: ExportPayload, context: TaskContext) -> ExportRes
     # Not abandoned when cancelled: the thread looks for that itself, and tidies up.
     if payload.tasks is not None:
         return await _export_tasks(payload, payload.tasks, attempt)
-    if payload.query is not None:
-        return await trio.to_thread.run_sync(_export_query, payload, payload.query, attempt)
     return await trio.to_thread.run_sync(_export_rows, payload, attempt)
 
 
 def _export_rows(payload: ExportPayload, attempt: ExportAttempt) -> ExportResult:
     return write_export(payload_rows(payload), payload, ExportSettings(), attempt)
-
-
-def _export_query(payload: ExportPayload, sql: str, attempt: ExportAttempt) -> ExportResult:
-    settings = ExportSettings()
-    with open_query(
-        settings.database, sql, payload.parameters, check_cancelled=attempt.check_cancelled
-    ) as source:
-        return write_export(source, payload, settings, attempt)
 
 
 async def _export_tasks(

@@ -22,6 +22,7 @@ from pydantic import (
 from task_queue_engine.task import TaskStatus
 
 ExportFormat = Literal["csv", "json", "jsonl"]
+Delimiter = Literal[",", ";", "\t"]
 Parameters = list[Any] | dict[str, Any]
 
 MAX_FILE_NAME = 200
@@ -105,6 +106,9 @@ class ExportPayload(BaseModel):
     columns: list[str] | None = Field(default=None, min_length=1)
     rows: list[Any] | None = Field(default=None, examples=[[{"name": "Ada", "born": 1815}]])
     format: ExportFormat = "csv"
+    delimiter: Delimiter | None = Field(
+        default=None, description="Between the cells of csv: a comma (default), semicolon or tab."
+    )
     filename: Annotated[str, AfterValidator(_safe_file_name)] | None = Field(
         default=None,
         description="Below the export folder; the format's ending is added where it is missing. "
@@ -151,6 +155,8 @@ class ExportPayload(BaseModel):
             raise ValueError("has parameters, which only a query takes")
         if self.columns is not None and self.rows is None:
             raise ValueError("has columns, which only rows take")
+        if self.delimiter is not None and self.format != "csv":
+            raise ValueError("has a delimiter, which only csv takes")
         return self
 
     def file_name(self, task_id: str) -> str:

@@ -1,13 +1,14 @@
 """Rows of one read-only query on a SQLite file.
 
 The SQL is written by clients, so nothing relies on its wording: the file is opened read-only,
-and an authorizer allows reading and nothing else (no ATTACH, no PRAGMA, no extension).
+and an authorizer allows reading and nothing else (no ATTACH, no PRAGMA), with functions by
+allow-list. What a query takes of time and memory is limited by the process it runs in.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,16 +19,22 @@ import apsw.ext
 from task_queue_engine.errors import ConfigurationError
 from task_queue_engine.handlers.export.payload import Parameters
 from task_queue_engine.handlers.export.rows import RowSource
+from task_queue_engine.handlers.export.sql_functions import ALLOWED
+from task_queue_engine.handlers.export.temp_space import TempSpace, limited_temp_space
 from task_queue_engine.retry import Discard, Retry
 
 MAX_VALUE = 16 * 2**20
-"""Bytes in one text or blob: a row is held in memory."""
+"""Bytes in one text or blob."""
+
+MAX_ROW = 32 * 2**20
+"""Characters and bytes in all texts and blobs of a row: it is in memory several times over on its
+way to the file."""
+
+MAX_COLUMNS = 1000
+"""Of the result: half of what SQLite takes, and far more than a table that is looked at has."""
 
 # Milliseconds to wait for a lock in the thread; longer waits are left to the task's backoff.
 _BUSY_TIMEOUT = 1000
-
-# Steps of SQLite's virtual machine between looks at cancellation: about a millisecond.
-_CHECK_EVERY = 20_000
 
 # Atomic groups: comments without end must not cost time without end.
 _SELECT = re.compile(r"(?>\s+|--[^\n]*|/\*.*?(?:\*/|\Z))*+(?:SELECT|WITH)\b", re.I | re.S)
@@ -38,9 +45,8 @@ _TRANSIENT = (
     apsw.BusyError,
     apsw.LockedError,
     apsw.SchemaChangeError,
-    apsw.FullError,  # sorting spills into temporary files
+    apsw.FullError,  # the disk under the temporary files
     apsw.IOError,
-    apsw.NoMemError,
     apsw.CantOpenError,
     apsw.ProtocolError,
 )
@@ -52,18 +58,19 @@ def open_query(
     sql: str,
     parameters: Parameters | None,
     *,
-    check_cancelled: Callable[[], None],
+    max_temp_bytes: int,
 ) -> Iterator[RowSource]:
     """Prepare the query; it runs as its rows are read, one at a time, in one read transaction.
 
     Args:
-        check_cancelled: called all the time while SQLite works, in the calling thread; what it
-            raises stops the query and comes out.
+        max_temp_bytes: what sorting and grouping may put into temporary files.
 
     Raises (reading the rows raises the same):
         ConfigurationError: `TQE_EXPORT_DATABASE` is not set, or no such file.
-        Discard: not one SELECT; an error in the SQL or the parameters; not a database.
+        Discard: not one SELECT; an error in the SQL or the parameters; a value, row or temporary
+            file too large; not a database.
         Retry: locked, disk full, I/O error.
+        MemoryError: also where SQLite got no memory.
     """
     if database is None:
         raise ConfigurationError(
@@ -75,30 +82,30 @@ def open_query(
     if not _SELECT.match(sql):
         raise Discard("query: only one SELECT, or WITH ... SELECT, is allowed")
 
-    with _verdicts():
-        connection = _connect(database, check_cancelled)
-    with closing(connection):
-        with _verdicts():
-            columns = _inspect(connection, sql)
-        yield RowSource(columns, _rows(connection, sql, parameters))
+    with limited_temp_space(max_temp_bytes) as space:
+        with _verdicts(space):
+            connection = _connect(database, space)
+        with closing(connection):
+            with _verdicts(space):
+                columns = _inspect(connection, sql)
+            yield RowSource(columns, _rows(connection, sql, parameters, space))
 
 
-def _connect(database: Path, check_cancelled: Callable[[], None]) -> apsw.Connection:
-    connection = apsw.Connection(str(database), flags=apsw.SQLITE_OPEN_READONLY)
+def _connect(database: Path, space: TempSpace) -> apsw.Connection:
+    connection = apsw.Connection(
+        str(database), flags=apsw.SQLITE_OPEN_READONLY, vfs=space.name, statementcachesize=0
+    )
     connection.set_busy_timeout(_BUSY_TIMEOUT)
     connection.config(apsw.SQLITE_DBCONFIG_DEFENSIVE, 1)
     # Views and generated columns of the file run no function that has side effects.
     connection.config(apsw.SQLITE_DBCONFIG_TRUSTED_SCHEMA, 0)
+    connection.config(apsw.SQLITE_DBCONFIG_ENABLE_FTS3_TOKENIZER, 0)
+    connection.config(apsw.SQLITE_DBCONFIG_ENABLE_LOAD_EXTENSION, 0)
     connection.limit(apsw.SQLITE_LIMIT_ATTACHED, 0)
     connection.limit(apsw.SQLITE_LIMIT_LENGTH, MAX_VALUE)
+    connection.limit(apsw.SQLITE_LIMIT_WORKER_THREADS, 0)
     connection.pragma("query_only", True)
     connection.authorizer = _allow_reading
-
-    def stop_or_go_on() -> bool:
-        check_cancelled()
-        return False
-
-    connection.set_progress_handler(stop_or_go_on, _CHECK_EVERY)
     return connection
 
 
@@ -107,7 +114,7 @@ def _allow_reading(
 ) -> int:
     if action in _READING:
         return apsw.SQLITE_OK
-    if action == apsw.SQLITE_FUNCTION and second != "load_extension":
+    if action == apsw.SQLITE_FUNCTION and (second or "").lower() in ALLOWED:
         return apsw.SQLITE_OK
     if action == apsw.SQLITE_PRAGMA and first == "data_version" and second is None:
         return apsw.SQLITE_OK  # full-text search asks this of itself; it changes nothing
@@ -120,21 +127,33 @@ def _inspect(connection: apsw.Connection, sql: str) -> tuple[str, ...]:
     rest = info.query_remaining
     if not info.is_readonly or (rest and apsw.ext.query_info(connection, rest).has_vdbe):
         raise Discard("query: only one SELECT, or WITH ... SELECT, is allowed")
+    if len(info.description) > MAX_COLUMNS:
+        raise Discard(f"query: more than {MAX_COLUMNS} columns")
     return tuple(column[0] for column in info.description)
 
 
 def _rows(
-    connection: apsw.Connection, sql: str, parameters: Parameters | None
+    connection: apsw.Connection, sql: str, parameters: Parameters | None, space: TempSpace
 ) -> Iterator[tuple[Any, ...]]:
-    with _verdicts():
-        yield from connection.execute(sql, parameters)
+    with _verdicts(space):
+        for row in connection.execute(sql, parameters):
+            if sum(len(value) for value in row if isinstance(value, str | bytes)) > MAX_ROW:
+                raise Discard(f"query: a row is larger than {MAX_ROW} bytes")
+            yield row
 
 
 @contextmanager
-def _verdicts() -> Iterator[None]:
+def _verdicts(space: TempSpace) -> Iterator[None]:
     try:
         yield
+    except apsw.NoMemError as error:
+        raise MemoryError from error
     except _TRANSIENT as error:
+        if space.exceeded:
+            raise Discard(
+                "query: needs more temporary space than TQE_EXPORT_MAX_BYTES: narrow it, or sort "
+                "and group less"
+            ) from error
         raise Retry(reason=f"query: {error}") from error
     except apsw.AuthError as error:
         raise Discard(f"query: only reading is allowed ({error})") from error

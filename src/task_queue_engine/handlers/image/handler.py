@@ -15,6 +15,7 @@ from typing import Literal
 import msgspec
 
 from task_queue_engine.context import SyncTaskContext
+from task_queue_engine.errors import ConfigurationError, CpuTimeExceeded
 from task_queue_engine.handlers.fetch.safe_fetch import FetchFailed, FetchRefused, fetch
 from task_queue_engine.handlers.image.input import read_below
 from task_queue_engine.handlers.image.output import write_output
@@ -26,6 +27,7 @@ from task_queue_engine.handlers.image.render import (
     render,
 )
 from task_queue_engine.handlers.image.settings import ImageSettings
+from task_queue_engine.handlers.process_limits import cpu_time_limit
 from task_queue_engine.registry import TaskRegistry
 from task_queue_engine.retry import Discard, Retry
 
@@ -66,7 +68,12 @@ class ResizedImage(msgspec.Struct, frozen=True, kw_only=True):
     source: SourceInfo
 
 
-@tasks.task("image-resize", process=True, timeout=120)
+@tasks.task(
+    "image-resize",
+    process=True,
+    timeout=120,
+    on_error={ConfigurationError: None, CpuTimeExceeded: None},
+)
 def resize_image(payload: ImageResize, context: SyncTaskContext) -> ResizedImage:
     """Resize one picture. A repeated attempt writes the same file again.
 
@@ -75,24 +82,28 @@ def resize_image(payload: ImageResize, context: SyncTaskContext) -> ResizedImage
             name is taken.
         Retry: a URL's server named a time to come back at; the disk is full or fails.
         FetchFailed: a URL cannot be fetched now.
-        ConfigurationError: a setting of this worker is wrong.
+        ConfigurationError: a setting of this worker is wrong; not retried.
+
+    A picture that takes more CPU time than `TQE_IMAGE_MAX_CPU_SECONDS` ends the process; the task
+    then fails with CpuTimeExceeded, and is not retried.
     """
     settings = ImageSettings()
     source = as_source(payload.source)
     data = _read(source, settings)
-    rendered = render(
-        data,
-        RenderOptions(
-            width=payload.width,
-            height=payload.height,
-            fit=payload.fit,
-            without_enlargement=payload.without_enlargement,
-            format=payload.output_format,
-            quality=payload.quality,
-            background=payload.background,
-        ),
-        RenderLimits(max_pixels=settings.max_pixels, max_memory=settings.max_memory),
-    )
+    with cpu_time_limit(settings.max_cpu_seconds):
+        rendered = render(
+            data,
+            RenderOptions(
+                width=payload.width,
+                height=payload.height,
+                fit=payload.fit,
+                without_enlargement=payload.without_enlargement,
+                format=payload.output_format,
+                quality=payload.quality,
+                background=payload.background,
+            ),
+            RenderLimits(max_pixels=settings.max_pixels, max_memory=settings.max_memory),
+        )
     name = payload.filename or context.task_id
     if format_of(name) is None:
         name += _SUFFIXES[rendered.format]
@@ -100,6 +111,7 @@ def resize_image(payload: ImageResize, context: SyncTaskContext) -> ResizedImage
         settings.directory,
         name,
         rendered.data,
+        limits=settings.folder_limits(),
         task_id=context.task_id,
         attempt=context.attempt,
         # A name made of the task's id cannot be another task's.

@@ -9,9 +9,11 @@ from typing import Annotated, Any
 from pydantic import Field, field_validator
 from pydantic_settings import NoDecode
 
-from task_queue_engine.config import EnvironmentSettings
+from task_queue_engine.config import EnvironmentSettings, Seconds
 from task_queue_engine.handlers.fetch.address_policy import AddressPolicy, Network
 from task_queue_engine.handlers.fetch.safe_fetch import FetchPolicy
+from task_queue_engine.handlers.folder_limits import FolderLimits
+from task_queue_engine.retry import MAX_SECONDS
 
 Port = Annotated[int, Field(ge=1, le=65_535)]
 Timeout = Annotated[float, Field(gt=0, le=3600, allow_inf_nan=False)]
@@ -27,6 +29,15 @@ class ImageSettings(EnvironmentSettings):
     directory: Path = Field(Path("images"), validation_alias="TQE_IMAGE_OUTPUT")
     """Where results are written; made when the first one is."""
 
+    max_total_bytes: Annotated[int, Field(ge=0)] = Field(
+        10 * 2**30, validation_alias="TQE_IMAGE_MAX_TOTAL_BYTES"
+    )
+    """Of all results in the folder; 0: no limit."""
+    retention: Annotated[float, Field(ge=0, le=MAX_SECONDS)] = Field(
+        0.0, validation_alias="TQE_IMAGE_RETENTION"
+    )
+    """Seconds for which a result is kept; 0: for ever."""
+
     max_bytes: Annotated[int, Field(ge=1024, le=1024 * _MIB)] = Field(
         20 * _MIB, validation_alias="TQE_IMAGE_MAX_BYTES"
     )
@@ -34,11 +45,15 @@ class ImageSettings(EnvironmentSettings):
     max_pixels: Annotated[int, Field(ge=1, le=1_000_000_000)] = Field(
         50_000_000, validation_alias="TQE_IMAGE_MAX_PIXELS"
     )
-    """Width x height of a source, as its header says, and of a result."""
+    """Width x height of a source, as its header says, and of a result; a half of it for
+    png and webp, a quarter for avif."""
     max_memory: Annotated[int, Field(ge=64 * _MIB)] = Field(
         2048 * _MIB, validation_alias="TQE_IMAGE_MAX_MEMORY_BYTES"
     )
     """Address space that decoding, scaling and encoding may add to the process (Linux)."""
+
+    max_cpu_seconds: Seconds = Field(30.0, validation_alias="TQE_IMAGE_MAX_CPU_SECONDS")
+    """CPU time of one picture. The limits of pixels keep what is known to be slow to a third."""
 
     allow_networks: Annotated[tuple[Network, ...], NoDecode] = Field(
         (), validation_alias="TQE_IMAGE_ALLOW_NETWORKS"
@@ -69,6 +84,13 @@ class ImageSettings(EnvironmentSettings):
     @classmethod
     def _ports_separated_by_commas(cls, value: Any) -> Any:
         return tuple(_split(value))
+
+    def folder_limits(self) -> FolderLimits:
+        return FolderLimits(
+            max_bytes=self.max_total_bytes,
+            variable="TQE_IMAGE_MAX_TOTAL_BYTES",
+            retention=self.retention,
+        )
 
     def fetch_policy(self) -> FetchPolicy:
         return FetchPolicy(

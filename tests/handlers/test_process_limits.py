@@ -1,11 +1,14 @@
 from __future__ import annotations
 
 import resource
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from task_queue_engine.handlers.image.memory_limit import address_space_limit
+from task_queue_engine.handlers.process_limits import address_space_limit
 
 MIB = 2**20
 
@@ -42,3 +45,22 @@ def test_a_lower_limit_of_the_operator_is_left_alone() -> None:
         assert resource.getrlimit(resource.RLIMIT_AS) == own
     finally:
         resource.setrlimit(resource.RLIMIT_AS, before)
+
+
+ENDLESS = """
+import resource, sys
+from task_queue_engine.handlers.process_limits import cpu_time_limit
+before = resource.getrlimit(resource.RLIMIT_CPU)
+with cpu_time_limit(100):
+    pass
+assert resource.getrlimit(resource.RLIMIT_CPU) == before
+with cpu_time_limit(0.1):
+    print("working", flush=True)
+    "a" * 10_000 in iter(lambda: "b", None)  # one call into C, without end
+"""
+
+
+def test_work_that_takes_more_cpu_time_is_ended_wherever_it_is() -> None:
+    ended = subprocess.run([sys.executable, "-c", ENDLESS], capture_output=True, timeout=60)
+    assert ended.stdout == b"working\n", ended.stderr
+    assert ended.returncode == -signal.SIGXCPU
