@@ -98,6 +98,11 @@ class Settings(EnvironmentSettings):
         "TQE_MAX_RESULT_BYTES", 256 * 1024
     )
     threads: Count = _env("TQE_THREADS", 40)
+    # As long as a task may take by default: a handler that takes less than twice its time never
+    # runs beside itself.
+    overlap_wait: Annotated[float, Field(ge=0, le=86_400, allow_inf_nan=False)] = _env(
+        "TQE_OVERLAP_WAIT", 300.0
+    )
     processes: Count = _env("TQE_PROCESSES", max(1, os.cpu_count() or 1))
     prefetch: Annotated[int, Field(ge=0, le=10_000)] = _env("TQE_PREFETCH", 0)
 

@@ -108,10 +108,10 @@ class Shutdown:
         by which the next one down the line sees the end of its input."""
         line = pipeline.line
 
-        # 1. Take no more work. What no worker has started goes back to the queue at once.
+        # 1. Take no more work. What no handler has started goes back to the queue at once.
         await self._no_more_work.wait()
         if line is not None:
-            line.poller.stop()
+            line.take_no_more()
 
         # 2. Close the top: the submitter answers what it has; scheduler and reconciler end, since
         #    they hold nothing.

@@ -30,7 +30,6 @@ from task_queue_engine.execution.locating import HandlerPath, load
 from task_queue_engine.execution.remote_errors import pack
 from task_queue_engine.execution.values import encode_progress, encode_result
 from task_queue_engine.registry import TaskDefinition, TaskRegistry
-from task_queue_engine.task import Task
 
 SHUTDOWN_SIGNALS = frozenset({signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
 """What a terminal or a service manager sends to every process of a service at once. The engine
@@ -120,10 +119,10 @@ class ProcessContext(AttemptContext):
 
     __slots__ = ("_engine", "_limit", "_lock", "_over")
 
-    def __init__(self, task: Task, engine: socket.socket, limit: int) -> None:
-        super().__init__(task)
+    def __init__(self, job: wire.Job, engine: socket.socket) -> None:
+        super().__init__(job.task, job.waited)
         self._engine = engine
-        self._limit = limit
+        self._limit = job.max_result_bytes
         self._lock = threading.Lock()
         self._over = False
 
@@ -144,7 +143,7 @@ class ProcessContext(AttemptContext):
 
 
 def _run(job: wire.Job, engine: socket.socket) -> wire.Returned | wire.Raised:
-    context = ProcessContext(job.task, engine, job.max_result_bytes)
+    context = ProcessContext(job, engine)
     try:
         definition = _definition(job.handler, job.task.type)
         payload = definition.convert_payload(job.task.payload)

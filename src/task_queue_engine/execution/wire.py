@@ -24,6 +24,8 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     handler: HandlerPath
     task: Task
     max_result_bytes: int
+    waited: float = 0.0
+    """Seconds that the task waited for this process."""
 
 
 class WorkerReady(msgspec.Struct, frozen=True):

@@ -16,7 +16,6 @@ from typing import Any
 import trio
 
 from task_queue_engine.codec import decode_json
-from task_queue_engine.errors import WorkerProcessDied
 from task_queue_engine.execution import wire
 from task_queue_engine.execution.child import SHUTDOWN_SIGNALS
 
@@ -130,7 +129,7 @@ def spawn() -> WorkerProcess:
     """Start a process. Takes milliseconds and blocks: for a thread.
 
     Raises:
-        WorkerProcessDied: the system does not start it.
+        OSError: the system does not start it.
     """
     ours, theirs = socket.socketpair()
     # Blocked here (for this thread alone), they stay blocked in the new process until it ignores
@@ -152,9 +151,9 @@ def spawn() -> WorkerProcess:
             pass_fds=[theirs.fileno()],
             start_new_session=True,
         )
-    except OSError as error:
+    except OSError:
         ours.close()
-        raise WorkerProcessDied(f"no worker process could be started: {error}") from error
+        raise
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         theirs.close()
