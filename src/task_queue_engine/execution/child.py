@@ -26,6 +26,7 @@ from task_queue_engine.errors import AttemptEnded, HandlerExited
 from task_queue_engine.execution import wire
 from task_queue_engine.execution.contexts import AttemptContext
 from task_queue_engine.execution.failures import unwrap_single
+from task_queue_engine.execution.forks import set_signals_in_forks
 from task_queue_engine.execution.locating import HandlerPath, load
 from task_queue_engine.execution.remote_errors import pack
 from task_queue_engine.execution.values import encode_progress, encode_result
@@ -50,6 +51,13 @@ def main(descriptor: int, engine_pid: int) -> None:
         # inherit it, so that they can be terminated.
         signal.signal(signum, _ignore)
         signal.siginterrupt(signum, False)
+    set_signals_in_forks(
+        {
+            signal.SIGINT: signal.default_int_handler,
+            signal.SIGTERM: signal.SIG_DFL,
+            signal.SIGHUP: signal.SIG_DFL,
+        }
+    )
     signal.pthread_sigmask(signal.SIG_UNBLOCK, SHUTDOWN_SIGNALS)
     if sys.stderr is not None:
         faulthandler.enable()

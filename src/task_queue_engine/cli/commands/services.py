@@ -9,9 +9,10 @@ from typing import Any
 import click
 
 from task_queue_engine.cli.apps import DEFAULT_APP, load_app
+from task_queue_engine.cli.container_init import put_init_in_front
 from task_queue_engine.cli.failures import expected_error
 from task_queue_engine.cli.logs import set_up_logging
-from task_queue_engine.cli.options import Command, app_option, debug_option
+from task_queue_engine.cli.options import SERVICE, Command, app_option, debug_option
 from task_queue_engine.cli.settings import CommandSettings
 from task_queue_engine.config import Settings
 
@@ -82,6 +83,7 @@ def _run(
     http: bool,
     work: bool,
 ) -> None:
+    put_init_in_front()
     overrides |= {
         "TQE_LOG_FORMAT": "json" if as_json else None,
         "TQE_LOG_LEVEL": "DEBUG" if debug else None,
@@ -100,6 +102,7 @@ def _run(
     # Only here: the web framework behind it takes longer to import than most commands to run.
     from task_queue_engine.cli.service import ServiceConfig, run_service
 
+    click.get_current_context().meta[SERVICE] = True
     try:
         run_service(ServiceConfig(registry=registry, settings=settings, workers=work, http=http))
     except Exception as error:  # raised again: only the log is this command's

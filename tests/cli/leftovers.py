@@ -1,0 +1,106 @@
+"""Handlers that leave behind what keeps a process from ending; copied like `shop.py`."""
+
+import atexit
+import concurrent.futures
+import multiprocessing
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import trio
+
+from task_queue_engine import TaskRegistry
+
+tasks = TaskRegistry()
+FOR_EVER = 3600
+
+
+@tasks.task("thread")
+def thread(payload: Any) -> None:
+    concurrent.futures.ThreadPoolExecutor().submit(time.sleep, FOR_EVER)
+
+
+@tasks.task("child")
+def child(payload: Any) -> None:
+    process = multiprocessing.get_context("fork").Process(target=time.sleep, args=(FOR_EVER,))
+    process.start()
+    Path("child.pid").write_text(str(process.pid))
+
+
+@tasks.task("atexit")
+def at_exit(payload: Any) -> None:
+    atexit.register(Path("atexit.ran").touch)
+
+
+@tasks.task("atexit-hangs")
+def at_exit_hangs(payload: Any) -> None:
+    atexit.register(time.sleep, FOR_EVER)
+
+
+@tasks.task("lock")
+def lock(payload: Any) -> None:
+    """Hold the interpreter lock inside C."""
+    Path("lock.running").touch()
+    re.match(r"(a+)+$", "a" * 64 + "b")
+
+
+@tasks.task("async-lock")
+async def async_lock(payload: Any) -> None:
+    await trio.Path("lock.running").touch()
+    re.match(r"(a+)+$", "a" * 64 + "b")
+
+
+@tasks.task("terminate")
+def terminate(payload: Any) -> int | None:
+    return _terminate()
+
+
+@tasks.task("terminate-in-process", process=True)
+def terminate_in_process(payload: Any) -> int | None:
+    return _terminate()
+
+
+def _terminate() -> int | None:
+    """How a forked child ends that is asked to."""
+    process = multiprocessing.get_context("fork").Process(target=time.sleep, args=(FOR_EVER,))
+    process.start()
+    process.terminate()
+    process.join(10)
+    code = process.exitcode
+    process.kill()
+    return code
+
+
+@tasks.task("pool")
+def pool(payload: Any) -> list[int]:
+    with multiprocessing.get_context("fork").Pool(2) as workers:
+        return workers.map(abs, [-1, -2])
+
+
+@tasks.task("start-method", process=True)
+def start_method(name: str) -> list[int]:
+    with multiprocessing.get_context(name).Pool(1) as workers:
+        return workers.map(abs, [-1, -2])
+
+
+@tasks.task("orphan")
+def orphan(payload: Any) -> None:
+    """A program whose parent ends before it does."""
+    subprocess.run(
+        [sys.executable, "-c", "import subprocess; subprocess.Popen(['sleep', '0.2'])"], check=True
+    )
+
+
+@tasks.task("variable", process=True)
+def variable(name: str) -> str | None:
+    return os.environ.get(name)
+
+
+@tasks.task("hang-up")
+async def hang_up(payload: Any) -> None:
+    os.kill(os.getpid(), signal.SIGHUP)

@@ -1,0 +1,191 @@
+"""A service's process ends when it is told to, whatever handlers have left behind in it."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import closing, suppress
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.cli.runner import Server, Shop, eventually
+
+APP = "leftovers:tasks"
+
+
+@pytest.fixture
+def shop(shop: Shop) -> Iterator[Shop]:
+    shutil.copy(Path(__file__).with_name("leftovers.py"), shop.path)
+    yield shop
+    kill_child(shop)
+
+
+def kill_child(shop: Shop) -> None:
+    """What it inherited (the log's pipe) ends with it."""
+    pid = shop.path / "child.pid"
+    if pid.exists():
+        with suppress(ProcessLookupError):
+            os.kill(int(pid.read_text()), signal.SIGKILL)
+
+
+def run_task(shop: Shop, server: Server, type_: str, payload: object = "x") -> object:
+    """Its result, once it has COMPLETED."""
+    task = server.post(type_, payload)
+    answer = httpx.get(f"{server.url}/tasks/{task['id']}?wait=20", timeout=30, trust_env=False)
+    assert answer.json()["status"] == "COMPLETED", answer.text
+    return answer.json().get("result")
+
+
+@pytest.mark.parametrize("left", ["thread", "child", "atexit-hangs"])
+def test_nothing_that_a_handler_leaves_keeps_the_process(shop: Shop, left: str) -> None:
+    with shop.serve("serve", TQE_APP=APP) as server:
+        run_task(shop, server, left)
+        server.signal()
+        server.process.wait(20)
+        assert server.process.returncode == 0
+        kill_child(shop)
+    assert "stopped" in server.log
+
+
+def test_atexit_functions_run_all_the_same(shop: Shop) -> None:
+    """Also where the interpreter's own end would first wait for a thread."""
+    with shop.serve("serve", TQE_APP=APP) as server:
+        run_task(shop, server, "atexit")
+        run_task(shop, server, "thread")
+        server.signal()
+        assert server.wait() == 0
+    assert (shop.path / "atexit.ran").exists()
+
+
+@pytest.mark.parametrize("type_", ["lock", "async-lock"])
+@pytest.mark.parametrize("log_format", ["text", "json"])
+def test_a_handler_that_holds_the_interpreter_does_not_keep_the_process(
+    shop: Shop, type_: str, log_format: str
+) -> None:
+    """Python does not even notice the signal then."""
+    with shop.serve(
+        "serve", TQE_APP=APP, TQE_SHUTDOWN_FLUSH="0.1", TQE_LOG_FORMAT=log_format
+    ) as server:
+        server.post(type_, "x")
+        eventually(shop.is_there("lock.running"))
+        server.signal()
+        assert server.wait() == -signal.SIGKILL
+    last = server.lines[-1]
+    assert "a handler holds its lock" in last
+    assert log_format == "text" or json.loads(last)["level"] == "CRITICAL"
+
+
+def test_a_guard_that_was_killed_is_missed_by_nobody(shop: Shop) -> None:
+    with shop.serve("serve", TQE_APP=APP) as server:
+        children = Path(f"/proc/{server.process.pid}/task/{server.process.pid}/children")
+        (guard,) = [
+            int(pid)
+            for pid in children.read_text().split()
+            if "guard_process" in Path(f"/proc/{pid}/cmdline").read_text()
+        ]
+        os.kill(guard, signal.SIGKILL)
+        server.signal()
+        assert server.wait() == 0
+
+
+def test_a_hangup_drains(shop: Shop) -> None:
+    with shop.serve("serve", TQE_APP=APP) as server:
+        server.signal(signal.SIGHUP)
+        server.wait_for("SIGHUP received")
+        assert server.wait() == 0
+    assert "stopped" in server.log
+
+
+def test_under_nohup_a_hangup_changes_nothing(shop: Shop) -> None:
+    former = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with shop.serve("serve", TQE_APP=APP) as server:
+            signal.signal(signal.SIGHUP, former)
+            server.signal(signal.SIGHUP)
+            assert run_task(shop, server, "pool") == [1, 2]
+            server.signal()
+            assert server.wait() == 0
+    finally:
+        signal.signal(signal.SIGHUP, former)
+    assert "SIGHUP received" not in server.log
+
+
+@pytest.mark.parametrize("type_", ["terminate", "terminate-in-process"])
+def test_what_a_handler_forks_can_be_terminated(shop: Shop, type_: str) -> None:
+    with shop.serve("serve", TQE_APP=APP) as server:
+        assert run_task(shop, server, type_) == -signal.SIGTERM
+        assert run_task(shop, server, "pool") == [1, 2]
+        server.signal()
+        assert server.wait() == 0
+    assert server.log.count("SIGTERM received") == 1
+
+
+@pytest.mark.parametrize("name", ["fork", "spawn", "forkserver"])
+def test_every_start_method_works_in_a_worker_process(shop: Shop, name: str) -> None:
+    with shop.serve("serve", TQE_APP=APP) as server:
+        assert run_task(shop, server, "start-method", name) == [1, 2]
+        server.signal()
+        assert server.wait() == 0
+
+
+def test_a_killed_server_leaves_its_port_though_a_forked_child_lives(shop: Shop) -> None:
+    with shop.serve("serve", TQE_APP=APP) as server:
+        run_task(shop, server, "child")
+        url = httpx.URL(server.url)
+        server.process.kill()
+        server.process.wait(20)
+        child = int((shop.path / "child.pid").read_text())
+        os.kill(child, 0)
+        with socket.socket() as again:
+            again.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            again.bind((url.host, url.port))
+            again.listen()
+        os.kill(child, signal.SIGKILL)
+
+
+@pytest.mark.skipif(
+    subprocess.run(
+        ["unshare", "--pid", "--fork", "--mount-proc", "true"], capture_output=True, check=False
+    ).returncode
+    != 0
+    if shutil.which("unshare")
+    else True,
+    reason="needs the right to make a PID namespace, as a container runtime does",
+)
+def test_as_process_1_of_a_container_it_reaps_orphans_and_passes_signals_on(shop: Shop) -> None:
+    inside = subprocess.Popen(
+        [
+            *("unshare", "--pid", "--fork", "--mount-proc", "--kill-child"),
+            *(sys.executable, "-m", "task_queue_engine", "serve"),
+        ],
+        cwd=shop.path,
+        env={"PATH": os.environ["PATH"], "TQE_APP": APP, "PORT": "0", "TQE_SHUTDOWN_GRACE": "0"},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    with closing(Server(inside)) as server:
+        run_task(shop, server, "orphan")
+        children = Path(f"/proc/{inside.pid}/task/{inside.pid}/children")
+        (init,) = (int(pid) for pid in children.read_text().split())
+        time.sleep(0.5)  # for the orphan to end: its end is what nothing tells
+        eventually(lambda: not zombies_of(init))
+        os.kill(init, signal.SIGTERM)
+        assert server.wait() == 0
+    assert server.log.count("SIGTERM received") == 1
+
+
+def zombies_of(parent: int) -> list[str]:
+    children = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
+    stats = [Path(f"/proc/{pid}/stat").read_text() for pid in children]
+    return [stat for stat in stats if stat.rpartition(")")[2].split()[0] == "Z"]
