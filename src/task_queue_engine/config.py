@@ -104,6 +104,7 @@ class Settings(EnvironmentSettings):
         "TQE_OVERLAP_WAIT", 300.0
     )
     processes: Count = _env("TQE_PROCESSES", max(1, os.cpu_count() or 1))
+    process_env: Annotated[tuple[str, ...], NoDecode] = _env("TQE_PROCESS_ENV", ())
     prefetch: Annotated[int, Field(ge=0, le=10_000)] = _env("TQE_PREFETCH", 0)
 
     batch_linger: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] = _env(
@@ -140,6 +141,13 @@ class Settings(EnvironmentSettings):
         if any(len(key) < 16 for key in keys):
             raise ValueError("each key must have at least 16 characters")
         return tuple(keys)
+
+    @field_validator("process_env", mode="before")
+    @classmethod
+    def _split_names(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            return tuple(name.strip() for name in value.split(",") if name.strip())
+        return value
 
     @property
     def uses_aws(self) -> bool:

@@ -2,13 +2,14 @@
 
 import atexit
 import concurrent.futures
+import logging.config
 import multiprocessing
 import os
 import re
-import signal
 import subprocess
 import sys
 import time
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -101,6 +102,37 @@ def variable(name: str) -> str | None:
     return os.environ.get(name)
 
 
-@tasks.task("hang-up")
-async def hang_up(payload: Any) -> None:
-    os.kill(os.getpid(), signal.SIGHUP)
+logger = logging.getLogger("shop.stock")
+
+
+@tasks.task("log", process=True)
+def log(payload: Any) -> None:
+    logger.info("counted %d", 3, extra={"shelf": "A"})
+    logger.debug("not at this level")
+    warnings.warn("it is old", stacklevel=1)
+    try:
+        raise ValueError("two\nlines")
+    except ValueError:
+        logger.exception("it failed")
+
+
+@tasks.task("configure-logging")
+def configure_logging(payload: Any) -> None:
+    """As an application does that never thought of the engine."""
+    logging.config.dictConfig(
+        {
+            "version": 1,
+            "handlers": {"none": {"class": "logging.NullHandler"}},
+            "root": {"level": "ERROR", "handlers": ["none"]},
+        }
+    )
+
+
+@tasks.task("fail")
+async def fail(payload: Any) -> None:
+    raise SystemExit("the handler's own exit")
+
+
+@tasks.task("hang", timeout=0.2, max_attempts=1)
+def hang(payload: Any) -> None:
+    time.sleep(FOR_EVER)

@@ -17,7 +17,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.cli.runner import Server, Shop, eventually
+from tests.cli.runner import KEY, Server, Shop, eventually
 
 APP = "leftovers:tasks"
 
@@ -150,6 +150,62 @@ def test_a_killed_server_leaves_its_port_though_a_forked_child_lives(shop: Shop)
             again.bind((url.host, url.port))
             again.listen()
         os.kill(child, signal.SIGKILL)
+
+
+# --- what else a worker process and an application can do to the service --------------------
+
+
+def test_worker_processes_get_only_what_is_allowed(shop: Shop) -> None:
+    secrets = {"TQE_API_KEYS": KEY, "AWS_SECRET_ACCESS_KEY": "aws", "SHOP_TOKEN": "token"}
+    more = {"SHOP_REGION": "north", "TQE_PROCESS_ENV": "SHOP_REGION, SHOP_X*"}
+    with shop.serve("worker", TQE_APP=APP, **secrets, **more) as worker:
+        for name in (*secrets, "SMTP_PASSWORD", "SHOP_REGION", "PATH"):
+            shop.submit("--app", APP, "variable", json.dumps(name))
+        eventually(lambda: {task["status"] for task in shop.tasks()} == {"COMPLETED"})
+        seen = {task["payload"]: task.get("result") for task in shop.tasks()}
+        worker.signal()
+        assert worker.wait() == 0
+    assert seen.pop("PATH") == os.environ["PATH"]
+    assert seen.pop("SHOP_REGION") == "north"
+    assert set(seen.values()) == {None}
+    assert "AWS_SECRET_ACCESS_KEY, SHOP_TOKEN, TQE_API_KEYS" in worker.log
+    assert KEY not in worker.log
+
+
+def test_what_a_worker_process_logs_is_in_the_log_in_its_format(shop: Shop) -> None:
+    with shop.serve("serve", "--json", TQE_APP=APP) as server:
+        run_task(shop, server, "log")
+        server.signal()
+        assert server.wait() == 0
+    lines = [json.loads(line) for line in server.lines]
+    (info,) = (line for line in lines if line["message"] == "counted 3")
+    assert (info["level"], info["logger"], info["shelf"]) == ("INFO", "shop.stock", "A")
+    assert len(info["task_id"]) == 36
+    (warned,) = (line for line in lines if line["logger"] == "py.warnings")
+    assert "it is old" in warned["message"]
+    (failed,) = (line for line in lines if line["message"] == "it failed")
+    assert "ValueError: two" in failed["exception"]
+    assert not [line for line in lines if "not at this level" in line["message"]]
+
+
+def test_an_application_that_configures_logging_does_not_silence_the_engine(shop: Shop) -> None:
+    app = shop.path / "configures.py"
+    app.write_text("from leftovers import configure_logging, tasks\nconfigure_logging(None)\n")
+    with shop.serve("serve", TQE_APP="configures:tasks") as server:
+        run_task(shop, server, "configure-logging")
+        server.signal()
+        assert server.wait() == 0
+    assert "SIGTERM received" in server.log
+    assert "INFO    service: stopped" in server.log
+
+
+def test_a_service_whose_threads_are_worn_out_ends_to_be_replaced(shop: Shop) -> None:
+    with shop.serve("serve", TQE_APP=APP, TQE_THREADS="2") as server:
+        for _ in range(2):
+            server.post("hang", "x")
+        assert server.wait() == 8
+    assert {task["status"] for task in shop.tasks()} == {"FAILED"}
+    assert server.lines[-1].startswith("tqe: 2 `def` handlers outlived their attempts")
 
 
 @pytest.mark.skipif(

@@ -453,6 +453,37 @@ async def test_a_handler_in_the_main_file_works_behind_the_usual_guard(program: 
     ]
 
 
+@pytest.mark.parametrize("method", ["spawn", "forkserver"])
+@bounded(40)
+async def test_a_handler_in_the_main_file_may_start_processes_of_its_own(
+    program: Program, method: str
+) -> None:
+    process = program(
+        f"""
+        import multiprocessing
+        import trio
+        from tests.execution.support import make_runner, run
+
+        def increased(number):
+            return number + 1
+
+        def handler(payload):
+            with multiprocessing.get_context({method!r}).Pool(1) as pool:
+                return pool.map(increased, payload)
+
+        async def main():
+            runner = make_runner()
+            async with runner.open():
+                print(await run(runner, handler, [1, 2], process=True, timeout=30))
+
+        if __name__ == "__main__":
+            trio.run(main)
+        """
+    )
+
+    assert await output_of(process) == "[2, 3]\n"
+
+
 @bounded(20)
 async def test_the_main_file_is_left_alone_when_no_handler_is_in_it(program: Program) -> None:
     process = program(

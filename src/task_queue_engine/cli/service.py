@@ -23,8 +23,9 @@ from task_queue_engine.cli.watchdog import Watchdog
 from task_queue_engine.config import Settings
 from task_queue_engine.engine.engine import Engine
 from task_queue_engine.engine.signals import on_signals
+from task_queue_engine.execution.environment import withheld
 from task_queue_engine.http import Bound, open_listeners, serve_http
-from task_queue_engine.registry import TaskRegistry
+from task_queue_engine.registry import RunsIn, TaskRegistry
 
 logger = logging.getLogger("task_queue_engine.service")
 
@@ -190,6 +191,12 @@ class _Service:
         info = self._engine.backend_info
         logger.info("backend %s: %s; queue %s", info.name, info.detail, self._settings.queue)
         if self._config.workers:
+            if any(task.runs_in is RunsIn.PROCESS for task in self._config.registry):
+                kept_back = withheld(self._settings.process_env)
+                logger.info(
+                    "worker processes do not get these variables (TQE_PROCESS_ENV): %s",
+                    ", ".join(kept_back) or "none",
+                )
             logger.info(
                 "%d workers for %s",
                 self._settings.worker_count,

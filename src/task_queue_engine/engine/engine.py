@@ -26,6 +26,7 @@ from task_queue_engine.engine.commands import Commands, Running
 from task_queue_engine.engine.counters import counters_of
 from task_queue_engine.engine.hooks import Hooks
 from task_queue_engine.engine.intake import Intake
+from task_queue_engine.engine.loggers import protect_loggers
 from task_queue_engine.engine.pipeline import Pipeline, PipelineConfig
 from task_queue_engine.engine.shutdown import Shutdown
 from task_queue_engine.engine.submission import TaskBuilder
@@ -102,6 +103,7 @@ class Engine(Commands):
         """
         if self._shutdown is not None:
             raise RuntimeError("this engine is already running")
+        protect_loggers()
         if self._consume:
             for definition in self._registry:
                 if definition.runs_in is RunsIn.PROCESS:
@@ -127,6 +129,7 @@ class Engine(Commands):
             processes=self._settings.processes,
             max_result_bytes=self._settings.max_result_bytes,
             overlap_wait=self._settings.overlap_wait,
+            more_environment=self._settings.process_env,
         )
         async with runner.open(), trio.open_nursery() as nursery:
             pipeline = Pipeline(self._pipeline_config(runner))

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import faulthandler
+import logging
 import os
 import selectors
 import signal
@@ -24,6 +25,7 @@ import msgspec
 
 from task_queue_engine.errors import AttemptEnded, HandlerExited
 from task_queue_engine.execution import wire
+from task_queue_engine.execution.child_logs import EngineSocket, ToEngine
 from task_queue_engine.execution.contexts import AttemptContext
 from task_queue_engine.execution.failures import unwrap_single
 from task_queue_engine.execution.forks import set_signals_in_forks
@@ -63,23 +65,27 @@ def main(descriptor: int, engine_pid: int) -> None:
         faulthandler.enable()
 
     os.set_inheritable(descriptor, False)
-    engine = socket.socket(fileno=descriptor)
-    # A forked copy must not keep the socket open when this process dies.
-    os.register_at_fork(after_in_child=engine.close)
+    connection = socket.socket(fileno=descriptor)
+    engine = EngineSocket(connection)
+    logs = ToEngine(engine)
+    logging.root.addHandler(logs)
     jobs: SimpleQueue[bytes | None] = SimpleQueue()
-    listener = _Listener(engine, engine_pid, jobs)
+    listener = _Listener(connection, engine_pid, jobs)
     threading.Thread(target=listener.run, name="engine listener", daemon=True).start()
     try:
-        engine.sendall(wire.frame(wire.encode(wire.WorkerReady())))
+        engine.send(wire.WorkerReady())
     except OSError:
         return  # the engine is gone
 
     while (body := jobs.get()) is not None:
-        reply = wire.frame(wire.encode(_run(wire.decode_job(body), engine)))
+        job = wire.decode_job(body)
+        logs.start(job)
+        reply = _run(job, engine)
+        logs.end()
         _flush_output()
         listener.busy = False
         try:
-            engine.sendall(reply)
+            engine.send(reply)
         except OSError:
             return  # the engine is gone
 
@@ -127,7 +133,7 @@ class ProcessContext(AttemptContext):
 
     __slots__ = ("_engine", "_limit", "_lock", "_over")
 
-    def __init__(self, job: wire.Job, engine: socket.socket) -> None:
+    def __init__(self, job: wire.Job, engine: EngineSocket) -> None:
         super().__init__(job.task, job.waited)
         self._engine = engine
         self._limit = job.max_result_bytes
@@ -135,11 +141,11 @@ class ProcessContext(AttemptContext):
         self._over = False
 
     def progress(self, value: Any) -> None:
-        body = wire.encode(wire.ProgressReported(msgspec.Raw(encode_progress(value, self._limit))))
+        progress = wire.ProgressReported(msgspec.Raw(encode_progress(value, self._limit)))
         with self._lock:
             if self._over:
                 raise AttemptEnded
-            self._engine.sendall(wire.frame(body))
+            self._engine.send(progress)
 
     def check_cancelled(self) -> None:
         """Nothing to check: this process is killed when the attempt ends."""
@@ -150,7 +156,7 @@ class ProcessContext(AttemptContext):
             self._over = True
 
 
-def _run(job: wire.Job, engine: socket.socket) -> wire.Returned | wire.Raised:
+def _run(job: wire.Job, engine: EngineSocket) -> wire.Returned | wire.Raised:
     context = ProcessContext(job, engine)
     try:
         definition = _definition(job.handler, job.task.type)

@@ -54,7 +54,7 @@ def describe_error(error: BaseException, *, max_traceback: int = MAX_TRACEBACK) 
     # SystemExit from there.
     except BaseException as broken:  # noqa: BLE001
         return TaskError(
-            type=_storable(type.__getattribute__(type(error), "__qualname__")),
+            type=storable(type.__getattribute__(type(error), "__qualname__")),
             message=f"<it cannot be described: {type(broken).__name__}>",
             traceback=None,
         )
@@ -66,11 +66,11 @@ def _describe(error: BaseException, max_traceback: int) -> TaskError:
         return TaskError(
             type=described.type,
             message=described.message,
-            traceback=described.traceback and _keep_end(described.traceback, max_traceback),
+            traceback=described.traceback and keep_end(described.traceback, max_traceback),
         )
     return TaskError(
-        type=_storable(qualified_name(type(error))),
-        message=_keep_start(_storable(message_of(error)), MAX_MESSAGE),
+        type=storable(qualified_name(type(error))),
+        message=keep_start(storable(message_of(error)), MAX_MESSAGE),
         traceback=_describe_traceback(error, max_traceback),
     )
 
@@ -119,10 +119,10 @@ def _describe_traceback(error: BaseException, limit: int) -> str | None:
         if alone and not getattr(error, "__notes__", None):
             return None
         # A single message of many kilobytes must not push out the frames above it.
-        text = "".join(_keep_start(_storable(chunk), MAX_MESSAGE) for chunk in seen.format())
+        text = "".join(keep_start(storable(chunk), MAX_MESSAGE) for chunk in seen.format())
     except BaseException as broken:  # noqa: BLE001 - all a traceback is made of can be overridden
         return f"<its traceback could not be formatted: {type(broken).__name__}>"
-    return _keep_end(text, limit)
+    return keep_end(text, limit)
 
 
 def _parts(
@@ -167,12 +167,13 @@ def _own_folders() -> tuple[str, ...]:
     return tuple(folders)
 
 
-def _storable(text: str) -> str:
+def storable(text: str) -> str:
     """Without NUL and lone surrogates, which JSON stores refuse (see `codec`)."""
     return text.replace("\x00", "\\x00").encode("utf-8", "backslashreplace").decode("utf-8")
 
 
-def _keep_start(text: str, limit: int) -> str:
+def keep_start(text: str, limit: int) -> str:
+    """At most `limit` bytes of the beginning, and how much is missing."""
     data = text.encode()
     if len(data) <= limit:
         return text
@@ -180,7 +181,8 @@ def _keep_start(text: str, limit: int) -> str:
     return data[:limit].decode(errors="ignore") + end + ("\n" if text.endswith("\n") else "")
 
 
-def _keep_end(text: str, limit: int) -> str:
+def keep_end(text: str, limit: int) -> str:
+    """At most `limit` bytes of the end, and how much is missing."""
     data = text.encode()
     if len(data) <= limit:
         return text

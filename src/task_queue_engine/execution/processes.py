@@ -12,6 +12,9 @@ runs the program's main file in every process, whether a handler is in it or not
 
 from __future__ import annotations
 
+import logging
+import os
+from collections.abc import Collection
 from typing import Any
 
 import trio
@@ -19,6 +22,8 @@ import trio
 from task_queue_engine.codec import decode_json
 from task_queue_engine.errors import HandlerNotStarted, WorkerProcessDied
 from task_queue_engine.execution import wire
+from task_queue_engine.execution.child_logs import captures_warnings
+from task_queue_engine.execution.environment import worker_environment
 from task_queue_engine.execution.locating import locate, refuse_while_loading_main
 from task_queue_engine.execution.remote_errors import unpack
 from task_queue_engine.execution.threads import START_AGAIN, ReportProgress
@@ -37,9 +42,13 @@ _CLOSE_GRACE = 2.0
 
 
 class ProcessPool:
-    """Runs handlers in at most `limit` worker processes."""
+    """Runs handlers in at most `limit` worker processes, which get the variables of the environment
+    that `worker_environment` allows, and those named in `more_environment`."""
 
-    def __init__(self, *, limit: int, max_result_bytes: int) -> None:
+    def __init__(
+        self, *, limit: int, max_result_bytes: int, more_environment: Collection[str] = ()
+    ) -> None:
+        self._more_environment = more_environment
         self.limiter = trio.CapacityLimiter(limit)
         self.max_result_bytes = max_result_bytes
         # Threads that start and reap: not those of trio's default limiter, which others may fill.
@@ -113,7 +122,8 @@ class ProcessPool:
 
     async def _start(self) -> WorkerProcess:
         try:
-            worker = await trio.to_thread.run_sync(spawn, limiter=self._housekeeping)
+            environment = worker_environment(self._more_environment, os.environ)
+            worker = await trio.to_thread.run_sync(spawn, environment, limiter=self._housekeeping)
         except (OSError, RuntimeError) as error:  # no descriptor, no memory, no thread
             raise WorkerProcessDied(f"no worker process could be started: {error}") from None
         self._workers.add(worker)
@@ -194,6 +204,8 @@ class ProcessCall:
             task=self._task,
             max_result_bytes=self._pool.max_result_bytes,
             waited=waited,
+            log_level=logging.root.level,
+            capture_warnings=captures_warnings(),
         )
         reply = await self._run_in_worker(job)
         if isinstance(reply, wire.Raised):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -48,6 +48,8 @@ class HandlerRunner:
         processes: at most so many worker processes for `process=True` handlers.
         overlap_wait: seconds for which a thread that outlives its attempt keeps the next attempt
             of its task from starting here.
+        more_environment: variables that worker processes get besides the usual ones, see
+            `environment.py`.
         max_result_bytes: limit for the JSON of a result, and of a progress value.
 
     A program that defines `process=True` handlers in its main file needs
@@ -56,13 +58,21 @@ class HandlerRunner:
     """
 
     def __init__(
-        self, *, threads: int, processes: int, max_result_bytes: int, overlap_wait: float = 0.0
+        self,
+        *,
+        threads: int,
+        processes: int,
+        max_result_bytes: int,
+        overlap_wait: float = 0.0,
+        more_environment: Collection[str] = (),
     ) -> None:
         self.max_result_bytes = max_result_bytes
         self._threads = ThreadRunner(
             limit=threads, overlap_wait=overlap_wait, max_result_bytes=max_result_bytes
         )
-        self._processes = ProcessPool(limit=processes, max_result_bytes=max_result_bytes)
+        self._processes = ProcessPool(
+            limit=processes, max_result_bytes=max_result_bytes, more_environment=more_environment
+        )
         self.on_trio = 0
         """Async handlers that run; counted by their calls."""
 

@@ -15,6 +15,7 @@ from task_queue_engine.cli.logs import set_up_logging
 from task_queue_engine.cli.options import SERVICE, Command, app_option, debug_option
 from task_queue_engine.cli.settings import CommandSettings
 from task_queue_engine.config import Settings
+from task_queue_engine.engine.loggers import protect_loggers
 
 logger = logging.getLogger("task_queue_engine.service")
 
@@ -93,6 +94,7 @@ def _run(
     set_up_logging(settings.log_level, settings.log_format)
     spec = app or CommandSettings().app
     registry = load_app(spec)
+    protect_loggers()  # the app may have configured logging, and disabled what there was
     if spec == DEFAULT_APP:
         # Better now than when the first task needs them.
         from task_queue_engine.handlers import check_settings
