@@ -29,6 +29,8 @@ from task_queue_engine.registry import RunsIn, TaskRegistry
 
 logger = logging.getLogger("task_queue_engine.service")
 
+# Of variables in a line of the log: Kubernetes alone sets seven for every service that it knows.
+_MOST_NAMES = 50
 # Seconds for answers that are under way when the server is to stop; no more than handlers get.
 _HTTP_GRACE = 5.0
 # Seconds of the watchdog beyond all deadlines: what they bound takes a moment to unwind.
@@ -82,6 +84,11 @@ def run_service(config: ServiceConfig) -> None:
     finally:
         watchdog.stop()
         guard.hurry()  # to the very end: see leaving.py
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = len(names) - _MOST_NAMES
+    return ", ".join(names[:_MOST_NAMES]) + (f" and {more} more" if more > 0 else "")
 
 
 def _http_grace(settings: Settings) -> float:
@@ -195,7 +202,7 @@ class _Service:
                 kept_back = withheld(self._settings.process_env)
                 logger.info(
                     "worker processes do not get these variables (TQE_PROCESS_ENV): %s",
-                    ", ".join(kept_back) or "none",
+                    _listed(kept_back) or "none",
                 )
             logger.info(
                 "%d workers for %s",
