@@ -77,10 +77,12 @@ def _say() -> None:
         )
     else:
         line = f"{now}.000Z CRITICAL watchdog: {_LAST_WORDS}\n"
-    # Where it is written to may be what everything hangs on.
-    os.set_blocking(2, False)
+    # Where it is written to may be what everything hangs on, or closed.
+    stderr = select.poll()
+    stderr.register(2, select.POLLOUT)
     try:
-        os.write(2, line.encode())
+        if stderr.poll(0):
+            os.write(2, line.encode())
     except OSError:
         return
 

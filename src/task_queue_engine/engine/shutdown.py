@@ -15,7 +15,9 @@ from the signal on:
        └─ 6 the rest                then the backend closes, and the watchdog is called off
 
 The watchdog ends the process a few seconds after the hard deadline: what holds the event loop holds
-every deadline here too. `Shutdown.carry_out` is the steps.
+every deadline here too. What holds the interpreter itself holds the watchdog as well: then the
+guard (`cli/guard.py`), a process of its own, ends it a little later. `Shutdown.carry_out` is the
+steps.
 """
 
 from __future__ import annotations

@@ -54,7 +54,7 @@ def describe_error(error: BaseException, *, max_traceback: int = MAX_TRACEBACK) 
     # SystemExit from there.
     except BaseException as broken:  # noqa: BLE001
         return TaskError(
-            type=storable(type.__getattribute__(type(error), "__qualname__")),
+            type=storable(type.__dict__["__qualname__"].__get__(type(error))),
             message=f"<it cannot be described: {type(broken).__name__}>",
             traceback=None,
         )
