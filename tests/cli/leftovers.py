@@ -83,8 +83,17 @@ def pool(payload: Any) -> list[int]:
         return workers.map(abs, [-1, -2])
 
 
-@tasks.task("start-method", process=True)
+@tasks.task("start-method")
 def start_method(name: str) -> list[int]:
+    return _started(name)
+
+
+@tasks.task("start-method-in-process", process=True)
+def start_method_in_process(name: str) -> list[int]:
+    return _started(name)
+
+
+def _started(name: str) -> list[int]:
     with multiprocessing.get_context(name).Pool(1) as workers:
         return workers.map(abs, [-1, -2])
 

@@ -84,14 +84,9 @@ def test_a_handler_that_holds_the_interpreter_does_not_keep_the_process(
     assert log_format == "text" or json.loads(last)["level"] == "CRITICAL"
 
 
-def test_a_guard_that_was_killed_is_missed_by_nobody(shop: Shop) -> None:
+def test_a_guard_that_was_killed_holds_nothing_up(shop: Shop) -> None:
     with shop.serve("serve", TQE_APP=APP) as server:
-        children = Path(f"/proc/{server.process.pid}/task/{server.process.pid}/children")
-        (guard,) = [
-            int(pid)
-            for pid in children.read_text().split()
-            if "guard_process" in Path(f"/proc/{pid}/cmdline").read_text()
-        ]
+        (guard,) = guards_of(server.process.pid)
         os.kill(guard, signal.SIGKILL)
         server.signal()
         assert server.wait() == 0
@@ -130,9 +125,10 @@ def test_what_a_handler_forks_can_be_terminated(shop: Shop, type_: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["fork", "spawn", "forkserver"])
-def test_every_start_method_works_in_a_worker_process(shop: Shop, name: str) -> None:
+def test_every_start_method_works_in_a_handler(shop: Shop, name: str) -> None:
     with shop.serve("serve", TQE_APP=APP) as server:
         assert run_task(shop, server, "start-method", name) == [1, 2]
+        assert run_task(shop, server, "start-method-in-process", name) == [1, 2]
         server.signal()
         assert server.wait() == 0
 
@@ -145,6 +141,7 @@ def test_a_killed_server_leaves_its_port_though_a_forked_child_lives(shop: Shop)
         server.process.wait(20)
         child = int((shop.path / "child.pid").read_text())
         os.kill(child, 0)
+        eventually(lambda: not guards_of(server.process.pid))
         with socket.socket() as again:
             again.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             again.bind((url.host, url.port))
@@ -240,6 +237,19 @@ def test_as_process_1_of_a_container_it_reaps_orphans_and_passes_signals_on(shop
         os.kill(init, signal.SIGTERM)
         assert server.wait() == 0
     assert server.log.count("SIGTERM received") == 1
+
+
+def guards_of(service: int) -> list[int]:
+    """Processes that watch over this one, also when it has ended."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            words = (folder / "cmdline").read_bytes().split(b"\0")
+            if any(word.endswith(b"guard_process.py") for word in words) and (
+                str(service).encode() in words
+            ):
+                found.append(int(folder.name))
+    return found
 
 
 def zombies_of(parent: int) -> list[str]:

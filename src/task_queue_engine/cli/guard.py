@@ -51,10 +51,11 @@ class Guard:
         # The one variable that an interpreter may need to start at all.
         kept = {name: os.environ[name] for name in ("LD_LIBRARY_PATH",) if name in os.environ}
         shared = (self.signals.fileno(), self._control_out.fileno())
+        arguments = (str(os.getpid()), *map(str, shared), *self._arguments)
         try:
             self._process = subprocess.Popen(  # noqa: S603 - our own interpreter and our own code
                 # Without the site packages, and whatever they do at a start.
-                [sys.executable, "-I", "-S", str(_PROGRAM), *map(str, shared), *self._arguments],
+                [sys.executable, "-I", "-S", str(_PROGRAM), *arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 pass_fds=shared,

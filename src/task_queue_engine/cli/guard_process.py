@@ -1,4 +1,4 @@
-"""The program of the guard, see `guard.py`: `SIGNALS CONTROL TIMEOUT HURRIED text|json`.
+"""The program of the guard, see `guard.py`: `SERVICE SIGNALS CONTROL TIMEOUT HURRIED text|json`.
 
 It runs in an interpreter without site packages, so it imports nothing but the standard library, and
 of that little: it is there for as long as the service is, and should weigh next to nothing.
@@ -26,9 +26,8 @@ _LAST_WORDS = (
 
 
 def main() -> None:
-    signals_fd, control_fd = int(sys.argv[1]), int(sys.argv[2])
-    timeout, hurried = float(sys.argv[3]), float(sys.argv[4])
-    service = os.getppid()
+    service, signals_fd, control_fd = (int(argument) for argument in sys.argv[1:4])
+    timeout, hurried = float(sys.argv[4]), float(sys.argv[5])
     for number in _SHUTDOWN:
         signal.signal(number, signal.SIG_IGN)  # a service manager may send them to all processes
     control, signals = socket.socket(fileno=control_fd), socket.socket(fileno=signals_fd)
@@ -70,7 +69,7 @@ def _peek(signals: socket.socket) -> bytes:
 
 def _say() -> None:
     now = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime())
-    if sys.argv[5] == "json":
+    if sys.argv[6] == "json":
         line = (
             f'{{"time":"{now}Z","level":"CRITICAL","logger":"task_queue_engine.watchdog",'
             f'"message":"{_LAST_WORDS}"}}\n'

@@ -86,7 +86,7 @@ class MetricsView(msgspec.Struct, frozen=True, kw_only=True):
     dead_letters: int
     uptime_seconds: float
     counters: dict[str, int]
-    abandoned_threads: int = 0
+    abandoned_threads: int
     """Threads of this process whose `def` handler outlived its attempt and still runs."""
     usage: BackendUsage | UnsetType = UNSET
     """Only where the backend is billed by the request (AWS)."""
