@@ -102,7 +102,7 @@ def _started(name: str) -> list[int]:
 def orphan(payload: Any) -> None:
     """A program whose parent ends before it does."""
     subprocess.run(
-        [sys.executable, "-c", "import subprocess; subprocess.Popen(['sleep', '0.2'])"], check=True
+        [sys.executable, "-c", "import subprocess; subprocess.Popen(['sleep', '1'])"], check=True
     )
 
 

@@ -53,7 +53,7 @@ MEANINGS = {
     ExitCode.TIMEOUT: "--wait is over, the task has not ended; it goes on",
     ExitCode.UNAVAILABLE: "backend or server unreachable or in trouble: try again",
     ExitCode.WRONG_STATE: "the task's status does not allow it",
-    ExitCode.OVERRUN: "a server could not end in time: a handler blocked it (the interpreter itself: 137)",
+    ExitCode.OVERRUN: "a server could not end in time: a handler blocked it; 137 likewise",
     ExitCode.WORN_OUT: "a server ended to be started anew: too many handlers outlived their time",
     ExitCode.INTERRUPTED: "Ctrl-C",
     ExitCode.BROKEN_PIPE: "whatever read the output closed it",
