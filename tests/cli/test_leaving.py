@@ -216,13 +216,14 @@ def test_a_service_whose_threads_are_worn_out_ends_to_be_replaced(shop: Shop) ->
     reason="needs the right to make a PID namespace, as a container runtime does",
 )
 def test_as_process_1_of_a_container_it_reaps_orphans_and_passes_signals_on(shop: Shop) -> None:
+    kept = {name: os.environ[name] for name in ("PATH", "PYTHONPATH") if name in os.environ}
     inside = subprocess.Popen(
         [
             *("unshare", "--pid", "--fork", "--mount-proc", "--kill-child"),
             *(sys.executable, "-m", "task_queue_engine", "serve"),
         ],
         cwd=shop.path,
-        env={"PATH": os.environ["PATH"], "TQE_APP": APP, "PORT": "0", "TQE_SHUTDOWN_GRACE": "0"},
+        env=kept | {"TQE_APP": APP, "PORT": "0", "TQE_SHUTDOWN_GRACE": "0"},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
