@@ -230,13 +230,16 @@ def test_as_process_1_of_a_container_it_reaps_orphans_and_passes_signals_on(shop
         text=True,
     )
     with closing(Server(inside)) as server:
-        run_task(shop, server, "orphan")
-        children = Path(f"/proc/{inside.pid}/task/{inside.pid}/children")
-        (init,) = (int(pid) for pid in children.read_text().split())
-        # It ends by itself; what is not reaped then stays in the list, as a zombie.
-        eventually(lambda: "sleep" not in children_of(init))
-        os.kill(init, signal.SIGTERM)
-        assert server.wait() == 0
+        try:
+            run_task(shop, server, "orphan")
+            children = Path(f"/proc/{inside.pid}/task/{inside.pid}/children")
+            (init,) = (int(pid) for pid in children.read_text().split())
+            # It ends by itself; what is not reaped then stays in the list, as a zombie.
+            eventually(lambda: "sleep" not in children_of(init))
+            os.kill(init, signal.SIGTERM)
+            assert server.wait() == 0
+        finally:
+            inside.kill()  # and all in its namespace with it
     assert server.log.count("SIGTERM received") == 1
 
 
