@@ -48,5 +48,6 @@ STOPSIGNAL SIGTERM
 # A container that runs `worker` serves no HTTP: run it with --no-healthcheck.
 HEALTHCHECK --interval=30s --timeout=5s --start-period=20s --retries=3 CMD ["healthcheck"]
 
+# As process 1 it puts an init in front of itself, which reaps orphans: there need be no other.
 ENTRYPOINT ["tqe"]
 CMD ["serve"]

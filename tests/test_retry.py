@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 
 from task_queue_engine import Backoff, Discard, Retry, Settings, Snooze, Task, TaskRegistry
-from task_queue_engine.errors import UnknownTaskType
+from task_queue_engine.errors import ResultNotStorable, UnknownTaskType, WrongAsyncLibrary
 from task_queue_engine.handlers import registry as handlers
 from task_queue_engine.retry import (
     MAX_SECONDS,
@@ -69,6 +69,14 @@ def test_a_snooze_is_granted_at_the_last_attempt_too() -> None:
 
 def test_a_discard_gives_up_at_once() -> None:
     assert after(Discard("no use"), max_attempts=10) == GiveUp("discarded by its handler")
+
+
+@pytest.mark.parametrize("error", [ResultNotStorable("result: too large"), WrongAsyncLibrary()])
+def test_what_can_never_succeed_is_not_tried_again(error: Exception) -> None:
+    """Its side effects have happened, and would again. Only a rule for just that overrules it."""
+    decision = after(error, rules={Exception: NINE}, max_attempts=5)
+    assert decision == GiveUp(f"no attempt can succeed: {type(error).__name__}")
+    assert after(error, rules={type(error): NINE}, max_attempts=5) == at(9)
 
 
 def test_rules_for_errors_and_the_most_specific_wins() -> None:

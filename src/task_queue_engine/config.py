@@ -98,7 +98,13 @@ class Settings(EnvironmentSettings):
         "TQE_MAX_RESULT_BYTES", 256 * 1024
     )
     threads: Count = _env("TQE_THREADS", 40)
+    # As long as a task may take by default: a handler that takes less than twice its time never
+    # runs beside itself.
+    overlap_wait: Annotated[float, Field(ge=0, le=86_400, allow_inf_nan=False)] = _env(
+        "TQE_OVERLAP_WAIT", 300.0
+    )
     processes: Count = _env("TQE_PROCESSES", max(1, os.cpu_count() or 1))
+    process_env: Annotated[tuple[str, ...], NoDecode] = _env("TQE_PROCESS_ENV", ())
     prefetch: Annotated[int, Field(ge=0, le=10_000)] = _env("TQE_PREFETCH", 0)
 
     batch_linger: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] = _env(
@@ -138,6 +144,13 @@ class Settings(EnvironmentSettings):
             # Bytes of the environment that are not UTF-8 (PEP 383): no request could be compared.
             raise ValueError("each key must be UTF-8 text")
         return tuple(keys)
+
+    @field_validator("process_env", mode="before")
+    @classmethod
+    def _split_names(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            return tuple(name.strip() for name in value.split(",") if name.strip())
+        return value
 
     @property
     def uses_aws(self) -> bool:

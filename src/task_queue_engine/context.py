@@ -31,7 +31,7 @@ class TaskContext(Protocol):
 
     @property
     def deadline(self) -> datetime | None:
-        """When this attempt times out (UTC), from its start; None without a timeout."""
+        """When this attempt times out (UTC), from the handler's start; None without a timeout."""
         ...
 
     async def progress(self, value: Any) -> None:
@@ -65,6 +65,8 @@ class SyncTaskContext(Protocol):
 
     def check_cancelled(self) -> None:
         """Threads cannot be stopped from outside: a long-running `def` handler calls this now and
-        then. Raises when the attempt was cancelled, timed out or lost its lease. In a worker
-        process it does nothing, since there the process is killed."""
+        then. Raises when the attempt was cancelled, timed out or lost its lease. A handler that
+        does not goes on after that, with all it does, and its task's next attempt starts beside
+        it at the latest when `TQE_OVERLAP_WAIT` is over. In a worker process (`process=True`) it
+        does nothing, since there the process is killed."""
         ...

@@ -138,22 +138,47 @@ class ResultTimeout(TaskQueueError):
 
 
 class AttemptTimedOut(TaskQueueError):
-    """The attempt took longer than the task's timeout, in seconds.
+    """The attempt took longer than the task's timeout, in seconds from the handler's start."""
 
-    `not_started` says what it waited for where the handler had not even been called.
-    """
-
-    def __init__(self, timeout: float, *, not_started: str | None = None) -> None:
-        super().__init__(
-            f"the handler did not return within {timeout:g} s"
-            if not_started is None
-            else f"the handler was not started within {timeout:g} s: {not_started}"
-        )
+    def __init__(self, timeout: float) -> None:
+        super().__init__(f"the handler did not return within {timeout:g} s")
         self.timeout = timeout
 
 
+class HandlerNotStarted(TaskQueueError):
+    """The handler was not called, for a reason that passes: its task goes back, at no cost, and
+    comes again after `retry_in` seconds."""
+
+    def __init__(self, reason: str, *, retry_in: float) -> None:
+        super().__init__(f"the handler was not started: {reason}")
+        self.retry_in = retry_in
+
+
+class TooManyAbandonedThreads(TaskQueueError):
+    """So many `def` handlers outlived their attempts that this process should be replaced: only
+    its end ends them."""
+
+    def __init__(self, count: int) -> None:
+        super().__init__(
+            f"{count} `def` handlers outlived their attempts and still hold their threads "
+            "(TQE_THREADS); the engine ends, to be started in a new process"
+        )
+
+
 class ResultNotStorable(TaskQueueError):
-    """What the handler returned is not JSON, or is larger than `TQE_MAX_RESULT_BYTES`."""
+    """What the handler returned is not JSON, or is larger than `TQE_MAX_RESULT_BYTES`. Its side
+    effects have happened, and it would return the same again: the task fails at once."""
+
+
+class WrongAsyncLibrary(TaskQueueError):
+    """An `async def` handler called what needs asyncio; handlers run on trio, so no attempt can
+    succeed: the task fails at once."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "the handler called a library made for asyncio, and handlers run on trio: use one "
+            "that supports trio (anyio, httpx, ...), or a `def` handler that calls asyncio.run()"
+        )
 
 
 class WorkerProcessDied(TaskQueueError):

@@ -30,4 +30,5 @@ Event = AttemptStarted | AttemptRecorded
 
 Hook = Callable[[Event], None]
 """Called in the engine's own task, between two steps of the pipeline: it has to be quick and must
-not raise. An exception is logged and the hook is not called again."""
+not raise. Whatever it raises is logged, and the hook is not called again. While it runs nothing
+else does, so what may wait (a file, a network) belongs into a thread of the host's own."""

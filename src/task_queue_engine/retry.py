@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+from task_queue_engine.errors import ResultNotStorable, WrongAsyncLibrary
 from task_queue_engine.task import Task
 
 Seconds = float | timedelta
@@ -124,6 +125,9 @@ Decision = RetryAt | SnoozeUntil | GiveUp
 
 ErrorRules = Mapping[type[BaseException], Backoff | None]
 
+_CANNOT_SUCCEED = (ResultNotStorable, WrongAsyncLibrary)
+"""Another attempt would only repeat the side effects. A rule that names the class overrules it."""
+
 
 def decide(
     task: Task,
@@ -140,9 +144,12 @@ def decide(
     specific class in the error's MRO wins.
     """
     if isinstance(error, Snooze):
-        return SnoozeUntil(now + timedelta(seconds=error.delay), error.delay)
+        delay = to_seconds(error.delay, name="Snooze.delay")
+        return SnoozeUntil(now + timedelta(seconds=delay), delay)
     if isinstance(error, Discard):
         return GiveUp("discarded by its handler")
+    if isinstance(error, _CANNOT_SUCCEED) and type(error) not in rules:
+        return GiveUp(f"no attempt can succeed: {type(error).__name__}")
 
     chosen: Backoff | None = backoff
     for cls in type(error).__mro__:
@@ -158,7 +165,8 @@ def decide(
     if failures >= task.max_attempts:
         return GiveUp(f"attempts exhausted ({failures} of {task.max_attempts})")
     if isinstance(error, Retry) and error.delay is not None:
-        delay = error.delay
+        delay = to_seconds(error.delay, name="Retry.delay")
     else:
-        delay = chosen.delay(failures, rng)
+        # A team's own Backoff may say anything.
+        delay = to_seconds(chosen.delay(failures, rng), name="Backoff.delay")
     return RetryAt(now + timedelta(seconds=delay), delay)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -40,6 +41,8 @@ class Rig:
     deliveries: trio.MemorySendChannel[Attempt]
     outcomes: trio.MemoryReceiveChannel[Outcome]
     done: trio.Event
+    runner: HandlerRunner
+    background: trio.Nursery
     started: list[Attempt] = field(default_factory=list)
 
     async def run(self, attempt: Attempt) -> Outcome:
@@ -72,7 +75,7 @@ async def working(backend: MemoryBackend, registry: TaskRegistry) -> AsyncIterat
 
     async with runner.open(), trio.open_nursery() as nursery:
         nursery.start_soon(run)
-        yield Rig(worker, demand_in, deliveries_out, outcomes_in, done, started)
+        yield Rig(worker, demand_in, deliveries_out, outcomes_in, done, runner, nursery, started)
         nursery.cancel_scope.cancel()
 
 
@@ -373,6 +376,81 @@ async def test_an_attempt_handed_over_in_the_moment_of_the_interruption_is_given
         rig.worker.interrupt()
         assert await rig.outcomes.receive() == Interrupted(attempt)
     assert not ran
+
+
+# --- not started ----------------------------------------------------------------------------
+
+
+@asynccontextmanager
+async def waiting_for_a_thread(backend: MemoryBackend) -> AsyncIterator[tuple[Rig, Attempt]]:
+    """The only thread is taken by another worker's handler."""
+    release = threading.Event()
+
+    def body(payload: Any) -> None:
+        release.wait(20)
+
+    registry = TaskRegistry()
+    registry.task("t")(body)
+    try:
+        async with working(backend, registry) as rig:
+            holds = await claimed(backend)
+            rig.background.start_soon(
+                partial(rig.runner.run, registry.get("t"), holds.task, report_progress=nothing)
+            )
+            await trio.testing.wait_all_tasks_blocked()
+            attempt = await claimed(backend)
+            await rig.deliveries.send(attempt)
+            await trio.testing.wait_all_tasks_blocked()
+            assert rig.started == []
+            yield rig, attempt
+    finally:
+        release.set()
+
+
+async def nothing(value: Any) -> None: ...
+
+
+async def test_what_waits_for_a_thread_goes_back_when_no_more_work_is_taken(
+    backend: MemoryBackend,
+) -> None:
+    async with waiting_for_a_thread(backend) as (rig, attempt):
+        rig.worker.give_back_unstarted()
+        assert await rig.outcomes.receive() == Interrupted(attempt)
+        assert rig.started == []
+
+
+async def test_a_lease_lost_while_waiting_for_a_thread_is_no_crash(backend: MemoryBackend) -> None:
+    async with waiting_for_a_thread(backend) as (rig, attempt):
+        attempt.abort(AbortReason.LEASE_LOST)
+        assert await rig.outcomes.receive() == Interrupted(attempt)
+
+
+async def test_what_runs_goes_on_when_no_more_work_is_taken(backend: MemoryBackend) -> None:
+    async with working(backend, handler(partial(trio.sleep, 10))) as rig:
+        attempt = await claimed(backend)
+        await rig.deliveries.send(attempt)
+        await trio.testing.wait_all_tasks_blocked()
+        rig.worker.give_back_unstarted()
+        assert isinstance(await rig.outcomes.receive(), Succeeded)
+
+
+async def test_what_could_not_be_started_comes_again_at_no_cost(
+    backend: MemoryBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*args: Any) -> None:
+        raise RuntimeError("can't start new thread")
+
+    registry = TaskRegistry()
+
+    @registry.task("t", max_attempts=1)
+    def t(payload: Any) -> None: ...
+
+    monkeypatch.setattr("trio._threads.start_thread_soon", refuse)
+    async with working(backend, registry) as rig:
+        outcome = await rig.run(await claimed(backend))
+        assert isinstance(outcome, Errored)
+        assert isinstance(outcome.decision, SnoozeUntil)
+        assert outcome.decision.delay == 5
 
 
 # --- the end --------------------------------------------------------------------------------

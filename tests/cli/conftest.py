@@ -24,11 +24,15 @@ def _clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Itera
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
     handlers, level = list(logging.root.handlers), logging.root.level
+    engine = logging.getLogger("task_queue_engine")
+    engines = list(engine.handlers), engine.level, engine.propagate
     yield
     # The command line sets up logging for its process, which here is that of the tests.
     logging.captureWarnings(False)
     logging.root.handlers[:] = handlers
     logging.root.setLevel(level)
+    engine.handlers[:], engine.propagate = engines[0], engines[2]
+    engine.setLevel(engines[1])
 
 
 @pytest.fixture

@@ -339,6 +339,7 @@ def test_what_a_client_reads_adds_no_member_to_what_a_server_writes(
                 "in_flight",
                 "dead_letters",
                 "uptime_seconds",
+                "abandoned_threads",
                 "counters",
                 "usage",
             },

@@ -34,8 +34,19 @@ def bounded(seconds: float) -> Callable[[Callable[P, Awaitable[T]]], Callable[P,
     return decorate
 
 
-def make_runner(*, threads: int = 2, processes: int = 2, max_result_bytes: int = 4096):
-    return HandlerRunner(threads=threads, processes=processes, max_result_bytes=max_result_bytes)
+def make_runner(
+    *,
+    threads: int = 2,
+    processes: int = 2,
+    max_result_bytes: int = 4096,
+    overlap_wait: float = 0.0,
+) -> HandlerRunner:
+    return HandlerRunner(
+        threads=threads,
+        processes=processes,
+        max_result_bytes=max_result_bytes,
+        overlap_wait=overlap_wait,
+    )
 
 
 def make_task(payload: Any = None, *, timeout: float | None = 10.0, **fields: Any) -> Task:
@@ -79,6 +90,7 @@ async def run(
     timeout: float | None = 10.0,
     progress: Progress | None = None,
     process: bool = False,
+    on_start: Callable[[], None] = lambda: None,
     **fields: Any,
 ) -> Any:
     """Register `handler` and run one attempt of it."""
@@ -88,4 +100,5 @@ async def run(
         registry.get("test"),
         make_task(payload, timeout=timeout, **fields),
         report_progress=progress or Progress(),
+        on_start=on_start,
     )

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import contextvars
 import threading
+from datetime import datetime, timedelta
 from queue import SimpleQueue
 from typing import Any
 
@@ -13,10 +14,11 @@ from task_queue_engine.errors import (
     AttemptEnded,
     AttemptTimedOut,
     HandlerExited,
+    HandlerNotStarted,
     InvalidTask,
     ResultNotStorable,
 )
-from tests.execution.support import Progress, bounded, make_runner, run, until
+from tests.execution.support import NOW, Progress, bounded, make_runner, run, until
 
 _who: contextvars.ContextVar[str] = contextvars.ContextVar("who")
 
@@ -123,7 +125,7 @@ async def test_a_coroutine_is_no_result() -> None:
 
 
 @bounded(20)
-async def test_a_stuck_thread_is_abandoned_but_keeps_its_place_until_it_ends() -> None:
+async def test_a_stuck_thread_is_abandoned_and_another_takes_its_place() -> None:
     stuck = Stuck()
     runner = make_runner(threads=1)
 
@@ -135,13 +137,120 @@ async def test_a_stuck_thread_is_abandoned_but_keeps_its_place_until_it_ends() -
     now = runner.statistics()
     assert (now.in_threads, now.abandoned_threads) == (0, 1)
 
-    with pytest.raises(AttemptTimedOut, match=r"not started.*TQE_THREADS.* 1 of them"):
-        await run(runner, quick, timeout=0.05)
+    assert await run(runner, quick) == "ran"
 
     stuck.release.set()
+    assert isinstance(await trio.to_thread.run_sync(stuck.raised.get), AttemptEnded)
+    await until(lambda: runner.statistics().abandoned_threads == 0)
+
+
+@bounded(20)
+async def test_as_many_abandoned_as_may_run_wear_the_runner_out() -> None:
+    stuck = [Stuck(), Stuck()]
+    runner = make_runner(threads=2)
+    worn_out = trio.Event()
+
+    async def watch() -> None:
+        await runner.wait_worn_out()
+        worn_out.set()
+
+    try:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(watch)
+            for hangs in stuck:
+                assert not worn_out.is_set()
+                with pytest.raises(AttemptTimedOut):
+                    await run(runner, hangs.handler("check"), timeout=0.05)
+            await worn_out.wait()
+    finally:
+        for hangs in stuck:
+            hangs.release.set()
+
+
+@bounded(20)
+async def test_waiting_for_a_thread_is_not_the_handlers_time() -> None:
+    first, began = Stuck(), trio.Event()
+    runner = make_runner(threads=1)
+    started: list[str] = []
+
+    def quick(payload: Any, context: SyncTaskContext) -> Any:
+        return context.deadline
+
+    async with trio.open_nursery() as nursery:
+
+        async def hold() -> None:
+            await run(runner, first.handler("progress"), on_start=began.set)
+
+        async def second() -> None:
+            deadline = await run(
+                runner, quick, timeout=1, on_start=lambda: started.append("second")
+            )
+            assert datetime.fromisoformat(deadline) >= NOW + timedelta(seconds=2)
+
+        nursery.start_soon(hold)
+        await began.wait()
+        nursery.start_soon(second)
+        await trio.sleep(1.5)
+        assert not started
+        first.release.set()
+    assert started == ["second"]
+
+
+@bounded(20)
+async def test_the_next_attempt_does_not_start_beside_the_thread_of_the_last_one() -> None:
+    stuck = Stuck()
+    runner = make_runner(overlap_wait=3600)
+    task = {"id": "the-same-task"}
+
+    def again(payload: Any) -> str:
+        return "ran"
+
+    with pytest.raises(AttemptTimedOut):
+        await run(runner, stuck.handler("check"), timeout=0.05, **task)
+    with pytest.raises(HandlerNotStarted, match="earlier attempt still runs") as caught:
+        await run(runner, again, attempt=2, **task)
+    assert 1 <= caught.value.retry_in < 10
+    assert await run(runner, again) == "ran", "another task is not held up"
+
+    stuck.release.set()
+    await until(lambda: runner.statistics().abandoned_threads == 0)
+    assert await run(runner, again, attempt=2, **task) == "ran"
+
+
+@bounded(20)
+async def test_a_thread_that_never_ends_keeps_its_task_for_no_longer_than_the_setting() -> None:
+    stuck = Stuck()
+    runner = make_runner(overlap_wait=0.2)
+
+    def again(payload: Any) -> str:
+        return "ran"
+
+    with pytest.raises(AttemptTimedOut):
+        await run(runner, stuck.handler("check"), timeout=0.05, id="the-same-task")
+    with pytest.raises(HandlerNotStarted) as caught:
+        await run(runner, again, id="the-same-task")
+    await trio.sleep(caught.value.retry_in)
+    assert await run(runner, again, id="the-same-task") == "ran"
+    assert runner.statistics().abandoned_threads == 1
+    stuck.release.set()
+
+
+@bounded(20)
+async def test_a_thread_the_system_does_not_start_costs_no_attempt(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuse(*args: Any) -> None:
+        raise RuntimeError("can't start new thread")
+
+    def quick(payload: Any) -> str:
+        return "ran"
+
+    runner = make_runner(threads=1)
+    with monkeypatch.context() as patched:
+        patched.setattr("trio._threads.start_thread_soon", refuse)
+        with pytest.raises(HandlerNotStarted, match="no more threads"):
+            await run(runner, quick)
     assert await run(runner, quick) == "ran"
-    assert isinstance(stuck.raised.get(), AttemptEnded)
-    assert runner.statistics().abandoned_threads == 0
 
 
 @pytest.mark.parametrize("use", ["check", "progress"])

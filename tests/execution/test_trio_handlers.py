@@ -1,22 +1,30 @@
 from __future__ import annotations
 
+import asyncio
 import math
+import signal
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
 import pytest
 import trio
+import trio.lowlevel
 from trio.testing import MockClock
 
 from task_queue_engine import Discard, Retry, Snooze, TaskContext
+from task_queue_engine.codec import encode_json
 from task_queue_engine.errors import (
+    AttemptEnded,
     AttemptTimedOut,
     HandlerExited,
     InvalidTask,
     PayloadTooLarge,
     ResultNotStorable,
+    WrongAsyncLibrary,
 )
+from task_queue_engine.execution.failures import describe_error
 from tests.execution.support import NOW, Progress, make_runner, run
 
 
@@ -316,12 +324,165 @@ async def test_a_cancelled_that_belongs_to_no_scope_is_a_failed_attempt() -> Non
     assert "Cancelled" in str(raised)
 
 
-async def test_keyboard_interrupt_reaches_the_engine() -> None:
+async def test_a_real_ctrl_c_reaches_the_engine() -> None:
     async def handler(payload: Any) -> None:
-        raise KeyboardInterrupt
+        signal.raise_signal(signal.SIGINT)
 
     with pytest.raises(KeyboardInterrupt):
         await run(make_runner(), handler)
+
+
+class ExitsInStr(Exception):
+    def __str__(self) -> str:
+        raise SystemExit(1)
+
+
+class Huge(Exception):
+    def __str__(self) -> str:
+        return "\ud800" + "x" * 5_000_000
+
+    __repr__ = __str__
+
+
+class LiesAboutItsClass(Exception):
+    @property
+    def __class__(self) -> Any:
+        raise SystemExit(1)
+
+    @__class__.setter
+    def __class__(self, value: Any) -> None: ...
+
+
+class DoesNotSplit(BaseExceptionGroup):
+    def derive(self, excs: Any) -> Any:
+        raise RuntimeError("no")
+
+
+def _cancelled_by_hand() -> BaseException:
+    try:
+        return trio.Cancelled._create(source="explicit")
+    except TypeError:  # an older trio
+        return trio.Cancelled._create()
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        KeyboardInterrupt,
+        SystemExit,
+        GeneratorExit,
+        AttemptEnded,
+        _cancelled_by_hand,
+        lambda: BaseExceptionGroup("two", [KeyboardInterrupt(), SystemExit(2)]),
+        lambda: BaseExceptionGroup("two", [GeneratorExit(), ValueError()]),
+        lambda: BaseExceptionGroup("one", [_cancelled_by_hand()]),
+        lambda: DoesNotSplit("x", [KeyboardInterrupt(), ValueError()]),
+        type("Own", (BaseException,), {}),
+        ExitsInStr,
+        Huge,
+        LiesAboutItsClass,
+    ],
+)
+async def test_whatever_a_handler_raises_is_a_failed_attempt_that_can_be_stored(
+    make: Callable[[], BaseException],
+) -> None:
+    async def handler(payload: Any) -> None:
+        raise make()
+
+    raised: BaseException | None = None
+    try:
+        await run(make_runner(), handler)
+    except BaseException as caught:  # noqa: BLE001 - what it is, is what is tested
+        raised = caught
+    assert raised is not None
+    assert issubclass(type(raised), Exception)
+    described = describe_error(raised)
+    encode_json(described.message, field="error")
+    assert len(described.message) < 10_000
+
+
+async def test_a_serializer_that_exits_is_a_result_that_cannot_be_stored() -> None:
+    import pydantic
+
+    class Odd(pydantic.BaseModel):
+        @pydantic.model_serializer
+        def leave(self) -> dict[str, Any]:
+            raise SystemExit(1)
+
+    async def handler(payload: Any) -> Any:
+        return Odd()
+
+    with pytest.raises(ResultNotStorable, match="SystemExit"):
+        await run(make_runner(), handler)
+
+
+async def _an_asyncio_sleep(payload: Any) -> None:
+    await asyncio.sleep(1)
+
+
+async def _an_asyncio_checkpoint(payload: Any) -> None:
+    await asyncio.sleep(0)
+
+
+async def _in_a_nursery(payload: Any) -> None:
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(_an_asyncio_sleep, None)
+
+
+@pytest.mark.parametrize("handler", [_an_asyncio_sleep, _an_asyncio_checkpoint, _in_a_nursery])
+async def test_a_library_made_for_asyncio_is_named_as_the_reason(handler: Any) -> None:
+    with pytest.raises(WrongAsyncLibrary, match="trio"):
+        await run(make_runner(), handler)
+
+
+async def _nothing() -> None: ...
+
+
+async def _each() -> AsyncIterator[int]:
+    yield 1
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (_nothing, "a coroutine"),
+        (lambda: (number for number in [1]), "a generator"),
+        (_each, "an async_generator"),
+    ],
+)
+async def test_what_has_yet_to_run_is_no_result(make: Callable[[], Any], said: str) -> None:
+    async def handler(payload: Any) -> Any:
+        return make()
+
+    with pytest.raises(ResultNotStorable, match=f"the handler returned {said}"):
+        await run(make_runner(), handler)
+
+
+@pytest.mark.parametrize("leak", ["scope", "nursery"])
+async def test_a_scope_or_nursery_left_open_fails_the_attempt_and_not_the_worker(
+    leak: str,
+) -> None:
+    async def left_open(payload: Any) -> None:
+        if leak == "scope":
+            scope = trio.CancelScope()
+            scope.__enter__()
+            scope.cancel()
+        else:
+            nursery = await trio.open_nursery().__aenter__()
+            nursery.start_soon(trio.sleep_forever)
+
+    async def healthy(payload: Any) -> str:
+        await trio.lowlevel.checkpoint()
+        return "ran"
+
+    async def worker() -> None:
+        runner = make_runner()
+        with pytest.raises(RuntimeError, match="corrupted"):
+            await run(runner, left_open)
+        assert await run(runner, healthy) == "ran"
+
+    async with trio.open_nursery() as nursery:  # as a task of its own: trio looks when it ends
+        nursery.start_soon(worker)
 
 
 @pytest.mark.parametrize(

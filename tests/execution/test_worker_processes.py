@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from task_queue_engine.errors import AttemptTimedOut, WorkerProcessDied
+from task_queue_engine.errors import AttemptTimedOut, HandlerNotStarted, WorkerProcessDied
 from task_queue_engine.execution import processes
 from task_queue_engine.execution.worker_process import reap, spawn
 from tests.execution import handlers
@@ -282,8 +282,9 @@ async def test_a_program_that_cannot_start_processes_says_so(
     runner = make_runner()
     with no_descriptors_leak():
         async with runner.open():
-            with pytest.raises(WorkerProcessDied, match=r"could be started.*/nowhere/python"):
+            with pytest.raises(HandlerNotStarted, match=r"could be started.*/nowhere/python"):
                 await run(runner, handlers.pid, process=True)
+            assert "/nowhere/python" in str(runner.statistics().trouble)
 
 
 @bounded(20)
@@ -294,7 +295,7 @@ async def test_a_process_that_fails_to_start_says_so(
     runner = make_runner()
     with no_descriptors_leak():
         async with runner.open():
-            with pytest.raises(WorkerProcessDied, match="exit code 1 while it started"):
+            with pytest.raises(HandlerNotStarted, match="exit code 1 while it started"):
                 await run(runner, handlers.pid, process=True)
 
     assert "task_queue_engine" in capfd.readouterr().err
@@ -450,6 +451,37 @@ async def test_a_handler_in_the_main_file_works_behind_the_usual_guard(program: 
         "42",
         "refused -1",
     ]
+
+
+@pytest.mark.parametrize("method", ["spawn", "forkserver"])
+@bounded(40)
+async def test_a_handler_in_the_main_file_may_start_processes_of_its_own(
+    program: Program, method: str
+) -> None:
+    process = program(
+        f"""
+        import multiprocessing
+        import trio
+        from tests.execution.support import make_runner, run
+
+        def increased(number):
+            return number + 1
+
+        def handler(payload):
+            with multiprocessing.get_context({method!r}).Pool(1) as pool:
+                return pool.map(increased, payload)
+
+        async def main():
+            runner = make_runner()
+            async with runner.open():
+                print(await run(runner, handler, [1, 2], process=True, timeout=30))
+
+        if __name__ == "__main__":
+            trio.run(main)
+        """
+    )
+
+    assert await output_of(process) == "[2, 3]\n"
 
 
 @bounded(20)

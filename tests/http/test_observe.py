@@ -52,6 +52,7 @@ async def test_metrics_as_json(client: TrioClient) -> None:
         "in_flight": 1,
         "dead_letters": 1,
         "uptime_seconds": 12.5,
+        "abandoned_threads": 0,
     }
 
 
@@ -201,7 +202,8 @@ async def test_health_asks_no_backend(client: TrioClient, engine: FakeEngine) ->
 async def test_ready(client: TrioClient) -> None:
     response = await client.get("/ready")
 
-    assert (response.status_code, await body_of(response)) == (200, {"status": "ready"})
+    assert response.status_code == 200
+    assert await body_of(response) == {"status": "ready", "abandoned_threads": 0}
 
 
 async def test_not_ready(client: TrioClient, engine: FakeEngine) -> None:

@@ -7,6 +7,8 @@ import random
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import timedelta
+from functools import partial
 from typing import Any
 
 import trio
@@ -23,11 +25,12 @@ from task_queue_engine.actors.messages import (
     Succeeded,
 )
 from task_queue_engine.clock import Clock
-from task_queue_engine.errors import UnknownTaskType
+from task_queue_engine.errors import HandlerNotStarted, UnknownTaskType
+from task_queue_engine.execution.containment import exited
 from task_queue_engine.execution.failures import describe_error
 from task_queue_engine.execution.runner import HandlerRunner
 from task_queue_engine.registry import TaskDefinition, TaskRegistry
-from task_queue_engine.retry import DEFAULT_BACKOFF, decide
+from task_queue_engine.retry import DEFAULT_BACKOFF, SnoozeUntil, decide
 
 logger = logging.getLogger("task_queue_engine.worker")
 
@@ -66,6 +69,7 @@ class Worker:
         self._outcomes = outcomes
         self._on_start = on_start
         self._current: Attempt | None = None
+        self._has_started = False
         self._interrupted = False
         self._started = self._succeeded = self._errored = self._aborted = 0
 
@@ -78,6 +82,11 @@ class Worker:
             aborted=self._aborted,
         )
 
+    def give_back_unstarted(self) -> None:
+        """No more work is taken: what still waits for a thread or a process is not to start."""
+        if self._current is not None and not self._has_started:
+            self._current.abort(AbortReason.SHUTDOWN)
+
     def interrupt(self) -> None:
         """The grace is over: stop what runs, and give back at once whatever is taken from now on.
         The cleanup of the handler still runs, and the worker lives on to report it."""
@@ -89,7 +98,7 @@ class Worker:
         with self._demand, self._deliveries, self._outcomes:
             self._ask()
             async for attempt in self._deliveries:
-                self._current = attempt
+                self._current, self._has_started = attempt, False
                 if self._interrupted:
                     attempt.abort(AbortReason.SHUTDOWN)
                 outcome = await self._run_attempt(attempt)
@@ -103,31 +112,43 @@ class Worker:
             self._demand.send_nowait(1)
 
     async def _run_attempt(self, attempt: Attempt) -> Outcome:
-        if attempt.abort_reason is AbortReason.LEASE_LOST:
-            # It never ran, and is no crash, unless it was taken over already.
-            self._aborted += 1
-            return Interrupted(attempt)
         if attempt.abort_reason is not None:
             return self._stopped(attempt, None)
-        self._started += 1
-        if self._on_start is not None:
-            self._on_start(attempt)
         task = attempt.task
         definition: TaskDefinition | None = None
         try:
             definition = self._registry.get(task.type)
             with attempt.scope:
                 result = await self._runner.run(
-                    definition, task, report_progress=self._progress_reporter(attempt)
+                    definition,
+                    task,
+                    report_progress=self._progress_reporter(attempt),
+                    on_start=partial(self._note_start, attempt),
                 )
                 self._succeeded += 1
                 return Succeeded(attempt, result)
             return self._stopped(attempt, None)
-        # Whatever a handler raises is its own failure, never the worker's.
+        # Whatever a handler raises is its own failure, never the worker's: what is no Exception has
+        # been made one, but for a cancellation and a real Ctrl-C.
         except Exception as error:  # noqa: BLE001
             if attempt.abort_reason is not None:
                 return self._stopped(attempt, error)
+            if isinstance(error, HandlerNotStarted):
+                return self._not_started(attempt, error)
             return self._failed(attempt, definition, error)
+
+    def _note_start(self, attempt: Attempt) -> None:
+        self._has_started = True
+        self._started += 1
+        if self._on_start is not None:
+            self._on_start(attempt)
+
+    def _not_started(self, attempt: Attempt, error: HandlerNotStarted) -> Outcome:
+        task = attempt.task
+        delay = error.retry_in
+        logger.warning("task %s (%s): %s; again in %.0f s", task.id, task.type, error, delay)
+        later = SnoozeUntil(self._clock.now() + timedelta(seconds=delay), delay)
+        return Errored(attempt, describe_error(error), later)
 
     def _progress_reporter(self, attempt: Attempt) -> Any:
         async def report(value: Any) -> None:
@@ -152,8 +173,9 @@ class Worker:
             )
         # A Retry, Snooze or Backoff of a team's own making that does not hold what it should: one
         # more way for a handler to fail, and what it raised shows as the context.
-        except Exception as broken:  # noqa: BLE001
-            error = broken
+        # SystemExit is not above it.
+        except (Exception, SystemExit, GeneratorExit) as broken:  # noqa: BLE001
+            error = broken if isinstance(broken, Exception) else exited(broken)
             decision = decide(task, error, now, backoff=DEFAULT_BACKOFF, rules={}, rng=self._rng)
         if isinstance(error, UnknownTaskType):
             logger.error("task %s: %s; is this worker older than the submitter?", task.id, error)
@@ -162,7 +184,8 @@ class Worker:
     def _stopped(self, attempt: Attempt, error: Exception | None) -> Outcome:
         self._aborted += 1
         if attempt.abort_reason is AbortReason.LEASE_LOST:
-            return Lost(attempt)
+            # What never ran is no crash, unless it was taken over already.
+            return Lost(attempt) if self._has_started else Interrupted(attempt)
         if attempt.abort_reason is AbortReason.SHUTDOWN:
             return Interrupted(attempt)
         return Stopped(attempt, None if error is None else describe_error(error))

@@ -24,6 +24,7 @@ from task_queue_engine.errors import (
     TaskFailed,
     TaskNotFound,
     TaskQueueError,
+    TooManyAbandonedThreads,
     WrongState,
 )
 
@@ -37,6 +38,7 @@ class ExitCode(IntEnum):
     UNAVAILABLE = 5
     WRONG_STATE = 6
     OVERRUN = 7
+    WORN_OUT = 8
     INTERRUPTED = 130
     """128 + SIGINT, as shells have it."""
     BROKEN_PIPE = 141
@@ -51,7 +53,8 @@ MEANINGS = {
     ExitCode.TIMEOUT: "--wait is over, the task has not ended; it goes on",
     ExitCode.UNAVAILABLE: "backend or server unreachable or in trouble: try again",
     ExitCode.WRONG_STATE: "the task's status does not allow it",
-    ExitCode.OVERRUN: "a server could not end in time: a handler blocked it",
+    ExitCode.OVERRUN: "a server could not end in time: a handler blocked it; 137 likewise",
+    ExitCode.WORN_OUT: "a server ended to be started anew: too many handlers outlived their time",
     ExitCode.INTERRUPTED: "Ctrl-C",
     ExitCode.BROKEN_PIPE: "whatever read the output closed it",
 }
@@ -71,6 +74,8 @@ def exit_code_of(error: TaskQueueError) -> ExitCode:
             return ExitCode.TIMEOUT
         case WrongState():
             return ExitCode.WRONG_STATE
+        case TooManyAbandonedThreads():
+            return ExitCode.WORN_OUT
         case BackendUnavailable() | EngineNotRunning() | IdempotencyKeyInFlight():
             return ExitCode.UNAVAILABLE
         case ApiError(status=status) if status >= 500:

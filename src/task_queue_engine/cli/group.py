@@ -19,8 +19,9 @@ from task_queue_engine.cli.failures import (
     is_broken_pipe,
     is_interrupt,
 )
+from task_queue_engine.cli.leaving import leave
 from task_queue_engine.cli.logs import writes_json
-from task_queue_engine.cli.options import DEBUG
+from task_queue_engine.cli.options import DEBUG, SERVICE
 from task_queue_engine.cli.output import printable
 from task_queue_engine.errors import ApiError, TaskQueueError
 
@@ -55,6 +56,12 @@ class Program(click.Group):
         sys.exit(code)
 
     def invoke(self, ctx: click.Context) -> int:
+        code = self._invoke(ctx)
+        if SERVICE in ctx.meta:
+            leave(code)
+        return code
+
+    def _invoke(self, ctx: click.Context) -> int:
         try:
             super().invoke(ctx)
         except (click.ClickException, click.exceptions.Exit, click.Abort):

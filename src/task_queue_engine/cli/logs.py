@@ -9,6 +9,8 @@ from typing import Any, Literal
 
 import msgspec
 
+from task_queue_engine.engine.loggers import NAME
+
 # Too talkative at INFO: httpx writes a line for every request.
 _LIBRARIES = ("asyncio", "boto3", "botocore", "httpcore", "httpx", "hypercorn", "quart", "urllib3")
 
@@ -50,15 +52,27 @@ class JsonFormatter(logging.Formatter):
         }
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
+        elif record.exc_text:  # that of a worker process
+            line["exception"] = record.exc_text
         line |= {name: value for name, value in vars(record).items() if name not in _STANDARD}
         return msgspec.json.encode(line, enc_hook=str).decode()
 
 
 def set_up_logging(level: str, log_format: Literal["text", "json"]) -> None:
-    """Send everything at or above `level` to stderr. Doing it again replaces what was set up."""
+    """Send everything at or above `level` to stderr. Doing it again replaces what was set up.
+
+    An application's logging configuration rules its own loggers, and those of libraries; the
+    engine's go on as they are set up here, unless it names them ("task_queue_engine").
+    """
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter() if log_format == "json" else TextFormatter())
     logging.basicConfig(level=level, handlers=[handler], force=True)
+    # The engine's own lines come here whatever an application does with the root logger: it may
+    # replace its handlers when its module is imported.
+    engine = logging.getLogger(NAME)
+    engine.setLevel(level)
+    engine.handlers[:] = [handler]
+    engine.propagate = False
     for name in _LIBRARIES:
         quiet = max(logging.WARNING, logging.getLevelNamesMapping()[level])
         logging.getLogger(name).setLevel(logging.DEBUG if level == "DEBUG" else quiet)
@@ -69,4 +83,5 @@ def set_up_logging(level: str, log_format: Literal["text", "json"]) -> None:
 
 def writes_json() -> bool:
     """Whether stderr is for a log collector, which wants nothing but JSON lines."""
-    return any(isinstance(handler.formatter, JsonFormatter) for handler in logging.root.handlers)
+    handlers = logging.getLogger(NAME).handlers
+    return any(isinstance(handler.formatter, JsonFormatter) for handler in handlers)

@@ -12,6 +12,8 @@ from task_queue_engine.cli.session import Session
 
 Command = Callable[..., Any]
 
+SERVICE = "task_queue_engine.service"
+"""Set in a context's meta once a service has run: its process is ended by `leaving`."""
 DEBUG = "task_queue_engine.debug"
 """In a context's `meta`: tracebacks are wanted."""
 

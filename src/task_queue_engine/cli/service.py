@@ -18,19 +18,25 @@ import trio
 
 from task_queue_engine._version import __version__
 from task_queue_engine.cli.failures import ExitCode
+from task_queue_engine.cli.guard import Guard
 from task_queue_engine.cli.watchdog import Watchdog
 from task_queue_engine.config import Settings
 from task_queue_engine.engine.engine import Engine
 from task_queue_engine.engine.signals import on_signals
+from task_queue_engine.execution.environment import withheld
 from task_queue_engine.http import Bound, open_listeners, serve_http
-from task_queue_engine.registry import TaskRegistry
+from task_queue_engine.registry import RunsIn, TaskRegistry
 
 logger = logging.getLogger("task_queue_engine.service")
 
+# Of variables in a line of the log: Kubernetes alone sets seven for every service that it knows.
+_MOST_NAMES = 50
 # Seconds for answers that are under way when the server is to stop; no more than handlers get.
 _HTTP_GRACE = 5.0
 # Seconds of the watchdog beyond all deadlines: what they bound takes a moment to unwind.
 _MARGIN = 3.0
+# Seconds of the guard beyond the watchdog, whose last words take up to one.
+_AFTER_THE_WATCHDOG = 3.0
 # Seconds more on AWS: a write that is under way at the hard deadline is carried to its end, at most
 # 8 (`backends/aws/dynamodb/store.py`), and the counters' last flush is given 2.
 _LAST_WRITES = 10.0
@@ -49,7 +55,7 @@ class ServiceConfig:
 
 
 def run_service(config: ServiceConfig) -> None:
-    """Run until a signal ends it.
+    """Run until a signal ends it. The process has to end after it: the guard sees to that.
 
     Raises:
         ConfigurationError, BackendRefused, BackendUnavailable: at the start.
@@ -60,17 +66,29 @@ def run_service(config: ServiceConfig) -> None:
     if config.http:
         hard_deadline += _http_grace(settings)
     margin = _MARGIN + (_LAST_WRITES if settings.uses_aws else 0)
+    timeout, hurried = hard_deadline + margin, settings.shutdown_flush + margin
     watchdog = Watchdog(
-        timeout=hard_deadline + margin,
-        hurried_timeout=settings.shutdown_flush + margin,
-        end=lambda: os._exit(ExitCode.OVERRUN),
+        timeout=timeout, hurried_timeout=hurried, end=lambda: os._exit(ExitCode.OVERRUN)
+    )
+    guard = Guard(
+        timeout=timeout + _AFTER_THE_WATCHDOG,
+        hurried_timeout=hurried + _AFTER_THE_WATCHDOG,
+        as_json=settings.log_format == "json",
     )
     watchdog.start()
+    guard.start()
+    service = _Service(config, watchdog, guard)
     try:
         # Only before the service handles signals itself, and after.
-        trio.run(_Service(config, watchdog).run, restrict_keyboard_interrupt_to_checkpoints=True)
+        trio.run(service.run, restrict_keyboard_interrupt_to_checkpoints=True)
     finally:
         watchdog.stop()
+        guard.hurry()  # to the very end: see leaving.py
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = len(names) - _MOST_NAMES
+    return ", ".join(names[:_MOST_NAMES]) + (f" and {more} more" if more > 0 else "")
 
 
 def _http_grace(settings: Settings) -> float:
@@ -78,10 +96,11 @@ def _http_grace(settings: Settings) -> float:
 
 
 class _Service:
-    def __init__(self, config: ServiceConfig, watchdog: Watchdog) -> None:
+    def __init__(self, config: ServiceConfig, watchdog: Watchdog, guard: Guard) -> None:
         self._config = config
         self._settings = config.settings
         self._watchdog = watchdog
+        self._guard = guard
         self._engine = Engine(config.registry, config.settings, consume=config.workers)
         self._starting = trio.CancelScope()
         self._running = False
@@ -92,9 +111,21 @@ class _Service:
 
     async def run(self) -> None:
         async with trio.open_nursery() as nursery:
-            await nursery.start(partial(on_signals, self._on_signal, at_once=self._watchdog.arm))
+            await nursery.start(
+                partial(
+                    on_signals,
+                    self._on_signal,
+                    at_once=self._arm,
+                    wakeup=self._guard.signals,
+                    wakeup_fd=self._guard.wakeup_fd,
+                )
+            )
             await self._run_all()
             nursery.cancel_scope.cancel()
+
+    def _arm(self) -> None:
+        self._watchdog.arm()
+        self._guard.arm()
 
     def _on_signal(self) -> None:
         if not self._running:
@@ -109,6 +140,7 @@ class _Service:
         else:
             logger.info("stopping at once")
             self._watchdog.hurry()
+            self._guard.hurry()
             self._http.cancel()
             self._engine.request_stop()
 
@@ -166,6 +198,12 @@ class _Service:
         info = self._engine.backend_info
         logger.info("backend %s: %s; queue %s", info.name, info.detail, self._settings.queue)
         if self._config.workers:
+            if any(task.runs_in is RunsIn.PROCESS for task in self._config.registry):
+                kept_back = withheld(self._settings.process_env)
+                logger.info(
+                    "worker processes do not get these variables (TQE_PROCESS_ENV): %s",
+                    _listed(kept_back) or "none",
+                )
             logger.info(
                 "%d workers for %s",
                 self._settings.worker_count,

@@ -42,4 +42,5 @@ class MetricsRead(MetricsView, frozen=True, kw_only=True):
     in_flight: int = 0
     dead_letters: int = 0
     uptime_seconds: float = 0.0
+    abandoned_threads: int = 0
     counters: dict[str, int] = {}  # noqa: RUF012 - msgspec copies it

@@ -99,6 +99,8 @@ class EngineMetrics:
     depth: QueueDepth
     workers: int
     active_workers: int
+    abandoned_threads: int = 0
+    """Threads of this process whose `def` handler outlived its attempt and still runs."""
     counters: dict[str, int] = field(default_factory=dict)
     """Name in Prometheus style without prefix and `_total`: "attempts_started", "leases_lost"."""
     uptime: float = 0.0
@@ -113,6 +115,8 @@ class Readiness:
 
     ready: bool
     reasons: tuple[str, ...] = ()
+    abandoned_threads: int = 0
+    """Threads whose `def` handler outlived its attempt; as many as TQE_THREADS end the engine."""
 
 
 class TaskApi(ABC):

@@ -43,6 +43,7 @@ from task_queue_engine.errors import (
     TaskNotFound,
     WrongState,
 )
+from task_queue_engine.execution.runner import RunnerStatistics
 from task_queue_engine.lifecycle import (
     AlreadyFinished,
     CancelledNow,
@@ -71,6 +72,8 @@ class Running:
     intake: Intake
     started_at: float
     """On trio's clock."""
+    handlers: Callable[[], RunnerStatistics]
+    """How many handlers run, and where."""
 
 
 class Commands(EngineApi):

@@ -27,7 +27,7 @@ COUNTERS = {
     "attempts_completed": "Attempts that completed their task.",
     "attempts_retried": "Attempts that failed and are followed by another one.",
     "attempts_failed_for_good": "Attempts that failed and were the last one of their task.",
-    "attempts_snoozed": "Attempts whose handler asked to be called later.",
+    "attempts_snoozed": "Attempts whose handler asked to be called later, or could not be started.",
     "attempts_cancelled": "Attempts stopped because their task was cancelled.",
     "attempts_interrupted": "Attempts given back at shutdown; they do not count.",
     "attempts_fenced": "Attempts whose outcome was dropped: the task was no longer theirs.",

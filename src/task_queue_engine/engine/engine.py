@@ -26,12 +26,13 @@ from task_queue_engine.engine.commands import Commands, Running
 from task_queue_engine.engine.counters import counters_of
 from task_queue_engine.engine.hooks import Hooks
 from task_queue_engine.engine.intake import Intake
+from task_queue_engine.engine.loggers import protect_loggers
 from task_queue_engine.engine.longest_attempt import check_timeouts, longest_timeout
 from task_queue_engine.engine.pipeline import Pipeline, PipelineConfig
 from task_queue_engine.engine.shutdown import Shutdown
 from task_queue_engine.engine.submission import TaskBuilder
 from task_queue_engine.engine.supervisor import Supervisor
-from task_queue_engine.errors import BackendError, BackendUnavailable
+from task_queue_engine.errors import BackendError, BackendUnavailable, TooManyAbandonedThreads
 from task_queue_engine.events import Hook
 from task_queue_engine.execution.locating import locate
 from task_queue_engine.execution.runner import HandlerRunner
@@ -108,6 +109,7 @@ class Engine(Commands):
         """
         if self._shutdown is not None:
             raise RuntimeError("this engine is already running")
+        protect_loggers()
         if self._consume:
             for definition in self._registry:
                 if definition.runs_in is RunsIn.PROCESS:
@@ -133,6 +135,8 @@ class Engine(Commands):
             threads=self._settings.threads,
             processes=self._settings.processes,
             max_result_bytes=self._settings.max_result_bytes,
+            overlap_wait=self._settings.overlap_wait,
+            more_environment=self._settings.process_env,
         )
         async with runner.open(), trio.open_nursery() as nursery:
             pipeline = Pipeline(self._pipeline_config(runner))
@@ -148,15 +152,20 @@ class Engine(Commands):
                 request_size=self._backend.store.max_batch,
             )
             self._running = Running(
-                pipeline=pipeline, intake=intake, started_at=trio.current_time()
+                pipeline=pipeline,
+                intake=intake,
+                started_at=trio.current_time(),
+                handlers=runner.statistics,
             )
             try:
                 supervisor = Supervisor(
                     health=self._health, end=shutdown.begin, end_at_once=shutdown.hurry
                 )
+                nursery.start_soon(_watch_threads, runner, supervisor)
                 await nursery.start(pipeline.run, supervisor)
                 task_status.started(self)
                 await shutdown.carry_out(pipeline)
+                nursery.cancel_scope.cancel()  # the watch: all else has ended
             finally:
                 intake.close()
                 self._waiters.wake_all()
@@ -217,14 +226,19 @@ class Engine(Commands):
             workers=len(line.workers) if line else 0,
             active_workers=line.busy_workers if line else 0,
             counters=counters_of(running.pipeline),
+            abandoned_threads=running.handlers().abandoned_threads,
             uptime=trio.current_time() - running.started_at,
             usage=self._backend.usage() if isinstance(self._backend, MeteredBackend) else None,
         )
 
     async def ready(self) -> Readiness:
-        if self._running is None or self._shutdown is None:
+        running = self._running
+        if running is None or self._shutdown is None:
             return Readiness(ready=False, reasons=("the engine is not running",))
         reasons = list(self._health.troubles)
+        handlers = running.handlers()
+        if handlers.trouble is not None:
+            reasons.append(f"workers: {handlers.trouble}")
         if self._shutdown.requested:
             reasons.append(f"the engine is {self._shutdown.phase.value}")
         try:
@@ -234,9 +248,18 @@ class Engine(Commands):
             reasons.append(f"backend: {error}")
         except trio.TooSlowError:
             reasons.append(f"backend: no answer within {_ANSWER_WITHIN} s")
-        return Readiness(ready=not reasons, reasons=tuple(reasons))
+        return Readiness(
+            ready=not reasons,
+            reasons=tuple(reasons),
+            abandoned_threads=handlers.abandoned_threads,
+        )
 
     def statistics(self) -> dict[str, dict[str, Any]]:
         """Every actor's own counters, by actor."""
         pipeline = self._check_running().pipeline
         return {name: asdict(numbers) for name, numbers in pipeline.statistics().items()}
+
+
+async def _watch_threads(runner: HandlerRunner, supervisor: Supervisor) -> None:
+    await runner.wait_worn_out()
+    supervisor.give_up("workers", TooManyAbandonedThreads(runner.statistics().abandoned_threads))

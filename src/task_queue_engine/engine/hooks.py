@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
+import time
 from collections.abc import Iterable
 
 from task_queue_engine.actors.messages import (
@@ -14,10 +16,14 @@ from task_queue_engine.actors.messages import (
     Succeeded,
 )
 from task_queue_engine.events import AttemptRecorded, AttemptStarted, Event, Hook
+from task_queue_engine.execution.containment import contain
 from task_queue_engine.retry import GiveUp, RetryAt
 from task_queue_engine.task import TaskStatus
 
 logger = logging.getLogger("task_queue_engine.hooks")
+
+# Seconds: a hundred times what a hook that counts or logs takes, and well below any lease.
+_SLOW = 0.1
 
 
 class Hooks:
@@ -37,12 +43,32 @@ class Hooks:
 
     def _publish(self, event: Event) -> None:
         for hook in tuple(self._hooks):
+            began = time.monotonic()
             try:
-                hook(event)
-            except Exception:
-                # It is the host's code: its defects must cost no task.
-                logger.exception("hook %r failed and is not called again", hook)
-                self._hooks.remove(hook)
+                returned: object = hook(event)
+                if inspect.iscoroutine(returned):
+                    returned.close()
+                    raise TypeError("a hook is a plain function: an `async def` is never awaited")
+            # It is the host's code: its defects must cost no task, whatever it raises.
+            except BaseException as error:
+                if not isinstance(contain(error), Exception):
+                    raise
+                logger.exception("hook %s failed and is not called again", _spell(hook))
+                self._hooks = [other for other in self._hooks if other is not hook]
+            took = time.monotonic() - began
+            if took > _SLOW:
+                logger.warning(
+                    "hook %s took %.1f s, in which nothing else could run: leases lapse and "
+                    "requests wait while a hook is slow",
+                    _spell(hook),
+                    took,
+                )
+
+
+def _spell(hook: Hook) -> str:
+    """By name where it has one: its repr is the host's code too."""
+    named = getattr(hook, "__qualname__", None)
+    return named if isinstance(named, str) else type(hook).__qualname__
 
 
 def _in_one_word(outcome: Outcome) -> str:

@@ -41,6 +41,12 @@ class Line:
     def busy_workers(self) -> int:
         return sum(worker.statistics().busy for worker in self.workers)
 
+    def take_no_more(self) -> None:
+        """What no handler has started goes back: what waits for a place in a worker too."""
+        self.poller.stop()
+        for worker in self.workers:
+            worker.give_back_unstarted()
+
     def interrupt(self) -> None:
         """Stop what runs, and what a worker may still take; wait for no receive any longer."""
         self.poller.cut_short()

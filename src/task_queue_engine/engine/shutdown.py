@@ -15,7 +15,9 @@ from the signal on:
        └─ 6 the rest                then the backend closes, and the watchdog is called off
 
 The watchdog ends the process a few seconds after the hard deadline: what holds the event loop holds
-every deadline here too. `Shutdown.carry_out` is the steps.
+every deadline here too. What holds the interpreter itself holds the watchdog as well: then the
+guard (`cli/guard.py`), a process of its own, ends it a little later. `Shutdown.carry_out` is the
+steps.
 """
 
 from __future__ import annotations
@@ -108,10 +110,10 @@ class Shutdown:
         by which the next one down the line sees the end of its input."""
         line = pipeline.line
 
-        # 1. Take no more work. What no worker has started goes back to the queue at once.
+        # 1. Take no more work. What no handler has started goes back to the queue at once.
         await self._no_more_work.wait()
         if line is not None:
-            line.poller.stop()
+            line.take_no_more()
 
         # 2. Close the top: the submitter answers what it has; scheduler and reconciler end, since
         #    they hold nothing.

@@ -56,6 +56,10 @@ class Supervisor:
             if at_once:
                 self._end_at_once()
 
+    def give_up(self, name: str, error: Exception) -> None:
+        """End the engine gracefully for something that only a new process mends."""
+        self._record(name, error)
+
     async def restartable(self, name: str, run: Run) -> None:
         """A defect is logged and the actor started again."""
         while True:

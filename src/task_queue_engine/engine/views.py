@@ -86,6 +86,8 @@ class MetricsView(msgspec.Struct, frozen=True, kw_only=True):
     dead_letters: int
     uptime_seconds: float
     counters: dict[str, int]
+    abandoned_threads: int
+    """Threads of this process whose `def` handler outlived its attempt and still runs."""
     usage: BackendUsage | UnsetType = UNSET
     """Only where the backend is billed by the request (AWS)."""
 
@@ -105,6 +107,7 @@ class MetricsView(msgspec.Struct, frozen=True, kw_only=True):
             in_flight=depth.in_flight,
             dead_letters=depth.dead,
             uptime_seconds=round(metrics.uptime, 3),
+            abandoned_threads=metrics.abandoned_threads,
             counters=dict(sorted(metrics.counters.items())),
             usage=UNSET if metrics.usage is None else metrics.usage,
         )
@@ -123,6 +126,7 @@ class MetricsView(msgspec.Struct, frozen=True, kw_only=True):
             ),
             workers=self.workers,
             active_workers=self.active_workers,
+            abandoned_threads=self.abandoned_threads,
             counters=self.counters,
             uptime=self.uptime_seconds,
             usage=None if self.usage is UNSET else self.usage,

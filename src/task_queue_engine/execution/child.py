@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import faulthandler
+import logging
 import os
 import selectors
 import signal
@@ -24,13 +25,14 @@ import msgspec
 
 from task_queue_engine.errors import AttemptEnded, HandlerExited
 from task_queue_engine.execution import wire
+from task_queue_engine.execution.child_logs import EngineSocket, ToEngine
 from task_queue_engine.execution.contexts import AttemptContext
 from task_queue_engine.execution.failures import unwrap_single
+from task_queue_engine.execution.forks import set_signals_in_forks
 from task_queue_engine.execution.locating import HandlerPath, load
 from task_queue_engine.execution.remote_errors import pack
 from task_queue_engine.execution.values import encode_progress, encode_result
 from task_queue_engine.registry import TaskDefinition, TaskRegistry
-from task_queue_engine.task import Task
 
 SHUTDOWN_SIGNALS = frozenset({signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
 """What a terminal or a service manager sends to every process of a service at once. The engine
@@ -51,28 +53,39 @@ def main(descriptor: int, engine_pid: int) -> None:
         # inherit it, so that they can be terminated.
         signal.signal(signum, _ignore)
         signal.siginterrupt(signum, False)
+    set_signals_in_forks(
+        {
+            signal.SIGINT: signal.default_int_handler,
+            signal.SIGTERM: signal.SIG_DFL,
+            signal.SIGHUP: signal.SIG_DFL,
+        }
+    )
     signal.pthread_sigmask(signal.SIG_UNBLOCK, SHUTDOWN_SIGNALS)
     if sys.stderr is not None:
         faulthandler.enable()
 
     os.set_inheritable(descriptor, False)
-    engine = socket.socket(fileno=descriptor)
-    # A forked copy must not keep the socket open when this process dies.
-    os.register_at_fork(after_in_child=engine.close)
+    connection = socket.socket(fileno=descriptor)
+    engine = EngineSocket(connection)
+    logs = ToEngine(engine)
+    logging.root.addHandler(logs)
     jobs: SimpleQueue[bytes | None] = SimpleQueue()
-    listener = _Listener(engine, engine_pid, jobs)
+    listener = _Listener(connection, engine_pid, jobs)
     threading.Thread(target=listener.run, name="engine listener", daemon=True).start()
     try:
-        engine.sendall(wire.frame(wire.encode(wire.WorkerReady())))
+        engine.send(wire.WorkerReady())
     except OSError:
         return  # the engine is gone
 
     while (body := jobs.get()) is not None:
-        reply = wire.frame(wire.encode(_run(wire.decode_job(body), engine)))
+        job = wire.decode_job(body)
+        logs.start(job)
+        reply = _run(job, engine)
+        logs.end()
         _flush_output()
         listener.busy = False
         try:
-            engine.sendall(reply)
+            engine.send(reply)
         except OSError:
             return  # the engine is gone
 
@@ -120,19 +133,19 @@ class ProcessContext(AttemptContext):
 
     __slots__ = ("_engine", "_limit", "_lock", "_over")
 
-    def __init__(self, task: Task, engine: socket.socket, limit: int) -> None:
-        super().__init__(task)
+    def __init__(self, job: wire.Job, engine: EngineSocket) -> None:
+        super().__init__(job.task, job.waited)
         self._engine = engine
-        self._limit = limit
+        self._limit = job.max_result_bytes
         self._lock = threading.Lock()
         self._over = False
 
     def progress(self, value: Any) -> None:
-        body = wire.encode(wire.ProgressReported(msgspec.Raw(encode_progress(value, self._limit))))
+        progress = wire.ProgressReported(msgspec.Raw(encode_progress(value, self._limit)))
         with self._lock:
             if self._over:
                 raise AttemptEnded
-            self._engine.sendall(wire.frame(body))
+            self._engine.send(progress)
 
     def check_cancelled(self) -> None:
         """Nothing to check: this process is killed when the attempt ends."""
@@ -143,8 +156,8 @@ class ProcessContext(AttemptContext):
             self._over = True
 
 
-def _run(job: wire.Job, engine: socket.socket) -> wire.Returned | wire.Raised:
-    context = ProcessContext(job.task, engine, job.max_result_bytes)
+def _run(job: wire.Job, engine: EngineSocket) -> wire.Returned | wire.Raised:
+    context = ProcessContext(job, engine)
     try:
         definition = _definition(job.handler, job.task.type)
         payload = definition.convert_payload(job.task.payload)

@@ -10,10 +10,12 @@ from task_queue_engine.task import Task
 class AttemptContext:
     """Base of the contexts; see the Protocols in `task_queue_engine.context`."""
 
-    __slots__ = ("_task",)
+    __slots__ = ("_task", "_waited")
 
-    def __init__(self, task: Task) -> None:
+    def __init__(self, task: Task, waited: float = 0.0) -> None:
+        """`waited`: seconds that the claimed task waited for a thread or a worker process."""
         self._task = task
+        self._waited = waited
 
     @property
     def task_id(self) -> str:
@@ -36,4 +38,4 @@ class AttemptContext:
         started_at, timeout = self._task.started_at, self._task.timeout_seconds
         if started_at is None or timeout is None:
             return None
-        return started_at + timedelta(seconds=timeout)
+        return started_at + timedelta(seconds=self._waited + timeout)

@@ -17,6 +17,9 @@ MAX_TRACEBACK = 8 * 1024
 MAX_MESSAGE = 2 * 1024
 """Bytes of an error's message kept: the beginning."""
 
+# Characters of a message that are looked at, of whatever size: far more than is kept of any.
+_LONGEST_TEXT = 64 * 1024
+
 _PACKAGE = str(Path(__file__).parent.parent) + os.sep
 _HANDLERS = _PACKAGE + "handlers" + os.sep
 
@@ -45,16 +48,29 @@ def describe_error(error: BaseException, *, max_traceback: int = MAX_TRACEBACK) 
         engine's own frames above the handler; None where nothing but the error itself is left.
         NUL and lone surrogates are spelled out, since neither is storable.
     """
+    try:
+        return _describe(error, max_traceback)
+    # An exception's class can override all that is asked of it, down to `__cause__`, and raise
+    # SystemExit from there.
+    except BaseException as broken:  # noqa: BLE001
+        return TaskError(
+            type=storable(type.__dict__["__qualname__"].__get__(type(error))),
+            message=f"<it cannot be described: {type(broken).__name__}>",
+            traceback=None,
+        )
+
+
+def _describe(error: BaseException, max_traceback: int) -> TaskError:
     if isinstance(error.__cause__, RemoteTraceback):
         described = error.__cause__.described
         return TaskError(
             type=described.type,
             message=described.message,
-            traceback=described.traceback and _keep_end(described.traceback, max_traceback),
+            traceback=described.traceback and keep_end(described.traceback, max_traceback),
         )
     return TaskError(
-        type=_storable(qualified_name(type(error))),
-        message=_keep_start(_storable(message_of(error)), MAX_MESSAGE),
+        type=storable(qualified_name(type(error))),
+        message=keep_start(storable(message_of(error)), MAX_MESSAGE),
         traceback=_describe_traceback(error, max_traceback),
     )
 
@@ -72,8 +88,9 @@ def qualified_name(cls: type) -> str:
 def message_of(error: BaseException) -> str:
     """`str(error)`, also where that raises."""
     try:
-        return str(error)
-    except Exception as broken:  # noqa: BLE001 - handlers bring exceptions with any __str__
+        # Sliced as a str: a subclass of it may do anything. More than is kept of any message.
+        return str.__getitem__(str(error), slice(_LONGEST_TEXT))
+    except BaseException as broken:  # noqa: BLE001 - handlers bring exceptions with any __str__
         return f"<its __str__ raised {type(broken).__name__}>"
 
 
@@ -102,10 +119,10 @@ def _describe_traceback(error: BaseException, limit: int) -> str | None:
         if alone and not getattr(error, "__notes__", None):
             return None
         # A single message of many kilobytes must not push out the frames above it.
-        text = "".join(_keep_start(_storable(chunk), MAX_MESSAGE) for chunk in seen.format())
-    except Exception as broken:  # noqa: BLE001 - all a traceback is made of can be overridden
+        text = "".join(keep_start(storable(chunk), MAX_MESSAGE) for chunk in seen.format())
+    except BaseException as broken:  # noqa: BLE001 - all a traceback is made of can be overridden
         return f"<its traceback could not be formatted: {type(broken).__name__}>"
-    return _keep_end(text, limit)
+    return keep_end(text, limit)
 
 
 def _parts(
@@ -150,12 +167,13 @@ def _own_folders() -> tuple[str, ...]:
     return tuple(folders)
 
 
-def _storable(text: str) -> str:
+def storable(text: str) -> str:
     """Without NUL and lone surrogates, which JSON stores refuse (see `codec`)."""
     return text.replace("\x00", "\\x00").encode("utf-8", "backslashreplace").decode("utf-8")
 
 
-def _keep_start(text: str, limit: int) -> str:
+def keep_start(text: str, limit: int) -> str:
+    """At most `limit` bytes of the beginning, and how much is missing."""
     data = text.encode()
     if len(data) <= limit:
         return text
@@ -163,7 +181,8 @@ def _keep_start(text: str, limit: int) -> str:
     return data[:limit].decode(errors="ignore") + end + ("\n" if text.endswith("\n") else "")
 
 
-def _keep_end(text: str, limit: int) -> str:
+def keep_end(text: str, limit: int) -> str:
+    """At most `limit` bytes of the end, and how much is missing."""
     data = text.encode()
     if len(data) <= limit:
         return text

@@ -102,6 +102,9 @@ def _main(script: str) -> ModuleType:
         spec = importlib.machinery.ModuleSpec(_MAIN, loader, origin=script)
         spec.has_location = True
         module = importlib.util.module_from_spec(spec)
+        # As for a script that is run: a multiprocessing of the handler's own (spawn, forkserver)
+        # then finds it by its path, and does not try to import `__mp_main__`.
+        module.__spec__ = None
         own_main = sys.modules["__main__"]
         sys.modules[_MAIN] = sys.modules["__main__"] = module
         _loading_main = True

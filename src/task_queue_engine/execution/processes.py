@@ -12,21 +12,24 @@ runs the program's main file in every process, whether a handler is in it or not
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+import logging
+import os
+from collections.abc import Collection
 from typing import Any
 
 import trio
 
 from task_queue_engine.codec import decode_json
-from task_queue_engine.errors import CpuTimeExceeded, WorkerProcessDied
+from task_queue_engine.errors import CpuTimeExceeded, HandlerNotStarted, WorkerProcessDied
 from task_queue_engine.execution import wire
+from task_queue_engine.execution.child_logs import captures_warnings
+from task_queue_engine.execution.environment import worker_environment
 from task_queue_engine.execution.locating import locate, refuse_while_loading_main
 from task_queue_engine.execution.remote_errors import unpack
+from task_queue_engine.execution.threads import START_AGAIN, ReportProgress
 from task_queue_engine.execution.worker_process import HungUp, WorkerProcess, reap, spawn
 from task_queue_engine.registry import TaskDefinition
 from task_queue_engine.task import Task
-
-ReportProgress = Callable[[Any], Awaitable[None]]
 
 # Seconds for a process to import the engine; a machine that takes longer is in trouble.
 _START_TIMEOUT = 60.0
@@ -39,13 +42,19 @@ _CLOSE_GRACE = 2.0
 
 
 class ProcessPool:
-    """Runs handlers in at most `limit` worker processes."""
+    """Runs handlers in at most `limit` worker processes, which get the variables of the environment
+    that `worker_environment` allows, and those named in `more_environment`."""
 
-    def __init__(self, *, limit: int, max_result_bytes: int) -> None:
+    def __init__(
+        self, *, limit: int, max_result_bytes: int, more_environment: Collection[str] = ()
+    ) -> None:
+        self._more_environment = more_environment
         self.limiter = trio.CapacityLimiter(limit)
         self.max_result_bytes = max_result_bytes
         # Threads that start and reap: not those of trio's default limiter, which others may fill.
         self._housekeeping = trio.CapacityLimiter(limit + 1)
+        self.trouble: str | None = None
+        """Why the last process could not be started; None where it was."""
         self._is_open = False
         self._workers: set[WorkerProcess] = set()
         self._idle: list[WorkerProcess] = []
@@ -113,7 +122,11 @@ class ProcessPool:
         return died(worker.describe_exit(when))
 
     async def _start(self) -> WorkerProcess:
-        worker = await trio.to_thread.run_sync(spawn, limiter=self._housekeeping)
+        try:
+            environment = worker_environment(self._more_environment, os.environ)
+            worker = await trio.to_thread.run_sync(spawn, environment, limiter=self._housekeeping)
+        except (OSError, RuntimeError) as error:  # no descriptor, no memory, no thread
+            raise WorkerProcessDied(f"no worker process could be started: {error}") from None
         self._workers.add(worker)
         try:
             with trio.move_on_after(_START_TIMEOUT):
@@ -155,35 +168,55 @@ class ProcessCall:
         self._definition = definition
         self._task = task
         self._report_progress = report_progress
-        self.started = False
+        self._worker: WorkerProcess | None = None
 
-    @property
-    def not_started(self) -> str:
-        """What a call that never started waited for."""
-        total = self._pool.limiter.total_tokens
-        return f"all {total:g} worker processes (TQE_PROCESSES) were taken"
+    async def acquire(self) -> None:
+        """Wait for a place, and for a process that is ready.
 
-    async def run(self) -> Any:
+        Raises:
+            HandlerNotStarted: no process could be started.
+        """
+        await self._pool.limiter.acquire_on_behalf_of(self)
+        try:
+            self._worker = await self._pool.take()
+            self._pool.trouble = None
+        except WorkerProcessDied as error:
+            self.release()
+            self._pool.trouble = str(error)
+            raise HandlerNotStarted(str(error), retry_in=START_AGAIN) from None
+        except BaseException:
+            self.release()
+            raise
+
+    def release(self) -> None:
+        if self._worker is not None:
+            self._pool.give_back(self._worker)
+        self._pool.limiter.release_on_behalf_of(self)
+
+    async def run(self, waited: float) -> Any:
         """Returns the handler's result as builtins; raises what it raised.
 
         Raises:
-            WorkerProcessDied: the process ended before the handler did, or could not be started.
+            WorkerProcessDied: the process ended before the handler did.
             RegistryError: a worker process could not find the handler.
         """
         job = wire.Job(
             handler=locate(self._definition.handler),
             task=self._task,
             max_result_bytes=self._pool.max_result_bytes,
+            waited=waited,
+            log_level=logging.root.level,
+            capture_warnings=captures_warnings(),
         )
-        async with self._pool.limiter:
-            self.started = True
-            reply = await self._run_in_worker(job)
+        reply = await self._run_in_worker(job)
         if isinstance(reply, wire.Raised):
             raise unpack(reply.error)
         return decode_json(bytes(reply.result), field="result")
 
     async def _run_in_worker(self, job: wire.Job) -> wire.Returned | wire.Raised:
-        worker = await self._pool.take()
+        worker, self._worker = self._worker, None
+        if worker is None:
+            raise RuntimeError("run() comes once, after acquire()")
         try:
             reply = await worker.run(job, self._report_progress)
         except HungUp:
@@ -192,5 +225,5 @@ class ProcessCall:
             # Cancelled, for the most part: a timeout, a cancel, a lost lease, a shutdown.
             await self._pool.discard(worker)
             raise
-        self._pool.give_back(worker)
+        self._worker = worker  # for the next task
         return reply

@@ -65,7 +65,7 @@ def _rebuild(remote: RemoteError) -> Exception:
     if classes and classes[0] is not None and remote.pickled is not None:
         try:
             error = _LoadedOnly(io.BytesIO(remote.pickled)).load()
-        except Exception:  # noqa: BLE001, S110 - unpickling runs the exception's own code
+        except BaseException:  # noqa: BLE001, S110 - unpickling runs the exception's own code
             pass
         else:
             if type(error) is classes[0]:
@@ -81,7 +81,7 @@ def _rebuild(remote: RemoteError) -> Exception:
                 # Not cls(*args): what __init__ takes is not what BaseException keeps as `args`.
                 error = cls.__new__(cls, *arguments)
                 vars(error).update(attributes if cls is classes[0] else {})
-            except Exception:  # noqa: BLE001, S112 - the class's own __new__ may raise anything
+            except BaseException:  # noqa: BLE001, S112 - the class's own __new__ may raise anything
                 continue
             if isinstance(error, Exception):
                 return error
@@ -95,7 +95,7 @@ def _pickle_faithfully(error: Exception) -> bytes | None:
             return None
         copy = pickle.loads(pickled)  # noqa: S301 - made one line above
         same = type(copy) is type(error) and repr(copy.args) == repr(error.args)
-    except Exception:  # noqa: BLE001 - pickling runs the exception's own code
+    except BaseException:  # noqa: BLE001 - pickling runs the exception's own code
         return None
     return pickled if same else None
 
@@ -110,7 +110,7 @@ def _pickle_state(error: Exception) -> bytes | None:
 def _pickles(value: Any) -> bool:
     try:
         pickle.loads(pickle.dumps(value))  # noqa: S301 - made by the same expression
-    except Exception:  # noqa: BLE001 - pickling runs the value's own code
+    except BaseException:  # noqa: BLE001 - pickling runs the value's own code
         return False
     return True
 
@@ -118,7 +118,7 @@ def _pickles(value: Any) -> bool:
 def _load_state(state: bytes) -> tuple[tuple[Any, ...], dict[str, Any]]:
     try:
         args, attributes = _LoadedOnly(io.BytesIO(state)).load()
-    except Exception:  # noqa: BLE001 - unpickling runs the values' own code
+    except BaseException:  # noqa: BLE001 - unpickling runs the values' own code
         return (), {}
     return args, attributes
 

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import trio
 
-from task_queue_engine.errors import AttemptTimedOut, HandlerExited
+from task_queue_engine.errors import AttemptTimedOut, ResultNotStorable, WrongAsyncLibrary
+from task_queue_engine.execution.containment import contain, needs_asyncio
 from task_queue_engine.execution.contexts import AttemptContext
-from task_queue_engine.execution.failures import unwrap_single
-from task_queue_engine.execution.processes import ProcessCall, ProcessPool
-from task_queue_engine.execution.threads import ReportProgress, ThreadCall, ThreadRunner
+from task_queue_engine.execution.processes import ProcessPool
+from task_queue_engine.execution.threads import ReportProgress, ThreadRunner
 from task_queue_engine.execution.values import storable_progress, storable_result
 from task_queue_engine.registry import RunsIn, TaskDefinition
 from task_queue_engine.task import Task
@@ -28,17 +28,28 @@ class RunnerStatistics:
     in_threads: int
     in_processes: int
     abandoned_threads: int
-    """Threads still running whose attempt is over; they count against the limit of threads."""
+    """Threads still running whose attempt is over."""
     worker_processes: int
     """Processes alive, idle ones included."""
+    trouble: str | None
+    """Why the last worker process could not be started; None where it was."""
+
+
+def _nothing() -> None:
+    pass
 
 
 class HandlerRunner:
     """Calls handlers where they want to run.
 
     Args:
-        threads: at most so many `def` handlers at a time, abandoned ones included.
+        threads: at most so many `def` handlers at a time; as many again may have outlived their
+            attempts before this process should be replaced.
         processes: at most so many worker processes for `process=True` handlers.
+        overlap_wait: seconds for which a thread that outlives its attempt keeps the next attempt
+            of its task from starting here.
+        more_environment: variables that worker processes get besides the usual ones, see
+            `environment.py`.
         max_result_bytes: limit for the JSON of a result, and of a progress value.
 
     A program that defines `process=True` handlers in its main file needs
@@ -46,11 +57,24 @@ class HandlerRunner:
     loads that file to find them. Handlers in any other module do not have it loaded.
     """
 
-    def __init__(self, *, threads: int, processes: int, max_result_bytes: int) -> None:
-        self._max_result_bytes = max_result_bytes
-        self._threads = ThreadRunner(limit=threads, max_result_bytes=max_result_bytes)
-        self._processes = ProcessPool(limit=processes, max_result_bytes=max_result_bytes)
-        self._on_trio = 0
+    def __init__(
+        self,
+        *,
+        threads: int,
+        processes: int,
+        max_result_bytes: int,
+        overlap_wait: float = 0.0,
+        more_environment: Collection[str] = (),
+    ) -> None:
+        self.max_result_bytes = max_result_bytes
+        self._threads = ThreadRunner(
+            limit=threads, overlap_wait=overlap_wait, max_result_bytes=max_result_bytes
+        )
+        self._processes = ProcessPool(
+            limit=processes, max_result_bytes=max_result_bytes, more_environment=more_environment
+        )
+        self.on_trio = 0
+        """Async handlers that run; counted by their calls."""
 
     @asynccontextmanager
     async def open(self) -> AsyncIterator[None]:
@@ -66,88 +90,155 @@ class HandlerRunner:
         finally:
             await self._processes.aclose()
 
+    async def wait_worn_out(self) -> None:
+        """Returns when so many threads are abandoned that this process should be replaced."""
+        await self._threads.worn_out.wait()
+
     def statistics(self) -> RunnerStatistics:
         return RunnerStatistics(
-            on_trio=self._on_trio,
+            on_trio=self.on_trio,
             in_threads=self._threads.running,
             in_processes=self._processes.running,
             abandoned_threads=self._threads.abandoned,
             worker_processes=self._processes.alive,
+            trouble=self._processes.trouble,
         )
 
     async def run(
-        self, definition: TaskDefinition, task: Task, *, report_progress: ReportProgress
+        self,
+        definition: TaskDefinition,
+        task: Task,
+        *,
+        report_progress: ReportProgress,
+        on_start: Callable[[], None] = _nothing,
     ) -> Any:
         """One attempt.
 
         Args:
             definition: whose handler is called.
             task: PROCESSING, with `timeout_seconds` resolved; None means no timeout. The timeout
-                counts from this call, waiting for a thread or process included.
+                counts from `on_start`: waiting for a thread or a process is not the handler's.
             report_progress: is awaited with each progress value, as builtins, before this returns.
+            on_start: called when there is a place, just before the handler is.
 
         Returns:
             The handler's result as builtins. COMPLETED means a handler returned: so does one that
             catches the cancellation of its timeout and returns all the same.
 
         Raises:
+            HandlerNotStarted: it could not be called, for a reason that passes.
             AttemptTimedOut: its cause is what the handler's cleanup raised, if anything.
             ResultNotStorable: the result is not JSON or too large.
+            WrongAsyncLibrary: an async handler called what needs asyncio.
             WorkerProcessDied: see there; likewise RegistryError where the worker process could
                 not find its handler.
-            HandlerExited: the handler raised SystemExit or the like. A KeyboardInterrupt in an
-                async handler is let through: it cannot be told from a real Ctrl-C.
+            HandlerExited: the handler raised SystemExit or another of those that would end the
+                engine. Only a real Ctrl-C is let through.
             trio.Cancelled: from outside, after the handler's cleanup has run.
             Exception: the handler's own. A group of one, as a nursery makes them, is unwrapped
                 (see `unwrap_single`); an exception from a worker process has a RemoteTraceback
                 as its cause.
         """
-        timeout = math.inf if task.timeout_seconds is None else task.timeout_seconds
-        scope = trio.CancelScope(deadline=trio.current_time() + timeout)
-        call: ThreadCall | ProcessCall | None = None
-        failure: BaseException | None = None
-        try:
-            with scope:
-                if definition.runs_in is RunsIn.TRIO:
-                    value = await self._run_on_trio(definition, task, report_progress)
-                else:
-                    runner = (
-                        self._threads if definition.runs_in is RunsIn.THREAD else self._processes
-                    )
-                    call = runner.call(definition, task, report_progress)
-                    value = await call.run()
-        except BaseException as error:  # noqa: BLE001 - raised again below, outside of its context
-            failure = _contain_exit(unwrap_single(error))
+        call: Call
+        if definition.runs_in is RunsIn.TRIO:
+            call = _TrioCall(self, definition, task, report_progress)
+        elif definition.runs_in is RunsIn.THREAD:
+            call = self._threads.call(definition, task, report_progress)
         else:
-            if not scope.cancelled_caught:
-                in_trio = (
-                    definition.runs_in is RunsIn.TRIO
-                )  # the others have done it where they ran
-                return storable_result(value, self._max_result_bytes) if in_trio else value
+            call = self._processes.call(definition, task, report_progress)
 
+        asked_at = trio.current_time()
+        await call.acquire()
         try:
-            # Only its deadline cancels this scope.
-            if failure is None or (scope.cancel_called and isinstance(failure, Exception)):
-                not_started = None if call is None or call.started else call.not_started
-                raise AttemptTimedOut(timeout, not_started=not_started) from failure
-            raise failure
+            on_start()
+            return await _attempt(call, definition, task, trio.current_time() - asked_at)
         finally:
-            del failure  # its traceback holds this frame
+            call.release()
 
-    async def _run_on_trio(
-        self, definition: TaskDefinition, task: Task, report_progress: ReportProgress
-    ) -> Any:
+
+class Call(Protocol):
+    """One handler call, in one of the three ways."""
+
+    async def acquire(self) -> None:
+        """Wait until the handler can be called. Costs no attempt."""
+        ...
+
+    async def run(self, waited: float) -> Any:
+        """Call it. `waited`: seconds that `acquire` took."""
+        ...
+
+    def release(self) -> None:
+        """After `acquire`, whether or not it ran."""
+        ...
+
+
+async def _attempt(call: Call, definition: TaskDefinition, task: Task, waited: float) -> Any:
+    """`call.run` within the task's timeout."""
+    timeout = math.inf if task.timeout_seconds is None else task.timeout_seconds
+    scope = trio.CancelScope(deadline=trio.current_time() + timeout)
+    failure: BaseException | None = None
+    try:
+        with scope:
+            return await call.run(waited)
+    except BaseException as error:  # noqa: BLE001 - raised again below, outside of its context
+        failure = contain(error)
+    try:
+        # Only its deadline cancels this scope. A result that came late all the same is looked at.
+        late = scope.cancel_called and isinstance(failure, Exception)
+        if failure is None or (late and not isinstance(failure, ResultNotStorable)):
+            raise AttemptTimedOut(timeout) from failure
+        if definition.runs_in is RunsIn.TRIO and needs_asyncio(failure):
+            raise WrongAsyncLibrary from failure
+        raise failure
+    finally:
+        del failure  # its traceback holds this frame
+
+
+class _TrioCall:
+    def __init__(
+        self,
+        runner: HandlerRunner,
+        definition: TaskDefinition,
+        task: Task,
+        report_progress: ReportProgress,
+    ) -> None:
+        self._runner = runner
+        self._definition = definition
+        self._task = task
+        self._report_progress = report_progress
+
+    async def acquire(self) -> None:
         # No handler starts once its task is cancelled.
         await trio.lowlevel.checkpoint_if_cancelled()
+        self._runner.on_trio += 1
+
+    def release(self) -> None:
+        self._runner.on_trio -= 1
+
+    async def run(self, waited: float) -> Any:
+        definition, task, limit = self._definition, self._task, self._runner.max_result_bytes
         payload = definition.convert_payload(task.payload)
-        self._on_trio += 1
+        open_nurseries = len(trio.lowlevel.current_task().child_nurseries)
         try:
             if definition.takes_context:
-                context = TrioContext(task, report_progress, self._max_result_bytes)
-                return await definition.handler(payload, context)
-            return await definition.handler(payload)
+                context = TrioContext(task, self._report_progress, limit)
+                value = await definition.handler(payload, context)
+            else:
+                value = await definition.handler(payload)
         finally:
-            self._on_trio -= 1
+            _close_leaked(open_nurseries)
+        return storable_result(value, limit)
+
+
+def _close_leaked(kept: int) -> None:
+    """A handler may leave a nursery open (an async generator with one in it, and a `break`). trio
+    raises where the next scope ends, which fails the attempt; but a nursery still among those of
+    the worker's task would end the worker too, when that task ends."""
+    # `child_nurseries` gives a copy, and there is no public way to close them from here.
+    nurseries = trio.lowlevel.current_task()._child_nurseries
+    for nursery in nurseries[kept:]:
+        nursery.cancel_scope.cancel()
+    del nurseries[kept:]
 
 
 class TrioContext(AttemptContext):
@@ -162,34 +253,3 @@ class TrioContext(AttemptContext):
 
     async def progress(self, value: Any) -> None:
         await self._report_progress(storable_progress(value, self._limit))
-
-
-# What has to reach trio as it is.
-_PASSES = (Exception, trio.Cancelled, KeyboardInterrupt, GeneratorExit)
-_PASSES_UNCANCELLED = (Exception, KeyboardInterrupt, GeneratorExit)
-
-
-def _contain_exit(error: BaseException) -> BaseException:
-    """SystemExit and its like, raised by a handler, as a HandlerExited: they must not end the
-    engine. In a group they may stand beside a Cancelled, which must go on.
-
-    A Cancelled where nothing is cancelled is one that a handler has kept and raised again, outside
-    of the scope it belonged to: no scope would catch it, and it would take the engine with it.
-    """
-    is_cancelled = trio.current_effective_deadline() == -math.inf
-    passes = _PASSES if is_cancelled else _PASSES_UNCANCELLED
-    if isinstance(error, passes):
-        return error
-    if isinstance(error, BaseExceptionGroup):
-        passing, exits = error.split(passes[1:])
-        if exits is None or isinstance(exits, Exception):
-            return error
-        if passing is not None:
-            return BaseExceptionGroup(error.message, [passing, _exited(unwrap_single(exits))])
-    return _exited(error)
-
-
-def _exited(error: BaseException) -> HandlerExited:
-    exited = HandlerExited(error)
-    exited.__cause__ = error
-    return exited

@@ -3,12 +3,14 @@
 engine                worker process
   |  <-- WorkerReady ---  |
   |  ------ Job ------->  |
-  |  <- ProgressReported  |   any number
+  |  <- ProgressReported  |   any number of these two
+  |  <------ Logged -----  |
   |  <---- Returned ----  |   or Raised; then the next Job
 """
 
 from __future__ import annotations
 
+import logging
 import struct
 
 import msgspec
@@ -24,6 +26,12 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     handler: HandlerPath
     task: Task
     max_result_bytes: int
+    waited: float = 0.0
+    """Seconds that the task waited for this process."""
+    log_level: int = logging.WARNING
+    """Of the engine's root logger: what is below it need not be sent."""
+    capture_warnings: bool = False
+    """Warnings go to the log, as in the engine."""
 
 
 class WorkerReady(msgspec.Struct, frozen=True):
@@ -32,6 +40,20 @@ class WorkerReady(msgspec.Struct, frozen=True):
 
 class ProgressReported(msgspec.Struct, frozen=True, tag="progressed"):
     value: msgspec.Raw
+
+
+class Logged(msgspec.Struct, frozen=True, tag="logged", kw_only=True):
+    """What the handler, or a library of its, has logged."""
+
+    level: int
+    logger: str
+    created: float
+    """Seconds since 1970, as logging has it."""
+    message: str
+    exception: str | None
+    """The text of its traceback."""
+    extra: msgspec.Raw
+    """A JSON object: what the line was given as `extra`, and the task's id."""
 
 
 class Returned(msgspec.Struct, frozen=True, tag="returned"):
@@ -46,7 +68,7 @@ class Raised(msgspec.Struct, frozen=True, tag="raised"):
     error: RemoteError
 
 
-Reply = ProgressReported | Returned | Raised
+Reply = ProgressReported | Logged | Returned | Raised
 
 _HEADER = struct.Struct("!I")
 

@@ -10,15 +10,15 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from typing import Any
 
 import trio
 
 from task_queue_engine.codec import decode_json
-from task_queue_engine.errors import WorkerProcessDied
 from task_queue_engine.execution import wire
 from task_queue_engine.execution.child import SHUTDOWN_SIGNALS
+from task_queue_engine.execution.child_logs import replay
 
 # Seconds for the kernel to carry out a SIGKILL; it takes milliseconds unless the process hangs in
 # the kernel itself.
@@ -77,9 +77,12 @@ class WorkerProcess:
             raise HungUp from None
         while True:
             reply = wire.decode_reply(await self._receive())
-            if not isinstance(reply, wire.ProgressReported):
+            if isinstance(reply, wire.ProgressReported):
+                await report_progress(decode_json(bytes(reply.value), field="progress"))
+            elif isinstance(reply, wire.Logged):
+                replay(reply)
+            else:
                 return reply
-            await report_progress(decode_json(bytes(reply.value), field="progress"))
 
     async def _receive(self) -> bytes:
         while (body := self._frames.next()) is None:
@@ -136,11 +139,11 @@ class WorkerProcess:
         return f"worker process {self.pid} was killed by {name} {when}{_HINTS.get(name, '')}"
 
 
-def spawn() -> WorkerProcess:
+def spawn(environment: Mapping[str, str]) -> WorkerProcess:
     """Start a process. Takes milliseconds and blocks: for a thread.
 
     Raises:
-        WorkerProcessDied: the system does not start it.
+        OSError: the system does not start it.
     """
     ours, theirs = socket.socketpair()
     # Blocked here (for this thread alone), they stay blocked in the new process until it ignores
@@ -161,10 +164,11 @@ def spawn() -> WorkerProcess:
             stdin=subprocess.DEVNULL,
             pass_fds=[theirs.fileno()],
             start_new_session=True,
+            env=environment,
         )
-    except OSError as error:
+    except OSError:
         ours.close()
-        raise WorkerProcessDied(f"no worker process could be started: {error}") from error
+        raise
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         theirs.close()

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import errno
+import os
 import socket
+import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
 from ipaddress import ip_address
@@ -63,6 +65,7 @@ async def open_listeners(settings: Settings) -> list[trio.SocketListener]:
                     continue
                 raise _configuration_error(error, settings) from None
             listeners.append(listener)
+            _listening.add(listener.socket)
             port = listener.socket.getsockname()[1]
         if unsupported is not None and not listeners:
             raise _configuration_error(unsupported, settings)
@@ -71,6 +74,24 @@ async def open_listeners(settings: Settings) -> list[trio.SocketListener]:
             listener.socket.close()
         raise
     return listeners
+
+
+# A child that a handler forks must not keep the port, should this process be killed.
+_listening: weakref.WeakSet[trio.socket.SocketType] = weakref.WeakSet()
+
+
+def _let_go_in_child() -> None:
+    for listening in list(_listening):
+        descriptor = listening.fileno()
+        if descriptor != -1:
+            # Not closed: the number might come to stand for another file under the socket's hands,
+            # and closing it trio's way would touch the event loop, which is still the parent's.
+            nowhere = os.open(os.devnull, os.O_RDWR)
+            os.dup2(nowhere, descriptor, inheritable=False)
+            os.close(nowhere)
+
+
+os.register_at_fork(after_in_child=_let_go_in_child)
 
 
 def bound(listeners: Sequence[trio.SocketListener]) -> Bound:

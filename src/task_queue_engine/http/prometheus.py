@@ -59,6 +59,11 @@ def _lines(metrics: EngineMetrics) -> Iterator[str]:
     yield from _gauge(
         "active_workers", "Workers of this process that run a handler.", metrics.active_workers
     )
+    yield from _gauge(
+        "abandoned_threads",
+        "Threads of this process whose handler outlived its attempt.",
+        metrics.abandoned_threads,
+    )
     yield from _gauge("uptime_seconds", "Seconds since this engine started.", metrics.uptime)
     for name, value in sorted(metrics.counters.items()):
         safe = _NOT_IN_NAMES.sub("_", name)

@@ -204,6 +204,8 @@ class Ready(msgspec.Struct, frozen=True, kw_only=True):
     """Fit to serve."""
 
     status: str
+    abandoned_threads: int = 0
+    """Threads whose `def` handler outlived its attempt; too many of them end the process."""
 
 
 # --- decoding -------------------------------------------------------------------------------

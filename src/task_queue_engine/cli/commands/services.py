@@ -9,12 +9,14 @@ from typing import Any
 import click
 
 from task_queue_engine.cli.apps import DEFAULT_APP, load_app
+from task_queue_engine.cli.container_init import put_init_in_front
 from task_queue_engine.cli.environment import warn_of_unknown_variables
 from task_queue_engine.cli.failures import expected_error
 from task_queue_engine.cli.logs import set_up_logging
-from task_queue_engine.cli.options import Command, app_option, debug_option
+from task_queue_engine.cli.options import SERVICE, Command, app_option, debug_option
 from task_queue_engine.cli.settings import CommandSettings
 from task_queue_engine.config import Settings
+from task_queue_engine.engine.loggers import protect_loggers
 
 logger = logging.getLogger("task_queue_engine.service")
 
@@ -83,6 +85,7 @@ def _run(
     http: bool,
     work: bool,
 ) -> None:
+    put_init_in_front()
     overrides |= {
         "TQE_LOG_FORMAT": "json" if as_json else None,
         "TQE_LOG_LEVEL": "DEBUG" if debug else None,
@@ -92,6 +95,7 @@ def _run(
     set_up_logging(settings.log_level, settings.log_format)
     spec = app or CommandSettings().app
     registry = load_app(spec)
+    protect_loggers()  # the app may have configured logging, and disabled what there was
     warn_of_unknown_variables()
     if spec == DEFAULT_APP:
         # Better now than when the first task needs them.
@@ -102,6 +106,7 @@ def _run(
     # Only here: the web framework behind it takes longer to import than most commands to run.
     from task_queue_engine.cli.service import ServiceConfig, run_service
 
+    click.get_current_context().meta[SERVICE] = True
     try:
         run_service(ServiceConfig(registry=registry, settings=settings, workers=work, http=http))
     except Exception as error:  # raised again: only the log is this command's

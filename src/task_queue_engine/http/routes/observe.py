@@ -66,7 +66,7 @@ class ObserveRoutes:
         if self._state.draining:
             reasons = (*reasons, "shutting down")
         if readiness.ready and not reasons:
-            return respond(Ready(status="ready"))
+            return respond(Ready(status="ready", abandoned_threads=readiness.abandoned_threads))
         detail = "not fit to serve: " + ("; ".join(reasons) or "no reason was given")
         problem = problems.make("not-ready", detail, reasons=reasons)
         return respond(problem, 503, content_type=problems.CONTENT_TYPE, Retry_After=_RETRY_AFTER)

@@ -1,0 +1,267 @@
+"""A service's process ends when it is told to, whatever handlers have left behind in it."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import closing, suppress
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.cli.runner import KEY, Server, Shop, eventually
+
+APP = "leftovers:tasks"
+
+
+@pytest.fixture
+def shop(shop: Shop) -> Iterator[Shop]:
+    shutil.copy(Path(__file__).with_name("leftovers.py"), shop.path)
+    yield shop
+    kill_child(shop)
+
+
+def kill_child(shop: Shop) -> None:
+    """What it inherited (the log's pipe) ends with it."""
+    pid = shop.path / "child.pid"
+    if pid.exists():
+        with suppress(ProcessLookupError):
+            os.kill(int(pid.read_text()), signal.SIGKILL)
+
+
+def run_task(shop: Shop, server: Server, type_: str, payload: object = "x") -> object:
+    """Its result, once it has COMPLETED."""
+    task = server.post(type_, payload)
+    answer = httpx.get(f"{server.url}/tasks/{task['id']}?wait=20", timeout=30, trust_env=False)
+    assert answer.json()["status"] == "COMPLETED", answer.text
+    return answer.json().get("result")
+
+
+@pytest.mark.parametrize("left", ["thread", "child", "atexit-hangs"])
+def test_nothing_that_a_handler_leaves_keeps_the_process(shop: Shop, left: str) -> None:
+    with shop.serve("serve", TQE_APP=APP) as server:
+        run_task(shop, server, left)
+        server.signal()
+        server.process.wait(20)
+        assert server.process.returncode == 0
+        kill_child(shop)
+    assert "stopped" in server.log
+
+
+def test_atexit_functions_run_all_the_same(shop: Shop) -> None:
+    """Also where the interpreter's own end would first wait for a thread."""
+    with shop.serve("serve", TQE_APP=APP) as server:
+        run_task(shop, server, "atexit")
+        run_task(shop, server, "thread")
+        server.signal()
+        assert server.wait() == 0
+    assert (shop.path / "atexit.ran").exists()
+
+
+@pytest.mark.parametrize(("type_", "log_format"), [("lock", "text"), ("async-lock", "json")])
+def test_a_handler_that_holds_the_interpreter_does_not_keep_the_process(
+    shop: Shop, type_: str, log_format: str
+) -> None:
+    """Python does not even notice the signal then."""
+    with shop.serve(
+        "serve", TQE_APP=APP, TQE_SHUTDOWN_FLUSH="0.1", TQE_LOG_FORMAT=log_format
+    ) as server:
+        server.post(type_, "x")
+        eventually(shop.is_there("lock.running"))
+        server.signal()
+        assert server.wait() == -signal.SIGKILL
+    last = server.lines[-1]
+    assert "a handler holds its lock" in last
+    assert log_format == "text" or json.loads(last)["level"] == "CRITICAL"
+
+
+def test_a_guard_that_was_killed_holds_nothing_up(shop: Shop) -> None:
+    with shop.serve("serve", TQE_APP=APP) as server:
+        (guard,) = guards_of(server.process.pid)
+        os.kill(guard, signal.SIGKILL)
+        server.signal()
+        assert server.wait() == 0
+
+
+def test_a_hangup_drains(shop: Shop) -> None:
+    with shop.serve("serve", TQE_APP=APP) as server:
+        server.signal(signal.SIGHUP)
+        server.wait_for("SIGHUP received")
+        assert server.wait() == 0
+    assert "stopped" in server.log
+
+
+def test_under_nohup_a_hangup_changes_nothing(shop: Shop) -> None:
+    former = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with shop.serve("serve", TQE_APP=APP) as server:
+            signal.signal(signal.SIGHUP, former)
+            server.signal(signal.SIGHUP)
+            assert run_task(shop, server, "pool") == [1, 2]
+            server.signal()
+            assert server.wait() == 0
+    finally:
+        signal.signal(signal.SIGHUP, former)
+    assert "SIGHUP received" not in server.log
+
+
+@pytest.mark.parametrize("type_", ["terminate", "terminate-in-process"])
+def test_what_a_handler_forks_can_be_terminated(shop: Shop, type_: str) -> None:
+    with shop.serve("serve", TQE_APP=APP) as server:
+        assert run_task(shop, server, type_) == -signal.SIGTERM
+        assert run_task(shop, server, "pool") == [1, 2]
+        server.signal()
+        assert server.wait() == 0
+    assert server.log.count("SIGTERM received") == 1
+
+
+@pytest.mark.parametrize("name", ["fork", "spawn", "forkserver"])
+def test_every_start_method_works_in_a_handler(shop: Shop, name: str) -> None:
+    with shop.serve("serve", TQE_APP=APP) as server:
+        assert run_task(shop, server, "start-method", name) == [1, 2]
+        assert run_task(shop, server, "start-method-in-process", name) == [1, 2]
+        server.signal()
+        assert server.wait() == 0
+
+
+def test_a_killed_server_leaves_its_port_though_a_forked_child_lives(shop: Shop) -> None:
+    with shop.serve("serve", TQE_APP=APP) as server:
+        run_task(shop, server, "child")
+        url = httpx.URL(server.url)
+        server.process.kill()
+        server.process.wait(20)
+        child = int((shop.path / "child.pid").read_text())
+        os.kill(child, 0)
+        eventually(lambda: not guards_of(server.process.pid))
+        try:
+            with socket.socket() as again:
+                again.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                again.bind((url.host, url.port))
+                again.listen()
+        finally:
+            kill_child(shop)
+
+
+# --- what else a worker process and an application can do to the service --------------------
+
+
+def test_worker_processes_get_only_what_is_allowed(shop: Shop) -> None:
+    secrets = {"TQE_API_KEYS": KEY, "AWS_SECRET_ACCESS_KEY": "aws", "SHOP_TOKEN": "token"}
+    more = {"SHOP_REGION": "north", "TQE_PROCESS_ENV": "SHOP_REGION, SHOP_X*"}
+    with shop.serve("worker", TQE_APP=APP, **secrets, **more) as worker:
+        for name in (*secrets, "SMTP_PASSWORD", "SHOP_REGION", "PATH"):
+            shop.submit("--app", APP, "variable", json.dumps(name))
+        eventually(lambda: {task["status"] for task in shop.tasks()} == {"COMPLETED"})
+        seen = {task["payload"]: task.get("result") for task in shop.tasks()}
+        worker.signal()
+        assert worker.wait() == 0
+    assert seen.pop("PATH") == os.environ["PATH"]
+    assert seen.pop("SHOP_REGION") == "north"
+    assert set(seen.values()) == {None}
+    (line,) = (line for line in worker.lines if "do not get these variables" in line)
+    assert set(secrets) < set(line.replace(",", "").split())
+    assert KEY not in worker.log
+
+
+def test_what_a_worker_process_logs_is_in_the_log_in_its_format(shop: Shop) -> None:
+    with shop.serve("serve", "--json", TQE_APP=APP) as server:
+        run_task(shop, server, "log")
+        server.signal()
+        assert server.wait() == 0
+    lines = [json.loads(line) for line in server.lines]
+    (info,) = (line for line in lines if line["message"] == "counted 3")
+    assert (info["level"], info["logger"], info["shelf"]) == ("INFO", "shop.stock", "A")
+    assert len(info["task_id"]) == 36
+    (warned,) = (line for line in lines if line["logger"] == "py.warnings")
+    assert "it is old" in warned["message"]
+    (failed,) = (line for line in lines if line["message"] == "it failed")
+    assert "ValueError: two" in failed["exception"]
+    assert not [line for line in lines if "not at this level" in line["message"]]
+
+
+def test_an_application_that_configures_logging_does_not_silence_the_engine(shop: Shop) -> None:
+    app = shop.path / "configures.py"
+    app.write_text("from leftovers import configure_logging, tasks\nconfigure_logging(None)\n")
+    with shop.serve("serve", TQE_APP="configures:tasks") as server:
+        run_task(shop, server, "configure-logging")
+        server.signal()
+        assert server.wait() == 0
+    assert "SIGTERM received" in server.log
+    assert "INFO    service: stopped" in server.log
+
+
+def test_a_service_whose_threads_are_worn_out_ends_to_be_replaced(shop: Shop) -> None:
+    with shop.serve("serve", TQE_APP=APP, TQE_THREADS="2") as server:
+        for _ in range(2):
+            server.post("hang", "x")
+        assert server.wait() == 8
+    assert {task["status"] for task in shop.tasks()} == {"FAILED"}
+    assert server.lines[-1].startswith("tqe: 2 `def` handlers outlived their attempts")
+
+
+@pytest.mark.skipif(
+    subprocess.run(
+        ["unshare", "--pid", "--fork", "--mount-proc", "true"], capture_output=True, check=False
+    ).returncode
+    != 0
+    if shutil.which("unshare")
+    else True,
+    reason="needs the right to make a PID namespace, as a container runtime does",
+)
+def test_as_process_1_of_a_container_it_reaps_orphans_and_passes_signals_on(shop: Shop) -> None:
+    kept = {name: os.environ[name] for name in ("PATH", "PYTHONPATH") if name in os.environ}
+    inside = subprocess.Popen(
+        [
+            *("unshare", "--pid", "--fork", "--mount-proc", "--kill-child"),
+            *(sys.executable, "-m", "task_queue_engine", "serve"),
+        ],
+        cwd=shop.path,
+        env=kept | {"TQE_APP": APP, "PORT": "0", "TQE_SHUTDOWN_GRACE": "0"},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    with closing(Server(inside)) as server:
+        try:
+            run_task(shop, server, "orphan")
+            children = Path(f"/proc/{inside.pid}/task/{inside.pid}/children")
+            (init,) = (int(pid) for pid in children.read_text().split())
+            # It ends by itself; what is not reaped then stays in the list, as a zombie.
+            eventually(lambda: "sleep" not in children_of(init))
+            os.kill(init, signal.SIGTERM)
+            assert server.wait() == 0
+        finally:
+            inside.kill()  # and all in its namespace with it
+    assert server.log.count("SIGTERM received") == 1
+
+
+def guards_of(service: int) -> list[int]:
+    """Processes that watch over this one, also when it has ended."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            words = (folder / "cmdline").read_bytes().split(b"\0")
+            if any(word.endswith(b"guard_process.py") for word in words) and (
+                str(service).encode() in words
+            ):
+                found.append(int(folder.name))
+    return found
+
+
+def children_of(parent: int) -> list[str]:
+    """The names of its children, zombies included."""
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):
+            name, _, rest = stat.read_text().partition("(")[2].rpartition(")")
+            if int(rest.split()[1]) == parent:
+                found.append(name)
+    return found
