@@ -103,7 +103,9 @@ class TestWhoMakesRoom:
 
 class TestHalfSentRequests:
     @pytest.mark.parametrize(
-        "half", [HALF_A_HEAD.encode(), post("/tasks", one())[:-3], b""], ids=["head", "body", "none"]
+        "half",
+        [HALF_A_HEAD.encode(), post("/tasks", one())[:-3], b""],
+        ids=["head", "body", "none"],
     )
     async def test_lock_nobody_out(
         self, socket_clock: MockClock, serve: Serve, engine: FakeEngine, half: bytes
