@@ -157,8 +157,8 @@ class Worker:
             decision = decide(task, error, now, backoff=Backoff(), rules={}, rng=self._rng)
         if isinstance(decision, SnoozeUntil) and not isinstance(error, Snooze):
             logger.warning(
-                "task %s: %s; this process is short of files, threads or processes (ulimit -n, -u), "
-                "the task comes back in %.0f s",
+                "task %s: %s; this process is short of files, threads or processes "
+                "(ulimit -n, -u), the task comes back in %.0f s",
                 task.id,
                 error,
                 decision.delay,

@@ -27,18 +27,16 @@ from task_queue_engine.engine.counters import counters_of
 from task_queue_engine.engine.hooks import Hooks
 from task_queue_engine.engine.intake import Intake
 from task_queue_engine.engine.pipeline import Pipeline, PipelineConfig
+from task_queue_engine.engine.probing import ANSWER_WITHIN, BackendProbe
 from task_queue_engine.engine.shutdown import Shutdown
 from task_queue_engine.engine.submission import TaskBuilder
 from task_queue_engine.engine.supervisor import Supervisor
-from task_queue_engine.errors import BackendError, BackendUnavailable
+from task_queue_engine.errors import BackendUnavailable
 from task_queue_engine.events import Hook
 from task_queue_engine.execution.locating import locate
 from task_queue_engine.execution.runner import HandlerRunner
 from task_queue_engine.registry import RunsIn, TaskRegistry
 from task_queue_engine.task import TaskStatus
-
-# Seconds for a backend to answer what a probe or a dashboard asks: less than these wait.
-_ANSWER_WITHIN = 2
 
 
 class Engine(Commands):
@@ -83,6 +81,7 @@ class Engine(Commands):
         self._housekeeping = housekeeping
         self._hooks = Hooks(hooks)
         self._health = ActorHealth()
+        self._probe = BackendProbe(backend.ping)
         self._worker_name = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(3)}"
         self._shutdown: Shutdown | None = None
         self._stopped = trio.Event()
@@ -112,6 +111,7 @@ class Engine(Commands):
         self._stopped = trio.Event()
         # Troubles of an earlier run are over, or will show again.
         self._health = ActorHealth()
+        self._probe = BackendProbe(self._backend.ping)
         try:
             async with self._backend.open():
                 await shutdown.instead_of_cancellation(
@@ -201,7 +201,7 @@ class Engine(Commands):
         running = self._check_running()
         line, metrics = running.pipeline.line, running.pipeline.metrics
         sample = metrics.statistics()
-        with trio.move_on_after(_ANSWER_WITHIN), suppress(BackendUnavailable):
+        with trio.move_on_after(ANSWER_WITHIN), suppress(BackendUnavailable):
             sample = await metrics.sample()
         return EngineMetrics(
             counts=sample.counts,
@@ -214,18 +214,14 @@ class Engine(Commands):
         )
 
     async def ready(self) -> Readiness:
+        trouble = await self._probe.trouble() if self._running is not None else None
         if self._running is None or self._shutdown is None:
             return Readiness(ready=False, reasons=("the engine is not running",))
         reasons = list(self._health.troubles)
         if self._shutdown.requested:
             reasons.append(f"the engine is {self._shutdown.phase.value}")
-        try:
-            with trio.fail_after(_ANSWER_WITHIN):
-                await self._backend.ping()
-        except BackendError as error:
-            reasons.append(f"backend: {error}")
-        except trio.TooSlowError:
-            reasons.append(f"backend: no answer within {_ANSWER_WITHIN} s")
+        if trouble is not None:
+            reasons.append(trouble)
         return Readiness(ready=not reasons, reasons=tuple(reasons))
 
     def statistics(self) -> dict[str, dict[str, Any]]:

@@ -534,6 +534,18 @@ async def test_requests_that_wait_share_a_transaction(harness: SqliteHarness, pa
     assert commits < 5
 
 
+async def test_ping_writes_nothing_while_nothing_is_wrong(
+    harness: SqliteHarness, path: Path
+) -> None:
+    other = apsw.Connection(str(path))
+    version = other.pragma("data_version")
+    for _ in range(3):
+        await harness.backend.ping()
+    assert other.pragma("data_version") == version
+    await harness.create()
+    assert other.pragma("data_version") != version
+
+
 async def test_ping_notices_that_the_file_is_gone(path: Path) -> None:
     backend = SqliteBackend(path)
     async with backend.open():
