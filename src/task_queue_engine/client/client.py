@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -30,6 +31,7 @@ from task_queue_engine.engine.api import (
     TaskApi,
 )
 from task_queue_engine.engine.views import PurgeResult
+from task_queue_engine.engine.waiting import Patience
 from task_queue_engine.errors import (
     ApiError,
     BackendUnavailable,
@@ -44,10 +46,13 @@ from task_queue_engine.task import Task, is_task_id
 
 T = TypeVar("T")
 
+logger = logging.getLogger("task_queue_engine.client")
+
 # Seconds of one request that waits for a task: nothing on the way should find that too long.
 _LONGEST_POLL = MAX_WAIT / 2
-# Between two looks at a task where the server does not wait: it is shutting down, or away.
+# Between two looks at a task where the server does not wait: at first, and at most.
 _PAUSE = 0.5
+_LONGEST_PAUSE = 4.0
 # Well under the server's default limit for a body, 256 KiB.
 _BATCH_BYTES = 192 * 1024
 
@@ -171,23 +176,30 @@ class Client(TaskApi):
 
     async def wait(self, task_id: str, *, timeout: Seconds) -> Task:
         deadline = trio.current_time() + to_seconds(timeout, name="timeout")
-        seen = False
+        patience, seen, pause = Patience(), False, _PAUSE
         while True:
             began = trio.current_time()
             left = deadline - began
             asked = max(0.0, min(left, _LONGEST_POLL))
             try:
                 task = await self._get(task_id, wait=asked)
-            except BackendUnavailable:
+            except BackendUnavailable as error:
                 if not seen or left <= 0:
                     raise
+                if not patience.tried:
+                    logger.warning("waiting for task %s: %s; trying again", task_id, error)
+                next_look = trio.current_time() + patience.pause(error)
             else:
+                patience.over()
                 seen = True
                 if task.status.is_terminal or trio.current_time() >= deadline:
                     return task
-            # Where the server did not wait, the client does.
-            now = trio.current_time()
-            await trio.sleep_until(min(deadline, max(now, began + min(_PAUSE, asked))))
+                # Where the server did not wait, the client does: it goes away, or has too many
+                # that wait, which is no reason to ask it the more often.
+                next_look = began + min(pause, asked)
+                waited = trio.current_time() >= next_look
+                pause = _PAUSE if waited else min(_LONGEST_PAUSE, 2 * pause)
+            await trio.sleep_until(min(deadline, max(trio.current_time(), next_look)))
 
     async def _get(self, task_id: str, *, wait: float = 0.0) -> Task:
         path = f"/tasks/{_in_path(task_id)}"

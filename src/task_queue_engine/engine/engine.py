@@ -147,8 +147,10 @@ class Engine(Commands):
                     health=self._health, end=shutdown.begin, end_at_once=shutdown.hurry
                 )
                 await nursery.start(pipeline.run, supervisor)
+                looking = await nursery.start(self._look_for_waiters)
                 task_status.started(self)
                 await shutdown.carry_out(pipeline)
+                looking.cancel()
             finally:
                 intake.close()
                 self._waiters.wake_all()
@@ -169,6 +171,11 @@ class Engine(Commands):
             on_recorded=self._note_recorded,
             rng=random.Random(),  # noqa: S311 - jitter, not secrets
         )
+
+    async def _look_for_waiters(self, task_status: trio.TaskStatus[trio.CancelScope]) -> None:
+        with trio.CancelScope() as scope:
+            task_status.started(scope)
+            await self._waiters.look_for_all()
 
     def _note_recorded(self, outcome: Outcome, status: TaskStatus) -> None:
         if status.is_terminal:
