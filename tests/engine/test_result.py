@@ -27,7 +27,7 @@ class Flaky(httpx.AsyncBaseTransport):
 
     def __init__(self, transport: httpx.AsyncBaseTransport) -> None:
         self._transport = transport
-        self.away: httpx.Response | None | bool = False
+        self.away: httpx.Response | bool | None = False
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         await trio.lowlevel.checkpoint()

@@ -13,6 +13,7 @@ import msgspec
 import trio
 
 from task_queue_engine.backends.base import DeadLetterPage, ListQuery, TaskPage
+from task_queue_engine.client.connecting import make_http_client
 from task_queue_engine.client.problems import ProblemRead, error_of_problem, error_of_response
 from task_queue_engine.client.requests import encode_submission, key_header
 from task_queue_engine.client.schemas import (
@@ -82,7 +83,9 @@ class Client(TaskApi):
     does not answer in time, and ApiError for answers that fit nothing else (401, 500).
 
     Raises:
-        ConfigurationError: the URL or the key cannot be one.
+        ConfigurationError: the URL or the key cannot be one; or what the environment says about the
+            way there cannot be used (HTTP_PROXY, HTTPS_PROXY, ALL_PROXY, SSL_CERT_FILE,
+            SSL_CERT_DIR).
     """
 
     def __init__(
@@ -100,13 +103,8 @@ class Client(TaskApi):
                 raise ConfigurationError("must be printable ASCII", variable="api_key")
             headers["Authorization"] = f"Bearer {api_key}"
         self._timeout = to_seconds(timeout, name="timeout")
-        self._http = httpx.AsyncClient(
-            base_url=base,
-            headers=headers,
-            timeout=self._timeout,
-            transport=transport,
-            # A proxy from the environment is not on the way to this machine itself.
-            trust_env=base.host not in ("localhost", "127.0.0.1", "::1"),
+        self._http = make_http_client(
+            base, headers=headers, timeout=self._timeout, transport=transport
         )
         self.url = str(base.copy_with(userinfo=b"")).rstrip("/")
 
