@@ -21,8 +21,7 @@ from tests.cli.runner import APP, READY, TIMEOUT, Server, Shop, eventually
 def serving(shop: Shop, limits: str, **environment: str) -> Iterator[Server]:
     """`tqe serve` below `ulimit` commands."""
     process = subprocess.Popen(
-        ["/bin/sh", "-c", f'{limits}; exec "$@"', "sh", sys.executable]
-        + ["-m", "task_queue_engine", "serve"],
+        ["/bin/sh", "-c", f'{limits}; exec "$0" -m task_queue_engine serve', sys.executable],
         cwd=shop.path,
         env={"TQE_APP": APP, "PORT": "0", "TQE_SHUTDOWN_GRACE": "5"} | environment,
         stdin=subprocess.DEVNULL,

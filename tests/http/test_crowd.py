@@ -57,6 +57,8 @@ class TestWhoMakesRoom:
             ([("a", "1", Phase.ASKING), ("b", "1", Phase.IDLE)], "1", "b"),
             ([("a", "1", Phase.SENDING), ("b", "1", Phase.ASKING)], "1", "b"),
             ([("a", "1", Phase.BUSY), ("b", "1", Phase.SENDING)], "1", "b"),
+            ([("a", "1", Phase.TAKING), ("b", "1", Phase.SENDING)], "1", "b"),
+            ([("a", "1", Phase.BUSY), ("b", "1", Phase.TAKING)], "1", "b"),
             ([("a", "1", Phase.BUSY), ("b", "1", Phase.BUSY)], "1", None),
             # Of the address that has the most.
             (
@@ -126,6 +128,22 @@ class TestHalfSentRequests:
                 await slow[-1].send("alhost\r\n\r\n")
                 assert (await slow[-1].answer()).status == 200
         assert engine.stored == []
+
+
+async def test_clients_that_do_not_read_lock_nobody_out(
+    socket_clock: MockClock, serve: Serve, engine: FakeEngine
+) -> None:
+    for _ in range(20):
+        engine.add(payload="x" * 1_000_000)
+    async with serve(max_connections=5) as server:
+        deaf = [await server.connect(receive_buffer=4096) for _ in range(5)]
+        for wire in deaf:
+            await wire.send(get("/tasks"))
+        await trio.sleep(0.1)
+        assert await ask(server, post("/tasks", one())) == 201
+        assert trio.current_time() < 1
+        with pytest.raises((EOFError, trio.BrokenResourceError)):
+            await deaf[0].answer()
 
 
 class TestLongPolls:

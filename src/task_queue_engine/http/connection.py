@@ -98,6 +98,8 @@ class ClientConnection:
         """Cancelled to end the connection: nothing more is read, what runs is told so."""
         self._reception = trio.CancelScope()
         """The one read that is going on."""
+        self._transmission = trio.CancelScope()
+        """The one write that is going on."""
         self._idle_until = trio.current_time() + limits.request_timeout
         self._request_until = math.inf
         self._has_answered = False
@@ -151,10 +153,11 @@ class ClientConnection:
                 self._reading.cancel()
 
     def crowd_out(self) -> None:
-        """Make room for another, with what has come in of a request. (One that has come in whole
-        in this moment is answered all the same.)"""
+        """Make room for another, with what has come in of a request or gone out of an answer. (A
+        request that has come in whole in this moment is answered all the same.)"""
         self._crowded_out = True
         self._protocol.keep_alive = False
+        self._transmission.cancel()
         if not self._protocol.answering:
             self._reception.cancel()
 
@@ -191,7 +194,9 @@ class ClientConnection:
             await self._protocol.give_up(408)
 
     def _note_phase(self) -> None:
-        if self._protocol.between_requests:
+        if self._sending.locked():
+            phase = Phase.TAKING
+        elif self._protocol.between_requests:
             phase = Phase.IDLE if self._has_answered else Phase.ASKING
             if self._context.terminated.is_set():
                 self.hang_up_if_silent()
@@ -242,10 +247,12 @@ class ClientConnection:
     async def _write(self, data: bytes) -> None:
         try:
             async with self._sending:
+                self._note_phase()
                 view = memoryview(data)
                 for start in range(0, len(data), CHUNK):
-                    with trio.fail_after(self._limits.request_timeout):
+                    with trio.fail_after(self._limits.request_timeout) as self._transmission:
                         await self._stream.send_all(view[start : start + CHUNK])
+            self._note_phase()
         except (trio.BrokenResourceError, trio.ClosedResourceError, trio.TooSlowError):
             self._broken = True
             await self._end()

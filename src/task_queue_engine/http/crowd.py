@@ -27,11 +27,14 @@ class Phase(Enum):
     """The rest of a request's body."""
     BUSY = auto()
     """Our own answer."""
+    TAKING = auto()
+    """That its client takes the answer."""
 
 
 # In this order: closing an idle one costs its client a new connection, a head that takes long is
-# more suspicious than a body that does. What is being answered is never dropped.
-_MAKES_ROOM = (Phase.IDLE, Phase.ASKING, Phase.SENDING)
+# more suspicious than a body that does, and an answer is work done. What is being handled is never
+# dropped.
+_MAKES_ROOM = (Phase.IDLE, Phase.ASKING, Phase.SENDING, Phase.TAKING)
 
 
 class Member(Hashable, Protocol):

@@ -175,7 +175,12 @@ class HttpProtocol(H11Protocol):
     def _check_framing(self, event: object) -> None:
         if isinstance(event, h11.Data):
             self._framing -= len(event.data) + (_FRAMING_OF_CHUNK if event.chunk_end else 0)
-        elif self._h11.their_state is h11.SEND_BODY and self._framing > _FRAMING_TO_SPARE:
+        # Once all that has come in of the body has been seen.
+        elif (
+            event is h11.NEED_DATA
+            and self._h11.their_state is h11.SEND_BODY
+            and self._framing > _FRAMING_TO_SPARE
+        ):
             raise h11.RemoteProtocolError("more framing than body")
 
     async def _refuse(self, status: int, *, head: bool = False) -> None:
