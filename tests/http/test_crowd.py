@@ -204,6 +204,9 @@ class TestReserve:
                 assert (answer.status, answer.headers["connection"]) == (200, "close")
                 assert await wire.closed()
             assert await ask(server, get("/tasks")) == 503
+            # One that has much to say gets to see it too.
+            assert await ask(server, post("/tasks", b"x" * 3_000_000)) == 503
+            assert await ask(server, post("/tasks", one(payload="x" * 90_000))) == 503
 
     async def test_the_reserve_is_not_for_those_who_wait(
         self, socket_clock: MockClock, serve: Serve, engine: FakeEngine

@@ -29,6 +29,8 @@ RESERVE = 50
 """Connections beyond `max_connections`, for probes: all else that is asked there gets a 503."""
 RESERVE_TIME = 2.0
 """Seconds for the request of a connection in the reserve: probes send theirs at once."""
+RESERVE_LINGER = 0.5
+"""Seconds for one that is still sending to see its 503."""
 
 # accept(2): no descriptor or no memory is left. That passes.
 _NO_ROOM = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS})
@@ -96,7 +98,8 @@ class _Server:
         self._app: AppWrapper = ASGIWrapper(app)
         self._limits = ConnectionLimits(request_timeout=settings.request_timeout)
         self._reserve_limits = ConnectionLimits(
-            request_timeout=min(RESERVE_TIME, settings.request_timeout), linger=0.0
+            request_timeout=min(RESERVE_TIME, settings.request_timeout),
+            linger=RESERVE_LINGER,
         )
         self._connections: Crowd[ClientConnection] = Crowd(fitting_connections(settings, RESERVE))
         self._reserve: Crowd[ClientConnection] = Crowd(RESERVE)
