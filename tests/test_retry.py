@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import math
 import random
 from datetime import UTC, datetime, timedelta
@@ -12,7 +13,12 @@ import pytest
 from hypothesis import given
 
 from task_queue_engine import Backoff, Discard, Retry, Settings, Snooze, Task, TaskRegistry
-from task_queue_engine.errors import ResultNotStorable, UnknownTaskType, WrongAsyncLibrary
+from task_queue_engine.errors import (
+    ResultNotStorable,
+    UnknownTaskType,
+    WorkerProcessDied,
+    WrongAsyncLibrary,
+)
 from task_queue_engine.handlers import registry as handlers
 from task_queue_engine.retry import (
     MAX_SECONDS,
@@ -241,3 +247,49 @@ def test_each_says_why() -> None:
     assert str(Discard("gone")) == "gone"
     for error in (Retry(), Snooze(1), Discard()):
         assert str(error)
+
+
+# --- a process that is short of something -------------------------------------------------------
+
+
+def caused(error: BaseException, cause: BaseException) -> BaseException:
+    error.__cause__ = cause
+    return error
+
+
+EMFILE = OSError(errno.EMFILE, "Too many open files")
+FORK = BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        EMFILE,
+        OSError(errno.ENFILE, "Too many open files in system"),
+        caused(ConnectionError("cannot connect"), EMFILE),
+        # trio, for several addresses
+        caused(OSError("all attempts failed"), ExceptionGroup("each", [OSError(111, ""), EMFILE])),
+        caused(WorkerProcessDied("no worker process could be started"), FORK),
+        RuntimeError("can't start new thread"),
+    ],
+    ids=repr,
+)
+def test_a_process_that_is_short_of_something_costs_no_attempt(error: BaseException) -> None:
+    decision = after(error, max_attempts=1, rules={OSError: None})
+    assert isinstance(decision, SnoozeUntil)
+    assert 0 < decision.delay < 60
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, "No space left on device"),
+        FORK,  # a handler's socket, for one, has nothing to read
+        WorkerProcessDied("killed"),
+        RuntimeError("thread"),
+    ],
+    ids=repr,
+)
+def test_what_is_the_handler_s_own_counts(error: BaseException) -> None:
+    error.__context__ = error  # chains may go round
+    assert isinstance(after(error, max_attempts=1), GiveUp)

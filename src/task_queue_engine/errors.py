@@ -5,6 +5,7 @@ Vendor errors (apsw, botocore, h11, ...) become one of these at the edge where t
 
 from __future__ import annotations
 
+import errno
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -267,3 +268,37 @@ class ApiError(TaskQueueError):
         super().__init__(message)
         self.status = status
         self.kind = kind
+
+
+# --- trouble of this process ------------------------------------------------------------------
+
+_NO_FILES = frozenset({errno.EMFILE, errno.ENFILE})
+# What fork(2) says besides where there may be no more processes or memory for them. Elsewhere these
+# have other meanings.
+_NO_PROCESSES = _NO_FILES | {errno.EAGAIN, errno.ENOMEM}
+# threading has no class for it.
+_NO_THREAD = "can't start new thread"
+
+
+def lacks_resources(error: BaseException) -> bool:
+    """Whether `error`, or what it was raised from, is that this process has no file descriptor,
+    thread or process left. That passes as others give theirs back, and is no fault of whatever
+    asked for one."""
+    seen: set[int] = set()
+    below = [(error, _NO_FILES)]
+    while below:
+        one, numbers = below.pop()
+        if id(one) in seen:
+            continue
+        seen.add(id(one))
+        if isinstance(one, OSError) and one.errno in numbers:
+            return True
+        if isinstance(one, RuntimeError) and one.args == (_NO_THREAD,):
+            return True
+        if isinstance(one, WorkerProcessDied):
+            numbers = _NO_PROCESSES
+        causes: list[BaseException | None] = [one.__cause__, one.__context__]
+        if isinstance(one, BaseExceptionGroup):
+            causes += one.exceptions
+        below += [(cause, numbers) for cause in causes if cause is not None]
+    return False

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from task_queue_engine.errors import ResultNotStorable, WrongAsyncLibrary
+from task_queue_engine.errors import ResultNotStorable, WrongAsyncLibrary, lacks_resources
 from task_queue_engine.task import Task
 
 Seconds = float | timedelta
@@ -23,6 +23,10 @@ _JITTER = 0.25
 
 MAX_SECONDS = 100 * 365 * 24 * 3600.0
 """A hundred years: beyond any use, and well inside what a datetime can hold."""
+
+
+# Seconds, about: a few handlers of common length have ended by then and given back what they held.
+_UNTIL_RESOURCES = 5.0
 
 
 def to_seconds(value: Seconds, *, name: str) -> float:
@@ -141,7 +145,8 @@ def decide(
     """What follows an attempt that raised `error`.
 
     `rules` gives exception types a backoff of their own, None meaning: never retry. The most
-    specific class in the error's MRO wins.
+    specific class in the error's MRO wins. Where the process has no file descriptors, threads or
+    processes left the attempt costs nothing, whatever the rules say.
     """
     if isinstance(error, Snooze):
         delay = to_seconds(error.delay, name="Snooze.delay")
@@ -150,6 +155,10 @@ def decide(
         return GiveUp("discarded by its handler")
     if isinstance(error, _CANNOT_SUCCEED) and type(error) not in rules:
         return GiveUp(f"no attempt can succeed: {type(error).__name__}")
+    if lacks_resources(error):
+        # The process is in trouble, not the task.
+        delay = rng.uniform(0.5, 1.5) * _UNTIL_RESOURCES
+        return SnoozeUntil(now + timedelta(seconds=delay), delay)
 
     chosen: Backoff | None = backoff
     for cls in type(error).__mro__:

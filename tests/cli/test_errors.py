@@ -357,6 +357,22 @@ def test_another_kind_of_server(
     assert said in ran.error
 
 
+@pytest.mark.parametrize(
+    ("url", "variable", "value"),
+    [
+        ("http://tasks.example", "ALL_PROXY", "socks4://proxy:1080"),
+        ("http://tasks.example", "HTTP_PROXY", "http://[::1"),
+        ("https://tasks.example", "SSL_CERT_FILE", "/nowhere/ca.pem"),
+        ("https://tasks.example", "SSL_CERT_DIR", "/nowhere"),
+    ],
+)
+def test_an_environment_that_leads_nowhere(shop: Shop, url: str, variable: str, value: str) -> None:
+    ran = shop.run("list", "--url", url, **{variable: value})
+    assert ran.code == 2
+    (line,) = ran.err.splitlines()
+    assert variable in line
+
+
 # --- ends from outside ----------------------------------------------------------------------
 
 

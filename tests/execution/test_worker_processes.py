@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import random
+import resource
 import signal
 import subprocess
 import sys
 import textwrap
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -17,8 +19,9 @@ import trio
 from task_queue_engine.errors import AttemptTimedOut, HandlerNotStarted, WorkerProcessDied
 from task_queue_engine.execution import processes
 from task_queue_engine.execution.worker_process import reap, spawn
+from task_queue_engine.retry import Backoff, SnoozeUntil, decide
 from tests.execution import handlers
-from tests.execution.support import Progress, bounded, make_runner, run, until
+from tests.execution.support import NOW, Progress, bounded, make_runner, make_task, run, until
 
 
 class Fifo:
@@ -533,3 +536,40 @@ async def test_a_main_file_without_a_guard_fails_the_attempt_and_not_the_machine
     output = await output_of(process)
     assert output.startswith("RegistryError: the program's main file starts the engine")
     assert "__name__" in output
+
+
+@contextmanager
+def all_descriptors_taken(*, but: int) -> Iterator[None]:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(256, hard), hard))
+    taken: list[int] = []
+    try:
+        with suppress(OSError):
+            while True:
+                taken.append(os.open(os.devnull, os.O_RDONLY))
+        for descriptor in taken[:but]:
+            os.close(descriptor)
+        del taken[:but]
+        yield
+    finally:
+        for descriptor in taken:
+            os.close(descriptor)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+@pytest.mark.parametrize("free", range(5))
+@bounded(60)
+async def test_no_descriptors_for_a_process_cost_no_attempt(free: int) -> None:
+    """Wherever on the way they run out."""
+    runner = make_runner(processes=1)
+    async with runner.open():
+        await trio.to_thread.run_sync(lambda: None)  # threads are there, and Python's lazy imports
+        with no_descriptors_leak():
+            with all_descriptors_taken(but=free), pytest.raises((OSError, WorkerProcessDied)) as no:
+                await run(runner, handlers.pid, process=True)
+            task = make_task(max_attempts=1)
+            decision = decide(
+                task, no.value, NOW, backoff=Backoff(), rules={}, rng=random.Random(1)
+            )
+            assert isinstance(decision, SnoozeUntil), no.value
+        assert await run(runner, handlers.pid, process=True) > 0

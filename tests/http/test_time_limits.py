@@ -196,23 +196,24 @@ class TestTooMany:
     async def test_all_busy(
         self, socket_clock: MockClock, serve: Serve, engine: FakeEngine
     ) -> None:
-        task = engine.add()
+        engine.hold = trio.Event()
         async with serve(max_connections=2) as server:
             busy = [await server.connect() for _ in range(2)]
             for wire in busy:
-                await wire.send(get(f"/tasks/{task.id}?wait=30"))
+                await wire.send(post("/tasks", one()))
             await trio.sleep(1)
             late = await server.connect()
-            await late.send(get("/health"))
+            await late.send(get("/tasks"))
             answer = await late.answer()
             problem_in(answer, 503)
             assert answer.headers["retry-after"] == "1"
             assert await late.closed()
 
+            engine.hold.set()
             for wire in busy:
-                assert (await wire.answer()).status == 200
+                assert (await wire.answer()).status == 201
             again = await server.connect()
-            await again.send(get("/health"))
+            await again.send(get("/tasks"))
             assert (await again.answer()).status == 200
 
     async def test_the_one_idle_longest_makes_room(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import random
 from typing import Any
 
 import pytest
@@ -50,6 +51,44 @@ async def test_pipelined_requests_are_answered_in_order(
 
     assert [answer.status for answer in answers] == [201, 201, 200]
     assert [answer.json["payload"] for answer in answers[:2]] == [1, 2]
+
+
+@pytest.mark.parametrize("seed", range(20))
+async def test_pipelined_requests_in_any_pieces(
+    socket_clock: MockClock, serve: Serve, engine: FakeEngine, seed: int
+) -> None:
+    rng = random.Random(seed)
+    numbers = range(rng.randint(2, 40))
+    task = engine.add()
+    requests = []
+    for number in numbers:
+        request = rng.choice(
+            [
+                post("/tasks", one(payload=number), X_Request_Id=str(number)),
+                post("/tasks", one(payload="x" * 9000), X_Request_Id=str(number)),
+                get("/health", X_Request_Id=str(number)),
+                get(f"/tasks/{task.id}?wait=0.5", X_Request_Id=str(number)),
+            ]
+        )
+        requests.append(request + b"\r\n" * rng.choice([0, 0, 1, 2]))
+    data = b"".join(requests)
+    async with serve() as server, trio.open_nursery() as nursery:
+        wire = await server.connect()
+
+        async def send() -> None:
+            rest = data
+            while rest:
+                size = rng.choice([1, 10, 100, 10_000, 100_000])
+                await wire.send(rest[:size])
+                rest = rest[size:]
+                if rng.random() < 0.5:
+                    await trio.sleep(rng.choice([0, 0.01, 0.3]))
+
+        nursery.start_soon(send)
+        answers = [await wire.answer() for _ in numbers]
+
+    assert [answer.headers["x-request-id"] for answer in answers] == [str(n) for n in numbers]
+    assert {answer.status for answer in answers} <= {200, 201}
 
 
 async def test_head_has_the_length_but_no_body(

@@ -30,7 +30,7 @@ from task_queue_engine.execution.containment import exited
 from task_queue_engine.execution.failures import describe_error
 from task_queue_engine.execution.runner import HandlerRunner
 from task_queue_engine.registry import TaskDefinition, TaskRegistry
-from task_queue_engine.retry import DEFAULT_BACKOFF, SnoozeUntil, decide
+from task_queue_engine.retry import DEFAULT_BACKOFF, Snooze, SnoozeUntil, decide
 
 logger = logging.getLogger("task_queue_engine.worker")
 
@@ -177,6 +177,14 @@ class Worker:
         except (Exception, SystemExit, GeneratorExit) as broken:  # noqa: BLE001
             error = broken if isinstance(broken, Exception) else exited(broken)
             decision = decide(task, error, now, backoff=DEFAULT_BACKOFF, rules={}, rng=self._rng)
+        if isinstance(decision, SnoozeUntil) and not isinstance(error, Snooze):
+            logger.warning(
+                "task %s: %s; this process is short of files, threads or processes "
+                "(ulimit -n, -u), the task comes back in %.0f s",
+                task.id,
+                error,
+                decision.delay,
+            )
         if isinstance(error, UnknownTaskType):
             logger.error("task %s: %s; is this worker older than the submitter?", task.id, error)
         return Errored(attempt, describe_error(error), decision)

@@ -25,6 +25,7 @@ from task_queue_engine.engine.engine import Engine
 from task_queue_engine.engine.signals import on_signals
 from task_queue_engine.execution.environment import withheld
 from task_queue_engine.http import Bound, open_listeners, serve_http
+from task_queue_engine.http.open_files import raise_open_files_limit
 from task_queue_engine.registry import RunsIn, TaskRegistry
 
 logger = logging.getLogger("task_queue_engine.service")
@@ -62,6 +63,7 @@ def run_service(config: ServiceConfig) -> None:
         ExceptionGroup: a defect of the engine, after everything was settled that could be.
     """
     settings = config.settings
+    raise_open_files_limit()
     hard_deadline = settings.shutdown_grace + settings.shutdown_flush
     if config.http:
         hard_deadline += _http_grace(settings)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -12,6 +13,7 @@ import msgspec
 import trio
 
 from task_queue_engine.backends.base import DeadLetterPage, ListQuery, TaskPage
+from task_queue_engine.client.connecting import make_http_client
 from task_queue_engine.client.problems import ProblemRead, error_of_problem, error_of_response
 from task_queue_engine.client.requests import encode_submission, key_header
 from task_queue_engine.client.schemas import (
@@ -30,6 +32,7 @@ from task_queue_engine.engine.api import (
     TaskApi,
 )
 from task_queue_engine.engine.views import PurgeResult
+from task_queue_engine.engine.waiting import Patience
 from task_queue_engine.errors import (
     ApiError,
     BackendUnavailable,
@@ -44,10 +47,13 @@ from task_queue_engine.task import Task, is_task_id
 
 T = TypeVar("T")
 
+logger = logging.getLogger("task_queue_engine.client")
+
 # Seconds of one request that waits for a task: nothing on the way should find that too long.
 _LONGEST_POLL = MAX_WAIT / 2
-# Between two looks at a task where the server does not wait: it is shutting down, or away.
+# Between two looks at a task where the server does not wait: at first, and at most.
 _PAUSE = 0.5
+_LONGEST_PAUSE = 4.0
 # Well under the server's default limit for a body, 256 KiB.
 _BATCH_BYTES = 192 * 1024
 
@@ -77,7 +83,9 @@ class Client(TaskApi):
     does not answer in time, and ApiError for answers that fit nothing else (401, 500).
 
     Raises:
-        ConfigurationError: the URL or the key cannot be one.
+        ConfigurationError: the URL or the key cannot be one; or what the environment says about the
+            way there cannot be used (HTTP_PROXY, HTTPS_PROXY, ALL_PROXY, SSL_CERT_FILE,
+            SSL_CERT_DIR).
     """
 
     def __init__(
@@ -95,13 +103,8 @@ class Client(TaskApi):
                 raise ConfigurationError("must be printable ASCII", variable="api_key")
             headers["Authorization"] = f"Bearer {api_key}"
         self._timeout = to_seconds(timeout, name="timeout")
-        self._http = httpx.AsyncClient(
-            base_url=base,
-            headers=headers,
-            timeout=self._timeout,
-            transport=transport,
-            # A proxy from the environment is not on the way to this machine itself.
-            trust_env=base.host not in ("localhost", "127.0.0.1", "::1"),
+        self._http = make_http_client(
+            base, headers=headers, timeout=self._timeout, transport=transport
         )
         self.url = str(base.copy_with(userinfo=b"")).rstrip("/")
 
@@ -171,23 +174,30 @@ class Client(TaskApi):
 
     async def wait(self, task_id: str, *, timeout: Seconds) -> Task:
         deadline = trio.current_time() + to_seconds(timeout, name="timeout")
-        seen = False
+        patience, seen, pause = Patience(), False, _PAUSE
         while True:
             began = trio.current_time()
             left = deadline - began
             asked = max(0.0, min(left, _LONGEST_POLL))
             try:
                 task = await self._get(task_id, wait=asked)
-            except BackendUnavailable:
+            except BackendUnavailable as error:
                 if not seen or left <= 0:
                     raise
+                if not patience.tried:
+                    logger.warning("waiting for task %s: %s; trying again", task_id, error)
+                next_look = trio.current_time() + patience.pause(error)
             else:
+                patience.over()
                 seen = True
                 if task.status.is_terminal or trio.current_time() >= deadline:
                     return task
-            # Where the server did not wait, the client does.
-            now = trio.current_time()
-            await trio.sleep_until(min(deadline, max(now, began + min(_PAUSE, asked))))
+                # Where the server did not wait, the client does: it goes away, or has too many
+                # that wait, which is no reason to ask it the more often.
+                next_look = began + min(pause, asked)
+                waited = trio.current_time() >= next_look
+                pause = _PAUSE if waited else min(_LONGEST_PAUSE, 2 * pause)
+            await trio.sleep_until(min(deadline, max(trio.current_time(), next_look)))
 
     async def _get(self, task_id: str, *, wait: float = 0.0) -> Task:
         path = f"/tasks/{_in_path(task_id)}"

@@ -5,11 +5,15 @@ HTTP front end and the command line are written against these, not against the e
 
 from __future__ import annotations
 
+import logging
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Generic, TypedDict, TypeVar, cast
+
+import trio
 
 from task_queue_engine.backends.base import (
     BackendInfo,
@@ -20,7 +24,9 @@ from task_queue_engine.backends.base import (
     QueueDepth,
     TaskPage,
 )
+from task_queue_engine.engine.waiting import Patience
 from task_queue_engine.errors import (
+    BackendUnavailable,
     InvalidTask,
     ResultTimeout,
     TaskCancelled,
@@ -34,6 +40,8 @@ from task_queue_engine.retry import Seconds, to_seconds
 from task_queue_engine.task import Task, TaskStatus
 
 R = TypeVar("R", covariant=True)
+
+logger = logging.getLogger("task_queue_engine.waiting")
 
 # Seconds of one wait where there is no limit: a wait needs one, and this asks seldom enough.
 _ONE_WAIT = 3600.0
@@ -201,7 +209,10 @@ class TaskApi(ABC):
     @abstractmethod
     async def wait(self, task_id: str, *, timeout: Seconds) -> Task:
         """The task as soon as it is terminal, or as it is when `timeout` seconds are over.
-        Raises TaskNotFound."""
+
+        Trouble in between is waited out: BackendUnavailable is raised where it is there at the
+        first look already, or still at the last. Raises TaskNotFound.
+        """
 
     @abstractmethod
     async def list_tasks(self, query: ListQuery) -> TaskPage:
@@ -292,22 +303,21 @@ class TaskHandle(Generic[R]):
     async def result(self, *, timeout: Seconds | None = None) -> R:
         """Wait for the end and return what the handler returned, as the type it is annotated with.
 
+        A backend or server that is in trouble or away is waited for, and asked again with growing
+        pauses; the log says so.
+
         Args:
             timeout: seconds to wait at most; None: as long as it takes.
 
         Raises:
             TaskFailed, TaskCancelled: how else it ended.
             ResultTimeout: it has not ended yet; the task goes on.
+            BackendUnavailable: after `timeout` seconds it cannot be asked whether it has ended.
         """
-        if timeout is None:
-            task = await self._engine.wait(self.id, timeout=_ONE_WAIT)
-            while not task.status.is_terminal:
-                task = await self._engine.wait(self.id, timeout=_ONE_WAIT)
-        else:
-            seconds = to_seconds(timeout, name="timeout")
-            task = await self._engine.wait(self.id, timeout=seconds)
-            if not task.status.is_terminal:
-                raise ResultTimeout(self.id, seconds)
+        seconds = math.inf if timeout is None else to_seconds(timeout, name="timeout")
+        task = await self._wait(trio.current_time() + seconds)
+        if not task.status.is_terminal:
+            raise ResultTimeout(self.id, seconds)
         if task.status is TaskStatus.FAILED:
             raise TaskFailed(task)
         if task.status is TaskStatus.CANCELLED:
@@ -318,6 +328,24 @@ class TaskHandle(Generic[R]):
             # A handler may return something else than it is annotated with; what it returned
             # counts.
             return cast("R", task.result)
+
+    async def _wait(self, deadline: float) -> Task:
+        patience = Patience()
+        while True:
+            left = deadline - trio.current_time()
+            try:
+                task = await self._engine.wait(self.id, timeout=max(0.0, min(left, _ONE_WAIT)))
+            except BackendUnavailable as error:
+                if left <= 0:
+                    raise
+                if not patience.tried:
+                    logger.warning("waiting for task %s: %s; trying again", self.id, error)
+                pause = patience.pause(error)
+                await trio.sleep_until(min(deadline, trio.current_time() + pause))
+            else:
+                patience.over()
+                if task.status.is_terminal or trio.current_time() >= deadline:
+                    return task
 
     async def cancel(self) -> Task:
         """See `TaskApi.cancel`."""

@@ -87,7 +87,7 @@ class Commands(EngineApi):
         self._backend = backend
         self._clock = clock
         self._queue = backend.queue(settings.queue)
-        self._waiters = Waiters()
+        self._waiters = Waiters(self._look)
         self._running: Running | None = None
 
     @property
@@ -164,17 +164,19 @@ class Commands(EngineApi):
     async def get(self, task_id: str) -> Task:
         self._check_running()
         _check_id(task_id)
-        (task,) = await self._backend.store.get([task_id])
+        (task,) = await self._look([task_id])
         if task is None:
             raise TaskNotFound(task_id)
         return task
 
+    async def _look(self, task_ids: Sequence[str]) -> list[Task | None]:
+        self._check_running()
+        return await self._backend.store.get(task_ids)
+
     async def wait(self, task_id: str, *, timeout: Seconds) -> Task:
-        return await self._waiters.wait(
-            task_id,
-            look=lambda: self.get(task_id),
-            timeout=to_seconds(timeout, name="timeout"),
-        )
+        self._check_running()
+        _check_id(task_id)
+        return await self._waiters.wait(task_id, timeout=to_seconds(timeout, name="timeout"))
 
     async def list_tasks(self, query: ListQuery) -> TaskPage:
         self._check_running()

@@ -29,18 +29,16 @@ from task_queue_engine.engine.intake import Intake
 from task_queue_engine.engine.loggers import protect_loggers
 from task_queue_engine.engine.longest_attempt import check_timeouts, longest_timeout
 from task_queue_engine.engine.pipeline import Pipeline, PipelineConfig
+from task_queue_engine.engine.probing import ANSWER_WITHIN, BackendProbe
 from task_queue_engine.engine.shutdown import Shutdown
 from task_queue_engine.engine.submission import TaskBuilder
 from task_queue_engine.engine.supervisor import Supervisor
-from task_queue_engine.errors import BackendError, BackendUnavailable, TooManyAbandonedThreads
+from task_queue_engine.errors import BackendUnavailable, TooManyAbandonedThreads
 from task_queue_engine.events import Hook
 from task_queue_engine.execution.locating import locate
 from task_queue_engine.execution.runner import HandlerRunner
 from task_queue_engine.registry import RunsIn, TaskRegistry
 from task_queue_engine.task import TaskStatus
-
-# Seconds for a backend to answer what a probe or a dashboard asks: less than these wait.
-_ANSWER_WITHIN = 2
 
 
 class Engine(Commands):
@@ -88,6 +86,7 @@ class Engine(Commands):
         self._longest_timeout = longest_timeout(
             self._queue.capabilities.max_hold, settings.visibility_timeout
         )
+        self._probe = BackendProbe(backend.ping)
         self._worker_name = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(3)}"
         self._shutdown: Shutdown | None = None
         self._stopped = trio.Event()
@@ -121,6 +120,7 @@ class Engine(Commands):
         self._stopped = trio.Event()
         # Troubles of an earlier run are over, or will show again.
         self._health = ActorHealth()
+        self._probe = BackendProbe(self._backend.ping)
         try:
             async with self._backend.open():
                 await shutdown.instead_of_cancellation(
@@ -163,9 +163,10 @@ class Engine(Commands):
                 )
                 nursery.start_soon(_watch_threads, runner, supervisor)
                 await nursery.start(pipeline.run, supervisor)
+                nursery.start_soon(self._waiters.look_for_all)
                 task_status.started(self)
                 await shutdown.carry_out(pipeline)
-                nursery.cancel_scope.cancel()  # the watch: all else has ended
+                nursery.cancel_scope.cancel()  # what only looks on: all else has ended
             finally:
                 intake.close()
                 self._waiters.wake_all()
@@ -218,7 +219,7 @@ class Engine(Commands):
         running = self._check_running()
         line, metrics = running.pipeline.line, running.pipeline.metrics
         sample = metrics.statistics()
-        with trio.move_on_after(_ANSWER_WITHIN), suppress(BackendUnavailable):
+        with trio.move_on_after(ANSWER_WITHIN), suppress(BackendUnavailable):
             sample = await metrics.sample()
         return EngineMetrics(
             counts=sample.counts,
@@ -232,6 +233,7 @@ class Engine(Commands):
         )
 
     async def ready(self) -> Readiness:
+        trouble = await self._probe.trouble() if self._running is not None else None
         running = self._running
         if running is None or self._shutdown is None:
             return Readiness(ready=False, reasons=("the engine is not running",))
@@ -241,13 +243,8 @@ class Engine(Commands):
             reasons.append(f"workers: {handlers.trouble}")
         if self._shutdown.requested:
             reasons.append(f"the engine is {self._shutdown.phase.value}")
-        try:
-            with trio.fail_after(_ANSWER_WITHIN):
-                await self._backend.ping()
-        except BackendError as error:
-            reasons.append(f"backend: {error}")
-        except trio.TooSlowError:
-            reasons.append(f"backend: no answer within {_ANSWER_WITHIN} s")
+        if trouble is not None:
+            reasons.append(trouble)
         return Readiness(
             ready=not reasons,
             reasons=tuple(reasons),

@@ -1,73 +1,207 @@
-"""Waiting for a task to end, whichever process ends it."""
+"""Waiting for a task to end, whichever process ends it, and for trouble to pass."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterator
+import logging
+import math
+import random
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import trio
 
+from task_queue_engine.errors import BackendUnavailable, TaskNotFound
 from task_queue_engine.task import Task
 
 # Seconds between looks into the store. In this process the end of a task wakes its waiters at once;
 # only other processes' work is found by looking: soon at first, then seldom enough to cost nothing.
 _FIRST_LOOK = 0.05
 _LONGEST_PAUSE = 1.0
+# Tasks of one look: what else the store is asked for waits for no more than their rows.
+_LOOK_SIZE = 100
+# Of the time, for looking: where thousands wait they are looked at less often, and other work goes
+# on beside it.
+_LOOKING_SHARE = 0.2
+
+# Seconds between two tries while trouble lasts: a tenth of what it has lasted, so that a short one
+# is over at once and a long one costs little.
+_SHORTEST_TRY = 0.25
+_LONGEST_TRY = 5.0
+
+logger = logging.getLogger("task_queue_engine.waiting")
+
+LookAtMany = Callable[[Sequence[str]], Awaitable[Sequence[Task | None]]]
+
+
+class Patience:
+    """How long to pause between tries while one trouble lasts."""
+
+    def __init__(self) -> None:
+        self._since: float | None = None
+
+    @property
+    def tried(self) -> bool:
+        """Whether the trouble is known already."""
+        return self._since is not None
+
+    def pause(self, error: BackendUnavailable) -> float:
+        """Seconds until the next try, after `error`."""
+        now = trio.current_time()
+        if self._since is None:
+            self._since = now
+        pause = min(_LONGEST_TRY, max(_SHORTEST_TRY, (now - self._since) / 10))
+        if error.retry_after > 1:  # it was said, and is not what an error says by itself
+            pause = max(pause, min(_LONGEST_TRY, error.retry_after))
+        # Many wait for the same: not all of them in the same moment.
+        return random.uniform(0.75, 1) * pause  # noqa: S311 - no secret
+
+    def over(self) -> None:
+        self._since = None
 
 
 class Waiters:
-    """Wakes the callers that wait for a task when this process has recorded its end."""
+    """The callers that wait for tasks. One look into the store serves all of them.
 
-    def __init__(self) -> None:
-        self._waiting: dict[str, set[_Waiter]] = {}
+    Args:
+        look: asks the store for tasks, in the order asked for, None for unknown ids.
+    """
+
+    def __init__(self, look: LookAtMany) -> None:
+        self._look = look
+        self._waiting: dict[str, _Awaited] = {}
+        self._new = trio.Event()
+        self._next_look = math.inf
 
     def __len__(self) -> int:
         """How many tasks are waited for."""
         return len(self._waiting)
 
     def ended(self, task_id: str) -> None:
-        for waiter in self._waiting.get(task_id, ()):
-            waiter.event.set()
+        """This process has recorded the task's end."""
+        awaited = self._waiting.get(task_id)
+        if awaited is not None:
+            awaited.wake()
 
     def wake_all(self) -> None:
         """The engine ends: every caller looks once more."""
-        for task_id in self._waiting:
-            self.ended(task_id)
+        for awaited in self._waiting.values():
+            awaited.wake()
 
-    async def wait(
-        self, task_id: str, *, look: Callable[[], Awaitable[Task]], timeout: float
-    ) -> Task:
-        """The task as `look` finds it: terminal, or as it is after `timeout` seconds. Raises
-        what `look` raises."""
+    async def wait(self, task_id: str, *, timeout: float) -> Task:
+        """The task once it is terminal, or as it is after `timeout` seconds.
+
+        Raises:
+            TaskNotFound.
+            BackendUnavailable: at the first look, or still at the last; in between it is waited
+                out. Whatever else `look` raises.
+        """
         deadline = trio.current_time() + timeout
-        pause = _FIRST_LOOK
+        patience, seen = Patience(), False
         with self._waiter(task_id) as waiter:
             while True:
-                task = await look()
+                try:
+                    task = waiter.found or await self._look_at(task_id)
+                except BackendUnavailable as error:
+                    left = deadline - trio.current_time()
+                    if not seen or left <= 0:
+                        raise
+                    await trio.sleep(min(left, patience.pause(error)))
+                    continue
+                patience.over()
+                seen = True
                 left = deadline - trio.current_time()
                 if task.status.is_terminal or left <= 0:
                     return task
-                with trio.move_on_after(min(pause, left)):
+                with trio.move_on_after(left):
                     await waiter.event.wait()
                 # An end that comes during the next look is not to be missed by the next pause.
                 waiter.event = trio.Event()
-                pause = min(_LONGEST_PAUSE, pause * 2)
+
+    async def look_for_all(self) -> None:
+        """Look for ends in other processes, until cancelled: runs beside the waits."""
+        while True:
+            began = trio.current_time()
+            due = [awaited for awaited in self._waiting.values() if awaited.look_at <= began]
+            for start in range(0, len(due), _LOOK_SIZE):
+                await self._look_at_some(due[start : start + _LOOK_SIZE])
+            spent = trio.current_time() - began
+            await trio.sleep(spent / _LOOKING_SHARE - spent)
+            self._new = trio.Event()
+            looks = (awaited.look_at for awaited in self._waiting.values())
+            self._next_look = min(looks, default=math.inf)
+            with trio.move_on_at(self._next_look):
+                await self._new.wait()
+
+    async def _look_at(self, task_id: str) -> Task:
+        (task,) = await self._look([task_id])
+        if task is None:
+            raise TaskNotFound(task_id)
+        return task
+
+    async def _look_at_some(self, some: Sequence[_Awaited]) -> None:
+        tasks: Sequence[Task | None] = ()
+        try:
+            tasks = await self._look([awaited.task_id for awaited in some])
+        except BackendUnavailable:
+            logger.debug("no look at what is waited for", exc_info=True)  # the next one is not far
+        # Not ours to answer for: each caller looks for itself and gets what there is to raise.
+        except Exception:  # noqa: BLE001
+            for awaited in some:
+                awaited.wake()
+        now = trio.current_time()
+        for awaited in some:
+            awaited.looked(now)
+        for awaited, task in zip(some, tasks, strict=False):
+            if task is not None and task.status.is_terminal:
+                awaited.wake(task)
 
     @contextmanager
     def _waiter(self, task_id: str) -> Iterator[_Waiter]:
         waiter = _Waiter()
-        self._waiting.setdefault(task_id, set()).add(waiter)
+        awaited = self._waiting.get(task_id)
+        if awaited is None:
+            awaited = self._waiting[task_id] = _Awaited(task_id)
+        awaited.waiters.add(waiter)
+        awaited.look_soon(trio.current_time())
+        if awaited.look_at < self._next_look:
+            self._new.set()
         try:
             yield waiter
         finally:
-            waiters = self._waiting[task_id]
-            waiters.discard(waiter)
-            if not waiters:
+            awaited.waiters.discard(waiter)
+            if not awaited.waiters:
                 del self._waiting[task_id]
 
 
+class _Awaited:
+    """A task that is waited for, and when it is looked at next."""
+
+    __slots__ = ("_pause", "look_at", "task_id", "waiters")
+
+    def __init__(self, task_id: str) -> None:
+        self.task_id = task_id
+        self.waiters: set[_Waiter] = set()
+        self._pause = _FIRST_LOOK
+        self.look_at = math.inf
+
+    def look_soon(self, now: float) -> None:
+        self._pause = _FIRST_LOOK
+        self.look_at = min(self.look_at, now + self._pause)
+
+    def looked(self, now: float) -> None:
+        self._pause = min(_LONGEST_PAUSE, self._pause * 2)
+        self.look_at = now + self._pause
+
+    def wake(self, task: Task | None = None) -> None:
+        for waiter in self.waiters:
+            waiter.found = task
+            waiter.event.set()
+
+
 class _Waiter:
-    __slots__ = ("event",)
+    __slots__ = ("event", "found")
 
     def __init__(self) -> None:
         self.event = trio.Event()
+        self.found: Task | None = None
+        """The task at its end, where a look for all has found that."""

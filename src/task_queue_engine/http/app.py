@@ -11,7 +11,7 @@ from task_queue_engine.config import Settings
 from task_queue_engine.engine.api import EngineApi
 from task_queue_engine.http import problems
 from task_queue_engine.http.app_state import AppState
-from task_queue_engine.http.exchange import Exchange
+from task_queue_engine.http.exchange import ApiRequest, Exchange
 from task_queue_engine.http.middleware import Middleware
 from task_queue_engine.http.responses import respond
 from task_queue_engine.http.routes.dead_letters import DeadLetterRoutes
@@ -26,6 +26,7 @@ logger = logging.getLogger("task_queue_engine.http")
 
 class _App(QuartTrio):
     asgi_http_class = Exchange
+    request_class = ApiRequest
 
 
 def create_app(engine: EngineApi, settings: Settings) -> QuartTrio:

@@ -10,6 +10,10 @@ import trio
 from task_queue_engine.config import Settings
 from task_queue_engine.engine.api import EngineApi
 
+LONG_POLL_SHARE = 0.75
+"""Of the connections. A quarter of them serves thousands of requests a second, which hold theirs
+for milliseconds; more for those would only keep more waiters from waiting."""
+
 
 class AppState:
     """One engine, behind one app: settings, and whether the server is going away."""
@@ -17,6 +21,8 @@ class AppState:
     def __init__(self, engine: EngineApi, settings: Settings) -> None:
         self.engine = engine
         self.settings = settings
+        self.connections = settings.max_connections
+        """So many the server keeps at most."""
         self._draining = False
         self._long_polls: set[trio.CancelScope] = set()
 
@@ -32,9 +38,10 @@ class AppState:
 
     @contextmanager
     def long_poll(self) -> Iterator[trio.CancelScope]:
-        """A scope that is cancelled when the server starts to drain."""
+        """A scope that is cancelled when the server starts to drain, and at once where long polls
+        have their share of the connections: the rest is for those that submit and ask."""
         with trio.CancelScope() as scope:
-            if self._draining:
+            if self._draining or len(self._long_polls) >= self.connections * LONG_POLL_SHARE:
                 scope.cancel()
             self._long_polls.add(scope)
             try:

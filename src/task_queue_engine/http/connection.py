@@ -15,14 +15,17 @@ closing                    `linger` for a client that is still sending (RFC 9112
 =========================  ==================================================================
 
 Cancelling a connection ends it at once; nothing that waits for the client is shielded.
+
+While a request is handled the connection is read on, so that the client's end is noticed at once:
+a long poll whose client has gone holds no place.
 """
 
 from __future__ import annotations
 
 import math
+import select
 import struct
 from dataclasses import dataclass
-from typing import Protocol
 
 import trio
 from hypercorn.config import Config
@@ -32,6 +35,7 @@ from hypercorn.trio.worker_context import WorkerContext
 from hypercorn.typing import AppWrapper, ConnectionState
 from hypercorn.utils import parse_socket_addr
 
+from task_queue_engine.http.crowd import Crowd, Phase
 from task_queue_engine.http.protocol import HttpProtocol
 
 CHUNK = 65_536
@@ -41,31 +45,36 @@ TELL_TIME = 1.0
 DRAIN_HEAD_TIME = 1.0
 """Seconds for the rest of a request's head once the server is going away."""
 
+CROWDED_OUT_TIME = 0.1
+"""Seconds to tell a client that it is dropped: it fits into a packet."""
+
+CROWDED = "tqe.crowded"
+"""Member of the ASGI scope's `state`: the connection is one too many, for probes only."""
+GO_ON = "tqe.go_on"
+"""Member of the ASGI scope's `state`: called before a body is read, see `HttpProtocol.go_on`."""
+
 # SO_LINGER, on, for 0 seconds: closing sends a reset and drops what is unsent.
 _RESET = struct.pack("ii", 1, 0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConnectionLimits:
-    """In seconds, but for the last."""
+    """In seconds."""
 
     request_timeout: float
     keep_alive_timeout: float = 75.0
     """Above the 60 s after which load balancers close by default, so that they close first."""
     linger: float = 2.0
     """For a client that is still sending; longer would hold up the exit."""
-    max_connections: int = 1000
-
-
-class IdleTracker(Protocol):
-    """Told by each connection when it waits for a request and when it no longer does."""
-
-    def now_idle(self, connection: ClientConnection) -> None: ...
-
-    def now_busy(self, connection: ClientConnection) -> None: ...
 
 
 class ClientConnection:
+    """
+    Args:
+        crowd: the connections this is one of; told which phase it is in, and left at the end.
+        for_probes: one request, and only of what a probe asks for; the app is told by CROWDED.
+    """
+
     def __init__(
         self,
         stream: trio.SocketStream,
@@ -74,21 +83,29 @@ class ClientConnection:
         config: Config,
         context: WorkerContext,
         limits: ConnectionLimits,
-        idle_tracker: IdleTracker,
+        crowd: Crowd[ClientConnection],
+        for_probes: bool = False,
     ) -> None:
         self._stream = stream
         self._app = app
         self._config = config
         self._context = context
         self._limits = limits
-        self._idle_book = idle_tracker
+        self._crowd = crowd
+        self._for_probes = for_probes
         self._sending = trio.Lock()
         self._reading = trio.CancelScope()
         """Cancelled to end the connection: nothing more is read, what runs is told so."""
         self._reception = trio.CancelScope()
         """The one read that is going on."""
+        self._transmission = trio.CancelScope()
+        """The one write that is going on."""
         self._idle_until = trio.current_time() + limits.request_timeout
         self._request_until = math.inf
+        self._has_answered = False
+        self._answered = False
+        """Since the present read began: there may be a next request to go on with."""
+        self._crowded_out = False
         self._broken = False
 
     async def run(self) -> None:
@@ -97,63 +114,103 @@ class ClientConnection:
             sock = self._stream.socket
             client = parse_socket_addr(sock.family, sock.getpeername())
             server = parse_socket_addr(sock.family, sock.getsockname())
+            state = ConnectionState({CROWDED: self._for_probes})
             async with TaskGroup() as requests:
                 self._protocol = HttpProtocol(
                     self._app,
                     self._config,
                     self._context,
                     requests,
-                    ConnectionState({}),
+                    state,
                     False,
                     client,
                     server,
                     self._send,
                 )
+                self._protocol.keep_alive = not self._for_probes
+                state[GO_ON] = self._protocol.go_on
                 with self._reading:
                     await self._read()
                 await self._tell_disconnect()
-            if self._protocol.has_unread_input and not self._broken:
+            if self._protocol.has_unread_input and not (self._broken or self._crowded_out):
                 await self._linger()
         except OSError:
             pass  # the client was gone before we asked who it is
         finally:
-            self._idle_book.now_busy(self)
+            self._crowd.discard(self)
             if self._broken:
                 # What a client has not taken by now it will not take: let the kernel forget it.
                 self._stream.setsockopt(trio.socket.SOL_SOCKET, trio.socket.SO_LINGER, _RESET)
             await trio.aclose_forcefully(self._stream)
 
-    def hang_up(self) -> None:
-        """Close an idle connection."""
-        self._reading.cancel()
+    def hang_up_if_silent(self) -> None:
+        """Close it where no request has begun. What has reached the kernel counts as accepted, as
+        far as the client can tell."""
+        if self._protocol.between_requests:
+            arrived = select.poll()
+            arrived.register(self._stream.socket.fileno(), select.POLLIN)
+            if not arrived.poll(0):
+                self._reading.cancel()
 
-    @property
-    def fileno(self) -> int:
-        return self._stream.socket.fileno()
+    def crowd_out(self) -> None:
+        """Make room for another, with what has come in of a request or gone out of an answer. (A
+        request that has come in whole in this moment is answered all the same.)"""
+        self._crowded_out = True
+        self._protocol.keep_alive = False
+        self._transmission.cancel()
+        if not self._protocol.answering:
+            self._reception.cancel()
 
     async def _read(self) -> None:
         while True:
-            deadline = self._deadline()
-            with trio.CancelScope(deadline=deadline) as self._reception:
+            self._answered = False
+            await self._protocol.resume()
+            self._note_phase()
+            with trio.CancelScope(deadline=self._deadline()) as self._reception:
+                if self._answered or (self._crowded_out and not self._protocol.answering):
+                    self._reception.cancel()
                 try:
+                    if not self._protocol.takes_input:
+                        await trio.sleep_forever()  # until the answer that goes before is out
                     data = bytes(await self._stream.receive_some(CHUNK))
                 except (trio.BrokenResourceError, trio.ClosedResourceError):
                     return
             if self._reception.cancelled_caught:
-                if self._protocol.receiving:
-                    await self._protocol.give_up(408)
+                if self._answered:
+                    continue
+                await self._give_up()
                 return
-            self._idle_book.now_busy(self)
             await self._protocol.handle(RawData(data=data))
             if not data:
                 return
 
+    async def _give_up(self) -> None:
+        if not self._protocol.receiving:
+            return
+        if self._crowded_out or self._for_probes:
+            with trio.move_on_after(CROWDED_OUT_TIME):
+                await self._protocol.give_up(503)
+        else:
+            await self._protocol.give_up(408)
+
+    def _note_phase(self) -> None:
+        if self._sending.locked():
+            phase = Phase.TAKING
+        elif self._protocol.between_requests:
+            phase = Phase.IDLE if self._has_answered else Phase.ASKING
+            if self._context.terminated.is_set():
+                self.hang_up_if_silent()
+        elif self._protocol.answering:
+            phase = Phase.BUSY
+        else:
+            phase = Phase.SENDING if self._protocol.has_head else Phase.ASKING
+        self._crowd.move(self, phase)
+
     def _deadline(self) -> float:
         """Until when the next bytes have to come."""
         if self._protocol.between_requests:
-            self._idle_book.now_idle(self)
             return self._idle_until
-        if not self._protocol.receiving:
+        if self._protocol.answering:
             return math.inf  # a request is being handled: reading only to notice a disconnect
         now = trio.current_time()
         if self._request_until == math.inf:
@@ -163,7 +220,9 @@ class ClientConnection:
         return self._request_until
 
     def hurry(self) -> None:
-        """The server is going away: a request of which not even the head is in gets little time."""
+        """The server is going away: nothing is kept open, and a request of which not even the head
+        is in gets little time."""
+        self.hang_up_if_silent()
         if self._protocol.receiving:
             self._reception.deadline = self._deadline()
 
@@ -173,19 +232,27 @@ class ClientConnection:
         elif isinstance(event, Closed):
             await self._end()
         elif isinstance(event, Updated) and event.idle:
-            # A response is out. The reader may be in the middle of waiting for a disconnect, which
-            # from now on is waiting for the next request.
+            # A response is out. The reader waits for a disconnect, which from now on is waiting for
+            # the next request; or it goes on with one that has come in meanwhile.
             self._request_until = math.inf
             self._idle_until = trio.current_time() + self._limits.keep_alive_timeout
-            self._reception.deadline = self._deadline()
+            self._has_answered = True
+            if self._protocol.between_requests:
+                self._note_phase()
+                self._reception.deadline = self._deadline()
+            else:
+                self._answered = True
+                self._reception.cancel()
 
     async def _write(self, data: bytes) -> None:
         try:
             async with self._sending:
+                self._note_phase()
                 view = memoryview(data)
                 for start in range(0, len(data), CHUNK):
-                    with trio.fail_after(self._limits.request_timeout):
+                    with trio.fail_after(self._limits.request_timeout) as self._transmission:
                         await self._stream.send_all(view[start : start + CHUNK])
+            self._note_phase()
         except (trio.BrokenResourceError, trio.ClosedResourceError, trio.TooSlowError):
             self._broken = True
             await self._end()

@@ -40,13 +40,13 @@ CONTENT_SECURITY_POLICY = (
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
 
-_EXAMPLE = """curl -X POST http://localhost:8080/tasks \\
+_EXAMPLE = """curl -X POST {url}/tasks \\
   -H 'Content-Type: application/json' \\
-  -d '{"type": "email", "payload": "user@example.com"}'"""
+  -d '{{"type": "email", "payload": "user@example.com"}}'"""
 
 
-def render(document: Json) -> str:
-    """The whole page."""
+def render(document: Json, url: str) -> str:
+    """The whole page; `url` is where the server is, as the reader of the page has it."""
     info = document["info"]
     title = escape(info["title"])
     body = "\n".join(_sections(document))
@@ -57,7 +57,7 @@ def render(document: Json) -> str:
         f'<h1>{title} <span class="note">{escape(info["version"])}</span></h1>\n'
         f"<p>{_prose(info['description'])}</p>\n"
         '<p>As a document for programs: <a href="/openapi.json">openapi.json</a></p>\n'
-        f"<pre>{escape(_EXAMPLE)}</pre>\n{body}\n</body>\n</html>\n"
+        f"<pre>{escape(_EXAMPLE.format(url=url))}</pre>\n{body}\n</body>\n</html>\n"
     )
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import trio
 from hypercorn.typing import ASGIReceiveCallable, ASGISendCallable
 from quart.typing import ResponseTypes
@@ -9,6 +11,21 @@ from quart.utils import encode_headers
 from quart.wrappers import Request
 from quart.wrappers.response import DataBody
 from quart_trio.asgi import TrioASGIHTTPConnection
+from quart_trio.wrappers import TrioRequest
+
+from task_queue_engine.http.connection import GO_ON
+
+
+class ApiRequest(TrioRequest):
+    """Tells a client that waits for it (Expect: 100-continue) to send its body once that is wanted:
+    a refusal that the head is enough for comes without."""
+
+    async def get_data(self, *args: Any, **options: Any) -> Any:  # Quart's, which is overloaded
+        go_on = self.scope.get("state", {}).get(GO_ON)
+        if go_on is not None:
+            await go_on()
+        return await super().get_data(*args, **options)
+
 
 _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 

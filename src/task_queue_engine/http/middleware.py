@@ -24,21 +24,37 @@ from hypercorn.typing import (
 from task_queue_engine.http import problems
 from task_queue_engine.http.app_state import AppState
 from task_queue_engine.http.auth import ApiKeys
+from task_queue_engine.http.connection import CROWDED
 from task_queue_engine.http.cross_site import CrossSiteCheck, is_loopback_name
 from task_queue_engine.http.host import HostCheck
 from task_queue_engine.http.problems import ProblemError
 
 OPEN_PATHS = frozenset({"/health", "/ready"})
 """For probes, which send neither an API key nor a host name of this server."""
-PUBLIC_PATHS = frozenset({"/docs", "/openapi.json"})
+PUBLIC_PATHS = frozenset({"/", "/docs", "/openapi.json"})
 """The same for every installation, so there is nothing to protect; and a browser that shows the
 page could not send a key."""
+PROBED_PATHS = OPEN_PATHS | {"/metrics"}
+"""Answered also where all connections are taken."""
 
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
 
 logger = logging.getLogger("task_queue_engine.http")
 access_logger = logging.getLogger("task_queue_engine.http.access")
 
+# Header fields of which one request has one (RFC 9110): where there are two, what stands between us
+# and the client may have looked at the other.
+_SINGLE_HEADERS = frozenset(
+    {
+        b"authorization",
+        b"content-encoding",
+        b"content-type",
+        b"host",
+        b"origin",
+        b"sec-fetch-site",
+        b"x-request-id",
+    }
+)
 _HEADERS_READ = frozenset(
     {
         b"authorization",
@@ -71,6 +87,7 @@ class Middleware:
             return
         cycle = _RequestCycle(scope, send)
         try:
+            _check_headers(cycle.scope)
             self._admit(cycle.scope, cycle.headers)
             await self._app(cycle.scope, receive, cycle.send)
         except ProblemError as error:
@@ -89,15 +106,33 @@ class Middleware:
         """Raises ProblemError for a request that is not to reach the app."""
         host = self._host.check(scope, headers.get(b"host"))
         path = scope["path"]
+        if path.startswith("//"):  # the router would take it for the path without the first one
+            raise ProblemError("not-found", problems.NO_SUCH_PATH)
         if path not in OPEN_PATHS:
             if self._keys:
                 if path not in PUBLIC_PATHS:
                     self._keys.check(headers.get(b"authorization"))
             else:
                 self._cross_site.check(host, headers.get(b"origin"), headers.get(b"sec-fetch-site"))
+        if path not in PROBED_PATHS and scope.get("state", {}).get(CROWDED):
+            raise ProblemError(
+                "unavailable",
+                "too many connections are open; try again",
+                headers=(("Retry-After", "1"),),
+            )
         length = headers.get(b"content-length")
         if length is not None and int(length) > self._max_body:
             raise ProblemError("too-large", f"the body is over the limit of {self._max_body} bytes")
+
+
+def _check_headers(scope: HTTPScope) -> None:
+    seen: set[bytes] = set()
+    for name, _ in scope["headers"]:
+        if name in _SINGLE_HEADERS:
+            if name in seen:
+                field = name.decode().title()
+                raise ProblemError("bad-request", "is given more than once", field=field)
+            seen.add(name)
 
 
 class _RequestCycle:

@@ -34,6 +34,7 @@ from task_queue_engine.task import TaskStatus
 
 CONTENT_TYPE = "application/problem+json"
 DOCS_PATH = "/docs"
+NO_SUCH_PATH = "there is nothing at this path; /docs says what there is"
 
 Headers = tuple[tuple[str, str], ...]
 
@@ -302,7 +303,7 @@ def _of_http_exception(error: HTTPException) -> tuple[Problem, Headers]:
     headers: Headers = ()
     detail = (error.description or HTTPStatus(status).phrase).strip()
     if status == 404:
-        detail = "there is nothing at this path; /docs says what there is"
+        detail = NO_SUCH_PATH
     elif status == 413:
         detail = "the body is over the limit"
     elif isinstance(error, MethodNotAllowed):

@@ -137,7 +137,8 @@ class WaitParameters(msgspec.Struct, frozen=True, kw_only=True):
             ge=0,
             le=MAX_WAIT,
             description="Answer when the task has ended, or after so many seconds "
-            f"(0 to {MAX_WAIT}) with the task as it is. A server that shuts down answers early.",
+            f"(0 to {MAX_WAIT}) with the task as it is. A server that shuts down, or that has too "
+            "many clients waiting, answers early, with `Retry-After`.",
         ),
     ] = 0
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import logging
-import select
 from collections.abc import Sequence
-from functools import partial
 
 import trio
 from hypercorn.app_wrappers import ASGIWrapper
@@ -17,18 +16,28 @@ from quart_trio import QuartTrio
 
 from task_queue_engine.config import Settings
 from task_queue_engine.engine.api import EngineApi
-from task_queue_engine.http import problems
 from task_queue_engine.http.app import create_app, state_of
 from task_queue_engine.http.connection import ClientConnection, ConnectionLimits
 from task_queue_engine.http.cross_site import is_loopback_name
+from task_queue_engine.http.crowd import Crowd, address_of
 from task_queue_engine.http.listeners import Bound, bound, open_listeners
+from task_queue_engine.http.open_files import fitting_connections
 
 logger = logging.getLogger("task_queue_engine.http")
 
-MAX_REFUSALS = 100
-"""Connections that are told at one time that there are too many; further ones are just closed."""
-REFUSAL_TIME = 1.0
-"""Seconds that one refusal may take: it fits into a packet, and a slow client gets no more."""
+RESERVE = 50
+"""Connections beyond `max_connections`, for probes: all else that is asked there gets a 503."""
+RESERVE_TIME = 2.0
+"""Seconds for the request of a connection in the reserve: probes send theirs at once."""
+RESERVE_LINGER = 0.5
+"""Seconds for one that is still sending to see its 503."""
+
+# accept(2): no descriptor or no memory is left. That passes.
+_NO_ROOM = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS})
+# Seconds until the next try; connections wait in the kernel's queue meanwhile.
+_ACCEPT_PAUSE = 0.1
+# Seconds between two lines about it in the log.
+_TELL_AGAIN = 60.0
 
 
 async def serve_http(
@@ -46,7 +55,8 @@ async def serve_http(
     Args:
         engine: answers the requests. It should go on doing so until this function returns.
         settings: host, port, api_keys, allow_public_without_keys, max_body_bytes,
-            request_timeout, max_connections, shutdown_grace.
+            request_timeout, max_connections (fewer where the process may not open as many files),
+            shutdown_grace; worker_count and processes, for the files they need.
         app: one of `create_app`'s, perhaps with routes added; None: a new one.
         shutdown: set it to stop. No connection is accepted any more, idle ones are closed at once,
             long polls are answered with the task as it is, requests that have come in are answered.
@@ -86,16 +96,18 @@ class _Server:
     def __init__(self, app: QuartTrio, settings: Settings) -> None:
         self._state = state_of(app)
         self._app: AppWrapper = ASGIWrapper(app)
-        self._limits = ConnectionLimits(
-            request_timeout=settings.request_timeout, max_connections=settings.max_connections
+        self._limits = ConnectionLimits(request_timeout=settings.request_timeout)
+        self._reserve_limits = ConnectionLimits(
+            request_timeout=min(RESERVE_TIME, settings.request_timeout),
+            linger=RESERVE_LINGER,
         )
+        self._connections: Crowd[ClientConnection] = Crowd(fitting_connections(settings, RESERVE))
+        self._reserve: Crowd[ClientConnection] = Crowd(RESERVE)
+        if self._state is not None:
+            self._state.connections = self._connections.limit
         self._config = _hypercorn_config()
         self._context = WorkerContext(None)
-        self._open: set[ClientConnection] = set()
-        self._refusing = 0
-        self._idle: dict[ClientConnection, None] = {}
-        """In the order in which they became idle."""
-        self._draining = False
+        self._told_no_room = -_TELL_AGAIN
 
     async def run(
         self,
@@ -110,14 +122,8 @@ class _Server:
             await lifespan.wait_for_startup()
             async with trio.open_nursery() as connections:
                 async with trio.open_nursery() as accepting:
-                    accepting.start_soon(
-                        partial(
-                            trio.serve_listeners,
-                            self._serve,
-                            list(listeners),
-                            handler_nursery=connections,
-                        )
-                    )
+                    for listener in listeners:
+                        accepting.start_soon(self._accept, listener, connections)
                     task_status.started(bound(listeners))
                     await shutdown.wait()
                     accepting.cancel_scope.cancel()
@@ -131,80 +137,69 @@ class _Server:
             lifespan_nursery.cancel_scope.cancel()
 
     async def _drain(self) -> None:
-        self._draining = True
         await self._context.terminated.set()
         if self._state is not None:
             self._state.drain()
-        for connection in self._open:
-            if connection in self._idle:
-                self._hang_up_if_silent(connection)
-            else:
-                connection.hurry()
+        for connection in (*self._connections.members, *self._reserve.members):
+            connection.hurry()
 
-    def _hang_up_if_silent(self, connection: ClientConnection) -> None:
-        """What has reached the kernel counts as accepted, as far as the client can tell."""
-        arrived = select.poll()
-        arrived.register(connection.fileno, select.POLLIN)
-        if not arrived.poll(0):
-            connection.hang_up()
+    async def _accept(self, listener: trio.SocketListener, connections: trio.Nursery) -> None:
+        while True:
+            try:
+                stream = await listener.accept()
+            except OSError as error:
+                if error.errno not in _NO_ROOM:
+                    raise
+                self._no_room(error)
+                await trio.sleep(_ACCEPT_PAUSE)
+            else:
+                connections.start_soon(self._serve, stream)
+
+    def _no_room(self, error: OSError) -> None:
+        """Descriptors that handlers have used up come back, and one comes back at once where a
+        connection waits for its client."""
+        shed = self._connections.shed()
+        now = trio.current_time()
+        if now - self._told_no_room >= _TELL_AGAIN:
+            self._told_no_room = now
+            logger.warning(
+                "no connection can be accepted for now (%s)%s; is `ulimit -n` too low?",
+                error.strerror,
+                ", idle ones are closed" if shed else "",
+            )
 
     async def _serve(self, stream: trio.SocketStream) -> None:
-        if len(self._open) >= self._limits.max_connections and not self._make_room():
-            await self._refuse(stream)
+        connection = self._admit(stream)
+        if connection is None:
+            await trio.aclose_forcefully(stream)
             return
+        try:
+            await connection.run()
+        except Exception:  # a defect, but in what one client does: the others are served on
+            logger.exception("a connection failed")
+
+    def _admit(self, stream: trio.SocketStream) -> ClientConnection | None:
+        try:
+            address = address_of(str(stream.socket.getpeername()[0]))
+        except OSError:  # it is gone again
+            return None
+        crowd, limits = self._connections, self._limits
+        for_probes = not crowd.has_room_for(address)
+        if for_probes:
+            crowd, limits = self._reserve, self._reserve_limits
+            if not crowd.has_room_for(address):
+                return None
         connection = ClientConnection(
             stream,
             app=self._app,
             config=self._config,
             context=self._context,
-            limits=self._limits,
-            idle_tracker=self,
+            limits=limits,
+            for_probes=for_probes,
+            crowd=crowd,
         )
-        self._open.add(connection)
-        try:
-            await connection.run()
-        except Exception:  # a defect, but in what one client does: the others are served on
-            logger.exception("a connection failed")
-        finally:
-            self._open.discard(connection)
-
-    # --- what connections tell us -----------------------------------------------------------
-
-    def now_idle(self, connection: ClientConnection) -> None:
-        self._idle.setdefault(connection)
-        if self._draining:
-            self._hang_up_if_silent(connection)
-
-    def now_busy(self, connection: ClientConnection) -> None:
-        self._idle.pop(connection, None)
-
-    # --- too many ---------------------------------------------------------------------------
-
-    def _make_room(self) -> bool:
-        """Close the connection that has been idle longest. False where all are busy."""
-        if not self._idle:
-            return False
-        longest = next(iter(self._idle))
-        self.now_busy(longest)
-        longest.hang_up()
-        return True
-
-    async def _refuse(self, stream: trio.SocketStream) -> None:
-        if self._refusing >= MAX_REFUSALS:
-            await trio.aclose_forcefully(stream)
-            return
-        self._refusing += 1
-        try:
-            with trio.move_on_after(REFUSAL_TIME):
-                await stream.send_all(_TOO_MANY)
-                await stream.send_eof()
-                while await stream.receive_some(65_536):
-                    pass
-        except (trio.BrokenResourceError, trio.ClosedResourceError):
-            pass
-        finally:
-            self._refusing -= 1
-            await trio.aclose_forcefully(stream)
+        crowd.add(connection, address)
+        return connection
 
 
 def _hypercorn_config() -> Config:
@@ -215,19 +210,3 @@ def _hypercorn_config() -> Config:
     config.startup_timeout = 10
     config.shutdown_timeout = 10
     return config
-
-
-def _too_many() -> bytes:
-    problem = problems.make("unavailable", "too many connections are open; try again")
-    body = problems.encode(problem)
-    head = (
-        "HTTP/1.1 503 Service Unavailable\r\n"
-        f"content-type: {problems.CONTENT_TYPE}\r\n"
-        f"content-length: {len(body)}\r\n"
-        "retry-after: 1\r\n"
-        "connection: close\r\n\r\n"
-    )
-    return head.encode() + body
-
-
-_TOO_MANY = _too_many()

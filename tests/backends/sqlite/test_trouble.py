@@ -532,3 +532,15 @@ async def test_requests_that_wait_share_a_transaction(harness: SqliteHarness, pa
             await trio.sleep(0.05)
     await harness.counts(pending=30)
     assert commits < 5
+
+
+async def test_ping_writes_nothing_while_nothing_is_wrong(
+    harness: SqliteHarness, path: Path
+) -> None:
+    other = apsw.Connection(str(path))
+    version = other.pragma("data_version")
+    for _ in range(3):
+        await harness.backend.ping()
+    assert other.pragma("data_version") == version
+    await harness.create()
+    assert other.pragma("data_version") != version

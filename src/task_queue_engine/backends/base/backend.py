@@ -39,7 +39,8 @@ class Backend(Protocol):
         ...
 
     async def ping(self) -> None:
-        """Fit to serve? Raises BackendUnavailable with the reason when not."""
+        """Fit to serve? Raises BackendUnavailable with the reason when not. Asked every few seconds
+        by probes that need no key: it reads little, and writes only where a write has failed."""
         ...
 
     async def stranded(

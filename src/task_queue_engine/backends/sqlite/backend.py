@@ -121,12 +121,22 @@ class SqliteBackend:
             queue.wake()
 
     async def ping(self) -> None:
-        """Writes a little: finds a full disk, a lock that does not go away, a file that is gone."""
+        """Reads a little; and writes a little where the last write failed, to see whether one goes
+        through again: a full disk, a lock that stays. A probe of what is well writes nothing."""
+        reader = self._file.reader
 
-        def work(transaction: Transaction) -> None:
+        def look(transaction: Transaction) -> None:
+            if reader is not None:
+                reader.files.check()
+            transaction.execute("SELECT 1 FROM counters LIMIT 1").fetchall()
+
+        def write(transaction: Transaction) -> None:
             transaction.counters["pings"] += 1
 
-        await self._file.write(work)
+        await self._file.read(look)
+        writer = self._file.writer
+        if writer is not None and writer.last_failed:
+            await self._file.write(write)
 
     async def stranded(
         self, queue: str, *, before: datetime, limit: int, cursor: str | None = None

@@ -21,7 +21,7 @@ from task_queue_engine.backends.sqlite.failures import translate
 from task_queue_engine.backends.sqlite.files_in_use import FilesInUse
 from task_queue_engine.backends.sqlite.opening import connect
 from task_queue_engine.backends.sqlite.transaction import Transaction, Work, begin, commit
-from task_queue_engine.errors import BackendUnavailable
+from task_queue_engine.errors import BackendError, BackendUnavailable
 
 T = TypeVar("T")
 
@@ -237,16 +237,21 @@ class WriterThread(ConnectionThread):
     """Commits whatever waits at that moment in one transaction, so that the number of fsyncs falls
     as the load rises."""
 
+    last_failed = False
+    """The last commit did not go through: the file is locked, its disk is full or read-only."""
+
     def _carry_out(self, connection: apsw.Connection, first: Request, group: list[Request]) -> None:
         # The lock first: what is cancelled while we wait for it has not begun.
         locked = self._outcome(self._lock, connection)
         self._begin(first, group)
+        self.last_failed = isinstance(locked, outcome.Error)
         if isinstance(locked, outcome.Error):
             _fail(group, locked.error)
             return
         transaction = Transaction(connection)
         done = self._outcome(_work_off, transaction, group)
         if isinstance(done, outcome.Error):
+            self.last_failed = isinstance(done.error, BackendError)
             if len(group) == 1 or transaction.committing:
                 _fail(group, done.error)
             else:

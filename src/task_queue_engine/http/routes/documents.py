@@ -1,12 +1,13 @@
-"""/openapi.json and /docs."""
+"""/openapi.json, /docs and the way there from /."""
 
 from __future__ import annotations
 
 from functools import cached_property
 
-from quart import Quart, Response
+from quart import Quart, Response, request
 from quart_schema import hide
 
+from task_queue_engine.http import problems
 from task_queue_engine.http.docs_page import CONTENT_SECURITY_POLICY, render
 from task_queue_engine.http.openapi import Json, build_document
 from task_queue_engine.http.responses import JSON, respond
@@ -16,12 +17,13 @@ _CACHE = "public, max-age=300"
 
 
 class DocumentRoutes:
-    """Both are made once, at the first request for them."""
+    """The document is made once, at the first request for it."""
 
     def __init__(self, app: Quart) -> None:
         self._app = app
 
     def register(self, app: Quart) -> None:
+        app.add_url_rule("/", "get_root", self.get_root, methods=["GET"])
         app.add_url_rule("/openapi.json", "get_openapi", self.get_openapi, methods=["GET"])
         app.add_url_rule("/docs", "get_docs", self.get_docs, methods=["GET"])
 
@@ -33,9 +35,10 @@ class DocumentRoutes:
     def _openapi(self) -> bytes:
         return encode(self._document)
 
-    @cached_property
-    def _page(self) -> bytes:
-        return render(self._document).encode()
+    @hide
+    async def get_root(self) -> Response:
+        """To the page that says what there is."""
+        return respond(b"", 302, content_type="text/plain", Location=problems.DOCS_PATH)
 
     @hide
     async def get_openapi(self) -> Response:
@@ -46,10 +49,19 @@ class DocumentRoutes:
     async def get_docs(self) -> Response:
         """The documentation page."""
         return respond(
-            self._page,
+            render(self._document, _url_of_reader()).encode(),
             content_type="text/html; charset=utf-8",
             Cache_Control=_CACHE,
             Content_Security_Policy=CONTENT_SECURITY_POLICY,
             Referrer_Policy="no-referrer",
             X_Frame_Options="DENY",
         )
+
+
+def _url_of_reader() -> str:
+    """Where the page was asked for; behind a proxy that may be another port than ours."""
+    host = request.headers.get("Host")
+    if not host:  # HTTP/1.0
+        address, port = request.scope.get("server") or ("localhost", None)
+        host = address if port is None else f"{address}:{port}"
+    return f"{request.scheme}://{host}"

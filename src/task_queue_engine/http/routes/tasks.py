@@ -10,6 +10,7 @@ from quart_schema import (
     document_response,
     tag,
 )
+from werkzeug.routing import BaseConverter
 
 from task_queue_engine.backends.base import ListQuery
 from task_queue_engine.engine.api import Accepted, Refused, Submission, SubmitVerdict
@@ -38,6 +39,13 @@ from task_queue_engine.task import Task, TaskStatus
 TAG = "tasks"
 
 
+class _TaskId(BaseConverter):
+    """Whatever is asked for as a task, but for what has a route of its own: else the methods of
+    both would be answered, and listed, for either."""
+
+    regex = "(?!batch$)[^/]+"
+
+
 class TaskRoutes:
     def __init__(self, state: AppState) -> None:
         self._state = state
@@ -47,9 +55,11 @@ class TaskRoutes:
         app.add_url_rule("/tasks", "submit_task", self.submit_task, methods=["POST"])
         app.add_url_rule("/tasks/batch", "submit_batch", self.submit_batch, methods=["POST"])
         app.add_url_rule("/tasks", "list_tasks", self.list_tasks, methods=["GET"])
-        app.add_url_rule("/tasks/<task_id>", "get_task", self.get_task, methods=["GET"])
-        app.add_url_rule("/tasks/<task_id>", "cancel_task", self.cancel_task, methods=["DELETE"])
-        app.add_url_rule("/tasks/<task_id>/retry", "retry_task", self.retry_task, methods=["POST"])
+        app.url_map.converters["task_id"] = _TaskId
+        one = "/tasks/<task_id:task_id>"
+        app.add_url_rule(one, "get_task", self.get_task, methods=["GET"])
+        app.add_url_rule(one, "cancel_task", self.cancel_task, methods=["DELETE"])
+        app.add_url_rule(f"{one}/retry", "retry_task", self.retry_task, methods=["POST"])
 
     @tag([TAG])
     @document_headers(SubmissionHeaders)
@@ -134,8 +144,10 @@ class TaskRoutes:
             if wait > 0:
                 with self._state.long_poll():
                     return respond(await self._engine.wait(wanted, timeout=wait))
-            # Reached without a wait, and when the server went away in the middle of one.
-            return respond(await self._engine.get(wanted))
+            # Reached without a wait, and where one was cut short: the server goes away, or too
+            # many wait already. A client that asks again at once would not be helped.
+            again = "1" if wait > 0 else None
+            return respond(await self._engine.get(wanted), Retry_After=again)
 
     @tag([TAG])
     @document_response(Task)

@@ -10,6 +10,7 @@ import trio
 from task_queue_engine.backends.aws.dynamodb.schema import (
     INDEXES,
     TTL_ATTRIBUTE,
+    counter_ids,
     create_table_parameters,
     time_to_live_parameters,
 )
@@ -135,16 +136,23 @@ async def test_closing_while_dynamodb_is_away_takes_seconds_at_most(
             await create(store, clock)
 
 
-async def test_ping_writes(table: Table, client: FaultyClient, clock: ManualClock) -> None:
-    """A permission to read alone would not do."""
-    async with (store := table.store(client, clock=clock)).open():
-        await store.ping()
-        counters = FaultyClient(table.client, of_counters=True)
+async def test_ping_reads_and_writes_only_once_a_write_has_failed(
+    table: Table, client: FaultyClient, clock: ManualClock
+) -> None:
+    """A probe of what is well is no paid write; but a permission to read alone would not do."""
+    counters = FaultyClient(table.client, of_counters=True)
     async with (store := table.store(counters, clock=clock)).open():
         denied = AwsRequestFailed("AccessDeniedException", "not authorized to UpdateItem", 400)
-        counters.arm(failing(denied), "UpdateItem")
+        counters.arm(failing(denied), "UpdateItem", times=3)
+        await store.ping()
+        assert store._table.usage()["ping"].write_units == 0
         with pytest.raises(BackendUnavailable, match="UpdateItem"):
-            await store.ping()
+            await store._table.update("test", counter_ids()[0], "REMOVE #n", names={"#n": "n"})
+        for _ in range(2):
+            with pytest.raises(BackendUnavailable, match="UpdateItem"):
+                await store.ping()
+        await store.ping()
+        counters.arm(failing(denied), "UpdateItem")
         await store.ping()
 
 

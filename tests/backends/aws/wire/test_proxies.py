@@ -137,6 +137,15 @@ def test_what_is_no_proxy(monkeypatch, value):
         find_proxy("sqs.eu-central-1.amazonaws.com", 443)
 
 
+@pytest.mark.parametrize("no_proxy", ["::1", "[::1]", "[::1]:443", "fe80::/10,::1/128"])
+def test_addresses_that_need_none(monkeypatch, no_proxy):
+    monkeypatch.setenv("https_proxy", "socks5://proxy:1")
+    monkeypatch.setenv("NO_PROXY", no_proxy)
+    assert find_proxy("::1", 443) is None
+    with pytest.raises(ConfigurationError, match=r"^https_proxy: must be"):
+        find_proxy("::2", 443)
+
+
 def test_none(monkeypatch):
     assert find_proxy("sqs.eu-central-1.amazonaws.com", 443) is None
     monkeypatch.setenv("HTTPS_PROXY", "http://proxy:3128")

@@ -63,6 +63,8 @@ class TableClient:
         self._reading = trio.CapacityLimiter(concurrency)
         self._usage: defaultdict[str, Usage] = defaultdict(Usage)
         self.is_open = False
+        self.last_write_failed = False
+        """For a reason that lies in the table or the way to it, not in the item."""
 
     def usage(self) -> Mapping[str, Usage]:
         """By purpose."""
@@ -79,7 +81,12 @@ class TableClient:
             BackendUnavailable: whether it was carried out is not known.
             AwsRequestFailed: it was refused, for a reason that lies in the item.
         """
-        document = await self._call(purpose, operation, parameters, self._writing)
+        try:
+            document = await self._call(purpose, operation, parameters, self._writing)
+        except BackendUnavailable:
+            self.last_write_failed = True
+            raise
+        self.last_write_failed = False
         self._usage[purpose].write_units += sum(capacity_units(document))
         return document
 

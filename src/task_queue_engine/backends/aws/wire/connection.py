@@ -18,6 +18,7 @@ import trio
 
 from task_queue_engine.backends.aws.wire.endpoints import Endpoint
 from task_queue_engine.backends.aws.wire.proxies import tunnel
+from task_queue_engine.errors import lacks_resources
 
 # Bytes of one receive: ten messages of a few KB each arrive in one.
 _CHUNK = 64 * 1024
@@ -111,7 +112,8 @@ class Connection:
             _close(sock)
             raise TransportError(
                 f"cannot connect{_through(endpoint)}: {_reason(error)}",
-                misdirected=endpoint.proxy is not None or _is_misdirected(error),
+                misdirected=not lacks_resources(error)
+                and (endpoint.proxy is not None or _is_misdirected(error)),
             ) from error
         except BaseException:
             _close(sock)

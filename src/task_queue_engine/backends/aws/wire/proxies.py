@@ -11,11 +11,11 @@ import socket
 from base64 import b64encode
 from dataclasses import dataclass, field
 from urllib.parse import unquote
-from urllib.request import getproxies, proxy_bypass
 
 import trio
 
 from task_queue_engine.errors import ConfigurationError
+from task_queue_engine.proxies import proxy_for
 
 _URL = re.compile(
     r"(http://)?((?P<user>[^@/]*)@)?(?P<host>\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)"
@@ -43,13 +43,15 @@ def find_proxy(host: str, port: int) -> Proxy | None:
     Raises:
         ConfigurationError: naming HTTPS_PROXY.
     """
-    url = getproxies().get("https")
-    if not url or proxy_bypass(f"{host}:{port}"):
+    setting = proxy_for(host, port, "https")
+    if setting is None:
         return None
-    parts = _URL.fullmatch(url)
+    parts = _URL.fullmatch(setting.url)
     number = int(parts["port"] or 80) if parts else 0
     if parts is None or not 0 < number < 2**16:
-        raise ConfigurationError("must be http://[user:password@]host:port", variable="HTTPS_PROXY")
+        raise ConfigurationError(
+            "must be http://[user:password@]host:port", variable=setting.variable
+        )
     authorization = None
     if parts["user"]:
         authorization = "Basic " + b64encode(unquote(parts["user"]).encode()).decode()
