@@ -21,6 +21,9 @@ MAX_DEPTH = 100
 MAX_INTEGER_DIGITS = 308
 """Longer integers are not JSON numbers that other programs can read (RFC 8259, section 6)."""
 
+UNWRITABLE = "cannot be written as JSON"
+"""How the refusal of an object starts that msgspec does not know."""
+
 # A high surrogate alone near the end of the data: msgspec only says "Input data was truncated".
 _CUT_SURROGATE = re.compile(rb"\\u[dD][89abAB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F])")
 
@@ -45,7 +48,7 @@ def encode_json(value: Any, *, field: str = "payload") -> bytes:
         raise InvalidTask(f"is nested deeper than {MAX_DEPTH} levels", field=field) from None
     except (TypeError, ValueError, OverflowError) as error:
         _look_closely(value, field)
-        raise InvalidTask(f"cannot be written as JSON: {error}", field=field) from None
+        raise InvalidTask(f"{UNWRITABLE}: {error}", field=field) from None
     if _is_suspicious(encoded):
         _look_closely(value, field)
     return encoded
@@ -107,7 +110,7 @@ def _look_closely(value: Any, field: str) -> None:
             try:
                 plain = msgspec.to_builtins(item)
             except (TypeError, ValueError, RecursionError) as error:
-                raise InvalidTask(f"cannot be written as JSON: {error}", field=path) from None
+                raise InvalidTask(f"{UNWRITABLE}: {error}", field=path) from None
             if type(plain) is not type(item):
                 stack.append((plain, path, depth))
 

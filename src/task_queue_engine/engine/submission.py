@@ -7,12 +7,12 @@ from datetime import UTC, datetime, timedelta
 
 from task_queue_engine.backends.base import NewTask
 from task_queue_engine.clock import Clock
-from task_queue_engine.codec import decode_json, encode_json
+from task_queue_engine.codec import encode_json
 from task_queue_engine.config import Settings
 from task_queue_engine.engine.api import Submission
 from task_queue_engine.errors import InvalidTask, PayloadTooLarge
+from task_queue_engine.foreign import contained, shown
 from task_queue_engine.limits import MAX_ATTEMPTS, MAX_KEY_LENGTH
-from task_queue_engine.payloads import to_json_types
 from task_queue_engine.registry import TaskDefinition, TaskRegistry
 from task_queue_engine.retry import MAX_SECONDS, Seconds
 from task_queue_engine.task import Task, new_task_id, task_id_for_key
@@ -32,6 +32,10 @@ class TaskBuilder:
 
     def build(self, submission: Submission) -> NewTask:
         """Raises InvalidTask, naming the field."""
+        with contained("checking it", field="submission"):  # numbers and times may be foreign too
+            return self._build(submission)
+
+    def _build(self, submission: Submission) -> NewTask:
         definition = self._registry.get(submission.task)
         now = self._clock.now()
         run_at = _run_at(submission, now)
@@ -54,19 +58,10 @@ class TaskBuilder:
 
     def _payload(self, definition: TaskDefinition, submission: Submission) -> tuple[object, bytes]:
         """As it is handed to handlers, and encoded."""
-        payload = to_json_types(submission.payload)
-        encoded = encode_json(payload)
+        payload, encoded = definition.convert_payload.pack(submission.payload)
         limit = self._settings.max_body_bytes
         if len(encoded) > limit:
             raise PayloadTooLarge(len(encoded), limit)
-        if not isinstance(payload, str | bool | None):
-            # What is stored must be what was checked, whatever the caller does to it next.
-            decoded = decode_json(encoded, field="payload")
-            if decoded != payload:
-                # Keys that were no text may have become one key, JSON within may be spelled freely.
-                encoded = encode_json(decoded)
-            payload = decoded
-        definition.convert_payload(payload)
         return payload, encoded
 
     def _max_attempts(self, definition: TaskDefinition, submission: Submission) -> int:
@@ -74,12 +69,12 @@ class TaskBuilder:
         if wanted is None:
             return definition.max_attempts or self._settings.max_attempts
         is_number = isinstance(wanted, int) and not isinstance(wanted, bool)
-        if not (is_number and 1 <= wanted <= MAX_ATTEMPTS):
+        if not (is_number and 1 <= int.__int__(wanted) <= MAX_ATTEMPTS):
             raise InvalidTask(
-                f"must be an integer from 1 to {MAX_ATTEMPTS}, not {wanted!r}",
+                f"must be an integer from 1 to {MAX_ATTEMPTS}, not {shown(wanted)}",
                 field="max_attempts",
             )
-        return wanted
+        return int.__int__(wanted)
 
     def _timeout(self, definition: TaskDefinition, submission: Submission) -> float:
         if submission.timeout is None:
@@ -99,7 +94,7 @@ def _task_id(idempotency_key: str | None) -> str:
             f"must be text of 1 to {MAX_KEY_LENGTH} characters", field="idempotency_key"
         )
     encode_json(idempotency_key, field="idempotency_key")  # refuses what is no Unicode text
-    return task_id_for_key(idempotency_key)
+    return task_id_for_key(str.__str__(idempotency_key))
 
 
 def _run_at(submission: Submission, now: datetime) -> datetime | None:
@@ -112,10 +107,14 @@ def _run_at(submission: Submission, now: datetime) -> datetime | None:
     if run_at is None:
         return None
     if not isinstance(run_at, datetime):
-        raise InvalidTask(f"must be a datetime, not {run_at!r}", field="run_at")
-    if run_at.tzinfo is None or run_at.utcoffset() is None:
-        raise InvalidTask("needs a time zone, e.g. 2030-01-01T12:00:00Z", field="run_at")
-    run_at = run_at.astimezone(UTC)
+        raise InvalidTask(f"must be a datetime, not {shown(run_at)}", field="run_at")
+    with contained("its time zone", field="run_at"):
+        if run_at.tzinfo is None or run_at.utcoffset() is None:
+            raise InvalidTask("needs a time zone, e.g. 2030-01-01T12:00:00Z", field="run_at")
+        try:
+            run_at = run_at.astimezone(UTC)
+        except OverflowError:
+            raise InvalidTask("is outside the years 1 to 9999", field="run_at") from None
     if (run_at - now).total_seconds() > MAX_SECONDS:
         raise InvalidTask("is more than a hundred years away", field="run_at")
     return run_at if run_at > now else None
@@ -125,10 +124,11 @@ def _seconds(value: Seconds, *, field: str, above_zero: bool) -> float:
     expected = f"must be a number of seconds {'above' if above_zero else 'of at least'} 0"
     if isinstance(value, timedelta):
         value = value.total_seconds()
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise InvalidTask(f"{expected}, not {value!r}", field=field)
-    if value < 0 or (above_zero and value == 0):
-        raise InvalidTask(f"{expected}, not {value:g}", field=field)
-    if value > MAX_SECONDS:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise InvalidTask(f"{expected}, not {shown(value)}", field=field)
+    # Compared before it is converted: an integer may be too large for a float.
+    if value > MAX_SECONDS and value != math.inf:
         raise InvalidTask("is more than a hundred years", field=field)
-    return float(value)
+    if not 0 <= value <= MAX_SECONDS or (above_zero and value == 0):  # NaN too
+        raise InvalidTask(f"{expected}, not {shown(value)}", field=field)
+    return float.__float__(value) if isinstance(value, float) else float(value)

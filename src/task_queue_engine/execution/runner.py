@@ -120,10 +120,9 @@ class HandlerRunner:
             failure = _contain_exit(unwrap_single(error))
         else:
             if not scope.cancelled_caught:
-                in_trio = (
-                    definition.runs_in is RunsIn.TRIO
-                )  # the others have done it where they ran
-                return storable_result(value, self._max_result_bytes) if in_trio else value
+                if definition.runs_in is not RunsIn.TRIO:
+                    return value  # made storable where it ran
+                return storable_result(value, self._max_result_bytes, definition.convert_result)
 
         try:
             # Only its deadline cancels this scope.

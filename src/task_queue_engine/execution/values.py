@@ -2,48 +2,68 @@
 
 from __future__ import annotations
 
-import inspect
+from types import CoroutineType
 from typing import Any
 
 from task_queue_engine.codec import decode_json, encode_json
 from task_queue_engine.errors import InvalidTask, PayloadTooLarge, ResultNotStorable
-from task_queue_engine.payloads import to_json_types
+from task_queue_engine.foreign import contained
+from task_queue_engine.payloads import Conversion, make_converter, to_json_types
 
 
-def encode_result(value: Any, limit: int) -> bytes:
+def encode_result(value: Any, limit: int, conversion: Conversion | None = None) -> bytes:
     """The JSON of what a handler returned, at most `limit` bytes.
 
+    Args:
+        conversion: of the handler's return annotation. What goes through it comes back as it is;
+            what was returned in spite of it is written by the rules of its own class.
+
     Raises:
-        ResultNotStorable: it is not JSON (naming the member), or too large.
+        ResultNotStorable: it is not JSON (naming the member), or too large, or turning it into JSON
+            ran code that raised.
     """
+    return _pack(value, limit, conversion)[1]
+
+
+def storable_result(value: Any, limit: int, conversion: Conversion | None = None) -> Any:
+    """The same as builtins: exactly what will be read back, and a copy that no handler holds."""
+    return None if value is None else _pack(value, limit, conversion)[0]
+
+
+def _pack(value: Any, limit: int, conversion: Conversion | None) -> tuple[Any, bytes]:
     try:
-        encoded = encode_json(to_json_types(value), field="result")
+        data, encoded = _pack_announced(value, conversion or _UNANNOUNCED)
     except InvalidTask as error:
-        if inspect.iscoroutine(value):
+        if issubclass(type(value), CoroutineType):
             value.close()
             raise ResultNotStorable(
                 "result: the handler returned a coroutine; write it as `async def`"
             ) from None
         raise ResultNotStorable(str(error)) from None
-    except Exception as error:  # turning objects into JSON may run the user's own serializers
-        raise ResultNotStorable(
-            f"result: cannot be written as JSON: {type(error).__name__}: {error}"
-        ) from error
     if len(encoded) > limit:
         raise ResultNotStorable(
             f"result: is {len(encoded)} bytes of JSON, the limit is {limit} (TQE_MAX_RESULT_BYTES)"
         )
-    return encoded
+    return data, encoded
 
 
-def storable_result(value: Any, limit: int) -> Any:
-    """The same as builtins: exactly what will be read back, and a copy that no handler holds."""
-    return None if value is None else decode_json(encode_result(value, limit), field="result")
+_UNANNOUNCED = make_converter(Any, field="result")
+
+
+def _pack_announced(value: Any, conversion: Conversion) -> tuple[Any, bytes]:
+    try:
+        return conversion.pack(value)
+    except InvalidTask:
+        # Not what was announced, or not to be told from it; what the handler returned counts.
+        with contained("writing it as JSON", field="result"):
+            encoded = encode_json(to_json_types(value, field="result"), field="result")
+        return decode_json(encoded, field="result"), encoded
 
 
 def encode_progress(value: Any, limit: int) -> bytes:
     """The JSON of a progress value, at most `limit` bytes. Raises InvalidTask."""
-    encoded = encode_json(to_json_types(value), field="progress")
+    with contained("writing it as JSON", field="progress"):
+        encoded = encode_json(to_json_types(value, field="progress"), field="progress")
     if len(encoded) > limit:
         raise PayloadTooLarge(len(encoded), limit, field="progress")
     return encoded
