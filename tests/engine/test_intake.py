@@ -216,7 +216,6 @@ async def test_whatever_a_caller_hands_in_it_is_refused_by_field(
         )
     assert isinstance(good, Accepted)
     if isinstance(bad, Accepted):  # it is a 3 all the same
-        assert type(bad.task.payload) is int
         assert 3 in (bad.task.payload, bad.task.max_attempts)
         return
     assert isinstance(bad, Refused)

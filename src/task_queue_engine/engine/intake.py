@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
+from functools import partial
 
+import msgspec
 import trio
 
 from task_queue_engine.actors.messages import SubmitRequest, SubmitResult
 from task_queue_engine.backends.base import AlreadyExists, Created, NewTask, TooLarge, TryAgain
-from task_queue_engine.codec import encode_json
 from task_queue_engine.engine.api import Accepted, Refused, Submission, SubmitVerdict
 from task_queue_engine.engine.submission import TaskBuilder
 from task_queue_engine.errors import (
@@ -19,7 +21,11 @@ from task_queue_engine.errors import (
     InvalidTask,
     PayloadTooLarge,
 )
+from task_queue_engine.execution.checks import PayloadChecks
 from task_queue_engine.task import Task
+
+# Seconds after which a batch lets others have their turn.
+_TURN = 0.005
 
 
 class Intake:
@@ -36,6 +42,7 @@ class Intake:
         self._builder = builder
         self._submissions = submissions
         self._request_size = request_size
+        self._checks = PayloadChecks()
         self._keys_in_flight: set[str] = set()
         self._unanswered: set[SubmitRequest] = set()
 
@@ -51,7 +58,7 @@ class Intake:
         # Those this call has put in flight; the answer to a request takes its own out again.
         keys: set[str] = set()
         try:
-            accepted = self._build(submissions, verdicts, keys)
+            accepted = await self._build(submissions, verdicts, keys)
             for i in range(0, len(accepted), self._request_size):
                 chunk = accepted[i : i + self._request_size]
                 try:
@@ -72,7 +79,7 @@ class Intake:
                 verdicts[index] = _judge(new.task, result)
         return [verdict for verdict in verdicts if verdict is not None]
 
-    def _build(
+    async def _build(
         self,
         submissions: Sequence[Submission],
         verdicts: list[SubmitVerdict | None],
@@ -80,9 +87,18 @@ class Intake:
     ) -> list[tuple[int, NewTask]]:
         """The tasks to hand over, with their places; refusals go to `verdicts`."""
         accepted: list[tuple[int, NewTask]] = []
+        turn_ends = time.perf_counter() + _TURN
         for index, submission in enumerate(submissions):
+            if time.perf_counter() > turn_ends:
+                await trio.lowlevel.checkpoint()
+                turn_ends = time.perf_counter() + _TURN
             try:
-                new = self._builder.build(submission)
+                definition = self._builder.definition(submission)
+                new = await self._checks.call(
+                    definition,
+                    submission.payload,
+                    partial(self._builder.build, submission),
+                )
             except InvalidTask as error:
                 verdicts[index] = Refused(error)
                 continue
@@ -138,13 +154,7 @@ def _judge(task: Task, result: SubmitResult) -> SubmitVerdict:
 
 def _same_json(one: object, other: object) -> bool:
     """Equal as JSON: member order does not matter, 1 and true do."""
-    return _canonical(one) == _canonical(other)
+    return _canonical.encode(one) == _canonical.encode(other)
 
 
-def _canonical(value: object) -> bytes:
-    if isinstance(value, dict):
-        members = sorted(value.items())
-        return b"{" + b",".join(encode_json(k) + b":" + _canonical(v) for k, v in members) + b"}"
-    if isinstance(value, list):
-        return b"[" + b",".join(_canonical(item) for item in value) + b"]"
-    return encode_json(value)
+_canonical = msgspec.json.Encoder(order="sorted")

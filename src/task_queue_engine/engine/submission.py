@@ -30,8 +30,13 @@ class TaskBuilder:
         # Longer delays wait in the store instead of the queue.
         self._max_delay = max_delay
 
+    def definition(self, submission: Submission) -> TaskDefinition:
+        """Raises UnknownTaskType."""
+        with contained("looking it up", field="type"):
+            return self._registry.get(submission.task)
+
     def build(self, submission: Submission) -> NewTask:
-        """Raises InvalidTask, naming the field."""
+        """Runs the payload's own checks. Raises InvalidTask, naming the field."""
         with contained("checking it", field="submission"):  # numbers and times may be foreign too
             return self._build(submission)
 

@@ -11,6 +11,7 @@ from typing import Any
 import trio
 
 from task_queue_engine.errors import AttemptTimedOut, HandlerExited
+from task_queue_engine.execution.checks import PayloadChecks
 from task_queue_engine.execution.contexts import AttemptContext
 from task_queue_engine.execution.failures import unwrap_single
 from task_queue_engine.execution.processes import ProcessCall, ProcessPool
@@ -50,6 +51,7 @@ class HandlerRunner:
         self._max_result_bytes = max_result_bytes
         self._threads = ThreadRunner(limit=threads, max_result_bytes=max_result_bytes)
         self._processes = ProcessPool(limit=processes, max_result_bytes=max_result_bytes)
+        self._checks = PayloadChecks()
         self._on_trio = 0
 
     @asynccontextmanager
@@ -138,7 +140,7 @@ class HandlerRunner:
     ) -> Any:
         # No handler starts once its task is cancelled.
         await trio.lowlevel.checkpoint_if_cancelled()
-        payload = definition.convert_payload(task.payload)
+        payload = await self._checks.convert(definition, task.payload)
         self._on_trio += 1
         try:
             if definition.takes_context:
