@@ -111,6 +111,9 @@ class Conversion:
 
     def _pack_plain(self, value: Any) -> tuple[Any, bytes] | None:
         """For what is nothing but JSON already; None for all else."""
+        if type(value) is msgspec.Raw:  # as it came over HTTP: there is no copy of it yet
+            data = decode_json(bytes(value), field=self._field)
+            return data, encode_json(data, field=self._field)
         encoded = encode_json(value, field=self._field)
         if value is None or type(value) in (str, bool):
             return value, encoded

@@ -48,7 +48,9 @@ def build(payload: Any) -> NewTask:
     builder = TaskBuilder(
         registry=plain_tasks(), settings=settings, clock=ManualClock(), max_delay=900.0
     )
-    return builder.build(Submission(task="plain", payload=payload))
+    submission = Submission(task="plain", payload=payload)
+    definition = builder.definition(submission)
+    return builder.build(definition, submission, builder.pack(definition, submission))
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Sequence
 from functools import partial
@@ -44,7 +45,8 @@ class Intake:
         self._request_size = request_size
         self._checks = PayloadChecks()
         self._keys_in_flight: set[str] = set()
-        self._unanswered: set[SubmitRequest] = set()
+        self._unanswered: dict[int, SubmitRequest] = {}
+        self._numbers = itertools.count()
 
     @property
     def pending(self) -> int:
@@ -94,11 +96,9 @@ class Intake:
                 turn_ends = time.perf_counter() + _TURN
             try:
                 definition = self._builder.definition(submission)
-                new = await self._checks.call(
-                    definition,
-                    submission.payload,
-                    partial(self._builder.build, submission),
-                )
+                pack = partial(self._builder.pack, definition, submission)
+                packed = await self._checks.call(definition, submission.payload, pack)
+                new = self._builder.build(definition, submission, packed)
             except InvalidTask as error:
                 verdicts[index] = Refused(error)
                 continue
@@ -112,27 +112,30 @@ class Intake:
         return accepted
 
     async def _hand_over(self, tasks: tuple[NewTask, ...]) -> SubmitRequest:
-        def on_answer() -> None:
-            self._unanswered.discard(request)
-            if self._keys_in_flight:
-                self._keys_in_flight.difference_update(new.task.id for new in tasks)
-
-        request = SubmitRequest(tasks, on_answer)
-        self._unanswered.add(request)
+        number = next(self._numbers)
+        # By its number: a request that held itself would keep its payloads until the garbage
+        # collector comes, which then has all of them to walk through.
+        request = SubmitRequest(tasks, partial(self._on_answer, number))
+        self._unanswered[number] = request
         try:
             await self._submissions.send(request)
         except (trio.ClosedResourceError, trio.BrokenResourceError):
-            self._unanswered.discard(request)
+            del self._unanswered[number]
             raise EngineNotRunning from None
         except trio.Cancelled:
-            self._unanswered.discard(request)
+            del self._unanswered[number]
             raise
         return request
+
+    def _on_answer(self, number: int) -> None:
+        request = self._unanswered.pop(number, None)
+        if request is not None and self._keys_in_flight:
+            self._keys_in_flight.difference_update(new.task.id for new in request.tasks)
 
     def close(self) -> None:
         """The submitter is gone: callers that still wait get an answer."""
         lost = BackendUnavailable("the engine ended before it could answer; ask for the task again")
-        for request in tuple(self._unanswered):
+        for request in tuple(self._unanswered.values()):
             request.answer((lost,) * len(request.tasks))
 
 

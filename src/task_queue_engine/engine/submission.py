@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 from task_queue_engine.backends.base import NewTask
 from task_queue_engine.clock import Clock
@@ -35,39 +36,38 @@ class TaskBuilder:
         with contained("looking it up", field="type"):
             return self._registry.get(submission.task)
 
-    def build(self, submission: Submission) -> NewTask:
-        """Runs the payload's own checks. Raises InvalidTask, naming the field."""
-        with contained("checking it", field="submission"):  # numbers and times may be foreign too
-            return self._build(submission)
-
-    def _build(self, submission: Submission) -> NewTask:
-        definition = self._registry.get(submission.task)
-        now = self._clock.now()
-        run_at = _run_at(submission, now)
-        payload, payload_json = self._payload(definition, submission)
-        task = Task(
-            id=_task_id(submission.idempotency_key),
-            type=definition.name,
-            payload=payload,
-            queue=self._settings.queue,
-            max_attempts=self._max_attempts(definition, submission),
-            timeout_seconds=self._timeout(definition, submission),
-            created_at=now,
-            updated_at=now,
-            run_at=run_at,
-        )
-        waits_in_store = run_at is not None and (run_at - now).total_seconds() > self._max_delay
-        return NewTask(
-            task=task, payload_json=payload_json, due_at=run_at if waits_in_store else None
-        )
-
-    def _payload(self, definition: TaskDefinition, submission: Submission) -> tuple[object, bytes]:
-        """As it is handed to handlers, and encoded."""
+    def pack(self, definition: TaskDefinition, submission: Submission) -> tuple[Any, bytes]:
+        """The payload as it is handed to handlers, and encoded. Runs its own checks, and needs no
+        event loop. Raises InvalidTask."""
         payload, encoded = definition.convert_payload.pack(submission.payload)
         limit = self._settings.max_body_bytes
         if len(encoded) > limit:
             raise PayloadTooLarge(len(encoded), limit)
         return payload, encoded
+
+    def build(
+        self, definition: TaskDefinition, submission: Submission, packed: tuple[Any, bytes]
+    ) -> NewTask:
+        """Of a submission and its packed payload. Raises InvalidTask, naming the field."""
+        now = self._clock.now()
+        payload, payload_json = packed
+        with contained("checking it", field="submission"):  # numbers and times may be foreign too
+            run_at = _run_at(submission, now)
+            task = Task(
+                id=_task_id(submission.idempotency_key),
+                type=definition.name,
+                payload=payload,
+                queue=self._settings.queue,
+                max_attempts=self._max_attempts(definition, submission),
+                timeout_seconds=self._timeout(definition, submission),
+                created_at=now,
+                updated_at=now,
+                run_at=run_at,
+            )
+        waits_in_store = run_at is not None and (run_at - now).total_seconds() > self._max_delay
+        return NewTask(
+            task=task, payload_json=payload_json, due_at=run_at if waits_in_store else None
+        )
 
     def _max_attempts(self, definition: TaskDefinition, submission: Submission) -> int:
         wanted = submission.max_attempts
