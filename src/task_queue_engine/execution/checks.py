@@ -25,8 +25,8 @@ LARGE = 4096
 mail addresses, a tenth of a millisecond each, are as many."""
 
 SLOW = 0.002
-"""Seconds of CPU. A type whose last two checks took longer has the next one in a thread; with one alone
-it may have been the garbage collector's time."""
+"""Seconds of CPU. A type whose last two checks took longer has the next one in a thread; one
+alone may have been the garbage collector's time."""
 
 # More would only take the interpreter from the loop; with one, a check that waits for something
 # would hold up those of all other types.

@@ -301,7 +301,11 @@ _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 def _check_text(body: bytes) -> None:
     """Raises InvalidTask where a body is no Unicode text: msgspec does not look for that in what it
     leaves undecoded."""
-    if not body.isascii() or _SURROGATE.search(body):
+    try:
+        body.decode()
+    except UnicodeDecodeError:
+        decode_json(body)
+    if _SURROGATE.search(body):
         decode_json(body)
 
 
