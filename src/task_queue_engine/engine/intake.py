@@ -78,7 +78,7 @@ class Intake:
         for request, indexes in requests:
             results = await request.results()
             for index, new, result in zip(indexes, request.tasks, results, strict=True):
-                verdicts[index] = _judge(new.task, result)
+                verdicts[index] = _judge(submissions[index], new.task, result)
         return [verdict for verdict in verdicts if verdict is not None]
 
     async def _build(
@@ -139,12 +139,12 @@ class Intake:
             request.answer((lost,) * len(request.tasks))
 
 
-def _judge(task: Task, result: SubmitResult) -> SubmitVerdict:
+def _judge(submission: Submission, task: Task, result: SubmitResult) -> SubmitVerdict:
     match result:
         case Created():
             return Accepted(task, created=True)
         case AlreadyExists(existing):
-            if existing.type == task.type and _same_json(existing.payload, task.payload):
+            if _is_replay(submission, task, existing):
                 return Accepted(existing, created=False)
             return Refused(IdempotencyKeyReused(existing.id))
         case TooLarge(size, limit):
@@ -153,6 +153,22 @@ def _judge(task: Task, result: SubmitResult) -> SubmitVerdict:
             return Refused(BackendUnavailable(reason))
         case BackendUnavailable():
             return Refused(result)
+
+
+def _is_replay(submission: Submission, task: Task, existing: Task) -> bool:
+    """Whether it asks for what `existing` was submitted for.
+
+    Options count where they are given: what was left out took a default, which may have changed
+    since. When it is to run does not: the row keeps that only until the first attempt, and a caller
+    that tries again may have counted its delay anew.
+    """
+    return (
+        existing.queue == task.queue
+        and existing.type == task.type
+        and submission.max_attempts in (None, existing.max_attempts)
+        and (submission.timeout is None or existing.timeout_seconds == task.timeout_seconds)
+        and _same_json(existing.payload, task.payload)
+    )
 
 
 def _same_json(one: object, other: object) -> bool:

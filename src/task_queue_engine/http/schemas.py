@@ -75,7 +75,8 @@ class BatchItem(TaskSubmission, frozen=True, kw_only=True, forbid_unknown_fields
         str | None,
         Meta(
             description=f"1 to {MAX_KEY_LENGTH} printable ASCII characters. Submitted again with "
-            "the same key, type and payload the item creates no second task."
+            "the same key, type and payload the item creates no second task; with another type, "
+            "payload, queue, max_attempts or timeout_seconds it is refused (422)."
         ),
     ] = None
 
@@ -152,7 +153,9 @@ class SubmissionHeaders(msgspec.Struct, frozen=True, kw_only=True):
             description=f"1 to {MAX_KEY_LENGTH} printable ASCII characters, bare or as a quoted "
             "string. Repeated with the same key, type and payload the request creates no second "
             "task: it answers 201 with the first one as it is now, and `Idempotent-Replayed: "
-            "true`."
+            "true`. Keys are one namespace for all types and queues of a store. With another type, "
+            "payload or queue, or another max_attempts or timeout_seconds than the first had, the "
+            "request is refused (422); delay_seconds and run_at may differ, the first ones stand."
         ),
     ] = None
 
