@@ -70,8 +70,8 @@ class InvalidQuery(TaskQueueError):
 
 
 class IdempotencyKeyReused(TaskQueueError):
-    """The idempotency key belongs to a task of another queue, type or payload, or with other options
-    than are given now. Keys are one namespace for a whole store."""
+    """The idempotency key belongs to a task of another queue, type or payload, or with other
+    options than are given now. Keys are one namespace for a whole store."""
 
     def __init__(self, task_id: str) -> None:
         super().__init__(

@@ -60,11 +60,17 @@ class TaskSubmission(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     ] = None
     max_attempts: Annotated[
         Annotated[int, Meta(ge=1, le=MAX_ATTEMPTS)] | None,
-        Meta(description="Attempts in all, the first included; else the type's own number."),
+        Meta(
+            description="Attempts in all, the first included; else the type's own number, which is "
+            "also the most unless the server allows more."
+        ),
     ] = None
     timeout_seconds: Annotated[
         Annotated[float, Meta(gt=0, le=MAX_TIMEOUT)] | None,
-        Meta(description="What one attempt may take; else the type's own."),
+        Meta(
+            description="What one attempt may take; else the type's own, which is also the most "
+            "unless the server allows more."
+        ),
     ] = None
 
 
