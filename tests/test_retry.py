@@ -213,6 +213,13 @@ def test_no_wait_stays_none_after_any_number_of_failures() -> None:
         {"base": math.inf},
         {"factor": math.inf},
         {"cap": MAX_SECONDS * 2},
+        {"base": "1"},
+        {"base": True},
+        {"cap": None},
+        {"cap": 10**5000},
+        {"factor": 10**400},
+        {"factor": timedelta(1)},
+        {"jitter": "no"},
     ],
 )
 def test_a_backoff_that_makes_no_sense_is_refused_where_it_is_written(
@@ -230,7 +237,11 @@ def test_seconds_or_a_timedelta() -> None:
     assert to_seconds(timedelta(minutes=1), name="x") == 60.0
 
 
-@pytest.mark.parametrize("value", [-1, math.nan, math.inf, MAX_SECONDS * 2, timedelta(-1)])
+@pytest.mark.parametrize(
+    "value",
+    [-1, math.nan, math.inf, MAX_SECONDS * 2, timedelta(-1), "5", True, 10**400, 10**5000, [1]],
+    ids=lambda value: type(value).__name__,
+)
 def test_what_is_no_duration_is_refused_by_name(value: Any) -> None:
     for refuses in (
         lambda: to_seconds(value, name="the wait"),

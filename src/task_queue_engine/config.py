@@ -14,7 +14,7 @@ from pydantic import AliasChoices, Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from task_queue_engine.errors import ConfigurationError
-from task_queue_engine.limits import MAX_ATTEMPTS
+from task_queue_engine.limits import MAX_ATTEMPTS, MAX_TIMEOUT
 from task_queue_engine.retry import MAX_SECONDS
 
 Count = Annotated[int, Field(ge=1, le=10_000)]
@@ -94,6 +94,13 @@ class Settings(EnvironmentSettings):
     # Running tasks.
     max_attempts: Annotated[int, Field(ge=1, le=MAX_ATTEMPTS)] = _env("TQE_MAX_ATTEMPTS", 3)
     task_timeout: Seconds = _env("TQE_TASK_TIMEOUT", 300.0)
+    # What a submission over HTTP may ask for at most, where that is more than its type's own.
+    submit_max_attempts: Annotated[int, Field(ge=1, le=MAX_ATTEMPTS)] | None = _env(
+        "TQE_SUBMIT_MAX_ATTEMPTS", None
+    )
+    submit_max_timeout: Annotated[float, Field(gt=0, le=MAX_TIMEOUT)] | None = _env(
+        "TQE_SUBMIT_MAX_TIMEOUT", None
+    )
     max_result_bytes: Annotated[int, Field(ge=1024, le=64 * 2**20)] = _env(
         "TQE_MAX_RESULT_BYTES", 256 * 1024
     )

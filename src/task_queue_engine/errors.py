@@ -71,11 +71,13 @@ class InvalidQuery(TaskQueueError):
 
 
 class IdempotencyKeyReused(TaskQueueError):
-    """The idempotency key belongs to a task of another type or payload."""
+    """The idempotency key belongs to a task of another queue, type or payload, or with other
+    options than are given now. Keys are one namespace for a whole store."""
 
     def __init__(self, task_id: str) -> None:
         super().__init__(
-            f"this idempotency key was already used for task {task_id} with another type or payload"
+            f"this idempotency key was already used for task {task_id} with another type, payload, "
+            "queue, max_attempts or timeout"
         )
         self.task_id = task_id
 

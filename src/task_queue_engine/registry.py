@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
-import inspect
+import logging
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum, auto
-from typing import Any, TypeVar, get_type_hints
+from functools import partial
+from types import MethodType
+from typing import Any, TypeVar
 
 from task_queue_engine.errors import RegistryError, UnknownTaskType
-from task_queue_engine.payloads import Converter, make_converter
+from task_queue_engine.foreign import shown
+from task_queue_engine.limits import MAX_ATTEMPTS
+from task_queue_engine.payloads import Conversion, make_converter
 from task_queue_engine.retry import DEFAULT_BACKOFF, Backoff, ErrorRules, Seconds, to_seconds
+from task_queue_engine.signatures import Signature, Unresolved, read_signature, spell
+
+_log = logging.getLogger(__name__)
 
 F = TypeVar("F", bound=Callable[..., Any])
 Handler = Callable[..., Any]
@@ -36,10 +43,11 @@ class TaskDefinition:
     handler: Handler
     runs_in: RunsIn
     takes_context: bool
-    convert_payload: Converter
-    """JSON data -> the annotated payload; raises InvalidTask naming the member."""
-    convert_result: Converter
-    """Stored JSON -> the annotated result."""
+    convert_payload: Conversion
+    """Called with JSON data: the annotated payload, or InvalidTask naming the member, whatever its
+    checks raise. `pack` is the way back."""
+    convert_result: Conversion
+    """The same for the annotated result."""
     payload_type: Any = Any
     max_attempts: int | None = None
     """None: the engine's default, `TQE_MAX_ATTEMPTS`."""
@@ -63,6 +71,8 @@ class TaskRegistry:
     def __init__(self) -> None:
         self._by_name: dict[str, TaskDefinition] = {}
         self._by_handler: dict[Handler, TaskDefinition] = {}
+        # Types whose payload's annotation could not be resolved yet, and how to try again.
+        self._unresolved: dict[str, Callable[[], TaskDefinition]] = {}
 
     def task(
         self,
@@ -78,21 +88,27 @@ class TaskRegistry:
 
         Args:
             name: what submissions call this type: letters, digits, ``_ . : -``, at most 128.
-            max_attempts: 1 or more; a submission may ask for another number.
+            max_attempts: 1 to 1000; a submission may ask for another number.
             timeout: seconds (or a timedelta) one attempt may take.
             backoff: waits between attempts; without one 20 s, 13 minutes, then an hour each.
             on_error: a backoff of their own for some exception types; None: never retried.
             process: run a `def` handler in a worker process, which a timeout or a cancel kills.
 
         The handler takes ``(payload)`` or ``(payload, context)``. `async def` runs on trio, `def`
-        in a thread. An annotation on the payload is enforced when a task is submitted.
+        in a thread; functions, partials, methods of objects and objects with `__call__` all do. An
+        annotation on the payload is enforced when a task is submitted. One that cannot be resolved,
+        such as a class imported under TYPE_CHECKING, is looked at again when the registry is first
+        used, and then left out with a warning: the handler gets JSON.
 
         Raises:
             RegistryError: at decoration, saying what is wrong.
         """
 
-        def register(handler: F) -> F:
-            definition = _define(
+        def register(decorated: F) -> F:
+            # In a class body a staticmethod is decorated, and its function is what is called later.
+            handler = decorated.__func__ if isinstance(decorated, staticmethod) else decorated
+            define = partial(
+                _define,
                 name,
                 handler,
                 max_attempts=max_attempts,
@@ -101,30 +117,60 @@ class TaskRegistry:
                 on_error=on_error,
                 process=process,
             )
+            definition = define()
             if name in self._by_name:
                 other = self._by_name[name].handler
-                raise RegistryError(f"task type {name!r} is already registered, by {_spell(other)}")
+                raise RegistryError(f"task type {name!r} is already registered, by {spell(other)}")
             if handler in self._by_handler:
                 raise RegistryError(
-                    f"{_spell(handler)} is already registered, "
-                    f"as {self._by_handler[handler].name!r}"
+                    f"{spell(handler)} is already registered, as {self._by_handler[handler].name!r}"
                 )
-            self._by_name[name] = definition
-            self._by_handler[handler] = definition
-            return handler
+            self._add(definition)
+            if isinstance(definition.payload_type, Unresolved):
+                self._unresolved[name] = define
+            return decorated
 
+        if callable(name):  # @tasks.task without parentheses would replace the function
+            raise RegistryError(f'@tasks.task needs a name: @tasks.task("{_suggest(name)}")')
         return register
+
+    def _add(self, definition: TaskDefinition) -> None:
+        self._by_name[definition.name] = definition
+        self._by_handler[definition.handler] = definition
+
+    def _resolve(self) -> None:
+        """Now that the modules are loaded: what comes further down in them is there."""
+        while self._unresolved:
+            name, define = self._unresolved.popitem()
+            definition = define()
+            unresolved = definition.payload_type
+            if isinstance(unresolved, Unresolved):
+                _log.warning(
+                    "task type %r (%s): payloads are not checked and arrive as JSON, since the "
+                    "annotation %r cannot be resolved (%s); import it at run time",
+                    name,
+                    spell(definition.handler),
+                    unresolved.text,
+                    unresolved.error,
+                )
+                definition = replace(definition, payload_type=Any)
+            self._add(definition)
 
     def get(self, task: str | Handler) -> TaskDefinition:
         """By type name or by the decorated function. Raises UnknownTaskType."""
-        found = self._by_name.get(task) if isinstance(task, str) else self._by_handler.get(task)
+        self._resolve()
+        try:
+            found = self._by_name.get(task) if isinstance(task, str) else self._by_handler.get(task)
+        except TypeError:  # it has no hash
+            found = None
         if found is None:
-            name = task if isinstance(task, str) else _spell(task)
+            name = task if isinstance(task, str) else spell(task)
             raise UnknownTaskType(name, self.names)
         return found
 
     @property
     def names(self) -> tuple[str, ...]:
+        self._resolve()
         return tuple(sorted(self._by_name))
 
     def include(self, other: TaskRegistry) -> None:
@@ -132,22 +178,17 @@ class TaskRegistry:
         for definition in other:
             if definition.name in self._by_name:
                 raise RegistryError(f"task type {definition.name!r} is already registered")
-            self._by_name[definition.name] = definition
-            self._by_handler[definition.handler] = definition
+            self._add(definition)
 
     def __contains__(self, name: object) -> bool:
         return name in self._by_name
 
     def __iter__(self) -> Iterator[TaskDefinition]:
+        self._resolve()
         return iter(self._by_name.values())
 
     def __len__(self) -> int:
         return len(self._by_name)
-
-
-def _spell(handler: Handler) -> str:
-    module = getattr(handler, "__module__", "?")
-    return f"{module}.{getattr(handler, '__qualname__', repr(handler))}"
 
 
 def _define(
@@ -160,72 +201,102 @@ def _define(
     on_error: Mapping[type[BaseException], Backoff | None] | None,
     process: bool,
 ) -> TaskDefinition:
-    if not _NAME.fullmatch(name):
+    """An annotation that cannot be resolved yet leaves `payload_type` Unresolved."""
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
+        if callable(name):
+            raise RegistryError(f'@tasks.task needs a name: @tasks.task("{_suggest(name)}")')
         raise RegistryError(
-            f"task type {name!r}: a name is 1 to 128 letters, digits, '_', '.', ':' or '-', "
+            f"task type {shown(name)}: a name is 1 to 128 letters, digits, '_', '.', ':' or '-', "
             "the first a letter or digit"
         )
-    where = f"task type {name!r} ({_spell(handler)})"
-    if max_attempts is not None and max_attempts < 1:
-        raise RegistryError(f"{where}: max_attempts must be at least 1, not {max_attempts}")
+    where = f"task type {name!r} ({spell(handler)})"
     try:
-        seconds = None if timeout is None else to_seconds(timeout, name="timeout")
-    except ValueError as error:
+        options = _check_options(max_attempts, timeout, backoff, on_error, process)
+        signature = read_signature(handler)
+        hash(handler)
+    except (RegistryError, ValueError) as error:
         raise RegistryError(f"{where}: {error}") from None
-    if seconds == 0:
-        raise RegistryError(f"{where}: timeout must be more than 0 seconds")
+    except TypeError:
+        raise RegistryError(f"{where}: an object that has no hash cannot be registered") from None
+    if process:
+        _check_process(handler, signature, where)
+    try:
+        late = isinstance(signature.payload, Unresolved)
+        convert_payload = make_converter(Any if late else signature.payload)
+    except TypeError as error:
+        raise RegistryError(
+            f"{where}: the payload annotation is neither JSON nor a dataclass, msgspec.Struct, "
+            f"attrs class or pydantic model: {error}"
+        ) from None
+    return TaskDefinition(
+        name=name,
+        handler=handler,
+        runs_in=(
+            RunsIn.TRIO if signature.is_async else RunsIn.PROCESS if process else RunsIn.THREAD
+        ),
+        takes_context=signature.takes_context,
+        convert_payload=convert_payload,
+        convert_result=_result_conversion(signature.result),
+        payload_type=signature.payload,
+        **options,
+    )
 
-    is_async = inspect.iscoroutinefunction(handler)
-    if process and is_async:
+
+def _check_options(
+    max_attempts: Any, timeout: Any, backoff: Any, on_error: Any, process: Any
+) -> dict[str, Any]:
+    """Those for the definition. Raises ValueError, naming the one that is wrong: what gets past
+    here ends up in the store, or in a worker that has to decide about a retry."""
+    if max_attempts is not None:
+        is_number = isinstance(max_attempts, int) and not isinstance(max_attempts, bool)
+        if not is_number or not 1 <= max_attempts <= MAX_ATTEMPTS:
+            raise ValueError(
+                f"max_attempts must be an integer from 1 to {MAX_ATTEMPTS}, "
+                f"not {shown(max_attempts)}"
+            )
+    seconds = None if timeout is None else to_seconds(timeout, name="timeout")
+    if seconds == 0:
+        raise ValueError("timeout must be more than 0 seconds")
+    if backoff is not None and not isinstance(backoff, Backoff):
+        raise ValueError(f"backoff must be a Backoff, not {shown(backoff)}")
+    if on_error is not None and not isinstance(on_error, Mapping):
+        raise ValueError(f"on_error must map exception types to a Backoff, not {shown(on_error)}")
+    for kind, rule in (on_error or {}).items():
+        if not (isinstance(kind, type) and issubclass(kind, BaseException)):
+            raise ValueError(f"on_error: {shown(kind)} is not an exception type")
+        if rule is not None and not isinstance(rule, Backoff):
+            raise ValueError(
+                f"on_error: {kind.__name__} needs a Backoff or None, not {shown(rule)}"
+            )
+    if not isinstance(process, bool):
+        raise ValueError(f"process must be True or False, not {shown(process)}")
+    return {
+        "max_attempts": None if max_attempts is None else int(max_attempts),
+        "timeout": seconds,
+        "backoff": backoff or DEFAULT_BACKOFF,
+        "error_rules": dict(on_error or {}),
+    }
+
+
+def _check_process(handler: Handler, signature: Signature, where: str) -> None:
+    if signature.is_async:
         raise RegistryError(f"{where}: process=True needs a plain `def` handler")
-    if process and ("<locals>" in handler.__qualname__ or handler.__name__ == "<lambda>"):
+    name = getattr(handler, "__qualname__", "<locals>")  # a partial or an object has none
+    if isinstance(handler, MethodType) or "<locals>" in name or "<lambda>" in name:
         raise RegistryError(
             f"{where}: process=True needs a handler at module level, "
             "where a worker process can import it"
         )
 
-    parameters = [
-        parameter
-        for parameter in inspect.signature(handler).parameters.values()
-        if parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD)
-    ]
-    required_keywords = [
-        parameter.name
-        for parameter in inspect.signature(handler).parameters.values()
-        if parameter.kind is parameter.KEYWORD_ONLY and parameter.default is parameter.empty
-    ]
-    if len(parameters) not in (1, 2) or required_keywords:
-        raise RegistryError(f"{where}: a handler takes (payload) or (payload, context)")
 
+def _result_conversion(annotation: Any) -> Conversion:
+    """A result is only ever read back as a convenience: any return annotation is allowed."""
     try:
-        hints = get_type_hints(handler, include_extras=True)
-    except NameError as error:
-        raise RegistryError(f"{where}: an annotation cannot be resolved: {error}") from None
-    payload_type = hints.get(parameters[0].name, Any)
-    result_type = hints.get("return", Any)
-    try:
-        convert_payload = make_converter(payload_type)
-    except TypeError as error:
-        raise RegistryError(
-            f"{where}: the payload annotation is neither JSON nor a dataclass, msgspec.Struct "
-            f"or pydantic model: {error}"
-        ) from None
-    try:
-        convert_result = make_converter(result_type, field="result")
+        known = Any if isinstance(annotation, Unresolved) else annotation
+        return make_converter(known, field="result")
     except TypeError:
-        # A result is only ever read back as a convenience: any return annotation is allowed.
-        convert_result = make_converter(Any)
+        return make_converter(Any, field="result")
 
-    return TaskDefinition(
-        name=name,
-        handler=handler,
-        runs_in=RunsIn.TRIO if is_async else RunsIn.PROCESS if process else RunsIn.THREAD,
-        takes_context=len(parameters) == 2,
-        convert_payload=convert_payload,
-        convert_result=convert_result,
-        payload_type=payload_type,
-        max_attempts=max_attempts,
-        timeout=seconds,
-        backoff=backoff or DEFAULT_BACKOFF,
-        error_rules=dict(on_error or {}),
-    )
+
+def _suggest(handler: Any) -> str:
+    return str(getattr(handler, "__name__", "name"))

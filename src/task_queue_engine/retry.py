@@ -6,13 +6,14 @@ type's `Backoff`.
 
 from __future__ import annotations
 
-import math
 import random
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from task_queue_engine.errors import ResultNotStorable, WrongAsyncLibrary, lacks_resources
+from task_queue_engine.foreign import shown
 from task_queue_engine.task import Task
 
 Seconds = float | timedelta
@@ -30,11 +31,17 @@ _UNTIL_RESOURCES = 5.0
 
 
 def to_seconds(value: Seconds, *, name: str) -> float:
-    """Seconds as a float. Raises ValueError, naming `name`, outside 0 to MAX_SECONDS."""
-    seconds = value.total_seconds() if isinstance(value, timedelta) else float(value)
-    if not 0 <= seconds <= MAX_SECONDS:
-        raise ValueError(f"{name} must be 0 to {MAX_SECONDS:.0f} seconds, not {value!r}")
-    return seconds
+    """Seconds as a float. Raises ValueError, naming `name`, for what is no number of seconds and
+    outside 0 to MAX_SECONDS."""
+    seconds = value.total_seconds() if isinstance(value, timedelta) else value
+    # Compared before it is converted: an integer may be too large for a float.
+    if not _is_number(seconds) or not 0 <= seconds <= MAX_SECONDS:
+        raise ValueError(f"{name} must be 0 to {MAX_SECONDS:.0f} seconds, not {shown(value)}")
+    return float(seconds)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 class Retry(Exception):
@@ -77,17 +84,22 @@ class Backoff:
 
     def __post_init__(self) -> None:
         # Written so that NaN is refused too: a wait no calendar can hold would surface in a worker.
-        in_range = 0 <= self.base <= MAX_SECONDS and 0 <= self.cap <= MAX_SECONDS
-        if not (in_range and 1 <= self.factor < math.inf):
+        in_range = (
+            all(map(_is_number, (self.base, self.factor, self.cap)))
+            and 0 <= self.base <= MAX_SECONDS
+            and 0 <= self.cap <= MAX_SECONDS
+            and 1 <= self.factor <= sys.float_info.max
+        )
+        if not in_range or not isinstance(self.jitter, bool):
             raise ValueError(
-                f"Backoff needs base and cap of 0 to {MAX_SECONDS:.0f} seconds and a finite "
-                f"factor of at least 1, not {self}"
+                f"Backoff needs base and cap of 0 to {MAX_SECONDS:.0f} seconds, a finite factor of "
+                f"at least 1 and a jitter of True or False, not {shown(self)}"
             )
 
     def delay(self, failures: int, rng: random.Random) -> float:
         """Seconds to wait after the `failures`-th failed attempt (1, 2, ...)."""
         try:
-            bound = min(self.cap, self.base * self.factor ** (failures - 1))
+            bound = min(self.cap, self.base * float(self.factor) ** (failures - 1))
         except OverflowError:
             bound = self.cap if self.base else 0.0
         return rng.uniform(1 - _JITTER, 1) * bound if self.jitter else bound

@@ -29,7 +29,6 @@ PAYLOADS: dict[str, Any] = {
     "odd text": '\ufffe \u2028 " \\ ☃ 🎈',
     "null": None,
     "number": -0.0,
-    "keys that become one": {1: "a", "1": "b"},
     "spelled freely": {"raw": msgspec.Raw(b'{ "a" : 1.50E1 }')},
 }
 each_payload = pytest.mark.parametrize("payload", PAYLOADS.values(), ids=PAYLOADS.keys())
@@ -49,7 +48,9 @@ def build(payload: Any) -> NewTask:
     builder = TaskBuilder(
         registry=plain_tasks(), settings=settings, clock=ManualClock(), max_delay=900.0
     )
-    return builder.build(Submission(task="plain", payload=payload))
+    submission = Submission(task="plain", payload=payload)
+    definition = builder.definition(submission)
+    return builder.build(definition, submission, builder.pack(definition, submission))
 
 
 @contextmanager

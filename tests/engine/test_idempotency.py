@@ -14,6 +14,7 @@ from task_queue_engine.errors import (
     IdempotencyKeyInFlight,
     IdempotencyKeyReused,
 )
+from task_queue_engine.task import task_id_for_key
 from tests.engine.engines import Runs, ended, running
 
 
@@ -82,6 +83,52 @@ async def test_a_key_reused_for_something_else_is_refused(
             await engine.submit(task, payload, idempotency_key="k")
         assert caught.value.task_id == handle.id
         assert await handle.result() == "paid"
+
+
+async def test_a_key_belongs_to_one_queue(
+    tasks: TaskRegistry, backend: MemoryBackend, pay: Any
+) -> None:
+    async with (
+        running(tasks, backend) as here,
+        running(tasks, backend, queue="elsewhere") as elsewhere,
+    ):
+        handle = await here.submit(pay, 1, idempotency_key="k")
+        with pytest.raises(IdempotencyKeyReused, match="queue") as caught:
+            await elsewhere.submit(pay, 1, idempotency_key="k")
+        assert caught.value.task_id == handle.id
+        assert (await here.metrics()).counts.total == 1
+
+
+@pytest.mark.parametrize("other", [{"max_attempts": 5}, {"timeout": 7}, {"timeout": 7.5}])
+async def test_options_that_are_given_have_to_be_those_of_the_first_time(
+    tasks: TaskRegistry, backend: MemoryBackend, pay: Any, other: Any
+) -> None:
+    async with running(tasks, backend) as engine:
+        first = await engine.submit(pay, 1, idempotency_key="k", max_attempts=2, timeout=60)
+        again = await engine.submit(pay, 1, idempotency_key="k", max_attempts=2, timeout=60.0)
+        assert again.id == first.id
+        # Left out they are no claim: the defaults may have changed since.
+        assert (await engine.submit(pay, 1, idempotency_key="k")).id == first.id
+        with pytest.raises(IdempotencyKeyReused):
+            await engine.submit(pay, 1, idempotency_key="k", **other)
+        await first.result()
+        assert (await engine.submit(pay, 1, idempotency_key="k", max_attempts=2)).id == first.id
+
+
+async def test_when_it_is_to_run_may_be_counted_anew(
+    tasks: TaskRegistry, backend: MemoryBackend, pay: Any
+) -> None:
+    async with running(tasks, backend) as engine:
+        first = await engine.submit(pay, 1, idempotency_key="k", delay=60)
+        run_at = (await first.task()).run_at
+        again = await engine.submit(pay, 1, idempotency_key="k", delay=30)
+        assert again.id == first.id
+        assert (await again.task()).run_at == run_at
+
+
+def test_ids_of_keys_never_change() -> None:
+    """Those that are stored were made by every version there was."""
+    assert task_id_for_key("order-4711") == "50c354de-cd2e-58d1-a0b9-6660a230db2a"
 
 
 async def test_a_key_still_in_flight_is_told_so(

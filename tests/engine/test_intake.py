@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import datetime, timedelta, timezone, tzinfo
 from typing import Any
 
 import msgspec
@@ -23,6 +24,7 @@ from task_queue_engine.errors import (
     EngineNotRunning,
     IdempotencyKeyInFlight,
     IdempotencyKeyReused,
+    InvalidTask,
 )
 
 
@@ -33,7 +35,10 @@ class Picky:
     value: int
 
     def __post_init__(self) -> None:
-        raise ZeroDivisionError("in a validator")
+        raise RAISED[self.value]
+
+
+RAISED = [ZeroDivisionError, KeyError, SystemExit, GeneratorExit, RecursionError, BaseException]
 
 
 class Rig:
@@ -141,18 +146,83 @@ async def test_a_key_stays_in_flight_after_a_caller_was_cancelled_waiting_for_th
     assert isinstance(await rig.submit("k"), Accepted)
 
 
-async def test_a_key_is_free_again_after_a_defect_in_a_later_submissions_validator(
-    autojump_clock: MockClock,
+@pytest.mark.parametrize("which", range(len(RAISED)))
+async def test_a_check_with_a_defect_refuses_its_own_submission_alone(
+    autojump_clock: MockClock, which: int
 ) -> None:
     rig = Rig()
-    with pytest.raises(ZeroDivisionError):
-        await rig.intake.submit(
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(rig.answer)
+        before, picky, after = await rig.intake.submit(
             [
                 Submission(task="t", idempotency_key="k"),
-                Submission(task="picky", payload={"value": 1}),
+                Submission(task="picky", payload={"value": which}, idempotency_key="l"),
+                Submission(task="t"),
             ]
         )
+    assert isinstance(before, Accepted)
+    assert isinstance(after, Accepted)
+    assert isinstance(picky, Refused)
+    assert isinstance(picky.error, InvalidTask)
+    assert picky.error.field == "payload"
     assert isinstance(await rig.submit("k"), Accepted)
+    assert isinstance(await rig.submit("l"), Accepted)
+
+
+class Odd(int):
+    """A number whose methods raise."""
+
+    def __le__(self, other: object) -> bool:
+        raise SystemExit(3)
+
+    __ge__ = __lt__ = __gt__ = __eq__ = __index__ = __int__ = __repr__ = __le__  # type: ignore[assignment]
+    __hash__ = None  # type: ignore[assignment]
+
+
+class Nowhere(tzinfo):
+    def utcoffset(self, when: datetime | None) -> timedelta:
+        raise SystemExit(3)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"max_attempts": Odd(3)},
+        {"max_attempts": 10**5000},
+        {"timeout": Odd(3)},
+        {"timeout": 10**5000},
+        {"delay": Odd(3)},
+        {"delay": -(10**5000)},
+        {"run_at": datetime(2030, 1, 1, tzinfo=Nowhere())},
+        {"run_at": datetime.max.replace(tzinfo=timezone(-timedelta(hours=5)))},
+        {"run_at": Odd(3)},
+        {"task": []},
+        {"task": Odd(3)},
+        {"task": "\ud800"},
+        {"idempotency_key": Odd(3)},
+        {"idempotency_key": []},
+        {"payload": Odd(3)},
+    ],
+    ids=lambda wrong: "-".join(wrong),
+)
+async def test_whatever_a_caller_hands_in_it_is_refused_by_field(
+    autojump_clock: MockClock, wrong: dict[str, Any]
+) -> None:
+    rig = Rig()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(rig.answer)
+        bad, good = await rig.intake.submit(
+            [Submission(**({"task": "t"} | wrong)), Submission(task="t")]
+        )
+    assert isinstance(good, Accepted)
+    if isinstance(bad, Accepted):  # it is a 3 all the same
+        assert 3 in (bad.task.payload, bad.task.max_attempts)
+        return
+    assert isinstance(bad, Refused)
+    assert isinstance(bad.error, InvalidTask)
+    names = {"task": "type", "delay": "delay_seconds", "timeout": "timeout_seconds"}
+    (name,) = wrong
+    assert bad.error.field in (names.get(name, name), "submission")
 
 
 async def test_the_same_key_twice_in_one_batch(autojump_clock: MockClock) -> None:

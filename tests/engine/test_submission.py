@@ -41,7 +41,9 @@ def build(**fields: Any) -> NewTask:
     builder = TaskBuilder(
         registry=registry, settings=settings, clock=ManualClock(), max_delay=MAX_DELAY
     )
-    return builder.build(Submission(**({"task": "plain", "payload": 1} | fields)))
+    submission = Submission(**({"task": "plain", "payload": 1} | fields))
+    definition = builder.definition(submission)
+    return builder.build(definition, submission, builder.pack(definition, submission))
 
 
 def test_a_plain_one_takes_the_engines_defaults() -> None:

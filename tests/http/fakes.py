@@ -22,7 +22,6 @@ from task_queue_engine.backends.base import (
     QueueDepth,
     TaskPage,
 )
-from task_queue_engine.codec import encode_json
 from task_queue_engine.engine.api import (
     Accepted,
     EngineApi,
@@ -140,10 +139,9 @@ class FakeEngine(EngineApi):
 
     def _new_task(self, submission: Submission) -> Task:
         definition = self._registry.get(submission.task)
-        encoded = encode_json(submission.payload)
+        payload, encoded = definition.convert_payload.pack(submission.payload)
         if len(encoded) > MAX_PAYLOAD:
             raise PayloadTooLarge(len(encoded), MAX_PAYLOAD)
-        definition.convert_payload(submission.payload)
         now = datetime.now(UTC)
         run_at = submission.run_at
         if submission.delay is not None:
@@ -156,7 +154,7 @@ class FakeEngine(EngineApi):
         return Task(
             id=new_task_id() if key is None else task_id_for_key(key),
             type=definition.name,
-            payload=submission.payload,
+            payload=payload,
             max_attempts=submission.max_attempts or definition.max_attempts or 3,
             timeout_seconds=None if timeout is None else to_seconds(timeout, name="timeout"),
             created_at=now,

@@ -11,6 +11,8 @@ import trio
 from quart_trio.testing import TrioClient
 
 from task_queue_engine.errors import BackendUnavailable, EngineNotRunning
+from task_queue_engine.http import create_app
+from tests.http.conftest import make_settings
 from tests.http.fakes import FakeEngine
 
 JSON = {"Content-Type": "application/json"}
@@ -56,7 +58,7 @@ async def test_options_reach_the_engine(client: TrioClient, engine: FakeEngine) 
             "type": "anything",
             "payload": 0,
             "run_at": "2040-01-01T02:00:00+02:00",
-            "max_attempts": 7,
+            "max_attempts": 2,
             "timeout_seconds": 1.5,
         },
     )
@@ -64,7 +66,7 @@ async def test_options_reach_the_engine(client: TrioClient, engine: FakeEngine) 
     assert response.status_code == 201
     (task,) = engine.stored
     assert task.run_at == datetime(2040, 1, 1, tzinfo=UTC)
-    assert (task.max_attempts, task.timeout_seconds) == (7, 1.5)
+    assert (task.max_attempts, task.timeout_seconds) == (2, 1.5)
 
 
 async def test_a_delay_becomes_a_time(client: TrioClient, engine: FakeEngine) -> None:
@@ -328,3 +330,43 @@ async def test_a_defect_is_answered_without_its_insides(
     assert b"hunter2" not in await response.get_data()
     assert "find-me" in caplog.text
     assert "hunter2" in caplog.text
+
+
+# --- how much may be asked for ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("settings", "members", "field"),
+    [
+        ({}, {"max_attempts": 3, "timeout_seconds": 300}, None),  # the engine's defaults
+        ({}, {"max_attempts": 4}, "max_attempts"),
+        ({}, {"timeout_seconds": 300.5}, "timeout_seconds"),
+        ({}, {"max_attempts": 1000, "timeout_seconds": 86_400}, "max_attempts"),
+        ({}, {"type": "email", "payload": {"to": "a"}, "max_attempts": 5}, None),  # its own
+        ({}, {"type": "email", "payload": {"to": "a"}, "max_attempts": 6}, "max_attempts"),
+        ({"submit_max_attempts": 20}, {"max_attempts": 20}, None),
+        ({"submit_max_attempts": 20}, {"max_attempts": 21}, "max_attempts"),
+        ({"submit_max_attempts": 1}, {"max_attempts": 3}, None),  # less takes nothing away
+        ({"submit_max_timeout": 3600}, {"timeout_seconds": 3600}, None),
+        ({"submit_max_timeout": 3600}, {"timeout_seconds": 3601}, "timeout_seconds"),
+        ({"max_attempts": 9}, {"max_attempts": 9}, None),
+    ],
+    ids=str,
+)
+async def test_a_submitter_may_ask_for_what_the_type_has_and_the_deployment_allows(
+    engine: FakeEngine, settings: Any, members: Any, field: str | None
+) -> None:
+    client = create_app(engine, make_settings(**settings)).test_client()
+    body = {"type": "anything", "payload": 1} | members
+    alone = await client.post("/tasks", json=body)
+    batch = await client.post("/tasks/batch", json={"tasks": [body]})
+    (result,) = (await batch.get_json())["results"]
+    if field is None:
+        assert (alone.status_code, result["status"]) == (201, 201)
+    else:
+        problem = await alone.get_json()
+        assert (alone.status_code, result["status"]) == (422, 422)
+        assert (problem["field"], result["problem"]["field"]) == (field, field)
+        assert (
+            f"TQE_SUBMIT_{'MAX_ATTEMPTS' if 'att' in field else 'MAX_TIMEOUT'}" in problem["error"]
+        )

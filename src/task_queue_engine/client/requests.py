@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import msgspec
@@ -11,8 +10,12 @@ import msgspec
 from task_queue_engine.codec import encode_json
 from task_queue_engine.engine.api import Submission
 from task_queue_engine.errors import InvalidTask
+from task_queue_engine.foreign import shown
 from task_queue_engine.limits import MAX_KEY_LENGTH
-from task_queue_engine.payloads import to_json_types
+from task_queue_engine.payloads import make_converter
+
+# The server knows the annotation; here each object is written by the rules of its own class.
+_payload = make_converter(Any)
 
 
 def encode_submission(submission: Submission, *, with_key: bool) -> bytes:
@@ -24,21 +27,27 @@ def encode_submission(submission: Submission, *, with_key: bool) -> bytes:
     """
     if not isinstance(submission.task, str):
         raise InvalidTask("over HTTP a task is submitted by the name of its type", field="type")
+    run_at = submission.run_at
+    if run_at is not None and not isinstance(run_at, datetime):
+        raise InvalidTask(f"must be a datetime, not {shown(run_at)}", field="run_at")
+    attempts = submission.max_attempts
+    if attempts is not None and (isinstance(attempts, bool) or not isinstance(attempts, int)):
+        raise InvalidTask(f"must be an integer, not {shown(attempts)}", field="max_attempts")
     members: dict[str, Any] = {
-        "type": submission.task,
+        "type": encode_json(submission.task, field="type"),
         # Strictly: msgspec by itself would turn NaN into null.
-        "payload": msgspec.Raw(encode_json(to_json_types(submission.payload))),
+        "payload": _payload.pack(submission.payload)[1],
         "delay_seconds": _seconds(submission.delay, "delay_seconds"),
-        "run_at": submission.run_at,
-        "max_attempts": submission.max_attempts,
+        "run_at": None if run_at is None else encode_json(run_at, field="run_at"),
+        "max_attempts": None if attempts is None else encode_json(attempts, field="max_attempts"),
         "timeout_seconds": _seconds(submission.timeout, "timeout_seconds"),
     }
     key = submission.idempotency_key
     if key is not None:
         _check_key(key)
         if with_key:
-            members["idempotency_key"] = key
-    present = {name: value for name, value in members.items() if value is not None}
+            members["idempotency_key"] = encode_json(key)
+    present = {name: msgspec.Raw(value) for name, value in members.items() if value is not None}
     return msgspec.json.encode(present)
 
 
@@ -49,17 +58,19 @@ def key_header(key: str) -> str:
     return f'"{escaped}"'
 
 
-def _check_key(key: str) -> None:
-    if not 1 <= len(key) <= MAX_KEY_LENGTH or not (key.isascii() and key.isprintable()):
+def _check_key(key: object) -> None:
+    is_fit = isinstance(key, str) and key.isascii() and key.isprintable()
+    if not (is_fit and 1 <= len(str(key)) <= MAX_KEY_LENGTH):
         raise InvalidTask(
             f"over HTTP it must be 1 to {MAX_KEY_LENGTH} printable ASCII characters",
             field="idempotency_key",
         )
 
 
-def _seconds(value: float | timedelta | None, field: str) -> float | None:
-    if isinstance(value, timedelta):
-        return value.total_seconds()
-    if value is not None and not math.isfinite(value):
-        raise InvalidTask(f"must be a number of seconds, not {value}", field=field)
-    return value
+def _seconds(value: object, field: str) -> bytes | None:
+    if value is None:
+        return None
+    seconds = value.total_seconds() if isinstance(value, timedelta) else value
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float):
+        raise InvalidTask(f"must be a number of seconds, not {shown(value)}", field=field)
+    return encode_json(seconds, field=field)

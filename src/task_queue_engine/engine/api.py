@@ -152,10 +152,15 @@ class TaskApi(ABC):
         Args:
             task: the name of its type; an engine also takes the registered function.
             payload: what the handler gets: JSON, or an instance of its annotation (a dataclass, a
-                Struct, a pydantic model).
+                Struct, a pydantic model, an attrs class). It is stored as JSON that anyone who may
+                look the task up can read, a SecretStr with its real value.
             delay, run_at: not before; in seconds from now, or at an aware datetime.
             max_attempts, timeout: instead of the type's own; timeout in seconds.
-            idempotency_key: submitting again with the same key gives the same task.
+            idempotency_key: submitting again with the same key gives the same task, for as long as
+                that is kept (`TQE_RETENTION`). Keys are one namespace for all queues and types of a
+                store: put your own prefix in front. The same type, payload, queue and, where they
+                are given, max_attempts and timeout are asked for; when it is to run may differ, the
+                first time stands.
 
         Raises:
             InvalidTask: naming the field (UnknownTaskType, PayloadTooLarge among them).

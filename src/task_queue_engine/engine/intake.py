@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
+import time
 from collections.abc import Sequence
+from functools import partial
 
+import msgspec
 import trio
 
 from task_queue_engine.actors.messages import SubmitRequest, SubmitResult
 from task_queue_engine.backends.base import AlreadyExists, Created, NewTask, TooLarge, TryAgain
-from task_queue_engine.codec import encode_json
 from task_queue_engine.engine.api import Accepted, Refused, Submission, SubmitVerdict
 from task_queue_engine.engine.submission import TaskBuilder
 from task_queue_engine.errors import (
@@ -19,7 +22,11 @@ from task_queue_engine.errors import (
     InvalidTask,
     PayloadTooLarge,
 )
+from task_queue_engine.execution.checks import PayloadChecks
 from task_queue_engine.task import Task
+
+# Seconds after which a batch lets others have their turn.
+_TURN = 0.005
 
 
 class Intake:
@@ -36,8 +43,10 @@ class Intake:
         self._builder = builder
         self._submissions = submissions
         self._request_size = request_size
+        self._checks = PayloadChecks()
         self._keys_in_flight: set[str] = set()
-        self._unanswered: set[SubmitRequest] = set()
+        self._unanswered: dict[int, SubmitRequest] = {}
+        self._numbers = itertools.count()
 
     @property
     def pending(self) -> int:
@@ -51,7 +60,7 @@ class Intake:
         # Those this call has put in flight; the answer to a request takes its own out again.
         keys: set[str] = set()
         try:
-            accepted = self._build(submissions, verdicts, keys)
+            accepted = await self._build(submissions, verdicts, keys)
             for i in range(0, len(accepted), self._request_size):
                 chunk = accepted[i : i + self._request_size]
                 try:
@@ -69,10 +78,10 @@ class Intake:
         for request, indexes in requests:
             results = await request.results()
             for index, new, result in zip(indexes, request.tasks, results, strict=True):
-                verdicts[index] = _judge(new.task, result)
+                verdicts[index] = _judge(submissions[index], new.task, result)
         return [verdict for verdict in verdicts if verdict is not None]
 
-    def _build(
+    async def _build(
         self,
         submissions: Sequence[Submission],
         verdicts: list[SubmitVerdict | None],
@@ -80,9 +89,16 @@ class Intake:
     ) -> list[tuple[int, NewTask]]:
         """The tasks to hand over, with their places; refusals go to `verdicts`."""
         accepted: list[tuple[int, NewTask]] = []
+        turn_ends = time.perf_counter() + _TURN
         for index, submission in enumerate(submissions):
+            if time.perf_counter() > turn_ends:
+                await trio.lowlevel.checkpoint()
+                turn_ends = time.perf_counter() + _TURN
             try:
-                new = self._builder.build(submission)
+                definition = self._builder.definition(submission)
+                pack = partial(self._builder.pack, definition, submission)
+                packed = await self._checks.call(definition, submission.payload, pack)
+                new = self._builder.build(definition, submission, packed)
             except InvalidTask as error:
                 verdicts[index] = Refused(error)
                 continue
@@ -96,36 +112,39 @@ class Intake:
         return accepted
 
     async def _hand_over(self, tasks: tuple[NewTask, ...]) -> SubmitRequest:
-        def on_answer() -> None:
-            self._unanswered.discard(request)
-            if self._keys_in_flight:
-                self._keys_in_flight.difference_update(new.task.id for new in tasks)
-
-        request = SubmitRequest(tasks, on_answer)
-        self._unanswered.add(request)
+        number = next(self._numbers)
+        # By its number: a request that held itself would keep its payloads until the garbage
+        # collector comes, which then has all of them to walk through.
+        request = SubmitRequest(tasks, partial(self._on_answer, number))
+        self._unanswered[number] = request
         try:
             await self._submissions.send(request)
         except (trio.ClosedResourceError, trio.BrokenResourceError):
-            self._unanswered.discard(request)
+            del self._unanswered[number]
             raise EngineNotRunning from None
         except trio.Cancelled:
-            self._unanswered.discard(request)
+            del self._unanswered[number]
             raise
         return request
+
+    def _on_answer(self, number: int) -> None:
+        request = self._unanswered.pop(number, None)
+        if request is not None and self._keys_in_flight:
+            self._keys_in_flight.difference_update(new.task.id for new in request.tasks)
 
     def close(self) -> None:
         """The submitter is gone: callers that still wait get an answer."""
         lost = BackendUnavailable("the engine ended before it could answer; ask for the task again")
-        for request in tuple(self._unanswered):
+        for request in tuple(self._unanswered.values()):
             request.answer((lost,) * len(request.tasks))
 
 
-def _judge(task: Task, result: SubmitResult) -> SubmitVerdict:
+def _judge(submission: Submission, task: Task, result: SubmitResult) -> SubmitVerdict:
     match result:
         case Created():
             return Accepted(task, created=True)
         case AlreadyExists(existing):
-            if existing.type == task.type and _same_json(existing.payload, task.payload):
+            if _is_replay(submission, task, existing):
                 return Accepted(existing, created=False)
             return Refused(IdempotencyKeyReused(existing.id))
         case TooLarge(size, limit):
@@ -136,15 +155,25 @@ def _judge(task: Task, result: SubmitResult) -> SubmitVerdict:
             return Refused(result)
 
 
+def _is_replay(submission: Submission, task: Task, existing: Task) -> bool:
+    """Whether it asks for what `existing` was submitted for.
+
+    Options count where they are given: what was left out took a default, which may have changed
+    since. When it is to run does not: the row keeps that only until the first attempt, and a caller
+    that tries again may have counted its delay anew.
+    """
+    return (
+        existing.queue == task.queue
+        and existing.type == task.type
+        and submission.max_attempts in (None, existing.max_attempts)
+        and (submission.timeout is None or existing.timeout_seconds == task.timeout_seconds)
+        and _same_json(existing.payload, task.payload)
+    )
+
+
 def _same_json(one: object, other: object) -> bool:
     """Equal as JSON: member order does not matter, 1 and true do."""
-    return _canonical(one) == _canonical(other)
+    return _canonical.encode(one) == _canonical.encode(other)
 
 
-def _canonical(value: object) -> bytes:
-    if isinstance(value, dict):
-        members = sorted(value.items())
-        return b"{" + b",".join(encode_json(k) + b":" + _canonical(v) for k, v in members) + b"}"
-    if isinstance(value, list):
-        return b"[" + b",".join(_canonical(item) for item in value) + b"]"
-    return encode_json(value)
+_canonical = msgspec.json.Encoder(order="sorted")

@@ -162,7 +162,8 @@ def _run(job: wire.Job, engine: EngineSocket) -> wire.Returned | wire.Raised:
         definition = _definition(job.handler, job.task.type)
         payload = definition.convert_payload(job.task.payload)
         arguments = (payload, context) if definition.takes_context else (payload,)
-        result = encode_result(definition.handler(*arguments), job.max_result_bytes)
+        returned = definition.handler(*arguments)
+        result = encode_result(returned, job.max_result_bytes, definition.convert_result)
         return wire.Returned(msgspec.Raw(result))
     except BaseException as raised:  # noqa: BLE001 - all that a handler raises goes to the engine
         error = unwrap_single(raised)

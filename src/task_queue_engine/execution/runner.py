@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import trio
 
 from task_queue_engine.errors import AttemptTimedOut, ResultNotStorable, WrongAsyncLibrary
+from task_queue_engine.execution.checks import PayloadChecks
 from task_queue_engine.execution.containment import contain, needs_asyncio
 from task_queue_engine.execution.contexts import AttemptContext
 from task_queue_engine.execution.processes import ProcessPool
@@ -73,6 +74,7 @@ class HandlerRunner:
         self._processes = ProcessPool(
             limit=processes, max_result_bytes=max_result_bytes, more_environment=more_environment
         )
+        self.checks = PayloadChecks()
         self.on_trio = 0
         """Async handlers that run; counted by their calls."""
 
@@ -217,7 +219,7 @@ class _TrioCall:
 
     async def run(self, waited: float) -> Any:
         definition, task, limit = self._definition, self._task, self._runner.max_result_bytes
-        payload = definition.convert_payload(task.payload)
+        payload = await self._runner.checks.convert(definition, task.payload)
         open_nurseries = len(trio.lowlevel.current_task().child_nurseries)
         try:
             if definition.takes_context:
@@ -227,7 +229,7 @@ class _TrioCall:
                 value = await definition.handler(payload)
         finally:
             _close_leaked(open_nurseries)
-        return storable_result(value, limit)
+        return storable_result(value, limit, definition.convert_result)
 
 
 def _close_leaked(kept: int) -> None:

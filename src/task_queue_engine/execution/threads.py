@@ -228,7 +228,7 @@ def _run(definition: TaskDefinition, task: Task, context: ThreadContext, limit: 
     try:
         payload = definition.convert_payload(task.payload)
         arguments = (payload, context) if definition.takes_context else (payload,)
-        return storable_result(definition.handler(*arguments), limit)
+        return storable_result(definition.handler(*arguments), limit, definition.convert_result)
     except Exception:
         raise
     except BaseException as error:

@@ -128,7 +128,8 @@ _PROBLEM_TYPES = (
         "idempotency-key-reused",
         422,
         "Idempotency key reused",
-        "The key belongs to a task of another type or payload. Nothing was stored.",
+        "The key belongs to a task of another type, payload or queue, or with another max_attempts "
+        "or timeout_seconds than this request names. Nothing was stored.",
     ),
     ProblemType(
         "header-too-large", 431, "Header too large", "The request's head is over the limit."

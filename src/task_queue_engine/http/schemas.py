@@ -42,8 +42,9 @@ class TaskSubmission(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     type: Annotated[
         str, Meta(min_length=1, description="Which handler runs it, by its registered name.")
     ]
+    # Undecoded: the engine decodes it, once. A copy here would cost as much again.
     payload: Annotated[
-        Any,
+        msgspec.Raw,
         Meta(
             description="What the handler is given: any JSON but `null` and the empty string.",
             examples=["user@example.com", {"to": "user@example.com", "subject": "Hello"}],
@@ -59,11 +60,17 @@ class TaskSubmission(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     ] = None
     max_attempts: Annotated[
         Annotated[int, Meta(ge=1, le=MAX_ATTEMPTS)] | None,
-        Meta(description="Attempts in all, the first included; else the type's own number."),
+        Meta(
+            description="Attempts in all, the first included; else the type's own number, which is "
+            "also the most unless the server allows more."
+        ),
     ] = None
     timeout_seconds: Annotated[
         Annotated[float, Meta(gt=0, le=MAX_TIMEOUT)] | None,
-        Meta(description="What one attempt may take; else the type's own."),
+        Meta(
+            description="What one attempt may take; else the type's own, which is also the most "
+            "unless the server allows more."
+        ),
     ] = None
 
 
@@ -74,7 +81,8 @@ class BatchItem(TaskSubmission, frozen=True, kw_only=True, forbid_unknown_fields
         str | None,
         Meta(
             description=f"1 to {MAX_KEY_LENGTH} printable ASCII characters. Submitted again with "
-            "the same key, type and payload the item creates no second task."
+            "the same key, type and payload the item creates no second task; with another type, "
+            "payload, queue, max_attempts or timeout_seconds it is refused (422)."
         ),
     ] = None
 
@@ -152,7 +160,9 @@ class SubmissionHeaders(msgspec.Struct, frozen=True, kw_only=True):
             description=f"1 to {MAX_KEY_LENGTH} printable ASCII characters, bare or as a quoted "
             "string. Repeated with the same key, type and payload the request creates no second "
             "task: it answers 201 with the first one as it is now, and `Idempotent-Replayed: "
-            "true`."
+            "true`. Keys are one namespace for all types and queues of a store. With another type, "
+            "payload or queue, or another max_attempts or timeout_seconds than the first had, the "
+            "request is refused (422); delay_seconds and run_at may differ, the first ones stand."
         ),
     ] = None
 
@@ -232,6 +242,7 @@ def encode(value: Any) -> bytes:
 def decode_submission(body: bytes) -> TaskSubmission:
     """Raises InvalidTask, naming the member."""
     submission = _decode(_submission, body)
+    _check_text(body)
     check_submission(submission)
     return submission
 
@@ -239,6 +250,7 @@ def decode_submission(body: bytes) -> TaskSubmission:
 def decode_batch_item(raw: msgspec.Raw) -> BatchItem:
     """Raises InvalidTask, naming the member."""
     item = _decode(_batch_item, raw)
+    _check_text(bytes(raw))
     check_submission(item)
     if item.idempotency_key is not None and not is_key(item.idempotency_key):
         raise InvalidTask(KEY_RULE, field="idempotency_key")
@@ -268,7 +280,7 @@ def is_key(text: str) -> bool:
 
 def check_submission(submission: TaskSubmission) -> None:
     """What a type cannot say. Raises InvalidTask."""
-    if submission.payload is None or submission.payload == "":
+    if bytes(submission.payload) in (b"null", b'""'):
         raise InvalidTask("must not be empty or null", field="payload")
     if submission.run_at is not None:
         if submission.delay_seconds is not None:
@@ -292,6 +304,21 @@ def _decode(decoder: msgspec.json.Decoder[T], body: bytes | msgspec.Raw) -> T:
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         decode_json(bytes(body))  # says what is wrong, in the words used everywhere else
         raise
+
+
+# Half of a character beyond U+FFFF.
+_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
+
+
+def _check_text(body: bytes) -> None:
+    """Raises InvalidTask where a body is no Unicode text: msgspec does not look for that in what it
+    leaves undecoded."""
+    try:
+        body.decode()
+    except UnicodeDecodeError:
+        decode_json(body)
+    if _SURROGATE.search(body):
+        decode_json(body)
 
 
 def _mismatch(message: str) -> InvalidTask:

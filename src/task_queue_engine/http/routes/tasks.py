@@ -17,6 +17,7 @@ from task_queue_engine.engine.api import Accepted, Refused, Submission, SubmitVe
 from task_queue_engine.errors import InvalidQuery, TaskQueueError
 from task_queue_engine.http import problems
 from task_queue_engine.http.app_state import AppState
+from task_queue_engine.http.caps import check_caps
 from task_queue_engine.http.requests import Query, canonical_id, idempotency_key, read_json
 from task_queue_engine.http.responses import respond
 from task_queue_engine.http.schemas import (
@@ -61,6 +62,9 @@ class TaskRoutes:
         app.add_url_rule(one, "cancel_task", self.cancel_task, methods=["DELETE"])
         app.add_url_rule(f"{one}/retry", "retry_task", self.retry_task, methods=["POST"])
 
+    def _check_caps(self, submission: TaskSubmission) -> None:
+        check_caps(submission, self._engine.registry, self._state.settings)
+
     @tag([TAG])
     @document_headers(SubmissionHeaders)
     @document_request(TaskSubmission)
@@ -73,6 +77,7 @@ class TaskRoutes:
         body = await read_json(request)
         key = idempotency_key(request.headers)
         submission = decode_submission(body)
+        self._check_caps(submission)
         with self._state.request_deadline():
             accepted = await self._engine.submit_task(_to_engine(submission, key))
         return respond(
@@ -103,6 +108,7 @@ class TaskRoutes:
         for raw in decode_batch(body):
             try:
                 item = decode_batch_item(raw)
+                self._check_caps(item)
             except TaskQueueError as error:
                 verdicts.append(Refused(error))
             else:

@@ -1,0 +1,92 @@
+"""Where a payload is checked: at once, or in a thread that leaves the loop its turn."""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import Any
+
+import msgspec
+import pydantic
+import pytest
+
+from task_queue_engine import InvalidTask, TaskRegistry
+from task_queue_engine.execution.checks import LARGE, SLOW, PayloadChecks, is_large
+
+THREADS: list[int] = []
+
+
+class Noted(pydantic.BaseModel):
+    """Notes where it is checked, and takes as long as it is told."""
+
+    seconds: float = 0
+    more: Any = None
+
+    @pydantic.model_validator(mode="after")
+    def _note(self) -> Noted:
+        THREADS.append(threading.get_ident())
+        end = time.thread_time() + self.seconds
+        while time.thread_time() < end:
+            pass
+        if self.more == "interrupt":
+            raise KeyboardInterrupt
+        return self
+
+
+@pytest.fixture
+def definition() -> Any:
+    tasks = TaskRegistry()
+
+    @tasks.task("noted")
+    async def noted(payload: Noted) -> None: ...
+
+    THREADS.clear()
+    return tasks.get("noted")
+
+
+async def test_small_and_quick_is_checked_at_once(definition: Any) -> None:
+    checks = PayloadChecks()
+    assert await checks.convert(definition, {"more": "x"}) == Noted(more="x")
+    assert set(THREADS) == {threading.get_ident()}
+
+
+async def test_large_is_checked_in_a_thread(definition: Any) -> None:
+    await PayloadChecks().convert(definition, {"more": "x" * LARGE})
+    assert threading.get_ident() not in THREADS
+
+
+async def test_a_type_that_is_slow_is_checked_in_a_thread_from_then_on(definition: Any) -> None:
+    checks = PayloadChecks()
+    for _ in range(2):
+        await checks.convert(definition, {"seconds": 5 * SLOW})
+    assert set(THREADS) == {threading.get_ident()}
+    THREADS.clear()
+    await checks.convert(definition, {})
+    assert threading.get_ident() not in THREADS
+
+
+async def test_an_interrupt_of_its_own_ends_nothing(definition: Any) -> None:
+    with pytest.raises(InvalidTask):
+        await PayloadChecks().convert(definition, {"more": "interrupt", "seconds": 0} | BIG)
+
+
+BIG = {"padding": "x" * LARGE}
+
+
+@pytest.mark.parametrize(
+    ("payload", "large"),
+    [
+        (None, False),
+        ({"to": "ada@example.com", "n": [1, 2, {"a": None}]}, False),
+        ("x" * LARGE, True),
+        ([0] * LARGE, True),
+        ({"a": [["x" * 40] * 10] * 20}, True),
+        ({"x" * LARGE: 1}, True),
+        (msgspec.Raw(b"1"), False),
+        (msgspec.Raw(b" " * LARGE + b"1"), True),
+        (object(), False),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_what_is_large(payload: Any, large: bool) -> None:
+    assert is_large(payload) is large
