@@ -14,6 +14,7 @@ import trio
 from task_queue_engine.actors.messages import (
     AbortReason,
     Attempt,
+    ClaimEvent,
     Errored,
     Interrupted,
     Lost,
@@ -21,6 +22,7 @@ from task_queue_engine.actors.messages import (
     Progressed,
     Stopped,
     Succeeded,
+    WorkerFree,
 )
 from task_queue_engine.clock import Clock
 from task_queue_engine.errors import UnknownTaskType
@@ -30,6 +32,8 @@ from task_queue_engine.registry import TaskDefinition, TaskRegistry
 from task_queue_engine.retry import Backoff, decide
 
 logger = logging.getLogger("task_queue_engine.worker")
+
+_FREE = WorkerFree()
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +46,8 @@ class WorkerStatistics:
 
 
 class Worker:
-    """One of `WORKER_COUNT`. It asks for work on `demand`, takes an attempt from `deliveries`,
-    and answers on `outcomes`; when `deliveries` ends it ends."""
+    """One of `WORKER_COUNT`. It says on `claim_events` that it is free, takes an attempt from
+    `deliveries`, starts it at once and answers on `outcomes`; when `deliveries` ends it ends."""
 
     def __init__(
         self,
@@ -52,7 +56,7 @@ class Worker:
         runner: HandlerRunner,
         clock: Clock,
         rng: random.Random,
-        demand: trio.MemorySendChannel[int],
+        claim_events: trio.MemorySendChannel[ClaimEvent],
         deliveries: trio.MemoryReceiveChannel[Attempt],
         outcomes: trio.MemorySendChannel[Outcome],
         on_start: Callable[[Attempt], None] | None = None,
@@ -61,7 +65,7 @@ class Worker:
         self._runner = runner
         self._clock = clock
         self._rng = rng
-        self._demand = demand
+        self._claim_events = claim_events
         self._deliveries = deliveries
         self._outcomes = outcomes
         self._on_start = on_start
@@ -86,8 +90,8 @@ class Worker:
             self._current.abort(AbortReason.SHUTDOWN)
 
     async def run(self) -> None:
-        with self._demand, self._deliveries, self._outcomes:
-            self._ask()
+        with self._claim_events, self._deliveries, self._outcomes:
+            self._say_free()
             async for attempt in self._deliveries:
                 self._current = attempt
                 if self._interrupted:
@@ -95,12 +99,12 @@ class Worker:
                 outcome = await self._run_attempt(attempt)
                 self._current = None
                 await self._outcomes.send(outcome)
-                self._ask()
+                self._say_free()
 
-    def _ask(self) -> None:
-        # The poller closes its end when it stops; what it handed on before is still worked off.
+    def _say_free(self) -> None:
+        # The claimer closes its end when it stops; what it handed on before is still worked off.
         with suppress(trio.BrokenResourceError):
-            self._demand.send_nowait(1)
+            self._claim_events.send_nowait(_FREE)
 
     async def _run_attempt(self, attempt: Attempt) -> Outcome:
         if attempt.abort_reason is AbortReason.LEASE_LOST:
@@ -118,7 +122,10 @@ class Worker:
             definition = self._registry.get(task.type)
             with attempt.scope:
                 result = await self._runner.run(
-                    definition, task, report_progress=self._progress_reporter(attempt)
+                    definition,
+                    task,
+                    payload=attempt.payload,
+                    report_progress=self._progress_reporter(attempt),
                 )
                 self._succeeded += 1
                 return Succeeded(attempt, result)

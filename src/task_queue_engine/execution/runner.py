@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import trio
+from msgspec import UNSET
 
 from task_queue_engine.errors import AttemptTimedOut, HandlerExited
 from task_queue_engine.execution.contexts import AttemptContext
@@ -76,7 +77,12 @@ class HandlerRunner:
         )
 
     async def run(
-        self, definition: TaskDefinition, task: Task, *, report_progress: ReportProgress
+        self,
+        definition: TaskDefinition,
+        task: Task,
+        *,
+        report_progress: ReportProgress,
+        payload: Any = UNSET,
     ) -> Any:
         """One attempt.
 
@@ -84,6 +90,8 @@ class HandlerRunner:
             definition: whose handler is called.
             task: PROCESSING, with `timeout_seconds` resolved; None means no timeout. The timeout
                 counts from this call, waiting for a thread or process included.
+            payload: the task's, as the handler is annotated; UNSET: it is converted where the
+                handler runs. (A worker process always does that: it has to make the object.)
             report_progress: is awaited with each progress value, as builtins, before this returns.
 
         Returns:
@@ -109,12 +117,13 @@ class HandlerRunner:
         try:
             with scope:
                 if definition.runs_in is RunsIn.TRIO:
-                    value = await self._run_on_trio(definition, task, report_progress)
+                    value = await self._run_on_trio(definition, task, report_progress, payload)
                 else:
-                    runner = (
-                        self._threads if definition.runs_in is RunsIn.THREAD else self._processes
+                    call = (
+                        self._threads.call(definition, task, report_progress, payload)
+                        if definition.runs_in is RunsIn.THREAD
+                        else self._processes.call(definition, task, report_progress)
                     )
-                    call = runner.call(definition, task, report_progress)
                     value = await call.run()
         except BaseException as error:  # noqa: BLE001 - raised again below, outside of its context
             failure = _contain_exit(unwrap_single(error))
@@ -135,11 +144,16 @@ class HandlerRunner:
             del failure  # its traceback holds this frame
 
     async def _run_on_trio(
-        self, definition: TaskDefinition, task: Task, report_progress: ReportProgress
+        self,
+        definition: TaskDefinition,
+        task: Task,
+        report_progress: ReportProgress,
+        payload: Any,
     ) -> Any:
         # No handler starts once its task is cancelled.
         await trio.lowlevel.checkpoint_if_cancelled()
-        payload = definition.convert_payload(task.payload)
+        if payload is UNSET:
+            payload = definition.convert_payload(task.payload)
         self._on_trio += 1
         try:
             if definition.takes_context:

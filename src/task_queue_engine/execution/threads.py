@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any, cast
 
 import trio
+from msgspec import UNSET
 
 from task_queue_engine.errors import AttemptEnded, HandlerExited
 from task_queue_engine.execution.contexts import AttemptContext
@@ -39,9 +40,13 @@ class ThreadRunner:
         return self.limiter.borrowed_tokens - self.abandoned
 
     def call(
-        self, definition: TaskDefinition, task: Task, report_progress: ReportProgress
+        self,
+        definition: TaskDefinition,
+        task: Task,
+        report_progress: ReportProgress,
+        payload: Any = UNSET,
     ) -> ThreadCall:
-        return ThreadCall(self, definition, task, report_progress)
+        return ThreadCall(self, definition, task, report_progress, payload)
 
 
 class ThreadCall:
@@ -54,11 +59,13 @@ class ThreadCall:
         definition: TaskDefinition,
         task: Task,
         report_progress: ReportProgress,
+        payload: Any,
     ) -> None:
         self._threads = threads
         self._definition = definition
         self._task = task
         self._report_progress = report_progress
+        self._payload = payload
         self._runs = False
         self._abandoned = False
         self.started = False
@@ -84,6 +91,7 @@ class ThreadCall:
                 _run,
                 self._definition,
                 task,
+                self._payload,
                 context,
                 limit,
                 thread_name=f"task {task.type}",
@@ -162,10 +170,13 @@ class ThreadContext(AttemptContext):
             raise AttemptEnded
 
 
-def _run(definition: TaskDefinition, task: Task, context: ThreadContext, limit: int) -> Any:
+def _run(
+    definition: TaskDefinition, task: Task, payload: Any, context: ThreadContext, limit: int
+) -> Any:
     """In the thread: validators and serializers of payload and result may block too."""
     try:
-        payload = definition.convert_payload(task.payload)
+        if payload is UNSET:
+            payload = definition.convert_payload(task.payload)
         arguments = (payload, context) if definition.takes_context else (payload,)
         return storable_result(definition.handler(*arguments), limit)
     except Exception:

@@ -25,7 +25,7 @@ MAX_MESSAGE_BYTES: Final = 1_048_576
 
 SYSTEM_ATTRIBUTES: Final = ("ApproximateReceiveCount", "SentTimestamp")
 COPY_OF: Final = "CopyOf"
-"""Attribute of a copy that is given back unclaimed: "id:receives", several with commas."""
+"""Attribute of a copy: "id:receives" of the messages that it replaces, with commas."""
 DEAD_LETTER_ATTRIBUTES: Final = ("TaskType", "Reason", "Error", "Attempts", "FailedAt")
 
 # Half of what a key of the table may have (DynamoDB: 2,048), and far more than any task id.
@@ -36,8 +36,9 @@ _UNREADABLE = "unreadable-message-"
 _MAX_REASON = 1024
 # Characters of an error's message where the whole, with its traceback, does not fit.
 _SHORT_ERROR = 2000
-# Receives that a copy names: the last ones, so that copies of copies do not grow.
-_MAX_COPIED = 5
+# Receives that a copy names: the last ones, so that copies of copies do not grow. As many as it
+# takes for the delay of what no worker can run to reach its longest (`actors/type_check.py`).
+_MAX_COPIED = 10
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 # #x9 | #xA | #xD | #x20 to #xD7FF | #xE000 to #xFFFD | #x10000 to #x10FFFF (SendMessage).
@@ -52,6 +53,7 @@ class _Named(msgspec.Struct):
 
     id: str
     type: Any = ""
+    payload: msgspec.Raw = msgspec.Raw()
     retry_count: Any = 0
 
     @property
@@ -105,9 +107,9 @@ def outgoing(message: Message) -> Outgoing:
 def fresh_copy(delivery: Delivery, delay: float, *, max_bytes: int) -> Outgoing:
     """What was received, to be sent once more: a new message with no receives yet.
 
-    Without a delay it may have been given back before it was claimed, while its task is PROCESSING
-    under a dead owner. So it says what it is a copy of (if there is room), which proves that the
-    owner's lease has lapsed.
+    It may have been given back before it was claimed, while its task is PROCESSING under a dead
+    owner. So it says what it is a copy of (if there is room), which proves that the owner's lease
+    has lapsed.
     """
     named = _read(delivery.body)
     copy = Outgoing(
@@ -115,8 +117,6 @@ def fresh_copy(delivery: Delivery, delay: float, *, max_bytes: int) -> Outgoing:
         named.attributes if named else {},
         whole_seconds(delay),
     )
-    if delay > 0:
-        return copy
     copied = (*delivery.copy_of, Receive(delivery.message_id, delivery.receive_count))
     said = ",".join(f"{one.message_id}:{one.count}" for one in copied[-_MAX_COPIED:])
     witness = Outgoing(copy.body, copy.attributes | _attributes(**{COPY_OF: said}))
@@ -168,6 +168,7 @@ def delivery(received: Mapping[str, Any]) -> Delivery:
         copy_of=_read_copied(received),
         body=body,
         task_type=named.type if named and isinstance(named.type, str) else "",
+        payload_json=bytes(named.payload) if named else b"",
     )
 
 
