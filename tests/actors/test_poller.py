@@ -45,7 +45,7 @@ async def test_without_demand_nothing_is_received(backend: MemoryBackend) -> Non
         await put(backend)
         await trio.sleep(3600)
         assert backend.faults.calls["receive"] == 0
-        await rig.demand.send(1)
+        rig.free()
         await rig.deliveries.receive()
 
 
@@ -60,7 +60,7 @@ async def test_no_more_is_received_than_was_asked_for(backend: MemoryBackend) ->
             rig.deliveries.receive_nowait()
         depth = await backend.queue("default").depth()
         assert (depth.waiting, depth.in_flight) == (7, 3)
-        await rig.demand.send(1)
+        rig.free()
         await rig.deliveries.receive()
 
 
@@ -104,7 +104,7 @@ async def test_a_duplicate_of_a_live_attempt_is_left_alone(backend: MemoryBacken
     async with polling(backend, demand=2) as rig:
         await rig.deliveries.receive()
         assert isinstance(await rig.settlement(), Leave)
-        assert rig.poller.statistics().duplicates == 1
+        assert rig.claimer.statistics().duplicates == 1
 
 
 @pytest.mark.parametrize("operation", ["receive", "claim"])
@@ -141,7 +141,7 @@ async def test_what_the_lease_keeper_gives_to_a_running_attempt_is_not_claimed(
 async def test_a_stop_ends_the_long_poll_and_takes_nothing_more(backend: MemoryBackend) -> None:
     async with polling(backend) as rig:
         await trio.sleep(1)
-        rig.poller.stop()
+        rig.stop()
         with trio.fail_after(1):
             await rig.done.wait()
         await put(backend)
@@ -157,7 +157,7 @@ async def test_a_poll_that_would_go_on_without_us_is_left_to_its_end(
     monkeypatch.setattr(MemoryQueue, "capabilities", QueueCapabilities(poll_outlives_cancel=True))
     async with polling(backend) as rig:
         await trio.testing.wait_all_tasks_blocked()
-        rig.poller.stop()
+        rig.stop()
         await trio.sleep(5)
         assert not rig.done.is_set()
         task = await put(backend)
@@ -175,7 +175,7 @@ async def test_it_ends_by_itself_or_when_it_is_cut_short(
         async with polling(backend) as rig:
             await trio.testing.wait_all_tasks_blocked()
             before = trio.current_time()
-            rig.poller.stop()
+            rig.stop()
             if cut_after is not None:
                 await trio.sleep(cut_after)
                 rig.poller.cut_short()
@@ -190,7 +190,7 @@ async def test_what_has_not_started_does_not_wait_for_that(
     async with polling(backend, demand=3, prefetch=2) as rig:
         tasks = [await put(backend), await put(backend)]
         await trio.testing.wait_all_tasks_blocked()
-        rig.poller.stop()
+        rig.stop()
         with trio.fail_after(1):
             outcomes = [await rig.outcomes.receive() for _ in tasks]
         assert all(isinstance(outcome, Interrupted) for outcome in outcomes)
@@ -203,8 +203,8 @@ async def test_what_has_not_started_does_not_wait_for_that(
 async def test_a_stop_while_no_worker_asks_for_work(backend: MemoryBackend) -> None:
     async with polling(backend, demand=0) as rig:
         await trio.sleep(1)
-        rig.poller.stop()
-        rig.poller.stop()
+        rig.stop()
+        rig.stop()
         with trio.fail_after(1):
             await rig.done.wait()
 
@@ -213,7 +213,7 @@ async def test_a_stop_during_an_outage_is_not_held_up(backend: MemoryBackend) ->
     async with polling(backend) as rig:
         with backend.faults.outage("receive"):
             await trio.sleep(100)
-            rig.poller.stop()
+            rig.stop()
             with trio.fail_after(0.1):
                 await rig.done.wait()
 
@@ -225,7 +225,7 @@ async def test_a_stop_during_a_failing_claim_gives_the_message_back(
         with backend.faults.outage("claim"):
             await put(backend)
             await trio.sleep(20)
-            rig.poller.stop()
+            rig.stop()
             with trio.fail_after(10):
                 await rig.done.wait()
         assert await rig.settlement() == Release(await rig.lease())
@@ -236,11 +236,11 @@ async def test_what_no_worker_has_taken_is_given_back(backend: MemoryBackend) ->
         await put(backend)
     async with polling(backend, demand=3) as rig:
         await trio.sleep(1)
-        rig.poller.stop()
+        rig.stop()
         await rig.done.wait()
         for _ in range(3):
             assert isinstance(rig.outcomes.receive_nowait(), Interrupted)
-        assert rig.poller.statistics().returned_unstarted == 3
+        assert rig.claimer.statistics().returned == 3
 
 
 async def test_what_lies_in_the_prefetch_buffer_is_given_back(backend: MemoryBackend) -> None:
@@ -249,7 +249,7 @@ async def test_what_lies_in_the_prefetch_buffer_is_given_back(backend: MemoryBac
             await put(backend)
         started = await rig.deliveries.receive()
         await trio.sleep(1)
-        rig.poller.stop()
+        rig.stop()
         await rig.done.wait()
         returned = [rig.outcomes.receive_nowait() for _ in range(4)]
         assert all(isinstance(outcome, Interrupted) for outcome in returned)
@@ -264,7 +264,7 @@ async def test_what_was_received_but_not_claimed_goes_back_unclaimed(
     async with polling(backend, keeper=False, room_for_events=0) as rig:
         task = await put(backend)
         await trio.sleep(1)
-        rig.poller.stop()
+        rig.stop()
         await rig.lease()
         await rig.done.wait()
         assert isinstance(rig.settlements.receive_nowait()[0], Release)

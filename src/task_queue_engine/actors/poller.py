@@ -123,7 +123,8 @@ class Poller:
 
     async def _poll(self, deliveries: list[Delivery]) -> None:
         """Adds what was received, also when it is cancelled just then."""
-        await self._gather_room()
+        if not await self._gather_room():
+            return
         self._is_polling = True
         try:
             deliveries += await self._queue.receive(
@@ -134,14 +135,18 @@ class Poller:
         finally:
             self._is_polling = False
 
-    async def _gather_room(self) -> None:
-        if not self._room:
-            self._room = await self._channels.room.receive()
+    async def _gather_room(self) -> bool:
+        """False: the claimer has ended, and so does the engine."""
         try:
+            if not self._room:
+                self._room = await self._channels.room.receive()
             while True:
                 self._room += self._channels.room.receive_nowait()
-        except (trio.WouldBlock, trio.EndOfChannel):  # not `suppress`, as this is for every batch
-            return
+        except trio.WouldBlock:
+            return True
+        except trio.EndOfChannel:
+            self._stopping = True
+            return False
 
     async def _acquire(self, deliveries: Sequence[Delivery]) -> tuple[Lease, ...]:
         """Have leases kept of what was received; returns those to go on with."""

@@ -209,6 +209,7 @@ class Engine(Commands):
             workers=len(line.workers) if line else 0,
             active_workers=line.busy_workers if line else 0,
             counters=counters_of(running.pipeline),
+            given_back_by_type=line.claimer.statistics().given_back_by_type if line else {},
             uptime=trio.current_time() - running.started_at,
             usage=self._backend.usage() if isinstance(self._backend, MeteredBackend) else None,
         )
@@ -226,7 +227,9 @@ class Engine(Commands):
             reasons.append(f"backend: {error}")
         except trio.TooSlowError:
             reasons.append(f"backend: no answer within {_ANSWER_WITHIN} s")
-        return Readiness(ready=not reasons, reasons=tuple(reasons))
+        line = self._running.pipeline.line
+        notes = line.claimer.notes() if line else ()
+        return Readiness(ready=not reasons, reasons=tuple(reasons), notes=notes)
 
     def statistics(self) -> dict[str, dict[str, Any]]:
         """Every actor's own counters, by actor."""

@@ -86,6 +86,8 @@ class MetricsView(msgspec.Struct, frozen=True, kw_only=True):
     dead_letters: int
     uptime_seconds: float
     counters: dict[str, int]
+    given_back_by_type: dict[str, int] | UnsetType = UNSET
+    """How often this process gave tasks back that it cannot run; only where it did."""
     usage: BackendUsage | UnsetType = UNSET
     """Only where the backend is billed by the request (AWS)."""
 
@@ -106,6 +108,7 @@ class MetricsView(msgspec.Struct, frozen=True, kw_only=True):
             dead_letters=depth.dead,
             uptime_seconds=round(metrics.uptime, 3),
             counters=dict(sorted(metrics.counters.items())),
+            given_back_by_type=metrics.given_back_by_type or UNSET,
             usage=UNSET if metrics.usage is None else metrics.usage,
         )
 
@@ -125,5 +128,6 @@ class MetricsView(msgspec.Struct, frozen=True, kw_only=True):
             active_workers=self.active_workers,
             counters=self.counters,
             uptime=self.uptime_seconds,
+            given_back_by_type=self.given_back_by_type or {},
             usage=None if self.usage is UNSET else self.usage,
         )

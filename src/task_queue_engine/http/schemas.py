@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from typing import Annotated, Any, TypeVar
 
 import msgspec
-from msgspec import Meta
+from msgspec import UNSET, Meta, UnsetType
 
 from task_queue_engine.codec import decode_json
 from task_queue_engine.errors import InvalidTask
@@ -204,6 +204,8 @@ class Ready(msgspec.Struct, frozen=True, kw_only=True):
     """Fit to serve."""
 
     status: str
+    notes: tuple[str, ...] | UnsetType = UNSET
+    """What an operator should know: task types that this worker gives back, say."""
 
 
 # --- decoding -------------------------------------------------------------------------------
