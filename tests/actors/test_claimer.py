@@ -19,7 +19,14 @@ from task_queue_engine.actors.messages import (
 )
 from task_queue_engine.backends.base import Message
 from task_queue_engine.backends.memory import MemoryBackend
-from task_queue_engine.lifecycle import ClaimRequest, Complete, Fail, Started, crash_error
+from task_queue_engine.lifecycle import (
+    ClaimRequest,
+    Complete,
+    Fail,
+    Started,
+    crash_error,
+    decide_claim,
+)
 from task_queue_engine.retry import SnoozeUntil
 from tests.actors.polling import Rig, polling
 from tests.actors.support import LEASE, claim, lose, put, receive, status
@@ -350,22 +357,68 @@ async def test_a_task_that_failed_by_itself_makes_no_dead_letter_here(
         assert isinstance(await rig.settlement(), Ack)
 
 
-async def test_a_stop_while_it_looks_gives_back_what_it_knows_at_no_cost(
-    backend: MemoryBackend,
-) -> None:
-    """Only what the store does not tell apart any more is left: it may be a live one's."""
-    async with polling(backend, demand=2) as rig:
-        with backend.faults.outage("get"):
-            with backend.faults.block("claim") as gate:
-                lost = await put(backend)
-                await gate.arrived.wait()
-                backend.faults.lose_answer("claim")
+async def test_a_stop_waits_to_hear_of_an_unanswered_claim(backend: MemoryBackend) -> None:
+    """Given back without that it would count as a crash in the next engine."""
+    async with polling(backend) as rig:
+        with backend.faults.outage("claim"), backend.faults.outage("get"):
+            task = await put(backend, max_attempts=1)
             await trio.sleep(20)
-            assert status(backend, lost.id) is TaskStatus.PROCESSING
+            await start_unanswered(rig, backend)
             rig.stop()
+            await trio.sleep(10)
+            assert not rig.done.is_set()
+        with trio.fail_after(10):
+            await rig.done.wait()
+        outcome = rig.outcomes.receive_nowait()
+        assert isinstance(outcome, Interrupted)
+        assert outcome.attempt.task.id == task.id
+        assert rig.claimer.statistics().returned == 1
+
+
+async def start_unanswered(rig: Rig, backend: MemoryBackend) -> None:
+    """What a claim does of which no more is heard."""
+    lease = await rig.lease()
+    request = ClaimRequest(
+        task_id=lease.delivery.task_id,
+        message_id=lease.delivery.message_id,
+        receive_count=lease.delivery.receive_count,
+        worker="here",
+    )
+    row = backend.store.row(lease.delivery.task_id)
+    verdict, changed = decide_claim(row, request, backend.clock.now())
+    assert isinstance(verdict, Started)
+    assert changed is not None
+    backend.state.rows[lease.delivery.task_id] = changed
+
+
+async def test_until_the_grace_is_over(backend: MemoryBackend) -> None:
+    """Then what is unclear is left: it may be another attempt's."""
+    async with polling(backend) as rig:
+        backend.faults.lose_answer("claim")
+        with backend.faults.outage("get"):
+            await put(backend)
+            await trio.sleep(20)
+            rig.stop()
+            await trio.sleep(20)
+            assert not rig.done.is_set()
+            rig.claimer.cut_short()
             with trio.fail_after(10):
                 await rig.done.wait()
         assert isinstance(await rig.settlement(), Leave)
+
+
+async def test_a_claim_under_lost_leases_that_went_unanswered_costs_nothing(
+    backend: MemoryBackend,
+) -> None:
+    async with polling(backend) as rig:
+        with backend.faults.outage("claim"), backend.faults.outage("get"):
+            await put(backend, max_attempts=1)
+            await trio.sleep(20)
+            await start_unanswered(rig, backend)
+            rig.claimer._in_hand[0].lost = True
+            await trio.sleep(20)
+        attempt = await rig.deliveries.receive()
+        assert attempt.abort_reason is AbortReason.LEASE_LOST, "which its worker gives back"
 
 
 async def test_a_stop_while_it_looks_costs_its_neighbours_nothing(backend: MemoryBackend) -> None:
@@ -387,6 +440,7 @@ async def test_a_stop_while_it_looks_costs_its_neighbours_nothing(backend: Memor
         with backend.faults.outage("get"):
             await trio.sleep(20)
             rig.stop()
+            rig.claimer.cut_short()
             with trio.fail_after(10):
                 await rig.done.wait()
         outcome = rig.outcomes.receive_nowait()
@@ -407,6 +461,7 @@ async def test_a_quarantine_that_cannot_be_looked_at_is_given_back_to_find_its_d
             await trio.sleep(20)
             assert status(backend, task.id) is TaskStatus.FAILED
             rig.stop()
+            rig.claimer.cut_short()
             await rig.done.wait()
         assert isinstance(await rig.settlement(), Release)
         assert rig.claimer.statistics().returned == 1

@@ -9,11 +9,11 @@ import trio
 import trio.testing
 
 from task_queue_engine import TaskStatus
-from task_queue_engine.actors.messages import Ack, Acquired, Interrupted, Leave, Release
+from task_queue_engine.actors.messages import Ack, Acquired, Leave, Release
 from task_queue_engine.backends.base import QueueCapabilities
 from task_queue_engine.backends.memory import MemoryBackend, MemoryQueue
 from tests.actors.polling import polling
-from tests.actors.support import LEASE, put, receive, status
+from tests.actors.support import LEASE, lose, put, receive, status
 
 # --- taking ---------------------------------------------------------------------------------
 
@@ -107,13 +107,13 @@ async def test_a_duplicate_of_a_live_attempt_is_left_alone(backend: MemoryBacken
         assert rig.claimer.statistics().duplicates == 1
 
 
-@pytest.mark.parametrize("operation", ["receive", "claim"])
-async def test_trouble_is_waited_out(backend: MemoryBackend, operation: str) -> None:
+@pytest.mark.parametrize(("operation", "actor"), [("receive", "poller"), ("claim", "claimer")])
+async def test_trouble_is_waited_out(backend: MemoryBackend, operation: str, actor: str) -> None:
     async with polling(backend) as rig:
         with backend.faults.outage(operation):
             await put(backend)
             await trio.sleep(20)
-            assert rig.health.troubles == (f"poller: {operation}: made to fail by a test",)
+            assert rig.health.troubles == (f"{actor}: {operation}: made to fail by a test",)
         attempt = await rig.deliveries.receive()
         assert (attempt.task.attempt, attempt.task.retry_count) == (1, 0)
     assert rig.health.troubles == ()
@@ -187,17 +187,15 @@ async def test_what_has_not_started_does_not_wait_for_that(
     backend: MemoryBackend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(MemoryQueue, "capabilities", QueueCapabilities(poll_outlives_cancel=True))
-    async with polling(backend, demand=3, prefetch=2) as rig:
+    async with polling(backend, demand=0, prefetch=3) as rig:
         tasks = [await put(backend), await put(backend)]
         await trio.testing.wait_all_tasks_blocked()
         rig.stop()
         with trio.fail_after(1):
-            outcomes = [await rig.outcomes.receive() for _ in tasks]
-        assert all(isinstance(outcome, Interrupted) for outcome in outcomes)
+            settlements = await rig.settlements.receive()
+        assert {lease.lease.delivery.task_id for lease in settlements} == {t.id for t in tasks}
         assert not rig.done.is_set()
         await rig.done.wait()
-        with pytest.raises(trio.EndOfChannel):
-            rig.outcomes.receive_nowait()
 
 
 async def test_a_stop_while_no_worker_asks_for_work(backend: MemoryBackend) -> None:
@@ -231,31 +229,54 @@ async def test_a_stop_during_a_failing_claim_gives_the_message_back(
         assert await rig.settlement() == Release(await rig.lease())
 
 
-async def test_what_no_worker_has_taken_is_given_back(backend: MemoryBackend) -> None:
-    for _ in range(3):
-        await put(backend)
-    async with polling(backend, demand=3) as rig:
+async def test_what_lies_in_the_buffer_is_given_back_and_nothing_is_written(
+    backend: MemoryBackend,
+) -> None:
+    async with polling(backend, demand=1, prefetch=4) as rig:
+        tasks = [await put(backend) for _ in range(5)]
         await trio.sleep(1)
-        rig.stop()
-        await rig.done.wait()
-        for _ in range(3):
-            assert isinstance(rig.outcomes.receive_nowait(), Interrupted)
-        assert rig.claimer.statistics().returned == 3
-
-
-async def test_what_lies_in_the_prefetch_buffer_is_given_back(backend: MemoryBackend) -> None:
-    async with polling(backend, demand=5, prefetch=4) as rig:
-        for _ in range(5):
-            await put(backend)
         started = await rig.deliveries.receive()
-        await trio.sleep(1)
         rig.stop()
         await rig.done.wait()
-        returned = [rig.outcomes.receive_nowait() for _ in range(4)]
-        assert all(isinstance(outcome, Interrupted) for outcome in returned)
-        assert started not in [outcome.attempt for outcome in returned]
+        settlements = [item async for batch in rig.settlements for item in batch]
+        assert all(isinstance(settlement, Release) for settlement in settlements)
+        returned = {settlement.lease.delivery.task_id for settlement in settlements}
+        assert returned == {task.id for task in tasks} - {started.task.id}
+        assert {status(backend, task_id) for task_id in returned} == {TaskStatus.PENDING}
+        assert rig.claimer.statistics().returned == 4
         with pytest.raises(trio.EndOfChannel):
-            await rig.deliveries.receive()
+            rig.outcomes.receive_nowait()
+
+
+async def test_the_buffer_is_claimed_as_workers_come_free_in_one_batch(
+    backend: MemoryBackend,
+) -> None:
+    async with polling(backend, demand=1, prefetch=10) as rig:
+        for _ in range(11):
+            await put(backend)
+        await trio.sleep(1)
+        assert rig.claimer.statistics().waiting == 10
+        assert backend.faults.calls["claim"] == 1
+        with backend.faults.block("claim") as gate:
+            rig.free()
+            await gate.arrived.wait()
+            rig.free(3)
+        await trio.sleep(1)
+        assert backend.faults.calls["claim"] == 3, "those that came free meanwhile are one batch"
+        assert rig.claimer.statistics().claimed == 5
+        assert (await backend.store.counts()).processing == 5
+
+
+async def test_a_lease_lost_in_the_buffer_is_never_claimed(backend: MemoryBackend) -> None:
+    async with polling(backend, demand=0, prefetch=1) as rig:
+        await put(backend)
+        lost = await rig.lease()
+        lose(lost)
+        rig.free()
+        assert await rig.settlement() == Leave(lost)
+        assert backend.faults.calls["claim"] == 0
+        fresh = await put(backend)
+        assert (await rig.deliveries.receive()).task.id == fresh.id
 
 
 async def test_what_was_received_but_not_claimed_goes_back_unclaimed(
@@ -279,6 +300,7 @@ async def test_without_a_lease_keeper_it_gives_back_and_ends(
         rig.lease_events.close()
         task = await put(backend)
         assert isinstance(await rig.settlement(), Release)
+        rig.stop()
         await rig.done.wait()
         assert status(backend, task.id) is TaskStatus.PENDING
 
@@ -294,4 +316,5 @@ async def test_a_lease_keeper_that_ends_before_it_answers(backend: MemoryBackend
         rig.lease_events.close()
         event.reply.refuse()
         assert await rig.settlement() == Release(event.leases[0])
+        rig.stop()
         await rig.done.wait()
