@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import Any, TypeVar, get_type_hints
@@ -33,6 +33,8 @@ class TaskDefinition:
     """One registered task type."""
 
     name: str
+    aliases: tuple[str, ...] = ()
+    """Names that stored tasks of this type may still have."""
     handler: Handler
     runs_in: RunsIn
     takes_context: bool
@@ -61,6 +63,7 @@ class TaskRegistry:
     """
 
     def __init__(self) -> None:
+        # Under its name and every alias.
         self._by_name: dict[str, TaskDefinition] = {}
         self._by_handler: dict[Handler, TaskDefinition] = {}
 
@@ -68,6 +71,7 @@ class TaskRegistry:
         self,
         name: str,
         *,
+        aliases: Sequence[str] = (),
         max_attempts: int | None = None,
         timeout: Seconds | None = None,
         backoff: Backoff | None = None,
@@ -78,6 +82,9 @@ class TaskRegistry:
 
         Args:
             name: what submissions call this type: letters, digits, ``_ . : -``, at most 128.
+            aliases: names that this type had before. Tasks stored under one are run by this
+                handler, and a submission may use it: the task is stored under `name`. To rename a
+                type, add the old name here and leave it until no task has it any more.
             max_attempts: 1 or more; a submission may ask for another number.
             timeout: seconds (or a timedelta) one attempt may take.
             backoff: waits between attempts.
@@ -95,28 +102,41 @@ class TaskRegistry:
             definition = _define(
                 name,
                 handler,
+                aliases=aliases,
                 max_attempts=max_attempts,
                 timeout=timeout,
                 backoff=backoff,
                 on_error=on_error,
                 process=process,
             )
-            if name in self._by_name:
-                other = self._by_name[name].handler
-                raise RegistryError(f"task type {name!r} is already registered, by {_spell(other)}")
+            self._check_names_are_free(definition)
             if handler in self._by_handler:
                 raise RegistryError(
                     f"{_spell(handler)} is already registered, "
                     f"as {self._by_handler[handler].name!r}"
                 )
-            self._by_name[name] = definition
-            self._by_handler[handler] = definition
+            self._add(definition)
             return handler
 
         return register
 
+    def _check_names_are_free(self, definition: TaskDefinition) -> None:
+        for name in (definition.name, *definition.aliases):
+            if name in self._by_name:
+                other = self._by_name[name]
+                what = "task type" if name == definition.name else "alias"
+                as_alias = f", as an alias of {other.name!r}" if name != other.name else ""
+                raise RegistryError(
+                    f"{what} {name!r} is already registered, by {_spell(other.handler)}{as_alias}"
+                )
+
+    def _add(self, definition: TaskDefinition) -> None:
+        for name in (definition.name, *definition.aliases):
+            self._by_name[name] = definition
+        self._by_handler[definition.handler] = definition
+
     def get(self, task: str | Handler) -> TaskDefinition:
-        """By type name or by the decorated function. Raises UnknownTaskType."""
+        """By type name or alias, or by the decorated function. Raises UnknownTaskType."""
         found = self._by_name.get(task) if isinstance(task, str) else self._by_handler.get(task)
         if found is None:
             name = task if isinstance(task, str) else _spell(task)
@@ -125,24 +145,29 @@ class TaskRegistry:
 
     @property
     def names(self) -> tuple[str, ...]:
-        return tuple(sorted(self._by_name))
+        """Without aliases."""
+        return tuple(sorted(definition.name for definition in self))
+
+    def canonical(self, name: str) -> str:
+        """The name of the type that has this name or alias; itself where there is none."""
+        definition = self._by_name.get(name)
+        return name if definition is None else definition.name
 
     def include(self, other: TaskRegistry) -> None:
         """Take over all types of `other`. Raises RegistryError where a name is taken."""
         for definition in other:
-            if definition.name in self._by_name:
-                raise RegistryError(f"task type {definition.name!r} is already registered")
-            self._by_name[definition.name] = definition
-            self._by_handler[definition.handler] = definition
+            self._check_names_are_free(definition)
+            self._add(definition)
 
     def __contains__(self, name: object) -> bool:
         return name in self._by_name
 
     def __iter__(self) -> Iterator[TaskDefinition]:
-        return iter(self._by_name.values())
+        # By identity: a type is there once for every name.
+        return iter({id(one): one for one in self._by_name.values()}.values())
 
     def __len__(self) -> int:
-        return len(self._by_name)
+        return len(list(iter(self)))
 
 
 def _spell(handler: Handler) -> str:
@@ -150,21 +175,32 @@ def _spell(handler: Handler) -> str:
     return f"{module}.{getattr(handler, '__qualname__', repr(handler))}"
 
 
+def _check_names(name: str, aliases: Sequence[str]) -> None:
+    if isinstance(aliases, str) or not all(isinstance(alias, str) for alias in aliases):
+        raise RegistryError(f"task type {name!r}: aliases must be a list of names, not {aliases!r}")
+    for each in (name, *aliases):
+        if not _NAME.fullmatch(each):
+            what = "task type" if each == name else "alias"
+            raise RegistryError(
+                f"{what} {each!r}: a name is 1 to 128 letters, digits, '_', '.', ':' or '-', "
+                "the first a letter or digit"
+            )
+    if len({name, *aliases}) != 1 + len(aliases):
+        raise RegistryError(f"task type {name!r}: each name is given once, not {aliases!r} with it")
+
+
 def _define(
     name: str,
     handler: Handler,
     *,
+    aliases: Sequence[str],
     max_attempts: int | None,
     timeout: Seconds | None,
     backoff: Backoff | None,
     on_error: Mapping[type[BaseException], Backoff | None] | None,
     process: bool,
 ) -> TaskDefinition:
-    if not _NAME.fullmatch(name):
-        raise RegistryError(
-            f"task type {name!r}: a name is 1 to 128 letters, digits, '_', '.', ':' or '-', "
-            "the first a letter or digit"
-        )
+    _check_names(name, aliases)
     where = f"task type {name!r} ({_spell(handler)})"
     if max_attempts is not None and max_attempts < 1:
         raise RegistryError(f"{where}: max_attempts must be at least 1, not {max_attempts}")
@@ -218,6 +254,7 @@ def _define(
 
     return TaskDefinition(
         name=name,
+        aliases=tuple(aliases),
         handler=handler,
         runs_in=RunsIn.TRIO if is_async else RunsIn.PROCESS if process else RunsIn.THREAD,
         takes_context=len(parameters) == 2,

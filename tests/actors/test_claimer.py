@@ -194,9 +194,9 @@ async def test_a_duplicate_of_what_is_held_here_is_not_taken_for_a_lost_answer(
     backend: MemoryBackend,
 ) -> None:
     backend.faults.duplicate_deliveries(1)
-    task = await put(backend)
+    await put(backend)
     async with polling(backend, demand=1) as rig:
-        attempt = await rig.deliveries.receive()
+        await rig.deliveries.receive()
         backend.faults.lose_answer("claim")
         rig.free()
         assert isinstance(await rig.settlement(), Leave)

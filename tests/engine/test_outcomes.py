@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import Any
 
+import msgspec
 import pytest
 import trio
 
@@ -336,32 +337,32 @@ async def test_it_comes_back_less_and_less_often(
 
 
 @pytest.mark.parametrize("task_type", ["new", "changed"])
-async def test_what_no_worker_can_run_fails_after_a_day_with_the_reason(
+async def test_what_no_worker_can_run_fails_in_the_end_with_the_reason(
     tasks: TaskRegistry, older: TaskRegistry, backend: MemoryBackend, task_type: str
 ) -> None:
     async with running(tasks, backend, consume=False) as submitting:
-        handle = await submitting.submit(task_type, "text", delay=7200)
-        async with running(older, backend):
-            await trio.sleep(7200 + 23 * 3600)
+        handle = await submitting.submit(task_type, "text", delay=800)
+        async with running(older, backend, unknown_type_after=1200):
+            await trio.sleep(800 + 1200)
             assert await handle.status() is TaskStatus.PENDING
-            await trio.sleep(2 * 3600)
+            await trio.sleep(400)
         task = await handle.task()
         (dead_letter,) = (await submitting.list_dead()).dead_letters
     assert task.status is TaskStatus.FAILED
     assert task.error is not None
     said = {"new": "unknown task type 'new'", "changed": "payload: "}
     assert said[task_type] in task.error.message
-    assert dead_letter.reason.startswith("no worker has been able to run it for 86")
+    assert dead_letter.reason.startswith("no worker has been able to run it for 1")
 
 
 async def test_age_alone_does_not_fail_what_is_unknown_here(
     tasks: TaskRegistry, older: TaskRegistry, backend: MemoryBackend
 ) -> None:
-    """After a weekend without workers the first one to look may not be the one that knows it."""
+    """After a time without workers the first one to look may not be the one that knows it."""
     async with running(tasks, backend, consume=False) as submitting:
         handle = await submitting.submit("new", 1)
-        await trio.sleep(3 * 86_400)
-        async with running(older, backend):
+        await trio.sleep(60)
+        async with running(older, backend, unknown_type_after=60):
             await trio.sleep(60)
         async with running(tasks, backend):
             assert await handle.result(timeout=600) == "done"
@@ -377,6 +378,70 @@ async def test_what_this_worker_cannot_run_can_be_cancelled(
             assert (await handle.cancel()).status is TaskStatus.CANCELLED
             await trio.sleep(600)
             assert (await backend.queue("default").depth()).waiting == 0
+
+
+async def test_a_renamed_type_runs_what_is_stored_under_its_old_name(
+    tasks: TaskRegistry, backend: MemoryBackend
+) -> None:
+    renamed = TaskRegistry()
+
+    @tasks.task("mail")
+    async def mail(payload: str) -> str:
+        return "by the old one"
+
+    @renamed.task("send-email", aliases=["mail"])
+    async def send_email(payload: str) -> str:
+        return f"sent to {payload}"
+
+    async with running(tasks, backend, consume=False) as before:
+        stored = await before.submit("mail", "Ada", idempotency_key="once")
+        async with running(renamed, backend) as after:
+            assert await stored.result(timeout=60) == "sent to Ada"
+            by_alias = await after.submit("mail", "Bob")
+            assert await by_alias.result(timeout=60) == "sent to Bob"
+            assert (await by_alias.task()).type == "send-email"
+            again = await after.submit("send-email", "Ada", idempotency_key="once")
+            assert again.id == stored.id
+
+
+class Checked(msgspec.Struct):
+    """Its check may break, as it is told."""
+
+    name: str
+
+    def __post_init__(self) -> None:
+        if self.name == "refused":
+            raise ValueError("no such name")
+        if self.name == "defect":
+            raise KeyError("a defect of the check")
+        if self.name == "exit":
+            raise SystemExit(3)
+
+
+async def test_a_payload_check_that_breaks_is_a_failed_attempt_and_nothing_else(
+    backend: MemoryBackend,
+) -> None:
+    tasks, loose = TaskRegistry(), TaskRegistry()
+    got: list[Any] = []
+
+    @tasks.task("t", max_attempts=1)
+    async def t(payload: Checked) -> None:
+        got.append(payload)
+
+    @loose.task("t", max_attempts=1)
+    async def anything(payload: Any) -> None: ...
+
+    async with running(loose, backend, consume=False) as submitting, running(tasks, backend):
+        broken = [await submitting.submit("t", {"name": name}) for name in ("defect", "exit")]
+        good = await submitting.submit("t", {"name": "Ada"})
+        await good.result(timeout=60)
+        assert got == [Checked("Ada")]
+        for handle in broken:
+            with pytest.raises(TaskFailed):
+                await handle.result(timeout=60)
+        refused = await submitting.submit("t", {"name": "refused"})
+        await trio.sleep(60)
+        assert (await refused.task()).attempt == 0
 
 
 async def test_many_tasks_share_the_workers_and_none_is_run_twice(

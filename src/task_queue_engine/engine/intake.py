@@ -69,7 +69,7 @@ class Intake:
         for request, indexes in requests:
             results = await request.results()
             for index, new, result in zip(indexes, request.tasks, results, strict=True):
-                verdicts[index] = _judge(new.task, result)
+                verdicts[index] = self._judge(new.task, result)
         return [verdict for verdict in verdicts if verdict is not None]
 
     def _build(
@@ -113,27 +113,28 @@ class Intake:
             raise
         return request
 
+    def _judge(self, task: Task, result: SubmitResult) -> SubmitVerdict:
+        match result:
+            case Created():
+                return Accepted(task, created=True)
+            case AlreadyExists(existing):
+                if self._builder.is_of_type(existing, task.type) and _same_json(
+                    existing.payload, task.payload
+                ):
+                    return Accepted(existing, created=False)
+                return Refused(IdempotencyKeyReused(existing.id))
+            case TooLarge(size, limit):
+                return Refused(PayloadTooLarge(size, limit))
+            case TryAgain(reason):
+                return Refused(BackendUnavailable(reason))
+            case BackendUnavailable():
+                return Refused(result)
+
     def close(self) -> None:
         """The submitter is gone: callers that still wait get an answer."""
         lost = BackendUnavailable("the engine ended before it could answer; ask for the task again")
         for request in tuple(self._unanswered):
             request.answer((lost,) * len(request.tasks))
-
-
-def _judge(task: Task, result: SubmitResult) -> SubmitVerdict:
-    match result:
-        case Created():
-            return Accepted(task, created=True)
-        case AlreadyExists(existing):
-            if existing.type == task.type and _same_json(existing.payload, task.payload):
-                return Accepted(existing, created=False)
-            return Refused(IdempotencyKeyReused(existing.id))
-        case TooLarge(size, limit):
-            return Refused(PayloadTooLarge(size, limit))
-        case TryAgain(reason):
-            return Refused(BackendUnavailable(reason))
-        case BackendUnavailable():
-            return Refused(result)
 
 
 def _same_json(one: object, other: object) -> bool:

@@ -52,6 +52,10 @@ class TaskBuilder:
             task=task, payload_json=payload_json, due_at=run_at if waits_in_store else None
         )
 
+    def is_of_type(self, task: Task, name: str) -> bool:
+        """Whether a stored task is of this type, by whichever of its names it was stored."""
+        return self._registry.canonical(task.type) == name
+
     def _payload(self, definition: TaskDefinition, submission: Submission) -> tuple[object, bytes]:
         """As it is handed to handlers, and encoded."""
         payload = to_json_types(submission.payload)
