@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ import trio.testing
 
 from task_queue_engine import TaskStatus
 from task_queue_engine.actors.messages import Ack, Acquired, Leave, Release
-from task_queue_engine.backends.base import QueueCapabilities
+from task_queue_engine.backends.base import Delivery, QueueCapabilities
 from task_queue_engine.backends.memory import MemoryBackend, MemoryQueue
 from tests.actors.polling import polling
 from tests.actors.support import LEASE, lose, put, receive, status
@@ -265,6 +266,28 @@ async def test_the_buffer_is_claimed_as_workers_come_free_in_one_batch(
         assert backend.faults.calls["claim"] == 3, "those that came free meanwhile are one batch"
         assert rig.claimer.statistics().claimed == 5
         assert (await backend.store.counts()).processing == 5
+
+
+async def test_a_worn_message_is_replaced_and_not_claimed(
+    backend: MemoryBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the broker's limit of receives would count as the task's limit of attempts."""
+    original = MemoryQueue._take
+
+    def worn(queue: MemoryQueue, max_messages: int, visibility: float) -> list[Delivery]:
+        return [
+            replace(delivery, is_worn=delivery.receive_count == 2)
+            for delivery in original(queue, max_messages, visibility)
+        ]
+
+    monkeypatch.setattr(MemoryQueue, "_take", worn)
+    await put(backend)
+    await receive(backend, visibility=1)
+    async with polling(backend) as rig:
+        settlement = await rig.settlement()
+        assert isinstance(settlement, Release)
+        assert settlement.delay == 0
+        assert backend.faults.calls["claim"] == 0
 
 
 async def test_a_lease_lost_in_the_buffer_is_never_claimed(backend: MemoryBackend) -> None:

@@ -94,12 +94,12 @@ async def test_a_def_handlers_payload_is_checked_in_a_thread(check: TypeCheck) -
             delivery("anything", {"name": "Ada"}),
         ]
     )
+    assert threading.main_thread() not in blocking.threads
     assert (good.payload, good.refusal) == (Payload("Ada"), None)
     assert refused.refusal is not None
     assert "payload.name" in refused.refusal.message
     assert (exits.payload, exits.refusal) == (msgspec.UNSET, None), "the attempt runs into it"
     assert (unread.payload, unread.data) == (msgspec.UNSET, msgspec.UNSET)
-    assert threading.main_thread() not in blocking.threads
 
 
 async def test_an_async_handlers_small_payload_is_checked_on_the_loop_and_a_large_one_is_not(
@@ -108,8 +108,8 @@ async def test_an_async_handlers_small_payload_is_checked_on_the_loop_and_a_larg
     for name, on_loop in (("Ada", True), ("A" * 5000, False)):
         blocking.threads.clear()
         (checked,) = await check.check([delivery("async", {"name": name})])
-        assert checked.payload == Payload(name)
         assert (blocking.threads == [threading.main_thread()]) is on_loop
+        assert checked.payload == Payload(name)
 
 
 async def test_a_check_that_does_not_come_back_holds_up_no_other_type(

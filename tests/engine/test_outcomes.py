@@ -320,7 +320,7 @@ async def test_workers_of_two_kinds_share_a_queue(
     async with running(tasks, backend) as engine, running(older, backend):
         handles = [await engine.submit("new", number) for number in range(50)]
         for handle in handles:
-            assert await handle.result(timeout=600) == "done"
+            assert await handle.result(timeout=3600) == "done"
             assert (await handle.task()).attempt == 1
 
 
