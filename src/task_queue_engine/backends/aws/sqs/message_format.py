@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
@@ -112,15 +112,11 @@ def fresh_copy(delivery: Delivery, delay: float, *, max_bytes: int) -> Outgoing:
     has lapsed.
     """
     named = _read(delivery.body)
-    copy = Outgoing(
-        delivery.body.decode(),
-        named.attributes if named else {},
-        whole_seconds(delay),
-    )
+    body, attributes = delivery.body.decode(), named.attributes if named else {}
     copied = (*delivery.copy_of, Receive(delivery.message_id, delivery.receive_count))
     said = ",".join(f"{one.message_id}:{one.count}" for one in copied[-_MAX_COPIED:])
-    witness = Outgoing(copy.body, copy.attributes | _attributes(**{COPY_OF: said}))
-    return witness if witness.size <= max_bytes else copy
+    copy = Outgoing(body, attributes | _attributes(**{COPY_OF: said}), whole_seconds(delay))
+    return copy if copy.size <= max_bytes else replace(copy, attributes=attributes)
 
 
 def outgoing_dead_letter(item: DeadLettering, *, max_bytes: int) -> Outgoing:
