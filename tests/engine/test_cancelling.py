@@ -155,6 +155,30 @@ async def test_a_cancel_that_lands_while_the_claim_is_under_way(
     assert runs.starts == []
 
 
+@pytest.mark.parametrize("turn", range(20))  # trio draws who of those that can run goes first
+async def test_a_cancel_and_a_claim_that_are_answered_in_one_moment(
+    tasks: TaskRegistry, backend: MemoryBackend, runs: Runs, turn: int
+) -> None:
+    """What has not started when the cancel is answered does not start in the next moment."""
+    async with process(tasks, backend) as one, trio.open_nursery() as nursery:
+        with hold_answers(one.link, "claim") as claim, hold_answers(one.link, "cancel") as cancel:
+            handle = await one.engine.submit("work", 1)
+            await reaches(one.engine, handle.id, TaskStatus.PROCESSING)
+            started: list[int] = []
+
+            async def cancel_it() -> None:
+                await handle.cancel()
+                started.append(len(runs))
+
+            nursery.start_soon(cancel_it)
+            await trio.sleep(1)
+            claim.set()
+            cancel.set()
+        assert (await ended(one.engine, handle.id)).status is TaskStatus.CANCELLED
+        await trio.sleep(10)
+        assert started == [len(runs)]
+
+
 class hold_answers:  # noqa: N801 - used like a function
     """Calls of one operation take effect, and their answers come when the event is set."""
 

@@ -59,13 +59,13 @@ async def test_what_waits_in_the_buffer_is_not_claimed_twice(autojump_clock: Moc
 
     backend = MemoryBackend(clock=TrioClock())
     async with trio.open_nursery() as nursery:
-        settings = Settings(worker_count=1, prefetch=6)
+        settings = Settings(worker_count=2, prefetch=6)
         engine = await nursery.start(Engine(tasks, settings, backend=backend).run)
-        handles = [await engine.submit(slow, number) for number in range(4)]
+        handles = [await engine.submit(slow, number) for number in range(3)]
         await trio.sleep(1)
         backend.queue("default").lapse_leases()
         await trio.sleep(10)
-        finish.set()
+        finish.set()  # two workers come free: for the one that waits, and its double
         for number, handle in enumerate(handles):
             assert await handle.result(timeout=60) == number
             assert (await handle.task()).attempt == 1
