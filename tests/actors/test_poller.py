@@ -230,7 +230,7 @@ async def test_a_stop_during_a_failing_claim_gives_the_message_back(
         assert await rig.settlement() == Release(await rig.lease())
 
 
-async def test_what_lies_in_the_buffer_is_given_back_and_nothing_is_written(
+async def test_what_lies_in_the_prefetch_buffer_is_given_back(
     backend: MemoryBackend,
 ) -> None:
     async with polling(backend, demand=1, prefetch=4) as rig:

@@ -340,6 +340,7 @@ def test_what_a_client_reads_adds_no_member_to_what_a_server_writes(
                 "dead_letters",
                 "uptime_seconds",
                 "counters",
+                "given_back_by_type",
                 "usage",
             },
         ),
