@@ -146,7 +146,10 @@ async def test_leases_lost_while_the_claim_failed_are_given_up(backend: MemoryBa
     async with polling(backend) as rig:
         with backend.faults.outage("claim"):
             await put(backend)
-            lose(await rig.lease())
+            lease = await rig.lease()
+            while not backend.faults.calls["claim"]:
+                await trio.lowlevel.checkpoint()
+            lose(lease)
             assert isinstance(await rig.settlement(), Release)
         task = await put(backend)
         assert (await rig.deliveries.receive()).task.id == task.id
