@@ -484,3 +484,63 @@ def test_registries_can_be_put_together(tasks: TaskRegistry) -> None:
     assert [definition.name for definition in whole] == ["a"]
     with pytest.raises(RegistryError, match="already registered"):
         whole.include(tasks)
+
+
+# --- aliases --------------------------------------------------------------------------------
+
+
+def test_a_renamed_type_is_found_by_its_old_names(tasks: TaskRegistry) -> None:
+    @tasks.task("send-email", aliases=["mail", "email.send"])
+    async def send_email(payload: Any) -> None: ...
+
+    definition = tasks.get("mail")
+    assert definition is tasks.get("send-email") is tasks.get(send_email)
+    assert definition.name == tasks.canonical("email.send") == "send-email"
+    assert tasks.names == ("send-email",)
+    assert [one.name for one in tasks] == ["send-email"]
+    assert len(tasks) == 1
+    assert "mail" in tasks
+    assert tasks.canonical("unheard-of") == "unheard-of"
+    other = TaskRegistry()
+    other.include(tasks)
+    assert other.get("mail") is definition
+
+
+@pytest.mark.parametrize(
+    ("name", "aliases", "said"),
+    [
+        ("b", ["a"], "alias 'a' is already registered, by .*first$"),
+        ("b", ["old"], "alias 'old' is already registered, by .*first, as an alias of 'a'"),
+        ("old", [], "task type 'old' is already registered, by .*first, as an alias of 'a'"),
+        ("b", ["b"], "each name is given once"),
+        ("b", ["c", "c"], "each name is given once"),
+        ("b", "cd", "aliases must be a list of names"),
+        ("b", [1], "aliases must be a list of names"),
+        ("b", ["no spaces"], "alias 'no spaces': a name is"),
+    ],
+)
+def test_aliases_that_make_no_sense(
+    tasks: TaskRegistry, name: str, aliases: Any, said: str
+) -> None:
+    @tasks.task("a", aliases=["old"])
+    async def first(payload: Any) -> None: ...
+
+    with pytest.raises(RegistryError, match=said):
+
+        @tasks.task(name, aliases=aliases)
+        async def second(payload: Any) -> None: ...
+
+    assert tasks.names == ("a",)
+
+
+def test_a_registry_with_a_taken_alias_is_not_included(tasks: TaskRegistry) -> None:
+    @tasks.task("a", aliases=["old"])
+    async def first(payload: Any) -> None: ...
+
+    other = TaskRegistry()
+
+    @other.task("b", aliases=["old"])
+    async def second(payload: Any) -> None: ...
+
+    with pytest.raises(RegistryError, match="alias 'old' is already registered"):
+        other.include(tasks)

@@ -113,6 +113,9 @@ class Settings(EnvironmentSettings):
     processes: Count = _env("TQE_PROCESSES", max(1, os.cpu_count() or 1))
     process_env: Annotated[tuple[str, ...], NoDecode] = _env("TQE_PROCESS_ENV", ())
     prefetch: Annotated[int, Field(ge=0, le=10_000)] = _env("TQE_PREFETCH", 0)
+    unknown_type_after: Annotated[float, Field(gt=0, le=MAX_SECONDS)] = _env(
+        "TQE_UNKNOWN_TYPE_AFTER", 86_400.0
+    )
 
     batch_linger: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] = _env(
         "TQE_BATCH_LINGER", 0.0

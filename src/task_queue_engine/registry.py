@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum, auto
 from functools import partial
@@ -40,6 +40,8 @@ class TaskDefinition:
     """One registered task type."""
 
     name: str
+    aliases: tuple[str, ...] = ()
+    """Names that stored tasks of this type may still have."""
     handler: Handler
     runs_in: RunsIn
     takes_context: bool
@@ -69,6 +71,7 @@ class TaskRegistry:
     """
 
     def __init__(self) -> None:
+        # Under its name and every alias.
         self._by_name: dict[str, TaskDefinition] = {}
         self._by_handler: dict[Handler, TaskDefinition] = {}
         # Types whose payload's annotation could not be resolved yet, and how to try again.
@@ -78,6 +81,7 @@ class TaskRegistry:
         self,
         name: str,
         *,
+        aliases: Sequence[str] = (),
         max_attempts: int | None = None,
         timeout: Seconds | None = None,
         backoff: Backoff | None = None,
@@ -88,6 +92,9 @@ class TaskRegistry:
 
         Args:
             name: what submissions call this type: letters, digits, ``_ . : -``, at most 128.
+            aliases: names that this type had before. Tasks stored under one are run by this
+                handler, and a submission may use it: the task is stored under `name`. To rename a
+                type, add the old name here and leave it until no task has it any more.
             max_attempts: 1 to 1000; a submission may ask for another number.
             timeout: seconds (or a timedelta) one attempt may take.
             backoff: waits between attempts; without one 20 s, 13 minutes, then an hour each.
@@ -111,6 +118,7 @@ class TaskRegistry:
                 _define,
                 name,
                 handler,
+                aliases=aliases,
                 max_attempts=max_attempts,
                 timeout=timeout,
                 backoff=backoff,
@@ -118,9 +126,7 @@ class TaskRegistry:
                 process=process,
             )
             definition = define()
-            if name in self._by_name:
-                other = self._by_name[name].handler
-                raise RegistryError(f"task type {name!r} is already registered, by {spell(other)}")
+            self._check_names_are_free(definition)
             if handler in self._by_handler:
                 raise RegistryError(
                     f"{spell(handler)} is already registered, as {self._by_handler[handler].name!r}"
@@ -134,8 +140,19 @@ class TaskRegistry:
             raise RegistryError(f'@tasks.task needs a name: @tasks.task("{_suggest(name)}")')
         return register
 
+    def _check_names_are_free(self, definition: TaskDefinition) -> None:
+        for name in (definition.name, *definition.aliases):
+            if name in self._by_name:
+                other = self._by_name[name]
+                what = "task type" if name == definition.name else "alias"
+                as_alias = f", as an alias of {other.name!r}" if name != other.name else ""
+                raise RegistryError(
+                    f"{what} {name!r} is already registered, by {spell(other.handler)}{as_alias}"
+                )
+
     def _add(self, definition: TaskDefinition) -> None:
-        self._by_name[definition.name] = definition
+        for name in (definition.name, *definition.aliases):
+            self._by_name[name] = definition
         self._by_handler[definition.handler] = definition
 
     def _resolve(self) -> None:
@@ -157,7 +174,7 @@ class TaskRegistry:
             self._add(definition)
 
     def get(self, task: str | Handler) -> TaskDefinition:
-        """By type name or by the decorated function. Raises UnknownTaskType."""
+        """By type name or alias, or by the decorated function. Raises UnknownTaskType."""
         self._resolve()
         try:
             found = self._by_name.get(task) if isinstance(task, str) else self._by_handler.get(task)
@@ -170,14 +187,18 @@ class TaskRegistry:
 
     @property
     def names(self) -> tuple[str, ...]:
-        self._resolve()
-        return tuple(sorted(self._by_name))
+        """Without aliases."""
+        return tuple(sorted(definition.name for definition in self))
+
+    def canonical(self, name: str) -> str:
+        """The name of the type that has this name or alias; itself where there is none."""
+        definition = self._by_name.get(name)
+        return name if definition is None else definition.name
 
     def include(self, other: TaskRegistry) -> None:
         """Take over all types of `other`. Raises RegistryError where a name is taken."""
         for definition in other:
-            if definition.name in self._by_name:
-                raise RegistryError(f"task type {definition.name!r} is already registered")
+            self._check_names_are_free(definition)
             self._add(definition)
 
     def __contains__(self, name: object) -> bool:
@@ -185,16 +206,38 @@ class TaskRegistry:
 
     def __iter__(self) -> Iterator[TaskDefinition]:
         self._resolve()
-        return iter(self._by_name.values())
+        # By identity: a type is there once for every name.
+        return iter({id(one): one for one in self._by_name.values()}.values())
 
     def __len__(self) -> int:
-        return len(self._by_name)
+        return len(list(iter(self)))
+
+
+def _check_names(name: Any, aliases: Any) -> None:
+    if callable(name):
+        raise RegistryError(f'@tasks.task needs a name: @tasks.task("{_suggest(name)}")')
+    if isinstance(aliases, str) or not isinstance(aliases, Sequence):
+        raise RegistryError(
+            f"task type {shown(name)}: aliases must be a list of names, not {shown(aliases)}"
+        )
+    for number, each in enumerate((name, *aliases)):
+        if not isinstance(each, str) or not _NAME.fullmatch(each):
+            what = "alias" if number else "task type"
+            raise RegistryError(
+                f"{what} {shown(each)}: a name is 1 to 128 letters, digits, '_', '.', ':' or '-', "
+                "the first a letter or digit"
+            )
+    if len({name, *aliases}) != 1 + len(aliases):
+        raise RegistryError(
+            f"task type {name!r}: each name is given once, not {shown(aliases)} with it"
+        )
 
 
 def _define(
     name: str,
     handler: Handler,
     *,
+    aliases: Sequence[str],
     max_attempts: int | None,
     timeout: Seconds | None,
     backoff: Backoff | None,
@@ -202,13 +245,7 @@ def _define(
     process: bool,
 ) -> TaskDefinition:
     """An annotation that cannot be resolved yet leaves `payload_type` Unresolved."""
-    if not isinstance(name, str) or not _NAME.fullmatch(name):
-        if callable(name):
-            raise RegistryError(f'@tasks.task needs a name: @tasks.task("{_suggest(name)}")')
-        raise RegistryError(
-            f"task type {shown(name)}: a name is 1 to 128 letters, digits, '_', '.', ':' or '-', "
-            "the first a letter or digit"
-        )
+    _check_names(name, aliases)
     where = f"task type {name!r} ({spell(handler)})"
     try:
         options = _check_options(max_attempts, timeout, backoff, on_error, process)
@@ -230,6 +267,7 @@ def _define(
         ) from None
     return TaskDefinition(
         name=name,
+        aliases=tuple(aliases),
         handler=handler,
         runs_in=(
             RunsIn.TRIO if signature.is_async else RunsIn.PROCESS if process else RunsIn.THREAD

@@ -1,28 +1,32 @@
-"""A poller with its claimer, and what stands around them: the far ends of its channels, and a lease
+"""A poller and a claimer, and what stands around them: the far ends of their channels, and a lease
 keeper that does as it is told."""
 
 from __future__ import annotations
 
 import math
+import random
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import trio
 
-from task_queue_engine.actors.claimer import Claimer
+from task_queue_engine import TaskRegistry
+from task_queue_engine.actors.claimer import Claimer, ClaimerChannels
 from task_queue_engine.actors.health import ActorHealth
 from task_queue_engine.actors.messages import (
     Acquired,
     Attempt,
-    AttemptKey,
-    HeldAsked,
+    ClaimEvent,
     Lease,
     LeaseEvent,
     Outcome,
     Settlement,
+    WorkerFree,
 )
 from task_queue_engine.actors.poller import Poller, PollerChannels
+from task_queue_engine.actors.type_check import TypeCheck
 from task_queue_engine.backends.memory import MemoryBackend
 from tests.actors.support import LEASE, retry
 
@@ -30,7 +34,8 @@ from tests.actors.support import LEASE, retry
 @dataclass
 class Rig:
     poller: Poller
-    demand: trio.MemorySendChannel[int]
+    claimer: Claimer
+    demand: trio.MemorySendChannel[ClaimEvent]
     deliveries: trio.MemoryReceiveChannel[Attempt]
     outcomes: trio.MemoryReceiveChannel[Outcome]
     settlements: trio.MemoryReceiveChannel[tuple[Settlement, ...]]
@@ -38,11 +43,8 @@ class Rig:
     """Answered already, where the keeper runs."""
     health: ActorHealth
     done: trio.Event = field(default_factory=trio.Event)
-    held: set[AttemptKey] = field(default_factory=set)
-    """What the keeper says is held."""
     adopting: set[str] = field(default_factory=set)
     """Messages that the keeper says belong to an attempt that runs here."""
-    asked: list[HeldAsked] = field(default_factory=list)
 
     async def settlement(self) -> Settlement:
         (settlement,) = await self.settlements.receive()
@@ -54,8 +56,20 @@ class Rig:
         assert isinstance(event, Acquired)
         return event.leases[0]
 
+    def free(self, workers: int = 1) -> None:
+        """So many workers say that they are."""
+        for _ in range(workers):
+            self.demand.send_nowait(WorkerFree())
+
+    def stop(self) -> None:
+        """What the line does."""
+        self.poller.stop()
+        self.claimer.stop()
+
     async def run(self) -> None:
-        await self.poller.run()
+        async with trio.open_nursery() as line:
+            line.start_soon(self.poller.run)
+            line.start_soon(self.claimer.run)
         self.done.set()
 
     async def keep(
@@ -65,19 +79,26 @@ class Rig:
     ) -> None:
         with events, seen:
             async for event in events:
-                match event:
-                    case Acquired(leases, reply):
-                        reply.give(
-                            tuple(
-                                lease
-                                for lease in leases
-                                if lease.delivery.message_id not in self.adopting
-                            )
+                if isinstance(event, Acquired):
+                    event.reply.give(
+                        tuple(
+                            lease
+                            for lease in event.leases
+                            if lease.delivery.message_id not in self.adopting
                         )
-                    case HeldAsked(attempts, asked_reply):
-                        self.asked.append(event)
-                        asked_reply.give(attempts & self.held)
+                    )
                 seen.send_nowait(event)
+
+
+def known(*names: str) -> TaskRegistry:
+    """A registry of types that take anything."""
+    registry = TaskRegistry()
+    for name in names:
+
+        @registry.task(name)
+        async def handler(payload: Any) -> None: ...
+
+    return registry
 
 
 @asynccontextmanager
@@ -88,10 +109,12 @@ async def polling(
     prefetch: int = 0,
     keeper: bool = True,
     room_for_events: float = math.inf,
+    registry: TaskRegistry | None = None,
 ) -> AsyncIterator[Rig]:
     """`keeper=False`: its place is the test's, at the other end of `lease_events`."""
-    demand_out, demand_in = trio.open_memory_channel[int](math.inf)
-    deliveries_out, deliveries_in = trio.open_memory_channel[Attempt](prefetch)
+    demand_out, demand_in = trio.open_memory_channel[ClaimEvent](math.inf)
+    room_out, room_in = trio.open_memory_channel[int](math.inf)
+    deliveries_out, deliveries_in = trio.open_memory_channel[Attempt](math.inf)
     outcomes_out, outcomes_in = trio.open_memory_channel[Outcome](100)
     settlements_out, settlements_in = trio.open_memory_channel[tuple[Settlement, ...]](100)
     leases_out, leases_in = trio.open_memory_channel[LeaseEvent](room_for_events)
@@ -100,31 +123,42 @@ async def polling(
     queue = backend.queue("default")
     poller = Poller(
         queue=queue,
-        claimer=Claimer(
-            queue=queue,
-            store=backend.store,
-            clock=backend.clock,
-            worker_name="here",
-            visibility=LEASE,
-            retry=retry("poller", health),
-            leases=leases_out,
-        ),
         visibility=LEASE,
         poll_wait=20,
         retry=retry("poller", health),
         channels=PollerChannels(
-            demand=demand_in,
-            deliveries=deliveries_out,
-            unstarted=deliveries_in.clone(),
-            outcomes=outcomes_out,
-            settlements=settlements_out,
+            room=room_in,
+            claim_events=demand_out.clone(),
+            settlements=settlements_out.clone(),
             leases=leases_out,
         ),
     )
-    for _ in range(demand):
-        demand_out.send_nowait(1)
+    claimer = Claimer(
+        queue=queue,
+        store=backend.store,
+        clock=backend.clock,
+        worker_name="here",
+        visibility=LEASE,
+        retry=retry("claimer", health),
+        type_check=TypeCheck(
+            registry=registry or known("t"),
+            clock=backend.clock,
+            rng=random.Random(1),
+            fail_after=86_400,
+        ),
+        channels=ClaimerChannels(
+            claim_events=demand_in,
+            room=room_out,
+            deliveries=deliveries_out,
+            outcomes=outcomes_out,
+            settlements=settlements_out,
+        ),
+    )
+    if prefetch:
+        room_out.send_nowait(prefetch)
     rig = Rig(
         poller=poller,
+        claimer=claimer,
         demand=demand_out,
         deliveries=deliveries_in,
         outcomes=outcomes_in,
@@ -132,6 +166,7 @@ async def polling(
         lease_events=seen_in if keeper else leases_in,
         health=health,
     )
+    rig.free(demand)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(rig.run)
         if keeper:

@@ -19,7 +19,14 @@ from task_queue_engine.actors.messages import (
 )
 from task_queue_engine.backends.base import Message
 from task_queue_engine.backends.memory import MemoryBackend
-from task_queue_engine.lifecycle import ClaimRequest, Complete, Fail, Started, crash_error
+from task_queue_engine.lifecycle import (
+    ClaimRequest,
+    Complete,
+    Fail,
+    Started,
+    crash_error,
+    decide_claim,
+)
 from task_queue_engine.retry import SnoozeUntil
 from tests.actors.polling import Rig, polling
 from tests.actors.support import LEASE, claim, lose, put, receive, status
@@ -32,7 +39,7 @@ async def test_a_finished_task_is_deleted_and_not_run(backend: MemoryBackend) ->
     assert attempt.task.id == task.id
     async with polling(backend) as rig:
         assert isinstance(await rig.settlement(), Ack)
-        assert rig.poller.statistics().claimed == 0
+        assert rig.claimer.statistics().claimed == 0
 
 
 async def test_a_cancelled_task_is_deleted_and_not_run(backend: MemoryBackend) -> None:
@@ -63,7 +70,7 @@ async def test_a_lapsed_attempt_is_taken_over(
         attempt = await rig.deliveries.receive()
         assert attempt.task.id == task.id
         assert (attempt.task.attempt, attempt.task.retry_count) == (2, 1)
-        assert rig.poller.statistics().taken_over == 1
+        assert rig.claimer.statistics().taken_over == 1
     (line,) = caplog.messages
     assert task.id in line
     assert "starting it again" in line
@@ -80,7 +87,7 @@ async def test_a_task_that_outlived_its_attempts_is_dead_lettered_with_the_reaso
         assert settlement.reason == "its worker died 1 times of 1 allowed"
         assert settlement.error is not None
         assert settlement.error.type.endswith("AttemptCrashed")
-        assert rig.poller.statistics().quarantined == 1
+        assert rig.claimer.statistics().quarantined == 1
     (line,) = caplog.messages
     assert task.id in line
     assert "FAILED" in line
@@ -139,7 +146,10 @@ async def test_leases_lost_while_the_claim_failed_are_given_up(backend: MemoryBa
     async with polling(backend) as rig:
         with backend.faults.outage("claim"):
             await put(backend)
-            lose(await rig.lease())
+            lease = await rig.lease()
+            while not backend.faults.calls["claim"]:
+                await trio.lowlevel.checkpoint()
+            lose(lease)
             assert isinstance(await rig.settlement(), Release)
         task = await put(backend)
         assert (await rig.deliveries.receive()).task.id == task.id
@@ -180,19 +190,18 @@ async def test_a_claim_whose_answer_was_lost_is_recognised_as_its_own(
         await put(backend, max_attempts=1)
         attempt = await rig.deliveries.receive()
         assert (attempt.task.attempt, attempt.task.retry_count) == (1, 0)
-        assert rig.poller.statistics().duplicates == 0
+        assert rig.claimer.statistics().duplicates == 0
 
 
 async def test_a_duplicate_of_what_is_held_here_is_not_taken_for_a_lost_answer(
     backend: MemoryBackend,
 ) -> None:
     backend.faults.duplicate_deliveries(1)
-    task = await put(backend)
+    await put(backend)
     async with polling(backend, demand=1) as rig:
-        attempt = await rig.deliveries.receive()
-        rig.held.add((task.id, attempt.task.attempt))
+        await rig.deliveries.receive()
         backend.faults.lose_answer("claim")
-        rig.demand.send_nowait(1)
+        rig.free()
         assert isinstance(await rig.settlement(), Leave)
 
 
@@ -255,8 +264,8 @@ async def test_however_many_answers_in_a_row_were_lost(backend: MemoryBackend, l
         assert settlement.lease.delivery.task_id == dead.id
         assert settlement.reason == "its worker died 1 times of 1 allowed"
         assert settlement.error is not None
-        assert rig.poller.statistics().quarantined == 1
-        assert rig.poller.statistics().duplicates == 0
+        assert rig.claimer.statistics().quarantined == 1
+        assert rig.claimer.statistics().duplicates == 0
     assert backend.faults.calls["claim"] == 1 + lost + 1  # the test's own one is the first
 
 
@@ -289,7 +298,7 @@ async def test_a_takeover_whose_answer_was_lost_is_counted_once(backend: MemoryB
     async with polling(backend) as rig:
         attempt = await rig.deliveries.receive()
         assert (attempt.task.attempt, attempt.task.retry_count) == (2, 1)
-        assert rig.poller.statistics().taken_over == 1
+        assert rig.claimer.statistics().taken_over == 1
 
 
 async def test_a_cancel_written_by_a_claim_whose_answer_was_lost(backend: MemoryBackend) -> None:
@@ -351,34 +360,68 @@ async def test_a_task_that_failed_by_itself_makes_no_dead_letter_here(
         assert isinstance(await rig.settlement(), Ack)
 
 
-async def test_the_lease_keeper_is_asked_about_its_own_name_alone(backend: MemoryBackend) -> None:
-    backend.faults.duplicate_deliveries(1)
-    await put(backend)
-    await claim(backend, await receive(backend))
-    await put(backend)
-    backend.faults.lose_answer("claim")
-    async with polling(backend, demand=2) as rig:
-        attempt = await rig.deliveries.receive()
-        (event,) = rig.asked
-        assert event.attempts == {attempt.key}
-
-
-async def test_a_stop_while_it_looks_gives_back_what_it_knows_at_no_cost(
-    backend: MemoryBackend,
-) -> None:
-    """Only what the store does not tell apart any more is left: it may be a live one's."""
-    async with polling(backend, demand=2) as rig:
-        with backend.faults.outage("get"):
-            with backend.faults.block("claim") as gate:
-                lost = await put(backend)
-                await gate.arrived.wait()
-                backend.faults.lose_answer("claim")
+async def test_a_stop_waits_to_hear_of_an_unanswered_claim(backend: MemoryBackend) -> None:
+    """Given back without that it would count as a crash in the next engine."""
+    async with polling(backend) as rig:
+        with backend.faults.outage("claim"), backend.faults.outage("get"):
+            task = await put(backend, max_attempts=1)
             await trio.sleep(20)
-            assert status(backend, lost.id) is TaskStatus.PROCESSING
-            rig.poller.stop()
+            await start_unanswered(rig, backend)
+            rig.stop()
+            await trio.sleep(10)
+            assert not rig.done.is_set()
+        with trio.fail_after(10):
+            await rig.done.wait()
+        outcome = rig.outcomes.receive_nowait()
+        assert isinstance(outcome, Interrupted)
+        assert outcome.attempt.task.id == task.id
+        assert rig.claimer.statistics().returned == 1
+
+
+async def start_unanswered(rig: Rig, backend: MemoryBackend) -> None:
+    """What a claim does of which no more is heard."""
+    lease = await rig.lease()
+    request = ClaimRequest(
+        task_id=lease.delivery.task_id,
+        message_id=lease.delivery.message_id,
+        receive_count=lease.delivery.receive_count,
+        worker="here",
+    )
+    row = backend.store.row(lease.delivery.task_id)
+    verdict, changed = decide_claim(row, request, backend.clock.now())
+    assert isinstance(verdict, Started)
+    assert changed is not None
+    backend.state.rows[lease.delivery.task_id] = changed
+
+
+async def test_until_the_grace_is_over(backend: MemoryBackend) -> None:
+    """Then what is unclear is left: it may be another attempt's."""
+    async with polling(backend) as rig:
+        backend.faults.lose_answer("claim")
+        with backend.faults.outage("get"):
+            await put(backend)
+            await trio.sleep(20)
+            rig.stop()
+            await trio.sleep(20)
+            assert not rig.done.is_set()
+            rig.claimer.cut_short()
             with trio.fail_after(10):
                 await rig.done.wait()
         assert isinstance(await rig.settlement(), Leave)
+
+
+async def test_a_claim_under_lost_leases_that_went_unanswered_costs_nothing(
+    backend: MemoryBackend,
+) -> None:
+    async with polling(backend) as rig:
+        with backend.faults.outage("claim"), backend.faults.outage("get"):
+            await put(backend, max_attempts=1)
+            await trio.sleep(20)
+            await start_unanswered(rig, backend)
+            rig.claimer._in_hand[0].lost = True
+            await trio.sleep(20)
+        attempt = await rig.deliveries.receive()
+        assert attempt.abort_reason is AbortReason.LEASE_LOST, "which its worker gives back"
 
 
 async def test_a_stop_while_it_looks_costs_its_neighbours_nothing(backend: MemoryBackend) -> None:
@@ -399,7 +442,8 @@ async def test_a_stop_while_it_looks_costs_its_neighbours_nothing(backend: Memor
     async with polling(backend, demand=2) as rig:
         with backend.faults.outage("get"):
             await trio.sleep(20)
-            rig.poller.stop()
+            rig.stop()
+            rig.claimer.cut_short()
             with trio.fail_after(10):
                 await rig.done.wait()
         outcome = rig.outcomes.receive_nowait()
@@ -419,16 +463,21 @@ async def test_a_quarantine_that_cannot_be_looked_at_is_given_back_to_find_its_d
         with backend.faults.outage("get"):
             await trio.sleep(20)
             assert status(backend, task.id) is TaskStatus.FAILED
-            rig.poller.stop()
+            rig.stop()
+            rig.claimer.cut_short()
             await rig.done.wait()
         assert isinstance(await rig.settlement(), Release)
-        assert rig.poller.statistics().returned_unstarted == 1
+        assert rig.claimer.statistics().returned == 1
 
 
-async def test_without_a_lease_keeper_what_is_unclear_is_left(backend: MemoryBackend) -> None:
+async def test_a_lost_answer_is_recognised_without_a_lease_keeper(backend: MemoryBackend) -> None:
+    """It died, and the engine ends: what never ran costs nothing all the same."""
     async with polling(backend, keeper=False) as rig:
         backend.faults.lose_answer("claim")
-        await put(backend)
+        task = await put(backend, max_attempts=1)
         await claim_was_lost(rig, backend)
         rig.lease_events.close()
-        assert isinstance(await rig.settlement(), Leave)
+        rig.stop()
+        outcome = await rig.outcomes.receive()
+        assert isinstance(outcome, Interrupted)
+        assert outcome.attempt.task.id == task.id

@@ -15,9 +15,7 @@ from task_queue_engine.actors.lease_keeper import LeaseKeeper
 from task_queue_engine.actors.messages import (
     AbortReason,
     Acquired,
-    AttemptKey,
     CancelAsked,
-    HeldAsked,
     Lease,
     LeaseEvent,
     Settled,
@@ -299,12 +297,26 @@ async def test_a_message_that_comes_again_while_its_attempt_runs_goes_to_its_lea
         assert not lease.lost, "what is renewed is the new receipt"
 
 
-@pytest.mark.parametrize("state", ["unclaimed", "aborted", "lost", "settling"])
-async def test_only_a_live_attempt_keeps_its_message(backend: MemoryBackend, state: str) -> None:
+async def test_a_message_that_comes_again_while_it_waits_for_its_claim_is_not_claimed_twice(
+    backend: MemoryBackend,
+) -> None:
+    """The second claim would count the first as a crash."""
     async with keeping(backend) as rig:
         lease = await received(backend)
-        if state != "unclaimed":
-            await claim(backend, lease)
+        await rig.keep(lease)
+        backend.queue("default").lapse_leases()
+        again = await receive(backend)
+        event = Acquired((again,))
+        await rig.events.send(event)
+        assert await event.reply.get() == ()
+        assert lease.delivery is again.delivery
+
+
+@pytest.mark.parametrize("state", ["aborted", "lost", "settling"])
+async def test_only_what_goes_on_keeps_its_message(backend: MemoryBackend, state: str) -> None:
+    async with keeping(backend) as rig:
+        lease = await received(backend)
+        await claim(backend, lease)
         if state == "aborted":
             assert lease.attempt is not None
             lease.attempt.abort(AbortReason.CANCELLED)
@@ -349,29 +361,6 @@ async def test_a_renewal_under_way_says_nothing_of_the_receipt_that_came_meanwhi
         assert not attempt.lease.lost, "the old receipt is stale for a good reason"
 
 
-async def test_it_knows_what_is_held_and_what_was_until_it_was_lost(
-    backend: MemoryBackend,
-) -> None:
-    """Neither may be taken for an attempt whose start got no answer."""
-    async with keeping(backend) as rig:
-        attempt = await claimed(backend)
-        this, next_one = attempt.key, (attempt.task.id, 2)
-
-        async def held() -> set[AttemptKey]:
-            event = HeldAsked(frozenset({this, next_one}))
-            await rig.events.send(event)
-            return set(await event.reply.get())
-
-        assert await held() == set()
-        await rig.keep(attempt.lease)
-        assert await held() == {this}
-        backend.queue("default").lose_messages()
-        await trio.sleep(LEASE)
-        await rig.events.send(Settled((attempt.lease,)))
-        assert await held() == {this}
-        assert rig.keeper.statistics().held == 0
-
-
 async def test_an_answer_takes_in_all_events_before_it(backend: MemoryBackend) -> None:
     """A cancel that came before the question counts when the answer is there."""
     events_out, events_in = trio.open_memory_channel[LeaseEvent](10)
@@ -399,7 +388,7 @@ async def test_when_a_defect_ends_it_no_sender_waits_for_an_answer(
     async def send_until_it_is_gone() -> None:
         with suppress(trio.BrokenResourceError):
             while True:
-                event = HeldAsked(frozenset())
+                event = CancelAsked("some task")
                 await events_out.send(event)
                 replies.append(event.reply)
 

@@ -24,14 +24,18 @@ WRITERS = {
 """Field of a lease to the module that writes it."""
 ACTORS_AND_PARTS = {
     "acker": set(),
-    "claimer": set(),
+    "claimer": {"crash_isolation", "store_claims", "type_check", "unstarted"},
+    "crash_isolation": set(),
     "lease_keeper": set(),
     "metrics": set(),
-    "poller": {"claimer"},
+    "poller": set(),
     "reconciler": set(),
     "scheduler": set(),
     "status_writer": set(),
+    "store_claims": set(),
     "submitter": set(),
+    "type_check": set(),
+    "unstarted": set(),
     "worker": set(),
 }
 """Module of an actor to the parts it is made of, which are no actors."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -9,11 +10,11 @@ import trio
 import trio.testing
 
 from task_queue_engine import TaskStatus
-from task_queue_engine.actors.messages import Ack, Acquired, Interrupted, Leave, Release
-from task_queue_engine.backends.base import QueueCapabilities
+from task_queue_engine.actors.messages import Ack, Acquired, Leave, Release
+from task_queue_engine.backends.base import Delivery, QueueCapabilities
 from task_queue_engine.backends.memory import MemoryBackend, MemoryQueue
 from tests.actors.polling import polling
-from tests.actors.support import LEASE, put, receive, status
+from tests.actors.support import LEASE, lose, put, receive, status
 
 # --- taking ---------------------------------------------------------------------------------
 
@@ -45,7 +46,7 @@ async def test_without_demand_nothing_is_received(backend: MemoryBackend) -> Non
         await put(backend)
         await trio.sleep(3600)
         assert backend.faults.calls["receive"] == 0
-        await rig.demand.send(1)
+        rig.free()
         await rig.deliveries.receive()
 
 
@@ -60,7 +61,7 @@ async def test_no_more_is_received_than_was_asked_for(backend: MemoryBackend) ->
             rig.deliveries.receive_nowait()
         depth = await backend.queue("default").depth()
         assert (depth.waiting, depth.in_flight) == (7, 3)
-        await rig.demand.send(1)
+        rig.free()
         await rig.deliveries.receive()
 
 
@@ -104,16 +105,16 @@ async def test_a_duplicate_of_a_live_attempt_is_left_alone(backend: MemoryBacken
     async with polling(backend, demand=2) as rig:
         await rig.deliveries.receive()
         assert isinstance(await rig.settlement(), Leave)
-        assert rig.poller.statistics().duplicates == 1
+        assert rig.claimer.statistics().duplicates == 1
 
 
-@pytest.mark.parametrize("operation", ["receive", "claim"])
-async def test_trouble_is_waited_out(backend: MemoryBackend, operation: str) -> None:
+@pytest.mark.parametrize(("operation", "actor"), [("receive", "poller"), ("claim", "claimer")])
+async def test_trouble_is_waited_out(backend: MemoryBackend, operation: str, actor: str) -> None:
     async with polling(backend) as rig:
         with backend.faults.outage(operation):
             await put(backend)
             await trio.sleep(20)
-            assert rig.health.troubles == (f"poller: {operation}: made to fail by a test",)
+            assert rig.health.troubles == (f"{actor}: {operation}: made to fail by a test",)
         attempt = await rig.deliveries.receive()
         assert (attempt.task.attempt, attempt.task.retry_count) == (1, 0)
     assert rig.health.troubles == ()
@@ -141,7 +142,7 @@ async def test_what_the_lease_keeper_gives_to_a_running_attempt_is_not_claimed(
 async def test_a_stop_ends_the_long_poll_and_takes_nothing_more(backend: MemoryBackend) -> None:
     async with polling(backend) as rig:
         await trio.sleep(1)
-        rig.poller.stop()
+        rig.stop()
         with trio.fail_after(1):
             await rig.done.wait()
         await put(backend)
@@ -157,7 +158,7 @@ async def test_a_poll_that_would_go_on_without_us_is_left_to_its_end(
     monkeypatch.setattr(MemoryQueue, "capabilities", QueueCapabilities(poll_outlives_cancel=True))
     async with polling(backend) as rig:
         await trio.testing.wait_all_tasks_blocked()
-        rig.poller.stop()
+        rig.stop()
         await trio.sleep(5)
         assert not rig.done.is_set()
         task = await put(backend)
@@ -175,7 +176,7 @@ async def test_it_ends_by_itself_or_when_it_is_cut_short(
         async with polling(backend) as rig:
             await trio.testing.wait_all_tasks_blocked()
             before = trio.current_time()
-            rig.poller.stop()
+            rig.stop()
             if cut_after is not None:
                 await trio.sleep(cut_after)
                 rig.poller.cut_short()
@@ -187,24 +188,22 @@ async def test_what_has_not_started_does_not_wait_for_that(
     backend: MemoryBackend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(MemoryQueue, "capabilities", QueueCapabilities(poll_outlives_cancel=True))
-    async with polling(backend, demand=3, prefetch=2) as rig:
+    async with polling(backend, demand=0, prefetch=3) as rig:
         tasks = [await put(backend), await put(backend)]
         await trio.testing.wait_all_tasks_blocked()
-        rig.poller.stop()
+        rig.stop()
         with trio.fail_after(1):
-            outcomes = [await rig.outcomes.receive() for _ in tasks]
-        assert all(isinstance(outcome, Interrupted) for outcome in outcomes)
+            settlements = await rig.settlements.receive()
+        assert {lease.lease.delivery.task_id for lease in settlements} == {t.id for t in tasks}
         assert not rig.done.is_set()
         await rig.done.wait()
-        with pytest.raises(trio.EndOfChannel):
-            rig.outcomes.receive_nowait()
 
 
 async def test_a_stop_while_no_worker_asks_for_work(backend: MemoryBackend) -> None:
     async with polling(backend, demand=0) as rig:
         await trio.sleep(1)
-        rig.poller.stop()
-        rig.poller.stop()
+        rig.stop()
+        rig.stop()
         with trio.fail_after(1):
             await rig.done.wait()
 
@@ -213,7 +212,7 @@ async def test_a_stop_during_an_outage_is_not_held_up(backend: MemoryBackend) ->
     async with polling(backend) as rig:
         with backend.faults.outage("receive"):
             await trio.sleep(100)
-            rig.poller.stop()
+            rig.stop()
             with trio.fail_after(0.1):
                 await rig.done.wait()
 
@@ -225,37 +224,82 @@ async def test_a_stop_during_a_failing_claim_gives_the_message_back(
         with backend.faults.outage("claim"):
             await put(backend)
             await trio.sleep(20)
-            rig.poller.stop()
+            rig.stop()
             with trio.fail_after(10):
                 await rig.done.wait()
         assert await rig.settlement() == Release(await rig.lease())
 
 
-async def test_what_no_worker_has_taken_is_given_back(backend: MemoryBackend) -> None:
-    for _ in range(3):
-        await put(backend)
-    async with polling(backend, demand=3) as rig:
+async def test_what_lies_in_the_prefetch_buffer_is_given_back(
+    backend: MemoryBackend,
+) -> None:
+    async with polling(backend, demand=1, prefetch=4) as rig:
+        tasks = [await put(backend) for _ in range(5)]
         await trio.sleep(1)
-        rig.poller.stop()
-        await rig.done.wait()
-        for _ in range(3):
-            assert isinstance(rig.outcomes.receive_nowait(), Interrupted)
-        assert rig.poller.statistics().returned_unstarted == 3
-
-
-async def test_what_lies_in_the_prefetch_buffer_is_given_back(backend: MemoryBackend) -> None:
-    async with polling(backend, demand=5, prefetch=4) as rig:
-        for _ in range(5):
-            await put(backend)
         started = await rig.deliveries.receive()
-        await trio.sleep(1)
-        rig.poller.stop()
+        rig.stop()
         await rig.done.wait()
-        returned = [rig.outcomes.receive_nowait() for _ in range(4)]
-        assert all(isinstance(outcome, Interrupted) for outcome in returned)
-        assert started not in [outcome.attempt for outcome in returned]
+        settlements = [item async for batch in rig.settlements for item in batch]
+        assert all(isinstance(settlement, Release) for settlement in settlements)
+        returned = {settlement.lease.delivery.task_id for settlement in settlements}
+        assert returned == {task.id for task in tasks} - {started.task.id}
+        assert {status(backend, task_id) for task_id in returned} == {TaskStatus.PENDING}
+        assert rig.claimer.statistics().returned == 4
         with pytest.raises(trio.EndOfChannel):
-            await rig.deliveries.receive()
+            rig.outcomes.receive_nowait()
+
+
+async def test_the_buffer_is_claimed_as_workers_come_free_in_one_batch(
+    backend: MemoryBackend,
+) -> None:
+    async with polling(backend, demand=1, prefetch=10) as rig:
+        for _ in range(11):
+            await put(backend)
+        await trio.sleep(1)
+        assert rig.claimer.statistics().waiting == 10
+        assert backend.faults.calls["claim"] == 1
+        with backend.faults.block("claim") as gate:
+            rig.free()
+            await gate.arrived.wait()
+            rig.free(3)
+        await trio.sleep(1)
+        assert backend.faults.calls["claim"] == 3, "those that came free meanwhile are one batch"
+        assert rig.claimer.statistics().claimed == 5
+        assert (await backend.store.counts()).processing == 5
+
+
+async def test_a_worn_message_is_replaced_and_not_claimed(
+    backend: MemoryBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the broker's limit of receives would count as the task's limit of attempts."""
+    original = MemoryQueue._take
+
+    def worn(queue: MemoryQueue, max_messages: int, visibility: float) -> list[Delivery]:
+        return [
+            replace(delivery, is_worn=delivery.receive_count == 2)
+            for delivery in original(queue, max_messages, visibility)
+        ]
+
+    monkeypatch.setattr(MemoryQueue, "_take", worn)
+    await put(backend)
+    await receive(backend, visibility=1)
+    async with polling(backend) as rig:
+        settlement = await rig.settlement()
+        assert isinstance(settlement, Release)
+        assert settlement.delay == 0
+        assert backend.faults.calls["claim"] == 0
+
+
+async def test_a_lease_lost_in_the_buffer_is_never_claimed(backend: MemoryBackend) -> None:
+    async with polling(backend, demand=0, prefetch=1) as rig:
+        await put(backend)
+        lost = await rig.lease()
+        lose(lost)
+        rig.free()
+        assert await rig.settlement() == Leave(lost)
+        assert backend.faults.calls["claim"] == 0
+        fresh = await put(backend)
+        assert (await rig.deliveries.receive()).task.id == fresh.id
 
 
 async def test_what_was_received_but_not_claimed_goes_back_unclaimed(
@@ -264,7 +308,7 @@ async def test_what_was_received_but_not_claimed_goes_back_unclaimed(
     async with polling(backend, keeper=False, room_for_events=0) as rig:
         task = await put(backend)
         await trio.sleep(1)
-        rig.poller.stop()
+        rig.stop()
         await rig.lease()
         await rig.done.wait()
         assert isinstance(rig.settlements.receive_nowait()[0], Release)
@@ -279,6 +323,7 @@ async def test_without_a_lease_keeper_it_gives_back_and_ends(
         rig.lease_events.close()
         task = await put(backend)
         assert isinstance(await rig.settlement(), Release)
+        rig.stop()
         await rig.done.wait()
         assert status(backend, task.id) is TaskStatus.PENDING
 
@@ -294,4 +339,5 @@ async def test_a_lease_keeper_that_ends_before_it_answers(backend: MemoryBackend
         rig.lease_events.close()
         event.reply.refuse()
         assert await rig.settlement() == Release(event.leases[0])
+        rig.stop()
         await rig.done.wait()

@@ -19,6 +19,7 @@ from task_queue_engine import Backoff, Discard, Retry, Snooze, TaskRegistry
 from task_queue_engine.actors.messages import (
     AbortReason,
     Attempt,
+    ClaimEvent,
     Errored,
     Interrupted,
     Lost,
@@ -26,6 +27,7 @@ from task_queue_engine.actors.messages import (
     Progressed,
     Stopped,
     Succeeded,
+    WorkerFree,
 )
 from task_queue_engine.actors.worker import Worker
 from task_queue_engine.backends.memory import MemoryBackend
@@ -37,7 +39,7 @@ from tests.actors.support import claimed
 @dataclass
 class Rig:
     worker: Worker
-    demand: trio.MemoryReceiveChannel[int]
+    demand: trio.MemoryReceiveChannel[ClaimEvent]
     deliveries: trio.MemorySendChannel[Attempt]
     outcomes: trio.MemoryReceiveChannel[Outcome]
     done: trio.Event
@@ -52,7 +54,7 @@ class Rig:
 
 @asynccontextmanager
 async def working(backend: MemoryBackend, registry: TaskRegistry) -> AsyncIterator[Rig]:
-    demand_out, demand_in = trio.open_memory_channel[int](math.inf)
+    demand_out, demand_in = trio.open_memory_channel[ClaimEvent](math.inf)
     deliveries_out, deliveries_in = trio.open_memory_channel[Attempt](0)
     outcomes_out, outcomes_in = trio.open_memory_channel[Outcome](0)
     runner = HandlerRunner(threads=1, processes=1, max_result_bytes=10_000)
@@ -62,7 +64,7 @@ async def working(backend: MemoryBackend, registry: TaskRegistry) -> AsyncIterat
         runner=runner,
         clock=backend.clock,
         rng=random.Random(1),
-        demand=demand_out,
+        claim_events=demand_out,
         deliveries=deliveries_in,
         outcomes=outcomes_out,
         on_start=started.append,
@@ -100,12 +102,12 @@ def raising(error: BaseException, **options: Any) -> TaskRegistry:
 
 async def test_it_asks_for_work_runs_it_and_asks_again(backend: MemoryBackend) -> None:
     async with working(backend, handler(lambda: {"sent": True})) as rig:
-        assert await rig.demand.receive() == 1
+        assert await rig.demand.receive() == WorkerFree()
         with pytest.raises(trio.WouldBlock):
             rig.demand.receive_nowait()
         attempt = await claimed(backend)
         assert await rig.run(attempt) == Succeeded(attempt, {"sent": True})
-        assert await rig.demand.receive() == 1
+        assert await rig.demand.receive() == WorkerFree()
         assert rig.started == [attempt]
         statistics = rig.worker.statistics()
         assert (statistics.started, statistics.succeeded, statistics.busy) == (1, 1, False)

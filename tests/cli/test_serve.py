@@ -288,6 +288,31 @@ def test_killed_in_mid_flight_and_started_again_every_task_ends(shop: Shop) -> N
         assert server.wait() == 0
 
 
+def test_killed_beside_a_full_buffer_only_what_had_started_lost_an_attempt(shop: Shop) -> None:
+    few = {"TQE_VISIBILITY_TIMEOUT": "1", "WORKER_COUNT": "2", "TQE_PREFETCH": "18"}
+    with shop.serve("serve", **few) as server:
+        one_attempt = {"max_attempts": 1}
+        held = [server.post("gate", "gate", **one_attempt)["id"] for _ in range(2)]
+        eventually(lambda: statuses(shop)["PROCESSING"] == 2)
+        for number in range(18):
+            server.post("echo", number, **one_attempt)
+
+        def received() -> bool:
+            metrics = httpx.get(f"{server.url}/metrics", trust_env=False).json()
+            return bool(metrics["in_flight"] == 20)
+
+        eventually(received)
+        assert statuses(shop) == {"PROCESSING": 2, "PENDING": 18}
+        server.signal(signal.SIGKILL)
+        server.wait()
+    with shop.serve("serve", **few) as server:
+        eventually(lambda: statuses(shop) == {"COMPLETED": 18, "FAILED": 2})
+        assert {task["id"] for task in shop.tasks() if task["status"] == "FAILED"} == set(held)
+        assert all(task["attempt"] == 1 for task in shop.tasks())
+        server.signal()
+        assert server.wait() == 0
+
+
 def test_a_task_that_kills_its_process_is_quarantined_and_the_others_go_on(shop: Shop) -> None:
     """Those that run beside it die with it, and would run out of attempts as soon as it does."""
     beside = {shop.submit("gate", f"gate-{n}", "--max-attempts", "2") for n in range(3)}

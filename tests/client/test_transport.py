@@ -341,6 +341,7 @@ def test_what_a_client_reads_adds_no_member_to_what_a_server_writes(
                 "uptime_seconds",
                 "abandoned_threads",
                 "counters",
+                "given_back_by_type",
                 "usage",
             },
         ),

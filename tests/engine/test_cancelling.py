@@ -56,7 +56,7 @@ async def busy(tasks: TaskRegistry, backend: MemoryBackend, **values: Any) -> As
     async with running(tasks, backend, **values) as engine:
         for _ in range(values.get("worker_count", 2)):
             await engine.submit("work", 1000)
-        await until(lambda: engine.statistics()["poller"]["claimed"] == 2)
+        await until(lambda: engine.statistics()["claimer"]["claimed"] == 2)
         yield engine
 
 
@@ -100,35 +100,44 @@ async def test_a_task_that_waits_for_its_retry_never_starts_again(
     assert starts == 2
 
 
-async def test_a_cancel_that_lands_while_the_delivery_waits_in_the_channel(
-    tasks: TaskRegistry, backend: MemoryBackend, runs: Runs
+@pytest.mark.parametrize("from_elsewhere", [False, True])
+async def test_a_cancel_that_lands_while_the_delivery_waits_in_the_buffer(
+    tasks: TaskRegistry, backend: MemoryBackend, runs: Runs, from_elsewhere: bool
 ) -> None:
-    """Claimed, and with prefetch far from starting: it must not start when its turn comes."""
-    async with running(tasks, backend, worker_count=1, prefetch=3) as engine:
+    """Received, leased, and not claimed: it is cancelled at once, whichever process is asked."""
+    async with (
+        running(tasks, backend, worker_count=1, prefetch=3) as engine,
+        running(tasks, backend, consume=False) as elsewhere,
+    ):
         first = await engine.submit("work", 100)
         waiting = [await engine.submit("work", 1) for _ in range(3)]
-        await until(lambda: engine.statistics()["poller"]["claimed"] == 4)
-        cancelled = await waiting[1].cancel()
-        assert (cancelled.status, cancelled.cancel_requested) == (TaskStatus.PROCESSING, True)
+        await until(lambda: engine.statistics()["claimer"]["waiting"] == 3)
+        cancelled = await (elsewhere if from_elsewhere else engine).cancel(waiting[1].id)
+        assert cancelled.status is TaskStatus.CANCELLED
         for handle in (first, waiting[0], waiting[2]):
             await handle.result()
-        assert (await ended(engine, waiting[1].id)).status is TaskStatus.CANCELLED
     assert waiting[1].id not in [task_id for task_id, _ in runs.starts]
 
 
-async def test_a_cancel_from_elsewhere_that_lands_while_the_delivery_waits_in_the_channel(
-    tasks: TaskRegistry, backend: MemoryBackend, runs: Runs
+async def test_what_waits_in_the_buffer_is_pending(
+    tasks: TaskRegistry, backend: MemoryBackend
 ) -> None:
-    async with (
-        running(tasks, backend, worker_count=1, prefetch=1) as engine,
-        running(tasks, backend, consume=False) as elsewhere,
-    ):
-        await engine.submit("work", 100)
-        waiting = await engine.submit("work", 1)
-        await until(lambda: engine.statistics()["poller"]["claimed"] == 2)
-        await elsewhere.cancel(waiting.id)
-        assert (await ended(engine, waiting.id)).status is TaskStatus.CANCELLED
-    assert waiting.id not in [task_id for task_id, _ in runs.starts]
+    """PROCESSING means that a handler runs: `deadline` counts from there, too."""
+    deadlines: list[float] = []
+
+    @tasks.task("tells", timeout=50)
+    async def tells(payload: Any, context: Any) -> None:
+        deadlines.append((context.deadline - backend.clock.now()).total_seconds())
+        await trio.sleep(20)
+
+    async with running(tasks, backend, worker_count=1, prefetch=3) as engine:
+        handles = [await engine.submit(tells) for _ in range(4)]
+        await until(lambda: engine.statistics()["claimer"]["waiting"] == 3)
+        counts = await backend.store.counts()
+        assert (counts.processing, counts.pending) == (1, 3)
+        for handle in handles:
+            await handle.result()
+    assert deadlines == [pytest.approx(50)] * 4
 
 
 async def test_a_cancel_that_lands_while_the_claim_is_under_way(
@@ -144,6 +153,30 @@ async def test_a_cancel_that_lands_while_the_claim_is_under_way(
             answered.set()
         assert (await ended(one.engine, handle.id)).status is TaskStatus.CANCELLED
     assert runs.starts == []
+
+
+@pytest.mark.parametrize("turn", range(20))  # trio draws who of those that can run goes first
+async def test_a_cancel_and_a_claim_that_are_answered_in_one_moment(
+    tasks: TaskRegistry, backend: MemoryBackend, runs: Runs, turn: int
+) -> None:
+    """What has not started when the cancel is answered does not start in the next moment."""
+    async with process(tasks, backend) as one, trio.open_nursery() as nursery:
+        with hold_answers(one.link, "claim") as claim, hold_answers(one.link, "cancel") as cancel:
+            handle = await one.engine.submit("work", 1)
+            await reaches(one.engine, handle.id, TaskStatus.PROCESSING)
+            started: list[int] = []
+
+            async def cancel_it() -> None:
+                await handle.cancel()
+                started.append(len(runs))
+
+            nursery.start_soon(cancel_it)
+            await trio.sleep(1)
+            claim.set()
+            cancel.set()
+        assert (await ended(one.engine, handle.id)).status is TaskStatus.CANCELLED
+        await trio.sleep(10)
+        assert started == [len(runs)]
 
 
 class hold_answers:  # noqa: N801 - used like a function
@@ -170,22 +203,26 @@ class hold_answers:  # noqa: N801 - used like a function
         self._answered.set()
 
 
+@pytest.mark.parametrize("prefetch", [0, 3])
 @pytest.mark.parametrize("seed", range(20))
 async def test_a_cancel_at_any_moment_means_it_does_not_start_after(
-    tasks: TaskRegistry, backend: MemoryBackend, runs: Runs, seed: int
+    tasks: TaskRegistry, backend: MemoryBackend, runs: Runs, seed: int, prefetch: int
 ) -> None:
-    async with running(tasks, backend) as engine:
-        handle = await engine.submit("work", 10)
+    """Whatever the answer is: what has not started when it comes never does."""
+    async with running(tasks, backend, prefetch=prefetch) as engine:
+        handles = [await engine.submit("work", 10) for _ in range(4)]
         for _ in range(seed):
             await trio.lowlevel.checkpoint()
-        started_before = len(runs)
-        task = await handle.cancel()
-        if task.status is TaskStatus.CANCELLED:
-            assert len(runs) == 0
-        assert (await ended(engine, handle.id)).status is TaskStatus.CANCELLED
+        cancelled = handles[seed % 4]
+        task = await cancelled.cancel()
+        started = [task_id for task_id, _ in runs.starts if task_id == cancelled.id]
+        assert not (started and task.status is TaskStatus.CANCELLED)
+        assert (await ended(engine, cancelled.id)).status is TaskStatus.CANCELLED
+        for handle in handles:
+            if handle is not cancelled:
+                await handle.result(timeout=1000)
         await trio.sleep(100)
-    # What runs by the time the cancel is answered may have run; nothing starts later.
-    assert len(runs) <= max(started_before, 1)
+    assert [task_id for task_id, _ in runs.starts if task_id == cancelled.id] == started
     assert (await depth(backend)).waiting == 0
 
 

@@ -45,3 +45,28 @@ async def test_an_engine_does_not_take_its_own_attempt_over(autojump_clock: Mock
     async with backend.open():
         depth = await queue.depth()
     assert (depth.waiting, depth.in_flight, depth.dead) == (0, 0, 0)
+
+
+async def test_what_waits_in_the_buffer_is_not_claimed_twice(autojump_clock: MockClock) -> None:
+    """The second claim would count the first as a crash."""
+    finish = trio.Event()
+    tasks = TaskRegistry()
+
+    @tasks.task("slow", max_attempts=1)
+    async def slow(number: int) -> int:
+        await finish.wait()
+        return number
+
+    backend = MemoryBackend(clock=TrioClock())
+    async with trio.open_nursery() as nursery:
+        settings = Settings(worker_count=2, prefetch=6)
+        engine = await nursery.start(Engine(tasks, settings, backend=backend).run)
+        handles = [await engine.submit(slow, number) for number in range(3)]
+        await trio.sleep(1)
+        backend.queue("default").lapse_leases()
+        await trio.sleep(10)
+        finish.set()  # two workers come free: for the one that waits, and its double
+        for number, handle in enumerate(handles):
+            assert await handle.result(timeout=60) == number
+            assert (await handle.task()).attempt == 1
+        await engine.stop()

@@ -190,6 +190,7 @@ async def test_every_actor_tells_its_own_numbers(
         statistics = engine.statistics()
         assert set(statistics) == {
             "acker",
+            "claimer",
             "lease_keeper",
             "metrics",
             "poller",

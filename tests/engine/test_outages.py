@@ -244,7 +244,7 @@ async def test_a_task_of_a_duplicate_survives_the_death_of_its_first_worker(
         ) as one:
             backend.faults.duplicate_deliveries(1)
             task_id = await submitted(one.engine, 10)
-            await until(lambda: one.engine.statistics()["poller"]["duplicates"] == 1)
+            await until(lambda: one.engine.statistics()["claimer"]["duplicates"] == 1)
             one.kill()
         async with running(tasks, backend):
             task = await ended(watching, task_id, timeout=LEASE + 15)

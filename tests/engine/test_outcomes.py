@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import Any
 
+import msgspec
 import pytest
 import trio
 
@@ -269,41 +270,178 @@ async def test_progress_is_seen_while_the_task_runs(
         assert (await handle.task()).progress == {"percent": 90}
 
 
-async def test_a_type_this_worker_does_not_know_is_left_for_one_that_does(
-    tasks: TaskRegistry, backend: MemoryBackend
-) -> None:
-    @tasks.task("new", max_attempts=10)
+@pytest.fixture
+def older(tasks: TaskRegistry) -> TaskRegistry:
+    """What the process before the deployment knew: not the type "new", and of "changed" that its
+    payload is a number."""
+
+    @tasks.task("new", max_attempts=1)
     async def new(payload: Any) -> str:
         return "done"
 
+    @tasks.task("changed", max_attempts=1)
+    async def changed(payload: int | str) -> str:
+        return "done"
+
+    older = TaskRegistry()
+
+    @older.task("changed")
+    async def changed_before(payload: int) -> str:
+        return "by the older one"
+
+    return older
+
+
+@pytest.mark.parametrize("task_type", ["new", "changed"])
+async def test_what_this_worker_cannot_run_is_left_for_one_that_can_at_no_cost(
+    tasks: TaskRegistry, older: TaskRegistry, backend: MemoryBackend, task_type: str
+) -> None:
     async with running(tasks, backend, consume=False) as submitting:
-        handle = await submitting.submit(new)
-        async with running(TaskRegistry(), backend) as old:
-            await until(lambda: old.statistics()["status_writer"]["retried"] == 1)
+        handle = await submitting.submit(task_type, "text")
+        async with running(older, backend) as old:
+            await until(lambda: old.statistics()["acker"]["released"] == 6)
             task = await handle.task()
-            assert task.status is TaskStatus.PENDING
-            assert task.error is not None
-            assert "unknown task type 'new'" in task.error.message
+            assert (task.status, task.attempt, task.retry_count) == (TaskStatus.PENDING, 0, 0)
+            assert backend.faults.calls["claim"] == 0, "it is not even claimed"
+            # It is fit to serve all the same, and says what it cannot.
+            ready = await old.ready()
+            assert (ready.ready, ready.reasons) == (True, ())
+            assert repr(task_type) in ready.notes[0]
+            assert (await old.metrics()).given_back_by_type == {task_type: 6}
+            assert await old.submit("changed", 1)
+        async with running(tasks, backend):
+            assert await handle.result(timeout=600) == "done"
+            assert (await handle.task()).attempt == 1
+
+
+async def test_workers_of_two_kinds_share_a_queue(
+    tasks: TaskRegistry, older: TaskRegistry, backend: MemoryBackend
+) -> None:
+    async with running(tasks, backend) as engine, running(older, backend):
+        handles = [await engine.submit("new", number) for number in range(50)]
+        for handle in handles:
+            assert await handle.result(timeout=3600) == "done"
+            assert (await handle.task()).attempt == 1
+
+
+async def test_it_comes_back_less_and_less_often(
+    tasks: TaskRegistry, older: TaskRegistry, backend: MemoryBackend
+) -> None:
+    async with (
+        running(tasks, backend, consume=False) as submitting,
+        running(older, backend) as old,
+    ):
+        await submitting.submit("new", 1)
+        await trio.sleep(3600)
+        assert 3600 / 300 < old.statistics()["poller"]["received"] < 10 + 3600 / 150
+
+
+@pytest.mark.parametrize("task_type", ["new", "changed"])
+async def test_what_no_worker_can_run_fails_in_the_end_with_the_reason(
+    tasks: TaskRegistry, older: TaskRegistry, backend: MemoryBackend, task_type: str
+) -> None:
+    async with running(tasks, backend, consume=False) as submitting:
+        handle = await submitting.submit(task_type, "text", delay=800)
+        async with running(older, backend, unknown_type_after=1200):
+            await trio.sleep(800 + 1200)
+            assert await handle.status() is TaskStatus.PENDING
+            await trio.sleep(400)
+        task = await handle.task()
+        (dead_letter,) = (await submitting.list_dead()).dead_letters
+    assert task.status is TaskStatus.FAILED
+    assert task.error is not None
+    said = {"new": "unknown task type 'new'", "changed": "payload: "}
+    assert said[task_type] in task.error.message
+    assert dead_letter.reason.startswith("no worker has been able to run it for 1")
+
+
+async def test_age_alone_does_not_fail_what_is_unknown_here(
+    tasks: TaskRegistry, older: TaskRegistry, backend: MemoryBackend
+) -> None:
+    """After a time without workers the first one to look may not be the one that knows it."""
+    async with running(tasks, backend, consume=False) as submitting:
+        handle = await submitting.submit("new", 1)
+        await trio.sleep(60)
+        async with running(older, backend, unknown_type_after=60):
+            await trio.sleep(60)
         async with running(tasks, backend):
             assert await handle.result(timeout=600) == "done"
 
 
-async def test_a_payload_the_handler_no_longer_takes_is_a_failed_attempt(
+async def test_what_this_worker_cannot_run_can_be_cancelled(
+    tasks: TaskRegistry, older: TaskRegistry, backend: MemoryBackend
+) -> None:
+    async with running(tasks, backend, consume=False) as submitting:
+        handle = await submitting.submit("new", 1)
+        async with running(older, backend):
+            await trio.sleep(60)
+            assert (await handle.cancel()).status is TaskStatus.CANCELLED
+            await trio.sleep(600)
+            assert (await backend.queue("default").depth()).waiting == 0
+
+
+async def test_a_renamed_type_runs_what_is_stored_under_its_old_name(
     tasks: TaskRegistry, backend: MemoryBackend
 ) -> None:
-    stricter = TaskRegistry()
+    renamed = TaskRegistry()
+
+    @tasks.task("mail")
+    async def mail(payload: str) -> str:
+        return "by the old one"
+
+    @renamed.task("send-email", aliases=["mail"])
+    async def send_email(payload: str) -> str:
+        return f"sent to {payload}"
+
+    async with running(tasks, backend, consume=False) as before:
+        stored = await before.submit("mail", "Ada", idempotency_key="once")
+        async with running(renamed, backend) as after:
+            assert await stored.result(timeout=60) == "sent to Ada"
+            by_alias = await after.submit("mail", "Bob")
+            assert await by_alias.result(timeout=60) == "sent to Bob"
+            assert (await by_alias.task()).type == "send-email"
+            again = await after.submit("send-email", "Ada", idempotency_key="once")
+            assert again.id == stored.id
+
+
+class Checked(msgspec.Struct):
+    """Its check may break, as it is told."""
+
+    name: str
+
+    def __post_init__(self) -> None:
+        if self.name == "refused":
+            raise ValueError("no such name")
+        if self.name == "defect":
+            raise KeyError("a defect of the check")
+        if self.name == "exit":
+            raise SystemExit(3)
+
+
+async def test_a_payload_check_that_breaks_is_a_failed_attempt_and_nothing_else(
+    backend: MemoryBackend,
+) -> None:
+    tasks, loose = TaskRegistry(), TaskRegistry()
+    got: list[Any] = []
 
     @tasks.task("t", max_attempts=1)
-    async def loose(payload: Any) -> None: ...
+    async def t(payload: Checked) -> None:
+        got.append(payload)
 
-    @stricter.task("t", max_attempts=1)
-    async def strict(payload: int) -> None: ...
+    @loose.task("t", max_attempts=1)
+    async def anything(payload: Any) -> None: ...
 
-    async with running(tasks, backend, consume=False) as submitting:
-        handle = await submitting.submit("t", "not a number")
-        async with running(stricter, backend):
-            with pytest.raises(TaskFailed, match="payload"):
+    async with running(loose, backend, consume=False) as submitting, running(tasks, backend):
+        broken = [await submitting.submit("t", {"name": name}) for name in ("defect", "exit")]
+        good = await submitting.submit("t", {"name": "Ada"})
+        await good.result(timeout=60)
+        assert got == [Checked("Ada")]
+        for handle in broken:
+            with pytest.raises(TaskFailed):
                 await handle.result(timeout=60)
+        refused = await submitting.submit("t", {"name": "refused"})
+        await trio.sleep(60)
+        assert (await refused.task()).attempt == 0
 
 
 async def test_many_tasks_share_the_workers_and_none_is_run_twice(

@@ -184,9 +184,10 @@ async def check_engine(engine: Engine, workers: int) -> None:
     assert len(engine._waiters) == 0
     assert engine._running is not None
     assert engine._running.intake.pending == 0
-    poller = engine._running.pipeline.line.poller
-    asked = poller._credit + poller._demand.statistics().current_buffer_used
-    assert asked == workers, "a place lost or made up"
+    line = engine._running.pipeline.line
+    room = line.poller._room + line.poller._channels.room.statistics().current_buffer_used
+    assert room == workers, "a place lost or made up"
+    assert line.claimer._free_workers == len(line.workers)
     assert (await engine.ready()).reasons == ()
 
 

@@ -59,7 +59,7 @@ async def submitted(engine: Engine, seconds: float) -> str:
     ("operation", "actor"),
     [
         ("receive", "poller"),
-        ("claim", "poller"),
+        ("claim", "claimer"),
         ("record", "status_writer"),
         ("delete", "acker"),
         ("create", "submitter"),

@@ -1,12 +1,12 @@
-"""Claims what was received: which deliveries start their task, and what becomes of the others."""
+"""Claims what was received, as workers come free: PROCESSING means that a handler runs."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import assert_never
 
 import trio
 
@@ -14,65 +14,33 @@ from task_queue_engine.actors.backend_retry import BackendRetry
 from task_queue_engine.actors.crash_isolation import CrashIsolation
 from task_queue_engine.actors.messages import (
     AbortReason,
-    Ack,
     Attempt,
-    AttemptKey,
+    ClaimEvent,
     Errored,
-    HeldAsked,
+    Interrupted,
     Lease,
-    LeaseEvent,
+    Leased,
     Leave,
-    MoveToDeadLetters,
+    Outcome,
     Release,
     Settlement,
+    WorkerFree,
 )
+from task_queue_engine.actors.store_claims import StoreClaims
+from task_queue_engine.actors.type_check import Checked, ClaimIt, FailIt, GiveBack, TypeCheck
+from task_queue_engine.actors.unstarted import Unstarted, log_silence
 from task_queue_engine.backends.base import TaskQueue, TaskStore
 from task_queue_engine.clock import Clock
 from task_queue_engine.errors import BackendUnavailable
-from task_queue_engine.lifecycle import (
-    CRASH_ERROR_TYPE,
-    ClaimRequest,
-    ClaimVerdict,
-    DuplicateDelivery,
-    Exhausted,
-    ExtraCopy,
-    Finished,
-    Missing,
-    NeedsDeadLetter,
-    NotDue,
-    Started,
-    crash_error,
-    delay_until,
-)
-from task_queue_engine.retry import SnoozeUntil
-from task_queue_engine.task import Task, TaskStatus
+from task_queue_engine.lifecycle import DuplicateDelivery, Started, crash_error
+from task_queue_engine.retry import GiveUp, SnoozeUntil
+from task_queue_engine.task import TaskError
 
-# The poller's: what operators filter by stays, and the claimer is a part of it.
-logger = logging.getLogger("task_queue_engine.poller")
+logger = logging.getLogger("task_queue_engine.claimer")
 
 # Seconds until a task that may not run beside another is looked at again: few claims for one that
 # has killed its worker before, and not long for one that has not.
 _ISOLATION_DELAY = 5.0
-
-_FAILED = Finished(TaskStatus.FAILED)
-# What a claim made again answers both to its own work and to a duplicate.
-_UNCLEAR: tuple[ClaimVerdict, ...] = (DuplicateDelivery(), _FAILED)
-
-_NotStarted = (
-    Exhausted | Finished | NeedsDeadLetter | DuplicateDelivery | ExtraCopy | NotDue | Missing | None
-)
-
-
-@dataclass(frozen=True, slots=True)
-class Claimed:
-    """A batch, sorted."""
-
-    attempts: tuple[Attempt, ...]
-    """To run."""
-    postponed: tuple[Errored, ...]
-    """Started, and not to run beside what runs now."""
-    settlements: tuple[Settlement, ...]
-    """Not to run."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,21 +49,45 @@ class ClaimerStatistics:
     taken_over: int
     quarantined: int
     duplicates: int
-    given_up: int
-    """Given back, because the store did not answer in time."""
+    waiting: int
+    """Received, and not claimed yet."""
+    returned: int
+    """Given back unstarted: at the stop, or since the store did not answer in time."""
+    given_back_by_type: dict[str, int]
+    """Given back since this worker cannot run them."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClaimerChannels:
+    """The ends that the claimer holds, and closes when it ends."""
+
+    claim_events: trio.MemoryReceiveChannel[ClaimEvent]
+    room: trio.MemorySendChannel[int]
+    deliveries: trio.MemorySendChannel[Attempt]
+    """With a place for every worker, so that handing over never waits."""
+    outcomes: trio.MemorySendChannel[Outcome]
+    settlements: trio.MemorySendChannel[tuple[Settlement, ...]]
+
+
+@dataclass(slots=True, eq=False)
+class _Candidate:
+    """A lease whose claim is under way."""
+
+    lease: Lease
+    checked: Checked
+    to_fail: tuple[TaskError, GiveUp] | None = None
+    """It is claimed to be FAILED, and not to be run."""
 
 
 class Claimer:
-    """A part of the poller, and no actor of its own.
+    """Holds what was received until a worker is free, then claims as many as workers are.
 
-    An actor would need a channel in front: a wake-up more for every batch, and one more place where
-    received messages wait, to be emptied at a stop. So the poller calls it with a batch, gets it
-    back sorted, and does the sending. Nothing of a batch is kept between calls.
+    What is received is only leased: a process that dies with a full buffer has cost no task an
+    attempt, a cancel finds the task PENDING, and a stop gives messages back and writes nothing.
+    While one claim is under way the next workers gather, so batches grow with the load.
 
-    It is the one place that recognises a claim of its own whose answer was lost, as the contract of
-    `TaskStore.claim` asks of its caller: made again, such a claim is judged like that of any other
-    delivery. This counts on every start of this engine being known to the lease keeper by then, so
-    on one call at a time.
+    It tells the poller on `room` how many places there are: one for every free worker, one more
+    whenever a message has come to nothing.
     """
 
     def __init__(
@@ -107,135 +99,198 @@ class Claimer:
         worker_name: str,
         visibility: float,
         retry: BackendRetry,
-        leases: trio.MemorySendChannel[LeaseEvent],
+        type_check: TypeCheck,
+        channels: ClaimerChannels,
     ) -> None:
         self._max_delay = queue.max_delay
         self._store = store
         self._clock = clock
-        self._worker_name = worker_name
-        self._visibility = visibility
         self._retry = retry
-        # The poller's end, which the poller closes.
-        self._leases = leases
+        self._types = type_check
+        self._channels = channels
+        self._claims = StoreClaims(store=store, worker_name=worker_name, retry=retry)
         self._isolation = CrashIsolation()
-        self._claimed = self._taken_over = self._quarantined = 0
-        self._duplicates = self._given_up = 0
+        self._unstarted = Unstarted(clock=clock, visibility=visibility, max_delay=queue.max_delay)
+        self._buffer: deque[Lease] = deque()
+        # Of the batch under way, what has not come to anything yet.
+        self._in_hand: list[Lease] = []
+        self._free_workers = 0
+        self._stopping = self._is_cut_short = False
+        self._waiting = trio.CancelScope()
+        self._claimed = self._taken_over = self._returned = 0
 
     def statistics(self) -> ClaimerStatistics:
         return ClaimerStatistics(
             claimed=self._claimed,
             taken_over=self._taken_over,
-            quarantined=self._quarantined,
-            duplicates=self._duplicates,
-            given_up=self._given_up,
+            quarantined=self._unstarted.quarantined,
+            duplicates=self._unstarted.duplicates,
+            waiting=len(self._buffer),
+            returned=self._returned + self._unstarted.returned,
+            given_back_by_type=self._types.given_back,
         )
 
-    async def claim(self, leases: Sequence[Lease], *, is_stopping: Callable[[], bool]) -> Claimed:
-        """Claim a batch, however long the store takes: until the poller stops or every lease is
-        lost. What could not be claimed by then is to be released."""
-        verdicts = await self._claim(leases, lambda: is_stopping() or _are_lost(leases))
-        attempts: list[Attempt] = []
-        postponed: list[Errored] = []
-        settlements: list[Settlement] = []
-        # No checkpoint from here to the end: what the lease keeper says of a lease is either seen
-        # by `_start`, or finds the attempt there.
-        for lease, verdict in zip(leases, verdicts, strict=True):
-            if not isinstance(verdict, Started):
-                settlements.append(self._settle(lease, verdict))
-                continue
-            attempt = self._start(lease, verdict)
-            if self._isolation.admit(attempt):
-                attempts.append(attempt)
-            else:
-                postponed.append(self._postpone(attempt))
-        return Claimed(tuple(attempts), tuple(postponed), tuple(settlements))
+    def notes(self) -> tuple[str, ...]:
+        """What a person should know who asks how this worker is."""
+        return self._types.notes()
 
-    # --- asking the store -------------------------------------------------------------------
+    def stop(self) -> None:
+        """Start nothing more, and give back what waits. Safe to call at any time."""
+        self._stopping = True
+        self._waiting.cancel()
+
+    def cut_short(self) -> None:
+        """As `stop`, and find out nothing more of a claim that went unanswered."""
+        self.stop()
+        self._is_cut_short = True
+
+    async def run(self) -> None:
+        ends = self._channels
+        with ends.claim_events, ends.room, ends.deliveries, ends.outcomes, ends.settlements:
+            try:
+                while await self._wait_for_worker_and_lease():
+                    await self._serve()
+            # A defect ends the engine. What is not known to have started goes back before.
+            except Exception:
+                await self._give_back_unclaimed()
+                raise
+            await self._give_back_unclaimed()
+
+    # --- supply and demand ------------------------------------------------------------------
+
+    async def _wait_for_worker_and_lease(self) -> bool:
+        """False after `stop`."""
+        self._note_waiting_events()
+        while not self._stopping and not (self._free_workers and self._buffer):
+            self._waiting = trio.CancelScope()
+            with self._waiting:
+                self._note_waiting_events(await self._channels.claim_events.receive())
+        return not self._stopping
+
+    def _note_waiting_events(self, event: ClaimEvent | None = None) -> None:
+        new_room = 0
+        try:
+            while True:
+                if isinstance(event, Leased):
+                    self._buffer += event.leases
+                elif isinstance(event, WorkerFree):
+                    new_room += 1
+                event = self._channels.claim_events.receive_nowait()
+        except (trio.WouldBlock, trio.EndOfChannel):  # not `suppress`, as this is for every batch
+            pass
+        self._free_workers += new_room
+        self._make_room(new_room)
+
+    def _make_room(self, places: int) -> None:
+        if places and not self._stopping:
+            try:
+                self._channels.room.send_nowait(places)
+            except trio.BrokenResourceError:  # the poller has ended, and so does the engine
+                return
+
+    def _take_batch(self) -> list[Lease]:
+        size = min(self._free_workers, self._store.max_batch, len(self._buffer))
+        return [self._buffer.popleft() for _ in range(size)]
+
+    # --- one batch --------------------------------------------------------------------------
+
+    async def _serve(self) -> None:
+        leases = self._in_hand = self._take_batch()
+        settlements: list[Settlement] = []
+        checks = await self._types.check([lease.delivery for lease in leases])
+        candidates: list[_Candidate] = []
+        refused: list[tuple[_Candidate, TaskError]] = []
+        for lease, checked in zip(leases, checks, strict=True):
+            if lease.lost:  # it was with another worker by now
+                settlements.append(Leave(lease))
+            elif lease.delivery.is_worn:
+                settlements.append(Release(lease))  # as a fresh copy
+            elif checked.refusal is None:
+                candidates.append(_Candidate(lease, checked))
+            else:
+                refused.append((_Candidate(lease, checked), checked.refusal))
+        if refused:
+            settlements += await self._turn_away(refused, candidates)
+        if self._stopping:
+            await self._settle(settlements)
+            return
+        outcomes = await self._claim(candidates, settlements) if candidates else []
+        for outcome in outcomes:
+            await self._channels.outcomes.send(outcome)
+        await self._settle(settlements)
+
+    async def _settle(self, settlements: Sequence[Settlement]) -> None:
+        if settlements:
+            settled = {settlement.lease for settlement in settlements}
+            self._in_hand = [lease for lease in self._in_hand if lease not in settled]
+            self._make_room(len(settlements))
+            await self._channels.settlements.send(tuple(settlements))
+
+    async def _turn_away(
+        self, refused: Sequence[tuple[_Candidate, TaskError]], candidates: list[_Candidate]
+    ) -> list[Settlement]:
+        """Look at the rows of what this worker cannot run. What is to be claimed all the same joins
+        `candidates`; returns what becomes of the others."""
+        ids = [candidate.lease.delivery.task_id for candidate, _ in refused]
+        try:
+            tasks = await self._retry.call(
+                lambda: self._store.get(ids), give_up=lambda: self._stopping
+            )
+        except BackendUnavailable:
+            return []  # they are still in hand, and go back
+        settlements: list[Settlement] = []
+        for (candidate, refusal), task in zip(refused, tasks, strict=True):
+            lease = candidate.lease
+            match self._types.turn_away(task, refusal, lease.delivery, candidate.checked.data):
+                case GiveBack(delay):
+                    settlements.append(Release(lease, min(delay, self._max_delay)))
+                case FailIt(reason):
+                    candidate.to_fail = refusal, GiveUp(reason)
+                    candidates.append(candidate)
+                case ClaimIt():
+                    candidates.append(candidate)
+        return settlements
 
     async def _claim(
-        self, leases: Sequence[Lease], give_up: Callable[[], bool]
-    ) -> Sequence[ClaimVerdict | None]:
-        """One verdict a lease; None: the store did not say."""
-        requests = [
-            ClaimRequest(
-                task_id=lease.delivery.task_id,
-                message_id=lease.delivery.message_id,
-                receive_count=lease.delivery.receive_count,
-                worker=self._worker_name,
-                copy_of=lease.delivery.copy_of,
-            )
-            for lease in leases
-        ]
-        tries = 0
-
-        async def claim() -> list[ClaimVerdict]:
-            nonlocal tries
-            tries += 1
-            return await self._store.claim(requests)
-
-        try:
-            verdicts = await self._retry.call(claim, give_up=give_up)
-        except BackendUnavailable:
-            return [None] * len(leases)
-        return verdicts if tries == 1 else await self._recognise_own(leases, verdicts, give_up)
-
-    async def _recognise_own(
-        self,
-        leases: Sequence[Lease],
-        verdicts: Sequence[ClaimVerdict],
-        give_up: Callable[[], bool],
-    ) -> Sequence[ClaimVerdict | None]:
-        """The last of several tries. An earlier one may have taken effect though its answer was
-        lost, and this one met its work: an attempt that looks like one running elsewhere, a task
-        that has just FAILED. Left alone, an attempt that never ran would count as a crash, and a
-        dead letter would be missing. (A task CANCELLED by an earlier try needs nothing more: its
-        message is deleted either way.)"""
-        unclear = [index for index, verdict in enumerate(verdicts) if verdict in _UNCLEAR]
-        if not unclear:
-            return verdicts
-        ids = [leases[index].delivery.task_id for index in unclear]
-        try:
-            tasks = await self._retry.call(lambda: self._store.get(ids), give_up=give_up)
-            known = await self._held_here(tasks)
-        except (BackendUnavailable, trio.BrokenResourceError):
-            # A duplicate is left alone, as its verdict says: it may be one. A message that FAILED
-            # goes back, and finds at its next receive that its dead letter is missing.
-            return [None if verdict == _FAILED else verdict for verdict in verdicts]
-        known |= {_key(verdict.task) for verdict in verdicts if isinstance(verdict, Started)}
-        recognised: list[ClaimVerdict | None] = list(verdicts)
-        for index, task in zip(unclear, tasks, strict=True):
-            if task is None:
+        self, candidates: Sequence[_Candidate], settlements: list[Settlement]
+    ) -> list[Outcome]:
+        """Claim, and let workers start what may. Returns what came of attempts that do not start;
+        what was not claimed goes to `settlements`."""
+        leases = [candidate.lease for candidate in candidates]
+        verdicts = await self._claims.claim(
+            leases,
+            is_stopping=lambda: self._stopping,
+            is_cut_short=lambda: self._is_cut_short,
+        )
+        outcomes: list[Outcome] = []
+        # No checkpoint from here to the end: what the lease keeper says of a lease is either seen
+        # by `_begin`, or finds the attempt there.
+        for candidate, verdict in zip(candidates, verdicts, strict=True):
+            if not isinstance(verdict, Started):
+                settlements.append(self._unstarted.settlement(candidate.lease, verdict))
                 continue
-            after_crash = task.error is not None and task.error.type == CRASH_ERROR_TYPE
-            if task.status is TaskStatus.FAILED:
-                if after_crash:
-                    recognised[index] = Exhausted(task)
-            elif self._runs_as_mine(task) and _key(task) not in known:
-                known.add(_key(task))  # the batch may hold its duplicate
-                recognised[index] = Started(task, takeover=after_crash)
-        return recognised
+            attempt = self._begin(candidate, verdict)
+            if attempt is None:
+                settlements.append(self._unstarted.settlement(candidate.lease, DuplicateDelivery()))
+                continue
+            outcome = self._keep_from_starting(attempt, candidate) or self._hand_over(attempt)
+            if outcome is not None:
+                outcomes.append(outcome)
+        self._in_hand = []
+        self._make_room(len(outcomes))
+        return outcomes
 
-    async def _held_here(self, tasks: Sequence[Task | None]) -> set[AttemptKey]:
-        """Of the attempts that run under this worker's name those that it knows of."""
-        asked = frozenset(_key(task) for task in tasks if task and self._runs_as_mine(task))
-        if not asked:
-            return set()
-        event = HeldAsked(asked)
-        await self._leases.send(event)
-        return set(await event.reply.get())
-
-    def _runs_as_mine(self, task: Task) -> bool:
-        return task.status is TaskStatus.PROCESSING and task.worker == self._worker_name
-
-    # --- judging ----------------------------------------------------------------------------
-
-    def _start(self, lease: Lease, started: Started) -> Attempt:
-        task = started.task
+    def _begin(self, candidate: _Candidate, started: Started) -> Attempt | None:
+        """None: this engine has begun it before."""
+        task, lease = started.task, candidate.lease
+        attempt = Attempt(task, lease, self._types.payload_of(task, candidate.checked))
+        if not self._claims.begin(attempt):
+            return None
         self._claimed += 1
         if started.takeover:
             self._taken_over += 1
-            _log_silence(task, "starting it again")
-        lease.attempt = attempt = Attempt(task, lease)
+            log_silence(task, "starting it again")
+        lease.attempt = attempt
         if lease.lost:
             attempt.abort(AbortReason.LEASE_LOST)
         # The row says it where the cancel came between two tries of the claim.
@@ -243,67 +298,40 @@ class Claimer:
             attempt.abort(AbortReason.CANCELLED)
         return attempt
 
-    def _postpone(self, attempt: Attempt) -> Errored:
+    def _keep_from_starting(self, attempt: Attempt, candidate: _Candidate) -> Outcome | None:
+        """None: let a worker start it."""
         task = attempt.task
-        run_at = self._clock.now() + timedelta(seconds=_ISOLATION_DELAY)
-        error = task.error or crash_error(task.attempt, task.worker)
-        return Errored(attempt, error, SnoozeUntil(run_at, _ISOLATION_DELAY))
+        if self._stopping:
+            self._returned += 1
+            return Interrupted(attempt)
+        refused = candidate.to_fail or self._types.after_claim(task)
+        if refused is not None:
+            return Errored(attempt, *refused)
+        if not self._isolation.admit(attempt):
+            run_at = self._clock.now() + timedelta(seconds=_ISOLATION_DELAY)
+            error = task.error or crash_error(task.attempt, task.worker)
+            return Errored(attempt, error, SnoozeUntil(run_at, _ISOLATION_DELAY))
+        return None
 
-    def _settle(self, lease: Lease, verdict: _NotStarted) -> Settlement:
-        match verdict:
-            case Finished():
-                self._duplicates += 1
-                return Ack(lease)
-            case NeedsDeadLetter(task):
-                self._duplicates += 1
-                return MoveToDeadLetters(
-                    lease,
-                    "FAILED, and the worker that wrote this died before the message was settled",
-                    task=task,
-                    error=task.error,
-                )
-            case DuplicateDelivery():
-                self._duplicates += 1
-                return Leave(lease)
-            case ExtraCopy():
-                self._duplicates += 1
-                return Release(lease, min(self._visibility, self._max_delay))
-            case NotDue(run_at):
-                wait = delay_until(run_at, self._clock.now())
-                return Release(lease, min(wait, self._max_delay))
-            case Exhausted(task):
-                self._quarantined += 1
-                _log_silence(task, "FAILED, and not started again")
-                return MoveToDeadLetters(
-                    lease,
-                    f"its worker died {task.retry_count} times of {task.max_attempts} allowed",
-                    task=task,
-                    error=task.error,
-                )
-            case Missing():
-                return MoveToDeadLetters(lease, "no such task in the store")
-            case None:
-                self._given_up += 1
-                return Release(lease)
-            case _:
-                assert_never(verdict)
+    def _hand_over(self, attempt: Attempt) -> Interrupted | None:
+        """None: a worker starts it."""
+        try:
+            self._channels.deliveries.send_nowait(attempt)
+        except trio.BrokenResourceError:  # all workers have ended, and so does the engine
+            return Interrupted(attempt)
+        self._free_workers -= 1
+        return None
 
+    # --- giving back ------------------------------------------------------------------------
 
-def _key(task: Task) -> AttemptKey:
-    return task.id, task.attempt
-
-
-def _are_lost(leases: Sequence[Lease]) -> bool:
-    return all(lease.lost for lease in leases)
-
-
-def _log_silence(task: Task, what_follows: str) -> None:
-    logger.warning(
-        "%s task %s: the worker that had it died or lost its lease (failure %d of %d allowed): %s",
-        task.type,
-        task.id,
-        task.retry_count,
-        task.max_attempts,
-        what_follows,
-        extra={"task_id": task.id, "task_type": task.type},
-    )
+    async def _give_back_unclaimed(self) -> None:
+        """The store need not even know that it was here."""
+        self._stopping = True
+        self._note_waiting_events()
+        leases = [lease for lease in self._in_hand if lease.attempt is None]
+        leases += self._buffer
+        self._in_hand = []
+        self._buffer.clear()
+        self._returned += len(leases)
+        if leases:
+            await self._channels.settlements.send(tuple(map(Release, leases)))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -16,9 +15,7 @@ from task_queue_engine.actors.health import ActorHealth
 from task_queue_engine.actors.messages import (
     AbortReason,
     Acquired,
-    AttemptKey,
     CancelAsked,
-    HeldAsked,
     Lease,
     LeaseEvent,
     Settled,
@@ -43,8 +40,6 @@ _RENEW_INTERVAL = 1 / 6
 # Given up for lost this much before its end, so that a handler has stopped by the time another
 # worker can have the message.
 _EXPIRY_MARGIN = 1 / 15
-# Attempts whose lease was lost: far more than can be the subject of a late duplicate delivery.
-_LOST_ATTEMPTS_KEPT = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +79,6 @@ class LeaseKeeper:
         self._events = events
         # By identity: a duplicate delivery may come with the very same receipt.
         self._held: dict[Lease, None] = {}
-        self._lost_attempts: deque[AttemptKey] = deque(maxlen=_LOST_ATTEMPTS_KEPT)
         self._renewed = self._lost = self._cancels_seen = 0
 
     def statistics(self) -> LeaseKeeperStatistics:
@@ -124,24 +118,24 @@ class LeaseKeeper:
         match event:
             case Acquired(leases, reply):
                 reply.give(tuple(lease for lease in leases if self._take(lease)))
-            case HeldAsked(attempts, reply):
-                reply.give(attempts & self._known_attempts())
             case Settled(leases):
                 for lease in leases:
                     self._held.pop(lease, None)
-            case CancelAsked(task_id):
+            case CancelAsked(task_id, asked):
                 for lease in self._held:
                     if lease.delivery.task_id == task_id:
                         lease.cancel_asked = True
                         if lease.attempt is not None:
                             lease.attempt.abort(AbortReason.CANCELLED)
+                asked.give(None)
             case _:
                 assert_never(event)
 
     def _take(self, lease: Lease) -> bool:
-        """False: it brought a message again whose attempt runs right here, as if its lease had
-        lapsed. The machine's clock jumped ahead or it woke from sleep, where the queue measures
-        leases by it. The attempt is alive, so it keeps the message, under the new receipt."""
+        """False: it brought a message again that is held right here, as if its lease had lapsed.
+        The machine's clock jumped ahead or it woke from sleep, where the queue measures leases by
+        it. What runs is alive and keeps the message, under the new receipt; what waits for its
+        claim must not be claimed twice, since the second would count the first as a crash."""
         new = lease.delivery
         if new.receive_count > 1:  # few are: spare the others the search
             for held in self._held:
@@ -150,16 +144,12 @@ class LeaseKeeper:
                 if (
                     old.message_id == new.message_id
                     and old.receive_count < new.receive_count
-                    and held.is_alive
+                    and held.goes_on
                 ):
                     held.delivery, held.expires_at = new, lease.expires_at
                     return False
         self._held[lease] = None
         return True
-
-    def _known_attempts(self) -> frozenset[AttemptKey]:
-        held = (lease.attempt.key for lease in self._held if lease.attempt is not None)
-        return frozenset((*held, *self._lost_attempts))
 
     async def _keep_renewing(self) -> None:
         while True:
@@ -212,7 +202,6 @@ class LeaseKeeper:
         lease.lost = True
         logger.warning("lost the lease of task %s: %s", lease.delivery.task_id, why)
         if lease.attempt is not None:
-            self._lost_attempts.append(lease.attempt.key)
             lease.attempt.abort(AbortReason.LEASE_LOST)
 
     async def _keep_asking_for_cancels(self) -> None:
@@ -238,5 +227,5 @@ class LeaseKeeper:
 
 
 def _refuse(event: LeaseEvent) -> None:
-    if isinstance(event, Acquired | HeldAsked):
+    if isinstance(event, Acquired | CancelAsked):
         event.reply.refuse()

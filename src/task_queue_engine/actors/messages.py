@@ -13,6 +13,7 @@ from enum import StrEnum
 from typing import Any, Generic, TypeVar, cast
 
 import trio
+from msgspec import UNSET
 
 from task_queue_engine.backends.base import CreateVerdict, Delivery, NewTask
 from task_queue_engine.errors import BackendUnavailable
@@ -89,7 +90,7 @@ class Lease:
     """
 
     delivery: Delivery
-    """The lease keeper's: a message that is received again while its attempt runs is kept under the
+    """The lease keeper's: a message that is received again while it is held is kept under the
     latest receipt."""
     expires_at: float
     """The lease keeper's: on trio's clock."""
@@ -106,21 +107,20 @@ class Lease:
     that the lease was lost."""
 
     @property
-    def is_alive(self) -> bool:
-        """An attempt is under way and nothing has been said against it."""
-        return (
-            self.attempt is not None
-            and self.attempt.abort_reason is None
-            and not (self.lost or self.settling)
-        )
+    def goes_on(self) -> bool:
+        """It waits for its claim or runs, and nothing has been said against it."""
+        stopped = self.attempt is not None and self.attempt.abort_reason is not None
+        return not (stopped or self.lost or self.settling)
 
 
 @dataclass(slots=True, eq=False)
 class Attempt:
-    """A claimed task on its way to a worker, or running there."""
+    """A claimed task: a worker waits for it, or runs it."""
 
     task: Task
     lease: Lease
+    payload: Any = UNSET
+    """As the handler is annotated, where it was converted before the claim."""
     scope: trio.CancelScope = field(default_factory=trio.CancelScope)
     """Entered by the worker alone, around the handler."""
     abort_reason: AbortReason | None = None
@@ -190,7 +190,7 @@ class Progressed:
 Outcome = Succeeded | Errored | Interrupted | Stopped | Lost | Progressed
 
 
-# --- status writer, poller -> acker ---------------------------------------------------------
+# --- status writer, claimer, poller -> acker ------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,25 +228,34 @@ class Leave:
 Settlement = Ack | Release | MoveToDeadLetters | Leave
 
 
-# --- poller, claimer, acker, engine -> lease keeper -----------------------------------------
+# --- poller, workers -> claimer -------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Leased:
+    """Received, and to be claimed as workers come free."""
+
+    leases: tuple[Lease, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerFree:
+    """One worker can start a task at once."""
+
+
+ClaimEvent = Leased | WorkerFree
+
+
+# --- poller, acker, engine -> lease keeper --------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Acquired:
     """Received: keep these leases. The answer is those to go on with; the others brought a message
-    again whose attempt runs here, and that attempt's lease has taken over their delivery."""
+    again that is held here, and the lease that holds it has taken over their delivery."""
 
     leases: tuple[Lease, ...]
     reply: Reply[tuple[Lease, ...]] = field(default_factory=Reply)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class HeldAsked:
-    """Which of these attempts are held here, or were until their lease was lost? An attempt that
-    is in neither group was not started by this engine, as far as it knows."""
-
-    attempts: frozenset[AttemptKey]
-    reply: Reply[frozenset[AttemptKey]] = field(default_factory=Reply)
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,14 +265,16 @@ class Settled:
     leases: tuple[Lease, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class CancelAsked:
-    """The task was cancelled in this process: stop its attempt if it is held here."""
+    """The task was cancelled in this process: stop its attempt if it is held here. Once answered,
+    its handler either runs (and is being stopped) or does not start any more."""
 
     task_id: str
+    reply: Reply[None] = field(default_factory=Reply)
 
 
-LeaseEvent = Acquired | HeldAsked | Settled | CancelAsked
+LeaseEvent = Acquired | Settled | CancelAsked
 
 
 # --- engine -> submitter --------------------------------------------------------------------

@@ -16,6 +16,7 @@ import trio
 from task_queue_engine.actors.messages import (
     AbortReason,
     Attempt,
+    ClaimEvent,
     Errored,
     Interrupted,
     Lost,
@@ -23,6 +24,7 @@ from task_queue_engine.actors.messages import (
     Progressed,
     Stopped,
     Succeeded,
+    WorkerFree,
 )
 from task_queue_engine.clock import Clock
 from task_queue_engine.errors import HandlerNotStarted, UnknownTaskType
@@ -33,6 +35,8 @@ from task_queue_engine.registry import TaskDefinition, TaskRegistry
 from task_queue_engine.retry import DEFAULT_BACKOFF, Snooze, SnoozeUntil, decide
 
 logger = logging.getLogger("task_queue_engine.worker")
+
+_FREE = WorkerFree()
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,8 +49,8 @@ class WorkerStatistics:
 
 
 class Worker:
-    """One of `WORKER_COUNT`. It asks for work on `demand`, takes an attempt from `deliveries`,
-    and answers on `outcomes`; when `deliveries` ends it ends."""
+    """One of `WORKER_COUNT`. It says on `claim_events` that it is free, takes an attempt from
+    `deliveries`, starts it at once and answers on `outcomes`; when `deliveries` ends it ends."""
 
     def __init__(
         self,
@@ -55,7 +59,7 @@ class Worker:
         runner: HandlerRunner,
         clock: Clock,
         rng: random.Random,
-        demand: trio.MemorySendChannel[int],
+        claim_events: trio.MemorySendChannel[ClaimEvent],
         deliveries: trio.MemoryReceiveChannel[Attempt],
         outcomes: trio.MemorySendChannel[Outcome],
         on_start: Callable[[Attempt], None] | None = None,
@@ -64,7 +68,7 @@ class Worker:
         self._runner = runner
         self._clock = clock
         self._rng = rng
-        self._demand = demand
+        self._claim_events = claim_events
         self._deliveries = deliveries
         self._outcomes = outcomes
         self._on_start = on_start
@@ -95,8 +99,8 @@ class Worker:
             self._current.abort(AbortReason.SHUTDOWN)
 
     async def run(self) -> None:
-        with self._demand, self._deliveries, self._outcomes:
-            self._ask()
+        with self._claim_events, self._deliveries, self._outcomes:
+            self._say_free()
             async for attempt in self._deliveries:
                 self._current, self._has_started = attempt, False
                 if self._interrupted:
@@ -104,12 +108,12 @@ class Worker:
                 outcome = await self._run_attempt(attempt)
                 self._current = None
                 await self._outcomes.send(outcome)
-                self._ask()
+                self._say_free()
 
-    def _ask(self) -> None:
-        # The poller closes its end when it stops; what it handed on before is still worked off.
+    def _say_free(self) -> None:
+        # The claimer closes its end when it stops; what it handed on before is still worked off.
         with suppress(trio.BrokenResourceError):
-            self._demand.send_nowait(1)
+            self._claim_events.send_nowait(_FREE)
 
     async def _run_attempt(self, attempt: Attempt) -> Outcome:
         if attempt.abort_reason is not None:
@@ -122,6 +126,7 @@ class Worker:
                 result = await self._runner.run(
                     definition,
                     task,
+                    payload=attempt.payload,
                     report_progress=self._progress_reporter(attempt),
                     on_start=partial(self._note_start, attempt),
                 )

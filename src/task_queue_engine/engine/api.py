@@ -113,6 +113,9 @@ class EngineMetrics:
     """Name in Prometheus style without prefix and `_total`: "attempts_started", "leases_lost"."""
     uptime: float = 0.0
     """Seconds."""
+    given_back_by_type: dict[str, int] = field(default_factory=dict)
+    """How often this process gave tasks back since it cannot run them, by type: it does not know
+    the type, or refuses the payload."""
     usage: BackendUsage | None = None
     """What the backend was asked for by this process; None where it is not billed."""
 
@@ -123,6 +126,8 @@ class Readiness:
 
     ready: bool
     reasons: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    """What an operator should know and a load balancer should not act on."""
     abandoned_threads: int = 0
     """Threads whose `def` handler outlived its attempt; as many as TQE_THREADS end the engine."""
 

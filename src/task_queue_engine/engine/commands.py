@@ -10,7 +10,6 @@ from typing import Any, TypeVar, Unpack, overload
 
 import trio
 
-from task_queue_engine.actors.messages import CancelAsked
 from task_queue_engine.backends.base import (
     Backend,
     BackendInfo,
@@ -195,7 +194,7 @@ class Commands(EngineApi):
                 self._waiters.ended(task_id)
             case CancelRequested(task):
                 if self._running is not None:  # it may have ended meanwhile
-                    self._running.pipeline.tell_lease_keeper(CancelAsked(task_id))
+                    await self._running.pipeline.stop_cancelled(task_id)
             case AlreadyFinished(task):
                 raise WrongState(task_id, task.status, "it can no longer be cancelled")
             case Missing():

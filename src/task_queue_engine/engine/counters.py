@@ -56,14 +56,15 @@ def counters_of(pipeline: Pipeline) -> dict[str, int]:
     if pipeline.line is not None:
         line = pipeline.line
         poller = line.poller.statistics()
+        claimer = line.claimer.statistics()
         writer = line.status_writer.statistics()
         acker = line.acker.statistics()
         counters |= {
             "messages_received": poller.received,
-            "attempts_claimed": poller.claimed,
-            "attempts_taken_over": poller.taken_over,
-            "tasks_quarantined": poller.quarantined,
-            "duplicate_deliveries": poller.duplicates,
+            "attempts_claimed": claimer.claimed,
+            "attempts_taken_over": claimer.taken_over,
+            "tasks_quarantined": claimer.quarantined,
+            "duplicate_deliveries": poller.duplicates + claimer.duplicates,
             "attempts_started": sum(worker.statistics().started for worker in line.workers),
             "attempts_completed": writer.completed,
             "attempts_failed_for_good": writer.failed,

@@ -227,6 +227,7 @@ class Engine(Commands):
             workers=len(line.workers) if line else 0,
             active_workers=line.busy_workers if line else 0,
             counters=counters_of(running.pipeline),
+            given_back_by_type=line.claimer.statistics().given_back_by_type if line else {},
             abandoned_threads=running.handlers().abandoned_threads,
             uptime=trio.current_time() - running.started_at,
             usage=self._backend.usage() if isinstance(self._backend, MeteredBackend) else None,
@@ -245,9 +246,11 @@ class Engine(Commands):
             reasons.append(f"the engine is {self._shutdown.phase.value}")
         if trouble is not None:
             reasons.append(trouble)
+        line = running.pipeline.line
         return Readiness(
             ready=not reasons,
             reasons=tuple(reasons),
+            notes=line.claimer.notes() if line else (),
             abandoned_threads=handlers.abandoned_threads,
         )
 

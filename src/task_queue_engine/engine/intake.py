@@ -78,7 +78,7 @@ class Intake:
         for request, indexes in requests:
             results = await request.results()
             for index, new, result in zip(indexes, request.tasks, results, strict=True):
-                verdicts[index] = _judge(submissions[index], new.task, result)
+                verdicts[index] = self._judge(submissions[index], new.task, result)
         return [verdict for verdict in verdicts if verdict is not None]
 
     async def _build(
@@ -132,43 +132,41 @@ class Intake:
         if request is not None and self._keys_in_flight:
             self._keys_in_flight.difference_update(new.task.id for new in request.tasks)
 
+    def _judge(self, submission: Submission, task: Task, result: SubmitResult) -> SubmitVerdict:
+        match result:
+            case Created():
+                return Accepted(task, created=True)
+            case AlreadyExists(existing):
+                if self._is_replay(submission, task, existing):
+                    return Accepted(existing, created=False)
+                return Refused(IdempotencyKeyReused(existing.id))
+            case TooLarge(size, limit):
+                return Refused(PayloadTooLarge(size, limit))
+            case TryAgain(reason):
+                return Refused(BackendUnavailable(reason))
+            case BackendUnavailable():
+                return Refused(result)
+
+    def _is_replay(self, submission: Submission, task: Task, existing: Task) -> bool:
+        """Whether it asks for what `existing` was submitted for, under any name of its type.
+
+        Options count where they are given: what was left out took a default, which may have changed
+        since. When it is to run does not: the row keeps that only until the first attempt, and a
+        caller that tries again may have counted its delay anew.
+        """
+        return (
+            existing.queue == task.queue
+            and self._builder.is_of_type(existing, task.type)
+            and submission.max_attempts in (None, existing.max_attempts)
+            and (submission.timeout is None or existing.timeout_seconds == task.timeout_seconds)
+            and _same_json(existing.payload, task.payload)
+        )
+
     def close(self) -> None:
         """The submitter is gone: callers that still wait get an answer."""
         lost = BackendUnavailable("the engine ended before it could answer; ask for the task again")
         for request in tuple(self._unanswered.values()):
             request.answer((lost,) * len(request.tasks))
-
-
-def _judge(submission: Submission, task: Task, result: SubmitResult) -> SubmitVerdict:
-    match result:
-        case Created():
-            return Accepted(task, created=True)
-        case AlreadyExists(existing):
-            if _is_replay(submission, task, existing):
-                return Accepted(existing, created=False)
-            return Refused(IdempotencyKeyReused(existing.id))
-        case TooLarge(size, limit):
-            return Refused(PayloadTooLarge(size, limit))
-        case TryAgain(reason):
-            return Refused(BackendUnavailable(reason))
-        case BackendUnavailable():
-            return Refused(result)
-
-
-def _is_replay(submission: Submission, task: Task, existing: Task) -> bool:
-    """Whether it asks for what `existing` was submitted for.
-
-    Options count where they are given: what was left out took a default, which may have changed
-    since. When it is to run does not: the row keeps that only until the first attempt, and a caller
-    that tries again may have counted its delay anew.
-    """
-    return (
-        existing.queue == task.queue
-        and existing.type == task.type
-        and submission.max_attempts in (None, existing.max_attempts)
-        and (submission.timeout is None or existing.timeout_seconds == task.timeout_seconds)
-        and _same_json(existing.payload, task.payload)
-    )
 
 
 def _same_json(one: object, other: object) -> bool:

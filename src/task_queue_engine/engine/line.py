@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from task_queue_engine.actors.acker import Acker
+from task_queue_engine.actors.claimer import Claimer
 from task_queue_engine.actors.poller import Poller
 from task_queue_engine.actors.status_writer import StatusWriter
 from task_queue_engine.actors.worker import Worker
@@ -23,6 +24,7 @@ class Line:
     `consume=False`, none: `Pipeline.line` is None then."""
 
     poller: Poller
+    claimer: Claimer
     workers: tuple[Worker, ...]
     status_writer: StatusWriter
     acker: Acker
@@ -32,6 +34,7 @@ class Line:
         """By name, from the top down."""
         return {
             "poller": self.poller,
+            "claimer": self.claimer,
             **{f"worker-{n}": worker for n, worker in enumerate(self.workers, start=1)},
             "status_writer": self.status_writer,
             "acker": self.acker,
@@ -41,14 +44,18 @@ class Line:
     def busy_workers(self) -> int:
         return sum(worker.statistics().busy for worker in self.workers)
 
-    def take_no_more(self) -> None:
-        """What no handler has started goes back: what waits for a place in a worker too."""
+    def stop_taking_work(self) -> None:
+        """Receive and start nothing more. What no handler has started goes back to the queue, what
+        waits for a place in a worker too."""
         self.poller.stop()
+        self.claimer.stop()
         for worker in self.workers:
             worker.give_back_unstarted()
 
     def interrupt(self) -> None:
-        """Stop what runs, and what a worker may still take; wait for no receive any longer."""
+        """Stop what runs, and what a worker may still take; wait for no receive and no answer to a
+        claim any longer."""
         self.poller.cut_short()
+        self.claimer.cut_short()
         for worker in self.workers:
             worker.interrupt()

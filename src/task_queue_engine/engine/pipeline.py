@@ -3,19 +3,23 @@
     engine.submit ─ submissions ─> Submitter ──> store: create ──> queue: send
                                                                       │
     Poller <───────────────────── receive ── queue <──────────────────┘
-      │ ^ demand (one token for every delivery a worker can take)
-      │ └──────────────────┐
-      └─ deliveries ─> Workers ── ─ outcomes ─> StatusWriter ─ settlements ─> Acker ──> queue
-           (claimed)
+      │ ^ room (places for what is received: free workers, and the prefetch)
+      v │
+    Claimer ──> store: claim, as many as workers are free
+      │ ^ claim events (leased, worker free)
+      v │
+    deliveries ─> Workers ─ outcomes ─> StatusWriter ─ settlements ─> Acker ──> queue
+       (claimed, and started at once)
     lease events (acquired, settled, cancel asked) ──> LeaseKeeper ──> stops attempts
     Scheduler, Reconciler, Metrics run beside the line and hold nothing
 
 From the poller to the acker it is a `Line` (engine/line.py), which an engine that runs no tasks
 does not have; it is wired here all the same. The end is the same flow, ended at the top:
-`poller.stop()` closes `deliveries`; the last worker to finish closes `outcomes`; the writer flushes
-and closes `settlements`; the acker drains. Every actor closes the ends it was given. The steps
-around that are engine/shutdown.py. What is asked from outside (cancel, retry, redrive) comes in
-through engine/commands.py; engine/engine.py builds all this and answers /ready.
+`line.stop_taking_work()` ends poller and claimer, which closes `deliveries`; the last worker to
+finish closes `outcomes`; the writer flushes and closes `settlements`; the acker drains. Every actor
+closes the ends it was given. The steps around that are engine/shutdown.py. What is asked from
+outside (cancel, retry, redrive) comes in through engine/commands.py; engine/engine.py builds all
+this and answers /ready.
 """
 
 from __future__ import annotations
@@ -31,11 +35,13 @@ import trio
 
 from task_queue_engine.actors.acker import Acker
 from task_queue_engine.actors.backend_retry import BackendRetry
-from task_queue_engine.actors.claimer import Claimer
+from task_queue_engine.actors.claimer import Claimer, ClaimerChannels
 from task_queue_engine.actors.health import ActorHealth
 from task_queue_engine.actors.lease_keeper import LeaseKeeper
 from task_queue_engine.actors.messages import (
     Attempt,
+    CancelAsked,
+    ClaimEvent,
     LeaseEvent,
     Outcome,
     Settlement,
@@ -47,6 +53,7 @@ from task_queue_engine.actors.reconciler import Reconciler
 from task_queue_engine.actors.scheduler import Scheduler
 from task_queue_engine.actors.status_writer import OnRecorded, StatusWriter
 from task_queue_engine.actors.submitter import Submitter
+from task_queue_engine.actors.type_check import TypeCheck
 from task_queue_engine.actors.worker import Worker
 from task_queue_engine.backends.base import Backend
 from task_queue_engine.clock import Clock
@@ -149,47 +156,58 @@ class Pipeline:
     def _build_line(self) -> Line:
         config, settings = self._config, self._config.settings
         store, queue = config.backend.store, config.backend.queue(settings.queue)
-        deliveries_out, deliveries_in = trio.open_memory_channel[Attempt](settings.prefetch)
+        # A place for every worker: what is claimed has a worker that waits for it.
+        deliveries_out, deliveries_in = trio.open_memory_channel[Attempt](settings.worker_count)
         outcomes_out, outcomes_in = trio.open_memory_channel[Outcome](0)
         settlements_out, settlements_in = trio.open_memory_channel[tuple[Settlement, ...]](0)
-        # Tokens: never more than there are places for a delivery, so sending one never waits.
-        demand_out, demand_in = trio.open_memory_channel[int](math.inf)
+        # Bounded by what is on its way: no more is received than there is room for, and a worker
+        # says that it is free once for every attempt. So sending never waits.
+        claim_events_out, claim_events_in = trio.open_memory_channel[ClaimEvent](math.inf)
+        room_out, room_in = trio.open_memory_channel[int](math.inf)
         if settings.prefetch:
-            demand_out.send_nowait(settings.prefetch)
+            room_out.send_nowait(settings.prefetch)
 
-        leases_out = self._lease_events.clone()
-        retry = self._retry("poller")
         poller = Poller(
             queue=queue,
-            claimer=Claimer(
+            visibility=settings.visibility_timeout,
+            poll_wait=settings.poll_wait,
+            retry=self._retry("poller"),
+            channels=PollerChannels(
+                room=room_in,
+                claim_events=claim_events_out.clone(),
+                settlements=settlements_out.clone(),
+                leases=self._lease_events.clone(),
+            ),
+        )
+        with claim_events_out, deliveries_in, outcomes_out:
+            claimer = Claimer(
                 queue=queue,
                 store=store,
                 clock=config.clock,
                 worker_name=config.worker_name,
                 visibility=settings.visibility_timeout,
-                retry=retry,
-                leases=leases_out,
-            ),
-            visibility=settings.visibility_timeout,
-            poll_wait=settings.poll_wait,
-            retry=retry,
-            channels=PollerChannels(
-                demand=demand_in,
-                deliveries=deliveries_out,
-                unstarted=deliveries_in.clone(),
-                outcomes=outcomes_out.clone(),
-                settlements=settlements_out.clone(),
-                leases=leases_out,
-            ),
-        )
-        with demand_out, deliveries_in, outcomes_out:
+                retry=self._retry("claimer"),
+                type_check=TypeCheck(
+                    registry=config.registry,
+                    clock=config.clock,
+                    rng=config.rng,
+                    fail_after=settings.unknown_type_after,
+                ),
+                channels=ClaimerChannels(
+                    claim_events=claim_events_in,
+                    room=room_out,
+                    deliveries=deliveries_out,
+                    outcomes=outcomes_out.clone(),
+                    settlements=settlements_out.clone(),
+                ),
+            )
             workers = tuple(
                 Worker(
                     registry=config.registry,
                     runner=config.runner,
                     clock=config.clock,
                     rng=config.rng,
-                    demand=demand_out.clone(),
+                    claim_events=claim_events_out.clone(),
                     deliveries=deliveries_in.clone(),
                     outcomes=outcomes_out.clone(),
                     on_start=config.on_start,
@@ -212,7 +230,13 @@ class Pipeline:
             settlements=settlements_in,
             leases=self._lease_events.clone(),
         )
-        return Line(poller=poller, workers=workers, status_writer=status_writer, acker=acker)
+        return Line(
+            poller=poller,
+            claimer=claimer,
+            workers=workers,
+            status_writer=status_writer,
+            acker=acker,
+        )
 
     def _retry(self, actor: str) -> BackendRetry:
         return BackendRetry(actor=actor, health=self._config.health, rng=self._config.rng)
@@ -230,12 +254,18 @@ class Pipeline:
             actors |= self.line.actors
         return {name: actor.statistics() for name, actor in actors.items()}
 
-    def tell_lease_keeper(self, event: LeaseEvent) -> None:
-        """Without waiting: a hint that gets lost is found in the store a little later."""
+    async def stop_cancelled(self, task_id: str) -> None:
+        """Stop the attempt of a task that was cancelled, if it runs here; when this returns, its
+        handler has started already or does not start any more."""
+        event = CancelAsked(task_id)
         try:
-            self._lease_events.send_nowait(event)
-        except (trio.WouldBlock, trio.BrokenResourceError, trio.ClosedResourceError):
-            return
+            try:
+                self._lease_events.send_nowait(event)  # also for a caller that is cancelled now
+            except trio.WouldBlock:
+                await self._lease_events.send(event)
+            await event.reply.get()
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            return  # the engine ends, and so does what it runs
 
     async def run(
         self,

@@ -113,7 +113,7 @@ class Shutdown:
         # 1. Take no more work. What no handler has started goes back to the queue at once.
         await self._no_more_work.wait()
         if line is not None:
-            line.take_no_more()
+            line.stop_taking_work()
 
         # 2. Close the top: the submitter answers what it has; scheduler and reconciler end, since
         #    they hold nothing.

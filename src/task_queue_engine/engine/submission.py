@@ -77,6 +77,10 @@ class TaskBuilder:
             task=task, payload_json=payload_json, due_at=run_at if waits_in_store else None
         )
 
+    def is_of_type(self, task: Task, name: str) -> bool:
+        """Whether a stored task is of this type, by whichever of its names it was stored."""
+        return self._registry.canonical(task.type) == name
+
     def _max_attempts(self, definition: TaskDefinition, submission: Submission) -> int:
         wanted = submission.max_attempts
         if wanted is None:

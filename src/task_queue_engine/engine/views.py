@@ -88,6 +88,8 @@ class MetricsView(msgspec.Struct, frozen=True, kw_only=True):
     counters: dict[str, int]
     abandoned_threads: int
     """Threads of this process whose `def` handler outlived its attempt and still runs."""
+    given_back_by_type: dict[str, int] | UnsetType = UNSET
+    """How often this process gave tasks back that it cannot run; only where it did."""
     usage: BackendUsage | UnsetType = UNSET
     """Only where the backend is billed by the request (AWS)."""
 
@@ -109,6 +111,7 @@ class MetricsView(msgspec.Struct, frozen=True, kw_only=True):
             uptime_seconds=round(metrics.uptime, 3),
             abandoned_threads=metrics.abandoned_threads,
             counters=dict(sorted(metrics.counters.items())),
+            given_back_by_type=metrics.given_back_by_type or UNSET,
             usage=UNSET if metrics.usage is None else metrics.usage,
         )
 
@@ -129,5 +132,6 @@ class MetricsView(msgspec.Struct, frozen=True, kw_only=True):
             abandoned_threads=self.abandoned_threads,
             counters=self.counters,
             uptime=self.uptime_seconds,
+            given_back_by_type=self.given_back_by_type or {},
             usage=None if self.usage is UNSET else self.usage,
         )

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import trio
+from msgspec import UNSET
 
 from task_queue_engine.errors import AttemptTimedOut, ResultNotStorable, WrongAsyncLibrary
 from task_queue_engine.execution.checks import PayloadChecks
@@ -112,6 +113,7 @@ class HandlerRunner:
         task: Task,
         *,
         report_progress: ReportProgress,
+        payload: Any = UNSET,
         on_start: Callable[[], None] = _nothing,
     ) -> Any:
         """One attempt.
@@ -120,6 +122,8 @@ class HandlerRunner:
             definition: whose handler is called.
             task: PROCESSING, with `timeout_seconds` resolved; None means no timeout. The timeout
                 counts from `on_start`: waiting for a thread or a process is not the handler's.
+            payload: the task's, as the handler is annotated; UNSET: it is converted where the
+                handler runs. (A worker process always does that: it has to make the object.)
             report_progress: is awaited with each progress value, as builtins, before this returns.
             on_start: called when there is a place, just before the handler is.
 
@@ -143,9 +147,9 @@ class HandlerRunner:
         """
         call: Call
         if definition.runs_in is RunsIn.TRIO:
-            call = _TrioCall(self, definition, task, report_progress)
+            call = _TrioCall(self, definition, task, report_progress, payload)
         elif definition.runs_in is RunsIn.THREAD:
-            call = self._threads.call(definition, task, report_progress)
+            call = self._threads.call(definition, task, report_progress, payload)
         else:
             call = self._processes.call(definition, task, report_progress)
 
@@ -203,11 +207,13 @@ class _TrioCall:
         definition: TaskDefinition,
         task: Task,
         report_progress: ReportProgress,
+        payload: Any,
     ) -> None:
         self._runner = runner
         self._definition = definition
         self._task = task
         self._report_progress = report_progress
+        self._payload = payload
 
     async def acquire(self) -> None:
         # No handler starts once its task is cancelled.
@@ -219,7 +225,9 @@ class _TrioCall:
 
     async def run(self, waited: float) -> Any:
         definition, task, limit = self._definition, self._task, self._runner.max_result_bytes
-        payload = await self._runner.checks.convert(definition, task.payload)
+        payload = self._payload
+        if payload is UNSET:
+            payload = await self._runner.checks.convert(definition, task.payload)
         open_nurseries = len(trio.lowlevel.current_task().child_nurseries)
         try:
             if definition.takes_context:

@@ -17,6 +17,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any, cast
 
 import trio
+from msgspec import UNSET
 
 from task_queue_engine.errors import AttemptEnded, HandlerExited, HandlerNotStarted
 from task_queue_engine.execution.contexts import AttemptContext
@@ -61,9 +62,13 @@ class ThreadRunner:
         return len(self._abandoned)
 
     def call(
-        self, definition: TaskDefinition, task: Task, report_progress: ReportProgress
+        self,
+        definition: TaskDefinition,
+        task: Task,
+        report_progress: ReportProgress,
+        payload: Any = UNSET,
     ) -> ThreadCall:
-        return ThreadCall(self, definition, task, report_progress)
+        return ThreadCall(self, definition, task, report_progress, payload)
 
     def abandon(self, call: ThreadCall) -> None:
         self._abandoned[call] = trio.current_time()
@@ -98,12 +103,14 @@ class ThreadCall:
         definition: TaskDefinition,
         task: Task,
         report_progress: ReportProgress,
+        payload: Any,
     ) -> None:
         self.task = task
         self._threads = threads
         self._definition = definition
         self._report_progress = report_progress
         self._thread_runs = False
+        self._payload = payload
 
     async def acquire(self) -> None:
         """Wait for a place. Raises HandlerNotStarted where an earlier attempt's thread lives."""
@@ -130,6 +137,7 @@ class ThreadCall:
                 _run,
                 self._definition,
                 task,
+                self._payload,
                 context,
                 limit,
                 thread_name=f"task {task.type}",
@@ -222,11 +230,14 @@ class ThreadContext(AttemptContext):
             raise AttemptEnded
 
 
-def _run(definition: TaskDefinition, task: Task, context: ThreadContext, limit: int) -> Any:
+def _run(
+    definition: TaskDefinition, task: Task, payload: Any, context: ThreadContext, limit: int
+) -> Any:
     """In the thread: validators and serializers of payload and result may block too."""
     context.entered = True
     try:
-        payload = definition.convert_payload(task.payload)
+        if payload is UNSET:
+            payload = definition.convert_payload(task.payload)
         arguments = (payload, context) if definition.takes_context else (payload,)
         return storable_result(definition.handler(*arguments), limit, definition.convert_result)
     except Exception:

@@ -69,6 +69,10 @@ def _lines(metrics: EngineMetrics) -> Iterator[str]:
         safe = _NOT_IN_NAMES.sub("_", name)
         text = COUNTERS.get(name, safe.replace("_", " ").capitalize() + ".")
         yield from _family(f"{safe}_total", "counter", text, {"": value})
+    if metrics.given_back_by_type:
+        samples = {_labels(task_type=t): n for t, n in sorted(metrics.given_back_by_type.items())}
+        text = "Tasks given back since this process cannot run them, by type."
+        yield from _family("given_back_total", "counter", text, samples)
     if metrics.usage is not None:
         yield from _usage(metrics.usage)
 

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from typing import Annotated, Any, TypeVar
 
 import msgspec
-from msgspec import Meta
+from msgspec import UNSET, Meta, UnsetType
 
 from task_queue_engine.codec import decode_json
 from task_queue_engine.errors import InvalidTask
@@ -217,6 +217,8 @@ class Ready(msgspec.Struct, frozen=True, kw_only=True):
     status: str
     abandoned_threads: int = 0
     """Threads whose `def` handler outlived its attempt; too many of them end the process."""
+    notes: tuple[str, ...] | UnsetType = UNSET
+    """What an operator should know: task types that this worker gives back, say."""
 
 
 # --- decoding -------------------------------------------------------------------------------

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
+import msgspec
 import pytest
 import trio
 import trio.testing
@@ -127,3 +129,24 @@ async def test_a_payload_of_any_size_goes_and_leaves_nothing_behind(
         check(path)
         await harness.create(id=task.id, payload="w" * size)
         check(path)
+
+
+@pytest.mark.parametrize(
+    "payload", [{"to": "Ada \u2028"}, None, "x" * 5000], ids=["small", "null", "large"]
+)
+async def test_a_delivery_tells_type_and_payload(tmp_path: Path, payload: Any) -> None:
+    """By which a worker sees what it cannot run before it claims it."""
+    harness = SqliteHarness(tmp_path / "tasks.db")
+    async with harness.backend.open():
+        await harness.submit(type='an "odd" type', payload=payload)
+        (delivery,) = await harness.queue.receive(1, wait=0, visibility=30)
+        assert delivery.task_type == 'an "odd" type'
+        assert msgspec.json.decode(delivery.payload_json) == payload
+
+
+async def test_a_delivery_without_a_task_tells_nothing(tmp_path: Path) -> None:
+    harness = SqliteHarness(tmp_path / "tasks.db")
+    async with harness.backend.open():
+        await harness.queue.send([Message(task=harness.make_task())])
+        (delivery,) = await harness.queue.receive(1, wait=0, visibility=30)
+        assert delivery.task_type == ""

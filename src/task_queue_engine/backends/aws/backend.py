@@ -216,6 +216,12 @@ class AwsBackend:
                 "%s has no redrive policy: a message that kills its process is received forever",
                 self._urls.queue,
             )
+        if max_receives == 1:
+            logger.warning(
+                "the redrive policy of %s allows one receive: SQS dead-letters what a process dies "
+                "with, whatever its max_attempts; set maxReceiveCount to 3",
+                self._urls.queue,
+            )
         dead = await check_queue(self._client, self._urls.dead, variable="SQS_DLQ_URL")
         if arn is not None and arn != dead["QueueArn"]:
             logger.warning(

@@ -41,7 +41,18 @@ class Delivery:
     body: bytes = b""
     """The task's JSON where the backend carries it in the message (AWS); else empty."""
     task_type: str = ""
-    """What that JSON names as the task's type; empty where there is none."""
+    """The task's type; empty where the queue cannot say. The row is what counts: this is for
+    workers to see what they cannot run before they claim it."""
+    payload_json: bytes = b""
+    """The task's payload, encoded; likewise."""
+    is_worn: bool = False
+    """Received so often that the broker is about to dead-letter it by itself. It is to be given
+    back, as a fresh copy, and not to be claimed."""
+
+    @property
+    def receives(self) -> int:
+        """How often it was received, those that it is a copy of included."""
+        return self.receive_count + sum(earlier.count for earlier in self.copy_of)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 
+import msgspec
 import trio
 
 from task_queue_engine.backends.base import (
@@ -208,11 +209,14 @@ class MemoryQueue:
             message.receive_count += 1
             message.receipt = f"{message.id}.{message.receive_count}"
             message.visible_at = now + timedelta(seconds=visibility)
+            row = self._state.rows.get(message.task_id)
             delivery = Delivery(
                 task_id=message.task_id,
                 message_id=message.id,
                 receipt=message.receipt,
                 receive_count=message.receive_count,
+                task_type="" if row is None else row.task.type,
+                payload_json=b"" if row is None else msgspec.json.encode(row.task.payload),
             )
             taken.append(delivery)
             if self._state.faults.hits_delivery():

@@ -7,6 +7,7 @@ import math
 import re
 from collections.abc import Sequence
 
+import msgspec
 import trio
 
 from task_queue_engine.backends.base import (
@@ -25,6 +26,7 @@ from task_queue_engine.backends.sqlite.batches import Batch, JsonRows
 from task_queue_engine.backends.sqlite.clock_watch import TOLERANCE, ClockWatch
 from task_queue_engine.backends.sqlite.database_file import DatabaseFile
 from task_queue_engine.backends.sqlite.dead_letters import ID, SqliteDeadLetters
+from task_queue_engine.backends.sqlite.rows import LARGE_PAYLOAD
 from task_queue_engine.backends.sqlite.transaction import Transaction
 from task_queue_engine.clock import Clock
 
@@ -45,12 +47,15 @@ _SEND = Batch(
     "SELECT ?, task_id, visible_at, ?, 0, 0 FROM new WHERE task_id IS NOT NULL",
     width=2,
 )
+# With type and payload, by which a worker sees what it cannot run before it claims it.
 _VISIBLE = (
-    "SELECT json_group_array(json_array(id, task_id, receive_count, leased) "
-    "ORDER BY visible_at, id) FROM (SELECT * FROM messages "
-    "WHERE queue = ? AND visible_at <= ? ORDER BY visible_at, id LIMIT ?)"
+    "SELECT '[[' || group_concat(concat_ws(',', m.id, json_quote(m.task_id), m.receive_count, "
+    "m.leased, json_quote(ifnull(type, '')), "
+    f"ifnull(payload, ifnull(({LARGE_PAYLOAD}), 'null'))), '],[' ORDER BY m.visible_at, m.id) "
+    "|| ']]' FROM (SELECT * FROM messages WHERE queue = ? AND visible_at <= ? "
+    "ORDER BY visible_at, id LIMIT ?) AS m LEFT JOIN tasks ON tasks.id = m.task_id"
 )
-_visible = JsonRows(tuple[int, str, int, int])
+_visible = JsonRows(tuple[int, str, int, int, str, msgspec.Raw])
 _LEASE = Batch(
     "UPDATE messages SET visible_at = ?, hidden_at = ?, receive_count = receive_count + 1, "
     "leased = 1 WHERE id IN (VALUES {rows})",
@@ -145,8 +150,10 @@ class SqliteQueue:
                 message_id=str(message_id),
                 receipt=f"{message_id}.{count + 1}",
                 receive_count=count + 1,
+                task_type=task_type,
+                payload_json=bytes(payload),
             )
-            for message_id, task_id, count, _ in found
+            for message_id, task_id, count, _, task_type, payload in found
         ]
 
     async def _after_set_back(self) -> None:

@@ -78,12 +78,12 @@ _NEVER_NULL = {
     "status", "retry_count", "attempt", "max_attempts", "created_at", "updated_at",
     "cancel_requested", "receive_count",
 }  # fmt: skip
-_LARGE_PAYLOAD = "SELECT l.payload FROM large_payloads AS l WHERE l.task_id = tasks.id"
+LARGE_PAYLOAD = "SELECT l.payload FROM large_payloads AS l WHERE l.task_id = tasks.id"
 
 
 def _as_json(column: str) -> str:
     if column == "payload":
-        return f"ifnull(payload, ({_LARGE_PAYLOAD}))"
+        return f"ifnull(payload, ({LARGE_PAYLOAD}))"
     if column in _TEXTS:
         return f"json_quote({column})"
     if column == "timeout_seconds":  # SQLite by itself would write 15 digits of the 17

@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 
 import trio
+from msgspec import UNSET
 from quart import Quart, Response, request
 from quart_schema import document_response, tag
 
@@ -66,7 +67,12 @@ class ObserveRoutes:
         if self._state.draining:
             reasons = (*reasons, "shutting down")
         if readiness.ready and not reasons:
-            return respond(Ready(status="ready", abandoned_threads=readiness.abandoned_threads))
+            ready = Ready(
+                status="ready",
+                notes=readiness.notes or UNSET,
+                abandoned_threads=readiness.abandoned_threads,
+            )
+            return respond(ready)
         detail = "not fit to serve: " + ("; ".join(reasons) or "no reason was given")
         problem = problems.make("not-ready", detail, reasons=reasons)
         return respond(problem, 503, content_type=problems.CONTENT_TYPE, Retry_After=_RETRY_AFTER)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 
+import msgspec
 import pytest
 import trio
 
@@ -46,6 +47,17 @@ async def dead_letter(harness: Harness, *deliveries: Delivery) -> list[QueueVerd
 
 
 OPERATIONS: list[Operation] = [extend, release, delete, dead_letter]
+
+
+async def test_what_a_delivery_tells_of_its_task_is_so(harness: Harness) -> None:
+    """A worker gives back what it cannot run by it. A queue that cannot say leaves it empty."""
+    task = await harness.submit(type="told", payload={"to": ["Ada", 1, None, 2.5]})
+    delivery = await harness.receive_one()
+    assert delivery.task_type in ("", task.type)
+    if delivery.payload_json:
+        assert msgspec.json.decode(delivery.payload_json) == task.payload
+    assert delivery.receives == 1
+    assert not delivery.is_worn
 
 
 # --- leases ---------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from task_queue_engine.actors.reconciler import Reconciler
 from task_queue_engine.backends.aws.backend import AwsBackend
 from task_queue_engine.backends.base import Created, Done, Message, NewTask
 from task_queue_engine.clock import ManualClock
-from task_queue_engine.lifecycle import DEAD_LETTERED_ERROR_TYPE, Receive, Started
+from task_queue_engine.lifecycle import DEAD_LETTERED_ERROR_TYPE, Exhausted, Receive, Started
 from task_queue_engine.task import Task, TaskStatus
 from task_queue_engine.testing.conformance.harness import claim_request
 from tests.backends.aws.sqs.clock_client import ClockClient
@@ -47,7 +47,7 @@ async def test_a_copy_given_back_unclaimed_says_what_it_is_a_copy_of(name: str) 
         seen: list[Receive] = []
         for _ in range(7):
             (delivery,) = await queue.receive(1, wait=5, visibility=30)
-            assert delivery.copy_of == tuple(seen[-5:])
+            assert delivery.copy_of == tuple(seen)
             if delivery.receive_count == 2:
                 seen.append(Receive(delivery.message_id, 2))
             assert await queue.release([(delivery, 0)]) == [Done()]
@@ -96,6 +96,36 @@ async def die_three_times(name: str, *, claims: bool) -> None:
         assert (listed.task_id, listed.reason) == (task.id, REASON)
         there = boto("sqs", server).receive_message(QueueUrl=urls.dead)["Messages"]
         assert [message["MessageId"] for message in there] == [dead_letter.message_id]
+
+
+async def test_a_task_whose_processes_die_has_all_its_attempts() -> None:
+    """Three are what the redrive policy allows a message; a worn one is replaced."""
+    server = require("elasticmq")
+    clock = ManualClock()
+    client = ClockClient.of(server, clock)
+    maker = ClockClient.of(server, clock)
+    async with maker.open():
+        urls = await make_queue(maker, f"deaths-{random.getrandbits(40)}", max_receives=3)
+    backend = make_backend(client, urls, clock)
+    queue = backend.queue("default")
+    async with backend.open():
+        task = make_task(created_at=clock.now(), updated_at=clock.now(), max_attempts=6)
+        await put(backend, task)
+        for attempt in range(1, 8):
+            (delivery,) = await queue.receive(1, wait=5, visibility=30)
+            if delivery.is_worn:  # as the claimer does
+                assert await queue.release([(delivery, 0)]) == [Done()]
+                (delivery,) = await queue.receive(1, wait=5, visibility=30)
+            assert not delivery.is_worn
+            (verdict,) = await backend.store.claim([claim_request(delivery)])
+            if attempt == 7:
+                assert isinstance(verdict, Exhausted), "by max_attempts, and nothing else"
+                assert verdict.task.retry_count == 6
+            else:
+                assert isinstance(verdict, Started)
+                assert verdict.task.attempt == attempt
+                await client.pass_time(31)
+        assert (await queue.depth()).dead == 0
 
 
 async def put(backend: AwsBackend, task: Task) -> None:

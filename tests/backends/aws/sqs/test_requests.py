@@ -294,6 +294,7 @@ async def test_a_wait_is_a_fresh_copy_before_the_old_message_goes() -> None:
     assert copy["MessageAttributes"] == {
         "TaskType": {"DataType": "String", "StringValue": "email"},
         "RetryCount": {"DataType": "Number", "StringValue": "1"},
+        "CopyOf": {"DataType": "String", "StringValue": "message-7:1"},
     }
     assert deleted["Entries"][0]["ReceiptHandle"] == delivery.receipt
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
@@ -25,7 +25,7 @@ MAX_MESSAGE_BYTES: Final = 1_048_576
 
 SYSTEM_ATTRIBUTES: Final = ("ApproximateReceiveCount", "SentTimestamp")
 COPY_OF: Final = "CopyOf"
-"""Attribute of a copy that is given back unclaimed: "id:receives", several with commas."""
+"""Attribute of a copy: "id:receives" of the messages that it replaces, with commas."""
 DEAD_LETTER_ATTRIBUTES: Final = ("TaskType", "Reason", "Error", "Attempts", "FailedAt")
 
 # Half of what a key of the table may have (DynamoDB: 2,048), and far more than any task id.
@@ -36,8 +36,9 @@ _UNREADABLE = "unreadable-message-"
 _MAX_REASON = 1024
 # Characters of an error's message where the whole, with its traceback, does not fit.
 _SHORT_ERROR = 2000
-# Receives that a copy names: the last ones, so that copies of copies do not grow.
-_MAX_COPIED = 5
+# Receives that a copy names: the last ones, so that copies of copies do not grow. As many as it
+# takes for the delay of what no worker can run to reach its longest (`actors/type_check.py`).
+_MAX_COPIED = 10
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 # #x9 | #xA | #xD | #x20 to #xD7FF | #xE000 to #xFFFD | #x10000 to #x10FFFF (SendMessage).
@@ -52,6 +53,7 @@ class _Named(msgspec.Struct):
 
     id: str
     type: Any = ""
+    payload: msgspec.Raw = msgspec.Raw()
     retry_count: Any = 0
 
     @property
@@ -105,22 +107,16 @@ def outgoing(message: Message) -> Outgoing:
 def fresh_copy(delivery: Delivery, delay: float, *, max_bytes: int) -> Outgoing:
     """What was received, to be sent once more: a new message with no receives yet.
 
-    Without a delay it may have been given back before it was claimed, while its task is PROCESSING
-    under a dead owner. So it says what it is a copy of (if there is room), which proves that the
-    owner's lease has lapsed.
+    It may have been given back before it was claimed, while its task is PROCESSING under a dead
+    owner. So it says what it is a copy of (if there is room), which proves that the owner's lease
+    has lapsed.
     """
     named = _read(delivery.body)
-    copy = Outgoing(
-        delivery.body.decode(),
-        named.attributes if named else {},
-        whole_seconds(delay),
-    )
-    if delay > 0:
-        return copy
+    body, attributes = delivery.body.decode(), named.attributes if named else {}
     copied = (*delivery.copy_of, Receive(delivery.message_id, delivery.receive_count))
     said = ",".join(f"{one.message_id}:{one.count}" for one in copied[-_MAX_COPIED:])
-    witness = Outgoing(copy.body, copy.attributes | _attributes(**{COPY_OF: said}))
-    return witness if witness.size <= max_bytes else copy
+    copy = Outgoing(body, attributes | _attributes(**{COPY_OF: said}), whole_seconds(delay))
+    return copy if copy.size <= max_bytes else replace(copy, attributes=attributes)
 
 
 def outgoing_dead_letter(item: DeadLettering, *, max_bytes: int) -> Outgoing:
@@ -168,6 +164,7 @@ def delivery(received: Mapping[str, Any]) -> Delivery:
         copy_of=_read_copied(received),
         body=body,
         task_type=named.type if named and isinstance(named.type, str) else "",
+        payload_json=bytes(named.payload) if named else b"",
     )
 
 

@@ -7,7 +7,9 @@ What follows from SQS's own rules:
   purpose must not use that net up. So a wait for a retry is a fresh copy with the delay on it,
   and then the old message is deleted; a crash in between leaves an extra copy, which the claim
   sorts out. Given back without a delay (a shutdown), a message is made visible again, which is one
-  request, unless its next receive would leave no room for a crash: then it is copied too.
+  request, unless its next receive would leave no room for a crash: then it is copied too. What is
+  received so often is not claimed at all but replaced (`Delivery.is_worn`): so a task whose
+  processes die has all its attempts, whatever the policy's limit.
 - A deleted message may come back, and deleting with an old receipt is answered with success: a
   verdict Done is SQS's word, not proof. The claim is what protects a task.
 - A long poll that is cancelled has its connection closed, which SQS does not notice: for the rest
@@ -19,6 +21,7 @@ What follows from SQS's own rules:
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import datetime
 from typing import Any, Final
 
@@ -158,7 +161,10 @@ class SqsQueue:
                 received += more
                 requests += 1
         self._watermark.note(received)
-        deliveries = [message_format.delivery(message) for message in received]
+        deliveries = [
+            replace(delivery, is_worn=True) if self._is_worn(delivery) else delivery
+            for delivery in map(message_format.delivery, received)
+        ]
         self._client.share([each.task_type for each in deliveries], requests=requests)
         return deliveries
 

@@ -1,0 +1,263 @@
+"""What this worker can run: it knows the type, and the payload fits the handler's annotation.
+
+Processes of different versions share a queue while a deployment rolls, and some keep different
+types for good. What one cannot run another may, so it goes back before it is claimed: that costs
+the task no attempt, and nothing is written. What every worker has refused for long ends as FAILED.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+import msgspec
+import trio
+from msgspec import UNSET
+
+from task_queue_engine.backends.base import Delivery
+from task_queue_engine.clock import Clock
+from task_queue_engine.errors import InvalidTask, UnknownTaskType
+from task_queue_engine.registry import RunsIn, TaskDefinition, TaskRegistry
+from task_queue_engine.retry import Decision, GiveUp, SnoozeUntil
+from task_queue_engine.task import Task, TaskError, TaskStatus
+
+logger = logging.getLogger("task_queue_engine.claimer")
+
+# Seconds until a message given back is received again: doubled each time, since another worker that
+# knows the type is either met soon, or waits for a deployment.
+_FIRST_DELAY = 1.0
+_LONGEST_DELAY = 300.0
+# Receives before a task may be failed: by then the delay has reached its longest. A task's age
+# alone is no proof where the queue has a backlog of days.
+_ENOUGH_RECEIVES = 10
+# Bytes of a payload that is converted on the event loop. A validator in Python takes up to 15 us a
+# byte (measured with lists of addresses), so this is at most some 30 ms.
+_ON_LOOP = 2048
+# Seconds for the converters of a batch in a thread. They take microseconds; one that does not come
+# back must not keep other types from being claimed.
+_IN_THREAD_FOR = 5.0
+# Type names that are told apart in statistics: names come from whatever is sent to the queue.
+_NAMES_KEPT = 100
+_OTHERS = "(others)"
+
+
+@dataclass(slots=True)
+class Checked:
+    """A delivery that was looked at. It can be run where `refusal` is None, as far as is known."""
+
+    data: Any = UNSET
+    """The payload as JSON data, UNSET where it did not have to be looked at."""
+    payload: Any = UNSET
+    """As the handler is annotated; UNSET: whatever runs the handler converts it."""
+    refusal: TaskError | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimIt:
+    """The row says that it can be settled, or be run after all."""
+
+
+@dataclass(frozen=True, slots=True)
+class GiveBack:
+    delay: float
+    """Seconds."""
+
+
+@dataclass(frozen=True, slots=True)
+class FailIt:
+    """It has been refused for too long."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    definition: TaskDefinition
+    payload_json: bytes
+    checked: Checked
+
+
+class TypeCheck:
+    """A part of the claimer, and no actor of its own.
+
+    Args:
+        fail_after: seconds after which a task that was refused all the time is FAILED.
+    """
+
+    def __init__(
+        self, *, registry: TaskRegistry, clock: Clock, rng: random.Random, fail_after: float
+    ) -> None:
+        self._registry = registry
+        self._clock = clock
+        self._rng = rng
+        self._fail_after = fail_after
+        self._given_back: dict[str, int] = {}
+        self._given_back_at: dict[str, float] = {}
+        # Types whose converter did not come back: left to what runs the handler, which has a
+        # timeout. So there are never more threads lost than types.
+        self._slow: set[str] = set()
+        self._threads = trio.CapacityLimiter(math.inf)
+
+    @property
+    def given_back(self) -> dict[str, int]:
+        """How often a message was given back, by task type."""
+        return dict(self._given_back)
+
+    def notes(self) -> tuple[str, ...]:
+        """For a person who asks how this worker is: types it gave back lately."""
+        since = trio.current_time() - 2 * _LONGEST_DELAY
+        return tuple(
+            f"tasks of type {name!r} are given back: this worker does not know the type, or "
+            f"refuses their payload ({self._given_back[name]} times so far)"
+            for name, at in sorted(self._given_back_at.items())
+            if at >= since
+        )
+
+    # --- before the claim -------------------------------------------------------------------
+
+    async def check(self, deliveries: Sequence[Delivery]) -> list[Checked]:
+        """One answer for each. What the delivery does not say is left to `after_claim`."""
+        checks = [Checked() for _ in deliveries]
+        jobs = []
+        for job in self._jobs(deliveries, checks):
+            if job.definition.runs_in is RunsIn.TRIO and len(job.payload_json) <= _ON_LOOP:
+                _convert(job)
+            else:  # where a `def` handler runs a validator may block, too
+                jobs.append(job)
+        if jobs:
+            await self._convert_in_thread(jobs)
+        return checks
+
+    def _jobs(self, deliveries: Sequence[Delivery], checks: Sequence[Checked]) -> Iterator[_Job]:
+        for delivery, checked in zip(deliveries, checks, strict=True):
+            if not delivery.task_type:
+                continue
+            try:
+                definition = self._registry.get(delivery.task_type)
+            except UnknownTaskType as error:
+                checked.refusal = _describe(error)
+                continue
+            if (
+                definition.payload_type is not Any
+                and delivery.payload_json
+                and definition.name not in self._slow
+            ):
+                yield _Job(definition, delivery.payload_json, checked)
+
+    async def _convert_in_thread(self, jobs: Sequence[_Job]) -> None:
+        # Results are taken over here: an abandoned thread may still make some.
+        done: list[Checked] = []
+
+        def convert_all() -> None:
+            for job in jobs:
+                result = Checked()
+                _convert(_Job(job.definition, job.payload_json, result))
+                done.append(result)
+
+        with trio.move_on_after(_IN_THREAD_FOR) as deadline:
+            await trio.to_thread.run_sync(
+                convert_all, abandon_on_cancel=True, limiter=self._threads
+            )
+        finished = tuple(done)
+        for job, result in zip(jobs, finished, strict=False):
+            job.checked.data, job.checked.payload = result.data, result.payload
+            job.checked.refusal = result.refusal
+        if deadline.cancelled_caught and len(finished) < len(jobs):
+            name = jobs[len(finished)].definition.name
+            self._slow.add(name)
+            logger.warning(
+                "the payload check of task type %r took over %g s; from now on it is left to the "
+                "attempt",
+                name,
+                _IN_THREAD_FOR,
+            )
+
+    def turn_away(
+        self, task: Task | None, refusal: TaskError, delivery: Delivery, data: Any
+    ) -> ClaimIt | GiveBack | FailIt:
+        """What becomes of a delivery that was refused. `task` is its row, which is what counts:
+        a message may say what it likes, about the payload (`data`) too."""
+        if task is None or task.status.is_terminal or task.cancel_requested:
+            return ClaimIt()  # it will not start
+        if task.status is TaskStatus.PROCESSING and delivery.receives == 1:
+            return ClaimIt()  # a second message of a live attempt, which is left alone
+        now = self._clock.now()
+        if task.run_at is not None and task.run_at > now:
+            return ClaimIt()  # which hides it until then
+        is_same = task.type == delivery.task_type and data in (UNSET, task.payload)
+        if not is_same:
+            return ClaimIt()
+        since = max(task.updated_at, task.run_at or task.updated_at)
+        return self._refuse(task, refusal, since, now, times=delivery.receives)
+
+    # --- after the claim --------------------------------------------------------------------
+
+    def payload_of(self, task: Task, checked: Checked) -> Any:
+        """What was converted before the claim, if it was of this row."""
+        return checked.payload if checked.data == task.payload else UNSET
+
+    def after_claim(self, task: Task) -> tuple[TaskError, Decision] | None:
+        """For what the delivery did not say, or said wrongly: None where the type is known."""
+        if task.type in self._registry:
+            return None
+        error = _describe(UnknownTaskType(task.type, self._registry.names))
+        now = self._clock.now()
+        match self._refuse(task, error, task.created_at, now, times=task.attempt):
+            case FailIt(reason):
+                return error, GiveUp(reason)
+            case GiveBack(delay):
+                return error, SnoozeUntil(now + timedelta(seconds=delay), delay)
+
+    def _refuse(
+        self, task: Task, refusal: TaskError, since: datetime, now: datetime, *, times: int
+    ) -> GiveBack | FailIt:
+        waited = (now - since).total_seconds()
+        if waited >= self._fail_after and times >= _ENOUGH_RECEIVES:
+            return FailIt(
+                f"no worker has been able to run it for {waited:.0f} s: {refusal.message}"
+            )
+        self._note(task, refusal)
+        longest = min(_LONGEST_DELAY, _FIRST_DELAY * 2.0 ** min(times - 1, 20))
+        # Half of it at least: with full jitter some would come back at once, time and again.
+        return GiveBack(self._rng.uniform(longest / 2, longest))
+
+    def _note(self, task: Task, refusal: TaskError) -> None:
+        name = task.type
+        if name not in self._given_back:
+            if len(self._given_back) >= _NAMES_KEPT:
+                name = _OTHERS
+            logger.warning(
+                "task %s goes back to the queue for a worker that can run it (%s); so do others of "
+                "type %r",
+                task.id,
+                refusal.in_one_line(),
+                name,
+                extra={"task_id": task.id, "task_type": task.type},
+            )
+        self._given_back[name] = self._given_back.get(name, 0) + 1
+        self._given_back_at[name] = trio.current_time()
+
+
+def _convert(job: _Job) -> None:
+    checked = job.checked
+    try:
+        checked.data = msgspec.json.decode(job.payload_json)
+        checked.payload = job.definition.convert_payload(checked.data)
+    except InvalidTask as error:
+        checked.refusal = _describe(error)
+    except KeyboardInterrupt:
+        raise
+    # Anything else is no refusal but a defect of the check: the attempt runs into it once more, and
+    # fails with its traceback. Nothing that an application brings along may end the engine.
+    except BaseException:  # noqa: BLE001
+        checked.data = UNSET
+
+
+def _describe(error: InvalidTask) -> TaskError:
+    kind = type(error)
+    return TaskError(type=f"{kind.__module__}.{kind.__qualname__}", message=str(error))
