@@ -288,5 +288,6 @@ class TestDescriptors:
             assert accepting.left == 0
             # An idle connection gave its descriptor.
             assert await idle.closed()
+            assert trio.current_time() < 10
         (record,) = [r for r in caplog.records if r.levelno >= logging.WARNING]
         assert "ulimit -n" in record.getMessage()
