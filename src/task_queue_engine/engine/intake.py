@@ -7,7 +7,14 @@ from collections.abc import Sequence
 import trio
 
 from task_queue_engine.actors.messages import SubmitRequest, SubmitResult
-from task_queue_engine.backends.base import AlreadyExists, Created, NewTask, TooLarge, TryAgain
+from task_queue_engine.backends.base import (
+    AlreadyExists,
+    Created,
+    NewTask,
+    Rejected,
+    TooLarge,
+    TryAgain,
+)
 from task_queue_engine.codec import encode_json
 from task_queue_engine.engine.api import Accepted, Refused, Submission, SubmitVerdict
 from task_queue_engine.engine.submission import TaskBuilder
@@ -17,6 +24,7 @@ from task_queue_engine.errors import (
     IdempotencyKeyInFlight,
     IdempotencyKeyReused,
     InvalidTask,
+    MessageRefused,
     PayloadTooLarge,
 )
 from task_queue_engine.task import Task
@@ -132,6 +140,8 @@ def _judge(task: Task, result: SubmitResult) -> SubmitVerdict:
             return Refused(PayloadTooLarge(size, limit))
         case TryAgain(reason):
             return Refused(BackendUnavailable(reason))
+        case Rejected(reason):
+            return Refused(MessageRefused(task.id, reason))
         case BackendUnavailable():
             return Refused(result)
 

@@ -117,7 +117,7 @@ class Pipeline:
         )
         self.scheduler = Scheduler(
             store=store,
-            queue_of=backend.queue,
+            queue=queue,
             interval=_SCHEDULE_EVERY,
             lead=min(_SCHEDULE_LEAD, queue.max_delay),
             retry=self._retry("scheduler"),

@@ -24,6 +24,7 @@ from task_queue_engine.errors import (
     IdempotencyKeyReused,
     InvalidQuery,
     InvalidTask,
+    MessageRefused,
     PayloadTooLarge,
     TaskNotFound,
     TaskQueueError,
@@ -128,6 +129,13 @@ _PROBLEM_TYPES = (
         422,
         "Idempotency key reused",
         "The key belongs to a task of another type or payload. Nothing was stored.",
+    ),
+    ProblemType(
+        "message-refused",
+        422,
+        "Refused by the queue",
+        "The queue will never take the task's message; `detail` says why. The task is stored, "
+        "FAILED.",
     ),
     ProblemType(
         "header-too-large", 431, "Header too large", "The request's head is over the limit."
@@ -274,6 +282,8 @@ def _of_engine_error(error: TaskQueueError) -> tuple[Problem, Headers]:
         case IdempotencyKeyInFlight():
             problem = make("idempotency-key-in-flight", str(error), field="Idempotency-Key")
             headers = (("Retry-After", "1"),)
+        case MessageRefused():
+            problem = make("message-refused", str(error), task_id=error.task_id)
         case TaskNotFound():
             problem = make("task-not-found", str(error), task_id=error.task_id)
         case WrongState():

@@ -46,7 +46,7 @@ async def test_cancel_of_a_task_that_waits_for_its_time(harness: Harness) -> Non
     await harness.store.schedule([(task.id, harness.later(3600))])
     await harness.store.cancel([task.id])
     await harness.advance(4000)
-    assert await harness.store.due(before=harness.now(), limit=10) == []
+    assert await harness.store.due(harness.queue.name, before=harness.now(), limit=10) == []
     assert (await harness.get(task.id)).run_at is None
 
 

@@ -297,7 +297,7 @@ async def test_due_tasks_are_merged_over_their_shards(
     for task in order:
         clock.advance(1)
         await store.schedule([(task.id, clock.now())])
-    due = await store.due(before=clock.now(), limit=8)
+    due = await store.due("default", before=clock.now(), limit=8)
     assert [task.id for task in due] == [task.id for task in order[:8]]
 
 
@@ -307,7 +307,7 @@ async def test_looking_for_due_tasks_costs_little_when_there_are_none(
     await start(store, clock, 10)
     await create(store, clock, 10)
     client.calls.clear()
-    assert await store.due(before=clock.now(), limit=100) == []
+    assert await store.due("default", before=clock.now(), limit=100) == []
     assert client.calls["Query"] == 4
     assert client.calls["BatchGetItem"] == 0
 
