@@ -208,7 +208,7 @@ class Pipeline:
         acker = Acker(
             queue=queue,
             clock=config.clock,
-            retry=self._retry("acker"),
+            retry=self._retry,
             settlements=settlements_in,
             leases=self._lease_events.clone(),
         )

@@ -73,7 +73,7 @@ def redrive(session: Session, ids: tuple[str, ...], everything: bool) -> None:
 def _said(report: RedriveReport) -> str:
     said = f"{report.redriven} redriven, {report.skipped} had nothing left to redrive"
     if report.refused:
-        said += f", {report.refused} stay: the queue refuses their messages (tqe get says why)"
+        said += f", {report.refused} stay: the queue refuses their messages (tqe status says why)"
     return said
 
 
