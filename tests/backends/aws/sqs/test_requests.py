@@ -512,3 +512,42 @@ async def test_the_watcher_looks_only_where_something_may_have_changed() -> None
         count = 3
         assert len(await queue.dead_letters.moved_by_broker()) == 3
         assert len(looks) == 4
+
+
+async def test_very_many_dead_letters_do_not_hide_one_that_sqs_has_moved() -> None:
+    """It is handed out last, behind those that engines have written."""
+    number = 2_500
+    written = {"Reason": {"DataType": "String", "StringValue": "attempts exhausted"}}
+    waiting = [
+        {
+            "MessageId": f"m{i}",
+            "ReceiptHandle": f"r{i}",
+            "Body": f'{{"id":"t{i}"}}',
+            "Attributes": {"ApproximateReceiveCount": "1", "SentTimestamp": "1"},
+            **({"MessageAttributes": written} if i < number - 1 else {}),
+        }
+        for i in range(number)
+    ]
+    given_back: set[str] = set()
+    left = list(waiting)
+
+    def reply(request: Request) -> Answer:
+        if request.operation == "GetQueueAttributes":
+            return answer({"Attributes": {"ApproximateNumberOfMessages": str(number)}})
+        if request.operation == "ReceiveMessage":
+            found = left[:10]
+            del left[:10]
+            return answer({"Messages": found})
+        given_back.update(entry["ReceiptHandle"] for entry in request.parameters["Entries"])
+        return all_well(request)
+
+    async with serving() as server, queue_on(server) as queue:
+        server.default = reply
+        (found,) = await queue.dead_letters.moved_by_broker()
+        assert (found.task_id, found.message_id) == (f"t{number - 1}", f"m{number - 1}")
+        assert given_back == {f"r{i}" for i in range(number)}
+        # A look at so many is not made again because some have come or gone.
+        looks = len(server.requests)
+        number += 7
+        assert await queue.dead_letters.moved_by_broker() == (found,)
+        assert len(server.requests) == looks + 1
