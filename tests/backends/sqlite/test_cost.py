@@ -12,7 +12,7 @@ import apsw
 import pytest
 import trio
 
-from task_queue_engine.backends.base import ListQuery, Message, NewTask
+from task_queue_engine.backends.base import DueChange, ListQuery, Message, NewTask
 from task_queue_engine.lifecycle import Complete, Fail, Progress
 from task_queue_engine.task import TaskStatus
 from task_queue_engine.testing.conformance.harness import claim_request
@@ -92,7 +92,7 @@ async def one_of_each_write(harness: SqliteHarness) -> None:
     await store.record([Fail(task_id=task_id, attempt=1, error=BOOM)])
     await store.reopen([task_id])
     await store.schedule([(task_id, harness.now())])
-    await store.schedule([(task_id, None)])
+    await store.change_due([DueChange(task_id, harness.now(), None)])
     await queue.extend([delivery], visibility=60)
     await queue.dead_letter([harness.dead_lettering(delivery)])
     (dead_letter,) = (await queue.dead_letters.page(limit=1)).dead_letters

@@ -204,5 +204,7 @@ class TaskStore(Protocol):
         ...
 
     async def expire(self, *, finished_before: datetime, limit: int) -> int:
-        """Delete up to `limit` tasks that ended before this; returns how many."""
+        """Delete up to `limit` tasks that ended before this, with their dead letters where the
+        backend can find these (on SQS it cannot: there a FAILED task is kept for as long as a dead
+        letter can be); returns how many."""
         ...

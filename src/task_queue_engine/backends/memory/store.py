@@ -248,6 +248,11 @@ class MemoryStore:
             ][:limit]
             for task_id in old:
                 del self._state.rows[task_id]
+            for queue in self._state.queues.values():
+                for dead_letter in tuple(queue.dead_letters.values()):
+                    if dead_letter.task_id in old:
+                        del queue.dead_letters[dead_letter.id]
+                        queue.moved_by_broker.pop(dead_letter.id, None)
             return len(old)
 
         return await self._state.call("expire", remove)

@@ -71,6 +71,8 @@ CREATE TABLE dead_letters (
     at INTEGER NOT NULL
 ) STRICT;
 CREATE INDEX dead_letters_by_queue ON dead_letters (queue, id);
+-- Not in files that older versions made: then `expire` reads all dead letters.
+CREATE INDEX dead_letters_by_task ON dead_letters (task_id);
 
 CREATE TABLE counters (name TEXT NOT NULL PRIMARY KEY, n INTEGER NOT NULL) STRICT, WITHOUT ROWID;
 """

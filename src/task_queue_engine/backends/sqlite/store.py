@@ -121,6 +121,9 @@ _DUE = (
 )
 _due = JsonRows(tuple[str, int])
 _EXPIRED = "FROM tasks WHERE finished_at < ? ORDER BY finished_at, id LIMIT ?"
+_EXPIRE_DEAD_LETTERS = (
+    f"DELETE FROM dead_letters WHERE task_id IN (SELECT id {_EXPIRED}) RETURNING queue"
+)
 _EXPIRE = (
     f"DELETE FROM large_payloads WHERE task_id IN (SELECT id {_EXPIRED})",
     f"DELETE FROM tasks WHERE id IN (SELECT id {_EXPIRED})",
@@ -250,6 +253,9 @@ class SqliteStore:
             counted = transaction.execute(
                 f"SELECT status, count(*) FROM (SELECT status {_EXPIRED}) GROUP BY status", which
             ).fetchall()
+            # A dead letter without its task could not be redriven any more.
+            for (queue,) in transaction.execute(_EXPIRE_DEAD_LETTERS, which).fetchall():
+                transaction.counters[f"dead:{queue}"] -= 1
             for statement in _EXPIRE:
                 transaction.execute(statement, which)
             for status, number in counted:

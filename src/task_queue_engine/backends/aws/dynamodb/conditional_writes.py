@@ -154,7 +154,7 @@ def record(write: AttemptWrite, now: datetime, token: str, *, retention: float) 
             for name in _LEFT_ALONE.get(status, ()):
                 del sets[name]
             if retention:
-                sets[schema.TTL_ATTRIBUTE] = expiry(now, retention)
+                sets[schema.TTL_ATTRIBUTE] = expiry(now, status, retention)
             removes += tuple(name for name in ("result", "error") if name not in sets)
             if isinstance(write, Fail):
                 increments = ("retry_count",)
@@ -252,6 +252,19 @@ def change_due(change: DueChange) -> Update:
         return replace(mark_due(change.task_id, change.due_at), conditions=conditions)
     return Update(
         task_id=change.task_id, sets={}, removes=("due_at", "due_shard"), conditions=conditions
+    )
+
+
+def expire_at(read: Item, expires_at: AttributeValue) -> Update:
+    """Let a task expire that ended without a time to, unless it has been reopened."""
+    return Update(
+        task_id=read["id"]["S"],
+        sets={schema.TTL_ATTRIBUTE: expires_at},
+        conditions=(
+            Condition("status", "=", read["status"]),
+            Condition("finished_at", "=", read["finished_at"]),
+            Condition(schema.TTL_ATTRIBUTE, "missing"),
+        ),
     )
 
 

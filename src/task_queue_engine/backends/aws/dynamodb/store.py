@@ -32,6 +32,7 @@ from task_queue_engine.backends.aws.dynamodb.counters import Counters
 from task_queue_engine.backends.aws.dynamodb.create import Creator
 from task_queue_engine.backends.aws.dynamodb.expiry import expire
 from task_queue_engine.backends.aws.dynamodb.item_format import read_row
+from task_queue_engine.backends.aws.dynamodb.late_retention import LateRetention
 from task_queue_engine.backends.aws.dynamodb.listing import list_tasks
 from task_queue_engine.backends.aws.dynamodb.sparse_indexes import DueSearch, cancel_requests
 from task_queue_engine.backends.aws.dynamodb.stranded import ORPHANED_AFTER, StrandedSearch
@@ -141,6 +142,9 @@ class DynamoStore:
         )
         self._stranded = StrandedSearch(
             self._table, self._writer, self._sweep, now=now, orphaned_after=orphaned_after
+        )
+        self._late_retention = LateRetention(
+            self._table, self._writer, now=now, retention=retention
         )
         self._due_search = DueSearch(self._table)
         self._costs = CostByType()
@@ -262,10 +266,11 @@ class DynamoStore:
         return [isinstance(answer.result, Applied) for answer in answers]
 
     async def expire(self, *, finished_before: datetime, limit: int) -> int:
-        """With a retention this is left to DynamoDB's TTL, which deletes for free, and nothing is
-        done here; the counters follow at their next repair."""
+        """With a retention this is left to DynamoDB's TTL, which deletes for free; the counters
+        follow at their next repair. Here only what had ended before there was a retention is given
+        a time to expire at: see `late_retention`."""
         if self._retention:
-            await trio.lowlevel.checkpoint()
+            await self._late_retention.go_on()
             return 0
         return await expire(
             self._table,
