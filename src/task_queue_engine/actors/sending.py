@@ -6,6 +6,7 @@ import logging
 from collections.abc import Sequence
 from datetime import datetime
 
+from task_queue_engine.actors.batching import in_batches
 from task_queue_engine.backends.base import (
     Message,
     NewTask,
@@ -38,21 +39,21 @@ async def fail_refused(store: TaskStore, refused: Sequence[tuple[Task, Rejected]
     started meanwhile (an earlier message was sent, then) goes on.
 
     Raises:
-        BackendUnavailable: some may still be PENDING; whoever finds them sends again, and is
-            refused again.
+        BackendUnavailable: some may still be PENDING; they are found without a message, sent
+            again, and refused again.
     """
     for task, verdict in refused:
         logger.error("task %s fails: the queue refuses its message: %s", task.id, verdict.reason)
-    await store.fail_pending(
-        [
-            PendingFailure(
-                task_id=task.id,
-                attempt=task.attempt,
-                error=TaskError(type=MESSAGE_REFUSED_ERROR_TYPE, message=verdict.reason),
-            )
-            for task, verdict in refused
-        ]
-    )
+    failures = [
+        PendingFailure(
+            task_id=task.id,
+            attempt=task.attempt,
+            error=TaskError(type=MESSAGE_REFUSED_ERROR_TYPE, message=verdict.reason),
+        )
+        for task, verdict in refused
+    ]
+    for batch in in_batches(failures, store.max_batch):
+        await store.fail_pending(batch)
 
 
 def _message(each: Task | NewTask, now: datetime, max_delay: float) -> Message:
