@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+import re
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,11 @@ from task_queue_engine.backends.memory import MemoryBackend
 from task_queue_engine.errors import RegistryError, UnknownTaskType
 from task_queue_engine.registry import RunsIn
 from tests.engine.engines import running
+
+
+def _named(value: object) -> str:
+    """The same in every process that runs these tests."""
+    return re.sub(r" at 0x[0-9a-f]+", "", repr(value))
 
 
 @dataclass
@@ -304,7 +310,7 @@ class Holder:
         (staticmethod(greet_later), RunsIn.TRIO, False),
         (lambda payload: payload, RunsIn.THREAD, False),
     ],
-    ids=repr,
+    ids=_named,
 )
 def test_what_can_be_called_can_be_a_handler(
     tasks: TaskRegistry, handler: Any, runs_in: RunsIn, takes_context: bool
@@ -378,7 +384,7 @@ class WithoutHash:
         (print, r"a handler takes \(payload\)"),
         (functools.partial(greet), r"a handler takes \(payload\)"),
     ],
-    ids=repr,
+    ids=_named,
 )
 def test_what_cannot_be_a_handler_is_told_what_to_do(
     tasks: TaskRegistry, handler: Any, said: str

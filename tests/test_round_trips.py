@@ -370,7 +370,8 @@ HELD: list[tuple[Any, Any]] = [
 
 
 def by_name(value: Any) -> str:
-    return re.sub(r"\W+", "_", str(value))[:60]
+    """The same in every process that runs these tests."""
+    return re.sub(r"\W+", "_", re.sub(r" at 0x[0-9a-f]+", "", str(value)))[:60]
 
 
 @pytest.mark.parametrize(("annotation", "value"), HELD, ids=by_name)

@@ -223,6 +223,18 @@ class MessageGivenUp(TaskQueueError):
     often and never settled: whatever received it died each time."""
 
 
+class MessageRefused(TaskQueueError):
+    """The queue refuses a task's message for good (too large for it, say): the task is FAILED with
+    this as its error, and can be retried once that is mended. `reason` is in the queue's words."""
+
+    def __init__(self, task_id: str, reason: str) -> None:
+        super().__init__(
+            f"task {task_id} is FAILED: the queue refuses its message for good: {reason}"
+        )
+        self.task_id = task_id
+        self.reason = reason
+
+
 # --- queue, store and engine ----------------------------------------------------------------
 
 

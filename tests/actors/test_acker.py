@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
@@ -54,7 +54,7 @@ async def acking(backend: MemoryBackend) -> AsyncIterator[Rig]:
     acker = Acker(
         queue=backend.queue("default"),
         clock=backend.clock,
-        retry=retry("acker", health),
+        retry=lambda name: retry(name, health),
         settlements=settlements_in,
         leases=leases_out,
     )
@@ -269,6 +269,73 @@ async def test_it_drains_and_ends_with_the_stream(backend: MemoryBackend) -> Non
         assert await rig.settled() == [lease]
         with pytest.raises(trio.EndOfChannel):
             await rig.leases.receive()
+
+
+KINDS: dict[str, Callable[[Lease], Settlement]] = {
+    "delete": Ack,
+    "release": Release,
+    "dead_letter": lambda lease: MoveToDeadLetters(lease, "no use"),
+}
+
+
+@pytest.mark.parametrize(
+    ("down", "working"), [(a, b) for a in KINDS for b in KINDS if a != b], ids=str
+)
+async def test_trouble_with_one_kind_holds_up_no_other(
+    backend: MemoryBackend, down: str, working: str
+) -> None:
+    async with acking(backend) as rig:
+        stuck = [await received(backend) for _ in range(3)]
+        fine = [await received(backend) for _ in range(3)]
+        with backend.faults.outage(down):
+            for one, other in zip(stuck, fine, strict=True):
+                await rig.settlements.send((KINDS[down](one), KINDS[working](other)))
+            with trio.fail_after(1):
+                assert set(await rig.settled(3)) == set(fine)
+            await trio.sleep(60)
+            (trouble,) = rig.health.troubles
+            assert trouble.startswith("acker")
+            assert f"{down}: made to fail" in trouble
+        assert set(await rig.settled(3)) == set(stuck)
+        assert rig.health.troubles == ()
+
+
+@pytest.mark.parametrize("down", ["release", "dead_letter"])
+async def test_what_too_much_waits_for_is_let_go_and_comes_back(
+    backend: MemoryBackend, down: str
+) -> None:
+    """The dead-letter queue is gone for good, and the line goes on with everything else."""
+    number = 350
+    async with acking(backend) as rig:
+        with backend.faults.outage(down):
+            with trio.fail_after(60):
+                for _ in range(number):
+                    await rig.settlements.send((KINDS[down](await received(backend)),))
+                    await rig.settlements.send((Ack(await received(backend)),))
+                held = 101  # a batch under way, and what may wait for it: their leases are kept
+                await rig.settled(2 * number - held)
+            statistics = rig.acker.statistics()
+            assert statistics.deleted == number
+            assert statistics.let_go == number - held
+            assert rig.health.troubles != ()
+        await rig.settled(held)
+        assert (await depth(backend)).in_flight == statistics.let_go
+
+
+async def test_at_the_end_a_dead_letter_queue_in_trouble_is_not_waited_for(
+    backend: MemoryBackend,
+) -> None:
+    async with acking(backend) as rig:
+        dead, fine = await received(backend), await received(backend)
+        with backend.faults.outage("dead_letter"):
+            await rig.settlements.send((MoveToDeadLetters(dead, "no use"), Ack(fine)))
+            await trio.sleep(60)
+            rig.settlements.close()
+            with trio.fail_after(6):
+                await rig.done.wait()
+        assert set(await rig.settled(2)) == {dead, fine}
+        assert rig.health.troubles == ()
+        assert (await depth(backend)).in_flight == 1, "it comes back when its lease ends"
 
 
 async def test_without_a_lease_keeper_it_goes_on_settling(

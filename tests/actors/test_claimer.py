@@ -357,7 +357,7 @@ async def test_a_task_that_failed_by_itself_makes_no_dead_letter_here(
     await backend.store.record([Fail(task_id=task.id, attempt=1, error=error)])
     backend.faults.lose_answer("claim")
     async with polling(backend) as rig:
-        assert isinstance(await rig.settlement(), Ack)
+        assert isinstance(await rig.settlement(), Leave)
 
 
 async def test_a_stop_waits_to_hear_of_an_unanswered_claim(backend: MemoryBackend) -> None:
@@ -452,7 +452,7 @@ async def test_a_stop_while_it_looks_costs_its_neighbours_nothing(backend: Memor
         assert isinstance(await rig.settlement(), Leave)
 
 
-async def test_a_quarantine_that_cannot_be_looked_at_is_given_back_to_find_its_dead_letter(
+async def test_a_quarantine_that_cannot_be_looked_at_comes_back_to_find_its_dead_letter(
     backend: MemoryBackend,
 ) -> None:
     task = await put(backend, max_attempts=1)

@@ -227,3 +227,37 @@ async def test_a_redriven_task_is_left_alone_while_its_old_letter_goes(
         await backend.store.reopen([attempt.task.id])
         await trio.sleep(MIN_AGE - 1)
         assert status(backend, attempt.task.id) is TaskStatus.PENDING
+
+
+async def test_a_dead_letter_queue_that_is_gone_keeps_nothing_else_from_being_done(
+    backend: MemoryBackend,
+) -> None:
+    health = ActorHealth()
+    async with reconciling(backend, retention=3600, health=health) as reconciler:
+        attempt = await claimed(backend)
+        write = Complete(task_id=attempt.task.id, attempt=1, result=1)
+        await backend.store.record([write])
+        with backend.faults.outage("dead_letters.moved_by_broker"):
+            await put(backend, send=False)
+            await trio.sleep(FOUND)
+            assert await waiting(backend) == 1
+            await trio.sleep(3600)
+            assert reconciler.statistics().expired == 1
+            (trouble,) = health.troubles
+            assert trouble.startswith("reconciler: dead_letters.moved_by_broker: ")
+        await trio.sleep(FOUND)
+        assert health.troubles == ()
+
+
+async def test_what_the_queue_refuses_for_good_fails_with_the_reason(
+    backend: MemoryBackend,
+) -> None:
+    async with reconciling(backend):
+        task = await put(backend, send=False)
+        backend.faults.reject("send")
+        await trio.sleep(FOUND)
+        assert status(backend, task.id) is TaskStatus.FAILED
+        (found,) = await backend.store.get([task.id])
+        assert found is not None
+        assert found.error is not None
+        assert found.error.message == "refused by a test"

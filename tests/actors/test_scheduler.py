@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Sequence
+from contextlib import ExitStack, asynccontextmanager
 from datetime import timedelta
 
 import pytest
 import trio
 
+from task_queue_engine import TaskStatus
 from task_queue_engine.actors.health import ActorHealth
 from task_queue_engine.actors.scheduler import Scheduler
-from task_queue_engine.backends.base import NewTask
-from task_queue_engine.backends.memory import MemoryBackend
+from task_queue_engine.backends.base import Message, NewTask
+from task_queue_engine.backends.memory import MemoryBackend, MemoryQueue
+from task_queue_engine.errors import BackendUnavailable
 from tests.actors.support import background, make_task, retry
 
 LEAD = 30.0
@@ -20,11 +22,11 @@ LEAD = 30.0
 
 @asynccontextmanager
 async def scheduling(
-    backend: MemoryBackend, health: ActorHealth | None = None
+    backend: MemoryBackend, health: ActorHealth | None = None, *, queue: str = "default"
 ) -> AsyncIterator[Scheduler]:
     scheduler = Scheduler(
         store=backend.store,
-        queue_of=backend.queue,
+        queue=backend.queue(queue),
         clock=backend.clock,
         interval=5,
         lead=LEAD,
@@ -67,11 +69,64 @@ async def test_what_is_overdue_is_sent_at_once(backend: MemoryBackend) -> None:
         assert await arrival(backend) == before
 
 
-async def test_tasks_go_to_their_own_queues(backend: MemoryBackend) -> None:
-    async with scheduling(backend):
-        await due_in(backend, 10, queue="mail")
-        await arrival(backend, "mail")
-        assert (await backend.queue("default").depth()).waiting == 0
+async def test_what_is_due_on_another_queue_is_left_to_the_engines_that_serve_it(
+    backend: MemoryBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Even where that queue is gone: own tasks are sent on time, and nobody here is in trouble."""
+    send = MemoryQueue.send
+
+    async def send_unless_gone(queue: MemoryQueue, messages: Sequence[Message]) -> object:
+        if queue.name == "mail":
+            raise BackendUnavailable("the queue mail does not exist")
+        return await send(queue, messages)
+
+    monkeypatch.setattr(MemoryQueue, "send", send_unless_gone)
+    health = ActorHealth()
+    start = trio.current_time()
+    mail = [await due_in(backend, 10, queue="mail") for _ in range(250)]
+    async with scheduling(backend, health):
+        await due_in(backend, 20)
+        assert await arrival(backend) - start == pytest.approx(20, abs=0.01)
+        await trio.sleep(3600)
+        assert health.troubles == ()
+    monkeypatch.undo()
+    async with scheduling(backend, queue="mail"):
+        await trio.sleep(10)
+    assert (await backend.queue("mail").depth()).waiting == len(mail)
+
+
+async def test_of_several_engines_one_sends_each_task(backend: MemoryBackend) -> None:
+    number = 250
+    for second in range(number):
+        await due_in(backend, 1000 + second % 10)
+    async with (
+        scheduling(backend) as one,
+        scheduling(backend) as two,
+        scheduling(backend) as three,
+    ):
+        await trio.sleep(7200)
+        sent = [each.statistics().sent for each in (one, two, three)]
+    assert sum(sent) == number
+    assert (await backend.queue("default").depth()).waiting == number
+
+
+async def test_what_the_queue_refuses_for_good_fails_with_the_reason(
+    backend: MemoryBackend,
+) -> None:
+    health = ActorHealth()
+    refused = await due_in(backend, 1)
+    backend.faults.reject("send")
+    async with scheduling(backend, health):
+        await trio.sleep(10)
+        await due_in(backend, 1)
+        await arrival(backend)
+        assert health.troubles == ()
+    (task,) = await backend.store.get([refused])
+    assert task is not None
+    assert task.status is TaskStatus.FAILED
+    assert task.error is not None
+    assert task.error.message == "refused by a test"
+    assert task.error.type.endswith(".MessageRefused")
 
 
 async def test_more_than_fits_into_one_look(backend: MemoryBackend) -> None:
@@ -91,7 +146,7 @@ async def test_a_task_cancelled_meanwhile_is_not_sent(backend: MemoryBackend) ->
         assert scheduler.statistics().sent == 0
 
 
-@pytest.mark.parametrize("operation", ["due", "send", "schedule"])
+@pytest.mark.parametrize("operation", ["due", "send", "change_due"])
 async def test_trouble_is_waited_out(backend: MemoryBackend, operation: str) -> None:
     health = ActorHealth()
     async with scheduling(backend, health):
@@ -102,7 +157,7 @@ async def test_trouble_is_waited_out(backend: MemoryBackend, operation: str) -> 
         await trio.sleep(60)
         assert health.troubles == ()
         assert (await backend.queue("default").depth()).waiting >= 1
-        assert await backend.store.due(before=backend.clock.now(), limit=10) == []
+        assert await backend.store.due("default", before=backend.clock.now(), limit=10) == []
 
 
 async def test_a_message_that_fails_alone_is_sent_later(backend: MemoryBackend) -> None:
@@ -119,9 +174,27 @@ async def test_a_crash_between_sending_and_noting_it_sends_twice_and_loses_nothi
     backend: MemoryBackend,
 ) -> None:
     await due_in(backend, 1)
-    with backend.faults.block("schedule") as gate:
+    with ExitStack() as blocked:
+        sending = blocked.enter_context(backend.faults.block("send"))
+        async with scheduling(backend):
+            await sending.arrived.wait()
+            noting = blocked.enter_context(backend.faults.block("change_due"))
+            sending.open()
+            await noting.arrived.wait()
+    async with scheduling(backend):
+        await trio.sleep(10)
+        assert (await backend.queue("default").depth()).waiting == 1
+        await trio.sleep(LEAD + 30)
+        assert (await backend.queue("default").depth()).waiting == 2
+
+
+async def test_a_crash_before_sending_makes_it_late_and_loses_nothing(
+    backend: MemoryBackend,
+) -> None:
+    await due_in(backend, 1)
+    with backend.faults.block("send") as gate:
         async with scheduling(backend):
             await gate.arrived.wait()
     async with scheduling(backend):
-        await trio.sleep(10)
-    assert (await backend.queue("default").depth()).waiting == 2
+        await trio.sleep(LEAD + 40)
+        assert (await backend.queue("default").depth()).waiting == 1

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -11,20 +11,24 @@ from typing import Any
 import pytest
 import trio
 
+from task_queue_engine import TaskError, TaskStatus
 from task_queue_engine.actors.health import ActorHealth
 from task_queue_engine.actors.messages import SubmitRequest, SubmitResult
 from task_queue_engine.actors.submitter import Submitter
 from task_queue_engine.backends.base import (
     AlreadyExists,
     Created,
+    Message,
     NewTask,
     QueueDepth,
+    Rejected,
     TooLarge,
     TryAgain,
 )
-from task_queue_engine.backends.memory import MAX_DELAY, MemoryBackend
+from task_queue_engine.backends.memory import MAX_DELAY, MemoryBackend, MemoryQueue
 from task_queue_engine.errors import BackendUnavailable
-from tests.actors.support import claimed, make_task, put, receive, retry
+from tests.actors.support import claimed, make_task, put, retry, status
+from tests.actors.test_scheduler import scheduling
 
 
 @dataclass
@@ -130,19 +134,99 @@ async def test_what_exists_and_has_begun_is_not_sent_again(backend: MemoryBacken
         assert await waiting(backend) == 0
 
 
-async def test_submitted_again_what_was_stored_and_never_sent_is_sent(
+async def test_submitted_again_what_was_stored_and_never_sent_is_sent_soon(
     backend: MemoryBackend,
 ) -> None:
-    """The process that stored it died before it could send, and its client tries again."""
+    """The process that stored it died before it could send, and its client tries again. From its
+    mark on it is the scheduler's."""
+    now = backend.clock.now()
     task = await put(backend, send=False)
-    later = await put(
-        backend, send=False, run_at=backend.clock.now() + timedelta(seconds=MAX_DELAY + 1)
-    )
+    soon = await put(backend, send=False, run_at=now + timedelta(seconds=MAX_DELAY))
+    later = await put(backend, send=False, run_at=now + timedelta(seconds=MAX_DELAY + 1))
     async with submitting(backend) as rig:
-        answers = await rig.submit(NewTask(task=task), NewTask(task=later))
-        assert answers == (AlreadyExists(task), AlreadyExists(later))
-        assert await waiting(backend) == 1, "what is due later is the scheduler's"
-        assert (await receive(backend)).delivery.task_id == task.id
+        answers = await rig.submit(*(NewTask(task=each) for each in (task, soon, later)))
+        assert answers == (AlreadyExists(task), AlreadyExists(soon), AlreadyExists(later))
+        due = await backend.store.due("default", before=now + timedelta(hours=1), limit=10)
+        assert [(each.task.id, (each.due_at - now).total_seconds()) for each in due] == [
+            (task.id, 90),
+            (soon.id, MAX_DELAY + 90),
+        ]
+
+
+async def test_repeated_for_ever_a_submission_causes_a_message_a_minute_at_most(
+    backend: MemoryBackend,
+) -> None:
+    """From three processes at once, while the task waits for its worker."""
+    task = new(backend)
+    async with submitting(backend) as one, submitting(backend) as two, submitting(backend) as three:
+        await one.submit(task)
+        async with scheduling(backend):
+            for _ in range(500):
+                for rig in (one, two, three):
+                    (answer,) = await rig.submit(NewTask(task=task.task))
+                    assert isinstance(answer, AlreadyExists)
+                await trio.sleep(0.02)
+            assert await waiting(backend) == 1
+            assert backend.faults.calls["change_due"] == 3, "a repetition costs nothing"
+            for _ in range(1000):
+                await one.submit(NewTask(task=task.task))
+                await trio.sleep(0.6)
+            assert await waiting(backend) <= 1 + 10
+
+
+async def test_a_queue_that_is_down_costs_another_no_try(
+    backend: MemoryBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    send = MemoryQueue.send
+
+    async def send_unless_gone(queue: MemoryQueue, messages: Sequence[Message]) -> object:
+        if queue.name == "mail":
+            raise BackendUnavailable("the queue mail does not exist")
+        return await send(queue, messages)
+
+    monkeypatch.setattr(MemoryQueue, "send", send_unless_gone)
+    async with submitting(backend) as rig:
+        assert await rig.submit(new(backend, queue="mail")) == (Created(),)
+        backend.faults.unavailable("send", times=2)
+        assert await rig.submit(new(backend)) == (Created(),)
+        assert await waiting(backend) == 1
+
+
+async def test_what_the_queue_refuses_for_good_is_told_and_fails(backend: MemoryBackend) -> None:
+    async with submitting(backend) as rig:
+        backend.faults.reject("send")
+        refused, fine = new(backend), new(backend)
+        assert await rig.submit(refused, fine) == (Rejected("refused by a test"), Created())
+        assert await waiting(backend) == 1
+        assert status(backend, refused.task.id) is TaskStatus.FAILED
+        (found,) = await backend.store.get([refused.task.id])
+        assert found is not None
+        assert found.error == TaskError(
+            type="task_queue_engine.errors.MessageRefused", message="refused by a test"
+        )
+
+
+async def test_a_refused_task_that_cannot_be_ended_now_is_told_all_the_same(
+    backend: MemoryBackend,
+) -> None:
+    async with submitting(backend) as rig:
+        backend.faults.reject("send")
+        backend.faults.unavailable("fail_pending")
+        assert await rig.submit(new(backend)) == (Rejected("refused by a test"),)
+
+
+async def test_what_the_queue_could_never_take_is_not_stored(
+    backend: MemoryBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def too_large(queue: MemoryQueue, message: Message) -> TooLarge | None:
+        return TooLarge(10, 5) if message.payload_json == b"12345678" else None
+
+    monkeypatch.setattr(MemoryQueue, "too_large", too_large)
+    async with submitting(backend) as rig:
+        large, fine = new(backend, payload=12345678), new(backend)
+        assert await rig.submit(large, fine, large) == (TooLarge(10, 5), Created(), TooLarge(10, 5))
+        assert backend.store.row(large.task.id) is None
+        assert await waiting(backend) == 1
 
 
 async def test_what_is_too_large_is_told_and_not_sent(backend: MemoryBackend) -> None:
@@ -194,7 +278,7 @@ async def test_what_is_due_later_is_not_sent_now(backend: MemoryBackend) -> None
         task = NewTask(task=make_task(backend, run_at=due), due_at=due)
         assert await rig.submit(task) == (Created(),)
         assert await backend.queue("default").depth() == QueueDepth(waiting=0, in_flight=0, dead=0)
-        assert len(await backend.store.due(before=due, limit=10)) == 1
+        assert len(await backend.store.due("default", before=due, limit=10)) == 1
 
 
 # --- trouble --------------------------------------------------------------------------------
@@ -245,9 +329,9 @@ async def test_what_cannot_be_sent_is_left_to_the_scheduler(
         with backend.faults.outage("send"):
             assert await rig.submit(new(backend, run_at=run_at)) == (Created(),)
         soon = backend.clock.now()
-        assert len(await backend.store.due(before=soon, limit=10)) == (run_in == 0)
+        assert len(await backend.store.due("default", before=soon, limit=10)) == (run_in == 0)
         later = now + timedelta(seconds=60)
-        assert len(await backend.store.due(before=later, limit=10)) == 1
+        assert len(await backend.store.due("default", before=later, limit=10)) == 1
         assert rig.submitter.statistics().unsent == 1
         assert rig.health.troubles == (), "the scheduler's from now on"
 

@@ -26,6 +26,7 @@ from task_queue_engine.errors import (
     IdempotencyKeyReused,
     InvalidQuery,
     InvalidTask,
+    MessageRefused,
     PayloadTooLarge,
     TaskNotFound,
     TaskQueueError,
@@ -162,6 +163,7 @@ CLASSES: dict[str, type[TaskQueueError]] = {
     "idempotency-key-reused": IdempotencyKeyReused,
     "invalid-query": InvalidQuery,
     "invalid-task": InvalidTask,
+    "message-refused": MessageRefused,
     "not-ready": BackendUnavailable,
     "task-not-found": TaskNotFound,
     "too-large": PayloadTooLarge,
@@ -255,6 +257,46 @@ async def test_a_thousand_tasks_and_more_are_split() -> None:
         report = await asking.redrive([str(number) for number in range(2001)])
     assert sizes == [1000, 1000, 1, 1000, 1000, 1]
     assert report == RedriveReport(redriven=1998, skipped=3)
+
+
+async def test_a_redrive_goes_on_until_nothing_remains() -> None:
+    """A server does a bounded piece of it in each request."""
+    asked: list[Any] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        body = json.loads(request.content)
+        asked.append(body)
+        done = sum(each == body for each in asked[:-1]) if "ids" in body else 0
+        left = (3 - done) if "ids" in body else body.get("limit", 7)
+        report = {"redriven": min(left, 3), "skipped": 0, "refused": 0, "remaining": 0}
+        if "ids" in body:
+            report |= {"redriven": 1, "remaining": left - 1, "not_found": 1 + done}
+        else:
+            report |= {"remaining": max(0, left - 3)}
+        return httpx.Response(200, json=report)
+
+    async with client(answer) as asking:
+        assert await asking.redrive() == RedriveReport(redriven=7)
+        ids = ["1", "2", "3", "none"]
+        assert await asking.redrive(ids) == RedriveReport(redriven=3, not_found=1)
+    assert asked == [
+        {"all": True},
+        {"all": True, "limit": 4},
+        {"all": True, "limit": 1},
+        *[{"ids": ids}] * 3,
+    ]
+
+
+async def test_a_redrive_that_gets_no_further_ends() -> None:
+    asked: list[bytes] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        asked.append(request.content)
+        return httpx.Response(200, json={"redriven": 0, "skipped": 0, "remaining": 5})
+
+    async with client(answer) as asking:
+        await asking.redrive()
+    assert len(asked) == 1
 
 
 # --- addresses and keys ---------------------------------------------------------------------

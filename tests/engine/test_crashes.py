@@ -249,6 +249,24 @@ async def test_the_neighbours_of_such_a_task_are_not_quarantined_along_with_it(
         nursery.cancel_scope.cancel()
 
 
+async def test_an_exhausted_message_that_is_delivered_twice_has_its_dead_letter(
+    tasks: TaskRegistry, backend: MemoryBackend
+) -> None:
+    """The second delivery finds the task FAILED, and must not delete the message before it is
+    dead-lettered."""
+    async with running(tasks, backend, consume=False) as watching:
+        handles = [await watching.submit("nap", 1, max_attempts=1) for _ in range(3)]
+        for _ in handles:
+            await claim_and_die(backend)
+        backend.faults.duplicate_deliveries(3)
+        async with running(tasks, backend, worker_count=6, prefetch=6) as engine:
+            for handle in handles:
+                assert (await ended(engine, handle.id)).status is TaskStatus.FAILED
+            await trio.sleep(600)
+            dead = (await engine.list_dead()).dead_letters
+            assert sorted(each.task_id for each in dead) == sorted(each.id for each in handles)
+
+
 async def test_a_quarantined_task_can_be_redriven(
     tasks: TaskRegistry, backend: MemoryBackend
 ) -> None:

@@ -9,7 +9,8 @@ import trio
 
 from task_queue_engine import Engine, TaskRegistry, TaskStatus
 from task_queue_engine.backends.base import Message, QueueDepth
-from task_queue_engine.backends.memory import MemoryBackend
+from task_queue_engine.backends.memory import MemoryBackend, MemoryQueue
+from task_queue_engine.errors import BackendUnavailable
 from tests.engine.engines import (
     EVERY_SECOND,
     LEASE,
@@ -23,7 +24,10 @@ from tests.engine.engines import (
     until,
 )
 
-STORE = ("create", "get", "claim", "record", "cancel", "reopen", "due", "schedule", "reclaim")
+STORE = (
+    "create", "get", "claim", "record", "cancel", "reopen", "due", "schedule", "change_due",
+    "reclaim",
+)  # fmt: skip
 QUEUE = ("send", "receive", "extend", "release", "delete", "dead_letter", "depth")
 LONG = 600.0
 """Seconds: many leases."""
@@ -357,3 +361,55 @@ async def test_items_that_fail_one_by_one_cost_no_task(
             assert task.attempt == (2 if n % 3 else 3)
         await is_settled(engine)
         assert (await engine.metrics()).depth.dead == 5
+
+
+# --- one of two queues ----------------------------------------------------------------------
+
+
+async def test_a_dead_letter_queue_that_is_gone_holds_up_nothing_but_dead_letters(
+    tasks: TaskRegistry, backend: MemoryBackend
+) -> None:
+    @tasks.task("bad", max_attempts=1)
+    async def bad(payload: Any) -> None:
+        raise ValueError("no")
+
+    async with running(tasks, backend, worker_count=5) as engine:
+        with backend.faults.outage("dead_letter"):
+            failing = [(await engine.submit("bad", 1)).id for _ in range(250)]
+            healthy = [await submitted(engine, 0.1) for _ in range(250)]
+            for task_id in healthy:
+                task = await ended(engine, task_id, timeout=120)
+                assert task.status is TaskStatus.COMPLETED
+            for task_id in failing:
+                assert (await ended(engine, task_id)).status is TaskStatus.FAILED
+            await trio.sleep(LONG)
+            ready = await engine.ready()
+            assert not ready.ready
+            assert any("dead letters" in reason for reason in ready.reasons)
+            assert (await engine.metrics()).depth.dead == 0
+        await trio.sleep(LONG)
+        assert (await engine.metrics()).depth.dead == len(failing), "none is missing, none twice"
+        await is_settled(engine)
+
+
+async def test_due_tasks_of_a_queue_that_is_gone_hold_up_no_others(
+    tasks: TaskRegistry, backend: MemoryBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its engine has not started again since the queue was deleted; this one serves another."""
+    async with running(tasks, backend, consume=False, queue="gone") as submitting:
+        for _ in range(150):
+            await submitted(submitting, 0, delay=1000)
+    send = MemoryQueue.send
+
+    async def send_unless_gone(queue: MemoryQueue, messages: Any) -> Any:
+        if queue.name == "gone":
+            raise BackendUnavailable("there is no such queue")
+        return await send(queue, messages)
+
+    monkeypatch.setattr(MemoryQueue, "send", send_unless_gone)
+    async with running(tasks, backend) as engine:
+        own = await submitted(engine, 0, delay=2000)
+        began = trio.current_time()
+        assert (await ended(engine, own)).status is TaskStatus.COMPLETED
+        assert trio.current_time() - began == pytest.approx(2000, abs=2)
+        await is_settled(engine)

@@ -13,7 +13,7 @@ from task_queue_engine import Engine, TaskNotFound, TaskRegistry, TaskStatus
 from task_queue_engine.backends.base import Message, QueueVerdict, Rejected
 from task_queue_engine.backends.memory import MemoryBackend, MemoryQueue
 from task_queue_engine.engine.api import RedriveReport
-from task_queue_engine.errors import BackendUnavailable, InvalidQuery, WrongState
+from task_queue_engine.errors import BackendUnavailable, InvalidQuery, MessageRefused, WrongState
 from task_queue_engine.task import new_task_id
 from tests.engine.engines import EVERY_SECOND, Runs, depth, ended, row, running
 
@@ -198,7 +198,7 @@ async def test_some_are_redriven(
         }
         mended.on = True
         report = await engine.redrive([ids_of[ids[1]], "no such dead letter"])
-        assert report == RedriveReport(redriven=1)
+        assert report == RedriveReport(redriven=1, not_found=1)
         assert (await ended(engine, ids[1])).status is TaskStatus.COMPLETED
         left = [dead_letter.task_id for dead_letter in (await engine.list_dead()).dead_letters]
         assert sorted(left) == sorted([ids[0], ids[2]])
@@ -342,7 +342,8 @@ async def test_a_dead_letter_whose_message_the_queue_never_takes_stays(
     mended: Switch,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """It is all that is left of its task; the others of its batch are on their way."""
+    """Its task says why, FAILED once more; the others of its batch, and of later ones, are on their
+    way."""
     send = MemoryQueue.send
 
     async def refuse(queue: MemoryQueue, messages: Sequence[Message]) -> list[QueueVerdict]:
@@ -353,11 +354,19 @@ async def test_a_dead_letter_whose_message_the_queue_never_takes_stays(
         ]
 
     async with running(tasks, backend) as engine:
-        refused, *others = await failed(engine, 3)
+        monkeypatch.setattr(MemoryQueue, "max_batch", 2)
+        refused, *others = await failed(engine, 5)
         mended.on = True
         monkeypatch.setattr(MemoryQueue, "send", refuse)
-        with pytest.raises(BackendUnavailable, match="1 dead letters could not be sent: too large"):
-            await engine.redrive()
+        assert await engine.redrive() == RedriveReport(redriven=4, refused=1)
+        task = await engine.get(refused)
+        assert task.status is TaskStatus.FAILED
+        assert task.error is not None
+        assert task.error.message == "too large"
+        with pytest.raises(MessageRefused, match="too large") as caught:
+            await engine.retry(refused)
+        assert caught.value.task_id == refused
+        assert (await engine.get(refused)).status is TaskStatus.FAILED
         (left,) = (await engine.list_dead()).dead_letters
         assert left.task_id == refused
         for task_id in others:
@@ -365,6 +374,91 @@ async def test_a_dead_letter_whose_message_the_queue_never_takes_stays(
         monkeypatch.undo()
         assert await engine.redrive() == RedriveReport(redriven=1)
         assert (await ended(engine, refused, timeout=30)).status is TaskStatus.COMPLETED
+
+
+async def test_redrives_that_overlap_share_the_work_and_say_so(
+    tasks: TaskRegistry, backend: MemoryBackend, mended: Switch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(MemoryQueue, "max_batch", 3)
+    reports: list[RedriveReport] = []
+    async with running(tasks, backend) as engine:
+        ids = await failed(engine, 10)
+        dead_ids = [each.id for each in (await engine.list_dead()).dead_letters]
+        mended.on = True
+        sent = backend.faults.calls["send"]
+
+        async def redrive(ids: list[str] | None) -> None:
+            reports.append(await engine.redrive(ids))
+
+        async with trio.open_nursery() as nursery:
+            for wanted in (None, dead_ids, None, dead_ids):
+                nursery.start_soon(redrive, wanted)
+        assert sum(report.redriven for report in reports) == 10
+        assert all(report.refused == report.remaining == 0 for report in reports)
+        assert backend.faults.calls["send"] - sent == 4, "each was sent once"
+        for task_id in ids:
+            assert (await ended(engine, task_id)).status is TaskStatus.COMPLETED
+
+
+async def test_of_two_engines_that_redrive_the_same_one_has_nothing_left_to_do(
+    tasks: TaskRegistry, backend: MemoryBackend, mended: Switch
+) -> None:
+    reports: list[RedriveReport] = []
+    async with running(tasks, backend) as one, running(tasks, backend) as two:
+        ids = await failed(one, 3)
+        mended.on = True
+
+        async def redrive(engine: Engine) -> None:
+            reports.append(await engine.redrive())
+
+        with backend.faults.block("reopen") as gate:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(redrive, one)
+                await gate.arrived.wait()
+                nursery.start_soon(redrive, two)
+                await trio.sleep(1)
+                gate.open()
+        assert sorted((each.redriven, each.skipped) for each in reports) == [(0, 3), (3, 0)]
+        for task_id in ids:
+            assert (await ended(one, task_id)).status is TaskStatus.COMPLETED
+
+
+@pytest.mark.parametrize("by_id", [False, True])
+async def test_a_redrive_with_a_time_limit_says_what_remains(
+    tasks: TaskRegistry,
+    backend: MemoryBackend,
+    mended: Switch,
+    by_id: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(MemoryQueue, "max_batch", 2)
+    reopen = backend.store.reopen
+
+    async def slow(task_ids: Sequence[str]) -> Any:
+        await trio.sleep(4)
+        return await reopen(task_ids)
+
+    async with running(tasks, backend) as engine:
+        await failed(engine, 7)
+        ids = [each.id for each in (await engine.list_dead()).dead_letters] if by_id else None
+        mended.on = True
+        monkeypatch.setattr(backend.store, "reopen", slow)
+        first = await engine.redrive(ids, within=5)
+        assert first == RedriveReport(redriven=4, remaining=3)
+        second = await engine.redrive(ids, within=0)
+        assert second == RedriveReport(redriven=2, remaining=1, not_found=4 if by_id else 0)
+        third = await engine.redrive(ids, within=60)
+        assert third == RedriveReport(redriven=1, not_found=6 if by_id else 0)
+
+
+async def test_a_redrive_of_all_can_be_limited(
+    tasks: TaskRegistry, backend: MemoryBackend, mended: Switch
+) -> None:
+    async with running(tasks, backend) as engine:
+        await failed(engine, 3)
+        mended.on = True
+        assert await engine.redrive(limit=2) == RedriveReport(redriven=2)
+        assert (await engine.metrics()).depth.dead == 1
 
 
 async def test_purging_deletes_the_dead_letters_and_not_the_tasks(

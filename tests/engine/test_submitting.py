@@ -25,6 +25,7 @@ from task_queue_engine.clock import TrioClock
 from task_queue_engine.errors import (
     BackendUnavailable,
     EngineNotRunning,
+    MessageRefused,
     PayloadTooLarge,
     UnknownTaskType,
 )
@@ -149,6 +150,26 @@ async def test_one_item_the_store_could_not_take_fails_alone(
         assert isinstance(verdicts[0], Refused)
         assert isinstance(verdicts[0].error, BackendUnavailable)
         assert all(isinstance(verdict, Accepted) for verdict in verdicts[1:])
+
+
+async def test_a_task_whose_message_the_queue_refuses_is_told_and_fails(
+    tasks: TaskRegistry, backend: MemoryBackend
+) -> None:
+    """Not 201, and then PENDING for ever."""
+    async with running(tasks, backend) as engine:
+        backend.faults.reject("send")
+        bad, good = await engine.submit_many([Submission(task="echo", payload=1)] * 2)
+        assert isinstance(bad, Refused)
+        assert isinstance(bad.error, MessageRefused)
+        assert bad.error.reason == "refused by a test"
+        task = await engine.get(bad.error.task_id)
+        assert task.status is TaskStatus.FAILED
+        assert task.error is not None
+        assert task.error.message == "refused by a test"
+        assert isinstance(good, Accepted)
+        assert (await ended(engine, good.task.id)).status is TaskStatus.COMPLETED
+        await engine.retry(task.id)
+        assert (await ended(engine, task.id)).status is TaskStatus.COMPLETED
 
 
 async def test_a_payload_over_the_backends_limit_is_refused_and_not_stored(

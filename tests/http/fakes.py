@@ -51,7 +51,7 @@ from task_queue_engine.lifecycle import (
     decide_reopen,
 )
 from task_queue_engine.registry import TaskRegistry
-from task_queue_engine.retry import to_seconds
+from task_queue_engine.retry import Seconds, to_seconds
 from task_queue_engine.task import Task, TaskStatus, new_task_id, task_id_for_key
 
 MAX_PAYLOAD = 100_000
@@ -82,6 +82,7 @@ class FakeEngine(EngineApi):
         self._registry = make_registry()
         self.rows: dict[str, Row] = {}
         self.dead_letters: list[DeadLetter] = []
+        self.is_slow = False
         self.failure: BaseException | None = None
         """Raised by every call while it is set."""
         self.hold: trio.Event | None = None
@@ -218,17 +219,31 @@ class FakeEngine(EngineApi):
             next_cursor=_cursor(start + limit) if more else None,
         )
 
-    async def redrive(self, ids: Sequence[str] | None = None) -> RedriveReport:
+    async def redrive(
+        self,
+        ids: Sequence[str] | None = None,
+        *,
+        limit: int | None = None,
+        within: Seconds | None = None,
+    ) -> RedriveReport:
+        """With a time limit it does one, as an engine whose batches take long."""
         await self._enter()
         redriven = skipped = 0
-        for dead_letter in [one for one in self.dead_letters if ids is None or one.id in ids]:
+        wanted = [one for one in self.dead_letters if ids is None or one.id in ids][:limit]
+        todo = wanted if within is None or not self.is_slow else wanted[:1]
+        for dead_letter in todo:
             self.dead_letters.remove(dead_letter)
             try:
                 await self.retry(dead_letter.task_id)
                 redriven += 1
             except (TaskNotFound, WrongState):
                 skipped += 1
-        return RedriveReport(redriven=redriven, skipped=skipped)
+        return RedriveReport(
+            redriven=redriven,
+            skipped=skipped,
+            not_found=0 if ids is None else len(set(ids)) - len(wanted),
+            remaining=len(wanted) - len(todo),
+        )
 
     async def purge_dead(self) -> int:
         await self._enter()

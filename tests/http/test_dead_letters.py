@@ -12,6 +12,7 @@ from tests.http.test_submit import JSON, problem_of
 from tests.http.test_tasks import body_of
 
 PATH = "/dead-letters"
+DONE = {"redriven": 0, "skipped": 0, "refused": 0, "not_found": 0, "remaining": 0}
 
 
 @pytest.fixture
@@ -45,7 +46,7 @@ async def test_redrive_some(
 ) -> None:
     answer = await body_of(await redrive(client, {"ids": [dead_letter_ids[0], "gone"]}))
 
-    assert answer == {"redriven": 1, "skipped": 0}
+    assert answer == DONE | {"redriven": 1, "not_found": 1}
     assert [one.id for one in engine.dead_letters] == dead_letter_ids[1:]
     assert sum(task.status is TaskStatus.PENDING for task in engine.stored) == 1
 
@@ -55,13 +56,33 @@ async def test_redrive_all(
 ) -> None:
     answer = await body_of(await redrive(client, {"all": True}))
 
-    assert answer == {"redriven": 3, "skipped": 0}
+    assert answer == DONE | {"redriven": 3}
     assert engine.dead_letters == []
+
+
+async def test_a_redrive_that_takes_long_says_what_remains(
+    client: TrioClient, engine: FakeEngine, dead_letter_ids: list[str]
+) -> None:
+    engine.is_slow = True
+    answer = await body_of(await redrive(client, {"all": True}))
+    assert answer == DONE | {"redriven": 1, "remaining": 2}
+    answer = await body_of(await redrive(client, {"all": True, "limit": 1}))
+    assert answer == DONE | {"redriven": 1}
+    assert len(engine.dead_letters) == 1
 
 
 @pytest.mark.parametrize(
     "body",
-    [{}, {"all": False}, {"all": True, "ids": ["a"]}, {"ids": []}, {"ids": [5]}, {"id": "a"}],
+    [
+        {},
+        {"all": False},
+        {"all": True, "ids": ["a"]},
+        {"ids": []},
+        {"ids": [5]},
+        {"id": "a"},
+        {"all": True, "limit": 0},
+        {"ids": ["a"], "limit": 1},
+    ],
 )
 async def test_redrive_what(
     client: TrioClient, engine: FakeEngine, dead_letter_ids: list[str], body: Any

@@ -10,7 +10,7 @@ import pytest
 import trio
 from quart_trio.testing import TrioClient
 
-from task_queue_engine.errors import BackendUnavailable, EngineNotRunning
+from task_queue_engine.errors import BackendUnavailable, EngineNotRunning, MessageRefused
 from task_queue_engine.http import create_app
 from tests.http.conftest import make_settings
 from tests.http.fakes import FakeEngine
@@ -295,6 +295,12 @@ async def test_trouble_with_the_backend_is_temporary(
     problem = await problem_of(response := await submit(client, one()), 503)
     assert "locked" in problem["error"]
     assert response.headers["Retry-After"] == "3"
+
+    engine.failure = MessageRefused("an-id", "too large")
+    problem = await problem_of(await submit(client, one()), 422)
+    assert problem["type"].endswith("#message-refused")
+    assert problem["task_id"] == "an-id"
+    assert "too large" in problem["detail"]
 
     engine.failure = EngineNotRunning()
     await problem_of(response := await submit(client, one()), 503)

@@ -1,11 +1,11 @@
-"""Settles messages: deletes, gives back, dead-letters, in batches."""
+"""Settles messages: deletes, gives back, dead-letters, in batches, each kind by itself."""
 
 from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Awaitable, Sequence
-from contextlib import suppress
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from typing import assert_never
 
@@ -36,8 +36,16 @@ from task_queue_engine.errors import BackendUnavailable
 
 logger = logging.getLogger("task_queue_engine.acker")
 
-# Of what the line hands over, at once: each may be many settlements or one.
-_MAX_HANDED_OVER = 100
+# Settlements of one kind that may wait while a batch of them is carried out. Each holds a lease,
+# which is renewed meanwhile, and on AWS its message: a mebibyte at most, a few KB mostly.
+_MAX_WAITING = 100
+
+# By kind: as what its trouble shows in /ready.
+_ACTORS: dict[type[Settlement], str] = {
+    Ack: "acker",
+    Release: "acker (giving back)",
+    MoveToDeadLetters: "acker (dead letters)",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,11 +56,19 @@ class AckerStatistics:
     left: int
     stale: int
     """Settlements that came too late: another worker had the message by then."""
+    let_go: int
+    """Not carried out, since too many of their kind waited for a queue in trouble: their messages
+    come back when their leases end."""
 
 
 class Acker:
     """The end of the line. It tries every settlement until the queue has answered for it or its
     lease is lost; a message it could not settle comes back by itself, and the claim sorts it out.
+
+    Each kind is carried out by itself: a dead-letter queue that is gone holds up nothing but dead
+    letters. Where too many of a kind wait the next ones are let go: what is recorded stands,
+    their messages come back when their leases end, and the claim has them hidden or dead-lettered
+    then. Only deletions make the line wait: while these fail there is no healthy work.
     """
 
     def __init__(
@@ -60,20 +76,22 @@ class Acker:
         *,
         queue: TaskQueue,
         clock: Clock,
-        retry: BackendRetry,
+        retry: Callable[[str], BackendRetry],
         settlements: trio.MemoryReceiveChannel[tuple[Settlement, ...]],
         leases: trio.MemorySendChannel[LeaseEvent],
     ) -> None:
+        """
+        Args:
+            retry: by the name that its trouble shows under.
+        """
         self._queue = queue
         self._clock = clock
-        self._retry = retry
+        self._retries = {kind: retry(name) for kind, name in _ACTORS.items()}
         self._settlements = settlements
-        self._batches = Batcher(
-            settlements, size=_MAX_HANDED_OVER, linger=queue.capabilities.settle_linger
-        )
         self._leases = leases
+        self._is_ending = False
         self._carried_out: Counter[type[Settlement]] = Counter()
-        self._stale = 0
+        self._stale = self._let_go = 0
 
     def statistics(self) -> AckerStatistics:
         return AckerStatistics(
@@ -82,32 +100,58 @@ class Acker:
             dead_lettered=self._carried_out[MoveToDeadLetters],
             left=self._carried_out[Leave],
             stale=self._stale,
+            let_go=self._let_go,
         )
 
     async def run(self) -> None:
-        with self._settlements, self._leases:
-            while batch := await self._batches.next():
-                await self._settle([item for settlements in batch for item in settlements])
+        with self._settlements, self._leases, ExitStack() as channels:
+            async with trio.open_nursery() as nursery:
+                lanes: dict[type[Settlement], trio.MemorySendChannel[Settlement]] = {}
+                for kind in _ACTORS:
+                    waiting, to_settle = trio.open_memory_channel[Settlement](_MAX_WAITING)
+                    lanes[kind] = channels.enter_context(waiting)
+                    nursery.start_soon(self._settle, kind, to_settle)
+                async for settlements in self._settlements:
+                    await self._hand_over(settlements, lanes)
+                self._is_ending = True
+                channels.close()
 
-    async def _settle(self, settlements: Sequence[Settlement]) -> None:
-        by_kind: dict[type[Settlement], list[Settlement]] = {
-            Leave: [],
-            Ack: [],
-            Release: [],
-            MoveToDeadLetters: [],
-        }
+    async def _hand_over(
+        self,
+        settlements: Sequence[Settlement],
+        lanes: dict[type[Settlement], trio.MemorySendChannel[Settlement]],
+    ) -> None:
+        left: list[Settlement] = []
         for settlement in settlements:
-            by_kind[type(settlement)].append(settlement)
-        left = by_kind.pop(Leave)
+            kind = type(settlement)
+            if kind is Leave:
+                left.append(settlement)
+                continue
+            try:
+                lanes[kind].send_nowait(settlement)
+            except trio.WouldBlock:
+                if kind is Ack:
+                    await lanes[kind].send(settlement)
+                else:
+                    left.append(settlement)
         if left:
-            self._carried_out[Leave] += len(left)
             _mark_settling(left)
-            await self._let_go(left)
-        for of_one_kind in by_kind.values():
-            for batch in in_batches(of_one_kind, self._queue.max_batch):
-                await self._carry_out(batch)
+            self._carried_out[Leave] += sum(isinstance(one, Leave) for one in left)
+            self._let_go += sum(not isinstance(one, Leave) for one in left)
+            await self._forget(left)
 
-    async def _carry_out(self, batch: Sequence[Settlement]) -> None:
+    async def _settle(
+        self, kind: type[Settlement], to_settle: trio.MemoryReceiveChannel[Settlement]
+    ) -> None:
+        batches = Batcher(
+            to_settle, size=_MAX_WAITING, linger=self._queue.capabilities.settle_linger
+        )
+        with to_settle:
+            while of_one_kind := await batches.next():
+                for batch in in_batches(of_one_kind, self._queue.max_batch):
+                    await self._carry_out(kind, batch)
+
+    async def _carry_out(self, kind: type[Settlement], batch: Sequence[Settlement]) -> None:
         """One batch of one kind; only what failed in passing is tried again."""
         _mark_settling(batch)
         rest = batch
@@ -124,8 +168,16 @@ class Acker:
                 if rest:
                     raise BackendUnavailable(reason)
 
-        await self._retry.call(settle_rest)
-        await self._let_go(batch)
+        def give_up() -> bool:
+            """At the end a dead-letter queue in trouble is not waited for: messages come back."""
+            return self._is_ending and kind is MoveToDeadLetters
+
+        try:
+            await self._retries[kind].call(settle_rest, give_up=give_up)
+        except BackendUnavailable as error:
+            self._let_go += len(rest)
+            logger.warning("%d dead letters are left to another worker: %s", len(rest), error)
+        await self._forget(batch)
 
     def _sort(
         self, settlements: Sequence[Settlement], verdicts: Sequence[QueueVerdict]
@@ -151,7 +203,7 @@ class Acker:
                     assert_never(verdict)
         return again, why
 
-    async def _let_go(self, settlements: Sequence[Settlement]) -> None:
+    async def _forget(self, settlements: Sequence[Settlement]) -> None:
         # Without a lease keeper the engine ends; what can still be settled is settled.
         with suppress(trio.BrokenResourceError):
             await self._leases.send(Settled(tuple(item.lease for item in settlements)))

@@ -15,7 +15,7 @@ from typing import Any, Generic, TypeVar, cast
 import trio
 from msgspec import UNSET
 
-from task_queue_engine.backends.base import CreateVerdict, Delivery, NewTask
+from task_queue_engine.backends.base import CreateVerdict, Delivery, NewTask, Rejected
 from task_queue_engine.errors import BackendUnavailable
 from task_queue_engine.retry import Decision
 from task_queue_engine.task import Task, TaskError
@@ -279,8 +279,9 @@ LeaseEvent = Acquired | Settled | CancelAsked
 
 # --- engine -> submitter --------------------------------------------------------------------
 
-SubmitResult = CreateVerdict | BackendUnavailable
-"""What became of one task: a store verdict, or the trouble that kept it from being stored."""
+SubmitResult = CreateVerdict | BackendUnavailable | Rejected
+"""What became of one task: a store verdict, the trouble that kept it from being stored, or (stored,
+and FAILED) the queue's refusal of its message."""
 
 
 @dataclass(slots=True, eq=False)

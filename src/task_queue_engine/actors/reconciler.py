@@ -5,17 +5,19 @@ from __future__ import annotations
 
 import logging
 import random
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 
 import trio
 
 from task_queue_engine.actors.backend_retry import BackendRetry
 from task_queue_engine.actors.batching import in_batches
-from task_queue_engine.actors.sending import send_batch
-from task_queue_engine.backends.base import Backend, Done, Stranded, StrandedKind
+from task_queue_engine.actors.sending import fail_refused, send_batch
+from task_queue_engine.backends.base import Backend, Done, Rejected, Stranded, StrandedKind
 from task_queue_engine.clock import Clock
+from task_queue_engine.errors import BackendUnavailable
 from task_queue_engine.lifecycle import BrokerDeadLetter, Recorded
 from task_queue_engine.task import Task, TaskStatus
 
@@ -23,6 +25,9 @@ logger = logging.getLogger("task_queue_engine.reconciler")
 
 # Rows a look: a bounded piece of work, and few of them to a backlog of any size.
 _PAGE_SIZE = 1000
+
+
+Step = Callable[[], Awaitable[None]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,19 +81,20 @@ class Reconciler:
 
     async def run(self) -> None:
         while True:
-            at_end = await self._retry.call(self._look)
             # Engines that share a backend must not all look at the same moment.
             wait = self._interval * self._rng.uniform(0.8, 1.2)
-            await trio.sleep(wait if at_end else wait / 10)
+            next_round = trio.current_time() + wait
+            left: list[Step] = [self._walk, self._fail_dead_lettered, self._expire]
+            try:
+                await self._retry.call(
+                    partial(_take, left),
+                    give_up=lambda: trio.current_time() >= next_round,  # noqa: B023  # of this round
+                )
+            except BackendUnavailable:
+                continue  # what works is due again
+            await trio.sleep(wait if self._cursor is None else wait / 10)
 
-    async def _look(self) -> bool:
-        """One round; returns whether the walk has come to the end of the store."""
-        at_end = await self._walk()
-        await self._fail_dead_lettered()
-        await self._expire()
-        return at_end
-
-    async def _walk(self) -> bool:
+    async def _walk(self) -> None:
         before = self._clock.now() - timedelta(seconds=self._min_age)
         page = await self._backend.stranded(
             self._queue.name, before=before, limit=_PAGE_SIZE, cursor=self._cursor
@@ -96,7 +102,6 @@ class Reconciler:
         if page.found:
             await self._bring_back(page.found)
         self._cursor = page.next_cursor
-        return page.next_cursor is None
 
     async def _bring_back(self, found: tuple[Stranded, ...]) -> None:
         to_send = [item.task for item in found if item.kind is StrandedKind.UNSENT]
@@ -109,6 +114,13 @@ class Reconciler:
             # One that fails is found again at the next round.
             verdicts = await send_batch(self._queue, batch, self._clock)
             self._resent += sum(isinstance(verdict, Done) for verdict in verdicts)
+            refused = [
+                (task, verdict)
+                for task, verdict in zip(batch, verdicts, strict=True)
+                if isinstance(verdict, Rejected)
+            ]
+            if refused:
+                await fail_refused(self._backend.store, refused)
 
     async def _reclaim(self, tasks: Sequence[Task]) -> list[Task]:
         verdicts = await self._backend.store.reclaim([(task.id, task.attempt) for task in tasks])
@@ -161,3 +173,22 @@ class Reconciler:
             self._expired += expired
             if expired < _PAGE_SIZE:
                 return
+
+
+async def _take(left: list[Step]) -> None:
+    """Take these steps; those that failed stay in the list. None keeps the others from being taken:
+    a dead-letter queue that is gone has nothing to do with old rows.
+
+    Raises:
+        BackendUnavailable: of the first that failed.
+    """
+    failures: list[BackendUnavailable] = []
+    for step in tuple(left):
+        try:
+            await step()
+        except BackendUnavailable as error:
+            failures.append(error)
+        else:
+            left.remove(step)
+    if failures:
+        raise failures[0]

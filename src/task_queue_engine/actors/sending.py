@@ -1,14 +1,25 @@
-"""Sending the messages of stored tasks."""
+"""Sending the messages of stored tasks, and what follows where a queue refuses one for good."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from datetime import datetime
 
-from task_queue_engine.backends.base import Message, NewTask, QueueVerdict, TaskQueue
+from task_queue_engine.actors.batching import in_batches
+from task_queue_engine.backends.base import (
+    Message,
+    NewTask,
+    QueueVerdict,
+    Rejected,
+    TaskQueue,
+    TaskStore,
+)
 from task_queue_engine.clock import Clock
-from task_queue_engine.lifecycle import delay_until
-from task_queue_engine.task import Task
+from task_queue_engine.lifecycle import MESSAGE_REFUSED_ERROR_TYPE, PendingFailure, delay_until
+from task_queue_engine.task import Task, TaskError
+
+logger = logging.getLogger("task_queue_engine.sending")
 
 
 async def send_batch(
@@ -21,6 +32,28 @@ async def send_batch(
     """
     now = clock.now()
     return await queue.send([_message(each, now, queue.max_delay) for each in tasks])
+
+
+async def fail_refused(store: TaskStore, refused: Sequence[tuple[Task, Rejected]]) -> None:
+    """End tasks whose message the queue will never take: FAILED, with its reason. One that has
+    started meanwhile (an earlier message was sent, then) goes on.
+
+    Raises:
+        BackendUnavailable: some may still be PENDING; they are found without a message, sent
+            again, and refused again.
+    """
+    for task, verdict in refused:
+        logger.error("task %s fails: the queue refuses its message: %s", task.id, verdict.reason)
+    failures = [
+        PendingFailure(
+            task_id=task.id,
+            attempt=task.attempt,
+            error=TaskError(type=MESSAGE_REFUSED_ERROR_TYPE, message=verdict.reason),
+        )
+        for task, verdict in refused
+    ]
+    for batch in in_batches(failures, store.max_batch):
+        await store.fail_pending(batch)
 
 
 def _message(each: Task | NewTask, now: datetime, max_delay: float) -> Message:

@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 import logging
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import timedelta
 
 import trio
 
 from task_queue_engine.actors.backend_retry import BackendRetry
 from task_queue_engine.actors.batching import Batcher, in_batches
 from task_queue_engine.actors.messages import SubmitRequest, SubmitResult
-from task_queue_engine.actors.sending import send_batch
+from task_queue_engine.actors.sending import fail_refused, send_batch
 from task_queue_engine.backends.base import (
     AlreadyExists,
     Created,
+    DueChange,
+    Message,
     NewTask,
     QueueVerdict,
     Rejected,
     TaskQueue,
     TaskStore,
+    TooLarge,
     TryAgain,
 )
 from task_queue_engine.clock import Clock
@@ -29,6 +34,13 @@ from task_queue_engine.lifecycle import delay_until
 from task_queue_engine.task import Task, TaskStatus
 
 logger = logging.getLogger("task_queue_engine.submitter")
+
+# From a submission that is made again to the message that it causes if the task has not started by
+# then: longer than nearly all tasks wait, and the only message of all repetitions in that time (the
+# scheduler sends half a minute ahead: one a minute).
+_RESEND_AFTER = timedelta(seconds=90)
+# Tasks marked by this process in that time, so that their repetitions cost nothing.
+_MAX_REMEMBERED = 10_000
 
 # Enough for a connection that was lost; what takes longer is for the scheduler.
 _SEND_TRIES = 3
@@ -66,7 +78,8 @@ class Submitter:
         self._retry = retry
         self._submissions = submissions
         self._batches = Batcher(submissions, size=store.max_batch, linger=0)
-        self._queue_is_down = False
+        self._queues_down: set[str] = set()
+        self._marked: OrderedDict[str, float] = OrderedDict()
         self._submitted = self._replayed = self._refused = self._unsent = 0
 
     def statistics(self) -> SubmitterStatistics:
@@ -92,58 +105,112 @@ class Submitter:
         results: list[SubmitResult] = []
         for batch in in_batches(tasks, self._store.max_batch):
             results += await self._create(batch)
-        to_send: dict[str, list[NewTask]] = {}
-        for new, result in zip(tasks, results, strict=True):
+        to_send: dict[str, list[int]] = {}
+        repeated: list[Task] = []
+        for index, (new, result) in enumerate(zip(tasks, results, strict=True)):
             if isinstance(result, Created):
                 self._submitted += 1
                 if new.due_at is None:
-                    to_send.setdefault(new.task.queue, []).append(new)
+                    to_send.setdefault(new.task.queue, []).append(index)
             elif isinstance(result, BackendUnavailable | TryAgain):
                 self._refused += 1
             else:
                 self._replayed += 1
                 if isinstance(result, AlreadyExists) and self._may_lack_its_message(result.task):
-                    stored = NewTask(task=result.task)
-                    to_send.setdefault(result.task.queue, []).append(stored)
-        for queue_name, created in to_send.items():
-            await self._send(self._queue_of(queue_name), created)
+                    repeated.append(result.task)
+        for queue_name, indexes in to_send.items():
+            refused = await self._send(self._queue_of(queue_name), [tasks[i] for i in indexes])
+            for index in indexes:
+                verdict = refused.get(tasks[index].task.id)
+                if verdict is not None:
+                    results[index] = verdict
+        if repeated:
+            await self._mark_repeated(repeated)
         return results
 
     def _may_lack_its_message(self, task: Task) -> bool:
         """A caller that submits again had no answer, perhaps since a process died between saving
-        and sending. An extra message is harmless; what is due later is the scheduler's."""
+        and sending. What is due later is the scheduler's already."""
         if task.status is not TaskStatus.PENDING or task.attempt:
             return False
         wait = delay_until(task.run_at, self._clock.now())
         return wait <= self._queue_of(task.queue).max_delay
 
+    async def _mark_repeated(self, tasks: Sequence[Task]) -> None:
+        """A message for each, unless it has started by then. However often a submission is made
+        again, and wherever: a task has one mark."""
+        now, at = self._clock.now(), trio.current_time()
+        while self._marked and (
+            len(self._marked) > _MAX_REMEMBERED or next(iter(self._marked.values())) <= at
+        ):
+            self._marked.popitem(last=False)
+        new = {task.id: task for task in tasks if task.id not in self._marked}
+        changes = [
+            DueChange(task.id, None, max(now, task.run_at or now) + _RESEND_AFTER)
+            for task in new.values()
+        ]
+        for batch in in_batches(changes, self._store.max_batch):
+            try:
+                await self._store.change_due(batch)
+            except BackendUnavailable as error:
+                # The reconciler finds rows without a message; this only takes longer.
+                logger.warning("%d repeated tasks could not be marked: %s", len(batch), error)
+            else:
+                until = at + _RESEND_AFTER.total_seconds()
+                self._marked |= dict.fromkeys((change.task_id for change in batch), until)
+
     async def _create(self, tasks: Sequence[NewTask]) -> list[SubmitResult]:
+        results: list[SubmitResult | None] = [self._too_large(new) for new in tasks]
+        fitting = [index for index, result in enumerate(results) if result is None]
+        verdicts: Sequence[SubmitResult]
         try:
-            verdicts = await self._store.create(tasks)
+            verdicts = await self._store.create([tasks[i] for i in fitting]) if fitting else []
         except BackendUnavailable as error:
             # Answered at once: a caller can wait better than a queue in memory can.
-            return [error] * len(tasks)
-        return list(verdicts)
+            verdicts = [error] * len(fitting)
+        for index, verdict in zip(fitting, verdicts, strict=True):
+            results[index] = verdict
+        return [result for result in results if result is not None]
 
-    async def _send(self, queue: TaskQueue, tasks: Sequence[NewTask]) -> None:
+    def _too_large(self, new: NewTask) -> TooLarge | None:
+        """What could never be sent is not stored."""
+        queue = self._queue_of(new.task.queue)
+        return queue.too_large(Message(task=new.task, payload_json=new.payload_json))
+
+    async def _send(self, queue: TaskQueue, tasks: Sequence[NewTask]) -> dict[str, Rejected]:
+        """By task id what the queue refuses for good. (Not what is too large for it: that
+        was not stored. This is what could not be foreseen.)"""
+        refused: dict[str, Rejected] = {}
         for batch in in_batches(tasks, queue.max_batch):
-            unsent = await self._send_batch(queue, batch)
+            unsent = await self._send_batch(queue, batch, refused)
             if unsent:
                 await self._leave_to_scheduler(unsent)
+        if refused:
+            try:
+                await fail_refused(
+                    self._store,
+                    [(new.task, refused[new.task.id]) for new in tasks if new.task.id in refused],
+                )
+            except BackendUnavailable as error:
+                # Without a message: the reconciler sends them once more, and is refused too.
+                logger.warning("%d refused tasks could not be ended: %s", len(refused), error)
+        return refused
 
-    async def _send_batch(self, queue: TaskQueue, tasks: Sequence[NewTask]) -> Sequence[NewTask]:
+    async def _send_batch(
+        self, queue: TaskQueue, tasks: Sequence[NewTask], refused: dict[str, Rejected]
+    ) -> Sequence[NewTask]:
         """Returns the tasks that could not be sent. While the queue is down one try has to do:
         all later submissions wait behind this one, and the scheduler has more time."""
-        tries_left = 1 if self._queue_is_down else _SEND_TRIES
+        tries_left = 1 if queue.name in self._queues_down else _SEND_TRIES
         unsent = tasks
 
         async def send_unsent() -> None:
             nonlocal tries_left, unsent
             tries_left -= 1
-            self._queue_is_down = True  # until it has answered
+            self._queues_down.add(queue.name)  # until it has answered
             verdicts = await send_batch(queue, unsent, self._clock)
-            self._queue_is_down = False
-            unsent, reason = _still_unsent(unsent, verdicts)
+            self._queues_down.discard(queue.name)
+            unsent, reason = _still_unsent(unsent, verdicts, refused)
             if unsent:
                 raise BackendUnavailable(reason)
 
@@ -163,9 +230,9 @@ class Submitter:
 
 
 def _still_unsent(
-    tasks: Sequence[NewTask], verdicts: Sequence[QueueVerdict]
+    tasks: Sequence[NewTask], verdicts: Sequence[QueueVerdict], refused: dict[str, Rejected]
 ) -> tuple[list[NewTask], str]:
-    """What is to be tried again, and why."""
+    """What is to be tried again, and why; `refused` gets what never will be."""
     again: list[NewTask] = []
     why = ""
     for new, verdict in zip(tasks, verdicts, strict=True):
@@ -173,5 +240,5 @@ def _still_unsent(
             again.append(new)
             why = verdict.reason
         elif isinstance(verdict, Rejected):
-            logger.error("the queue refuses the message of task %s: %s", new.task.id, verdict)
+            refused[new.task.id] = verdict
     return again, why

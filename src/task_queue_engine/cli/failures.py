@@ -18,6 +18,7 @@ from task_queue_engine.errors import (
     IdempotencyKeyReused,
     InvalidQuery,
     InvalidTask,
+    MessageRefused,
     RegistryError,
     ResultTimeout,
     TaskCancelled,
@@ -87,6 +88,7 @@ def exit_code_of(error: TaskQueueError) -> ExitCode:
             | IdempotencyKeyReused()
             | InvalidQuery()
             | InvalidTask()
+            | MessageRefused()
             | RegistryError()
         ):
             return ExitCode.USAGE

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from types import TracebackType
 from typing import Any, Self, TypeVar
 from urllib.parse import quote
@@ -240,14 +241,30 @@ class Client(TaskApi):
         bodies: list[dict[str, Any]] = [{"all": True}]
         if ids is not None:
             bodies = [{"ids": ids[i : i + MAX_BATCH]} for i in range(0, len(ids), MAX_BATCH)]
-        redriven = skipped = 0
-        for body in bodies:
+        reports = [report for body in bodies for report in await self._redrive(body)]
+        return RedriveReport(
+            redriven=sum(report.redriven for report in reports),
+            skipped=sum(report.skipped for report in reports),
+            refused=sum(report.refused for report in reports),
+            not_found=sum(report.not_found for report in reports),
+        )
+
+    async def _redrive(self, body: dict[str, Any]) -> list[RedriveReport]:
+        """As many requests as it takes: the server does a bounded piece of it in each."""
+        reports: list[RedriveReport] = []
+        while True:
             content = msgspec.json.encode(body)
             response = await self._request("POST", "/dead-letters/redrive", content=content)
-            result = _decode(response, RedriveReport)
-            redriven += result.redriven
-            skipped += result.skipped
-        return RedriveReport(redriven=redriven, skipped=skipped)
+            report = _decode(response, RedriveReport)
+            if reports and "ids" in body:
+                # What an earlier request has done is no longer found.
+                report = replace(report, not_found=0)
+            reports.append(report)
+            is_further = report.redriven + report.skipped + report.refused > 0
+            if not (report.remaining and is_further):
+                return reports
+            if "all" in body:
+                body = {"all": True, "limit": report.remaining}
 
     async def purge_dead(self) -> int:
         return _decode(await self._request("DELETE", "/dead-letters"), PurgeResult).purged

@@ -19,6 +19,7 @@ from task_queue_engine.errors import (
     IdempotencyKeyReused,
     InvalidQuery,
     InvalidTask,
+    MessageRefused,
     PayloadTooLarge,
     TaskNotFound,
     TaskQueueError,
@@ -91,6 +92,8 @@ def error_of_problem(
             return IdempotencyKeyReused(task_id)
         case ProblemRead(kind="idempotency-key-in-flight"):
             return IdempotencyKeyInFlight()
+        case ProblemRead(kind="message-refused", task_id=str(task_id)):
+            return MessageRefused(task_id, detail.partition("for good: ")[2] or detail)
         case ProblemRead(kind="task-not-found", task_id=str(task_id)):
             return TaskNotFound(task_id)
         case ProblemRead(kind="wrong-state", task_id=str(task_id), task_status=TaskStatus() as was):

@@ -95,7 +95,15 @@ class RedriveReport:
 
     redriven: int = 0
     skipped: int = 0
-    """Their tasks are gone, running or done; the dead letters were removed."""
+    """Nothing was left to do: their tasks are gone, running or done and the dead letters were
+    removed, or another redrive was faster."""
+    refused: int = 0
+    """The queue refuses their messages for good: their tasks are FAILED with that reason, and the
+    dead letters stay."""
+    not_found: int = 0
+    """No dead letters have these ids."""
+    remaining: int = 0
+    """Left for another call, where this one was bounded (an HTTP request is)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -257,7 +265,8 @@ class TaskApi(ABC):
 
     @abstractmethod
     async def redrive(self, ids: Sequence[str] | None = None) -> RedriveReport:
-        """Put dead letters (by id; None: all) back to work: their tasks start a new round."""
+        """Put dead letters (by id; None: all there are now) back to work: their tasks start a new
+        round. Calls may overlap: what another has done is skipped or not found."""
 
     @abstractmethod
     async def purge_dead(self) -> int:
@@ -281,6 +290,21 @@ class EngineApi(TaskApi):
     @property
     @abstractmethod
     def backend_info(self) -> BackendInfo: ...
+
+    @abstractmethod
+    async def redrive(
+        self,
+        ids: Sequence[str] | None = None,
+        *,
+        limit: int | None = None,
+        within: Seconds | None = None,
+    ) -> RedriveReport:
+        """As `TaskApi.redrive`, in pieces where that is wanted: `remaining` says what is left.
+
+        Args:
+            limit: of all, so many at most.
+            within: seconds after which no further batch is begun.
+        """
 
     @abstractmethod
     async def ready(self) -> Readiness:

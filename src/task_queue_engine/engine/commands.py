@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -32,13 +33,14 @@ from task_queue_engine.engine.api import (
 )
 from task_queue_engine.engine.intake import Intake
 from task_queue_engine.engine.pipeline import Pipeline
-from task_queue_engine.engine.redrive import redrive_dead_letters
+from task_queue_engine.engine.redrive import Redriver
 from task_queue_engine.engine.reopening import reopen_and_send
 from task_queue_engine.engine.waiting import Waiters
 from task_queue_engine.errors import (
     BackendUnavailable,
     EngineNotRunning,
     InvalidQuery,
+    MessageRefused,
     TaskNotFound,
     WrongState,
 )
@@ -86,6 +88,7 @@ class Commands(EngineApi):
         self._backend = backend
         self._clock = clock
         self._queue = backend.queue(settings.queue)
+        self._redriver = Redriver(self._queue, backend.store, clock=clock)
         self._waiters = Waiters(self._look)
         self._running: Running | None = None
 
@@ -207,7 +210,7 @@ class Commands(EngineApi):
         # A caller that goes away between reopening and sending must not leave a task without its
         # message.
         with trio.CancelScope(shield=True), _bounded("retrying a task"):
-            (verdict,), _ = await reopen_and_send(
+            (verdict,), refused = await reopen_and_send(
                 self._backend.store,
                 [task_id],
                 queue_of=lambda task: self._backend.queue(task.queue),
@@ -215,6 +218,8 @@ class Commands(EngineApi):
             )
         match verdict:
             case Reopened(task):
+                if task_id in refused:
+                    raise MessageRefused(task_id, refused[task_id].reason)
                 return task
             case NotReopened(task):
                 raise WrongState(
@@ -231,11 +236,18 @@ class Commands(EngineApi):
         self._check_running()
         return await self._queue.dead_letters.page(limit=limit, cursor=cursor)
 
-    async def redrive(self, ids: Sequence[str] | None = None) -> RedriveReport:
+    async def redrive(
+        self,
+        ids: Sequence[str] | None = None,
+        *,
+        limit: int | None = None,
+        within: Seconds | None = None,
+    ) -> RedriveReport:
         self._check_running()
-        return await redrive_dead_letters(
-            self._queue, self._backend.store, clock=self._clock, ids=ids
-        )
+        seconds = math.inf if within is None else to_seconds(within, name="within")
+        if ids is not None:
+            return await self._redriver.some(ids, within=seconds)
+        return await self._redriver.all(limit=limit, within=seconds)
 
     async def purge_dead(self) -> int:
         self._check_running()

@@ -11,7 +11,14 @@ import msgspec
 import trio
 
 from task_queue_engine.actors.messages import SubmitRequest, SubmitResult
-from task_queue_engine.backends.base import AlreadyExists, Created, NewTask, TooLarge, TryAgain
+from task_queue_engine.backends.base import (
+    AlreadyExists,
+    Created,
+    NewTask,
+    Rejected,
+    TooLarge,
+    TryAgain,
+)
 from task_queue_engine.engine.api import Accepted, Refused, Submission, SubmitVerdict
 from task_queue_engine.engine.submission import TaskBuilder
 from task_queue_engine.errors import (
@@ -20,6 +27,7 @@ from task_queue_engine.errors import (
     IdempotencyKeyInFlight,
     IdempotencyKeyReused,
     InvalidTask,
+    MessageRefused,
     PayloadTooLarge,
 )
 from task_queue_engine.execution.checks import PayloadChecks
@@ -144,6 +152,8 @@ class Intake:
                 return Refused(PayloadTooLarge(size, limit))
             case TryAgain(reason):
                 return Refused(BackendUnavailable(reason))
+            case Rejected(reason):
+                return Refused(MessageRefused(task.id, reason))
             case BackendUnavailable():
                 return Refused(result)
 

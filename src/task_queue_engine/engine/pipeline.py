@@ -124,7 +124,7 @@ class Pipeline:
         )
         self.scheduler = Scheduler(
             store=store,
-            queue_of=backend.queue,
+            queue=queue,
             interval=_SCHEDULE_EVERY,
             lead=min(_SCHEDULE_LEAD, queue.max_delay),
             retry=self._retry("scheduler"),
@@ -226,7 +226,7 @@ class Pipeline:
         acker = Acker(
             queue=queue,
             clock=config.clock,
-            retry=self._retry("acker"),
+            retry=self._retry,
             settlements=settlements_in,
             leases=self._lease_events.clone(),
         )

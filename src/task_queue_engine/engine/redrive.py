@@ -3,67 +3,126 @@ deleted: a crash in between leaves it, and doing it again is harmless."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from dataclasses import dataclass
+
+import trio
 
 from task_queue_engine.actors.batching import in_batches
-from task_queue_engine.backends.base import DeadLetter, Done, TaskQueue, TaskStore
+from task_queue_engine.backends.base import DeadLetter, Done, LeaseLost, TaskQueue, TaskStore
 from task_queue_engine.clock import Clock
 from task_queue_engine.engine.api import RedriveReport
 from task_queue_engine.engine.reopening import is_pending, reopen_and_send
 from task_queue_engine.errors import BackendUnavailable
 
 
-async def redrive_dead_letters(
-    queue: TaskQueue, store: TaskStore, *, clock: Clock, ids: Sequence[str] | None = None
-) -> RedriveReport:
-    """Put dead letters (by id; None: all there are now) back to work.
+@dataclass(slots=True)
+class _Tally:
+    redriven: int = 0
+    skipped: int = 0
+    refused: int = 0
 
-    Raises:
-        BackendUnavailable: part of the work may be done; the rest is still in the dead-letter
-            queue.
-    """
-    size = min(queue.max_batch, store.max_batch)
-    redriven = skipped = 0
-    if ids is not None:
-        for batch in in_batches(ids, size):
-            dead_letters = await queue.dead_letters.take(limit=size, ids=batch)
-            done = await _redrive_batch(queue, store, clock, dead_letters)
-            redriven += done
-            skipped += len(dead_letters) - done
-        return RedriveReport(redriven=redriven, skipped=skipped)
-    # Those that come in meanwhile (of what was just redriven, say) are not taken again.
-    left = (await queue.depth()).dead
-    while left > 0:
-        dead_letters = await queue.dead_letters.take(limit=min(size, left))
+    def report(self, *, not_found: int = 0, remaining: int = 0) -> RedriveReport:
+        return RedriveReport(
+            redriven=self.redriven,
+            skipped=self.skipped,
+            refused=self.refused,
+            not_found=not_found,
+            remaining=remaining,
+        )
+
+
+class Redriver:
+    """Redrives the dead letters of one queue, a batch at a time. Calls that overlap take turns at
+    the batches, and what one has done is no longer there for the others; of two engines both may
+    send what both have taken, and the one that deletes a dead letter counts it."""
+
+    def __init__(self, queue: TaskQueue, store: TaskStore, *, clock: Clock) -> None:
+        self._queue = queue
+        self._store = store
+        self._clock = clock
+        self._size = min(queue.max_batch, store.max_batch)
+        self._turn = trio.Lock()
+
+    async def some(self, ids: Sequence[str], *, within: float = math.inf) -> RedriveReport:
+        """Those with these ids.
+
+        Args:
+            within: seconds after which no further batch is begun; `remaining` are left then.
+
+        Raises:
+            BackendUnavailable: part of the work may be done; the rest is still in the dead-letter
+                queue.
+        """
+        deadline = trio.current_time() + within
+        wanted = list(dict.fromkeys(ids))
+        # One search for all of them, which on SQS is what takes long.
+        there = await self._queue.dead_letters.take(limit=len(wanted), ids=wanted)
+        found = [dead_letter.id for dead_letter in there]
+        tally = _Tally()
+        done = 0
+        for batch in in_batches(found, self._size):
+            if done and trio.current_time() >= deadline:
+                break
+            async with self._turn:
+                dead_letters = await self._queue.dead_letters.take(limit=len(batch), ids=batch)
+                await self._redrive(dead_letters, tally)
+            tally.skipped += len(batch) - len(dead_letters)  # gone since then
+            done += len(batch)
+        return tally.report(not_found=len(wanted) - len(found), remaining=len(found) - done)
+
+    async def all(self, *, limit: int | None = None, within: float = math.inf) -> RedriveReport:
+        """All there are now, or the first `limit` of them; see `some`. Those that come in meanwhile
+        (of what was just redriven, say) are not taken again."""
+        deadline = trio.current_time() + within
+        left = (await self._queue.depth()).dead
+        if limit is not None:
+            left = min(left, limit)
+        tally = _Tally()
+        refused: set[str] = set()
+        is_first = True
+        while left > 0 and (is_first or trio.current_time() < deadline):
+            is_first = False
+            async with self._turn:
+                # What the queue refuses stays, and is taken once more.
+                size = min(self._size, left) + len(refused)
+                taken = await self._queue.dead_letters.take(limit=size)
+                dead_letters = [each for each in taken if each.id not in refused][: self._size]
+                if not dead_letters:
+                    left = 0
+                    break
+                refused |= await self._redrive(dead_letters, tally)
+            left -= len(dead_letters)
+        return tally.report(remaining=max(0, left))
+
+    async def _redrive(self, dead_letters: Sequence[DeadLetter], tally: _Tally) -> set[str]:
+        """One batch. Returns the ids of those that stay, since the queue refuses their messages."""
         if not dead_letters:
-            break
-        done = await _redrive_batch(queue, store, clock, dead_letters)
-        redriven += done
-        skipped += len(dead_letters) - done
-        left -= len(dead_letters)
-    return RedriveReport(redriven=redriven, skipped=skipped)
-
-
-async def _redrive_batch(
-    queue: TaskQueue, store: TaskStore, clock: Clock, dead_letters: Sequence[DeadLetter]
-) -> int:
-    if not dead_letters:
-        return 0
-    verdicts, refused = await reopen_and_send(
-        store,
-        [dead_letter.task_id for dead_letter in dead_letters],
-        queue_of=lambda _: queue,
-        clock=clock,
-        # An earlier redrive may have got as far as reopening.
-        pending_too=True,
-    )
-    # One whose message the queue refuses for good is all that is left of it.
-    sent = [dead_letter for dead_letter in dead_letters if dead_letter.task_id not in refused]
-    deleted = await queue.dead_letters.delete(sent)
-    failed = [verdict for verdict in deleted if not isinstance(verdict, Done)]
-    if failed:
-        raise BackendUnavailable(f"{len(failed)} dead letters could not be deleted: {failed[0]}")
-    if refused:
-        reason = next(iter(refused.values())).reason
-        raise BackendUnavailable(f"{len(refused)} dead letters could not be sent: {reason}")
-    return sum(is_pending(verdict) for verdict in verdicts)
+            return set()
+        verdicts, refused = await reopen_and_send(
+            self._store,
+            [dead_letter.task_id for dead_letter in dead_letters],
+            queue_of=lambda _: self._queue,
+            clock=self._clock,
+            # An earlier redrive may have got as far as reopening.
+            pending_too=True,
+        )
+        settled = [
+            (dead_letter, verdict)
+            for dead_letter, verdict in zip(dead_letters, verdicts, strict=True)
+            if dead_letter.task_id not in refused
+        ]
+        deleted = await self._queue.dead_letters.delete([each for each, _ in settled])
+        failed = [each for each in deleted if not isinstance(each, Done | LeaseLost)]
+        if failed:
+            raise BackendUnavailable(
+                f"{len(failed)} dead letters could not be deleted: {failed[0]}"
+            )
+        for (_, verdict), answer in zip(settled, deleted, strict=True):
+            # One that another call has deleted meanwhile is that call's.
+            is_redriven = isinstance(answer, Done) and is_pending(verdict)
+            tally.redriven += is_redriven
+            tally.skipped += not is_redriven
+        tally.refused += len(dead_letters) - len(settled)
+        return {each.id for each in dead_letters if each.task_id in refused}

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import TypeGuard
 
+from task_queue_engine.actors.sending import fail_refused
 from task_queue_engine.backends.base import Done, Message, Rejected, TaskQueue, TaskStore
 from task_queue_engine.clock import Clock
 from task_queue_engine.errors import BackendUnavailable
@@ -31,7 +32,8 @@ async def reopen_and_send(
     pending_too: bool = False,
 ) -> tuple[list[ReopenVerdict], dict[str, Rejected]]:
     """Reopen a batch of tasks. Once this returns each that was reopened is PENDING, and sent or
-    marked as due: then the scheduler sends it when the queue is back.
+    marked as due: then the scheduler sends it when the queue is back. Or it is FAILED again, since
+    the queue will never take its message.
 
     Args:
         pending_too: send those that were PENDING already, too. An extra message is harmless.
@@ -54,6 +56,9 @@ async def reopen_and_send(
     if unsent:
         now = clock.now()
         await store.schedule([(task.id, task.run_at or now) for task in unsent])
+    if refused:
+        tasks = {task.id: task for tasks in to_send.values() for task in tasks}
+        await fail_refused(store, [(tasks[id_], verdict) for id_, verdict in refused.items()])
     return verdicts, refused
 
 
@@ -68,9 +73,9 @@ async def _send(
         return list(tasks)
     unsent = []
     for task, verdict in zip(tasks, verdicts, strict=True):
-        if not isinstance(verdict, Done):
+        if isinstance(verdict, Rejected):
+            refused[task.id] = verdict
+        elif not isinstance(verdict, Done):
             logger.warning("reopened task %s is left to the scheduler: %s", task.id, verdict)
             unsent.append(task)
-            if isinstance(verdict, Rejected):
-                refused[task.id] = verdict
     return unsent

@@ -24,6 +24,7 @@ from task_queue_engine.errors import (
     IdempotencyKeyReused,
     InvalidQuery,
     InvalidTask,
+    MessageRefused,
     PayloadTooLarge,
     TaskNotFound,
     TaskQueueError,
@@ -130,6 +131,13 @@ _PROBLEM_TYPES = (
         "Idempotency key reused",
         "The key belongs to a task of another type, payload or queue, or with another max_attempts "
         "or timeout_seconds than this request names. Nothing was stored.",
+    ),
+    ProblemType(
+        "message-refused",
+        422,
+        "Refused by the queue",
+        "The queue will never take the task's message; `detail` says why. The task is stored, "
+        "FAILED.",
     ),
     ProblemType(
         "header-too-large", 431, "Header too large", "The request's head is over the limit."
@@ -276,6 +284,8 @@ def _of_engine_error(error: TaskQueueError) -> tuple[Problem, Headers]:
         case IdempotencyKeyInFlight():
             problem = make("idempotency-key-in-flight", str(error), field="Idempotency-Key")
             headers = (("Retry-After", "1"),)
+        case MessageRefused():
+            problem = make("message-refused", str(error), task_id=error.task_id)
         case TaskNotFound():
             problem = make("task-not-found", str(error), task_id=error.task_id)
         case WrongState():

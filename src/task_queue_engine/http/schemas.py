@@ -110,6 +110,8 @@ class RedriveRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
         | None
     ) = None
     all: bool = False
+    limit: Annotated[int, Meta(ge=1)] | None = None
+    """Of all, so many at most."""
 
 
 class ListParameters(msgspec.Struct, frozen=True, kw_only=True):
@@ -198,10 +200,16 @@ class BatchResults(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RedriveResult(msgspec.Struct, frozen=True, kw_only=True):
-    """How many dead letters went back to work. `skipped`: their tasks are gone, running or done."""
+    """How many dead letters went back to work. `skipped`: their tasks are gone, running or done, or
+    another redrive was faster. `refused`: the queue will never take their messages, they stay.
+    `not_found`: there are none with these ids. `remaining`: not reached in the time of one request.
+    """
 
     redriven: int
     skipped: int
+    refused: int
+    not_found: int
+    remaining: int
 
 
 class Health(msgspec.Struct, frozen=True, kw_only=True):
@@ -269,6 +277,8 @@ def decode_redrive(body: bytes) -> RedriveRequest:
     wanted = _decode(_redrive, body)
     if wanted.all == (wanted.ids is not None):
         raise InvalidTask('send either "ids" or "all": true', field="ids")
+    if wanted.limit is not None and not wanted.all:
+        raise InvalidTask('goes with "all": true', field="limit")
     return wanted
 
 

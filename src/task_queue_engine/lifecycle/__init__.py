@@ -9,7 +9,7 @@ snooze or an interruption. Terminal is final, unless an operator asks for a new 
 | `claim.py` | which delivery starts an attempt, takes over a dead one, or is settled unrun |
 | `record.py` | what an attempt may write, and when it is fenced |
 | `requests.py` | cancel and reopen |
-| `repair.py` | reclaim an attempt without a message; fail what the broker dead-lettered |
+| `repair.py` | reclaim an attempt without a message; fail what was given up or cannot be sent |
 
 This is the reference every backend is held to. The memory backend calls these functions; the
 others express the same rules as conditional writes and prove it in `testing.conformance`. No rule
@@ -48,8 +48,11 @@ from task_queue_engine.lifecycle.record import (
 )
 from task_queue_engine.lifecycle.repair import (
     DEAD_LETTERED_ERROR_TYPE,
+    MESSAGE_REFUSED_ERROR_TYPE,
     BrokerDeadLetter,
+    PendingFailure,
     decide_fail_dead_lettered,
+    decide_fail_pending,
     decide_reclaim,
 )
 from task_queue_engine.lifecycle.requests import (
@@ -68,6 +71,7 @@ from task_queue_engine.lifecycle.row import Missing, Row, delay_until
 __all__ = [
     "CRASH_ERROR_TYPE",
     "DEAD_LETTERED_ERROR_TYPE",
+    "MESSAGE_REFUSED_ERROR_TYPE",
     "AlreadyFinished",
     "AttemptWrite",
     "BrokerDeadLetter",
@@ -89,6 +93,7 @@ __all__ = [
     "NeedsDeadLetter",
     "NotDue",
     "NotReopened",
+    "PendingFailure",
     "Progress",
     "Receive",
     "RecordVerdict",
@@ -103,6 +108,7 @@ __all__ = [
     "decide_cancel",
     "decide_claim",
     "decide_fail_dead_lettered",
+    "decide_fail_pending",
     "decide_reclaim",
     "decide_record",
     "decide_reopen",

@@ -71,7 +71,8 @@ class NeedsDeadLetter:
 
 @dataclass(frozen=True, slots=True)
 class DuplicateDelivery:
-    """The same delivery of a live attempt, twice: leave it alone, neither run nor delete."""
+    """The same delivery twice, of a live attempt or of one that has just FAILED and is being
+    dead-lettered: leave it alone, neither run nor delete."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +125,9 @@ def decide_claim(
         row.message_id is not None and request.receives_of(row.message_id) > row.receive_count
     ):
         return NeedsDeadLetter(task), None
+    if task.status is TaskStatus.FAILED and request.message_id == row.message_id:
+        # The delivery that failed, twice: whoever had it the first time is dead-lettering it.
+        return DuplicateDelivery(), None
     if task.status.is_terminal:
         return Finished(task.status), None
     if task.status is TaskStatus.PENDING:

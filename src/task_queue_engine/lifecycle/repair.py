@@ -42,6 +42,37 @@ def decide_reclaim(
     return Recorded(new.task.status), new
 
 
+MESSAGE_REFUSED_ERROR_TYPE = "task_queue_engine.errors.MessageRefused"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PendingFailure:
+    """A waiting task can never start: its message cannot be sent, say."""
+
+    task_id: str
+    attempt: int
+    """Of the row when this was found out."""
+    error: TaskError
+
+
+def decide_fail_pending(
+    row: Row | None, failure: PendingFailure, now: datetime
+) -> tuple[RecordVerdict, Row | None]:
+    """FAILED with that error, at no cost of an attempt.
+
+    Fenced where it has started since, or ended otherwise.
+    """
+    if row is None or row.task.attempt != failure.attempt:
+        return Fenced(), None
+    task = row.task
+    if task.status is TaskStatus.FAILED and task.error == failure.error:
+        return Recorded(task.status), None
+    if task.status is not TaskStatus.PENDING:
+        return Fenced(), None
+    new = end(row, now, status=TaskStatus.FAILED, retry_count=task.retry_count, error=failure.error)
+    return Recorded(new.task.status), new
+
+
 DEAD_LETTERED_ERROR_TYPE = "task_queue_engine.errors.MessageGivenUp"
 
 

@@ -14,7 +14,7 @@ from task_queue_engine.backends.sqlite import SqliteBackend
 from task_queue_engine.clock import ManualClock
 from task_queue_engine.testing.conformance import Harness, Promises
 from task_queue_engine.testing.conformance.needs import unmet_needs
-from tests.backends.aws.dynamodb.conformance import DYNAMODB_HARNESSES
+from tests.backends.aws.dynamodb.conformance import DYNAMODB, DYNAMODB_HARNESSES
 from tests.backends.aws.sqs.conformance import AWS_HARNESSES, PAIR_HARNESSES, QUIRKS, SQS
 
 
@@ -46,7 +46,9 @@ HARNESSES: dict[str, Callable[[Path], AbstractAsyncContextManager[Harness]]] = {
     **PAIR_HARNESSES,
 }
 
-PROMISES = dict.fromkeys(AWS_HARNESSES | PAIR_HARNESSES, SQS)
+PROMISES = dict.fromkeys(AWS_HARNESSES | PAIR_HARNESSES, SQS) | dict.fromkeys(
+    DYNAMODB_HARNESSES, DYNAMODB
+)
 """Of those that do not promise everything."""
 
 # The queues of AWS stand beside the memory backend's store here: the rest would test that.

@@ -12,7 +12,7 @@ import apsw
 import pytest
 import trio
 
-from task_queue_engine.backends.base import ListQuery, Message, NewTask
+from task_queue_engine.backends.base import DueChange, ListQuery, Message, NewTask
 from task_queue_engine.lifecycle import Complete, Fail, Progress
 from task_queue_engine.task import TaskStatus
 from task_queue_engine.testing.conformance.harness import claim_request
@@ -92,7 +92,7 @@ async def one_of_each_write(harness: SqliteHarness) -> None:
     await store.record([Fail(task_id=task_id, attempt=1, error=BOOM)])
     await store.reopen([task_id])
     await store.schedule([(task_id, harness.now())])
-    await store.schedule([(task_id, None)])
+    await store.change_due([DueChange(task_id, harness.now(), None)])
     await queue.extend([delivery], visibility=60)
     await queue.dead_letter([harness.dead_lettering(delivery)])
     (dead_letter,) = (await queue.dead_letters.page(limit=1)).dead_letters
@@ -109,8 +109,8 @@ OPERATIONS: dict[str, Operation] = {
     "get": lambda h: h.store.get(["unknown"]),
     "counts": lambda h: h.store.counts(),
     "depth": lambda h: h.queue.depth(),
-    "nothing due": lambda h: h.store.due(before=h.now(), limit=10),
-    "due": lambda h: h.store.due(before=h.later(10**7), limit=10),
+    "nothing due": lambda h: h.store.due("default", before=h.now(), limit=10),
+    "due": lambda h: h.store.due("default", before=h.later(10**7), limit=10),
     "newest": lambda h: h.store.list_tasks(ListQuery(limit=10)),
     "by status": lambda h: h.store.list_tasks(ListQuery(limit=10, status=TaskStatus.PENDING)),
     "by type": lambda h: h.store.list_tasks(ListQuery(limit=10, type="b")),

@@ -15,7 +15,9 @@ from task_queue_engine.backends.aws.dynamodb.store import DynamoStore
 from task_queue_engine.backends.aws.preflight.checks import (
     check_queue,
     check_regions,
+    max_message_bytes,
     parse_redrive_policy,
+    size_findings,
     warn_of_clock,
 )
 from task_queue_engine.backends.aws.preflight.permissions import (
@@ -84,6 +86,8 @@ class AwsBackend:
         client: opened and closed with the backend.
         urls: of the queue called `queue_name`; others lie beside it, see `urls_by_name`.
         check: what else has to hold before work begins; raises where it does not.
+        max_payload: bytes of JSON that submissions may bring, to be compared with what the queues
+            take; None: not known.
     """
 
     def __init__(
@@ -95,6 +99,7 @@ class AwsBackend:
         queue_name: str,
         clock: Clock | None = None,
         check: Check | None = None,
+        max_payload: int | None = None,
     ) -> None:
         self._client = client
         self._urls = urls
@@ -102,6 +107,7 @@ class AwsBackend:
         self._queue_name = queue_name
         self._clock: Clock = clock or SystemClock()
         self._check = check
+        self._max_payload = max_payload
         self._queues: dict[str, SqsQueue] = {}
         self._is_open = False
 
@@ -151,6 +157,7 @@ class AwsBackend:
             queue_name=settings.queue,
             clock=clock,
             check=check,
+            max_payload=settings.max_body_bytes,
         )
 
     @property
@@ -229,10 +236,13 @@ class AwsBackend:
                 self._urls.queue,
                 arn,
             )
-        max_bytes = attributes.get("MaximumMessageSize")
         self.queue(self._queue_name).configure(
-            max_receives=max_receives, max_bytes=int(max_bytes) if max_bytes else None
+            max_receives=max_receives,
+            max_bytes=max_message_bytes(attributes),
+            max_dead_bytes=max_message_bytes(dead),
         )
+        for finding in size_findings(attributes, dead, max_payload=self._max_payload):
+            logger.warning("%s", finding)
         warn_of_clock(self._client)
 
     async def ping(self) -> None:

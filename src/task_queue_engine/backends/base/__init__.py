@@ -37,6 +37,8 @@ from task_queue_engine.backends.base.queue import (
 )
 from task_queue_engine.backends.base.store import (
     Counts,
+    DueChange,
+    DueTask,
     ListQuery,
     NewTask,
     Stranded,
@@ -78,6 +80,8 @@ __all__ = [
     "DeadLettering",
     "Delivery",
     "Done",
+    "DueChange",
+    "DueTask",
     "LeaseLost",
     "ListQuery",
     "Message",

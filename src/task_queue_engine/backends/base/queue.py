@@ -11,7 +11,7 @@ from typing import Protocol
 import msgspec
 
 from task_queue_engine.backends.base.dead_letters import DeadLetterQueue
-from task_queue_engine.backends.base.verdicts import QueueVerdict
+from task_queue_engine.backends.base.verdicts import QueueVerdict, TooLarge
 from task_queue_engine.lifecycle import Receive
 from task_queue_engine.task import Task, TaskError
 
@@ -118,6 +118,12 @@ class TaskQueue(Protocol):
     @property
     def dead_letters(self) -> DeadLetterQueue:
         """Where `dead_letter` moves messages to."""
+        ...
+
+    def too_large(self, message: Message) -> TooLarge | None:
+        """Whether this message, or a later one of the same task, would be over the queue's limit:
+        to be asked before the task is stored. Answered from memory. What it says so of is not
+        sent; what it does not say so of never outgrows the limit."""
         ...
 
     async def send(self, messages: Sequence[Message]) -> list[QueueVerdict]:

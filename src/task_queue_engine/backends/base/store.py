@@ -17,6 +17,7 @@ from task_queue_engine.lifecycle import (
     CancelVerdict,
     ClaimRequest,
     ClaimVerdict,
+    PendingFailure,
     RecordVerdict,
     ReopenVerdict,
 )
@@ -72,6 +73,25 @@ class Counts:
     @property
     def total(self) -> int:
         return self.pending + self.processing + self.completed + self.failed + self.cancelled
+
+
+@dataclass(frozen=True, slots=True)
+class DueTask:
+    """A task whose time has come, and the mark that says so."""
+
+    task: Task
+    due_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class DueChange:
+    """Move a task's due mark, if it is still the one that was read."""
+
+    task_id: str
+    expected: datetime | None
+    """The mark as it was read; None: the task has none."""
+    due_at: datetime | None
+    """The mark to set; None: clear it."""
 
 
 class StrandedKind(Enum):
@@ -154,12 +174,24 @@ class TaskStore(Protocol):
         """For a retry that an operator asks for: see `lifecycle.decide_reopen`."""
         ...
 
-    async def due(self, *, before: datetime, limit: int) -> list[Task]:
-        """PENDING tasks whose `due_at` is at or before `before`, earliest first."""
+    async def due(self, queue: str, *, before: datetime, limit: int) -> list[DueTask]:
+        """PENDING tasks of this queue whose `due_at` is at or before `before`, earliest first.
+        Those of other queues never stand in the way, however many are overdue."""
         ...
 
-    async def schedule(self, items: Sequence[tuple[str, datetime | None]]) -> None:
-        """Set (or with None clear) `due_at` of tasks that are PENDING; others are left alone."""
+    async def schedule(self, items: Sequence[tuple[str, datetime]]) -> None:
+        """Set `due_at` of tasks that are PENDING; others are left alone. Clearing a mark takes
+        `change_due`, which cannot wipe out a newer one."""
+        ...
+
+    async def change_due(self, items: Sequence[DueChange]) -> list[bool]:
+        """Compare and set: whether each has taken effect. It does on a PENDING task whose mark is
+        the expected one, so of several engines that change the same mark one succeeds. A call that
+        raised may have taken effect; made again, it answers False then."""
+        ...
+
+    async def fail_pending(self, items: Sequence[PendingFailure]) -> list[RecordVerdict]:
+        """End tasks that wait and can never start; see `lifecycle.decide_fail_pending`."""
         ...
 
     async def reclaim(self, items: Sequence[tuple[str, int]]) -> list[RecordVerdict]:
@@ -172,5 +204,7 @@ class TaskStore(Protocol):
         ...
 
     async def expire(self, *, finished_before: datetime, limit: int) -> int:
-        """Delete up to `limit` tasks that ended before this; returns how many."""
+        """Delete up to `limit` tasks that ended before this, with their dead letters where the
+        backend can find these (on SQS it cannot: there a FAILED task is kept for as long as a dead
+        letter can be); returns how many."""
         ...

@@ -36,6 +36,7 @@ class Faults:
     ...     ...
     >>> backend.faults.lose_answer("create")                 # done, but the caller sees it fail
     >>> backend.faults.try_again("send", items=3)            # verdict TryAgain for three items
+    >>> backend.faults.reject("send", items=1)               # verdict Rejected for one
     >>> backend.faults.duplicate_deliveries(1)               # the next message arrives twice
     >>> with backend.faults.block("claim") as gate:          # claims stand still ...
     ...     await gate.arrived.wait()                        # ... until the block ends
@@ -47,6 +48,7 @@ class Faults:
         self._unavailable: Counter[str] = Counter()
         self._lost: Counter[str] = Counter()
         self._try_again: Counter[str] = Counter()
+        self._rejected: Counter[str] = Counter()
         self._duplicates = 0
         self._gates: dict[str, Gate] = {}
         self._outages: Counter[str] = Counter()
@@ -79,6 +81,11 @@ class Faults:
         nothing is done about them."""
         self._try_again[operation] += items
 
+    def reject(self, operation: str, items: int = 1) -> None:
+        """The next `items` items of a queue's write get the verdict Rejected and nothing is done
+        about them."""
+        self._rejected[operation] += items
+
     def duplicate_deliveries(self, messages: int = 1) -> None:
         """The next `messages` deliveries are handed out a second time, by the same or the next
         receive: same message, same receive count."""
@@ -86,7 +93,13 @@ class Faults:
 
     def clear(self) -> None:
         """Disarm all faults. Outages and blocks end with their own blocks."""
-        for armed in (self._unavailable, self._lost, self._try_again, self._defects):
+        for armed in (
+            self._unavailable,
+            self._lost,
+            self._try_again,
+            self._rejected,
+            self._defects,
+        ):
             armed.clear()
         self._duplicates = 0
 
@@ -122,6 +135,9 @@ class Faults:
 
     def hits_item(self, operation: str) -> bool:
         return _use_one(self._try_again, operation)
+
+    def rejects_item(self, operation: str) -> bool:
+        return _use_one(self._rejected, operation)
 
     def hits_delivery(self) -> bool:
         if self._duplicates == 0:

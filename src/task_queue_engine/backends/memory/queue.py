@@ -21,6 +21,7 @@ from task_queue_engine.backends.base import (
     QueueVerdict,
     Rejected,
     StrandedKind,
+    TooLarge,
 )
 from task_queue_engine.backends.memory.dead_letters import MemoryDeadLetters
 from task_queue_engine.backends.memory.state import MemoryState, StoredMessage
@@ -55,6 +56,10 @@ class MemoryQueue:
     @property
     def dead_letters(self) -> MemoryDeadLetters:
         return self._dead_letters
+
+    def too_large(self, message: Message) -> TooLarge | None:
+        """None: a message holds the task's id alone."""
+        return None
 
     async def send(self, messages: Sequence[Message]) -> list[QueueVerdict]:
         def put(message: Message) -> QueueVerdict:

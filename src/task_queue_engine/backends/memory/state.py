@@ -13,7 +13,7 @@ from typing import TypeVar
 
 import trio
 
-from task_queue_engine.backends.base import DeadLetter, Delivery, QueueVerdict, TryAgain
+from task_queue_engine.backends.base import DeadLetter, Delivery, QueueVerdict, Rejected, TryAgain
 from task_queue_engine.backends.memory.faults import Faults
 from task_queue_engine.clock import Clock
 from task_queue_engine.errors import BackendUnavailable
@@ -90,14 +90,16 @@ class MemoryState:
         """The same, item by item, for what changes a queue: its receivers look again."""
 
         def all_items() -> list[QueueVerdict]:
-            verdicts = [
-                TryAgain("made to fail by a test")
-                if self.faults.hits_item(operation)
-                else one(item)
-                for item in items
-            ]
+            verdicts = [judge(item) for item in items]
             queue.changed.set()
             return verdicts
+
+        def judge(item: T) -> QueueVerdict:
+            if self.faults.hits_item(operation):
+                return TryAgain("made to fail by a test")
+            if self.faults.rejects_item(operation):
+                return Rejected("refused by a test")
+            return one(item)
 
         return await self.call(operation, all_items)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from datetime import datetime
-from operator import itemgetter
+from operator import attrgetter
 from typing import Any, TypeVar
 
 import msgspec
@@ -16,6 +16,8 @@ from task_queue_engine.backends.base import (
     Counts,
     Created,
     CreateVerdict,
+    DueChange,
+    DueTask,
     ListQuery,
     NewTask,
     TaskPage,
@@ -31,6 +33,7 @@ from task_queue_engine.lifecycle import (
     ClaimRequest,
     ClaimVerdict,
     Complete,
+    PendingFailure,
     Progress,
     RecordVerdict,
     ReopenVerdict,
@@ -165,24 +168,25 @@ class MemoryStore:
             ),
         )
 
-    async def due(self, *, before: datetime, limit: int) -> list[Task]:
-        def look() -> list[Task]:
+    async def due(self, queue: str, *, before: datetime, limit: int) -> list[DueTask]:
+        def look() -> list[DueTask]:
             # A stable sort: those due at one moment stay in the order of their creation.
             found = sorted(
                 (
-                    (row.due_at, row.task)
+                    DueTask(row.task, row.due_at)
                     for row in self._state.rows.values()
                     if row.due_at is not None
                     and row.due_at <= before
                     and row.task.status is TaskStatus.PENDING
+                    and row.task.queue == queue
                 ),
-                key=itemgetter(0),
+                key=attrgetter("due_at"),
             )
-            return [task for _, task in found[:limit]]
+            return found[:limit]
 
         return await self._state.call("due", look)
 
-    async def schedule(self, items: Sequence[tuple[str, datetime | None]]) -> None:
+    async def schedule(self, items: Sequence[tuple[str, datetime]]) -> None:
         def write() -> None:
             for task_id, due_at in items:
                 row = self._state.rows.get(task_id)
@@ -190,6 +194,30 @@ class MemoryStore:
                     self._state.rows[task_id] = replace(row, due_at=due_at)
 
         await self._state.call("schedule", write)
+
+    async def change_due(self, items: Sequence[DueChange]) -> list[bool]:
+        def change(item: DueChange) -> bool:
+            row = self._state.rows.get(item.task_id)
+            if (
+                row is None
+                or row.task.status is not TaskStatus.PENDING
+                or row.due_at != item.expected
+            ):
+                return False
+            self._state.rows[item.task_id] = replace(row, due_at=item.due_at)
+            return True
+
+        return await self._each("change_due", items, change)
+
+    async def fail_pending(self, items: Sequence[PendingFailure]) -> list[RecordVerdict]:
+        return await self._decide(
+            "fail_pending",
+            items,
+            lambda item, now: (
+                item.task_id,
+                lifecycle.decide_fail_pending(self._state.rows.get(item.task_id), item, now),
+            ),
+        )
 
     async def reclaim(self, items: Sequence[tuple[str, int]]) -> list[RecordVerdict]:
         return await self._decide(
@@ -220,6 +248,11 @@ class MemoryStore:
             ][:limit]
             for task_id in old:
                 del self._state.rows[task_id]
+            for queue in self._state.queues.values():
+                for dead_letter in tuple(queue.dead_letters.values()):
+                    if dead_letter.task_id in old:
+                        del queue.dead_letters[dead_letter.id]
+                        queue.moved_by_broker.pop(dead_letter.id, None)
             return len(old)
 
         return await self._state.call("expire", remove)

@@ -20,6 +20,7 @@ from task_queue_engine.backends.base import (
     QueueDepth,
     QueueVerdict,
     Rejected,
+    TooLarge,
 )
 from task_queue_engine.backends.sqlite import dead_letters
 from task_queue_engine.backends.sqlite.batches import Batch, JsonRows
@@ -113,6 +114,10 @@ class SqliteQueue:
         return self._dead_letters
 
     # --- sending and receiving --------------------------------------------------------------
+
+    def too_large(self, message: Message) -> TooLarge | None:
+        """None: a message holds the task's id alone."""
+        return None
 
     async def send(self, messages: Sequence[Message]) -> list[QueueVerdict]:
         verdicts, good = _refuse_bad_delays([message.delay for message in messages])

@@ -79,12 +79,16 @@ TABLES = {"tasks", "large_payloads", "messages", "dead_letters", "counters"}
 
 def _to_2(connection: apsw.Connection) -> None:
     """`hidden_at`: when `visible_at` was set, in microseconds as that. Later than now: the clock
-    was set back since. NULL in what a process of version 1 sends."""
+    was set back since. NULL in what a process of version 1 sends. Dead letters are found by their
+    task, what is due by its queue."""
     connection.execute("ALTER TABLE messages ADD COLUMN hidden_at INTEGER")
     connection.execute(
         "UPDATE messages SET hidden_at = "
         "min(visible_at, CAST(unixepoch('now', 'subsec') * 1000000 AS INTEGER))"
     )
+    connection.execute("CREATE INDEX dead_letters_by_task ON dead_letters (task_id)")
+    connection.execute("DROP INDEX tasks_due")
+    connection.execute("CREATE INDEX tasks_due ON tasks (queue, due_at) WHERE due_at IS NOT NULL")
 
 
 _UPGRADES: tuple[Callable[[apsw.Connection], None], ...] = (_to_2,)

@@ -18,6 +18,8 @@ from task_queue_engine.backends.base import (
     Counts,
     Created,
     CreateVerdict,
+    DueChange,
+    DueTask,
     ListQuery,
     NewTask,
     TaskPage,
@@ -30,6 +32,7 @@ from task_queue_engine.backends.sqlite.rows import (
     NUMBER_OF,
     STATUSES,
     encode_or_none,
+    from_us,
     load,
     save,
     to_us,
@@ -44,6 +47,7 @@ from task_queue_engine.lifecycle import (
     ClaimRequest,
     ClaimVerdict,
     Complete,
+    PendingFailure,
     Recorded,
     RecordVerdict,
     ReopenVerdict,
@@ -96,18 +100,30 @@ _SCHEDULE = Batch(
     f"WHERE tasks.id = new.id AND status = {_PENDING}",
     width=2,
 )
+_CHANGE_DUE = Batch(
+    "WITH new (id, expected, due_at) AS (VALUES {rows}) "
+    "UPDATE tasks SET due_at = new.due_at FROM new "
+    f"WHERE tasks.id = new.id AND tasks.due_at IS new.expected AND status = {_PENDING} "
+    "RETURNING tasks.id",
+    width=3,
+)
 _CANCEL_REQUESTED = Batch(
     "SELECT json_group_array(id) FROM tasks WHERE id IN (VALUES {rows}) AND cancel_requested",
     width=1,
 )
 # Told which index: SQLite would rather look through all that are PENDING. By rowid, as that index
-# has it: however many come due at once, nothing is to be sorted.
+# has it: however many come due at once, nothing is to be sorted. It passes over what is due on
+# other queues, which is much only where no engine serves them (measured: 100,000 rows, 100 ms).
 _DUE = (
-    "SELECT json_group_array(id ORDER BY due_at, number) FROM (SELECT id, due_at, rowid AS number "
-    f"FROM tasks INDEXED BY tasks_due WHERE due_at <= ? AND status = {_PENDING} "
-    "ORDER BY due_at, number LIMIT ?)"
+    "SELECT json_group_array(json_array(id, due_at) ORDER BY due_at, number) FROM ("
+    "SELECT id, due_at, rowid AS number FROM tasks INDEXED BY tasks_due "
+    f"WHERE due_at <= ? AND status = {_PENDING} AND queue = ? ORDER BY due_at, number LIMIT ?)"
 )
+_due = JsonRows(tuple[str, int])
 _EXPIRED = "FROM tasks WHERE finished_at < ? ORDER BY finished_at, id LIMIT ?"
+_EXPIRE_DEAD_LETTERS = (
+    f"DELETE FROM dead_letters WHERE task_id IN (SELECT id {_EXPIRED}) RETURNING queue"
+)
 _EXPIRE = (
     f"DELETE FROM large_payloads WHERE task_id IN (SELECT id {_EXPIRED})",
     f"DELETE FROM tasks WHERE id IN (SELECT id {_EXPIRED})",
@@ -208,10 +224,27 @@ class SqliteStore:
 
         return await self._decide([(item.task_id, fail(item)) for item in items])
 
-    async def schedule(self, items: Sequence[tuple[str, datetime | None]]) -> None:
+    async def fail_pending(self, items: Sequence[PendingFailure]) -> list[RecordVerdict]:
+        def fail(failure: PendingFailure) -> Decide[RecordVerdict]:
+            return lambda row, now: lifecycle.decide_fail_pending(row, failure, now)
+
+        return await self._decide([(item.task_id, fail(item)) for item in items])
+
+    async def schedule(self, items: Sequence[tuple[str, datetime]]) -> None:
         # The last one counts where a task is named twice.
-        rows = [(task_id, to_us_or_none(due_at)) for task_id, due_at in dict(items).items()]
+        rows = [(task_id, to_us(due_at)) for task_id, due_at in dict(items).items()]
         await self._file.write(lambda t: _SCHEDULE.run(t.execute, rows))
+
+    async def change_due(self, items: Sequence[DueChange]) -> list[bool]:
+        rows = [
+            (item.task_id, to_us_or_none(item.expected), to_us_or_none(item.due_at))
+            for item in items
+        ]
+        changed = {
+            task_id
+            for (task_id,) in await self._file.write(lambda t: _CHANGE_DUE.run(t.execute, rows))
+        }
+        return [item.task_id in changed for item in items]
 
     async def expire(self, *, finished_before: datetime, limit: int) -> int:
         which = (to_us(finished_before), limit)
@@ -220,6 +253,9 @@ class SqliteStore:
             counted = transaction.execute(
                 f"SELECT status, count(*) FROM (SELECT status {_EXPIRED}) GROUP BY status", which
             ).fetchall()
+            # A dead letter without its task could not be redriven any more.
+            for (queue,) in transaction.execute(_EXPIRE_DEAD_LETTERS, which).fetchall():
+                transaction.counters[f"dead:{queue}"] -= 1
             for statement in _EXPIRE:
                 transaction.execute(statement, which)
             for status, number in counted:
@@ -259,14 +295,14 @@ class SqliteStore:
         )
         return [task_id in asked for task_id in task_ids]
 
-    async def due(self, *, before: datetime, limit: int) -> list[Task]:
-        which = (to_us(before), limit)
+    async def due(self, queue: str, *, before: datetime, limit: int) -> list[DueTask]:
+        which = (to_us(before), queue, limit)
 
-        def look(transaction: Transaction) -> list[Task]:
+        def look(transaction: Transaction) -> list[DueTask]:
             with transaction.connection:  # one snapshot
-                ids = _ids.of(transaction.execute(_DUE, which).fetchall())
-                rows = load(transaction.execute, ids)
-            return [rows[task_id].task for task_id in ids]
+                found = _due.of(transaction.execute(_DUE, which).fetchall())
+                rows = load(transaction.execute, [task_id for task_id, _ in found])
+            return [DueTask(rows[task_id].task, from_us(due_at)) for task_id, due_at in found]
 
         return await self._file.read(look)
 

@@ -11,7 +11,7 @@ from task_queue_engine.cli.failures import NothingFound
 from task_queue_engine.cli.options import operating
 from task_queue_engine.cli.output import list_of_dead_letters
 from task_queue_engine.cli.session import Session
-from task_queue_engine.engine.api import TaskApi
+from task_queue_engine.engine.api import RedriveReport, TaskApi
 from task_queue_engine.engine.views import DeadLetterList, PurgeResult
 from task_queue_engine.limits import DEFAULT_PAGE, MAX_PAGE
 
@@ -64,12 +64,17 @@ def redrive(session: Session, ids: tuple[str, ...], everything: bool) -> None:
         raise click.UsageError("give the ids of dead letters, or --all")
     wanted = None if everything else tuple(dict.fromkeys(ids))
     report = session.run(lambda operations: operations.redrive(wanted))
-    session.show(
-        report, lambda: f"{report.redriven} redriven, {report.skipped} had nothing left to redrive"
-    )
-    missing = len(wanted) - report.redriven - report.skipped if wanted else 0
+    session.show(report, lambda: _said(report))
+    missing = len(wanted) - report.redriven - report.skipped - report.refused if wanted else 0
     if missing > 0:
         raise NothingFound(f"{missing} of these dead letters do not exist")
+
+
+def _said(report: RedriveReport) -> str:
+    said = f"{report.redriven} redriven, {report.skipped} had nothing left to redrive"
+    if report.refused:
+        said += f", {report.refused} stay: the queue refuses their messages (tqe status says why)"
+    return said
 
 
 @dlq.command()

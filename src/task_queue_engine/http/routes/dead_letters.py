@@ -18,6 +18,10 @@ from task_queue_engine.http.schemas import (
 
 TAG = "dead letters"
 
+# Of a request's time limit: after this part of it a redrive begins no further batch, so that the
+# one under way can end and the answer with its count is in time.
+_SHARE = 3
+
 
 class DeadLetterRoutes:
     def __init__(self, state: AppState) -> None:
@@ -49,12 +53,26 @@ class DeadLetterRoutes:
         """Put dead letters back to work.
 
         The body says which: `{"ids": ["...", ...]}` or `{"all": true}`. Their tasks start a new
-        round.
+        round. A request does what it can in a third of the server's time limit and says what it has
+        done; where `remaining` is not 0 repeat it, for all with `"limit": remaining`, so that what
+        fails again meanwhile is not redriven for ever.
         """
         wanted = decode_redrive(await read_json(request))
         with self._state.request_deadline():
-            report = await self._engine.redrive(wanted.ids)
-        return respond(RedriveResult(redriven=report.redriven, skipped=report.skipped))
+            report = await self._engine.redrive(
+                wanted.ids,
+                limit=wanted.limit,
+                within=self._state.settings.request_timeout / _SHARE,
+            )
+        return respond(
+            RedriveResult(
+                redriven=report.redriven,
+                skipped=report.skipped,
+                refused=report.refused,
+                not_found=report.not_found,
+                remaining=report.remaining,
+            )
+        )
 
     @tag([TAG])
     @document_response(PurgeResult)

@@ -44,6 +44,8 @@ class Promises:
     their lease ends.)"""
     exact_stranded: bool = True
     """`stranded` knows which messages exist."""
+    expires_dead_letters: bool = True
+    """`expire` deletes the dead letters of the tasks that it deletes."""
 
 
 class Harness:

@@ -109,6 +109,6 @@ async def _compare_everything(both: Pairwise) -> None:
             query = ListQuery(status=status, type=type_name, limit=2)
             await both.same(partial(_list_all, query=query))
     now = both.clock.now()
-    await both.same(lambda backend: backend.store.due(before=now, limit=100))
+    await both.same(lambda backend: backend.store.due("default", before=now, limit=100))
     await both.same(_all_dead_letters)
     await both.same(lambda backend: _all_stranded(backend, now))

@@ -15,6 +15,7 @@ from task_queue_engine.backends.base import (
     DeadLetter,
     DeadLettering,
     Delivery,
+    DueChange,
     Message,
     NewTask,
 )
@@ -26,6 +27,7 @@ from task_queue_engine.lifecycle import (
     Complete,
     Fail,
     Interrupt,
+    PendingFailure,
     Progress,
     ScheduleRetry,
     ScheduleSnooze,
@@ -301,7 +303,7 @@ def handling(draw: st.DrawFn) -> Operation:
 @st.composite
 def asking(draw: st.DrawFn) -> Operation:
     ids = draw(some_ids)
-    what = draw(st.sampled_from(["cancel", "reopen", "reclaim", "schedule", "unschedule"]))
+    what = draw(st.sampled_from(["cancel", "reopen", "reclaim", "schedule", "unschedule", "fail"]))
 
     async def ask(both: Pairwise) -> None:
         rows = await both.model.store.get(ids)
@@ -315,9 +317,20 @@ def asking(draw: st.DrawFn) -> Operation:
                     (id_, row.attempt if row else 1) for id_, row in zip(ids, rows, strict=True)
                 ]
                 await both.same(lambda backend: backend.store.reclaim(items))
-            case _:
-                at = both.later(5) if what == "schedule" else None
+            case "fail":
+                failures = [
+                    PendingFailure(task_id=id_, attempt=row.attempt if row else 0, error=ERROR)
+                    for id_, row in zip(ids, rows, strict=True)
+                ]
+                await both.same(lambda backend: backend.store.fail_pending(failures))
+            case "schedule":
+                at = both.later(5)
                 await both.same(lambda backend: backend.store.schedule([(id_, at) for id_ in ids]))
+            case _:
+                found = await both.model.store.due("default", before=both.later(10**8), limit=100)
+                marks = {each.task.id: each.due_at for each in found}
+                changes = [DueChange(id_, marks.get(id_), None) for id_ in dict.fromkeys(ids)]
+                await both.same(lambda backend: backend.store.change_due(changes))
 
     return ask
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from task_queue_engine.backends.base import Done
+from task_queue_engine.backends.base import DeadLettering, Delivery, Done
 from task_queue_engine.lifecycle import (
     AlreadyFinished,
     Cancel,
@@ -21,6 +21,7 @@ from task_queue_engine.lifecycle import (
 )
 from task_queue_engine.task import TaskError, TaskStatus, new_task_id
 from task_queue_engine.testing.conformance.harness import Harness
+from task_queue_engine.testing.conformance.needs import needs
 
 ERROR = TaskError(type="ValueError", message="no")
 
@@ -46,7 +47,7 @@ async def test_cancel_of_a_task_that_waits_for_its_time(harness: Harness) -> Non
     await harness.store.schedule([(task.id, harness.later(3600))])
     await harness.store.cancel([task.id])
     await harness.advance(4000)
-    assert await harness.store.due(before=harness.now(), limit=10) == []
+    assert await harness.store.due(harness.queue.name, before=harness.now(), limit=10) == []
     assert (await harness.get(task.id)).run_at is None
 
 
@@ -204,6 +205,39 @@ async def test_expire_forgets_what_ended_long_ago(harness: Harness) -> None:
     assert all(task is not None for task in kept)
     counts = await harness.store.counts()
     assert (counts.pending, counts.processing, counts.cancelled) == (1, 1, 1)
+
+
+@needs("expires_dead_letters")
+async def test_a_task_and_its_dead_letter_are_forgotten_together(harness: Harness) -> None:
+    """Left behind, the dead letter would be deleted by a redrive that finds no task for it."""
+
+    async def dead_letter(delivery: Delivery) -> None:
+        item = DeadLettering(delivery=delivery, reason="no use", at=harness.now())
+        assert await harness.queue.dead_letter([item]) == [Done()]
+
+    old, delivery = await harness.start()
+    await harness.store.record([Fail(task_id=old.id, attempt=1, error=ERROR)])
+    await dead_letter(delivery)
+    retried, delivery = await harness.start()
+    await harness.store.record([Fail(task_id=retried.id, attempt=1, error=ERROR)])
+    await dead_letter(delivery)
+    await harness.store.reopen([retried.id])
+    await harness.store.cancel([retried.id])
+    unknown = harness.make_task()
+    await harness.send(unknown)
+    await dead_letter(await harness.receive_one())
+    await harness.advance(100)
+    cut = harness.now()
+    young, delivery = await harness.start()
+    await harness.store.record([Fail(task_id=young.id, attempt=1, error=ERROR)])
+    await dead_letter(delivery)
+
+    assert await harness.store.expire(finished_before=cut, limit=10) == 2
+
+    left = (await harness.queue.dead_letters.page(limit=10)).dead_letters
+    assert {each.task_id for each in left} == {young.id, unknown.id}
+    if harness.promises.exact_depth:
+        assert (await harness.queue.depth()).dead == 2
 
 
 async def test_a_message_of_a_forgotten_task_finds_no_row(harness: Harness) -> None:

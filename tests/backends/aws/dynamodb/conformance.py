@@ -89,12 +89,14 @@ def dynamodb_harness(server_name: str) -> Callable[[Path], AbstractAsyncContextM
             yield Harness(
                 backend,
                 clock=clock,
-                promises=Promises(),
+                promises=DYNAMODB,
                 make_another=lambda: DynamoWithMemoryQueue(server, clock),
             )
 
     return harness
 
+
+DYNAMODB = Promises(expires_dead_letters=False)
 
 DYNAMODB_HARNESSES = {
     "dynamodb": dynamodb_harness("dynamodb-local"),

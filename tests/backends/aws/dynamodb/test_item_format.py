@@ -216,6 +216,11 @@ def test_a_finished_task_expires_where_there_is_a_retention() -> None:
     assert "expires_at" not in item_format.changeable(Row(task=ended), retention=0)
     expiring = item_format.changeable(Row(task=ended), retention=3600)
     assert expiring["expires_at"] == {"N": str(int(NOW.timestamp()) + 3600)}
+    # As long as its dead letter: SQS keeps that for 14 days at most.
+    failed = msgspec.structs.replace(ended, status=TaskStatus.FAILED)
+    for retention, days in ((3600, 15), (20 * 86400, 20)):
+        expiring = item_format.changeable(Row(task=failed), retention=retention)
+        assert expiring["expires_at"] == {"N": str(int(NOW.timestamp()) + days * 86400)}
     waiting = make_task()
     assert "expires_at" not in item_format.changeable(Row(task=waiting), retention=3600)
 

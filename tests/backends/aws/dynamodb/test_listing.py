@@ -297,8 +297,24 @@ async def test_due_tasks_are_merged_over_their_shards(
     for task in order:
         clock.advance(1)
         await store.schedule([(task.id, clock.now())])
-    due = await store.due(before=clock.now(), limit=8)
-    assert [task.id for task in due] == [task.id for task in order[:8]]
+    due = await store.due("default", before=clock.now(), limit=8)
+    assert [each.task.id for each in due] == [task.id for task in order[:8]]
+
+
+async def test_what_is_overdue_on_other_queues_is_read_once(
+    store: DynamoStore, client: FaultyClient, clock: ManualClock
+) -> None:
+    """Their engines do not run: a look reads past them in the index, and not their rows again."""
+    others = await create(store, clock, 30, queue="other")
+    await store.schedule([(task.id, clock.now()) for task in others])
+    clock.advance(1)
+    (mine,) = await create(store, clock, 1)
+    await store.schedule([(mine.id, clock.now())])
+    for known in (False, True):
+        client.calls.clear()
+        (due,) = await store.due("default", before=clock.now(), limit=5)
+        assert due.task.id == mine.id
+        assert (client.calls["BatchGetItem"] > 1) != known
 
 
 async def test_looking_for_due_tasks_costs_little_when_there_are_none(
@@ -307,7 +323,7 @@ async def test_looking_for_due_tasks_costs_little_when_there_are_none(
     await start(store, clock, 10)
     await create(store, clock, 10)
     client.calls.clear()
-    assert await store.due(before=clock.now(), limit=100) == []
+    assert await store.due("default", before=clock.now(), limit=100) == []
     assert client.calls["Query"] == 4
     assert client.calls["BatchGetItem"] == 0
 

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import trio
 
+from task_queue_engine.backends.aws.dynamodb import late_retention
 from task_queue_engine.backends.aws.dynamodb.schema import (
     INDEXES,
     TTL_ATTRIBUTE,
@@ -167,11 +168,11 @@ async def test_finished_tasks_expire_by_ttl_where_there_is_a_retention(
                 Fail(task_id=failed.id, attempt=1, error=ERROR),
             ]
         )
-        expected = {"N": str(int(clock.now().timestamp()) + 3600)}
-        for task in (done, failed):
+        # A FAILED one as long as its dead letter, without which it could not be redriven.
+        for task, kept in ((done, 3600), (failed, 15 * 86400)):
             item = await table.item(task.id)
             assert item is not None
-            assert item[TTL_ATTRIBUTE] == expected
+            assert item[TTL_ATTRIBUTE] == {"N": str(int(clock.now().timestamp()) + kept)}
         item = await table.item(running.id)
         assert item is not None
         assert TTL_ATTRIBUTE not in item
@@ -186,6 +187,56 @@ async def test_finished_tasks_expire_by_ttl_where_there_is_a_retention(
         clock.advance(10**6)
         assert await store.expire(finished_before=clock.now(), limit=10) == 0
         assert await store.get([done.id]) != [None]
+
+
+async def test_a_retention_that_is_set_later_finds_what_ended_before(
+    table: Table, clock: ManualClock
+) -> None:
+    async with (store := table.store(clock=clock)).open():
+        done, failed, running, reopened = await start(store, clock, 4)
+        await store.record(
+            [
+                Complete(task_id=done.id, attempt=1, result=1),
+                Fail(task_id=failed.id, attempt=1, error=ERROR),
+                Fail(task_id=reopened.id, attempt=1, error=ERROR),
+            ]
+        )
+        await store.reopen([reopened.id])
+        ended_at = int(clock.now().timestamp())
+    clock.advance(1000)
+    stores = [table.store(clock=clock, retention=3600) for _ in range(2)]
+    async with stores[0].open(), stores[1].open():
+        for store in stores:
+            assert await store.expire(finished_before=clock.now(), limit=10) == 0
+        for task, kept in ((done, 3600), (failed, 15 * 86400), (running, None), (reopened, None)):
+            item = await table.item(task.id)
+            assert item is not None
+            expected = None if kept is None else {"N": str(ended_at + kept)}
+            assert item.get(TTL_ATTRIBUTE) == expected
+        # It rests then, and costs next to nothing.
+        for store in stores:
+            await store.expire(finished_before=clock.now(), limit=10)
+            before = store.usage().by_step["expire"].requests
+            for _ in range(5):
+                clock.advance(30)
+                await store.expire(finished_before=clock.now(), limit=10)
+            assert store.usage().by_step["expire"].requests == before
+
+
+async def test_the_walk_for_a_late_retention_goes_on_where_another_engine_has_left_it(
+    table: Table, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(late_retention, "_PIECE", 5)
+    monkeypatch.setattr(late_retention, "_PAGE", 5)
+    async with (store := table.store(clock=clock)).open():
+        tasks = await start(store, clock, 40)
+        await store.record([Complete(task_id=task.id, attempt=1, result=1) for task in tasks])
+    clock.advance(1000)
+    for _ in range(40):  # short-lived workers
+        async with (store := table.store(clock=clock, retention=3600)).open():
+            await store.expire(finished_before=clock.now(), limit=10)
+    items = [await table.item(task.id) for task in tasks]
+    assert all(item is not None and TTL_ATTRIBUTE in item for item in items)
 
 
 async def test_a_repair_follows_what_ttl_has_deleted(table: Table, clock: ManualClock) -> None:

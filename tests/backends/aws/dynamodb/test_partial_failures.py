@@ -129,7 +129,7 @@ async def test_no_permission_in_mid_run(
         lambda: store.create([NewTask(task=make_task(clock))]),
         lambda: store.get([new_task_id()]),
         lambda: store.counts(),
-        lambda: store.due(before=clock.now(), limit=1),
+        lambda: store.due("default", before=clock.now(), limit=1),
     ]
     for call in calls:
         with pytest.raises(BackendUnavailable, match="no identity-based policy"):

@@ -25,12 +25,15 @@ ARN = "arn:aws:sqs:us-east-1:1:"
 QUEUE = "https://sqs.us-east-1.amazonaws.com/123456789012/tasks"
 
 
-def backend_on(url: str, urls: QueueUrls = URLS, **options: Any) -> AwsBackend:
+def backend_on(
+    url: str, urls: QueueUrls = URLS, max_payload: int | None = None, **options: Any
+) -> AwsBackend:
     return AwsBackend(
         client=client_of(url, "AKID", "secret", **options),
         urls=urls,
         store=MemoryAwsStore(ManualClock()),
         queue_name="default",
+        max_payload=max_payload,
     )
 
 
@@ -127,6 +130,42 @@ async def test_what_the_queue_says_about_itself_is_taken_over(
             queue = backend.queue("default")
             assert (queue._max_receives, queue._max_bytes) == (5, 1000)
     assert not caplog.records
+
+
+@pytest.mark.parametrize(
+    ("sizes", "warnings"),
+    [
+        ({"tasks": "1048576", "tasks-dlq": "1048576"}, []),
+        ({}, []),
+        (
+            {"tasks": "262144", "tasks-dlq": "262144"},
+            ["SQS_QUEUE_URL takes messages of 262144 bytes, so payloads near TQE_MAX_BODY_BYTES "],
+        ),
+        (
+            {"tasks": "1048576", "tasks-dlq": "262144"},
+            ["SQS_DLQ_URL takes messages of 262144 bytes, SQS_QUEUE_URL of 1048576: "],
+        ),
+    ],
+)
+async def test_limits_that_do_not_fit_together_are_told_at_the_start(
+    sizes: dict[str, str], warnings: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    def reply(request: Request) -> Answer:
+        name = request.parameters.get("QueueUrl", "").rpartition("/")[2]
+        said = {"MaximumMessageSize": sizes[name]} if name in sizes else {}
+        policy = json.dumps({"deadLetterTargetArn": f"{ARN}tasks-dlq", "maxReceiveCount": "3"})
+        return attributes(request, RedrivePolicy=policy, **said)
+
+    async with serving() as server:
+        server.default = reply
+        backend = backend_on(server.url, max_payload=256 * 1024)
+        async with backend.open():
+            queue = backend.queue("default")
+            assert queue._max_bytes == int(sizes.get("tasks", 1048576))
+            assert queue._max_dead_bytes == int(sizes.get("tasks-dlq", 1048576))
+    found = [record.getMessage() for record in caplog.records]
+    assert len(found) == len(warnings)
+    assert all(one.startswith(start) for one, start in zip(found, warnings, strict=True))
 
 
 @pytest.mark.parametrize(

@@ -71,6 +71,12 @@ def denied(operation: str, starting: str = "") -> Callable[[Request], Answer]:
     return reply
 
 
+def small_messages(request: Request) -> Answer:
+    found = json.loads(fake_aws.healthy(request).data.partition(b"\r\n\r\n")[2])
+    found["Attributes"]["MaximumMessageSize"] = "262144"
+    return answer(found)
+
+
 def skewed(request: Request) -> Answer:
     theirs = time.time() - 1200
     if abs(request.signed_for - theirs) < 300:
@@ -115,6 +121,12 @@ CASES: dict[str, tuple[str, Reply, FindingStatus, str]] = {
         but({"GetQueueAttributes": denied("sqs:GetQueueAttributes", "tasks-dlq")}),
         FindingStatus.FAILED,
         "not authorized to perform: sqs:GetQueueAttributes",
+    ),
+    "small messages": (
+        "message size",
+        but({"GetQueueAttributes": small_messages}),
+        FindingStatus.WARNING,
+        "SQS_QUEUE_URL takes messages of 262144 bytes, so payloads near TQE_MAX_BODY_BYTES ",
     ),
     "no redrive": (
         "redrive policy",
@@ -262,7 +274,7 @@ async def test_no_check_is_left_out_above(monkeypatch: Any) -> None:
     found = await examined(monkeypatch, but({}))
     assert [finding for finding in found.findings if finding.health is not FindingStatus.OK] == []
     elsewhere = {"credentials", "region"}  # in the tests below
-    only_when_red = {"retention", "dead letters"}
+    only_when_red = {"retention", "dead letters", "message size"}
     red = {what for what, *_ in CASES.values()}
     assert {finding.what for finding in found.findings} - elsewhere == red - only_when_red
 

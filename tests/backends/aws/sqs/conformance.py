@@ -152,6 +152,7 @@ SQS = Promises(
     same_message_after_delay=False,
     cancelled_receive_takes_nothing=False,
     exact_stranded=False,
+    expires_dead_letters=False,
 )
 
 AWS_HARNESSES = {

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from typing import Any
 
+import msgspec
 import pytest
 import trio
 
@@ -13,10 +15,13 @@ from task_queue_engine.backends.base import (
     LeaseLost,
     Message,
     Rejected,
+    TooLarge,
     TryAgain,
 )
 from task_queue_engine.errors import BackendUnavailable
+from task_queue_engine.task import TaskError
 from tests.backends.aws.sqs.queues import (
+    NOW,
     URLS,
     dead_lettering,
     make_delivery,
@@ -176,6 +181,84 @@ async def test_attributes_count_and_bytes_are_what_counts() -> None:
             queue.configure(max_receives=3, max_bytes=limit)
             (found,) = await queue.send([Message(task=make_task(payload="☃"))])
             assert isinstance(found, verdict)
+
+
+async def test_what_may_be_stored_can_be_sent_however_its_task_grows() -> None:
+    """A task of the largest size that is not refused before it is stored: its retries have counts
+    and times, an error with its traceback and progress on them."""
+    limit = 262_144
+    async with serving() as server, queue_on(server) as queue:
+        server.default = all_well
+        queue.configure(max_receives=3, max_bytes=limit)
+
+        def message(size: int, **fields: object) -> Message:
+            return Message(task=make_task(payload="☃" * (size // 3), **fields))
+
+        sizes = range(limit - 4000, limit, 12)
+        fits = [size for size in sizes if queue.too_large(message(size)) is None]
+        assert fits
+        assert len(fits) < len(sizes)
+        largest = max(fits)
+        assert largest == sizes[len(fits) - 1]
+        said = queue.too_large(message(largest + 12))
+        assert isinstance(said, TooLarge)
+        assert said.limit < said.size <= said.limit + 16
+        grown = message(
+            largest,
+            retry_count=10**9,
+            attempt=10**9,
+            run_at=NOW,
+            started_at=NOW,
+            worker="w" * 200,
+            progress="p" * 10_000,
+            error=TaskError(type="E", message="m" * 1000, traceback="t" * 100_000),
+        )
+        assert await queue.send([message(largest), grown]) == [Done(), Done()]
+        sent = [entry for request in server.requests for entry in request.parameters["Entries"]]
+        body = json.loads(sent[-1]["MessageBody"])
+        assert body["error"] is body["progress"] is None
+        assert (body["retry_count"], body["payload"]) == (10**9, grown.task.payload)
+
+
+async def test_error_and_progress_are_sent_where_there_is_room() -> None:
+    async with serving() as server, queue_on(server) as queue:
+        server.default = all_well
+        error = TaskError(type="E", message="m", traceback="t" * 100_000)
+        await queue.send([Message(task=make_task(error=error, progress=0.5))])
+        (entry,) = server.requests[0].parameters["Entries"]
+        body = json.loads(entry["MessageBody"])
+        assert (body["error"]["message"], body["progress"]) == ("m", 0.5)
+
+
+@pytest.mark.parametrize("limit", [1_048_576, 200_000, 150_100, 100_000, 1_024])
+async def test_dead_letters_fit_into_the_dead_letter_queue(limit: int) -> None:
+    """Which may take less than the queue that they come from."""
+    task = make_task(
+        payload="x" * 100_000,
+        error=TaskError(type="E", message="m", traceback="t" * 50_000),
+        progress="p",
+    )
+    delivery = make_delivery(body=msgspec.json.encode(task))
+    error = TaskError(type="E", message="m" * 500, traceback="t" * 60_000)
+    async with serving() as server, queue_on(server) as queue:
+        server.default = all_well
+        queue.configure(max_receives=3, max_bytes=1_048_576, max_dead_bytes=limit)
+        item = dead_lettering(delivery, task_type="email", attempts=3, error=error)
+        assert await queue.dead_letter([item]) == [Done()]
+        (entry,) = next(
+            request.parameters["Entries"]
+            for request in server.requests
+            if request.operation == "SendMessageBatch"
+        )
+    body = json.loads(entry["MessageBody"])
+    assert body["id"] == task.id
+    assert ("payload" in body) == (limit > 100_100)
+    assert ("progress" in body) == (limit > 151_000)
+    attributes = entry["MessageAttributes"]
+    assert attributes["Reason"]["StringValue"] == "a test"
+    written = json.loads(attributes["Error"]["StringValue"])
+    assert written["type"] == "E"
+    assert (written["traceback"] is not None) == (limit in (1_048_576, 100_000))
 
 
 async def test_delays_are_whole_seconds_and_never_early() -> None:
@@ -430,3 +513,42 @@ async def test_the_watcher_looks_only_where_something_may_have_changed() -> None
         count = 3
         assert len(await queue.dead_letters.moved_by_broker()) == 3
         assert len(looks) == 4
+
+
+async def test_very_many_dead_letters_do_not_hide_one_that_sqs_has_moved() -> None:
+    """It is handed out last, behind those that engines have written."""
+    number = 2_500
+    written = {"Reason": {"DataType": "String", "StringValue": "attempts exhausted"}}
+    waiting = [
+        {
+            "MessageId": f"m{i}",
+            "ReceiptHandle": f"r{i}",
+            "Body": f'{{"id":"t{i}"}}',
+            "Attributes": {"ApproximateReceiveCount": "1", "SentTimestamp": "1"},
+            **({"MessageAttributes": written} if i < number - 1 else {}),
+        }
+        for i in range(number)
+    ]
+    given_back: set[str] = set()
+    left = list(waiting)
+
+    def reply(request: Request) -> Answer:
+        if request.operation == "GetQueueAttributes":
+            return answer({"Attributes": {"ApproximateNumberOfMessages": str(number)}})
+        if request.operation == "ReceiveMessage":
+            found = left[:10]
+            del left[:10]
+            return answer({"Messages": found})
+        given_back.update(entry["ReceiptHandle"] for entry in request.parameters["Entries"])
+        return all_well(request)
+
+    async with serving() as server, queue_on(server) as queue:
+        server.default = reply
+        (found,) = await queue.dead_letters.moved_by_broker()
+        assert (found.task_id, found.message_id) == (f"t{number - 1}", f"m{number - 1}")
+        assert given_back == {f"r{i}" for i in range(number)}
+        # A look at so many is not made again because some have come or gone.
+        looks = len(server.requests)
+        number += 7
+        assert await queue.dead_letters.moved_by_broker() == (found,)
+        assert len(server.requests) == looks + 1

@@ -9,7 +9,7 @@ what was found.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Literal, assert_never
 
@@ -27,6 +27,7 @@ from task_queue_engine.backends.aws.dynamodb.item_format import (
     text,
 )
 from task_queue_engine.backends.aws.dynamodb.schema import IndexPartition
+from task_queue_engine.backends.base import DueChange
 from task_queue_engine.lifecycle import (
     AttemptWrite,
     Cancel,
@@ -153,7 +154,7 @@ def record(write: AttemptWrite, now: datetime, token: str, *, retention: float) 
             for name in _LEFT_ALONE.get(status, ()):
                 del sets[name]
             if retention:
-                sets[schema.TTL_ATTRIBUTE] = expiry(now, retention)
+                sets[schema.TTL_ATTRIBUTE] = expiry(now, status, retention)
             removes += tuple(name for name in ("result", "error") if name not in sets)
             if isinstance(write, Fail):
                 increments = ("retry_count",)
@@ -230,16 +231,40 @@ def change(read: Item, row: Row, token: str, *, retention: float) -> Update:
     )
 
 
-def mark_due(task_id: str, due_at: datetime | None) -> Update:
+def mark_due(task_id: str, due_at: datetime) -> Update:
     """`TaskStore.schedule` of one task."""
-    names = ("due_at", "due_shard")
     return Update(
         task_id=task_id,
-        sets={}
-        if due_at is None
-        else {"due_at": moment(due_at), "due_shard": text(schema.due_shard(task_id))},
-        removes=names if due_at is None else (),
+        sets={"due_at": moment(due_at), "due_shard": text(schema.due_shard(task_id))},
         conditions=(Condition("status", "=", _PENDING),),
+    )
+
+
+def change_due(change: DueChange) -> Update:
+    """`TaskStore.change_due` of one task."""
+    is_as_expected = (
+        Condition("due_at", "missing")
+        if change.expected is None
+        else Condition("due_at", "=", moment(change.expected))
+    )
+    conditions = (Condition("status", "=", _PENDING), is_as_expected)
+    if change.due_at is not None:
+        return replace(mark_due(change.task_id, change.due_at), conditions=conditions)
+    return Update(
+        task_id=change.task_id, sets={}, removes=("due_at", "due_shard"), conditions=conditions
+    )
+
+
+def expire_at(read: Item, expires_at: AttributeValue) -> Update:
+    """Let a task expire that ended without a time to, unless it has been reopened."""
+    return Update(
+        task_id=read["id"]["S"],
+        sets={schema.TTL_ATTRIBUTE: expires_at},
+        conditions=(
+            Condition("status", "=", read["status"]),
+            Condition("finished_at", "=", read["finished_at"]),
+            Condition(schema.TTL_ATTRIBUTE, "missing"),
+        ),
     )
 
 

@@ -170,7 +170,7 @@ def changeable(row: Row, *, retention: float) -> Item:
     if task.finished_at is not None:
         item["finished_at"] = moment(task.finished_at)
         if retention:
-            item[schema.TTL_ATTRIBUTE] = expiry(task.finished_at, retention)
+            item[schema.TTL_ATTRIBUTE] = expiry(task.finished_at, status, retention)
     if task.result is not None:
         item["result"] = as_json(task.result)
     if task.error is not None:
@@ -192,8 +192,11 @@ def changeable(row: Row, *, retention: float) -> Item:
     return item
 
 
-def expiry(finished_at: datetime, retention: float) -> AttributeValue:
-    return number(int(finished_at.timestamp() + retention))
+def expiry(finished_at: datetime, status: TaskStatus, retention: float) -> AttributeValue:
+    """A FAILED task is kept as long as its dead letter can be: without its row that could not be
+    redriven any more."""
+    kept = max(retention, schema.DEAD_LETTERS_KEPT) if status is TaskStatus.FAILED else retention
+    return number(int(finished_at.timestamp() + kept))
 
 
 def _status_at(task: Task) -> datetime:
@@ -320,6 +323,14 @@ def status_of(item: Item) -> TaskStatus:
         return TaskStatus(value)
     except ValueError:
         raise MalformedItem(f"status is {value!r}") from None
+
+
+def finished_at_of(item: Item) -> datetime | None:
+    """
+    Raises:
+        MalformedItem
+    """
+    return _moment_or_none(item, "finished_at")
 
 
 def _text(item: Item, name: str) -> str:

@@ -43,11 +43,19 @@ TTL_ATTRIBUTE: Final = "expires_at"
 """Seconds since 1970, on finished tasks where a retention is set: DynamoDB deletes them
 for free."""
 
+DEAD_LETTERS_KEPT: Final = 15 * 24 * 3600.0
+"""Seconds after the end of a FAILED task for which SQS may have its dead letter: 14 days from its
+sending at the longest, and a day in which the dead-letter queue may have been in trouble."""
+
 COUNTER_PREFIX: Final = "@counts#"
 """Ids of counter items. No task id has such a form."""
 
 SWEEP_ID: Final = "@sweep"
 """The item that says how far the sweep has come."""
+
+
+RETENTION_ID: Final = "@retention"
+"""The item that says how far the walk of `late_retention` has come."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

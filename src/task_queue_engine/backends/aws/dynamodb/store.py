@@ -20,7 +20,7 @@ from typing import Literal
 import trio
 
 from task_queue_engine.backends.aws.dynamodb import transitions
-from task_queue_engine.backends.aws.dynamodb.conditional_writes import mark_due
+from task_queue_engine.backends.aws.dynamodb.conditional_writes import change_due, mark_due
 from task_queue_engine.backends.aws.dynamodb.cost_by_type import CostByType
 from task_queue_engine.backends.aws.dynamodb.counter_repair import (
     CounterRepair,
@@ -32,8 +32,9 @@ from task_queue_engine.backends.aws.dynamodb.counters import Counters
 from task_queue_engine.backends.aws.dynamodb.create import Creator
 from task_queue_engine.backends.aws.dynamodb.expiry import expire
 from task_queue_engine.backends.aws.dynamodb.item_format import read_row
+from task_queue_engine.backends.aws.dynamodb.late_retention import LateRetention
 from task_queue_engine.backends.aws.dynamodb.listing import list_tasks
-from task_queue_engine.backends.aws.dynamodb.sparse_indexes import cancel_requests, due_tasks
+from task_queue_engine.backends.aws.dynamodb.sparse_indexes import DueSearch, cancel_requests
 from task_queue_engine.backends.aws.dynamodb.stranded import ORPHANED_AFTER, StrandedSearch
 from task_queue_engine.backends.aws.dynamodb.sweep import Sweep
 from task_queue_engine.backends.aws.dynamodb.table_check import check_table, ping
@@ -41,12 +42,14 @@ from task_queue_engine.backends.aws.dynamodb.table_client import TableClient
 from task_queue_engine.backends.aws.dynamodb.update import RowUpdater
 from task_queue_engine.backends.aws.dynamodb.write_context import WriteContext
 from task_queue_engine.backends.aws.dynamodb.write_tokens import WriteTokens
-from task_queue_engine.backends.aws.dynamodb.writers import Unanswered, make_writer
+from task_queue_engine.backends.aws.dynamodb.writers import Applied, Unanswered, make_writer
 from task_queue_engine.backends.aws.usage import StoreUsage
 from task_queue_engine.backends.aws.wire.client import AwsClient
 from task_queue_engine.backends.base import (
     Counts,
     CreateVerdict,
+    DueChange,
+    DueTask,
     ListQuery,
     NewTask,
     StrandedPage,
@@ -59,6 +62,7 @@ from task_queue_engine.lifecycle import (
     CancelVerdict,
     ClaimRequest,
     ClaimVerdict,
+    PendingFailure,
     Progress,
     RecordVerdict,
     ReopenVerdict,
@@ -139,6 +143,10 @@ class DynamoStore:
         self._stranded = StrandedSearch(
             self._table, self._writer, self._sweep, now=now, orphaned_after=orphaned_after
         )
+        self._late_retention = LateRetention(
+            self._table, self._writer, now=now, retention=retention
+        )
+        self._due_search = DueSearch(self._table)
         self._costs = CostByType()
         context = WriteContext(
             table=self._table,
@@ -234,7 +242,11 @@ class DynamoStore:
         updates = [transitions.fail_dead_lettered(dead_letter) for dead_letter in items]
         return await self._updater.carry_out("fail_dead_lettered", updates)
 
-    async def schedule(self, items: Sequence[tuple[str, datetime | None]]) -> None:
+    async def fail_pending(self, items: Sequence[PendingFailure]) -> list[RecordVerdict]:
+        updates = [transitions.fail_pending(failure) for failure in items]
+        return await self._updater.carry_out("fail_pending", updates)
+
+    async def schedule(self, items: Sequence[tuple[str, datetime]]) -> None:
         self._table.count("schedule", len(items))
         # Of several for one task the last one counts.
         updates = [mark_due(task_id, due_at) for task_id, due_at in dict(items).items()]
@@ -243,11 +255,22 @@ class DynamoStore:
             if isinstance(answer.result, Unanswered):
                 raise answer.result.reason
 
+    async def change_due(self, items: Sequence[DueChange]) -> list[bool]:
+        self._table.count("change_due", len(items))
+        answers = await self._writer.write(
+            "change_due", [change_due(item) for item in items], explain=False
+        )
+        for answer in answers:
+            if isinstance(answer.result, Unanswered):
+                raise answer.result.reason
+        return [isinstance(answer.result, Applied) for answer in answers]
+
     async def expire(self, *, finished_before: datetime, limit: int) -> int:
-        """With a retention this is left to DynamoDB's TTL, which deletes for free, and nothing is
-        done here; the counters follow at their next repair."""
+        """With a retention this is left to DynamoDB's TTL, which deletes for free; the counters
+        follow at their next repair. Here only what had ended before there was a retention is given
+        a time to expire at: see `late_retention`."""
         if self._retention:
-            await trio.lowlevel.checkpoint()
+            await self._late_retention.go_on()
             return 0
         return await expire(
             self._table,
@@ -303,10 +326,10 @@ class DynamoStore:
         asked = await cancel_requests(self._table)
         return [task_id in asked for task_id in task_ids]
 
-    async def due(self, *, before: datetime, limit: int) -> list[Task]:
-        tasks = await due_tasks(self._table, before=before, limit=limit)
-        self._table.count("due", len(tasks))
-        return tasks
+    async def due(self, queue: str, *, before: datetime, limit: int) -> list[DueTask]:
+        found = await self._due_search.due(queue, before=before, limit=limit)
+        self._table.count("due", len(found))
+        return found
 
     async def stranded(
         self,

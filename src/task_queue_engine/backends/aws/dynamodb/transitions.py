@@ -32,6 +32,7 @@ from task_queue_engine.lifecycle import (
     ExtraCopy,
     Fail,
     Finished,
+    PendingFailure,
     Progress,
     Recorded,
     RecordVerdict,
@@ -194,6 +195,15 @@ def fail_dead_lettered(dead_letter: BrokerDeadLetter) -> Decided[RecordVerdict]:
         dead_letter.task_id,
         ("fail_dead_lettered", dead_letter.task_id, dead_letter.message_id),
         lambda row, now: lifecycle.decide_fail_dead_lettered(row, dead_letter, now),
+        _recorded,
+    )
+
+
+def fail_pending(failure: PendingFailure) -> Decided[RecordVerdict]:
+    return Decided(
+        failure.task_id,
+        ("fail_pending", failure.task_id, failure.attempt),
+        lambda row, now: lifecycle.decide_fail_pending(row, failure, now),
         _recorded,
     )
 

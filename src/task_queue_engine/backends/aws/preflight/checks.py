@@ -6,6 +6,7 @@ import json
 import logging
 from collections.abc import Iterable, Mapping
 
+from task_queue_engine.backends.aws.sqs.message_format import MAX_MESSAGE_BYTES
 from task_queue_engine.backends.aws.sqs.queue_urls import origin_of, region_of
 from task_queue_engine.backends.aws.wire.client import AwsClient
 from task_queue_engine.backends.aws.wire.endpoints import Service
@@ -15,6 +16,9 @@ from task_queue_engine.backends.aws.wire.explanations import clock_trouble, not_
 from task_queue_engine.errors import BackendError, ConfigurationError
 
 logger = logging.getLogger("task_queue_engine.aws")
+
+FIELDS_BYTES = 1024
+"""What a task's message has besides its payload, with room: names, times, id, attributes."""
 
 NO_SUCH_QUEUE = Meaning.QUEUE_MISSING | Meaning.ADDRESS_INVALID
 
@@ -111,3 +115,34 @@ def parse_redrive_policy(attributes: Mapping[str, str]) -> tuple[str | None, int
         return str(policy["deadLetterTargetArn"]), int(policy["maxReceiveCount"])
     except (ValueError, KeyError, TypeError):
         return None, None
+
+
+def max_message_bytes(attributes: Mapping[str, str]) -> int | None:
+    """The queue's own limit, body and attributes together; None where it does not say."""
+    said = attributes.get("MaximumMessageSize", "")
+    return int(said) if said.isascii() and said.isdigit() and int(said) else None
+
+
+def size_findings(
+    queue: Mapping[str, str], dead: Mapping[str, str], *, max_payload: int | None
+) -> list[str]:
+    """What the limits of the queues mean for what may be submitted; empty where they fit.
+
+    Args:
+        queue, dead: attributes of the queue and of its dead-letter queue.
+        max_payload: bytes of JSON that a payload may have; None: not known.
+    """
+    findings = []
+    limit, dead_limit = max_message_bytes(queue), max_message_bytes(dead)
+    if limit is not None and max_payload is not None and max_payload + FIELDS_BYTES > limit:
+        findings.append(
+            f"SQS_QUEUE_URL takes messages of {limit} bytes, so payloads near TQE_MAX_BODY_BYTES "
+            f"({max_payload}) are refused: raise its MaximumMessageSize (SQS takes up to "
+            f"{MAX_MESSAGE_BYTES}), or lower TQE_MAX_BODY_BYTES"
+        )
+    if limit is not None and dead_limit is not None and dead_limit < limit:
+        findings.append(
+            f"SQS_DLQ_URL takes messages of {dead_limit} bytes, SQS_QUEUE_URL of {limit}: dead "
+            "letters of larger ones lack traceback or payload, which are in the table"
+        )
+    return findings

@@ -16,6 +16,7 @@ from task_queue_engine.backends.aws.preflight.checks import (
     check_queue,
     check_regions,
     parse_redrive_policy,
+    size_findings,
 )
 from task_queue_engine.backends.aws.preflight.permissions import (
     Denied,
@@ -151,6 +152,12 @@ class Doctor:
             dead.finding,
             *_retention_findings("the dead-letter queue", dead.said),
             *_dead_letter_findings(queue.said, dead.said),
+            *(
+                Finding("message size", FindingStatus.WARNING, said)
+                for said in size_findings(
+                    queue.said, dead.said, max_payload=self._settings.max_body_bytes
+                )
+            ),
         ):
             yield finding
         if described.said:

@@ -7,6 +7,7 @@ moment see fewer. What was taken for redriving stays hidden until it is deleted 
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -35,10 +36,13 @@ from task_queue_engine.backends.cursors import check_limit, decode_cursor, encod
 from task_queue_engine.errors import BackendUnavailable
 from task_queue_engine.lifecycle import BrokerDeadLetter
 
+logger = logging.getLogger("task_queue_engine.aws")
+
 LOOK: Final = 1_000
-"""Dead letters that a list or the reconciler looks at; of more, those that SQS hands out first."""
+"""Dead letters that a list looks at; of more, those that SQS hands out first."""
 SEARCH: Final = 10_000
-"""Dead letters that are gone through to find some by their ids."""
+"""Dead letters that are gone through to find some by their ids, or those that SQS has moved by
+itself: 1,000 requests, a few seconds, for which other readers do not see them."""
 
 # Seconds that a look hides what it sees: far more than it takes, should giving back fail.
 _LOOK_LEASE = 30
@@ -50,8 +54,13 @@ _AT_ONCE = 5
 _GIVE_BACK_TIMEOUT = 5.0
 # Seconds for a receive that waits for one at most.
 _ANSWER_TIMEOUT = 3.0
+# Seconds for going through the queue: half of what a request over HTTP has by default. 10,000 dead
+# letters take about 4.
+_LONGEST_SEARCH = 15.0
 # Seconds until the reconciler looks again at a queue whose length has not changed.
 _LOOK_AGAIN = 600.0
+# The same for a long one, however its length changes: a look makes two requests for ten of them.
+_LOOK_AGAIN_AT_MANY = 3600.0
 # Seconds between two purges of a queue (PurgeQueue).
 _PURGE_PAUSE = 60.0
 
@@ -134,10 +143,10 @@ class SqsDeadLetters:
             size = limit if wanted is None else SEARCH
             await self._receive_until(enough, size=size, lease=_TAKE_LEASE)
         except BaseException:
-            await self._give_back(taken)
+            await self._give_back([one.receipt for one in taken])
             raise
         finally:
-            await self._give_back(others)
+            await self._give_back([one.receipt for one in others])
         self._held |= {one.id: _Held(one, until) for one in taken}
         return taken
 
@@ -190,22 +199,51 @@ class SqsDeadLetters:
 
     async def moved_by_broker(self) -> tuple[BrokerDeadLetter, ...]:
         """One request where the queue's length has not changed since the last look, or it is
-        empty; a look otherwise, and every ten minutes."""
+        empty; a look otherwise, and every ten minutes. Where there are more than `LOOK`, a look an
+        hour.
+
+        Of more than `SEARCH` some may not be seen for long. Their tasks are not stuck: what was
+        waiting is sent again once the queue has run empty, what was running is given up when no
+        lease can be that old (`dynamodb/stranded.py`).
+        """
         count = await self.count()
         now = trio.current_time()
-        if count and (count != self._watched_count or now >= self._watch_again):
-            self._moved = tuple(
-                BrokerDeadLetter(
-                    task_id=found.dead_letter.task_id,
-                    message_id=found.dead_letter.id,
-                    reason=moved_reason(self.max_receives),
+        has_changed = count != self._watched_count and count <= LOOK
+        if count and (has_changed or now >= self._watch_again):
+            self._moved = await self._look_for_moved()
+            self._watch_again = now + (_LOOK_AGAIN if count <= LOOK else _LOOK_AGAIN_AT_MANY)
+            if count > SEARCH:
+                logger.warning(
+                    "%d dead letters: only %d can be watched for tasks that SQS has given up; "
+                    "redrive or purge them",
+                    count,
+                    SEARCH,
                 )
-                for found in await self._look(LOOK)
-                if found.moved_by_sqs
-            )
-            self._watch_again = now + _LOOK_AGAIN
         self._watched_count = count
         return self._moved if count else ()
+
+    async def _look_for_moved(self) -> tuple[BrokerDeadLetter, ...]:
+        # Of the others nothing is kept but what gives them back.
+        moved: dict[str, BrokerDeadLetter] = {}
+        receipts: dict[str, str] = {}
+
+        def enough(found: Sequence[ReceivedDeadLetter]) -> bool:
+            for one in found:
+                seen = one.dead_letter
+                receipts[seen.id] = seen.receipt
+                if one.moved_by_sqs:
+                    moved[seen.id] = BrokerDeadLetter(
+                        task_id=seen.task_id,
+                        message_id=seen.id,
+                        reason=moved_reason(self.max_receives),
+                    )
+            return len(receipts) >= SEARCH
+
+        try:
+            await self._receive_until(enough, size=SEARCH, lease=_LOOK_LEASE)
+        finally:
+            await self._give_back(list(receipts.values()))
+        return tuple(moved.values())
 
     # --- looking ----------------------------------------------------------------------------
 
@@ -225,15 +263,16 @@ class SqsDeadLetters:
         try:
             await self._receive_until(enough, size=limit, lease=_LOOK_LEASE)
         finally:
-            await self._give_back([one.dead_letter for one in seen.values()])
+            await self._give_back([one.dead_letter.receipt for one in seen.values()])
         return list(seen.values())
 
     async def _receive_until(self, enough: Enough, *, size: int, lease: int) -> None:
         """Receive until `enough` says so or there are no more.
 
-        Ends well before the first of them could come round again.
+        Ends well before the first of them could come round again, or a caller over HTTP has to do
+        without an answer.
         """
-        end = trio.current_time() + lease / 2
+        end = trio.current_time() + min(lease / 2, _LONGEST_SEARCH)
         at_once = 1
         while trio.current_time() < end:
             # Not cancelled half-way: SQS would go on with it, and hide what is given back below.
@@ -278,13 +317,13 @@ class SqsDeadLetters:
             raise failures[0]
         return found
 
-    async def _give_back(self, dead_letters: Sequence[DeadLetter]) -> None:
+    async def _give_back(self, receipts: Sequence[str]) -> None:
         """Visible to others again. Where this fails they are when their lease ends."""
-        if not dead_letters:
+        if not receipts:
             return
         with trio.move_on_after(_GIVE_BACK_TIMEOUT, shield=True):
             try:
-                await self._client.change_visibility([one.receipt for one in dead_letters], 0)
+                await self._client.change_visibility(receipts, 0)
             except BackendUnavailable:
                 return
 

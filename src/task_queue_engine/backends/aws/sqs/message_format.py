@@ -9,19 +9,33 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 import msgspec
 
-from task_queue_engine.backends.base import DeadLetter, DeadLettering, Delivery, Message
+from task_queue_engine.backends.base import (
+    DeadLetter,
+    DeadLettering,
+    Delivery,
+    Message,
+    TooLarge,
+)
 from task_queue_engine.lifecycle import Receive
-from task_queue_engine.task import TaskError
+from task_queue_engine.task import Task, TaskError
 
 MAX_MESSAGE_BYTES: Final = 1_048_576
 """1 MiB, for a message with its attributes and for a batch (Amazon SQS message quotas)."""
+
+ROOM_TO_GROW: Final = 512
+"""Bytes kept free in a new task's message for what its retries write into the fields that it has
+(times, counts), and for the CopyOf of a message that is given back."""
+
+# Bytes, more than all fields of a new task's JSON take together, but payload and type (in the body
+# and in an attribute, escaped), with the attributes and the room to grow.
+_MAX_FIELDS = 4_096
 
 SYSTEM_ATTRIBUTES: Final = ("ApproximateReceiveCount", "SentTimestamp")
 COPY_OF: Final = "CopyOf"
@@ -30,6 +44,8 @@ DEAD_LETTER_ATTRIBUTES: Final = ("TaskType", "Reason", "Error", "Attempts", "Fai
 
 # Half of what a key of the table may have (DynamoDB: 2,048), and far more than any task id.
 _MAX_ID_BYTES = 1024
+# Members of a task's JSON that its attempts write, and that can be large.
+_OF_ATTEMPTS = {"error", "progress", "result", "worker"}
 # What a message without a task is claimed as: followed by its message id, it is no task's id.
 _UNREADABLE = "unreadable-message-"
 # Characters of an attribute that says why: enough to read, little of the message's 1 MiB.
@@ -92,16 +108,39 @@ class Outgoing:
         )
 
 
-def outgoing(message: Message) -> Outgoing:
-    """A task as it is sent."""
+def outgoing(message: Message, *, max_bytes: int = MAX_MESSAGE_BYTES) -> Outgoing:
+    """A task as it is sent.
+
+    Over `max_bytes` without what its attempts have left on it (error, progress), which is in the
+    store as well: the message of a retry is never larger than the first one was allowed to be.
+    """
     task = message.task
     if message.payload_json is not None:
         task = msgspec.structs.replace(task, payload=msgspec.Raw(message.payload_json))
+    whole = _outgoing(task, message.delay)
+    if whole.size <= max_bytes:
+        return whole
+    bare = msgspec.structs.replace(task, error=None, progress=None, result=None, worker=None)
+    return _outgoing(bare, message.delay)
+
+
+def _outgoing(task: Task, delay: float) -> Outgoing:
     return Outgoing(
         _json_text(_encode(task)),
         _attributes(TaskType=task.type, RetryCount=task.retry_count),
-        whole_seconds(message.delay),
+        whole_seconds(delay),
     )
+
+
+def too_large(message: Message, *, max_bytes: int) -> TooLarge | None:
+    """Whether a new task's message, or one of its retries, is over `max_bytes`; in terms of the
+    payload, which is what the submitter can change."""
+    payload = len(message.payload_json or _encode(message.task.payload))
+    # Most are far from the limit: then nothing needs to be encoded to say so.
+    if payload + _MAX_FIELDS + 12 * len(message.task.type) <= max_bytes:
+        return None
+    excess = outgoing(message).size + ROOM_TO_GROW - max_bytes
+    return TooLarge(payload, max(0, payload - excess)) if excess > 0 else None
 
 
 def fresh_copy(delivery: Delivery, delay: float, *, max_bytes: int) -> Outgoing:
@@ -123,12 +162,13 @@ def outgoing_dead_letter(item: DeadLettering, *, max_bytes: int) -> Outgoing:
     """The message as it was received, with why it died: `Reason`, `Error` (JSON with type, message
     and traceback), `Attempts` and `FailedAt` (RFC 3339).
 
-    Over `max_bytes` the traceback is cut off, then the error's message.
+    Over `max_bytes`, the limit of the dead-letter queue, the traceback is cut off, then the error's
+    message. Where the body alone is over it (that queue takes less than the one that it was
+    received from), the body goes without what its attempts have left on it, in the end without its
+    payload: the task's row has all of that, and a redrive needs the id alone.
     """
-    body = item.delivery.body.decode()
-    reason = item.reason
-    if _read(item.delivery.body) is None:
-        reason = f"its body is not a task: {reason}"
+    named = _read(item.delivery.body)
+    reason = item.reason if named else f"its body is not a task: {item.reason}"
     attributes = _attributes(
         TaskType=item.task_type,
         RetryCount=item.attempts,
@@ -137,14 +177,29 @@ def outgoing_dead_letter(item: DeadLettering, *, max_bytes: int) -> Outgoing:
         FailedAt=_write_time(item.at),
     )
     error = item.error
-    for shorter in (error, _cut(error, _SHORT_ERROR), _cut(error, 0)):
-        if shorter is None:
-            break
-        with_error = attributes | _attributes(Error=_json_text(_encode(shorter)))
-        complete = Outgoing(body, with_error)
-        if complete.size <= max_bytes:
-            return complete
-    return Outgoing(body, attributes)
+    errors = (error, _cut(error, _SHORT_ERROR), _cut(error, 0)) if error else ()
+    for body in _bodies(item.delivery.body, named):
+        for shorter in errors:
+            with_error = attributes | _attributes(Error=_json_text(_encode(shorter)))
+            complete = Outgoing(body, with_error)
+            if complete.size <= max_bytes:
+                return complete
+        without_error = Outgoing(body, attributes)
+        if without_error.size <= max_bytes:
+            return without_error
+    return without_error
+
+
+def _bodies(body: bytes, named: _Named | None) -> Iterator[str]:
+    """A dead letter's body, and shorter ones that name the same task."""
+    yield body.decode()
+    if named is None:
+        return  # it says nothing but itself
+    task = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
+    for left_out in (_OF_ATTEMPTS, {*_OF_ATTEMPTS, "payload"}):
+        yield _json_text(
+            _encode({name: value for name, value in task.items() if name not in left_out})
+        )
 
 
 def delivery(received: Mapping[str, Any]) -> Delivery:

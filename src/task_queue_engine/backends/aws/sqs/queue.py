@@ -44,6 +44,7 @@ from task_queue_engine.backends.base import (
     QueueDepth,
     QueueVerdict,
     Rejected,
+    TooLarge,
     TryAgain,
 )
 from task_queue_engine.clock import Clock
@@ -90,7 +91,7 @@ class SqsQueue:
         self._client = QueueClient(client, urls.queue, self._usage)
         self._dead_client = QueueClient(client, urls.dead, self._usage)
         self._max_receives = DEFAULT_MAX_RECEIVES
-        self._max_bytes = message_format.MAX_MESSAGE_BYTES
+        self._max_bytes = self._max_dead_bytes = message_format.MAX_MESSAGE_BYTES
         self._dead_letters = SqsDeadLetters(self._dead_client, max_receives=DEFAULT_MAX_RECEIVES)
 
     @property
@@ -110,12 +111,18 @@ class SqsQueue:
         self._client.is_open = self._dead_client.is_open = is_open
         self._dead_letters.forget()
 
-    def configure(self, *, max_receives: int | None, max_bytes: int | None) -> None:
-        """What the queue's own attributes say; None: nothing."""
+    def configure(
+        self,
+        *,
+        max_receives: int | None,
+        max_bytes: int | None,
+        max_dead_bytes: int | None = None,
+    ) -> None:
+        """What the queue's own attributes, and its dead-letter queue's, say; None: nothing."""
         self._max_receives = max_receives or DEFAULT_MAX_RECEIVES
-        self._max_bytes = min(
-            max_bytes or message_format.MAX_MESSAGE_BYTES, message_format.MAX_MESSAGE_BYTES
-        )
+        most = message_format.MAX_MESSAGE_BYTES
+        self._max_bytes = min(max_bytes or most, most)
+        self._max_dead_bytes = min(max_dead_bytes or most, most)
         self._dead_letters.max_receives = self._max_receives
 
     def usage(self) -> UsageByType:
@@ -124,13 +131,17 @@ class SqsQueue:
 
     # --- sending and receiving --------------------------------------------------------------
 
+    def too_large(self, message: Message) -> TooLarge | None:
+        return message_format.too_large(message, max_bytes=self._max_bytes)
+
     async def send(self, messages: Sequence[Message]) -> list[QueueVerdict]:
-        """Rejected: a body that, with its attributes, is over the queue's limit (1 MiB); a delay
-        outside 0 to 900 s."""
+        """Rejected: a body that, with its attributes, is over the queue's limit (1 MiB, older ones
+        256 KiB); a delay outside 0 to 900 s."""
         verdicts = [_bad_delay(message.delay) for message in messages]
         good = [i for i, message in enumerate(messages) if _is_delay(message.delay)]
         sent = await self._client.send(
-            [message_format.outgoing(messages[i]) for i in good], max_bytes=self._max_bytes
+            [message_format.outgoing(messages[i], max_bytes=self._max_bytes) for i in good],
+            max_bytes=self._max_bytes,
         )
         fill(verdicts, good, sent)
         return verdicts
@@ -260,10 +271,10 @@ class SqsQueue:
         held = [i for i, verdict in enumerate(verdicts) if isinstance(verdict, Done)]
         sent = await self._dead_client.send(
             [
-                message_format.outgoing_dead_letter(items[i], max_bytes=self._max_bytes)
+                message_format.outgoing_dead_letter(items[i], max_bytes=self._max_dead_bytes)
                 for i in held
             ],
-            max_bytes=self._max_bytes,
+            max_bytes=self._max_dead_bytes,
         )
         fill(verdicts, held, sent)
         await self._delete_if_possible(
