@@ -116,7 +116,9 @@ def start(request: ClaimRequest, now: datetime, token: str) -> Update:
             "worker": text(request.worker),
             "message_id": text(request.message_id),
             "receive_count": number(request.receive_count),
+            # The second until the next start: `token` is the last write's.
             "token": text(token),
+            "claim_token": text(token),
         },
         increments=("attempt",),
         removes=_START_REMOVES,
