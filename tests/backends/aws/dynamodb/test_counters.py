@@ -119,6 +119,7 @@ async def test_many_writes_are_one_flush(
     async with (store := table.store(client, clock=clock)).open():
         await create(store, clock)
         await trio.testing.wait_all_tasks_blocked(0.02)
+        await store.flush_counts()
         before = store.usage().by_step["counters"].requests
         await start(store, clock, 30)
         await store.flush_counts()

@@ -95,12 +95,20 @@ class Counters:
         self._last_number = 0
         self._reading = 0
         self._marked = False
+        self._announced = False
         self._flushing = trio.Lock()
         self._dirty = trio.Event()
         self._urgent = trio.Event()
         self._running: OrderedDict[str, datetime] = OrderedDict()
 
     # --- what happens -----------------------------------------------------------------------
+
+    def about_to_write(self) -> None:
+        """Rows are going to be written: a process without a mark gets one meanwhile, since without
+        it none would look for what a crash loses."""
+        if not self._marked:
+            self._announced = True
+            self._dirty.set()
 
     def started(self, task_id: str, created_at: datetime | None) -> None:
         """It runs here from now on: its end is told by `ended`."""
@@ -188,13 +196,16 @@ class Counters:
         """Flush while there is something to flush; until cancelled."""
         while True:
             if self._marked:
-                with trio.move_on_after(_IDLE_AFTER):
+                with trio.move_on_after(_IDLE_AFTER) as idle:
                     await self._dirty.wait()
-                if not self._dirty.is_set():
+                if idle.cancelled_caught:
                     await self._retire()
             await self._dirty.wait()
             # The first change of an idle process shows up at once, not after the interval.
+            announced = self._announced
             await self._flush_calmly()
+            if announced and self._marked:
+                continue
             soon = min(_URGENT_INTERVAL, self._flush_interval)
             await trio.sleep(soon)
             with trio.move_on_after(self._flush_interval - soon):
@@ -236,9 +247,9 @@ class Counters:
                 # Counted before their turn: a flush says "up to here", and for that they are to
                 # wait for those that are still under way.
                 self._dirty.set()
-            # Without a mark no process would look for what a crash here loses.
-            if not batch and (self._marked or not early):
+            if not batch and (self._marked or not self._announced):
                 return
+            self._announced = False
             # Larger than the last one even where the clock was set back.
             self._last_number = max(self._last_number + 1, milliseconds(self._now()))
             self._batches[self._last_number] = batch

@@ -79,6 +79,7 @@ class Creator:
         context.table.count("create", len(tasks))
         await trio.lowlevel.checkpoint_if_cancelled()
         batch = self._begin(tasks)
+        context.counters.about_to_write()
         try:
             with trio.CancelScope(shield=True, deadline=trio.current_time() + context.timeout):
                 for wave in batch.waves:

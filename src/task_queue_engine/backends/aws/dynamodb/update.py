@@ -51,6 +51,9 @@ class RowUpdate(ABC, Generic[V]):
         request_key: equal for a repetition of the same call after its answer was lost.
     """
 
+    changes_status = True
+    """It may; what the counters count."""
+
     def __init__(self, task_id: str, request_key: Hashable) -> None:
         self.task_id = task_id
         self.request_key = request_key
@@ -123,6 +126,8 @@ class RowUpdater:
         context.table.count(purpose, len(updates))
         await trio.lowlevel.checkpoint_if_cancelled()
         pending = [self._begin(update) for update in updates]
+        if any(update.changes_status for update in updates):
+            context.counters.about_to_write()
         try:
             await self._carry_out_all(purpose, pending)
         finally:
@@ -229,15 +234,21 @@ class RowUpdater:
         if new is old:
             return
         task_id = each.update.task_id
-        created_at: datetime | None = None
-        if not each.decided:
-            if new is TaskStatus.PROCESSING:
-                created_at = created_at_of(item)
-                counters.started(task_id, created_at)
-            else:
-                found = counters.ended(task_id)
-                created_at = found if new is not TaskStatus.PENDING else None
-        counters.move(old, new, number=each.token.number, created_at=created_at)
+        created_at = None if each.row is None else each.row.task.created_at
+        if new is TaskStatus.PROCESSING:
+            created_at = created_at or created_at_of(item)
+            counters.started(task_id, created_at)
+        else:
+            created_at = counters.ended(task_id) or created_at
+        # The row says what it was before: see `crash_recovery`.
+        starts = old is TaskStatus.PENDING and new is TaskStatus.PROCESSING
+        ends = old is TaskStatus.PROCESSING and new is not None and new.is_terminal
+        counters.move(
+            old,
+            new,
+            number=each.token.number,
+            created_at=created_at if starts or ends else None,
+        )
 
     def _decide(self, each: _PendingUpdate[V], item: Item | None, now: datetime) -> None:
         """What next, the row being as in `item`."""
