@@ -11,8 +11,8 @@ task-queue-engine:test.
     BASE_IMAGE        a stand-in for the Dockerfile's base, where that cannot be fetched
     DOCKER_NETWORK    of builds and containers: "host" where the daemon has no bridge
 
-How pip reaches its index inside the build is the builder's business: proxies and certificates of the
-daemon, or of BASE_IMAGE.
+How pip reaches its index inside the build is the builder's business: proxies and certificates of
+the daemon, or of BASE_IMAGE.
 """
 
 from __future__ import annotations
@@ -218,7 +218,8 @@ def stopped_at_work() -> None:
 
 
 def zombies() -> None:
-    """Without an init: what dies inside is not the server's child, and has no parent that waits for it."""
+    """Without an init an orphan that dies in the container has no parent that waits for it, unless
+    the server does."""
     name = run("zombies", *HARDENED, f"--volume={PREFIX}-zombies:/data")
     until("ready", ready)
     # A shell whose own child outlives it: an orphan that the first process inherits.

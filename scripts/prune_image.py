@@ -3,8 +3,8 @@
 
     scripts/prune_image.py /opt/tqe
 
-For the container image: it takes a third of what the engine adds to its base. What is left must run the
-engine; `tqe --version` after it and `make image-test` show that.
+For the container image: it takes a third of what the engine adds to its base. What is left must run
+the engine; `tqe --version` after it and `make image-test` show that.
 """
 
 from __future__ import annotations

@@ -50,6 +50,10 @@ SWEEP_ID: Final = "@sweep"
 """The item that says how far the sweep has come."""
 
 
+WALK_PREFIX: Final = "@stranded#"
+"""Of the items, one a queue, that say how far the walk over unfinished tasks has come."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Index:
     """A global secondary index. All its keys are strings."""
