@@ -14,7 +14,7 @@ BIN := .venv/bin
 .PHONY: help
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
-	@echo '  PYTHON=python3.12 chooses the interpreter, ARGS="..." adds arguments to serve, serve-aws, test, bench'
+	@echo '  PYTHON=python3.12 chooses the interpreter, ARGS="..." adds arguments to serve, serve-aws, test, bench, image-test'
 
 .PHONY: serve
 serve: ## run the HTTP API and the workers (Ctrl-C drains and stops)
@@ -60,7 +60,11 @@ hooks: setup ## run the quick checks at every commit from now on
 
 .PHONY: image
 image: ## build the container image task-queue-engine
-	docker build --tag task-queue-engine .
+	docker build --tag task-queue-engine:local .
+
+.PHONY: image-test
+image-test: ## build it, and see it work, be killed and stop (needs a Docker daemon)
+	@exec python3 scripts/image_test.py $(ARGS)
 
 .PHONY: clean
 clean: ## remove caches and build output; .venv, databases and files written by tasks stay

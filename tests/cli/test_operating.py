@@ -325,10 +325,12 @@ def test_metrics(run: Tqe, running: Server) -> None:
     assert view.keys() == of_server.keys()
     assert view["total_tasks"] == of_server["total_tasks"] >= 1
     text = run("metrics").out
-    assert re.search(rf"^tasks +{view['total_tasks']}$", text, re.M)
+    assert re.search(rf"^tasks +{view['total_tasks']} \(of all queues\)$", text, re.M)
+    assert re.search(rf"^  waiting +{view['waiting']} \(due now\)$", text, re.M)
+    assert view["waiting"] + view["delayed"] == view["queue_depth"]
 
 
 def test_a_server_s_metrics_tell_of_its_workers(running: Server) -> None:
     ran = tqe("metrics", "--url", running.url)
-    assert re.search(r"^workers +5 \(\d busy\)$", ran.out, re.M)
+    assert re.search(r"^workers +5 \(\d busy\), of the process that answered$", ran.out, re.M)
     assert re.search(r"^tasks submitted +\d+$", ran.out, re.M)

@@ -40,6 +40,9 @@ async def test_metrics_as_json(client: TrioClient) -> None:
     assert metrics["counters"] == {"attempts_started": 7, "lease_lost": 0}
     del metrics["counters"]
     assert metrics == {
+        "queue": "",
+        "waiting": 1,
+        "delayed": 0,
         "total_tasks": 6,
         "pending_tasks": 1,
         "processing_tasks": 1,
@@ -105,13 +108,15 @@ async def test_prometheus_text(client: TrioClient) -> None:
         if match := re.fullmatch(r"# TYPE (\w+) (gauge|counter)", line):
             described[match[1]] = match[2]
         elif not re.fullmatch(r"# HELP (\w+) [^\\]+", line):
-            sample = re.fullmatch(r'(\w+)(\{\w+="\w+"\})? ([0-9.]+)', line)
+            sample = re.fullmatch(r'(\w+)(\{\w+="\w*"(?:,\w+="\w+")*\})? ([0-9.]+)', line)
             assert sample is not None, line
             assert sample[1] in described, "TYPE comes before the samples"
             samples[sample[1] + (sample[2] or "")] = float(sample[3])
     assert all(name.startswith("tqe_") for name in described)
     assert samples['tqe_tasks{status="failed"}'] == 2
     assert samples["tqe_queue_depth"] == 1
+    assert samples['tqe_queue_messages{queue="",state="waiting"}'] == 1
+    assert samples['tqe_queue_messages{queue="",state="delayed"}'] == 0
     assert samples["tqe_attempts_started_total"] == 7
     assert described["tqe_attempts_started_total"] == "counter"
     assert described["tqe_tasks"] == "gauge"

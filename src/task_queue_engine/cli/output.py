@@ -145,19 +145,24 @@ def list_of_dead_letters(dead_letters: Sequence[DeadLetter]) -> str:
 def describe_metrics(view: MetricsView, *, of_server: bool) -> str:
     """`of_server`: the process asked runs workers and counts; else the backend's counts only."""
     pairs = [
-        ("tasks", str(view.total_tasks)),
+        ("tasks", f"{view.total_tasks} (of all queues)"),
         ("  pending", str(view.pending_tasks)),
         ("  processing", str(view.processing_tasks)),
         ("  completed", str(view.completed_tasks)),
         ("  failed", str(view.failed_tasks)),
         ("  cancelled", str(view.cancelled_tasks)),
-        ("queue depth", str(view.queue_depth)),
-        ("in flight", str(view.in_flight)),
-        ("dead letters", str(view.dead_letters)),
+        (f"queue {printable(view.queue)}".rstrip(), f"{view.queue_depth} messages wait"),
+        ("  waiting", f"{view.waiting} (due now)"),
+        ("  delayed", str(view.delayed)),
+        ("  in flight", str(view.in_flight)),
+        ("  dead letters", str(view.dead_letters)),
     ]
     if of_server:
         pairs += [
-            ("workers", f"{view.workers} ({view.active_workers} busy)"),
+            (
+                "workers",
+                f"{view.workers} ({view.active_workers} busy), of the process that answered",
+            ),
             ("uptime", f"{view.uptime_seconds:.0f} s"),
             *((name.replace("_", " "), str(count)) for name, count in view.counters.items()),
         ]

@@ -108,13 +108,19 @@ class RedriveReport:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineMetrics:
-    """One look at everything that can be counted. Gauges are of the whole backend, counters of
-    this process since its start."""
+    """One look at everything that can be counted, each with its scope: `counts` are of the whole
+    backend, `depth` of one queue, and all else of the process that answers, since its start."""
 
     counts: Counts
+    """Tasks of all queues, whichever process wrote them."""
     depth: QueueDepth
+    """Messages of `queue`, and its dead letters."""
+    queue: str = ""
+    """The queue that this process works on: TQE_QUEUE."""
     workers: int
+    """Of this process; those of other processes on the same queue are not known here."""
     active_workers: int
+    """Those of `workers` that run a handler."""
     abandoned_threads: int = 0
     """Threads of this process whose `def` handler outlived its attempt and still runs."""
     counters: dict[str, int] = field(default_factory=dict)

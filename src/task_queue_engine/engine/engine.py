@@ -224,6 +224,7 @@ class Engine(Commands):
         return EngineMetrics(
             counts=sample.counts,
             depth=sample.depth,
+            queue=self._settings.queue,
             workers=len(line.workers) if line else 0,
             active_workers=line.busy_workers if line else 0,
             counters=counters_of(running.pipeline),

@@ -69,21 +69,34 @@ class PurgeResult(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class MetricsView(msgspec.Struct, frozen=True, kw_only=True):
-    """Gauges are of the whole backend, counters of this process since its start."""
+    """Tasks (`..._tasks`) are counted over all queues, messages in `queue` alone, and workers,
+    uptime, counters and usage are those of the process that answers, since its start: each process
+    on the same backend has its own."""
 
+    queue: str = ""
+    """The queue that this process works on."""
     total_tasks: int
+    """In the store, of all queues and whatever process."""
     pending_tasks: int
     processing_tasks: int
     completed_tasks: int
     failed_tasks: int
     cancelled_tasks: int
     workers: int
+    """Of this process: 0 where it only serves HTTP, whatever runs beside it."""
     active_workers: int
+    """Those of `workers` that run a handler now."""
     queue_depth: int
-    """Messages that wait, delayed ones included."""
+    """Messages of `queue` that wait, delayed ones included: `waiting` and `delayed` together."""
+    waiting: int = 0
+    """Messages of `queue` that are due: a free worker would get one now."""
+    delayed: int = 0
+    """Messages of `queue` whose time is still to come. A task that waits more than 15 minutes has
+    none until shortly before its time: it is in `pending_tasks` only."""
     in_flight: int
-    """Messages that are with a worker."""
+    """Messages of `queue` that are with a worker, of whatever process."""
     dead_letters: int
+    """In the dead-letter queue of `queue`."""
     uptime_seconds: float
     counters: dict[str, int]
     abandoned_threads: int
@@ -105,7 +118,10 @@ class MetricsView(msgspec.Struct, frozen=True, kw_only=True):
             cancelled_tasks=counts.cancelled,
             workers=metrics.workers,
             active_workers=metrics.active_workers,
+            queue=metrics.queue,
             queue_depth=depth.waiting,
+            waiting=depth.due,
+            delayed=depth.delayed,
             in_flight=depth.in_flight,
             dead_letters=depth.dead,
             uptime_seconds=round(metrics.uptime, 3),
@@ -125,8 +141,12 @@ class MetricsView(msgspec.Struct, frozen=True, kw_only=True):
                 cancelled=self.cancelled_tasks,
             ),
             depth=QueueDepth(
-                waiting=self.queue_depth, in_flight=self.in_flight, dead=self.dead_letters
+                waiting=self.queue_depth,
+                delayed=self.delayed,
+                in_flight=self.in_flight,
+                dead=self.dead_letters,
             ),
+            queue=self.queue,
             workers=self.workers,
             active_workers=self.active_workers,
             abandoned_threads=self.abandoned_threads,

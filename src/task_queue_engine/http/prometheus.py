@@ -51,11 +51,34 @@ def _lines(metrics: EngineMetrics) -> Iterator[str]:
         'status="failed"': counts.failed,
         'status="cancelled"': counts.cancelled,
     }
-    yield from _family("tasks", "gauge", "Tasks in the store, by status.", by_status)
-    yield from _gauge("queue_depth", "Messages that wait, delayed ones included.", depth.waiting)
-    yield from _gauge("queue_in_flight", "Messages that are with a worker.", depth.in_flight)
-    yield from _gauge("dead_letters", "Messages in the dead-letter queue.", depth.dead)
-    yield from _gauge("workers", "Workers of this process.", metrics.workers)
+    by_state: dict[str, float] = {
+        _labels(queue=metrics.queue, state=state): number
+        for state, number in (
+            ("waiting", depth.due),
+            ("delayed", depth.delayed),
+            ("in_flight", depth.in_flight),
+            ("dead", depth.dead),
+        )
+    }
+    yield from _family("tasks", "gauge", "Tasks in the store, by status; of all queues.", by_status)
+    yield from _family(
+        "queue_messages",
+        "gauge",
+        "Messages of this process's queue: due and free, delayed, with a worker, dead letters.",
+        by_state,
+    )
+    yield from _gauge(
+        "queue_depth", "Messages of this process's queue that wait, delayed too.", depth.waiting
+    )
+    yield from _gauge(
+        "queue_in_flight",
+        "Messages of this process's queue that are with a worker.",
+        depth.in_flight,
+    )
+    yield from _gauge("dead_letters", "Dead letters of this process's queue.", depth.dead)
+    yield from _gauge(
+        "workers", "Workers of this process alone: add up those of all.", metrics.workers
+    )
     yield from _gauge(
         "active_workers", "Workers of this process that run a handler.", metrics.active_workers
     )

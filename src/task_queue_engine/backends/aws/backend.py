@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from datetime import datetime
+from functools import partial
 from typing import Protocol, Self
 
 import trio
@@ -13,6 +14,7 @@ import trio
 from task_queue_engine.backends.aws.dynamodb.schema import check_table_name
 from task_queue_engine.backends.aws.dynamodb.store import DynamoStore
 from task_queue_engine.backends.aws.preflight.checks import (
+    Patience,
     check_queue,
     check_regions,
     max_message_bytes,
@@ -50,8 +52,8 @@ class AwsStore(TaskStore, Protocol):
     """What the backend needs of its store besides the tasks."""
 
     def open(self) -> AbstractAsyncContextManager[None]:
-        """Inside the client's own. Raises ConfigurationError or BackendRefused when the table
-        cannot be used."""
+        """Inside the client's own. Entering it raises ConfigurationError or BackendRefused when the
+        table cannot be used, BackendUnavailable where another try may help."""
         ...
 
     async def ping(self) -> None:
@@ -197,26 +199,32 @@ class AwsBackend:
 
     @asynccontextmanager
     async def _opened(self) -> AsyncIterator[None]:
-        async with self._client.open():
-            await self._check_queues()
-            async with self._store.open():
-                if self._check is not None:
-                    await self._check(self._client)
-                self._attach(is_open=True)
-                try:
-                    yield
-                finally:
-                    self._attach(is_open=False)
+        patience = Patience()
+        async with AsyncExitStack() as stack:
+            await patience.wait_out(lambda: stack.enter_async_context(self._client.open()))
+            await self._check_queues(patience)
+            await patience.wait_out(lambda: stack.enter_async_context(self._store.open()))
+            if self._check is not None:
+                await patience.wait_out(partial(self._check, self._client))
+            self._attach(is_open=True)
+            try:
+                yield
+            finally:
+                self._attach(is_open=False)
 
     def _attach(self, *, is_open: bool) -> None:
         self._is_open = is_open
         for queue in self._queues.values():
             queue.attach(is_open=is_open)
 
-    async def _check_queues(self) -> None:
+    async def _check_queues(self, patience: Patience) -> None:
         """One line about what is wrong with the queues, before any work is taken."""
+
+        def look(url: str, variable: str) -> Awaitable[dict[str, str]]:
+            return patience.wait_out(partial(check_queue, self._client, url, variable=variable))
+
         check_regions(self._client, self._urls.by_variable)
-        attributes = await check_queue(self._client, self._urls.queue, variable="SQS_QUEUE_URL")
+        attributes = await look(self._urls.queue, "SQS_QUEUE_URL")
         arn, max_receives = parse_redrive_policy(attributes)
         if arn is None:
             logger.warning(
@@ -229,7 +237,7 @@ class AwsBackend:
                 "with, whatever its max_attempts; set maxReceiveCount to 3",
                 self._urls.queue,
             )
-        dead = await check_queue(self._client, self._urls.dead, variable="SQS_DLQ_URL")
+        dead = await look(self._urls.dead, "SQS_DLQ_URL")
         if arn is not None and arn != dead["QueueArn"]:
             logger.warning(
                 "the redrive policy of %s moves messages to %s, which is not SQS_DLQ_URL",

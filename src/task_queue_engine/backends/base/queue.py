@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Protocol
 
@@ -70,12 +70,27 @@ class DeadLettering:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QueueDepth:
-    """Messages, by what they wait for. Read in O(1); approximate where the backend's is."""
+    """Messages of one queue, by what they wait for. Read in O(1); approximate where the backend's
+    is.
+
+    A task that waits longer than `TaskQueue.max_delay` has no message until half a minute before
+    its time: it is in `Counts.pending` only.
+    """
 
     waiting: int
     """Visible or delayed: not with any worker."""
     in_flight: int
+    """With a worker: received, and neither deleted nor given back."""
     dead: int
+    """In the dead-letter queue."""
+    delayed: int = field(default=0, compare=False)
+    """Those of `waiting` whose time is still to come; the others are due now. The clock changes it
+    and no operation does, so it takes no part in comparisons."""
+
+    @property
+    def due(self) -> int:
+        """Those of `waiting` that a worker would get now."""
+        return max(0, self.waiting - self.delayed)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -148,10 +148,12 @@ class MemoryQueue:
 
     async def depth(self) -> QueueDepth:
         def count() -> QueueDepth:
-            held = sum(message.receipt is not None for message in self._queue.messages.values())
+            now = self._now()
+            free = [one for one in self._queue.messages.values() if one.receipt is None]
             return QueueDepth(
-                waiting=len(self._queue.messages) - held,
-                in_flight=held,
+                waiting=len(free),
+                delayed=sum(message.visible_at > now for message in free),
+                in_flight=len(self._queue.messages) - len(free),
                 dead=len(self._queue.dead_letters),
             )
 

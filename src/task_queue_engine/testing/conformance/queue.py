@@ -129,6 +129,19 @@ async def test_release_with_a_delay(harness: Harness) -> None:
         assert again.message_id == delivery.message_id
 
 
+async def test_what_is_delayed_is_told_from_what_is_due(harness: Harness) -> None:
+    delayed = await harness.create()
+    await harness.queue.send([Message(task=delayed, delay=600.0)])
+    await harness.submit()
+    found = await harness.queue.depth()
+    assert (found.waiting, found.due, found.delayed) == (2, 1, 1)
+    await harness.advance(601)
+    found = await harness.queue.depth()
+    assert (found.waiting, found.due, found.delayed) == (2, 2, 0)
+    await harness.receive()
+    assert (await harness.queue.depth()).delayed == 0, "a lease is no delay"
+
+
 async def test_release_may_wait_longer_than_the_lease(harness: Harness) -> None:
     await harness.submit()
     delivery = await harness.receive_one()

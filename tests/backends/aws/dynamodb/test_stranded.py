@@ -52,6 +52,41 @@ def ids(found: list[Stranded], kind: StrandedKind) -> set[str]:
     return {each.task.id for each in found if each.kind is kind}
 
 
+async def test_processes_that_live_shorter_than_the_walk_get_to_its_end(
+    table: Table, clock: ManualClock
+) -> None:
+    """Each looks at one piece and is gone."""
+    async with (made := table.store(clock=clock)).open():
+        expected = {task.id for task in await create(made, clock, 30)}
+    clock.advance(181)
+    found: set[str] = set()
+    for _ in range(80):
+        async with (short_lived := table.store(clock=clock)).open():
+            page = await short_lived.stranded(
+                "default", before=clock.now() - SHORT, sent_before=clock.now(), limit=2
+            )
+            found |= {each.task.id for each in page.found}
+        if found == expected:
+            break
+    assert found == expected
+    async with (store := table.store(clock=clock)).open():
+        (task,) = await create(store, clock)
+        clock.advance(400)
+        # The end has been come to, or is: no place is left out for good.
+        again = {each.task.id for each in await look(store, clock)}
+        again |= {each.task.id for each in await look(store, clock)}
+        assert task.id in again
+
+
+async def test_a_short_walk_notes_nothing(
+    store: DynamoStore, table: Table, clock: ManualClock
+) -> None:
+    await create(store, clock, 3)
+    clock.advance(181)
+    assert len(await look(store, clock)) == 3
+    assert await table.item("@stranded#default") is None
+
+
 async def test_saved_and_never_sent(store: DynamoStore, clock: ManualClock) -> None:
     (task,) = await create(store, clock)
     clock.advance(181)

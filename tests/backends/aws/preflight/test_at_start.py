@@ -13,12 +13,20 @@ from typing import Any
 import pytest
 import trio
 import trustme
+from botocore.exceptions import (
+    ConnectTimeoutError,
+    CredentialRetrievalError,
+    MetadataRetrievalError,
+)
 
 from task_queue_engine import Engine, TaskRegistry
+from task_queue_engine.backends.aws.backend import AwsBackend
 from task_queue_engine.backends.aws.preflight import checks
 from task_queue_engine.backends.aws.wire import retry
+from task_queue_engine.backends.aws.wire.client import AwsClient
 from task_queue_engine.cli.failures import exit_code_of
-from task_queue_engine.errors import BackendRefused
+from task_queue_engine.clock import ManualClock
+from task_queue_engine.errors import BackendRefused, TaskQueueError
 from tests.backends.aws.fake_aws import (
     Reply,
     Started,
@@ -30,6 +38,8 @@ from tests.backends.aws.fake_aws import (
     statements_answered,
     variables,
 )
+from tests.backends.aws.sqs.conformance import MemoryAwsStore
+from tests.backends.aws.sqs.queues import URLS
 from tests.backends.aws.wire.canned import CLOSE, HANG, Answer, Request, answer, error, serving
 
 pytestmark = pytest.mark.usefixtures("bare_environment")
@@ -44,7 +54,8 @@ EXPIRED = "The security token included in the request is expired"
 
 
 async def refusal(monkeypatch: Any, reply: Reply, **options: Any) -> tuple[str, int]:
-    """What is said, and the exit code."""
+    """What is said, and the exit code, where the trouble lasts."""
+    monkeypatch.setattr(checks, "PATIENCE", 0.4)
     changed = options.pop("changed", {})
     async with serving() as server:
         server.default = reply
@@ -199,10 +210,10 @@ async def test_what_is_missing(operation: str, reply: Answer, said: str, monkeyp
     [
         statements_answered("", ""),
         answer({"Responses": [{"TableName": "tasks"}]}),
-        answer(status=500, body=b"<html>Internal Server Error</html>"),
+        answer(status=404, body=b"<html>Not Found</html>"),
         error("UnknownOperationException"),
     ],
-    ids=["nothing said", "conditions ignored", "500", "no PartiQL"],
+    ids=["nothing said", "conditions ignored", "404", "no PartiQL"],
 )
 async def test_a_server_that_would_lose_tasks(reply: Answer, monkeypatch: Any) -> None:
     line, code = await refusal(monkeypatch, but({"BatchExecuteStatement": reply}))
@@ -332,6 +343,7 @@ class _Resolver(trio.abc.HostnameResolver):
 async def test_aws_out_of_reach(resolution: int | None, code: int, monkeypatch: Any) -> None:
     """AWS's address is no setting: unless there is no such host, the network is in trouble, and a
     supervisor that starts the engine again does the right thing."""
+    monkeypatch.setattr(checks, "PATIENCE", 0.4)
     trio.socket.set_custom_hostname_resolver(_Resolver(resolution))
     raised = await start(monkeypatch, ON_AWS)
     line = str(raised)
@@ -372,6 +384,119 @@ async def test_an_endpoint_in_another_region(monkeypatch: Any) -> None:
 
 
 # --- trouble that passes --------------------------------------------------------------------
+
+
+STATEMENT_IN_TROUBLE = statements_answered("InternalServerError", "by a test")
+PASSING = {
+    "500": dynamodb_error("InternalServerError", status=500),
+    "gateway": answer(status=502, body=b"<html>Bad Gateway</html>"),
+    "cut": CLOSE,
+}
+# Those of a start with all checks, batch writes included, in their order: what a restart meets.
+REQUESTS_AT_START = 22
+
+
+class _WrongFor:
+    """In good health, but for `number` requests from the `first` one on."""
+
+    def __init__(self, reply: Answer, first: int, number: int) -> None:
+        self.reply = reply
+        self.wrong = range(first, first + number)
+        self.operations: list[str] = []
+
+    def __call__(self, request: Request) -> Answer:
+        self.operations.append(request.operation)
+        return self.reply if len(self.operations) - 1 in self.wrong else healthy(request)
+
+
+async def start_with(reply: Reply, monkeypatch: Any) -> TaskQueueError:
+    async with serving() as server:
+        server.default = reply
+        return await start(monkeypatch, variables(server.url), runs_tasks=True)
+
+
+async def test_the_number_of_requests_at_the_start(monkeypatch: Any) -> None:
+    """Else the next test leaves some out."""
+    seen = _WrongFor(CLOSE, 0, 0)
+    assert isinstance(await start_with(seen, monkeypatch), Started)
+    assert len(seen.operations) == REQUESTS_AT_START
+
+
+@pytest.mark.parametrize("first", range(REQUESTS_AT_START))
+@pytest.mark.parametrize("kind", ["500", "cut"])
+async def test_one_request_of_the_start_goes_wrong(kind: str, first: int, monkeypatch: Any) -> None:
+    """Once: the client's own retries see to it."""
+    reply = _WrongFor(PASSING[kind], first, 1)
+    assert isinstance(await start_with(reply, monkeypatch), Started)
+
+
+@pytest.mark.parametrize("first", [0, 1, 2, 3, 8, 19, 21])
+async def test_trouble_that_outlasts_a_requests_retries(first: int, monkeypatch: Any) -> None:
+    monkeypatch.setattr(checks, "_FIRST_WAIT", 0.02)
+    reply = _WrongFor(PASSING["500"], first, 12)
+    assert isinstance(await start_with(reply, monkeypatch), Started)
+
+
+@pytest.mark.parametrize("code", ["InternalServerError", "ThrottlingError", "TransactionConflict"])
+async def test_a_statement_that_fails_for_once(code: str, monkeypatch: Any) -> None:
+    """Inside a 200: what the client's retries do not see."""
+    left = [statements_answered(code, "by a test")] * 5  # the permissions ask three times
+
+    def statement(request: Request) -> Answer:
+        return left.pop() if left else healthy(request)
+
+    reply = but({"BatchExecuteStatement": statement})
+    assert isinstance(await start_with(reply, monkeypatch), Started)
+    assert not left
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [STATEMENT_IN_TROUBLE, PASSING["500"], PASSING["gateway"], CLOSE],
+    ids=["statement", "500", "gateway", "closed"],
+)
+async def test_statements_in_lasting_trouble(reply: Answer, monkeypatch: Any) -> None:
+    """Told as what it is: nothing here says that conditions are not carried out."""
+    line, code = await refusal(monkeypatch, but({"BatchExecuteStatement": reply}))
+    assert code == 5
+    assert "TQE_DYNAMODB_WRITES" not in line
+
+
+@pytest.mark.parametrize(
+    ("failure", "code"),
+    [
+        (ConnectTimeoutError(endpoint_url="http://169.254.170.2"), 5),
+        (MetadataRetrievalError(error_msg="503"), 5),
+        (CredentialRetrievalError(provider="container-role", error_msg="no answer"), 5),
+        (CredentialRetrievalError(provider="custom-process", error_msg="exit 1"), 2),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+async def test_credentials_whose_source_is_in_trouble(
+    failure: Exception, code: int, monkeypatch: Any
+) -> None:
+    asked = 0
+
+    def load() -> Any:
+        nonlocal asked
+        asked += 1
+        raise failure
+
+    async with serving() as server:
+        monkeypatch.setattr(checks, "PATIENCE", 0.4)
+        client = AwsClient(
+            region="us-east-1",
+            endpoints={"sqs": server.url, "dynamodb": server.url},
+            load_credentials=load,
+        )
+        backend = AwsBackend(
+            client=client, urls=URLS, store=MemoryAwsStore(ManualClock()), queue_name="default"
+        )
+        with pytest.raises(TaskQueueError) as caught:
+            async with backend.open():
+                pass
+    assert exit_code_of(caught.value) == code
+    assert (asked > 1) == (code == 5)
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ import pytest
 import trio
 
 from task_queue_engine.backends.aws.backend import AwsBackend
+from task_queue_engine.backends.aws.preflight import checks
 from task_queue_engine.backends.aws.settings import queue_urls, region_for
 from task_queue_engine.backends.aws.sqs.queue_urls import QueueUrls, region_of, urls_by_name
 from task_queue_engine.clock import ManualClock
@@ -106,7 +107,8 @@ async def test_an_endpoint_that_does_not_answer() -> None:
             pass
 
 
-async def test_a_service_in_trouble_is_not_hopeless() -> None:
+async def test_a_service_in_trouble_is_not_hopeless(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checks, "PATIENCE", 0.4)
     async with serving() as server:
         server.default = error("ServiceUnavailable", status=503)
         with pytest.raises(BackendUnavailable):

@@ -22,6 +22,7 @@ from task_queue_engine.backends.aws.dynamodb.item_format import (
     as_json,
     changeable,
     expiry,
+    is_counted,
     moment,
     number,
     text,
@@ -117,7 +118,9 @@ def start(request: ClaimRequest, now: datetime, token: str) -> Update:
             "worker": text(request.worker),
             "message_id": text(request.message_id),
             "receive_count": number(request.receive_count),
+            # The second until the next start: `token` is the last write's.
             "token": text(token),
+            "claim_token": text(token),
         },
         increments=("attempt",),
         removes=_START_REMOVES,
@@ -216,6 +219,8 @@ def change(read: Item, row: Row, token: str, *, retention: float) -> Update:
         for name in _LEFT_ALONE.get(row.task.status, ()):
             sets.pop(name, None)
     sets["token"] = text(token)
+    if row.task.status is TaskStatus.PROCESSING and is_counted(read) and read["status"] == _PENDING:
+        sets["claim_token"] = text(token)
     return Update(
         task_id=row.task.id,
         sets=sets,

@@ -22,7 +22,6 @@ from task_queue_engine.backends.aws.dynamodb.counters import (
     MOVES,
     Counters,
     counts_of,
-    milliseconds,
 )
 from task_queue_engine.backends.aws.dynamodb.item_format import (
     LOWEST_SORT_KEY,
@@ -30,6 +29,12 @@ from task_queue_engine.backends.aws.dynamodb.item_format import (
     id_of_sort_key,
     sort_key_of,
     status_of,
+)
+from task_queue_engine.backends.aws.dynamodb.process_marks import (
+    forget_old_marks,
+    milliseconds,
+    read_marks,
+    settle_mark,
 )
 from task_queue_engine.backends.aws.dynamodb.schema import IndexPartition
 from task_queue_engine.backends.aws.dynamodb.status_index import of_shard, pages
@@ -124,6 +129,7 @@ class CounterRepair:
             BackendUnavailable
         """
         await self._counters.flush()
+        busy = await read_marks(self._table)
         first = await self._counters.totals()
         # What has just changed may not show in the index yet: it counts as changed meanwhile.
         await trio.sleep(_SETTLING * self._flush_interval)
@@ -139,7 +145,11 @@ class CounterRepair:
         }
         self._counters.correct(corrected)
         await self._counters.flush()
-        await self._counters.forget_processes()
+        if corrected:
+            # What the dead among them had not counted is in by now: `crash_recovery` is not to
+            # count it once more. One that is alive has another mark by now, or soon.
+            await gather([partial(settle_mark, self._table, mark) for mark in busy])
+        await forget_old_marks(self._table, self._now())
         return CountRepair(
             before=counts_of(last),
             counted=Counts(**{status.value.lower(): counted[status] for status in TaskStatus}),

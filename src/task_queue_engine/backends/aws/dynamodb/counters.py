@@ -8,18 +8,21 @@ been noted before.
 `read` adds what this process has not written yet, so its own view is exact. It is off by
 
 - what other processes did since their last flush (`flush_interval` at most), until they flush;
-- what a process did since its last flush when it is killed;
+- what a process did since its last flush when it is killed, until another finds out what that was:
+  see `crash_recovery`;
 - writes whose answer was lost and which were not repeated;
 - finished tasks that DynamoDB's TTL has deleted.
 
-The last three stay until a repair, which counts the tasks: see `counter_repair`.
+The last two stay until a repair, which counts the tasks: see `counter_repair`.
+
+A flush says up to which of its process's tokens all is counted. What others cannot find by that is
+flushed at once: see `move`.
 """
 
 from __future__ import annotations
 
 import logging
-import secrets
-from collections import Counter
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
 from typing import Final
@@ -27,7 +30,12 @@ from typing import Final
 import trio
 
 from task_queue_engine.backends.aws.dynamodb import schema
-from task_queue_engine.backends.aws.dynamodb.item_format import Item
+from task_queue_engine.backends.aws.dynamodb.process_marks import (
+    mark_names,
+    milliseconds,
+    number_of,
+    remove_marks,
+)
 from task_queue_engine.backends.aws.dynamodb.table_client import TableClient
 from task_queue_engine.backends.base import Counts
 from task_queue_engine.errors import BackendUnavailable
@@ -40,56 +48,112 @@ MOVES: Final = "moves"
 What a count of the index may be off by is measured in it."""
 
 _FIELDS = tuple(status.value.lower() for status in TaskStatus)
-_FLUSHED = "flushed_"
-# A process that is alive flushes within seconds of a change, and has nothing unconfirmed that old.
-_FORGET_PROCESS_AFTER = timedelta(days=1)
+FOUND_UP_TO_AGE = timedelta(minutes=15)
+"""How long after a task's creation `crash_recovery` finds what was done to it. Looking for it takes
+half a read unit for each task created in that time."""
+# Seconds without a change after which a process takes its mark away: one that stays is that of a
+# dead one.
+_IDLE_AFTER = 10.0
+# Seconds between flushes of what nobody could find: 10 write units a second at most.
+_URGENT_INTERVAL = 0.1
+# Tasks that run here whose creation is remembered; of others a change counts as one of an old task.
+_REMEMBERED = 10_000
 # Seconds. The end of a process waits for it, and what it fails to write a repair finds.
 _LAST_FLUSH_TIMEOUT = 2.0
-# A few hundred names fit into one expression.
-_MARKS_A_REQUEST = 100
 
 
 class Counters:
     """
     Args:
+        process: of `write_tokens.new_process`.
+        settled: the number up to which this process's tokens are not in use.
         flush_interval: seconds between flushes of a busy process.
     """
 
     def __init__(
-        self, table: TableClient, *, now: Callable[[], datetime], flush_interval: float
+        self,
+        table: TableClient,
+        *,
+        process: str,
+        settled: Callable[[], int],
+        now: Callable[[], datetime],
+        flush_interval: float,
     ) -> None:
         self._table = table
+        self._settled = settled
         self._now = now
         self._flush_interval = flush_interval
-        process = secrets.token_hex(6)
-        self._mark = f"{_FLUSHED}{process}"
+        self._process = process
+        self._mark, self._upto = mark_names(process)
         self._item_id = schema.counter_ids()[schema.shard_of(process, schema.COUNTER_SHARDS)]
-        self._moved: Counter[str] = Counter()
+        # By the number of the token they were written with; 0: without one.
+        self._moves: list[tuple[int, Mapping[str, int]]] = []
         # Batches by their numbers, from their making until it is certain that a `read` sees them.
         self._batches: dict[int, Counter[str]] = {}
-        self._unconfirmed: int | None = None
+        self._unconfirmed: tuple[int, int] | None = None
+        """Number and settled token of the batch that was sent and not answered."""
         self._last_number = 0
         self._reading = 0
         self._marked = False
+        self._announced = False
         self._flushing = trio.Lock()
         self._dirty = trio.Event()
+        self._urgent = trio.Event()
+        self._running: OrderedDict[str, datetime] = OrderedDict()
 
-    def move(self, old: TaskStatus | None, new: TaskStatus | None) -> None:
-        """A task went from one status to another; None: it was not there, or is no more."""
+    # --- what happens -----------------------------------------------------------------------
+
+    def about_to_write(self) -> None:
+        """Rows are going to be written: a process without a mark gets one meanwhile, since without
+        it none would look for what a crash loses."""
+        if not self._marked:
+            self._announced = True
+            self._dirty.set()
+
+    def started(self, task_id: str, created_at: datetime | None) -> None:
+        """It runs here from now on: its end is told by `ended`."""
+        if created_at is not None:
+            self._running[task_id] = created_at
+            while len(self._running) > _REMEMBERED:
+                self._running.popitem(last=False)
+
+    def ended(self, task_id: str) -> datetime | None:
+        """When it was created, where that is remembered."""
+        return self._running.pop(task_id, None)
+
+    def move(
+        self,
+        old: TaskStatus | None,
+        new: TaskStatus | None,
+        *,
+        number: int = 0,
+        created_at: datetime | None = None,
+    ) -> None:
+        """A task went from one status to another; None: it was not there, or is no more.
+
+        Args:
+            number: of the token that the row has from it.
+            created_at: the task's, for a step on its ordinary way (created, started, ended). Where
+                it is old or not given, the change would not be found after a crash, and is flushed
+                at once.
+        """
         if old is new:
             return
+        changes = Counter({MOVES: 1})
         if old is not None:
-            self._moved[old.value.lower()] -= 1
+            changes[old.value.lower()] -= 1
         if new is not None:
-            self._moved[new.value.lower()] += 1
-        self._moved[MOVES] += 1
+            changes[new.value.lower()] += 1
+        self._moves.append((number, changes))
         self._dirty.set()
+        if created_at is None or self._now() - created_at > FOUND_UP_TO_AGE:
+            self._urgent.set()
 
     def reindexed(self, number: int) -> None:
         """So many tasks went from one partition of the index to another, and kept their status: a
         count of the index just now may see them twice, or not at all."""
         if number:
-            self._moved[MOVES] += number
+            self._moves.append((0, {MOVES: number}))
             self._dirty.set()
 
     # --- reading ----------------------------------------------------------------------------
@@ -113,12 +177,13 @@ class Counters:
             totals: Counter[str] = Counter()
             for item in found.values():
                 for name in (*_FIELDS, MOVES):
-                    totals[name] += _number(item, name)
-            flushed = _number(found.get(self._item_id, {}), self._mark)
+                    totals[name] += number_of(item, name)
+            flushed = number_of(found.get(self._item_id, {}), self._mark)
             for number, batch in self._batches.items():
                 if number > flushed:
                     totals.update(batch)
-            totals.update(self._moved)
+            for _, changes in self._moves:
+                totals.update(changes)
             return totals
         finally:
             self._reading -= 1
@@ -130,17 +195,28 @@ class Counters:
     async def run(self) -> None:
         """Flush while there is something to flush; until cancelled."""
         while True:
+            if self._marked:
+                with trio.move_on_after(_IDLE_AFTER) as idle:
+                    await self._dirty.wait()
+                if idle.cancelled_caught:
+                    await self._retire()
             await self._dirty.wait()
             # The first change of an idle process shows up at once, not after the interval.
+            announced = self._announced
             await self._flush_calmly()
-            await trio.sleep(self._flush_interval)
+            if announced and self._marked:
+                continue
+            soon = min(_URGENT_INTERVAL, self._flush_interval)
+            await trio.sleep(soon)
+            with trio.move_on_after(self._flush_interval - soon):
+                await self._urgent.wait()
 
     async def close(self) -> None:
         """The last flush, within two seconds; the process's mark goes with it."""
         with trio.CancelScope(shield=True, deadline=trio.current_time() + _LAST_FLUSH_TIMEOUT):
             await self._flush_calmly()
-            if self._marked and self._unconfirmed is None:
-                await self._remove_mark()
+            if self._marked:
+                await self._retire()
 
     async def _flush_calmly(self) -> None:
         try:
@@ -155,90 +231,97 @@ class Counters:
         """
         async with self._flushing:
             if self._unconfirmed is not None:
-                await self._write(self._unconfirmed)
+                await self._write(*self._unconfirmed)
             self._dirty = trio.Event() if self._dirty.is_set() else self._dirty
-            if not self._moved:
+            self._urgent = trio.Event() if self._urgent.is_set() else self._urgent
+            settled = self._settled()
+            batch: Counter[str] = Counter()
+            early: list[tuple[int, Mapping[str, int]]] = []
+            for number, changes in self._moves:
+                if number > settled:
+                    early.append((number, changes))
+                else:
+                    batch.update(changes)
+            self._moves = early
+            if early:
+                # Counted before their turn: a flush says "up to here", and for that they are to
+                # wait for those that are still under way.
+                self._dirty.set()
+            if not batch and (self._marked or not self._announced):
                 return
+            self._announced = False
             # Larger than the last one even where the clock was set back.
             self._last_number = max(self._last_number + 1, milliseconds(self._now()))
-            self._batches[self._last_number] = self._moved
-            self._moved = Counter()
-            await self._write(self._last_number)
+            self._batches[self._last_number] = batch
+            await self._write(self._last_number, settled)
 
-    async def _write(self, number: int) -> None:
-        self._unconfirmed = number
+    async def _write(self, number: int, settled: int) -> None:
+        self._unconfirmed = number, settled
         changes = {name: change for name, change in self._batches[number].items() if change}
-        names = {"#mark": self._mark} | {f"#{name}": name for name in changes}
-        values = {":number": {"N": str(number)}}
+        names = {"#mark": self._mark, "#upto": self._upto} | {f"#{name}": name for name in changes}
+        values = {":number": {"N": str(number)}, ":settled": {"N": str(settled)}}
         values |= {f":{name}": {"N": str(change)} for name, change in changes.items()}
-        added = ", ".join(f"#{name} :{name}" for name in changes)
+        added = " ADD " + ", ".join(f"#{name} :{name}" for name in changes) if changes else ""
+        first = "" if self._marked else "attribute_not_exists(#mark) OR "
         try:
-            # Where it is refused, it was written by a try whose answer was lost.
-            await self._table.update(
+            done = await self._table.update(
                 "counters",
                 self._item_id,
-                f"SET #mark = :number ADD {added}",
-                condition="attribute_not_exists(#mark) OR #mark < :number",
+                f"SET #mark = :number, #upto = :settled{added}",
+                condition=f"{first}#mark < :number",
                 names=names,
                 values=values,
             )
+            if done is None and self._marked and not await self._is_marked():
+                # Not written by a try whose answer was lost, but counted by another process, which
+                # took this one for dead.
+                del self._batches[number]
+                logger.warning(
+                    "this process was silent for so long that another has counted for it: the "
+                    "counters may be off by a little until their next repair"
+                )
+                self._marked = False
+            else:
+                self._marked = True
         except BackendUnavailable:
             self._dirty.set()
             raise
-        self._marked = True
         self._unconfirmed = None
         if not self._reading:
             self._forget_confirmed()
 
+    async def _is_marked(self) -> bool:
+        found = await self._table.get("counters", [self._item_id])
+        return self._mark in found.get(self._item_id, {})
+
     def _forget_confirmed(self) -> None:
+        unconfirmed = None if self._unconfirmed is None else self._unconfirmed[0]
         self._batches = {
-            number: batch for number, batch in self._batches.items() if number == self._unconfirmed
+            number: batch for number, batch in self._batches.items() if number == unconfirmed
         }
 
-    async def _remove_mark(self) -> None:
-        try:
-            await self._remove(self._item_id, [self._mark])
-        except BackendUnavailable as error:
-            logger.info("the counters keep this process's mark until a repair: %s", error)
-        else:
+    async def _retire(self) -> None:
+        """Take the mark away: there is nothing that others would have to look for."""
+        async with self._flushing:
+            if self._unconfirmed is not None or self._moves or self._reading:
+                return
+            # Whatever becomes of it: the next flush may find the mark or not.
             self._marked = False
-
-    async def _remove(self, item_id: str, marks: list[str]) -> None:
-        names = {f"#{i}": mark for i, mark in enumerate(marks)}
-        await self._table.update("counters", item_id, "REMOVE " + ", ".join(names), names=names)
+            try:
+                await remove_marks(self._table, self._item_id, [self._process])
+            except BackendUnavailable as error:
+                logger.info("the counters keep this process's mark for now: %s", error)
 
     # --- for a repair -----------------------------------------------------------------------
 
     def correct(self, differences: Mapping[TaskStatus, int]) -> None:
         """Add these to the counters, with the next flush."""
-        for status, difference in differences.items():
-            self._moved[status.value.lower()] += difference
-
-    async def forget_processes(self) -> None:
-        """Remove the marks of processes that have not flushed for a day: they were killed.
-
-        Raises:
-            BackendUnavailable
-        """
-        oldest = milliseconds(self._now() - _FORGET_PROCESS_AFTER)
-        for item_id, item in (await self._table.get("counters", schema.counter_ids())).items():
-            old = [
-                name for name in item if name.startswith(_FLUSHED) and _number(item, name) < oldest
-            ]
-            for start in range(0, len(old), _MARKS_A_REQUEST):
-                await self._remove(item_id, old[start : start + _MARKS_A_REQUEST])
+        changes = {status.value.lower(): number for status, number in differences.items()}
+        if changes:
+            self._moves.append((0, changes))
 
 
 def counts_of(totals: Mapping[str, int]) -> Counts:
     """Never negative: a process may have been killed before it could count what others go on
     with."""
     return Counts(**{name: max(0, totals[name]) for name in _FIELDS})
-
-
-def milliseconds(moment: datetime) -> int:
-    return int(moment.timestamp() * 1000)
-
-
-def _number(item: Item, name: str) -> int:
-    value = item.get(name)
-    return 0 if value is None else int(value["N"])

@@ -79,10 +79,15 @@ class Creator:
         context.table.count("create", len(tasks))
         await trio.lowlevel.checkpoint_if_cancelled()
         batch = self._begin(tasks)
-        with trio.CancelScope(shield=True, deadline=trio.current_time() + context.timeout):
+        context.counters.about_to_write()
+        try:
+            with trio.CancelScope(shield=True, deadline=trio.current_time() + context.timeout):
+                for wave in batch.waves:
+                    await self._insert(wave, batch)
+                    await self._reindex_late(wave, batch)
+        finally:
             for wave in batch.waves:
-                await self._insert(wave, batch)
-                await self._reindex_late(wave, batch)
+                context.tokens.release([pending.token for pending in wave.values()])
         for wave in batch.waves:
             for index, pending in wave.items():
                 if index not in batch.verdicts:
@@ -122,6 +127,7 @@ class Creator:
         if size > limit:
             # In terms of what the user can change.
             payload = item_size({"payload": item["payload"]})
+            self._context.tokens.release([token])
             return TooLarge(payload, max(0, limit - (size - payload)))
         return _PendingInsert(new.task, token, item)
 
@@ -168,7 +174,12 @@ class Creator:
 
     def _count_once(self, pending: _PendingInsert) -> None:
         if not pending.token.counted:
-            self._context.counters.move(None, TaskStatus.PENDING)
+            self._context.counters.move(
+                None,
+                TaskStatus.PENDING,
+                number=pending.token.number,
+                created_at=pending.task.created_at,
+            )
             pending.token.counted = True
 
     async def _reindex_late(self, wave: dict[int, _PendingInsert], batch: _CreateBatch) -> None:

@@ -140,7 +140,8 @@ def new_item(
     item.update(changeable(row, retention=retention))
     if in_default_partition:
         item["status_shard"] = text(schema.status_shard(IndexPartition.DEFAULT, task.id))
-    item["token"] = text(token)
+    # For good: `token` is the last write's.
+    item["token"] = item["create_token"] = text(token)
     return item
 
 
@@ -276,6 +277,14 @@ def to_task(item: Item) -> Task:
 def is_counted(item: Item) -> bool:
     """Whether the task is in the counters: other programs' items are not until they start."""
     return "status_shard" in item
+
+
+def created_at_of(item: Item | None) -> datetime | None:
+    """Of an item of ours; None where that cannot be read."""
+    try:
+        return datetime.fromisoformat((item or {})["created_at"]["S"])
+    except (KeyError, ValueError):
+        return None
 
 
 def token_of(item: Item) -> str | None:

@@ -56,6 +56,8 @@ SWEEP_ID: Final = "@sweep"
 
 RETENTION_ID: Final = "@retention"
 """The item that says how far the walk of `late_retention` has come."""
+WALK_PREFIX: Final = "@stranded#"
+"""Of the items, one a queue, that say how far the walk over unfinished tasks has come."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

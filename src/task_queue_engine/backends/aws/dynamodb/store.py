@@ -4,8 +4,8 @@ From here inwards: `create`, `transitions` (what can be asked of a row) and `upd
 decisions, conflicts); `conditional_writes` (as data) and `writers` (how they are sent, by `partiql`
 or `expressions`); `write_tokens` (recognising one's own); `item_format` and `schema` (what is
 stored). Beside them what is found by looking: `listing`, `sparse_indexes`, `stranded`, `expiry`
-over `status_index`, and the `sweep` that keeps that index in order; `counters` and their
-`counter_repair`. At the edge `table_client`.
+over `status_index`, and the `sweep` that keeps that index in order; `counters`, their
+`crash_recovery` and their `counter_repair`. At the edge `table_client`.
 docs/adr/0014 says what each operation costs.
 """
 
@@ -29,6 +29,7 @@ from task_queue_engine.backends.aws.dynamodb.counter_repair import (
     count_rows,
 )
 from task_queue_engine.backends.aws.dynamodb.counters import Counters
+from task_queue_engine.backends.aws.dynamodb.crash_recovery import DEAD_AFTER, CrashRecovery
 from task_queue_engine.backends.aws.dynamodb.create import Creator
 from task_queue_engine.backends.aws.dynamodb.expiry import expire
 from task_queue_engine.backends.aws.dynamodb.item_format import read_row
@@ -41,7 +42,7 @@ from task_queue_engine.backends.aws.dynamodb.table_check import check_table, pin
 from task_queue_engine.backends.aws.dynamodb.table_client import TableClient
 from task_queue_engine.backends.aws.dynamodb.update import RowUpdater
 from task_queue_engine.backends.aws.dynamodb.write_context import WriteContext
-from task_queue_engine.backends.aws.dynamodb.write_tokens import WriteTokens
+from task_queue_engine.backends.aws.dynamodb.write_tokens import WriteTokens, new_process
 from task_queue_engine.backends.aws.dynamodb.writers import Applied, Unanswered, make_writer
 from task_queue_engine.backends.aws.usage import StoreUsage
 from task_queue_engine.backends.aws.wire.client import AwsClient
@@ -86,7 +87,10 @@ class DynamoStore:
         retention: seconds after which DynamoDB's TTL may delete a finished task; with 0 it never
             does, and `expire` deletes.
         flush_interval, repair_interval: of the counters, in seconds; see `counters` and
-            `counter_repair`. With a `repair_interval` of 0 they are not repaired.
+            `counter_repair`. With a `repair_interval` of 0 they are not repaired, nor is counted
+            what killed processes did.
+        dead_after: seconds of silence after which a busy process counts as killed; see
+            `crash_recovery`.
         orphaned_after: how old an attempt must be to be given up; see `stranded`.
         sweep_lag: seconds after which a task that has not ended is moved in the index; see `sweep`.
             A task that takes longer costs more, a lost message is found no sooner. Engines that
@@ -106,6 +110,7 @@ class DynamoStore:
         retention: float = 0.0,
         flush_interval: float = 1.0,
         repair_interval: float = 24 * 3600.0,
+        dead_after: float = DEAD_AFTER,
         orphaned_after: timedelta = ORPHANED_AFTER,
         sweep_lag: float = 120.0,
         concurrency: int = 16,
@@ -123,7 +128,16 @@ class DynamoStore:
             rng=rng,
         )
         self._writer = make_writer(writes, self._table)
-        self._counters = Counters(self._table, now=now, flush_interval=flush_interval)
+        process = new_process()
+        tokens = WriteTokens(process)
+        self._counters = Counters(
+            self._table,
+            process=process,
+            settled=tokens.settled,
+            now=now,
+            flush_interval=flush_interval,
+        )
+        self._crash_recovery = CrashRecovery(self._table, now=now, rng=rng, dead_after=dead_after)
         self._counter_repair = CounterRepair(
             self._table,
             self._counters,
@@ -151,7 +165,7 @@ class DynamoStore:
         context = WriteContext(
             table=self._table,
             writer=self._writer,
-            tokens=WriteTokens(),
+            tokens=tokens,
             counters=self._counters,
             costs=self._costs,
             now=now,
@@ -188,6 +202,7 @@ class DynamoStore:
                 nursery.start_soon(self._counters.run)
                 if self._repair_interval:
                     nursery.start_soon(self._counter_repair.run)
+                    nursery.start_soon(self._crash_recovery.run)
                 try:
                     yield
                 except BaseException as error:  # noqa: BLE001  # raised below, not in a group

@@ -9,7 +9,9 @@ exists: it goes by what times can tell.
   12 hours after its receipt, and an engine stops an attempt whose lease is lost: no live attempt is
   that old.
 
-The walk goes over the partition OPEN. If this engine gets the sweep's lease, a piece of the sweep
+The walk goes over the partition OPEN, and how far it has come is noted after each piece that is not
+its last: a process that begins goes on from there, so that processes which live shorter than a walk
+takes get to its end together. If this engine gets the sweep's lease, a piece of the sweep
 comes first, so that all that is older than its lag is there.
 """
 
@@ -25,7 +27,11 @@ from task_queue_engine.backends.aws.dynamodb.item_format import (
     read_row,
     sort_key_of,
 )
-from task_queue_engine.backends.aws.dynamodb.schema import IndexPartition, status_shards
+from task_queue_engine.backends.aws.dynamodb.schema import (
+    WALK_PREFIX,
+    IndexPartition,
+    status_shards,
+)
 from task_queue_engine.backends.aws.dynamodb.status_index import check_sort_key, walk
 from task_queue_engine.backends.aws.dynamodb.sweep import Sweep
 from task_queue_engine.backends.aws.dynamodb.table_client import TableClient
@@ -85,7 +91,8 @@ class StrandedSearch:
     ) -> StrandedPage:
         """As `DynamoStore.stranded`."""
         check_limit(limit)
-        place = None if cursor is None else _place_of(cursor)
+        place = await self._noted(queue) if cursor is None else _place_of(cursor)
+        began_at = place
         is_swept = await self._sweep.go_on()
         now = self._now()
         unsent_before = _NEVER if sent_before is None else min(before, sent_before)
@@ -93,6 +100,9 @@ class StrandedSearch:
         candidates, next_place = await self._walk(
             queue, max(unsent_before, orphaned_before), limit, place
         )
+        # Noted before the find is acted upon: what is lost with this process, the next walk finds.
+        if next_place is not None or began_at is not None:
+            await self._note(queue, next_place)
         stranded: list[tuple[Item, Stranded]] = []
         if candidates:
             found = await self._table.get(_PURPOSE, candidates)
@@ -110,6 +120,26 @@ class StrandedSearch:
         return StrandedPage(
             found=tuple(reported),
             next_cursor=None if next_place is None else encode_cursor("stranded", next_place),
+        )
+
+    async def _noted(self, queue: str) -> _Place | None:
+        """Where the walk that was left off goes on; None: at the start."""
+        item_id = f"{WALK_PREFIX}{queue}"
+        found = await self._table.get(_PURPOSE, [item_id], consistent=False)
+        noted = [
+            value.get("S", "") for value in found.get(item_id, {}).get("place", {}).get("L", ())
+        ]
+        return (noted[0], noted[1]) if len(noted) == 2 and noted[0] in _SHARDS else None
+
+    async def _note(self, queue: str, place: _Place | None) -> None:
+        """Of several engines the last one counts: all walk to the end by themselves."""
+        noted: Item = {":place": {"L": [{"S": part} for part in place or ()]}}
+        await self._table.update(
+            _PURPOSE,
+            f"{WALK_PREFIX}{queue}",
+            "SET #place = :place",
+            names={"#place": "place"},
+            values=noted,
         )
 
     async def _walk(

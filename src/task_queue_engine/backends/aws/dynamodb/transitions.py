@@ -92,6 +92,7 @@ class Record(RowUpdate[RecordVerdict]):
     def __init__(self, write: AttemptWrite, *, retention: float) -> None:
         super().__init__(write.task_id, ("record", write.task_id, write.attempt, type(write)))
         self._write = write
+        self.changes_status = not isinstance(write, Progress)
         self._retention = retention
         # The item has no room: leave out what can be done without.
         self._is_squeezed = False

@@ -18,6 +18,7 @@ from task_queue_engine.backends.aws.dynamodb.conditional_writes import Update
 from task_queue_engine.backends.aws.dynamodb.item_format import (
     Item,
     MalformedItem,
+    created_at_of,
     is_counted,
     to_row,
     token_of,
@@ -32,6 +33,7 @@ from task_queue_engine.backends.aws.dynamodb.writers import (
 )
 from task_queue_engine.errors import BackendRefused, BackendUnavailable
 from task_queue_engine.lifecycle import Row
+from task_queue_engine.task import TaskStatus
 
 logger = logging.getLogger("task_queue_engine.dynamodb")
 
@@ -48,6 +50,9 @@ class RowUpdate(ABC, Generic[V]):
     Args:
         request_key: equal for a repetition of the same call after its answer was lost.
     """
+
+    changes_status = True
+    """It may; what the counters count."""
 
     def __init__(self, task_id: str, request_key: Hashable) -> None:
         self.task_id = task_id
@@ -121,16 +126,12 @@ class RowUpdater:
         context.table.count(purpose, len(updates))
         await trio.lowlevel.checkpoint_if_cancelled()
         pending = [self._begin(update) for update in updates]
-        with trio.CancelScope(shield=True, deadline=trio.current_time() + context.timeout):
-            failed: dict[str, BackendUnavailable] = {}
-            for wave in _waves(pending):
-                for each in wave:
-                    # Order is kept: nothing overtakes a write that may be on its way.
-                    each.failure = failed.get(each.update.task_id)
-                await self._carry_out_wave(purpose, [each for each in wave if not each.is_done])
-                failed |= {
-                    each.update.task_id: each.failure for each in wave if each.failure is not None
-                }
+        if any(update.changes_status for update in updates):
+            context.counters.about_to_write()
+        try:
+            await self._carry_out_all(purpose, pending)
+        finally:
+            context.tokens.release([each.token for each in pending])
         failures = [each.failure for each in pending if each.failure is not None]
         if failures or not all(each.verdicts for each in pending):
             # Of several equal requests the first is the one that may have been carried out.
@@ -142,6 +143,19 @@ class RowUpdater:
                 else BackendUnavailable(f"DynamoDB did not answer within {context.timeout:g} s")
             )
         return [each.verdicts[0] for each in pending]
+
+    async def _carry_out_all(self, purpose: str, pending: Sequence[_PendingUpdate[V]]) -> None:
+        deadline = trio.current_time() + self._context.timeout
+        with trio.CancelScope(shield=True, deadline=deadline):
+            failed: dict[str, BackendUnavailable] = {}
+            for wave in _waves(pending):
+                for each in wave:
+                    # Order is kept: nothing overtakes a write that may be on its way.
+                    each.failure = failed.get(each.update.task_id)
+                await self._carry_out_wave(purpose, [each for each in wave if not each.is_done])
+                failed |= {
+                    each.update.task_id: each.failure for each in wave if each.failure is not None
+                }
 
     def _begin(self, update: RowUpdate[V]) -> _PendingUpdate[V]:
         token = self._context.tokens.take(update.request_key)
@@ -203,7 +217,7 @@ class RowUpdater:
             await self._read(purpose, to_read, now)
 
     def _applied(self, each: _PendingUpdate[V], item: Item | None) -> None:
-        self._context.counters.move(*each.status_change)
+        self._count(each, item)
         each.token.counted = True
         if each.decided:
             each.verdicts = each.decided
@@ -212,6 +226,29 @@ class RowUpdater:
             each.verdicts = [each.update.blindly_written(item)]
         except MalformedItem as error:
             self._malformed(each, error)
+
+    def _count(self, each: _PendingUpdate[V], item: Item | None) -> None:
+        """A change that has just been made; `item` where a blind write asked for it."""
+        counters = self._context.counters
+        old, new = each.status_change
+        if new is old:
+            return
+        task_id = each.update.task_id
+        created_at = None if each.row is None else each.row.task.created_at
+        if new is TaskStatus.PROCESSING:
+            created_at = created_at or created_at_of(item)
+            counters.started(task_id, created_at)
+        else:
+            created_at = counters.ended(task_id) or created_at
+        # The row says what it was before: see `crash_recovery`.
+        starts = old is TaskStatus.PENDING and new is TaskStatus.PROCESSING
+        ends = old is TaskStatus.PROCESSING and new is not None and new.is_terminal
+        counters.move(
+            old,
+            new,
+            number=each.token.number,
+            created_at=created_at if starts or ends else None,
+        )
 
     def _decide(self, each: _PendingUpdate[V], item: Item | None, now: datetime) -> None:
         """What next, the row being as in `item`."""
@@ -242,7 +279,7 @@ class RowUpdater:
         if written is None or written[1] is not row.task.status:
             written, counted = each.status_change, False
         if not counted:
-            self._context.counters.move(*written)
+            self._context.counters.move(*written, number=each.token.number)
         each.token.written, each.token.counted = written, True
         each.row = row
         each.verdicts = each.decided or [each.update.recognise(row)]

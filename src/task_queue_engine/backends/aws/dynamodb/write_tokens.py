@@ -5,13 +5,17 @@ the caller repeats the call, the same request gets the same token, and a row tha
 written by the first try. The caller of `claim` could do without, since it recognises its own
 attempts by itself; the counters could not: a write is counted by the call that hears of it.
 Retries of one HTTP request need no memory: they carry the same token anyway.
+
+A token names its process and numbers its writes, so a row says who wrote it last and, beside the
+numbers up to which that process had counted, whether that write is in the counters: see
+`crash_recovery`.
 """
 
 from __future__ import annotations
 
 import secrets
 from collections import OrderedDict
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterable
 from dataclasses import dataclass
 from itertools import count
 
@@ -21,9 +25,28 @@ StatusChange = tuple[TaskStatus | None, TaskStatus | None]
 """From and to, as the counters see it; None: not in the table, or not counted."""
 
 
+# Characters of a process's name: 48 bits in hexadecimal.
+_PROCESS = 12
+
+
+def new_process() -> str:
+    """A name for this process, in its tokens and in the counters."""
+    return secrets.token_hex(_PROCESS // 2)
+
+
+def read_token(text: str) -> tuple[str, int]:
+    """Process and number of a token; a number of 0 where it is none of these."""
+    try:
+        return text[:_PROCESS], int(text[_PROCESS:], 16)
+    except ValueError:
+        return text, 0
+
+
 @dataclass(slots=True)
 class WriteToken:
     text: str
+    number: int = 0
+    """Of this process's tokens."""
     written: StatusChange | None = None
     """What an earlier, unanswered try was about to write."""
     counted: bool = False
@@ -33,16 +56,19 @@ class WriteToken:
 class WriteTokens:
     """
     Args:
+        process: of `new_process`.
         capacity: tokens remembered at most; the oldest are forgotten then. A forgotten one costs a
             wrong count until the next repair, and an answer that the call came too late; never a
             task.
     """
 
-    def __init__(self, capacity: int = 10_000) -> None:
+    def __init__(self, process: str, capacity: int = 10_000) -> None:
         self._capacity = capacity
-        # 48 bits for this process, a number for each write.
-        self._prefix = secrets.token_hex(6)
+        self._process = process
         self._numbers = count(1)
+        self._last = 0
+        self._in_use: set[int] = set()
+        self._settled = 0
         self._unanswered: OrderedDict[Hashable, WriteToken] = OrderedDict()
 
     def take(self, request_key: Hashable) -> WriteToken:
@@ -52,10 +78,23 @@ class WriteTokens:
         Args:
             request_key: equal for a repetition of the same call.
         """
-        return self._unanswered.pop(request_key, None) or WriteToken(self._fresh())
+        token = self._unanswered.pop(request_key, None) or self._fresh()
+        self._in_use.add(token.number)
+        return token
 
-    def _fresh(self) -> str:
-        return f"{self._prefix}{next(self._numbers):x}"
+    def _fresh(self) -> WriteToken:
+        self._last = next(self._numbers)
+        return WriteToken(f"{self._process}{self._last:x}", self._last)
+
+    def release(self, tokens: Iterable[WriteToken]) -> None:
+        """The calls that used them are over: what they have written is counted."""
+        self._in_use.difference_update([token.number for token in tokens])
+
+    def settled(self) -> int:
+        """The number up to which no token is in use. It never goes back."""
+        lowest = min(self._in_use, default=self._last + 1)
+        self._settled = max(self._settled, lowest - 1)
+        return self._settled
 
     def remember(self, request_key: Hashable, token: WriteToken) -> None:
         """The call that used it has not been answered."""

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterable, Mapping
+import random
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from typing import TypeVar
+
+import trio
 
 from task_queue_engine.backends.aws.sqs.message_format import MAX_MESSAGE_BYTES
 from task_queue_engine.backends.aws.sqs.queue_urls import origin_of, region_of
@@ -13,7 +17,9 @@ from task_queue_engine.backends.aws.wire.endpoints import Service
 from task_queue_engine.backends.aws.wire.error_codes import Meaning, meaning_of
 from task_queue_engine.backends.aws.wire.errors import AwsRequestFailed
 from task_queue_engine.backends.aws.wire.explanations import clock_trouble, not_the_service, refuse
-from task_queue_engine.errors import BackendError, ConfigurationError
+from task_queue_engine.errors import BackendError, BackendUnavailable, ConfigurationError
+
+T = TypeVar("T")
 
 logger = logging.getLogger("task_queue_engine.aws")
 
@@ -25,6 +31,47 @@ NO_SUCH_QUEUE = Meaning.QUEUE_MISSING | Meaning.ADDRESS_INVALID
 TIMEOUT = 10.0
 """Seconds for one question at the start, with its retries: longer than a lost packet takes, shorter
 than the patience of an operator who has just made a mistake."""
+
+PATIENCE = 15.0
+"""Seconds for which the whole start waits for trouble to pass, beyond each request's own retries:
+longer than a service's bad moments last, shorter than a supervisor waits before it calls a start
+hung (30 s and more)."""
+
+# Seconds: the bounds of the waits between two tries of a check.
+_FIRST_WAIT = 0.2
+_LONGEST_WAIT = 3.0
+
+
+class Patience:
+    """What all checks of one start share: how long its trouble may last.
+
+    A check says what is wrong in two ways. A definite answer (ConfigurationError, BackendRefused)
+    is passed on at once. Trouble that may pass (BackendUnavailable) is waited out, and reported as
+    what it is where it lasts.
+    """
+
+    def __init__(self) -> None:
+        self._until = trio.current_time() + PATIENCE
+
+    async def wait_out(self, check: Callable[[], Awaitable[T]]) -> T:
+        """
+        Args:
+            check: may be made any number of times.
+
+        Raises:
+            BackendUnavailable: the trouble did not pass.
+        """
+        wait = _FIRST_WAIT
+        while True:
+            try:
+                return await check()
+            except BackendUnavailable as error:
+                delay = max(wait * random.uniform(0.5, 1.0), min(error.retry_after or 0, wait))  # noqa: S311  # jitter
+                if trio.current_time() + delay >= self._until:
+                    raise
+                logger.warning("not started yet, another try in %.1f s: %s", delay, error)
+                await trio.sleep(delay)
+                wait = min(wait * 2, _LONGEST_WAIT)
 
 
 def check_regions(client: AwsClient, urls: Iterable[tuple[str, str]]) -> None:

@@ -23,12 +23,7 @@ from task_queue_engine.backends.aws.wire.error_codes import (
     meaning_of,
     meaning_of_statement,
 )
-from task_queue_engine.backends.aws.wire.errors import (
-    AwsRequestFailed,
-    CredentialsUnusable,
-    EndpointUnreachable,
-    Throttled,
-)
+from task_queue_engine.backends.aws.wire.errors import AwsRequestFailed, UnexpectedAnswer
 from task_queue_engine.errors import BackendRefused, BackendUnavailable, ConfigurationError
 
 Writes = Literal["batch", "single"]
@@ -37,6 +32,9 @@ Writes = Literal["batch", "single"]
 _FIRST_THINGS_FIRST = Meaning.CREDENTIALS_WRONG | NO_SUCH_QUEUE | Meaning.TABLE_MISSING
 # What other checks speak of.
 _ELSEWHERE = _FIRST_THINGS_FIRST | Meaning.ACCESS_DENIED
+
+# Trouble of the service's own, which says nothing about what it can do.
+_PASSES = Meaning.TRANSIENT | Meaning.THROTTLED
 
 # The id of no task.
 _NOTHING = "tqe-looked-for-this"
@@ -83,7 +81,10 @@ async def ask(client: AwsClient, probe: Probe) -> Given | Denied | Unknown:
     except BackendUnavailable as error:
         return Unknown(str(error))
     code, message = _statement_error(answer)
-    return Denied(message) if _meaning_of(code) & Meaning.ACCESS_DENIED else Given()
+    means = _meaning_of(code)
+    if means & Meaning.ACCESS_DENIED:
+        return Denied(message)
+    return Unknown(f"{code}: {message}") if means & _PASSES else Given()
 
 
 async def check_permissions(client: AwsClient, probes: Iterable[Probe]) -> None:
@@ -111,8 +112,8 @@ async def check_writes(client: AwsClient, table_name: str, writes: Writes) -> No
     """A server that ignores a statement's condition, or knows no statements, would lose tasks.
 
     Raises:
-        ConfigurationError: naming TQE_DYNAMODB_WRITES.
-        BackendUnavailable: DynamoDB is in trouble.
+        ConfigurationError: naming TQE_DYNAMODB_WRITES; only where the answer shows that.
+        BackendUnavailable: DynamoDB is in trouble, and what it can do is not known.
     """
     if writes == "single":
         return
@@ -128,16 +129,18 @@ async def check_writes(client: AwsClient, table_name: str, writes: Writes) -> No
         if meaning_of(error.code) & _ELSEWHERE:
             return
         said = str(error)
-    except (CredentialsUnusable, EndpointUnreachable, Throttled):
-        raise
-    except BackendUnavailable as error:
+    except UnexpectedAnswer as error:
+        # This operation only: the table's were answered in DynamoDB's own words before.
         if is_aws(endpoint):
             raise
         said = str(error)
     else:
         code, said = _statement_error(answer)
-        if _meaning_of(code) & (Meaning.CONDITION_FAILED | _ELSEWHERE):
+        means = _meaning_of(code)
+        if means & (Meaning.CONDITION_FAILED | _ELSEWHERE):
             return
+        if means & _PASSES:
+            raise BackendUnavailable(f"DynamoDB at {endpoint}: {code}: {said}")
         said = f"{code}: {said}" if code else "it ignores their conditions"
     raise ConfigurationError(
         f"is batch, but what answers at {endpoint} does not carry out conditional PartiQL "

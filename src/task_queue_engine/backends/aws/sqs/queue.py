@@ -303,14 +303,18 @@ class SqsQueue:
     # --- looking ----------------------------------------------------------------------------
 
     async def depth(self) -> QueueDepth:
-        """Approximate: SQS's counts follow within about a minute."""
+        """Approximate: SQS's counts follow within about a minute. A message that was given back to
+        be received later is in flight to SQS until then, and not delayed."""
         visible, delayed, in_flight = await self._client.counts(
             "ApproximateNumberOfMessages",
             "ApproximateNumberOfMessagesDelayed",
             "ApproximateNumberOfMessagesNotVisible",
         )
         return QueueDepth(
-            waiting=visible + delayed, in_flight=in_flight, dead=await self._dead_letters.count()
+            waiting=visible + delayed,
+            delayed=delayed,
+            in_flight=in_flight,
+            dead=await self._dead_letters.count(),
         )
 
 

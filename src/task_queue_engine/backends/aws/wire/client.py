@@ -96,6 +96,7 @@ class AwsClient:
         self._long_polls: dict[Service, ServiceChannel] = {}
         self._counts: dict[tuple[Service, str], OperationStatistics] = {}
         self._connections_opened = 0
+        self._answered: set[Service] = set()
 
     def open(self) -> AbstractAsyncContextManager[None]:
         """The block in which calls can be made. Entering it finds region, endpoints and
@@ -104,6 +105,7 @@ class AwsClient:
         Raises:
             ConfigurationError: naming the variable.
             BackendRefused: no usable credentials.
+            BackendUnavailable: the service that gives them is in trouble.
         """
         return self._open()
 
@@ -132,6 +134,11 @@ class AwsClient:
     def endpoint(self, service: Service) -> str:
         """The service's URL; inside `open` only."""
         return self._ordinary[service].endpoint.url
+
+    def has_answered(self, service: Service) -> bool:
+        """Whether a call to it has succeeded: then its address and port are right, and what goes
+        wrong with them passes."""
+        return service in self._answered
 
     @property
     def credentials_origin(self) -> str:
@@ -207,6 +214,7 @@ class AwsClient:
             outcome = await channel.attempt(call, credentials)
             if not isinstance(outcome, FailedAttempt):
                 channel.quota.give_back(paid)
+                self._answered.add(channel.service)
                 return outcome
             if outcome.kind is FailureKind.THROTTLED:
                 call.counts.throttles += 1

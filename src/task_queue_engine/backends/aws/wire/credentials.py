@@ -9,9 +9,13 @@ import contextlib
 from collections.abc import Callable
 from typing import Any
 
+import botocore.exceptions
 import trio
 
-from task_queue_engine.backends.aws.wire.errors import CredentialsUnusable
+from task_queue_engine.backends.aws.wire.errors import (
+    CredentialSourceInTrouble,
+    CredentialsUnusable,
+)
 from task_queue_engine.backends.aws.wire.sigv4 import Credentials
 from task_queue_engine.errors import BackendRefused
 
@@ -26,6 +30,13 @@ _LOOK_EVERY = 1.0
 _RENEW_EVERY = 30.0
 # Seconds between two walks through the chain for credentials that a service refuses.
 _RELOAD_EVERY = 5.0
+
+# No connection, or none that held: of a source that is asked over the network.
+_PASSING = (
+    botocore.exceptions.ConnectionError,
+    botocore.exceptions.HTTPClientError,
+    botocore.exceptions.MetadataRetrievalError,
+)
 
 # Any: botocore has no types. Called in a thread; returns botocore's credentials object or None.
 Load = Callable[[], Any]
@@ -71,9 +82,12 @@ class CredentialSource:
 
         Raises:
             BackendRefused: there are none, or what there is cannot be used.
+            CredentialSourceInTrouble: another try may help.
         """
         try:
             self._current = await self._in_thread(self._load_all)
+        except CredentialSourceInTrouble:
+            raise
         except CredentialsUnusable as error:
             raise BackendRefused(str(error)) from error
 
@@ -152,7 +166,7 @@ class CredentialSource:
             chain = self._load()
         # Providers run programs, read files and call services: anything may come out of them.
         except Exception as error:
-            raise CredentialsUnusable(f"cannot get AWS credentials: {_say(error)}") from error
+            raise _unusable("cannot get AWS credentials", error) from error
         if chain is None:
             raise CredentialsUnusable(
                 "no AWS credentials found: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or "
@@ -166,7 +180,7 @@ class CredentialSource:
             frozen = self._chain.get_frozen_credentials()
         # As above: a renewal asks wherever they come from.
         except Exception as error:
-            raise CredentialsUnusable(f"cannot renew AWS credentials: {_say(error)}") from error
+            raise _unusable("cannot renew AWS credentials", error) from error
         if not frozen.access_key or not frozen.secret_key:
             raise CredentialsUnusable(f"{self._named()} are incomplete")
         parts = (frozen.access_key, frozen.secret_key, frozen.token)
@@ -176,6 +190,20 @@ class CredentialSource:
 
     def _named(self) -> str:
         return f"the AWS credentials {self.origin}".rstrip()
+
+
+def _unusable(what: str, error: Exception) -> CredentialsUnusable:
+    kind = CredentialSourceInTrouble if _passes(error) else CredentialsUnusable
+    return kind(f"{what}: {_say(error)}")
+
+
+def _passes(error: Exception) -> bool:
+    if isinstance(error, botocore.exceptions.ClientError):
+        return int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)) >= 500
+    if isinstance(error, botocore.exceptions.CredentialRetrievalError):
+        # What the container's provider makes of a MetadataRetrievalError.
+        return bool(error.kwargs.get("provider") == "container-role")
+    return isinstance(error, _PASSING)
 
 
 def _say(error: Exception) -> str:

@@ -63,5 +63,10 @@ class CredentialsExpired(CredentialsUnusable):
     """A service says so, and their source has no newer ones."""
 
 
+class CredentialSourceInTrouble(CredentialsUnusable):
+    """The service that gives them (instance metadata, STS) did not answer or failed: this passes,
+    and says nothing about the credentials."""
+
+
 class ClockWrong(BackendUnavailable):
     """The service refuses the time a request was signed for, even where it is its own."""

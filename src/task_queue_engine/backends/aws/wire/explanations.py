@@ -39,13 +39,15 @@ def refuse(error: BackendError, client: AwsClient, service: Service) -> NoReturn
     endpoint = client.endpoint(service)
     setting = setting_behind(service, endpoint)
     why = str(error).partition(f" at {endpoint}: ")[2] or str(error)
+    known = client.has_answered(service)
     if isinstance(error, EndpointUnreachable):
         said = f"cannot reach {name} at {endpoint} ({setting}): {why}"
-        # At an address that is AWS's own the network is in trouble, and nothing has to be mended.
-        if is_aws(endpoint) and not error.misdirected:
+        # At an address that is AWS's own, or has answered before, the network is in trouble, and
+        # nothing has to be mended.
+        if known or (is_aws(endpoint) and not error.misdirected):
             raise BackendUnavailable(said) from error
         raise BackendRefused(said) from error
-    if isinstance(error, UnexpectedAnswer):
+    if isinstance(error, UnexpectedAnswer) and not known:
         raise BackendRefused(
             f"what answers at {endpoint} is not {name} ({setting}): {why}"
         ) from error

@@ -1,0 +1,209 @@
+"""What a killed process had done and not counted, found out and counted by another one.
+
+A process that has unflushed changes has a mark in the counters, and writes it anew every second:
+the number up to which its tokens are counted. One that is idle takes its mark away. So a mark that
+stands still is that of a dead process, and no clock has a part in that.
+
+What such a process had not counted can be read off the rows, which say who wrote what:
+
+- `create_token`: the task was created, and is PENDING since then;
+- `claim_token`: it was last started;
+- `token`, of a task that has ended: it ended.
+
+Each of the dead process with a number above its mark's was not counted. They are looked for among
+the tasks that were created in the quarter of an hour before the last flush, by their place in
+`status-index`: that takes half a read unit for each of these, whatever the size of the table.
+Changes of older tasks, and other changes than these three, are flushed at once (`Counters.move`):
+of those a crash may lose what was done in the last tenth of a second, until the next repair.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from functools import partial
+
+import trio
+
+from task_queue_engine.backends.aws.dynamodb import schema
+from task_queue_engine.backends.aws.dynamodb.counters import (
+    FOUND_UP_TO_AGE,
+    MOVES,
+)
+from task_queue_engine.backends.aws.dynamodb.item_format import (
+    Item,
+    MalformedItem,
+    id_of_sort_key,
+    moment_text,
+    sort_key_of,
+    status_of,
+)
+from task_queue_engine.backends.aws.dynamodb.process_marks import (
+    ProcessMark,
+    count_for,
+    milliseconds,
+    read_marks,
+)
+from task_queue_engine.backends.aws.dynamodb.schema import IndexPartition
+from task_queue_engine.backends.aws.dynamodb.status_index import of_shard, pages
+from task_queue_engine.backends.aws.dynamodb.table_client import TableClient
+from task_queue_engine.backends.aws.dynamodb.write_tokens import read_token
+from task_queue_engine.backends.aws.wire.concurrently import gather
+from task_queue_engine.errors import BackendUnavailable
+from task_queue_engine.task import TaskStatus
+
+logger = logging.getLogger("task_queue_engine.dynamodb")
+
+_PURPOSE = "crash_recovery"
+
+# Seconds between two looks at the marks, which take 2 read units.
+_LOOK_EVERY = 5.0
+DEAD_AFTER = 20.0
+"""Seconds for which a mark has stood still when its process counts as dead: twice what an idle one
+takes to remove its own, and well above the 8 s that a write may take to settle."""
+# For a clock that is behind the one of a task's creator.
+_SKEW = timedelta(minutes=1)
+# The attribute of the first counter item that says until when one process is at it.
+_TAKEN = "recovery_until"
+_LEASE = timedelta(seconds=30)
+
+_TOKENS = ("id", "status", "create_token", "claim_token", "token")
+
+Changes = Mapping[str, int]
+
+
+class CrashRecovery:
+    """
+    Args:
+        dead_after: seconds for which the mark of a dead process has stood still.
+    """
+
+    def __init__(
+        self,
+        table: TableClient,
+        *,
+        now: Callable[[], datetime],
+        rng: random.Random,
+        dead_after: float = DEAD_AFTER,
+    ) -> None:
+        self._table = table
+        self._now = now
+        self._rng = rng
+        self._dead_after = dead_after
+        # Since when a mark is as it is, by this process's own monotonic clock.
+        self._seen: dict[ProcessMark, float] = {}
+
+    async def run(self) -> None:
+        """Look for dead processes; until cancelled."""
+        while True:
+            await trio.sleep(min(_LOOK_EVERY, self._dead_after / 4) * self._rng.uniform(0.8, 1.2))
+            try:
+                dead = await self._find_dead()
+                if dead and await self._takes_it():
+                    await self.recover(dead)
+            except BackendUnavailable as error:
+                logger.warning("what a killed process did was not counted yet: %s", error)
+
+    async def _find_dead(self) -> list[ProcessMark]:
+        now = trio.current_time()
+        # Those of older versions do not say what is counted: they are left to the repair.
+        marks = [mark for mark in await read_marks(self._table) if mark.settled is not None]
+        self._seen = {mark: self._seen.get(mark, now) for mark in marks}
+        return [mark for mark, since in self._seen.items() if now - since >= self._dead_after]
+
+    async def recover(self, dead: Sequence[ProcessMark]) -> None:
+        """Count what these had not.
+
+        Raises:
+            BackendUnavailable: nothing is counted twice by another try.
+        """
+        oldest = min(mark.flushed for mark in dead)
+        since = datetime.fromtimestamp(oldest / 1000, UTC) - FOUND_UP_TO_AGE - _SKEW
+        uncounted = await uncounted_changes(
+            self._table, {mark.process: mark.settled or 0 for mark in dead}, since
+        )
+        for mark in dead:
+            changes = uncounted.get(mark.process, Counter())
+            if await count_for(self._table, mark, changes) and changes:
+                logger.info("counted what a killed process had not: %s", dict(changes))
+
+    async def _takes_it(self) -> bool:
+        """One process of all that share the table."""
+        now = self._now()
+        taken = await self._table.update(
+            "counters",
+            schema.counter_ids()[0],
+            "SET #taken = :until",
+            condition="attribute_not_exists(#taken) OR #taken <= :now OR #taken > :never",
+            names={"#taken": _TAKEN},
+            values={
+                ":now": {"N": str(milliseconds(now))},
+                ":until": {"N": str(milliseconds(now + _LEASE))},
+                # Of a clock that is wrong.
+                ":never": {"N": str(milliseconds(now + 10 * _LEASE))},
+            },
+        )
+        return taken is not None
+
+
+async def uncounted_changes(
+    table: TableClient, settled: Mapping[str, int], since: datetime
+) -> dict[str, Counter[str]]:
+    """
+    Args:
+        settled: by process, the number up to which its tokens are counted.
+        since: tasks created before are not looked at.
+
+    Raises:
+        BackendUnavailable
+    """
+    found: defaultdict[str, Counter[str]] = defaultdict(Counter)
+    shards = [shard for part in IndexPartition for shard in schema.status_shards(part)]
+    seen: set[str] = set()
+
+    async def look_at(shard: str) -> None:
+        condition, names, values = of_shard(shard)
+        query = {
+            "KeyConditionExpression": condition + " AND #position >= :since",
+            "ExpressionAttributeNames": names | {"#position": "position"},
+            "ExpressionAttributeValues": values | {":since": {"S": moment_text(since)}},
+        }
+        async for document in pages(table, _PURPOSE, query):
+            ids = [id_of_sort_key(sort_key_of(entry)) for entry in document["Items"]]
+            # Moved in the index meanwhile, it may be met twice.
+            new = [task_id for task_id in ids if task_id not in seen]
+            seen.update(new)
+            rows = await table.get(_PURPOSE, new, consistent=False, attributes=_TOKENS)
+            for item in rows.values():
+                _add_uncounted(item, settled, found)
+
+    await gather([partial(look_at, shard) for shard in shards])
+    return dict(found)
+
+
+def _add_uncounted(
+    item: Item, settled: Mapping[str, int], found: Mapping[str, Counter[str]]
+) -> None:
+    try:
+        status = status_of(item)
+    except MalformedItem:
+        return
+    created, claimed, last = (
+        item.get(name, {}).get("S", "") for name in ("create_token", "claim_token", "token")
+    )
+
+    def count(token: str, old: TaskStatus | None, new: TaskStatus) -> None:
+        process, number = read_token(token)
+        if process in settled and number > settled[process]:
+            if old is not None:
+                found[process][old.value.lower()] -= 1
+            found[process][new.value.lower()] += 1
+            found[process][MOVES] += 1
+
+    count(created, None, TaskStatus.PENDING)
+    count(claimed, TaskStatus.PENDING, TaskStatus.PROCESSING)
+    if status.is_terminal and last not in (created, claimed):
+        count(last, TaskStatus.PROCESSING if claimed else TaskStatus.PENDING, status)

@@ -1,0 +1,339 @@
+"""A process is killed between its writes and the flush of the counters: another one finds out what
+it had not counted, soon, in a table of any size."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from datetime import timedelta
+from typing import Any
+
+import botocore.credentials
+import pytest
+import trio
+
+from task_queue_engine.backends.aws.dynamodb.store import DynamoStore
+from task_queue_engine.backends.aws.wire.client import AwsClient
+from task_queue_engine.backends.base import Counts
+from task_queue_engine.clock import ManualClock, SystemClock
+from task_queue_engine.errors import BackendUnavailable
+from task_queue_engine.lifecycle import Cancel, Complete, Fail, ScheduleRetry
+from task_queue_engine.task import Task
+from tests.backends.aws.dynamodb.faults import FaultyClient
+from tests.backends.aws.dynamodb.tables import Table, amazons_own
+from tests.backends.aws.dynamodb.tasks import ERROR, create, request_of, start
+from tests.backends.aws.dynamodb.test_counters import in_status, marks, totals, until_counts
+
+Rescuer = Callable[..., DynamoStore]
+
+
+class Mortal(FaultyClient):
+    """Once it is dead, nothing of the process reaches the counters."""
+
+    dead = False
+
+    async def call(self, service: Any, operation: str, parameters: Any, **options: Any) -> Any:
+        key = str(parameters.get("Key"))
+        if self.dead and operation == "UpdateItem" and "@counts" in key:
+            raise BackendUnavailable("by a test")
+        return await super().call(service, operation, parameters, **options)
+
+
+@pytest.fixture
+def rescuer(table: Table, clock: ManualClock) -> Rescuer:
+    """Its repairs are far away: what is mended is not their doing."""
+
+    def make(client: Any = None) -> DynamoStore:
+        return table.store(
+            client, clock=clock, flush_interval=0.02, repair_interval=3600.0, dead_after=0.4
+        )
+
+    return make
+
+
+@asynccontextmanager
+async def killed(table: Table, clock: ManualClock) -> AsyncIterator[DynamoStore]:
+    """A store whose process has had one flush, does what the block does, and is killed."""
+    client = Mortal(table.client)
+    async with (store := table.store(client, clock=clock)).open():
+        await create(store, clock)
+        await store.flush_counts()
+        assert await marks(table)
+        client.dead = True
+        yield store
+
+
+async def complete(store: DynamoStore, *tasks: Task) -> None:
+    await store.record([Complete(task_id=task.id, attempt=1, result=1) for task in tasks])
+
+
+async def rows(table: Table) -> Counts:
+    """What is true."""
+    statuses = ("pending", "processing", "completed", "failed", "cancelled")
+    return Counts(**{each: len(await in_status(table, each.upper())) for each in statuses})
+
+
+async def test_every_step_of_a_task_is_found(
+    table: Table, clock: ManualClock, rescuer: Rescuer
+) -> None:
+    async with killed(table, clock) as dead:
+        await create(dead, clock, 2)
+        tasks = await start(dead, clock, 7)
+        await complete(dead, *tasks[:3])
+        await dead.record(
+            [
+                Fail(task_id=tasks[3].id, attempt=1, error=ERROR),
+                Cancel(task_id=tasks[4].id, attempt=1, error=None),
+            ]
+        )
+        (waiting,) = await create(dead, clock)
+        await dead.cancel([waiting.id])
+    true = Counts(pending=3, processing=2, completed=3, failed=1, cancelled=2)
+    assert await rows(table) == true
+    async with (store := rescuer()).open():
+        assert await store.counts() == Counts(pending=1)
+        await until_counts(store, true)
+        assert await marks(table) == set()
+
+
+async def test_what_it_had_flushed_is_not_counted_again(
+    table: Table, clock: ManualClock, rescuer: Rescuer
+) -> None:
+    """Each of its tasks is somewhere else on its way when the last flush comes."""
+    client = Mortal(table.client)
+    async with (dead := table.store(client, clock=clock)).open():
+        await create(dead, clock)
+        running = await start(dead, clock, 5)
+        await complete(dead, *running[:2])
+        await dead.flush_counts()
+        client.dead = True
+        await complete(dead, running[2])
+        await create(dead, clock)
+    async with (store := rescuer()).open():
+        await until_counts(store, Counts(pending=2, processing=2, completed=3))
+
+
+async def test_what_others_go_on_with(table: Table, clock: ManualClock, rescuer: Rescuer) -> None:
+    """They write the same rows before it is noticed."""
+    async with killed(table, clock) as dead:
+        (created,) = await create(dead, clock)
+        taken_over, ended = await start(dead, clock, 2)
+        (retried,) = await start(dead, clock)
+        at = clock.now()
+        await dead.record(
+            [ScheduleRetry(task_id=retried.id, attempt=1, error=ERROR, run_at=at, scheduled=False)]
+        )
+    async with (store := rescuer()).open():
+        await store.claim([request_of(created.id), request_of(retried.id, count=2)])
+        await complete(store, created)
+        await store.claim([request_of(task.id, count=2) for task in (taken_over, ended)])
+        await store.record([Complete(task_id=ended.id, attempt=2, result=1)])
+        true = Counts(pending=1, processing=2, completed=2)
+        assert await rows(table) == true
+        await until_counts(store, true)
+
+
+@amazons_own
+async def test_while_others_are_busy(table: Table, clock: ManualClock, rescuer: Rescuer) -> None:
+    """Exactly, where a repair has to leave alone what may be of others."""
+    async with AsyncExitStack() as stack:
+        busy = [await stack.enter_async_context(opened(rescuer())) for _ in range(3)]
+        async with killed(table, clock) as dead:
+            tasks = await start(dead, clock, 20)
+            await complete(dead, *tasks[:11])
+        of_dead = await marks(table)
+        over = trio.Event()
+
+        async def work(store: DynamoStore) -> None:
+            while not over.is_set():
+                await complete(store, *(await start(store, clock, 3))[:2])
+
+        async with trio.open_nursery() as nursery:
+            for store in busy:
+                nursery.start_soon(work, store)
+            await until_marks(table, lambda found: not found & of_dead)
+            over.set()
+        for store in busy:
+            await store.flush_counts()
+        for store in busy:
+            assert await store.counts() == await rows(table)
+
+
+@asynccontextmanager
+async def opened(store: DynamoStore) -> AsyncIterator[DynamoStore]:
+    async with store.open():
+        yield store
+
+
+async def until_marks(table: Table, enough: Callable[[set[str]], bool]) -> None:
+    """Of the processes that are busy, and of the dead."""
+    with trio.fail_after(20):
+        while not enough(await marks(table)):  # noqa: ASYNC110  # another process's doing
+            await trio.sleep(0.02)
+
+
+async def test_one_that_is_idle_is_not_taken_for_dead(
+    table: Table, clock: ManualClock, rescuer: Rescuer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("task_queue_engine.backends.aws.dynamodb.counters._IDLE_AFTER", 0.1)
+    client = FaultyClient(table.client)
+    async with (idle := table.store(client, clock=clock, flush_interval=0.01)).open():
+        await create(idle, clock, 2)
+        await until_marks(table, lambda found: len(found) == 1)
+        await until_marks(table, lambda found: not found)
+        async with (store := rescuer()).open():
+            await trio.sleep(1)  # time enough to notice, were there anything to notice
+            assert "crash_recovery" not in store.usage().by_step
+            await create(idle, clock)
+            await until_counts(store, Counts(pending=3))
+
+
+async def test_one_that_was_taken_for_dead_counts_nothing_twice(
+    table: Table, clock: ManualClock, rescuer: Rescuer, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It was frozen, and goes on."""
+    async with (frozen := table.store(clock=clock)).open():
+        await create(frozen, clock)
+        await frozen.flush_counts()
+        await complete(frozen, *(await start(frozen, clock, 4))[:1])
+        async with (store := rescuer()).open():
+            await until_counts(store, Counts(pending=1, processing=3, completed=1))
+            await frozen.flush_counts()
+            assert "another has counted for it" in caplog.text
+            assert await frozen.counts() == Counts(pending=1, processing=3, completed=1)
+            await create(frozen, clock)
+            await frozen.flush_counts()
+            assert await store.counts() == Counts(pending=2, processing=3, completed=1)
+
+
+async def test_a_repair_and_a_recovery_do_not_count_the_same(
+    table: Table, clock: ManualClock, rescuer: Rescuer
+) -> None:
+    async with killed(table, clock) as dead:
+        await start(dead, clock, 4)
+    true = Counts(pending=1, processing=4)
+    async with (repairing := table.store(clock=clock, flush_interval=0.01)).open():
+        assert (await repairing.repair_counts()).corrected
+        assert await repairing.counts() == true
+    async with (store := rescuer()).open():
+        await until_marks(table, lambda found: not found)
+        assert await store.counts() == true
+
+
+async def test_it_looks_at_recent_tasks_only(
+    table: Table, clock: ManualClock, rescuer: Rescuer
+) -> None:
+    """Whatever the size of the table."""
+    async with (store := table.store(clock=clock)).open():
+        await create(store, clock, 150)
+    clock.advance(3600)
+    async with killed(table, clock) as dead:
+        await create(dead, clock, 3)
+    client = FaultyClient(table.client)
+    async with (store := rescuer(client)).open():
+        await until_counts(store, Counts(pending=154))
+        usage = store.usage().by_step["crash_recovery"]
+        # 40 empty queries and the four tasks.
+        assert usage.requests <= 40 + 4 + 1
+        if "moto" not in table.server.name:
+            assert usage.read_units <= 40 * 0.5 + 4 * 0.5 + 4
+
+
+@pytest.mark.parametrize("what", ["claim", "end", "cancel", "retry"])
+async def test_what_would_not_be_found_is_flushed_at_once(
+    table: Table, clock: ManualClock, what: str
+) -> None:
+    async with (store := table.store(clock=clock)).open():
+        await create(store, clock)
+        await until_flushed(table)
+        old = make_old(clock) if what in ("claim", "end") else {}
+        (task,) = await create(store, clock, **old)
+        await store.claim([request_of(task.id)])
+        if what == "end":
+            await complete(store, task)
+        if what == "cancel":
+            (waiting,) = await create(store, clock)
+            await store.cancel([waiting.id])
+        if what == "retry":
+            at = clock.now()
+            await store.record(
+                [ScheduleRetry(task_id=task.id, attempt=1, error=ERROR, run_at=at, scheduled=False)]
+            )
+        true = await rows(table)
+        async with (other := table.store(clock=clock)).open():
+            await until_counts(other, true)
+
+
+async def until_flushed(table: Table) -> None:
+    """The first change of a busy process is flushed at once: it shows that one, and no other."""
+    with trio.fail_after(20):
+        while (await totals(table)).get("pending") != 1:  # noqa: ASYNC110  # the store's own doing
+            await trio.sleep(0.01)
+
+
+def make_old(clock: ManualClock) -> dict[str, Any]:
+    return {"created_at": clock.now() - timedelta(minutes=16)}
+
+
+async def test_the_ordinary_way_is_not_flushed_at_once(table: Table, clock: ManualClock) -> None:
+    """It would cost a write unit for each request."""
+    async with (store := table.store(clock=clock)).open():
+        await create(store, clock)
+        await until_flushed(table)
+        before = store.usage().by_step["counters"].requests
+        await complete(store, *await start(store, clock, 3))
+        await trio.sleep(0.3)
+        assert store.usage().by_step["counters"].requests == before
+
+
+@pytest.mark.parametrize("table", ["dynamodb-local/batch"], indirect=True)
+async def test_killed_by_the_kernel(table: Table) -> None:
+    """Processes that work as fast as they can are killed in the middle of it, one after another."""
+    server = table.server
+    address = [server.url, server.region, *server.credentials]
+    program = [sys.executable, "-m", __name__, *address, table.name]
+    for _ in range(4):
+        process = await trio.lowlevel.open_process(program, stdout=-1)
+        assert process.stdout is not None
+        worked = b""
+        while worked.count(b".") < 3:
+            worked += await process.stdout.receive_some(100)
+        process.send_signal(signal.SIGKILL)
+        await process.wait()
+        await process.stdout.aclose()
+    settings = {"flush_interval": 0.1, "repair_interval": 3600.0, "dead_after": 1.0}
+    async with (store := table.store(clock=SystemClock(), **settings)).open():
+        before = await store.counts()
+        await until_marks(table, lambda found: not found)
+        true = await rows(table)  # the server carries out what had been sent to it
+        assert true.completed > 0
+        assert before != true, "nothing was lost: this shows nothing"
+        assert await store.counts() == true
+
+
+async def work_for_ever(url: str, region: str, key: str, secret: str, name: str) -> None:
+    clock = SystemClock()
+    client = AwsClient(
+        region=region,
+        endpoints={"dynamodb": url, "sqs": url},
+        load_credentials=lambda: botocore.credentials.Credentials(key, secret),
+    )
+    async with client.open():
+        store = DynamoStore(client, table_name=name, clock=clock, flush_interval=0.3)
+        async with store.open(), trio.open_nursery() as nursery:
+
+            async def work() -> None:
+                while True:
+                    tasks = await start(store, clock, 5)
+                    await complete(store, *tasks[:4])
+                    sys.stdout.write(".")
+                    sys.stdout.flush()
+
+            for _ in range(3):
+                nursery.start_soon(work)
+
+
+if __name__ == "__main__":
+    trio.run(work_for_ever, *sys.argv[1:])
