@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import inspect
+from collections.abc import Awaitable
+from types import AsyncGeneratorType, CoroutineType, GeneratorType
 from typing import Any
 
 from task_queue_engine.codec import decode_json, encode_json
@@ -44,14 +45,14 @@ def _pack(value: Any, limit: int, conversion: Conversion | None) -> tuple[Any, b
 
 def _unfinished(value: Any) -> str | None:
     """What is wrong with a value that is no result but has yet to run."""
-    if inspect.iscoroutine(value):
+    kind = type(value)  # not `__class__`, which may be the value's own code
+    if issubclass(kind, CoroutineType):
         value.close()  # or Python warns that it was never awaited
         return "result: the handler returned a coroutine; write it as `async def`, or await it"
-    if inspect.isgenerator(value):
+    if issubclass(kind, GeneratorType):
         return "result: the handler returned a generator: none of it has run; return a list"
-    if inspect.isasyncgen(value) or inspect.isawaitable(value):
-        kind = type(value).__name__
-        return f"result: what the handler returned ({kind}) has yet to run; await it"
+    if issubclass(kind, AsyncGeneratorType | Awaitable):
+        return f"result: what the handler returned ({kind.__name__}) has yet to run; await it"
     return None
 
 
