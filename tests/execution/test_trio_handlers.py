@@ -447,7 +447,7 @@ async def _each() -> AsyncIterator[int]:
     [
         (_nothing, "a coroutine"),
         (lambda: (number for number in [1]), "a generator"),
-        (_each, "an async_generator"),
+        (_each, "'async_generator'"),
     ],
 )
 async def test_what_has_yet_to_run_is_no_result(make: Callable[[], Any], said: str) -> None:

@@ -52,7 +52,7 @@ def _unfinished(value: Any) -> str | None:
     if issubclass(kind, GeneratorType):
         return "result: the handler returned a generator: none of it has run; return a list"
     if issubclass(kind, AsyncGeneratorType | Awaitable):
-        return f"result: what the handler returned ({kind.__name__}) has yet to run; await it"
+        return f"result: the handler returned {kind.__name__!r}, which has yet to run; await it"
     return None
 
 
