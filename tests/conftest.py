@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
 import threading
 from collections import Counter
 from collections.abc import Iterator
@@ -43,10 +42,11 @@ def _no_thread_outlives_its_test() -> Iterator[None]:
 
 
 @pytest.hookimpl(trylast=True)
-def pytest_unconfigure() -> None:
-    if left := _working_threads():
-        print(f"ended although these go on: {[thread.name for thread in left]}", file=sys.stderr)
-        sys.stderr.flush()
+def pytest_unconfigure(config: pytest.Config) -> None:
+    left = _working_threads()
+    if left:
+        config.pluginmanager.getplugin("capturemanager").suspend_global_capture()
+        print(f"ended although these go on: {[thread.name for thread in left]}", flush=True)
         os._exit(1)
 
 
