@@ -71,8 +71,8 @@ async def test_a_file_of_version_1_is_upgraded_with_all_that_is_in_it(old: Path)
         (letter,) = await harness.queue.dead_letters.take(limit=10)
         assert letter.task_id == tasks["failed"].id
         assert await harness.store.cancel_requested([tasks["asked"].id]) == [True]
-        due = await harness.store.due(before=harness.later(3600), limit=10)
-        assert [task.id for task in due] == [tasks["due"].id]
+        due = await harness.store.due("default", before=harness.later(3600), limit=10)
+        assert [one.task.id for one in due] == [tasks["due"].id]
         stranded = await harness.stranded(before=harness.later(1))
         assert [(one.task.id, one.kind) for one in stranded] == [
             (tasks["unsent"].id, StrandedKind.UNSENT)

@@ -42,14 +42,6 @@ def _header_text(value: str) -> str:
 def _body_text(value: str) -> str:
     if "\x00" in value:
         raise ValueError("contains a NUL character, which mail cannot carry (RFC 5321)")
-    if not value.isascii():
-        try:
-            value.encode()
-        except UnicodeEncodeError as error:
-            lone = ord(value[error.start])
-            raise ValueError(
-                f"contains the lone surrogate U+{lone:04X}, which is no text"
-            ) from None
     return value
 
 
