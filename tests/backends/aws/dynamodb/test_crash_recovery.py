@@ -135,6 +135,26 @@ async def test_what_others_go_on_with(table: Table, clock: ManualClock, rescuer:
         await until_counts(store, true)
 
 
+async def test_what_others_take_over_and_start_once_more(
+    table: Table, clock: ManualClock, rescuer: Rescuer
+) -> None:
+    """Their start is written over that of the process that died."""
+    async with killed(table, clock) as dead:
+        (task,) = await start(dead, clock)
+        await create(dead, clock)
+    async with (store := rescuer()).open():
+        await store.claim([request_of(task.id, count=2)])
+        at = clock.now()
+        await store.record(
+            [ScheduleRetry(task_id=task.id, attempt=2, error=ERROR, run_at=at, scheduled=False)]
+        )
+        await store.claim([request_of(task.id, count=3)])
+        await store.record([Complete(task_id=task.id, attempt=3, result=1)])
+        true = Counts(pending=2, completed=1)
+        assert await rows(table) == true
+        await until_counts(store, true)
+
+
 @amazons_own
 async def test_while_others_are_busy(table: Table, clock: ManualClock, rescuer: Rescuer) -> None:
     """Exactly, where a repair has to leave alone what may be of others."""

@@ -8,12 +8,13 @@ What such a process had not counted can be read off the rows, which say who wrot
 
 - `create_token`: the task was created, and is PENDING since then;
 - `claim_token`: it was last started;
+- `taken_token`: it was started before that, by one from which it was taken over;
 - `token`, of a task that has ended: it ended.
 
 Each of the dead process with a number above its mark's was not counted. They are looked for among
 the tasks that were created in the quarter of an hour before the last flush, by their place in
 `status-index`: that takes half a read unit for each of these, whatever the size of the table.
-Changes of older tasks, and other changes than these three, are flushed at once (`Counters.move`):
+Changes of older tasks, and other changes than these, are flushed at once (`Counters.move`):
 of those a crash may lose what was done in the last tenth of a second, until the next repair.
 """
 
@@ -70,7 +71,7 @@ _SKEW = timedelta(minutes=1)
 _TAKEN = "recovery_until"
 _LEASE = timedelta(seconds=30)
 
-_TOKENS = ("id", "status", "create_token", "claim_token", "token")
+_TOKENS = ("id", "status", "create_token", "taken_token", "claim_token", "token")
 
 Changes = Mapping[str, int]
 
@@ -191,9 +192,7 @@ def _add_uncounted(
         status = status_of(item)
     except MalformedItem:
         return
-    created, claimed, last = (
-        item.get(name, {}).get("S", "") for name in ("create_token", "claim_token", "token")
-    )
+    created, taken, claimed, last = (item.get(name, {}).get("S", "") for name in _TOKENS[2:])
 
     def count(token: str, old: TaskStatus | None, new: TaskStatus) -> None:
         process, number = read_token(token)
@@ -204,6 +203,7 @@ def _add_uncounted(
             found[process][MOVES] += 1
 
     count(created, None, TaskStatus.PENDING)
-    count(claimed, TaskStatus.PENDING, TaskStatus.PROCESSING)
+    for start in {taken, claimed}:
+        count(start, TaskStatus.PENDING, TaskStatus.PROCESSING)
     if status.is_terminal and last not in (created, claimed):
         count(last, TaskStatus.PROCESSING if claimed else TaskStatus.PENDING, status)
