@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import pytest
 import trio
 
 from task_queue_engine.actors.health import ActorHealth
 from task_queue_engine.actors.metrics import Metrics
 from task_queue_engine.backends.base import Counts, QueueDepth
 from task_queue_engine.backends.memory import MemoryBackend
+from task_queue_engine.errors import BackendUnavailable
 from tests.actors.support import background, claimed, put
 
 
@@ -32,6 +34,21 @@ async def test_it_samples_counts_and_depth(backend: MemoryBackend) -> None:
         await trio.sleep(6)
         assert metrics.statistics().counts.total == 3
         assert health.troubles == ()
+
+
+async def test_one_that_does_not_answer_leaves_the_other_fresh(backend: MemoryBackend) -> None:
+    metrics = Metrics(
+        store=backend.store, queue=backend.queue("default"), interval=5, health=ActorHealth()
+    )
+    await put(backend)
+    with backend.faults.outage("depth"), pytest.raises(BackendUnavailable):
+        await metrics.sample()
+    assert (metrics.statistics().counts.total, metrics.statistics().depth.waiting) == (1, 0)
+    await put(backend)
+    with backend.faults.outage("counts"), pytest.raises(BackendUnavailable):
+        await metrics.sample()
+    assert (metrics.statistics().counts.total, metrics.statistics().depth.waiting) == (1, 2)
+    assert metrics.statistics().samples == 0, "none was whole"
 
 
 async def test_a_sample_can_be_asked_for(backend: MemoryBackend) -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import trio
 
 from task_queue_engine.actors.health import ActorHealth
 from task_queue_engine.backends.base import Counts, QueueDepth, TaskQueue, TaskStore
+from task_queue_engine.errors import BackendUnavailable
 
 logger = logging.getLogger("task_queue_engine.metrics")
 
@@ -18,7 +19,7 @@ class MetricsStatistics:
     counts: Counts
     depth: QueueDepth
     sampled_at: float
-    """On trio's clock; -inf before the first sample."""
+    """On trio's clock, of the last whole sample; -inf before the first."""
     samples: int
 
 
@@ -49,18 +50,21 @@ class Metrics:
             await trio.sleep(self._interval)
 
     async def sample(self) -> MetricsStatistics:
-        """Take a sample now.
+        """Take a sample now. What one part does not answer is as it was; the other is fresh.
 
         Raises:
-            BackendUnavailable.
+            BackendUnavailable
         """
-        counts = await self._store.counts()
-        depth = await self._queue.depth()
-        self._latest = MetricsStatistics(
-            counts=counts,
-            depth=depth,
-            sampled_at=trio.current_time(),
-            samples=self._latest.samples + 1,
+        trouble: BackendUnavailable | None = None
+        try:
+            self._latest = replace(self._latest, counts=await self._store.counts())
+        except BackendUnavailable as error:
+            trouble = error
+        self._latest = replace(self._latest, depth=await self._queue.depth())
+        if trouble is not None:
+            raise trouble
+        self._latest = replace(
+            self._latest, sampled_at=trio.current_time(), samples=self._latest.samples + 1
         )
-        logger.debug("counts %s, depth %s", counts, depth)
+        logger.debug("counts %s, depth %s", self._latest.counts, self._latest.depth)
         return self._latest

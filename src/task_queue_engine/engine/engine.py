@@ -218,9 +218,9 @@ class Engine(Commands):
     async def metrics(self) -> EngineMetrics:
         running = self._check_running()
         line, metrics = running.pipeline.line, running.pipeline.metrics
-        sample = metrics.statistics()
         with trio.move_on_after(ANSWER_WITHIN), suppress(BackendUnavailable):
-            sample = await metrics.sample()
+            await metrics.sample()
+        sample = metrics.statistics()
         return EngineMetrics(
             counts=sample.counts,
             depth=sample.depth,

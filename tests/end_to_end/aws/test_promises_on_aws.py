@@ -173,8 +173,9 @@ def test_a_zombie_changes_nothing(environment: Environment) -> None:
         assert metrics(zombie)["counters"]["attempts_completed"] == 0
         assert get(zombie, task["id"]) == ended
         stop(zombie)
+        # On a busy machine a lease lapses more than once, and a copy is left to come due.
+        wait_until(lambda: environment.in_queue() == (0, 0, 0))
         stop(other)
-    assert environment.in_queue() == (0, 0, 0)
 
 
 # --- no handler starts once its task is cancelled -------------------------------------------
@@ -337,20 +338,44 @@ def test_a_task_that_kills_its_process_is_quarantined_by_the_engine(
     assert json.loads(dead_letter["body"])["id"] == poison["id"]
 
 
-def test_one_that_sqs_itself_gives_up_is_found_in_the_dead_letter_queue(
-    environment: Environment,
-) -> None:
-    """More attempts than SQS allows receives: three processes die, and SQS moves the message."""
-    quick = ALONE | {"TQE_VISIBILITY_TIMEOUT": "1"}
+def test_the_redrive_policy_takes_no_attempt_away(environment: Environment) -> None:
+    """More attempts than SQS allows receives: each of them is made, and the engine ends it."""
+    quick = ALONE | {"TQE_VISIBILITY_TIMEOUT": "1", "TQE_SUBMIT_MAX_ATTEMPTS": "5"}
     with environment.serve("api", **quick) as api:
-        poison = api.post("poison", 9, max_attempts=10)
-        for _ in range(3):
+        poison = api.post("poison", 9, max_attempts=5)
+        for _ in range(5):
             with environment.serve("worker", **quick) as worker:
                 assert worker.wait() == 9
         with environment.serve("worker", **quick) as worker:
             found = get(api, poison["id"], wait=25)
-            assert (found["status"], found["attempt"], found["retry_count"]) == ("FAILED", 3, 3)
-            assert found["error"]["message"].startswith("moved by SQS: received 3 times")
+            assert (found["status"], found["attempt"], found["retry_count"]) == ("FAILED", 5, 5)
+            stop(worker)
+        stop(api)
+    (dead_letter,) = read_back(environment)["dead_letters"]
+    assert json.loads(dead_letter["body"])["id"] == poison["id"]
+    assert dead_letter["attributes"]["Reason"] == "its worker died 5 times of 5 allowed"
+
+
+def test_one_that_sqs_itself_gives_up_is_found_in_the_dead_letter_queue(
+    environment: Environment,
+) -> None:
+    """One receive is all that the queue allows: no process can replace the message in time."""
+    quick = ALONE | {"TQE_VISIBILITY_TIMEOUT": "1"}
+    asked = environment.sqs.get_queue_attributes(
+        QueueUrl=environment.queue, AttributeNames=["RedrivePolicy"]
+    )
+    policy = json.loads(asked["Attributes"]["RedrivePolicy"]) | {"maxReceiveCount": 1}
+    environment.sqs.set_queue_attributes(
+        QueueUrl=environment.queue, Attributes={"RedrivePolicy": json.dumps(policy)}
+    )
+    with environment.serve("api", **quick) as api:
+        poison = api.post("poison", 9)
+        with environment.serve("worker", **quick) as worker:
+            assert worker.wait() == 9
+        with environment.serve("worker", **quick) as worker:
+            found = get(api, poison["id"], wait=25)
+            assert (found["status"], found["attempt"], found["retry_count"]) == ("FAILED", 1, 1)
+            assert found["error"]["message"].startswith("moved by SQS: received 1 time")
             stop(worker)
         stop(api)
     (dead_letter,) = read_back(environment)["dead_letters"]

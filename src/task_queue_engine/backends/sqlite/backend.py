@@ -144,4 +144,8 @@ class SqliteBackend:
         search = StrandedSearch(
             queue, now=self._clock.now(), before=before, limit=limit, cursor=cursor
         )
-        return await self._file.read(search.run)
+        page, note = await self._file.read(search.run)
+        # Before the find is acted upon: what is lost with this process, the next walk finds.
+        if note is not None:
+            await self._file.write(note)
+        return page

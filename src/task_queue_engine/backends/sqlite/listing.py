@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import heapq
 from datetime import datetime
+from functools import partial
 from itertools import islice
 
 from task_queue_engine.backends.base import (
@@ -22,7 +23,7 @@ from task_queue_engine.backends.cursors import Int64, check_limit, decode_cursor
 from task_queue_engine.backends.sqlite.batches import Execute, JsonRows
 from task_queue_engine.backends.sqlite.clock_watch import TOLERANCE
 from task_queue_engine.backends.sqlite.rows import NUMBER_OF, load, to_us
-from task_queue_engine.backends.sqlite.transaction import Transaction
+from task_queue_engine.backends.sqlite.transaction import Transaction, Work
 from task_queue_engine.task import TaskStatus
 
 SortKey = tuple[int, str]
@@ -115,9 +116,20 @@ SELECT json_group_array(json_array(status, type, created_at, id, stranded)) FROM
 """
 _unfinished = JsonRows(tuple[int, str, int, str, int])
 
+_AT_ROW = "SELECT type, created_at, id FROM tasks WHERE rowid = ?"
+_NOTE = "INSERT OR REPLACE INTO counters SELECT ?, rowid * 2 + ? FROM tasks WHERE id = ?"
+
+_Place = tuple[int, str, int, str]
+"""Of a row in `tasks_listed`."""
+
 
 class StrandedSearch:
-    """One piece of `Backend.stranded`. Raises InvalidQuery when it is made."""
+    """One piece of `Backend.stranded`. Raises InvalidQuery when it is made.
+
+    How far the walk has come is noted in `counters`, as the number of a row and whether it was
+    running. A process that begins goes on from there: those that live shorter than a walk takes
+    get to its end together. A walk of one piece notes nothing.
+    """
 
     def __init__(
         self, queue: str, *, now: datetime, before: datetime, limit: int, cursor: str | None
@@ -127,17 +139,20 @@ class StrandedSearch:
         ahead = max(2 * to_us(now) - to_us(before), to_us(now) + TOLERANCE)
         self._which = (queue, to_us(before), ahead)
         self._limit = limit
-        self._after = (
-            (-1, "", 0, "")
+        self._noted_as = f"stranded:{queue}"
+        self._after: _Place | None = (
+            None
             if cursor is None
             else decode_cursor(cursor, "stranded", tuple[Int64, str, Int64, str])
         )
 
-    def run(self, transaction: Transaction) -> StrandedPage:
+    def run(self, transaction: Transaction) -> tuple[StrandedPage, Work | None]:
+        """The piece, and what is to be written about where it ended."""
         with transaction.connection:  # one snapshot
+            after = self._after or self._noted(transaction)
             seen = _unfinished.of(
                 transaction.execute(
-                    _UNFINISHED, (*self._which, *self._after, self._limit)
+                    _UNFINISHED, (*self._which, *(after or (-1, "", 0, "")), self._limit)
                 ).fetchall()
             )
             rows = load(transaction.execute, [row[3] for row in seen if row[4]])
@@ -150,8 +165,28 @@ class StrandedSearch:
             )
             for row in rows.values()
         )
-        at_the_end = len(seen) < self._limit
-        return StrandedPage(
+        place = None if len(seen) < self._limit else seen[-1][:4]
+        page = StrandedPage(
             found=tuple(found),
-            next_cursor=None if at_the_end else encode_cursor("stranded", seen[-1][:4]),
+            next_cursor=None if place is None else encode_cursor("stranded", place),
         )
+        is_short = place is None and after is None
+        return page, None if is_short else partial(self._note, place)
+
+    def _noted(self, transaction: Transaction) -> _Place | None:
+        """None: at the start, also where the row is gone since."""
+        found = transaction.execute(
+            "SELECT n FROM counters WHERE name = ?", (self._noted_as,)
+        ).fetchone()
+        if found is None:
+            return None
+        row, status = divmod(found[0], 2)
+        at = transaction.execute(_AT_ROW, (row,)).fetchone()
+        return None if at is None else (status, *at)
+
+    def _note(self, place: _Place | None, transaction: Transaction) -> None:
+        """Of several engines the last one counts: all walk to the end by themselves."""
+        if place is None:
+            transaction.execute("DELETE FROM counters WHERE name = ?", (self._noted_as,))
+        else:
+            transaction.execute(_NOTE, (self._noted_as, place[0], place[3]))

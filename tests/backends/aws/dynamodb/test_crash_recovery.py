@@ -19,7 +19,14 @@ from task_queue_engine.backends.aws.wire.client import AwsClient
 from task_queue_engine.backends.base import Counts
 from task_queue_engine.clock import ManualClock, SystemClock
 from task_queue_engine.errors import BackendUnavailable
-from task_queue_engine.lifecycle import Cancel, Complete, Fail, ScheduleRetry
+from task_queue_engine.lifecycle import (
+    Cancel,
+    Complete,
+    Fail,
+    Interrupt,
+    ScheduleRetry,
+    ScheduleSnooze,
+)
 from task_queue_engine.task import Task
 from tests.backends.aws.dynamodb.faults import FaultyClient
 from tests.backends.aws.dynamodb.tables import Table, amazons_own
@@ -131,6 +138,50 @@ async def test_what_others_go_on_with(table: Table, clock: ManualClock, rescuer:
         await store.claim([request_of(task.id, count=2) for task in (taken_over, ended)])
         await store.record([Complete(task_id=ended.id, attempt=2, result=1)])
         true = Counts(pending=1, processing=2, completed=2)
+        assert await rows(table) == true
+        await until_counts(store, true)
+
+
+async def test_the_end_of_an_attempt_that_is_retried(
+    table: Table, clock: ManualClock, rescuer: Rescuer
+) -> None:
+    client = Mortal(table.client)
+    async with (dead := table.store(client, clock=clock)).open():
+        snoozed, retried, interrupted, _ = await start(dead, clock, 4)
+        (reopened,) = await create(dead, clock)
+        await dead.cancel([reopened.id])
+        await dead.flush_counts()
+        client.dead = True
+        at = clock.now() + timedelta(seconds=60)
+        await dead.record(
+            [
+                ScheduleSnooze(task_id=snoozed.id, attempt=1, run_at=at, scheduled=False),
+                ScheduleRetry(
+                    task_id=retried.id, attempt=1, error=ERROR, run_at=at, scheduled=False
+                ),
+                Interrupt(task_id=interrupted.id, attempt=1),
+            ]
+        )
+    async with (store := rescuer()).open():
+        await until_counts(store, Counts(pending=3, processing=1, cancelled=1))
+
+
+async def test_what_others_take_over_and_start_once_more(
+    table: Table, clock: ManualClock, rescuer: Rescuer
+) -> None:
+    """Their start is written over that of the process that died."""
+    async with killed(table, clock) as dead:
+        (task,) = await start(dead, clock)
+        await create(dead, clock)
+    async with (store := rescuer()).open():
+        await store.claim([request_of(task.id, count=2)])
+        at = clock.now()
+        await store.record(
+            [ScheduleRetry(task_id=task.id, attempt=2, error=ERROR, run_at=at, scheduled=False)]
+        )
+        await store.claim([request_of(task.id, count=3)])
+        await store.record([Complete(task_id=task.id, attempt=3, result=1)])
+        true = Counts(pending=2, completed=1)
         assert await rows(table) == true
         await until_counts(store, true)
 

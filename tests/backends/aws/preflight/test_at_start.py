@@ -523,9 +523,9 @@ async def test_a_clock_that_is_wrong_is_put_up_with_and_told(
     monkeypatch: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     """SigV4 allows five minutes to either side."""
-    theirs = time.time() + 1200
 
     def reply(request: Request) -> Answer:
+        theirs = time.time() + 1200
         if abs(request.signed_for - theirs) < 300:
             return healthy(request)
         date = email.utils.formatdate(theirs, usegmt=True)
@@ -536,7 +536,10 @@ async def test_a_clock_that_is_wrong_is_put_up_with_and_told(
         server.default = reply
         assert isinstance(await start(monkeypatch, variables(server.url)), Started)
     (warning,) = {record.getMessage() for record in caplog.records if record.levelname == "WARNING"}
-    assert re.search(r"this machine's clock is 1(200|199|201) s behind AWS's", warning)
+    said = re.search(r"this machine's clock is (\d+) s behind AWS's", warning)
+    assert said
+    # Their answer is on its way for a while on a busy machine.
+    assert 1170 < int(said[1]) <= 1201
 
 
 async def test_a_clock_that_nobody_can_correct(monkeypatch: Any) -> None:

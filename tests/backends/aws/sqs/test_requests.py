@@ -329,6 +329,27 @@ async def test_a_refusal_in_mid_run_is_waited_out(code: str) -> None:
                 await call()
 
 
+async def test_a_queue_tells_its_length_when_its_dead_letters_do_not() -> None:
+    refused = error("AccessDenied", status=403)
+    numbers = {
+        "ApproximateNumberOfMessages": "4",
+        "ApproximateNumberOfMessagesDelayed": "1",
+        "ApproximateNumberOfMessagesNotVisible": "2",
+    }
+    broken = False
+
+    def reply(request: Request) -> Answer:
+        is_dead = request.parameters["QueueUrl"] == URLS.dead
+        return refused if broken and is_dead else answer({"Attributes": numbers})
+
+    async with serving() as server, queue_on(server) as queue:
+        server.default = reply
+        before = await queue.depth()
+        broken = True
+        assert await queue.depth() == before
+    assert (before.waiting, before.delayed, before.in_flight, before.dead) == (5, 1, 2, 6)
+
+
 async def test_a_foreign_message_without_a_task_is_delivered_all_the_same() -> None:
     bodies = [
         "not json",

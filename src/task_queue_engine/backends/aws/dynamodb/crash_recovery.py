@@ -8,12 +8,13 @@ What such a process had not counted can be read off the rows, which say who wrot
 
 - `create_token`: the task was created, and is PENDING since then;
 - `claim_token`: it was last started;
-- `token`, of a task that has ended: it ended.
+- `taken_token`: it was started before that, by one from which it was taken over;
+- `token`: it ended, or its attempt did and it waits for the next one.
 
 Each of the dead process with a number above its mark's was not counted. They are looked for among
 the tasks that were created in the quarter of an hour before the last flush, by their place in
 `status-index`: that takes half a read unit for each of these, whatever the size of the table.
-Changes of older tasks, and other changes than these three, are flushed at once (`Counters.move`):
+Changes of older tasks, and other changes than these, are flushed at once (`Counters.move`):
 of those a crash may lose what was done in the last tenth of a second, until the next repair.
 """
 
@@ -70,7 +71,8 @@ _SKEW = timedelta(minutes=1)
 _TAKEN = "recovery_until"
 _LEASE = timedelta(seconds=30)
 
-_TOKENS = ("id", "status", "create_token", "claim_token", "token")
+_TOKENS = ("create_token", "taken_token", "claim_token", "token")
+_ATTRIBUTES = ("id", "status", "started_at", *_TOKENS)
 
 Changes = Mapping[str, int]
 
@@ -176,7 +178,7 @@ async def uncounted_changes(
             # Moved in the index meanwhile, it may be met twice.
             new = [task_id for task_id in ids if task_id not in seen]
             seen.update(new)
-            rows = await table.get(_PURPOSE, new, consistent=False, attributes=_TOKENS)
+            rows = await table.get(_PURPOSE, new, consistent=False, attributes=_ATTRIBUTES)
             for item in rows.values():
                 _add_uncounted(item, settled, found)
 
@@ -191,9 +193,7 @@ def _add_uncounted(
         status = status_of(item)
     except MalformedItem:
         return
-    created, claimed, last = (
-        item.get(name, {}).get("S", "") for name in ("create_token", "claim_token", "token")
-    )
+    created, taken, claimed, last = (item.get(name, {}).get("S", "") for name in _TOKENS)
 
     def count(token: str, old: TaskStatus | None, new: TaskStatus) -> None:
         process, number = read_token(token)
@@ -204,6 +204,11 @@ def _add_uncounted(
             found[process][MOVES] += 1
 
     count(created, None, TaskStatus.PENDING)
-    count(claimed, TaskStatus.PENDING, TaskStatus.PROCESSING)
-    if status.is_terminal and last not in (created, claimed):
+    for start in {taken, claimed}:
+        count(start, TaskStatus.PENDING, TaskStatus.PROCESSING)
+    if last in (created, taken, claimed):
+        return
+    if status.is_terminal:
         count(last, TaskStatus.PROCESSING if claimed else TaskStatus.PENDING, status)
+    elif status is TaskStatus.PENDING and "started_at" in item:  # one reopened has not started
+        count(last, TaskStatus.PROCESSING, status)

@@ -19,6 +19,7 @@ from typing import Any
 import msgspec
 
 from task_queue_engine.backends.aws.dynamodb import schema
+from task_queue_engine.backends.aws.dynamodb.native_values import native
 from task_queue_engine.backends.aws.dynamodb.schema import IndexPartition
 from task_queue_engine.lifecycle import Row
 from task_queue_engine.task import DEFAULT_QUEUE, Task, TaskError, TaskStatus
@@ -289,28 +290,6 @@ def created_at_of(item: Item | None) -> datetime | None:
 
 def token_of(item: Item) -> str | None:
     return item["token"].get("S") if "token" in item else None
-
-
-def native(value: AttributeValue) -> Any:
-    """What another program meant by an attribute value, as JSON types."""
-    ((kind, held),) = value.items()
-    match kind:
-        case "NULL":
-            return None
-        case "N":
-            return _number(held)
-        case "L":
-            return [native(each) for each in held]
-        case "M":
-            return {name: native(each) for name, each in held.items()}
-        case "NS":
-            return [_number(each) for each in held]
-        case _:  # S, BOOL, SS, and B and BS as the base64 that they are in JSON
-            return held
-
-
-def _number(digits: str) -> int | float:
-    return int(digits) if digits.lstrip("-").isdigit() else float(digits)
 
 
 def _payload(item: Item) -> Any:

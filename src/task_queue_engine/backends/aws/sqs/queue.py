@@ -21,6 +21,7 @@ What follows from SQS's own rules:
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime
 from typing import Any, Final
@@ -93,6 +94,8 @@ class SqsQueue:
         self._max_receives = DEFAULT_MAX_RECEIVES
         self._max_bytes = self._max_dead_bytes = message_format.MAX_MESSAGE_BYTES
         self._dead_letters = SqsDeadLetters(self._dead_client, max_receives=DEFAULT_MAX_RECEIVES)
+        # As it was last told.
+        self._dead_count = 0
 
     @property
     def name(self) -> str:
@@ -310,11 +313,14 @@ class SqsQueue:
             "ApproximateNumberOfMessagesDelayed",
             "ApproximateNumberOfMessagesNotVisible",
         )
+        # Trouble there says nothing about this queue; the reconciler, which asks it too, tells.
+        with suppress(BackendUnavailable):
+            self._dead_count = await self._dead_letters.count()
         return QueueDepth(
             waiting=visible + delayed,
             delayed=delayed,
             in_flight=in_flight,
-            dead=await self._dead_letters.count(),
+            dead=self._dead_count,
         )
 
 
