@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from task_queue_engine.errors import InvalidTask
 from task_queue_engine.handlers import registry
@@ -192,9 +193,12 @@ def test_an_encoded_word_for_a_local_part_is_refused() -> None:
 
 @pytest.mark.parametrize("field", ["text", "html"])
 def test_a_lone_surrogate_in_a_body_is_refused(field: str) -> None:
-    with pytest.raises(InvalidTask, match=r"U\+D800") as refused:
-        accept({"to": "a@example.com", field: "a\ud800"})
+    mail = {"to": "a@example.com", field: "a\ud800"}
+    with pytest.raises(InvalidTask, match="lone surrogate") as refused:
+        registry.get("email").convert_payload.pack(mail)
     assert refused.value.field == f"payload.{field}"
+    with pytest.raises(ValidationError, match=r"U\+D800"):
+        EmailPayload.model_validate(mail)
 
 
 def test_a_mail_that_reads_otherwise_than_meant_is_not_sent(

@@ -235,6 +235,7 @@ def test_a_silent_server_is_a_retry_after_the_timeout(
         with pytest.raises(Retry, match="timed out"):
             send(server)
         hang_up.cancel()
+        hang_up.join()
 
 
 class Stopped(BaseException):
