@@ -103,7 +103,13 @@ def test_the_whole_file_is_accepted_with_every_line_switched_on(
 
 @pytest.mark.parametrize(
     "file",
-    ["Dockerfile", "docker-compose.yml", "docker-compose.aws.yml", ".github/workflows/ci.yml"],
+    [
+        "Dockerfile",
+        "docker-compose.yml",
+        "docker-compose.aws.yml",
+        ".github/workflows/ci.yml",
+        ".github/workflows/nightly.yml",
+    ],
 )
 def test_no_other_file_sets_a_variable_that_does_not_exist(file: str) -> None:
     text = (ROOT / file).read_text(encoding="utf-8")

@@ -107,7 +107,7 @@ def test_own_tasks_and_embedding(tmp_path: Path, environment: dict[str, str]) ->
         (name,) = re.findall(r"^# (\w+\.py)\n", program)
         (tmp_path / name).write_text(program, encoding="utf-8")
 
-    (serve,) = blocks("sh", section="Your own tasks")
+    serve, submit = blocks("sh", section="Your own tasks")
     _, _, *arguments = serve.split()
     with server(tmp_path, environment, *arguments) as url:
         tasks = [
@@ -119,6 +119,7 @@ def test_own_tasks_and_embedding(tmp_path: Path, environment: dict[str, str]) ->
             command = f"tqe submit {name} '{payload}' --wait 30 --json --url {url}"
             task = json.loads(run_shell(command, tmp_path, environment))
             assert task["result"] == result
+        assert "PKG-7" in run_shell(submit, tmp_path, environment)
 
     said = run_shell("python embedded.py", tmp_path, environment)
     assert said.strip() == "{'tracking': 'PKG-1'}"

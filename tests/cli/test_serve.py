@@ -25,7 +25,8 @@ def statuses(shop: Shop) -> Counter[str]:
 def test_it_says_what_runs_where(server: Server, shop: Shop) -> None:
     assert httpx.get(f"{server.url}/health", trust_env=False).json()["status"] == "healthy"
     assert str(shop.path / "tasks.db") in server.log
-    assert "5 workers for block, echo, fail, gate, hold, poison, ship, square" in server.log
+    types = "block, echo, fail, gate, hold, poison, poison_beside, ship, square"
+    assert f"5 workers for {types}" in server.log
     assert f"{server.url}/docs" in server.log
 
 

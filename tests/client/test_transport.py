@@ -376,8 +376,11 @@ def test_what_a_client_reads_adds_no_member_to_what_a_server_writes(
         (
             schemas.MetricsRead,
             {
+                "queue",
                 "cancelled_tasks",
                 "workers",
+                "waiting",
+                "delayed",
                 "in_flight",
                 "dead_letters",
                 "uptime_seconds",
