@@ -50,7 +50,8 @@ class _Selection:
         if report.failed:
             name = self._names[report.nodeid]
             self._failed.add(name)
-            self._note("failed", f"{name} {report.longreprtext.strip().splitlines()[-1]}")
+            why = [line for line in report.longreprtext.splitlines() if "Error" in line]
+            self._note("failed", f"{name} {why[-1].strip(' |') if why else ''}")
 
     def pytest_sessionfinish(self) -> None:
         self._note("ended", "")

@@ -46,10 +46,7 @@ MUTANTS = (
         file="actors/poller.py",
         old="._queue.capabilities.poll_outlives_cancel):\n            self._stoppable.cancel()\n",
         new="._queue.capabilities.poll_outlives_cancel):\n            pass\n",
-        killed_by=(
-            f"{POLLER}::test_a_stop_ends_the_long_poll_and_takes_nothing_more",
-            f"{SHUTDOWN}::test_the_long_poll_under_way_takes_nothing_after_the_stop",
-        ),
+        killed_by=(f"{POLLER}::test_a_stop_ends_the_long_poll_and_takes_nothing_more",),
     ),
     Mutant(
         promise=GIVEN_BACK,

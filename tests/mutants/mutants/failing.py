@@ -170,10 +170,7 @@ MUTANTS = (
         file="backends/memory/store.py",
         old="                    and row.task.queue == queue\n",
         new="",
-        killed_by=(
-            f"{SCHEDULE}::test_what_is_due_on_other_queues_is_not_in_the_way",
-            f"{OUTAGES}::test_due_tasks_of_a_queue_that_is_gone_hold_up_no_others",
-        ),
+        killed_by=(f"{SCHEDULE}::test_what_is_due_on_other_queues_is_not_in_the_way",),
     ),
     Mutant(
         promise=OTHERS,

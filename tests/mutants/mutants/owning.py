@@ -59,6 +59,7 @@ MUTANTS = (
         new="",
         killed_by=(
             f"{LEASE_KEEPER}::test_a_cancel_asked_while_the_claim_is_under_way_keeps_it_from_starting",
+            f"{CANCELLING}::test_a_cancel_at_any_moment_means_it_does_not_start_after",
             f"{CANCELLING}::test_a_cancel_that_lands_while_the_claim_is_under_way",
         ),
     ),
@@ -92,6 +93,7 @@ MUTANTS = (
         killed_by=(
             f"{WORKER}::test_an_attempt_stopped_before_its_start_does_not_start",
             f"{CANCELLING}::test_a_cancel_at_any_moment_means_it_does_not_start_after",
+            f"{CANCELLING}::test_a_cancel_and_a_claim_that_are_answered_in_one_moment",
         ),
     ),
     Mutant(

@@ -41,10 +41,7 @@ MUTANTS = (
         file="actors/submitter.py",
         old="                await self._leave_to_scheduler(unsent)",
         new="                pass",
-        killed_by=(
-            f"{SUBMITTER}::test_what_cannot_be_sent_is_left_to_the_scheduler",
-            f"{SUBMITTING}::test_a_task_stored_while_the_queue_is_down_is_accepted_and_runs_when_it_is_back",
-        ),
+        killed_by=(f"{SUBMITTER}::test_what_cannot_be_sent_is_left_to_the_scheduler",),
     ),
     Mutant(
         promise=ACCEPTED,
