@@ -6,7 +6,10 @@ from tests.mutants.mutant import Mutant
 
 COST = "Only a started handler can cost an attempt."
 POISON = "A poison task is quarantined after `max_attempts`; others go on."
-OTHERS = "One bad thing never stops another: task, type, queue, dead-letter queue, client, handler, hook."
+OTHERS = (
+    "One bad thing never stops another: "
+    "task, type, queue, dead-letter queue, client, handler, hook."
+)
 
 ACKER = "tests/actors/test_acker.py"
 CANCELLING = "tests/engine/test_cancelling.py"
@@ -139,8 +142,8 @@ MUTANTS = (
         promise=POISON,
         without="a new worker process in place of one that died",
         file="execution/processes.py",
-        old='            raise await self._pool.reap(worker, "in the middle of the task") from None\n',
-        new="            self._worker = worker\n            raise\n",
+        old='raise await self._pool.reap(worker, "in the middle of the task") from None\n',
+        new="self._worker = worker\n            raise\n",
         killed_by=(
             "tests/execution/test_worker_processes.py::test_a_crash_is_a_failed_attempt_and_the_next_task_gets_a_new_process",
         ),
@@ -221,7 +224,10 @@ MUTANTS = (
         without="a new thread in place of one that hangs",
         file="execution/threads.py",
         old="        self._threads.limiter.release_on_behalf_of(self)\n",
-        new="        if not self._thread_runs:\n            self._threads.limiter.release_on_behalf_of(self)\n",
+        new=(
+            "        if not self._thread_runs:\n"
+            "            self._threads.limiter.release_on_behalf_of(self)\n"
+        ),
         killed_by=(f"{FOREIGN}::test_hung_threads_cost_healthy_tasks_nothing",),
     ),
     Mutant(

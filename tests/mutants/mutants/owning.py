@@ -88,7 +88,10 @@ MUTANTS = (
         promise=CANCELLED,
         without="the worker's own look before the start",
         file="actors/worker.py",
-        old="        if attempt.abort_reason is not None:\n            return self._stopped(attempt, None)\n",
+        old=(
+            "        if attempt.abort_reason is not None:\n"
+            "            return self._stopped(attempt, None)\n"
+        ),
         new="        attempt.scope = trio.CancelScope()\n",
         killed_by=(
             f"{WORKER}::test_an_attempt_stopped_before_its_start_does_not_start",

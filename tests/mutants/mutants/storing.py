@@ -22,7 +22,8 @@ MUTANTS = (
         file="actors/submitter.py",
         old="            results += await self._create(batch)\n",
         new=(
-            "            await send_batch(self._queue_of(batch[0].task.queue), batch, self._clock)\n"
+            "            queue = self._queue_of(batch[0].task.queue)\n"
+            "            await send_batch(queue, batch, self._clock)\n"
             "            results += await self._create(batch)\n"
         ),
         killed_by=(f"{SUBMITTING}::test_a_task_is_stored_before_its_message_is_sent",),

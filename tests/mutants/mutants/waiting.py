@@ -89,8 +89,8 @@ MUTANTS = (
         promise=DELAYED,
         without="the scheduler",
         file="engine/pipeline.py",
-        old='                    senders.start_soon(supervisor.restartable, "scheduler", self.scheduler.run)\n',
-        new="",
+        old='senders.start_soon(supervisor.restartable, "scheduler", self.scheduler.run)',
+        new="pass",
         killed_by=(
             f"{DELAYS}::test_a_delay_of_any_length",
             f"{DELAYS}::test_a_delay_longer_than_any_process_lives",
