@@ -177,7 +177,7 @@ MUTANTS = (
     ),
     Mutant(
         promise=OTHERS,
-        without="the same in SQLite",
+        without="a look for due tasks of its own queue alone, in SQLite",
         file="backends/sqlite/store.py",
         old='AND queue = ? ORDER BY due_at, number LIMIT ?)"',
         new='AND ? IS NOT NULL ORDER BY due_at, number LIMIT ?)"',

@@ -180,7 +180,7 @@ MUTANTS = (
     ),
     Mutant(
         promise=LEASE,
-        without="a lease keeper that runs beside a renewal",
+        without="renewing",
         file="actors/lease_keeper.py",
         old="                    nursery.start_soon(self._keep_renewing)\n",
         new="",

@@ -98,7 +98,7 @@ MUTANTS = (
     ),
     Mutant(
         promise=DELAYED,
-        without="the rest of the delay on the scheduler's message",
+        without="sending ahead what comes due",
         file="actors/scheduler.py",
         old="        before = self._clock.now() + self._lead\n",
         new="        before = self._clock.now()\n",
