@@ -93,7 +93,7 @@ MUTANTS = (
         without="cancelling what hangs at the hard deadline",
         file="engine/shutdown.py",
         old="                pipeline.everything.cancel()\n",
-        new="",
+        new="                pipeline.beside.cancel()\n",
         killed_by=(
             f"{SHUTDOWN}::test_a_backend_in_trouble_does_not_hold_the_exit_up_past_the_deadline",
             f"{SHUTDOWN}::test_a_call_that_hangs_does_not_hold_the_exit_up_past_the_deadline",

@@ -228,7 +228,10 @@ MUTANTS = (
             "        if not self._thread_runs:\n"
             "            self._threads.limiter.release_on_behalf_of(self)\n"
         ),
-        killed_by=(f"{FOREIGN}::test_hung_threads_cost_healthy_tasks_nothing",),
+        killed_by=(
+            f"{FOREIGN}::test_hung_threads_cost_healthy_tasks_nothing",
+            "tests/execution/test_thread_handlers.py::test_a_stuck_thread_is_abandoned_and_another_takes_its_place",
+        ),
     ),
     Mutant(
         promise=OTHERS,

@@ -83,7 +83,7 @@ MUTANTS = (
         file="engine/submission.py",
         old=" and (run_at - now).total_seconds() > self._max_delay\n",
         new=" and False\n",
-        killed_by=(f"{DELAYS}::test_a_delay_longer_than_any_process_lives",),
+        killed_by=("tests/engine/test_submission.py::test_a_delay_waits_where_it_fits",),
     ),
     Mutant(
         promise=DELAYED,
