@@ -2,7 +2,7 @@
 # Needed on the machine: Python 3.11 or newer, make, git.
 #
 #   PYTHON=python3.12   the interpreter to build .venv with (default: the first fit one found)
-#   ARGS="..."          more arguments for serve, serve-aws, test and bench
+#   ARGS="..."          more arguments for serve, serve-aws, test, mutants and bench
 
 # Two targets at once would set up one .venv at once, and a benchmark wants no company.
 .NOTPARALLEL:
@@ -14,7 +14,7 @@ BIN := .venv/bin
 .PHONY: help
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
-	@echo '  PYTHON=python3.12 chooses the interpreter, ARGS="..." adds arguments to serve, serve-aws, test, bench, image-test'
+	@echo '  PYTHON=python3.12 chooses the interpreter, ARGS="..." adds arguments to serve, serve-aws, test, mutants, bench, image-test'
 
 .PHONY: serve
 serve: ## run the HTTP API and the workers (Ctrl-C drains and stops)
@@ -32,6 +32,10 @@ test: setup ## run all tests, four at a time: much of their time is waiting
 .PHONY: test-long
 test-long: setup ## the same, with every size in full (nightly)
 	@exec env TQE_TEST_LONG=1 $(BIN)/python -m pytest --numprocesses 4 --maxschedchunk 8 -o timeout=3600 $(ARGS)
+
+.PHONY: mutants
+mutants: setup ## take each promise's mechanisms out, one at a time, and see its tests fail
+	@exec $(BIN)/python -m tests.mutants $(ARGS)
 
 .PHONY: check
 check: setup ## lint, formatting, types, direction of imports

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
 import pytest
@@ -132,7 +132,7 @@ async def test_what_waits_in_the_buffer_is_pending(
 
     async with running(tasks, backend, worker_count=1, prefetch=3) as engine:
         handles = [await engine.submit(tells) for _ in range(4)]
-        await until(lambda: engine.statistics()["claimer"]["waiting"] == 3)
+        await until(lambda: engine.statistics()["claimer"]["waiting"] == 3, timeout=10)
         counts = await backend.store.counts()
         assert (counts.processing, counts.pending) == (1, 3)
         for handle in handles:
@@ -209,21 +209,44 @@ async def test_a_cancel_at_any_moment_means_it_does_not_start_after(
     tasks: TaskRegistry, backend: MemoryBackend, runs: Runs, seed: int, prefetch: int
 ) -> None:
     """Whatever the answer is: what has not started when it comes never does."""
-    async with running(tasks, backend, prefetch=prefetch) as engine:
-        handles = [await engine.submit("work", 10) for _ in range(4)]
-        for _ in range(seed):
-            await trio.lowlevel.checkpoint()
-        cancelled = handles[seed % 4]
-        task = await cancelled.cancel()
-        started = [task_id for task_id, _ in runs.starts if task_id == cancelled.id]
-        assert not (started and task.status is TaskStatus.CANCELLED)
-        assert (await ended(engine, cancelled.id)).status is TaskStatus.CANCELLED
-        for handle in handles:
-            if handle is not cancelled:
-                await handle.result(timeout=1000)
-        await trio.sleep(100)
-    assert [task_id for task_id, _ in runs.starts if task_id == cancelled.id] == started
+    async with process(tasks, backend, worker_count=2, prefetch=prefetch) as one:
+        with late_answers(one.link, "claim", turns=4):
+            for _ in range(3):  # trio draws who of those that can run goes first
+                await cancel_one_of_two(one.engine, runs, after_turns=seed)
     assert (await depth(backend)).waiting == 0
+
+
+async def cancel_one_of_two(engine: Engine, runs: Runs, *, after_turns: int) -> None:
+    other = await engine.submit("work", 10)
+    cancelled = await engine.submit("work", 10)  # there is a free worker for it
+    for _ in range(after_turns):
+        await trio.lowlevel.checkpoint()
+    task = await cancelled.cancel()
+    started = [task_id for task_id, _ in runs.starts if task_id == cancelled.id]
+    assert not (started and task.status is TaskStatus.CANCELLED)
+    assert (await ended(engine, cancelled.id)).status is TaskStatus.CANCELLED
+    await other.result(timeout=1000)
+    await trio.sleep(1)
+    assert [task_id for task_id, _ in runs.starts if task_id == cancelled.id] == started
+
+
+@contextmanager
+def late_answers(link: Any, operation: str, *, turns: int) -> Iterator[None]:
+    """Calls of one operation take effect some turns of the loop before they are answered."""
+    through = link.pass_through
+
+    async def late(called: str, *args: Any, **kwargs: Any) -> Any:
+        answer = await through(called, *args, **kwargs)
+        if called == operation:
+            for _ in range(turns):
+                await trio.lowlevel.checkpoint()
+        return answer
+
+    link.pass_through = late
+    try:
+        yield
+    finally:
+        link.pass_through = through
 
 
 # --- while it runs --------------------------------------------------------------------------

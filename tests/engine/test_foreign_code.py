@@ -176,6 +176,7 @@ async def test_hung_threads_cost_healthy_tasks_nothing(
     tasks: TaskRegistry, in_real_time: MemoryBackend
 ) -> None:
     release = threading.Event()
+    all_places = threading.Barrier(3)
 
     @tasks.task("hang", timeout=0.3, max_attempts=1)
     def hang(payload: Any) -> None:
@@ -183,10 +184,11 @@ async def test_hung_threads_cost_healthy_tasks_nothing(
 
     @tasks.task("good", max_attempts=1)
     def good(payload: Any) -> str:
+        all_places.wait(10)
         return "fine"
 
     try:
-        async with running(tasks, in_real_time, threads=3) as engine:
+        async with running(tasks, in_real_time, threads=3, worker_count=3) as engine:
             for _ in range(2):
                 assert (
                     await ended(engine, (await engine.submit("hang", 1)).id)
@@ -194,8 +196,8 @@ async def test_hung_threads_cost_healthy_tasks_nothing(
             ready = await engine.ready()
             assert (ready.ready, ready.abandoned_threads) == (True, 2)
             assert (await engine.metrics()).abandoned_threads == 2
-            for _ in range(4):
-                assert await (await engine.submit("good", 1)).result(timeout=60) == "fine"
+            for handle in [await engine.submit("good", 1) for _ in range(3)]:
+                assert await handle.result(timeout=60) == "fine"
     finally:
         release.set()
 

@@ -299,7 +299,7 @@ async def test_what_this_worker_cannot_run_is_left_for_one_that_can_at_no_cost(
     async with running(tasks, backend, consume=False) as submitting:
         handle = await submitting.submit(task_type, "text")
         async with running(older, backend) as old:
-            await until(lambda: old.statistics()["acker"]["released"] == 6)
+            await until(lambda: old.statistics()["acker"]["released"] == 6, look_every=1)
             task = await handle.task()
             assert (task.status, task.attempt, task.retry_count) == (TaskStatus.PENDING, 0, 0)
             assert backend.faults.calls["claim"] == 0, "it is not even claimed"

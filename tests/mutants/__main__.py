@@ -7,43 +7,85 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 from tests.mutants.mutant import PACKAGE, ROOT, Mutant
 from tests.mutants.mutants import MUTANTS
+from tests.mutants.selection import CONFORMANCE
 
-TIMEOUT = 120
-"""Seconds: a test that hangs without the mechanism has noticed too; the longest takes 20 s."""
-FAILED = 1
-"""pytest's status when tests ran and some failed; all others but 0 mean that none ran."""
+TEST_TIMEOUT = 60
+"""Seconds: a test that hangs without the mechanism has noticed too; the longest takes 25."""
+RUN_TIMEOUT = 300
+"""Seconds for what hangs in another way."""
 
 
-def survivors(mutant: Mutant) -> list[str]:
-    """What is wrong with it, a line for each test that did not fail."""
+@dataclass(frozen=True)
+class Tried:
+    passed: dict[str, str]
+    """Tests that should have failed, and why they have not."""
+    failed: dict[str, str]
+    """The others, with what pytest said last."""
+    seconds: float
+
+
+def try_mutant(mutant: Mutant) -> Tried:
+    began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="mutant-") as folder:
         source = Path(folder) / "src"
         shutil.copytree(
             ROOT / PACKAGE, source / PACKAGE.name, ignore=shutil.ignore_patterns("__pycache__")
         )
-        try:
-            mutant.apply(source)
-        except LookupError as error:
-            return [str(error)]
-        wrong = []
-        for test, arguments in mutant.runs():
-            problem = _run(arguments, source)
-            if problem:
-                wrong.append(f"{test}: {problem}")
-        return wrong
+        mutant.apply(source)
+        left = {_selected(test, mutant): test for test in mutant.killed_by}
+        passed: dict[str, str] = {}
+        failed: dict[str, str] = {}
+        while left:
+            notes, output = _run(list(left), source)
+            began_last, has_ended = "", False
+            for what, _, rest in (line.partition(" ") for line in notes.splitlines()):
+                name, _, why = rest.partition(" ")
+                if what == "began":
+                    began_last = name
+                elif what == "failed":
+                    failed.setdefault(left[name], why)
+                else:
+                    has_ended = True
+            if not has_ended and began_last:  # it has hung, or ended the process
+                failed.setdefault(left[began_last], "has not ended")
+            else:
+                for name, test in left.items():
+                    ran = f"began {name}\n" in notes
+                    if test not in failed:
+                        passed[test] = "passes all the same" if ran else f"did not run\n{output}"
+            left = {n: test for n, test in left.items() if test not in failed | passed}
+    return Tried(passed, failed, time.monotonic() - began)
 
 
-def _run(arguments: list[str], source: Path) -> str:
-    command = [sys.executable, "-m", "pytest", "-x", "-q", "--no-header", "-p", "no:cacheprovider"]
+def _selected(test: str, mutant: Mutant) -> str:
+    """As the plugin spells it. The conformance suite runs on a backend of this machine."""
+    file, name = test.split("::")
+    if not file.startswith("src/"):
+        return test
+    backend = "sqlite" if mutant.file.startswith("backends/sqlite") else "memory"
+    return f"{CONFORMANCE}::{name}@{backend}"
+
+
+def _run(selected: list[str], source: Path) -> tuple[str, str]:
+    """The plugin's notes, and the end of pytest's output."""
+    notes = source.parent / "notes"
+    notes.write_text("", encoding="utf-8")
+    command = [sys.executable, "-m", "pytest", "-q", "--no-header", "-p", "no:cacheprovider"]
+    command += ["-p", "tests.mutants.selection", "--source", str(source), "--notes", str(notes)]
+    command += ["-o", f"timeout={TEST_TIMEOUT}"]
+    command += [f"--select={name}" for name in selected]
+    command += sorted({name.split("::")[0] for name in selected})
     # Before what is installed, for the processes that a test starts as well.
     environment = os.environ | {"PYTHONPATH": str(source), "PYTHONDONTWRITEBYTECODE": "1"}
     process = subprocess.Popen(
-        [*command, *arguments],
+        command,
         cwd=ROOT,
         env=environment,
         stdin=subprocess.DEVNULL,
@@ -53,31 +95,31 @@ def _run(arguments: list[str], source: Path) -> str:
         start_new_session=True,
     )
     try:
-        output, _ = process.communicate(timeout=TIMEOUT)
+        output, _ = process.communicate(timeout=RUN_TIMEOUT)
     except subprocess.TimeoutExpired:
         os.killpg(process.pid, 9)
-        process.communicate()
-        return ""
-    if process.returncode == FAILED:
-        return ""
-    if process.returncode == 0:
-        return "passes all the same"
-    return f"did not run\n{output[-2000:]}"
+        output, _ = process.communicate()
+    return notes.read_text(encoding="utf-8"), output[-2000:]
 
 
 def main() -> int:
     word = sys.argv[1] if len(sys.argv) > 1 else ""
     chosen = [mutant for mutant in MUTANTS if word in mutant.promise or word in mutant.file]
-    bad = 0
+    began, survived = time.monotonic(), 0
     with ThreadPoolExecutor(os.cpu_count()) as threads:
-        for mutant, wrong in zip(chosen, threads.map(survivors, chosen), strict=True):
-            bad += bool(wrong)
-            print(f"{'SURVIVED' if wrong else 'killed  '} {mutant.file}: without {mutant.without}")
-            for line in wrong:
-                print(f"         {line}")
+        for mutant, tried in zip(chosen, threads.map(try_mutant, chosen), strict=True):
+            survived += bool(tried.passed)
+            verdict = "SURVIVED" if tried.passed else "killed"
+            print(f"{verdict:8} {mutant.file}: without {mutant.without} ({tried.seconds:.0f} s)")
+            for test, why in tried.passed.items():
+                print(f"         {test}: {why}")
+            if word:
+                for test, why in tried.failed.items():
+                    print(f"         {test}: {why}")
             sys.stdout.flush()
-    print(f"{len(chosen) - bad} mutants killed, {bad} survived")
-    return 1 if bad or not chosen else 0
+    seconds = time.monotonic() - began
+    print(f"{len(chosen) - survived} mutants killed, {survived} survived, {seconds:.0f} s")
+    return 1 if survived or not chosen else 0
 
 
 if __name__ == "__main__":

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,14 +36,3 @@ class Mutant:
         if text.count(self.old) != 1:
             raise LookupError(f"{self.file} has {text.count(self.old)} times: {self.old!r}")
         path.write_text(text.replace(self.old, self.new), encoding="utf-8")
-
-    def runs(self) -> Iterator[tuple[str, list[str]]]:
-        """Each test that has to fail, and pytest's arguments for it."""
-        for test in self.killed_by:
-            file, name = test.split("::")
-            if file.startswith("src/"):  # the conformance suite, on the backends of this machine
-                backend = "sqlite" if "backends/sqlite" in self.file else "memory"
-                suite = "tests/backends/conformance/test_conformance.py"
-                yield test, [suite, "-k", f"{name} and {backend}"]
-            else:
-                yield test, [file, "-k", name]
