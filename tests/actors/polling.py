@@ -28,6 +28,7 @@ from task_queue_engine.actors.messages import (
 from task_queue_engine.actors.poller import Poller, PollerChannels
 from task_queue_engine.actors.type_check import TypeCheck
 from task_queue_engine.backends.memory import MemoryBackend
+from task_queue_engine.execution.checks import PayloadChecks
 from tests.actors.support import LEASE, retry
 
 
@@ -142,6 +143,7 @@ async def polling(
         retry=retry("claimer", health),
         type_check=TypeCheck(
             registry=registry or known("t"),
+            checks=PayloadChecks(),
             clock=backend.clock,
             rng=random.Random(1),
             fail_after=86_400,

@@ -189,6 +189,7 @@ class Pipeline:
                 retry=self._retry("claimer"),
                 type_check=TypeCheck(
                     registry=config.registry,
+                    checks=config.runner.checks,
                     clock=config.clock,
                     rng=config.rng,
                     fail_after=settings.unknown_type_after,

@@ -28,8 +28,12 @@ SLOW = 0.002
 """Seconds of CPU. A type whose last two checks took longer has the next one in a thread; one
 alone may have been the garbage collector's time."""
 
-# More would only take the interpreter from the loop; with one, a check that waits for something
-# would hold up those of all other types.
+WAITED = 0.02
+"""Seconds, for a check that waits (for a name server, for a lock) and takes no CPU: longer than
+the turns of a few other threads, in which a quick one has to wait as well."""
+
+# For each type: more would only take the interpreter from the loop. Not for all types together,
+# since checks that wait for something would hold up those of all others.
 _THREADS = 2
 
 # What a member counts for beside its text: the least it can cost to check one, in characters.
@@ -37,34 +41,66 @@ _MEMBER = 8
 
 
 class PayloadChecks:
-    """One for each engine, so that its threads are limited."""
+    """One for each engine: for submissions, before a claim and in attempts."""
 
     def __init__(self) -> None:
-        self._limiter = trio.CapacityLimiter(_THREADS)
-        self._took: dict[str, tuple[float, float]] = {}
+        self._limiters: dict[str, trio.CapacityLimiter] = {}
+        # By type, whether the last two checks were slow.
+        self._slow: dict[str, tuple[bool, bool]] = {}
+
+    def is_quick(self, definition: TaskDefinition, payload: object) -> bool:
+        """Whether a check of this payload may run on the event loop."""
+        return not (all(self._slow.get(definition.name, _QUICK)) or is_large(payload))
 
     async def call(self, definition: TaskDefinition, payload: object, check: Callable[[], T]) -> T:
         """`check()`, which checks a payload of this type; raises what it raises. A checkpoint only
         where it goes to a thread, which is left behind when the caller is cancelled."""
-        timed = partial(self._timed, definition.name, check)
-        is_slow = min(self._took.get(definition.name, (0.0, 0.0))) > SLOW
-        if not is_slow and not is_large(payload):
-            return timed()
-        return await trio.to_thread.run_sync(
-            _uninterrupted, timed, abandon_on_cancel=True, limiter=self._limiter
-        )
+        if self.is_quick(definition, payload):
+            return self.call_here(definition, check)
+        return await self.call_in_thread(definition, check)
 
     async def convert(self, definition: TaskDefinition, payload: object) -> Any:
         """The payload as its handler wants it. Raises InvalidTask."""
         return await self.call(definition, payload, partial(definition.convert_payload, payload))
 
-    def _timed(self, name: str, check: Callable[[], T]) -> T:
-        start = time.thread_time()
+    def call_here(self, definition: TaskDefinition, check: Callable[[], T]) -> T:
+        """As `call`, on the event loop."""
+        return self._timed(definition.name, check, 1)
+
+    async def call_in_thread(
+        self, definition: TaskDefinition, check: Callable[[], T], *, items: int = 1
+    ) -> T:
+        """As `call`, in a thread. `items`: how many payloads `check` checks."""
+        name = definition.name
+        limiter = self._limiters.get(name)
+        if limiter is None:
+            limiter = self._limiters[name] = trio.CapacityLimiter(_THREADS)
+        try:
+            return await trio.to_thread.run_sync(
+                _uninterrupted,
+                partial(self._timed, name, check, items),
+                abandon_on_cancel=True,
+                limiter=limiter,
+            )
+        except trio.Cancelled:
+            # It may never come back: the next one must not be tried on the loop.
+            self._slow[name] = True, True
+            raise
+
+    def _timed(self, name: str, check: Callable[[], T], items: int) -> T:
+        cpu, clock = time.thread_time(), time.perf_counter()
         try:
             return check()
         finally:
-            _, before = self._took.get(name, (0.0, 0.0))
-            self._took[name] = before, time.thread_time() - start
+            slow = (
+                time.thread_time() - cpu > SLOW * items
+                or time.perf_counter() - clock > WAITED * items
+            )
+            _, before = self._slow.get(name, _QUICK)
+            self._slow[name] = before, slow
+
+
+_QUICK = False, False
 
 
 def is_large(payload: object) -> bool:
