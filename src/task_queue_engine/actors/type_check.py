@@ -123,6 +123,12 @@ class TypeCheck:
             if at >= since
         )
 
+    def runs_in(self, task_type: str) -> RunsIn | None:
+        """None: this worker does not know the type, or it was not told."""
+        if not task_type or task_type not in self._registry:
+            return None
+        return self._registry.get(task_type).runs_in
+
     # --- before the claim -------------------------------------------------------------------
 
     async def check(self, deliveries: Sequence[Delivery]) -> list[Checked]:
