@@ -196,7 +196,7 @@ async def test_signals_for_the_whole_service_do_not_end_a_running_task(
 @bounded(20)
 async def test_signals_do_not_end_a_process_that_is_just_starting() -> None:
     for _ in range(3):
-        worker = await trio.to_thread.run_sync(spawn)
+        worker = await trio.to_thread.run_sync(spawn, os.environ)
         os.kill(worker.pid, signal.SIGTERM)
         os.kill(worker.pid, signal.SIGINT)
         await worker.wait_ready()
@@ -209,7 +209,7 @@ async def test_signals_do_not_end_a_process_that_is_just_starting() -> None:
 async def test_a_process_whose_engine_ends_while_it_starts_ends_quietly(
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    worker = await trio.to_thread.run_sync(spawn)
+    worker = await trio.to_thread.run_sync(spawn, os.environ)
     worker.close()
     assert await trio.to_thread.run_sync(reap, [worker], 15) == []
     assert worker.describe_exit("") == f"worker process {worker.pid} ended with exit code 0 "
