@@ -105,6 +105,8 @@ async def test_checks_that_do_not_come_back_hold_up_their_own_type_alone(
         with trio.fail_after(30):
             await checks.convert(other, {"more": "x" * LARGE})
         nursery.cancel_scope.cancel()
+    with trio.fail_after(30):  # nor a healthy one of the same type, once their callers have left
+        await checks.convert(hanging, {"more": "x" * LARGE})
     # Known by now as one that hangs: on the loop it would hang that.
     with trio.move_on_after(0.1) as scope:
         await checks.convert(hanging, {"more": "hang"})

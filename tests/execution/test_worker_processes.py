@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import random
 import resource
 import signal
 import subprocess
@@ -19,9 +18,8 @@ import trio
 from task_queue_engine.errors import AttemptTimedOut, HandlerNotStarted, WorkerProcessDied
 from task_queue_engine.execution import processes
 from task_queue_engine.execution.worker_process import reap, spawn
-from task_queue_engine.retry import Backoff, SnoozeUntil, decide
 from tests.execution import handlers
-from tests.execution.support import NOW, Progress, bounded, make_runner, make_task, run, until
+from tests.execution.support import Progress, bounded, make_runner, run, until
 
 
 class Fifo:
@@ -565,11 +563,7 @@ async def test_no_descriptors_for_a_process_cost_no_attempt(free: int) -> None:
     async with runner.open():
         await trio.to_thread.run_sync(lambda: None)  # threads are there, and Python's lazy imports
         with no_descriptors_leak():
-            with all_descriptors_taken(but=free), pytest.raises((OSError, WorkerProcessDied)) as no:
+            with all_descriptors_taken(but=free), pytest.raises(HandlerNotStarted):
                 await run(runner, handlers.pid, process=True)
-            task = make_task(max_attempts=1)
-            decision = decide(
-                task, no.value, NOW, backoff=Backoff(), rules={}, rng=random.Random(1)
-            )
-            assert isinstance(decision, SnoozeUntil), no.value
+            assert runner.statistics().trouble is not None  # for /ready
         assert await run(runner, handlers.pid, process=True) > 0

@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import msgspec
 import trio
@@ -35,6 +35,11 @@ the turns of a few other threads, in which a quick one has to wait as well."""
 # For each type: more would only take the interpreter from the loop. Not for all types together,
 # since checks that wait for something would hold up those of all others.
 _THREADS = 2
+
+# Of each type, threads that were left behind and do not count: one payload whose check hangs must
+# not keep others of its type from theirs. With more of them, which may be busy after all, the loop
+# would wait for its turn over 50 ms (5 ms a thread).
+_LEFT_BEHIND = 8
 
 # What a member counts for beside its text: the least it can cost to check one, in characters.
 _MEMBER = 8
@@ -75,16 +80,19 @@ class PayloadChecks:
         limiter = self._limiters.get(name)
         if limiter is None:
             limiter = self._limiters[name] = trio.CapacityLimiter(_THREADS)
+        place = _Place(limiter)
         try:
             return await trio.to_thread.run_sync(
                 _uninterrupted,
                 partial(self._timed, name, check, items),
                 abandon_on_cancel=True,
-                limiter=limiter,
+                # trio takes "anything providing compatible" methods, its annotation does not say so
+                limiter=cast("trio.CapacityLimiter", place),
             )
         except trio.Cancelled:
             # It may never come back: the next one must not be tried on the loop.
             self._slow[name] = True, True
+            place.leave_behind()
             raise
 
     def _timed(self, name: str, check: Callable[[], T], items: int) -> T:
@@ -101,6 +109,30 @@ class PayloadChecks:
 
 
 _QUICK = False, False
+
+
+class _Place:
+    """A thread's place among those of its type; trio takes it for the limiter of the thread, and
+    so tells when a thread that was left behind has ended."""
+
+    def __init__(self, limiter: trio.CapacityLimiter) -> None:
+        self._limiter = limiter
+        self._is_taken = self._does_not_count = False
+
+    async def acquire_on_behalf_of(self, borrower: object) -> None:
+        await self._limiter.acquire_on_behalf_of(self)
+        self._is_taken = True
+
+    def release_on_behalf_of(self, borrower: object) -> None:
+        self._is_taken = False
+        self._limiter.release_on_behalf_of(self)
+        if self._does_not_count:
+            self._limiter.total_tokens -= 1
+
+    def leave_behind(self) -> None:
+        if self._is_taken and self._limiter.total_tokens < _THREADS + _LEFT_BEHIND:
+            self._does_not_count = True
+            self._limiter.total_tokens += 1
 
 
 def is_large(payload: object) -> bool:
