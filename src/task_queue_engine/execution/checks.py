@@ -55,7 +55,11 @@ class PayloadChecks:
 
     def is_quick(self, definition: TaskDefinition, payload: object) -> bool:
         """Whether a check of this payload may run on the event loop."""
-        return not (all(self._slow.get(definition.name, _QUICK)) or is_large(payload))
+        name = definition.name
+        limiter = self._limiters.get(name)
+        # While a thread that was left behind hangs, the next check might hang the loop.
+        hangs = limiter is not None and limiter.total_tokens > _THREADS
+        return not (hangs or all(self._slow.get(name, _QUICK)) or is_large(payload))
 
     async def call(self, definition: TaskDefinition, payload: object, check: Callable[[], T]) -> T:
         """`check()`, which checks a payload of this type; raises what it raises. A checkpoint only
@@ -90,8 +94,6 @@ class PayloadChecks:
                 limiter=cast("trio.CapacityLimiter", place),
             )
         except trio.Cancelled:
-            # It may never come back: the next one must not be tried on the loop.
-            self._slow[name] = True, True
             place.leave_behind()
             raise
 
