@@ -69,7 +69,11 @@ async def submitted(engine: Engine, seconds: float) -> str:
     ],
 )
 async def test_a_defect_on_the_line_reaches_the_host_as_a_group(
-    tasks: TaskRegistry, backend: MemoryBackend, operation: str, actor: str
+    tasks: TaskRegistry,
+    backend: MemoryBackend,
+    operation: str,
+    actor: str,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     host = Host(tasks, backend)
     async with trio.open_nursery() as nursery:
@@ -84,6 +88,8 @@ async def test_a_defect_on_the_line_reaches_the_host_as_a_group(
     assert isinstance(defect, RuntimeError)
     assert str(defect) == DEFECT
     assert defect.__notes__ == [f"in actor {actor}"]
+    (line,) = [line for line in caplog.messages if DEFECT in line]
+    assert line.startswith(f"{actor} failed, the engine ends")
 
 
 @pytest.mark.parametrize("operation", ["receive", "claim", "create", "send"])

@@ -39,6 +39,10 @@ class ActorHealth:
             logger.warning("%s: %s; trying again", actor, reason)
         self._troubles[actor] = reason
 
+    def ended(self, actor: str, error: Exception) -> None:
+        """`actor` does not come back, as the log of its caller says."""
+        self._troubles[actor] = str(error) or type(error).__name__
+
     def ok(self, actor: str) -> None:
         if self._troubles and self._troubles.pop(actor, None) is not None:
             logger.info("%s: works again", actor)

@@ -78,7 +78,7 @@ class Supervisor:
 
     def _record(self, name: str, error: Exception) -> None:
         logger.error("%s failed, the engine ends: %r", name, error)
-        self._health.degraded(name, error)
+        self._health.ended(name, error)
         error.add_note(f"in actor {name}")
         self._defects.append(error)
         self._end()
