@@ -521,7 +521,7 @@ def test_a_renamed_type_is_found_by_its_old_names(tasks: TaskRegistry) -> None:
         ("b", ["b"], "each name is given once"),
         ("b", ["c", "c"], "each name is given once"),
         ("b", "cd", "aliases must be a list of names"),
-        ("b", [1], "aliases must be a list of names"),
+        ("b", [1], "alias 1: a name is"),
         ("b", ["no spaces"], "alias 'no spaces': a name is"),
     ],
 )

@@ -42,6 +42,10 @@ class InvalidTask(TaskQueueError):
         self.reason = message
 
 
+class PayloadCheckFailed(InvalidTask):
+    """Code that came with a payload raised what is no refusal: a defect, or trouble of its own."""
+
+
 class UnknownTaskType(InvalidTask):
     """No handler is registered under this type name."""
 

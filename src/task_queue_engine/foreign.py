@@ -6,7 +6,7 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from task_queue_engine.errors import InvalidTask
+from task_queue_engine.errors import InvalidTask, PayloadCheckFailed
 
 _log = logging.getLogger("task_queue_engine.payloads")
 
@@ -20,7 +20,7 @@ def contained(doing: str, *, field: str) -> Iterator[None]:
     let through. What was raised is named by its type alone, its text may hold a secret.
 
     Raises:
-        InvalidTask: naming `field`.
+        InvalidTask: naming `field`; PayloadCheckFailed for all but one.
     """
     try:
         yield
@@ -31,7 +31,7 @@ def contained(doing: str, *, field: str) -> Iterator[None]:
     except BaseException as error:  # noqa: BLE001 - foreign code: SystemExit must not end the engine
         name = type(error).__name__
         _log.warning("%s: %s raised %s", field, doing, name, exc_info=error)
-        raise InvalidTask(f"{doing} raised {name}", field=field) from None
+        raise PayloadCheckFailed(f"{doing} raised {name}", field=field) from None
 
 
 def shown(value: object, longest: int = 100) -> str:

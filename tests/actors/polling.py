@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -28,6 +28,8 @@ from task_queue_engine.actors.messages import (
 from task_queue_engine.actors.poller import Poller, PollerChannels
 from task_queue_engine.actors.type_check import TypeCheck
 from task_queue_engine.backends.memory import MemoryBackend
+from task_queue_engine.execution.checks import PayloadChecks
+from task_queue_engine.registry import RunsIn
 from tests.actors.support import LEASE, retry
 
 
@@ -56,10 +58,10 @@ class Rig:
         assert isinstance(event, Acquired)
         return event.leases[0]
 
-    def free(self, workers: int = 1) -> None:
+    def free(self, workers: int = 1, *, after: str | None = None) -> None:
         """So many workers say that they are."""
         for _ in range(workers):
-            self.demand.send_nowait(WorkerFree())
+            self.demand.send_nowait(WorkerFree(after))
 
     def stop(self) -> None:
         """What the line does."""
@@ -110,6 +112,7 @@ async def polling(
     keeper: bool = True,
     room_for_events: float = math.inf,
     registry: TaskRegistry | None = None,
+    places: Mapping[RunsIn, int] | None = None,
 ) -> AsyncIterator[Rig]:
     """`keeper=False`: its place is the test's, at the other end of `lease_events`."""
     demand_out, demand_in = trio.open_memory_channel[ClaimEvent](math.inf)
@@ -142,10 +145,12 @@ async def polling(
         retry=retry("claimer", health),
         type_check=TypeCheck(
             registry=registry or known("t"),
+            checks=PayloadChecks(),
             clock=backend.clock,
             rng=random.Random(1),
             fail_after=86_400,
         ),
+        places=places or {},
         channels=ClaimerChannels(
             claim_events=demand_in,
             room=room_out,

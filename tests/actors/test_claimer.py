@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from typing import Any
 
 import pytest
 import trio
+import trio.testing
 
 from task_queue_engine import TaskError, TaskStatus
 from task_queue_engine.actors.messages import (
@@ -27,8 +29,9 @@ from task_queue_engine.lifecycle import (
     crash_error,
     decide_claim,
 )
+from task_queue_engine.registry import RunsIn
 from task_queue_engine.retry import SnoozeUntil
-from tests.actors.polling import Rig, polling
+from tests.actors.polling import Rig, known, polling
 from tests.actors.support import LEASE, claim, lose, put, receive, status
 
 
@@ -466,8 +469,13 @@ async def test_a_quarantine_that_cannot_be_looked_at_comes_back_to_find_its_dead
             rig.stop()
             rig.claimer.cut_short()
             await rig.done.wait()
-        assert isinstance(await rig.settlement(), Release)
-        assert rig.claimer.statistics().returned == 1
+        # For all it knows another worker has it.
+        assert isinstance(await rig.settlement(), Leave)
+    backend.queue("default").lapse_leases()
+    async with polling(backend) as rig:
+        settlement = await rig.settlement()
+        assert isinstance(settlement, MoveToDeadLetters)
+        assert settlement.error is not None
 
 
 async def test_a_lost_answer_is_recognised_without_a_lease_keeper(backend: MemoryBackend) -> None:
@@ -481,3 +489,44 @@ async def test_a_lost_answer_is_recognised_without_a_lease_keeper(backend: Memor
         outcome = await rig.outcomes.receive()
         assert isinstance(outcome, Interrupted)
         assert outcome.attempt.task.id == task.id
+
+
+async def test_what_would_wait_for_a_thread_is_not_claimed_and_others_pass_it(
+    backend: MemoryBackend,
+) -> None:
+    """PROCESSING means that a handler runs: what waits costs nothing when the worker dies."""
+    registry = known("quick")
+
+    @registry.task("heavy")
+    def heavy(payload: Any) -> None: ...
+
+    first, second = [await put(backend, type="heavy") for _ in range(2)]
+    quick = await put(backend, type="quick")
+    async with polling(backend, demand=3, registry=registry, places={RunsIn.THREAD: 1}) as rig:
+        started = {(await rig.deliveries.receive()).task.id for _ in range(2)}
+        assert started == {first.id, quick.id}
+        rig.free(after="quick")
+        await trio.testing.wait_all_tasks_blocked()
+        assert status(backend, second.id) is TaskStatus.PENDING
+        assert rig.claimer.statistics().waiting == 1
+        rig.free(after="heavy")
+        assert (await rig.deliveries.receive()).task.id == second.id
+
+
+async def test_what_was_not_claimed_for_want_of_a_thread_goes_back_at_a_stop(
+    backend: MemoryBackend,
+) -> None:
+    registry = known()
+
+    @registry.task("heavy")
+    def heavy(payload: Any) -> None: ...
+
+    for _ in range(2):
+        await put(backend, type="heavy")
+    async with polling(backend, demand=2, registry=registry, places={RunsIn.THREAD: 1}) as rig:
+        await rig.deliveries.receive()
+        await trio.testing.wait_all_tasks_blocked()
+        rig.stop()
+        settlement = await rig.settlement()
+        assert isinstance(settlement, Release)
+        assert settlement.delay == 0

@@ -107,7 +107,7 @@ async def test_it_asks_for_work_runs_it_and_asks_again(backend: MemoryBackend) -
             rig.demand.receive_nowait()
         attempt = await claimed(backend)
         assert await rig.run(attempt) == Succeeded(attempt, {"sent": True})
-        assert await rig.demand.receive() == WorkerFree()
+        assert await rig.demand.receive() == WorkerFree(after="t")
         assert rig.started == [attempt]
         statistics = rig.worker.statistics()
         assert (statistics.started, statistics.succeeded, statistics.busy) == (1, 1, False)
@@ -366,8 +366,9 @@ async def test_what_is_taken_after_an_interruption_is_given_back_at_once(
     assert not ran
 
 
-async def test_an_attempt_handed_over_in_the_moment_of_the_interruption_is_given_back(
-    backend: MemoryBackend,
+@pytest.mark.parametrize("end", [Worker.give_back_unstarted, Worker.interrupt])
+async def test_an_attempt_handed_over_in_the_moment_of_the_end_is_given_back(
+    backend: MemoryBackend, end: Callable[[Worker], None]
 ) -> None:
     """The worker has it already, but has not come to its turn."""
     ran: list[int] = []
@@ -375,7 +376,7 @@ async def test_an_attempt_handed_over_in_the_moment_of_the_interruption_is_given
         await trio.testing.wait_all_tasks_blocked()
         attempt = await claimed(backend)
         rig.deliveries.send_nowait(attempt)
-        rig.worker.interrupt()
+        end(rig.worker)
         assert await rig.outcomes.receive() == Interrupted(attempt)
     assert not ran
 

@@ -26,6 +26,7 @@ from task_queue_engine.errors import (
     IdempotencyKeyReused,
     InvalidTask,
 )
+from task_queue_engine.execution.checks import PayloadChecks
 
 
 @dataclass
@@ -55,7 +56,12 @@ class Rig:
         builder = TaskBuilder(
             registry=registry, settings=Settings(_env_file=None), clock=ManualClock(), max_delay=900
         )
-        self.intake = Intake(builder=builder, submissions=self.submissions, request_size=2)
+        self.intake = Intake(
+            builder=builder,
+            checks=PayloadChecks(),
+            submissions=self.submissions,
+            request_size=2,
+        )
 
     async def answer(self, result: Callable[[Any], Any] = lambda new: Created()) -> SubmitRequest:
         request = await self.requests.receive()

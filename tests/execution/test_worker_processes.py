@@ -194,7 +194,7 @@ async def test_signals_for_the_whole_service_do_not_end_a_running_task(
 @bounded(20)
 async def test_signals_do_not_end_a_process_that_is_just_starting() -> None:
     for _ in range(3):
-        worker = await trio.to_thread.run_sync(spawn, dict(os.environ))
+        worker = await trio.to_thread.run_sync(spawn, os.environ)
         os.kill(worker.pid, signal.SIGTERM)
         os.kill(worker.pid, signal.SIGINT)
         await worker.wait_ready()
@@ -207,7 +207,7 @@ async def test_signals_do_not_end_a_process_that_is_just_starting() -> None:
 async def test_a_process_whose_engine_ends_while_it_starts_ends_quietly(
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    worker = await trio.to_thread.run_sync(spawn, dict(os.environ))
+    worker = await trio.to_thread.run_sync(spawn, os.environ)
     worker.close()
     assert await trio.to_thread.run_sync(reap, [worker], 15) == []
     assert worker.describe_exit("") == f"worker process {worker.pid} ended with exit code 0 "
@@ -562,10 +562,8 @@ async def test_no_descriptors_for_a_process_cost_no_attempt(free: int) -> None:
     runner = make_runner(processes=1)
     async with runner.open():
         await trio.to_thread.run_sync(lambda: None)  # threads are there, and Python's lazy imports
-        with (
-            no_descriptors_leak(),
-            all_descriptors_taken(but=free),
-            pytest.raises(HandlerNotStarted),
-        ):
-            await run(runner, handlers.pid, process=True)
+        with no_descriptors_leak():
+            with all_descriptors_taken(but=free), pytest.raises(HandlerNotStarted):
+                await run(runner, handlers.pid, process=True)
+            assert runner.statistics().trouble is not None  # for /ready
         assert await run(runner, handlers.pid, process=True) > 0

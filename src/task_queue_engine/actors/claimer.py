@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
 import trio
 
 from task_queue_engine.actors.backend_retry import BackendRetry
+from task_queue_engine.actors.claim_buffer import ClaimBuffer
 from task_queue_engine.actors.crash_isolation import CrashIsolation
 from task_queue_engine.actors.messages import (
     AbortReason,
@@ -33,6 +33,7 @@ from task_queue_engine.backends.base import TaskQueue, TaskStore
 from task_queue_engine.clock import Clock
 from task_queue_engine.errors import BackendUnavailable
 from task_queue_engine.lifecycle import DuplicateDelivery, Started, crash_error
+from task_queue_engine.registry import RunsIn
 from task_queue_engine.retry import GiveUp, SnoozeUntil
 from task_queue_engine.task import TaskError
 
@@ -86,6 +87,8 @@ class Claimer:
     attempt, a cancel finds the task PENDING, and a stop gives messages back and writes nothing.
     While one claim is under way the next workers gather, so batches grow with the load.
 
+    What would wait for a thread or a worker process is not claimed either (see `ClaimBuffer`).
+
     It tells the poller on `room` how many places there are: one for every free worker, one more
     whenever a message has come to nothing.
     """
@@ -100,6 +103,7 @@ class Claimer:
         visibility: float,
         retry: BackendRetry,
         type_check: TypeCheck,
+        places: Mapping[RunsIn, int],
         channels: ClaimerChannels,
     ) -> None:
         self._max_delay = queue.max_delay
@@ -111,7 +115,7 @@ class Claimer:
         self._claims = StoreClaims(store=store, worker_name=worker_name, retry=retry)
         self._isolation = CrashIsolation()
         self._unstarted = Unstarted(clock=clock, visibility=visibility, max_delay=queue.max_delay)
-        self._buffer: deque[Lease] = deque()
+        self._buffer = ClaimBuffer(runs_in=type_check.runs_in, places=places)
         # Of the batch under way, what has not come to anything yet.
         self._in_hand: list[Lease] = []
         self._free_workers = 0
@@ -148,8 +152,8 @@ class Claimer:
         ends = self._channels
         with ends.claim_events, ends.room, ends.deliveries, ends.outcomes, ends.settlements:
             try:
-                while await self._wait_for_worker_and_lease():
-                    await self._serve()
+                while leases := await self._next_batch():
+                    await self._serve(leases)
             # A defect ends the engine. What is not known to have started goes back before.
             except Exception:
                 await self._give_back_unclaimed()
@@ -158,23 +162,28 @@ class Claimer:
 
     # --- supply and demand ------------------------------------------------------------------
 
-    async def _wait_for_worker_and_lease(self) -> bool:
-        """False after `stop`."""
+    async def _next_batch(self) -> list[Lease]:
+        """What can be started now. Empty after `stop`."""
         self._note_waiting_events()
-        while not self._stopping and not (self._free_workers and self._buffer):
+        while not self._stopping:
+            most = min(self._free_workers, self._store.max_batch)
+            if leases := self._buffer.take(most):
+                return leases
             self._waiting = trio.CancelScope()
             with self._waiting:
                 self._note_waiting_events(await self._channels.claim_events.receive())
-        return not self._stopping
+        return []
 
     def _note_waiting_events(self, event: ClaimEvent | None = None) -> None:
         new_room = 0
         try:
             while True:
                 if isinstance(event, Leased):
-                    self._buffer += event.leases
+                    self._buffer.add(event.leases)
                 elif isinstance(event, WorkerFree):
                     new_room += 1
+                    if event.after is not None:
+                        self._buffer.ended(event.after)
                 event = self._channels.claim_events.receive_nowait()
         except (trio.WouldBlock, trio.EndOfChannel):  # not `suppress`, as this is for every batch
             pass
@@ -188,14 +197,10 @@ class Claimer:
             except trio.BrokenResourceError:  # the poller has ended, and so does the engine
                 return
 
-    def _take_batch(self) -> list[Lease]:
-        size = min(self._free_workers, self._store.max_batch, len(self._buffer))
-        return [self._buffer.popleft() for _ in range(size)]
-
     # --- one batch --------------------------------------------------------------------------
 
-    async def _serve(self) -> None:
-        leases = self._in_hand = self._take_batch()
+    async def _serve(self, leases: list[Lease]) -> None:
+        self._in_hand = leases
         settlements: list[Settlement] = []
         checks = await self._types.check([lease.delivery for lease in leases])
         candidates: list[_Candidate] = []
@@ -320,6 +325,7 @@ class Claimer:
         except trio.BrokenResourceError:  # all workers have ended, and so does the engine
             return Interrupted(attempt)
         self._free_workers -= 1
+        self._buffer.started(attempt.task.type)
         return None
 
     # --- giving back ------------------------------------------------------------------------
@@ -329,9 +335,8 @@ class Claimer:
         self._stopping = True
         self._note_waiting_events()
         leases = [lease for lease in self._in_hand if lease.attempt is None]
-        leases += self._buffer
+        leases += self._buffer.take_all()
         self._in_hand = []
-        self._buffer.clear()
         self._returned += len(leases)
         if leases:
             await self._channels.settlements.send(tuple(map(Release, leases)))

@@ -242,6 +242,9 @@ class Leased:
 class WorkerFree:
     """One worker can start a task at once."""
 
+    after: str | None = None
+    """The type of what it has run, or given back; None where it has just begun."""
+
 
 ClaimEvent = Leased | WorkerFree
 

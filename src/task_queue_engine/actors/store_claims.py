@@ -15,14 +15,12 @@ from task_queue_engine.lifecycle import (
     ClaimVerdict,
     DuplicateDelivery,
     Exhausted,
-    Finished,
     Started,
 )
 from task_queue_engine.task import Task, TaskStatus
 
-_FAILED = Finished(TaskStatus.FAILED)
 # What a claim made again answers both to its own work and to a duplicate; None: not answered.
-_UNCLEAR: tuple[ClaimVerdict | None, ...] = (DuplicateDelivery(), _FAILED, None)
+_UNCLEAR: tuple[ClaimVerdict | None, ...] = (DuplicateDelivery(), None)
 
 # Attempts whose lease was lost: far more than can be the subject of a late duplicate delivery.
 _LOST_KEPT = 1000
@@ -125,9 +123,9 @@ class StoreClaims:
         try:
             tasks = await self._retry.call(lambda: self._store.get(ids), give_up=is_cut_short)
         except BackendUnavailable:
-            # A duplicate is left alone, as its verdict says: it may be one. A message that FAILED
-            # goes back, and finds at its next receive that its dead letter is missing.
-            return [None if verdict == _FAILED else verdict for verdict in verdicts]
+            # A duplicate is left alone, as its verdict says: it may be one. That of a task that
+            # FAILED finds at its next receive that its dead letter is missing.
+            return verdicts
         # Of one attempt in this batch the second is a duplicate.
         known = {_key(verdict.task) for verdict in verdicts if isinstance(verdict, Started)}
         recognised = list(verdicts)

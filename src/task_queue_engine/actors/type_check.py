@@ -8,11 +8,11 @@ the task no attempt, and nothing is written. What every worker has refused for l
 from __future__ import annotations
 
 import logging
-import math
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -21,7 +21,8 @@ from msgspec import UNSET
 
 from task_queue_engine.backends.base import Delivery
 from task_queue_engine.clock import Clock
-from task_queue_engine.errors import InvalidTask, UnknownTaskType
+from task_queue_engine.errors import InvalidTask, PayloadCheckFailed, UnknownTaskType
+from task_queue_engine.execution.checks import PayloadChecks
 from task_queue_engine.registry import RunsIn, TaskDefinition, TaskRegistry
 from task_queue_engine.retry import Decision, GiveUp, SnoozeUntil
 from task_queue_engine.task import Task, TaskError, TaskStatus
@@ -35,11 +36,8 @@ _LONGEST_DELAY = 300.0
 # Receives before a task may be failed: by then the delay has reached its longest. A task's age
 # alone is no proof where the queue has a backlog of days.
 _ENOUGH_RECEIVES = 10
-# Bytes of a payload that is converted on the event loop. A validator in Python takes up to 15 us a
-# byte (measured with lists of addresses), so this is at most some 30 ms.
-_ON_LOOP = 2048
-# Seconds for the converters of a batch in a thread. They take microseconds; one that does not come
-# back must not keep other types from being claimed.
+# Seconds for the checks of a batch that run in threads. They take microseconds; one that does not
+# come back must not keep other types from being claimed.
 _IN_THREAD_FOR = 5.0
 # Type names that are told apart in statistics: names come from whatever is sent to the queue.
 _NAMES_KEPT = 100
@@ -86,22 +84,29 @@ class TypeCheck:
     """A part of the claimer, and no actor of its own.
 
     Args:
+        checks: runs the checks of payloads, as for submissions and attempts.
         fail_after: seconds after which a task that was refused all the time is FAILED.
     """
 
     def __init__(
-        self, *, registry: TaskRegistry, clock: Clock, rng: random.Random, fail_after: float
+        self,
+        *,
+        registry: TaskRegistry,
+        checks: PayloadChecks,
+        clock: Clock,
+        rng: random.Random,
+        fail_after: float,
     ) -> None:
         self._registry = registry
+        self._checks = checks
         self._clock = clock
         self._rng = rng
         self._fail_after = fail_after
         self._given_back: dict[str, int] = {}
         self._given_back_at: dict[str, float] = {}
-        # Types whose converter did not come back: left to what runs the handler, which has a
-        # timeout. So there are never more threads lost than types.
-        self._slow: set[str] = set()
-        self._threads = trio.CapacityLimiter(math.inf)
+        # Types whose check did not come back: left to what runs the handler, which has a timeout.
+        # So there are never more threads lost than types.
+        self._stuck: set[str] = set()
 
     @property
     def given_back(self) -> dict[str, int]:
@@ -118,19 +123,28 @@ class TypeCheck:
             if at >= since
         )
 
+    def runs_in(self, task_type: str) -> RunsIn | None:
+        """None: this worker does not know the type, or it was not told."""
+        if not task_type or task_type not in self._registry:
+            return None
+        return self._registry.get(task_type).runs_in
+
     # --- before the claim -------------------------------------------------------------------
 
     async def check(self, deliveries: Sequence[Delivery]) -> list[Checked]:
         """One answer for each. What the delivery does not say is left to `after_claim`."""
         checks = [Checked() for _ in deliveries]
-        jobs = []
+        for_threads: dict[str, list[_Job]] = {}
         for job in self._jobs(deliveries, checks):
-            if job.definition.runs_in is RunsIn.TRIO and len(job.payload_json) <= _ON_LOOP:
-                _convert(job)
-            else:  # where a `def` handler runs a validator may block, too
-                jobs.append(job)
-        if jobs:
-            await self._convert_in_thread(jobs)
+            # Where a `def` handler runs a validator may block, too.
+            if job.definition.runs_in is RunsIn.TRIO and self._checks.is_quick(
+                job.definition, msgspec.Raw(job.payload_json)
+            ):
+                self._checks.call_here(job.definition, partial(_convert, job))
+            else:
+                for_threads.setdefault(job.definition.name, []).append(job)
+        if for_threads:
+            await self._convert_in_threads(for_threads)
         return checks
 
     def _jobs(self, deliveries: Sequence[Delivery], checks: Sequence[Checked]) -> Iterator[_Job]:
@@ -145,31 +159,30 @@ class TypeCheck:
             if (
                 definition.payload_type is not Any
                 and delivery.payload_json
-                and definition.name not in self._slow
+                and definition.name not in self._stuck
             ):
                 yield _Job(definition, delivery.payload_json, checked)
 
-    async def _convert_in_thread(self, jobs: Sequence[_Job]) -> None:
-        # Results are taken over here: an abandoned thread may still make some.
-        done: list[Checked] = []
+    async def _convert_in_threads(self, by_type: Mapping[str, Sequence[_Job]]) -> None:
+        """Types side by side, each at its own pace."""
+        unfinished = set(by_type)
 
-        def convert_all() -> None:
-            for job in jobs:
-                result = Checked()
-                _convert(_Job(job.definition, job.payload_json, result))
-                done.append(result)
+        async def convert(name: str, jobs: Sequence[_Job]) -> None:
+            # What an abandoned thread still finds out is not seen by anything.
+            copies = [_Job(job.definition, job.payload_json, Checked()) for job in jobs]
+            convert_all = partial(_convert_all, copies)
+            await self._checks.call_in_thread(jobs[0].definition, convert_all, items=len(jobs))
+            for job, copy in zip(jobs, copies, strict=True):
+                job.checked.data, job.checked.payload = copy.checked.data, copy.checked.payload
+                job.checked.refusal = copy.checked.refusal
+            unfinished.remove(name)
 
-        with trio.move_on_after(_IN_THREAD_FOR) as deadline:
-            await trio.to_thread.run_sync(
-                convert_all, abandon_on_cancel=True, limiter=self._threads
-            )
-        finished = tuple(done)
-        for job, result in zip(jobs, finished, strict=False):
-            job.checked.data, job.checked.payload = result.data, result.payload
-            job.checked.refusal = result.refusal
-        if deadline.cancelled_caught and len(finished) < len(jobs):
-            name = jobs[len(finished)].definition.name
-            self._slow.add(name)
+        with trio.move_on_after(_IN_THREAD_FOR):
+            async with trio.open_nursery() as nursery:
+                for name, jobs in by_type.items():
+                    nursery.start_soon(convert, name, jobs)
+        for name in unfinished:
+            self._stuck.add(name)
             logger.warning(
                 "the payload check of task type %r took over %g s; from now on it is left to the "
                 "attempt",
@@ -248,14 +261,16 @@ def _convert(job: _Job) -> None:
     try:
         checked.data = msgspec.json.decode(job.payload_json)
         checked.payload = job.definition.convert_payload(checked.data)
+    # No refusal but a defect of the check: the attempt runs into it once more, and fails.
+    except PayloadCheckFailed:
+        checked.data = UNSET
     except InvalidTask as error:
         checked.refusal = _describe(error)
-    except KeyboardInterrupt:
-        raise
-    # Anything else is no refusal but a defect of the check: the attempt runs into it once more, and
-    # fails with its traceback. Nothing that an application brings along may end the engine.
-    except BaseException:  # noqa: BLE001
-        checked.data = UNSET
+
+
+def _convert_all(jobs: Sequence[_Job]) -> None:
+    for job in jobs:
+        _convert(job)
 
 
 def _describe(error: InvalidTask) -> TaskError:

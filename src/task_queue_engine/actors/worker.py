@@ -36,8 +36,6 @@ from task_queue_engine.retry import DEFAULT_BACKOFF, Snooze, SnoozeUntil, decide
 
 logger = logging.getLogger("task_queue_engine.worker")
 
-_FREE = WorkerFree()
-
 
 @dataclass(frozen=True, slots=True)
 class WorkerStatistics:
@@ -74,7 +72,7 @@ class Worker:
         self._on_start = on_start
         self._current: Attempt | None = None
         self._has_started = False
-        self._interrupted = False
+        self._gives_back = False
         self._started = self._succeeded = self._errored = self._aborted = 0
 
     def statistics(self) -> WorkerStatistics:
@@ -87,33 +85,35 @@ class Worker:
         )
 
     def give_back_unstarted(self) -> None:
-        """No more work is taken: what still waits for a thread or a process is not to start."""
+        """Nothing starts from now on: neither what still waits for a thread or a process, nor what
+        was handed over a moment ago."""
+        self._gives_back = True
         if self._current is not None and not self._has_started:
             self._current.abort(AbortReason.SHUTDOWN)
 
     def interrupt(self) -> None:
-        """The grace is over: stop what runs, and give back at once whatever is taken from now on.
-        The cleanup of the handler still runs, and the worker lives on to report it."""
-        self._interrupted = True
+        """The grace is over: stop what runs, too. The cleanup of the handler still runs, and the
+        worker lives on to report it."""
+        self._gives_back = True
         if self._current is not None:
             self._current.abort(AbortReason.SHUTDOWN)
 
     async def run(self) -> None:
         with self._claim_events, self._deliveries, self._outcomes:
-            self._say_free()
+            self._say_free(WorkerFree())
             async for attempt in self._deliveries:
                 self._current, self._has_started = attempt, False
-                if self._interrupted:
+                if self._gives_back:
                     attempt.abort(AbortReason.SHUTDOWN)
                 outcome = await self._run_attempt(attempt)
                 self._current = None
                 await self._outcomes.send(outcome)
-                self._say_free()
+                self._say_free(WorkerFree(attempt.task.type))
 
-    def _say_free(self) -> None:
+    def _say_free(self, event: WorkerFree) -> None:
         # The claimer closes its end when it stops; what it handed on before is still worked off.
         with suppress(trio.BrokenResourceError):
-            self._claim_events.send_nowait(_FREE)
+            self._claim_events.send_nowait(event)
 
     async def _run_attempt(self, attempt: Attempt) -> Outcome:
         if attempt.abort_reason is not None:

@@ -148,6 +148,7 @@ class Engine(Commands):
                     max_delay=self._queue.max_delay,
                     longest_timeout=self._longest_timeout,
                 ),
+                checks=runner.checks,
                 submissions=pipeline.submissions,
                 request_size=self._backend.store.max_batch,
             )

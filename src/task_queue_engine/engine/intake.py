@@ -45,13 +45,14 @@ class Intake:
         self,
         *,
         builder: TaskBuilder,
+        checks: PayloadChecks,
         submissions: trio.MemorySendChannel[SubmitRequest],
         request_size: int,
     ) -> None:
         self._builder = builder
         self._submissions = submissions
         self._request_size = request_size
-        self._checks = PayloadChecks()
+        self._checks = checks
         self._keys_in_flight: set[str] = set()
         self._unanswered: dict[int, SubmitRequest] = {}
         self._numbers = itertools.count()

@@ -61,7 +61,7 @@ from task_queue_engine.config import Settings
 from task_queue_engine.engine.line import Actor, Line
 from task_queue_engine.engine.supervisor import Supervisor
 from task_queue_engine.execution.runner import HandlerRunner
-from task_queue_engine.registry import TaskRegistry
+from task_queue_engine.registry import RunsIn, TaskRegistry
 
 # A due task is sent this many seconds ahead, with the rest of its delay on the message; the look
 # into the due index comes often enough to never miss the moment.
@@ -189,10 +189,12 @@ class Pipeline:
                 retry=self._retry("claimer"),
                 type_check=TypeCheck(
                     registry=config.registry,
+                    checks=config.runner.checks,
                     clock=config.clock,
                     rng=config.rng,
                     fail_after=settings.unknown_type_after,
                 ),
+                places={RunsIn.THREAD: settings.threads, RunsIn.PROCESS: settings.processes},
                 channels=ClaimerChannels(
                     claim_events=claim_events_in,
                     room=room_out,

@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import msgspec
 import trio
@@ -28,43 +28,113 @@ SLOW = 0.002
 """Seconds of CPU. A type whose last two checks took longer has the next one in a thread; one
 alone may have been the garbage collector's time."""
 
-# More would only take the interpreter from the loop; with one, a check that waits for something
-# would hold up those of all other types.
+WAITED = 0.02
+"""Seconds, for a check that waits (for a name server, for a lock) and takes no CPU: longer than
+the turns of a few other threads, in which a quick one has to wait as well."""
+
+# For each type: more would only take the interpreter from the loop. Not for all types together,
+# since checks that wait for something would hold up those of all others.
 _THREADS = 2
+
+# Of each type, threads that were left behind and do not count: one payload whose check hangs must
+# not keep others of its type from theirs. With more of them, which may be busy after all, the loop
+# would wait for its turn over 50 ms (5 ms a thread).
+_LEFT_BEHIND = 8
 
 # What a member counts for beside its text: the least it can cost to check one, in characters.
 _MEMBER = 8
 
 
 class PayloadChecks:
-    """One for each engine, so that its threads are limited."""
+    """One for each engine: for submissions, before a claim and in attempts."""
 
     def __init__(self) -> None:
-        self._limiter = trio.CapacityLimiter(_THREADS)
-        self._took: dict[str, tuple[float, float]] = {}
+        self._limiters: dict[str, trio.CapacityLimiter] = {}
+        # By type, whether the last two checks were slow.
+        self._slow: dict[str, tuple[bool, bool]] = {}
+
+    def is_quick(self, definition: TaskDefinition, payload: object) -> bool:
+        """Whether a check of this payload may run on the event loop."""
+        name = definition.name
+        limiter = self._limiters.get(name)
+        # While a thread that was left behind hangs, the next check might hang the loop.
+        hangs = limiter is not None and limiter.total_tokens > _THREADS
+        return not (hangs or all(self._slow.get(name, _QUICK)) or is_large(payload))
 
     async def call(self, definition: TaskDefinition, payload: object, check: Callable[[], T]) -> T:
         """`check()`, which checks a payload of this type; raises what it raises. A checkpoint only
         where it goes to a thread, which is left behind when the caller is cancelled."""
-        timed = partial(self._timed, definition.name, check)
-        is_slow = min(self._took.get(definition.name, (0.0, 0.0))) > SLOW
-        if not is_slow and not is_large(payload):
-            return timed()
-        return await trio.to_thread.run_sync(
-            _uninterrupted, timed, abandon_on_cancel=True, limiter=self._limiter
-        )
+        if self.is_quick(definition, payload):
+            return self.call_here(definition, check)
+        return await self.call_in_thread(definition, check)
 
     async def convert(self, definition: TaskDefinition, payload: object) -> Any:
         """The payload as its handler wants it. Raises InvalidTask."""
         return await self.call(definition, payload, partial(definition.convert_payload, payload))
 
-    def _timed(self, name: str, check: Callable[[], T]) -> T:
-        start = time.thread_time()
+    def call_here(self, definition: TaskDefinition, check: Callable[[], T]) -> T:
+        """As `call`, on the event loop."""
+        return self._timed(definition.name, check, 1)
+
+    async def call_in_thread(
+        self, definition: TaskDefinition, check: Callable[[], T], *, items: int = 1
+    ) -> T:
+        """As `call`, in a thread. `items`: how many payloads `check` checks."""
+        name = definition.name
+        limiter = self._limiters.get(name)
+        if limiter is None:
+            limiter = self._limiters[name] = trio.CapacityLimiter(_THREADS)
+        place = _Place(limiter)
+        try:
+            return await trio.to_thread.run_sync(
+                _uninterrupted,
+                partial(self._timed, name, check, items),
+                abandon_on_cancel=True,
+                # trio takes "anything providing compatible" methods, its annotation does not say so
+                limiter=cast("trio.CapacityLimiter", place),
+            )
+        except trio.Cancelled:
+            place.leave_behind()
+            raise
+
+    def _timed(self, name: str, check: Callable[[], T], items: int) -> T:
+        cpu, clock = time.thread_time(), time.perf_counter()
         try:
             return check()
         finally:
-            _, before = self._took.get(name, (0.0, 0.0))
-            self._took[name] = before, time.thread_time() - start
+            slow = (
+                time.thread_time() - cpu > SLOW * items
+                or time.perf_counter() - clock > WAITED * items
+            )
+            _, before = self._slow.get(name, _QUICK)
+            self._slow[name] = before, slow
+
+
+_QUICK = False, False
+
+
+class _Place:
+    """A thread's place among those of its type; trio takes it for the limiter of the thread, and
+    so tells when a thread that was left behind has ended."""
+
+    def __init__(self, limiter: trio.CapacityLimiter) -> None:
+        self._limiter = limiter
+        self._is_taken = self._does_not_count = False
+
+    async def acquire_on_behalf_of(self, borrower: object) -> None:
+        await self._limiter.acquire_on_behalf_of(self)
+        self._is_taken = True
+
+    def release_on_behalf_of(self, borrower: object) -> None:
+        self._is_taken = False
+        self._limiter.release_on_behalf_of(self)
+        if self._does_not_count:
+            self._limiter.total_tokens -= 1
+
+    def leave_behind(self) -> None:
+        if self._is_taken and self._limiter.total_tokens < _THREADS + _LEFT_BEHIND:
+            self._does_not_count = True
+            self._limiter.total_tokens += 1
 
 
 def is_large(payload: object) -> bool:

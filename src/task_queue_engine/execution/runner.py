@@ -76,6 +76,7 @@ class HandlerRunner:
             limit=processes, max_result_bytes=max_result_bytes, more_environment=more_environment
         )
         self.checks = PayloadChecks()
+        """For all that checks payloads in this engine."""
         self.on_trio = 0
         """Async handlers that run; counted by their calls."""
 
