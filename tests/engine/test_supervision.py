@@ -88,8 +88,8 @@ async def test_a_defect_on_the_line_reaches_the_host_as_a_group(
     assert isinstance(defect, RuntimeError)
     assert str(defect) == DEFECT
     assert defect.__notes__ == [f"in actor {actor}"]
-    assert f"{actor} failed, the engine ends" in caplog.text
-    assert f"{DEFECT}; trying again" not in caplog.text
+    (line,) = [line for line in caplog.messages if DEFECT in line]
+    assert line.startswith(f"{actor} failed, the engine ends")
 
 
 @pytest.mark.parametrize("operation", ["receive", "claim", "create", "send"])

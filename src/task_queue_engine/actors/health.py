@@ -40,7 +40,7 @@ class ActorHealth:
         self._troubles[actor] = reason
 
     def ended(self, actor: str, error: Exception) -> None:
-        """`actor` does not come back. The supervisor has said so in the log."""
+        """`actor` does not come back, as the log of its caller says."""
         self._troubles[actor] = str(error) or type(error).__name__
 
     def ok(self, actor: str) -> None:
