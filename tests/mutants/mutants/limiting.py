@@ -40,14 +40,6 @@ MUTANTS = (
     ),
     Mutant(
         promise=LIMITS,
-        without="a look at the length that a request declares",
-        file="http/middleware.py",
-        old="        if length is not None and int(length) > self._max_body:\n",
-        new="        if False:\n",
-        killed_by=(f"{WIRE}::test_by_content_length_is_answered_before_the_body",),
-    ),
-    Mutant(
-        promise=LIMITS,
         without="a limit for what comes in chunks",
         file="http/app.py",
         old='    app.config["MAX_CONTENT_LENGTH"] = settings.max_body_bytes\n',
@@ -76,10 +68,10 @@ MUTANTS = (
     Mutant(
         promise=LIMITS,
         without="connections that fit into the open files",
-        file="http/server.py",
-        old="Crowd(fitting_connections(settings, RESERVE))",
-        new="Crowd(settings.max_connections)",
-        killed_by=("tests/cli/test_open_files.py::test_more_clients_than_files",),
+        file="http/open_files.py",
+        old="    room = max(limit - others, limit // 4)\n",
+        new="    room = wanted\n",
+        killed_by=(f"{CROWD}::test_connections_fit_into_the_open_files",),
     ),
     Mutant(
         promise=LIMITS,
