@@ -142,6 +142,39 @@ async def test_what_others_go_on_with(table: Table, clock: ManualClock, rescuer:
         await until_counts(store, true)
 
 
+class Throttled(FaultyClient):
+    """Its flushes are refused for now."""
+
+    refused = False
+
+    def __init__(self, client: AwsClient) -> None:
+        super().__init__(client)
+        self.tried = trio.Event()
+
+    async def call(self, service: Any, operation: str, parameters: Any, **options: Any) -> Any:
+        if self.refused and "#mark = :number" in parameters.get("UpdateExpression", ""):
+            self.tried.set()
+            raise BackendUnavailable("by a test")
+        return await super().call(service, operation, parameters, **options)
+
+
+async def test_one_that_cannot_flush_does_not_count_for_itself(
+    table: Table, clock: ManualClock, rescuer: Rescuer
+) -> None:
+    client = Throttled(table.client)
+    async with (store := rescuer(client)).open():
+        await create(store, clock)
+        await store.flush_counts()
+        client.refused = True
+        await create(store, clock)
+        await client.tried.wait()
+        await create(store, clock)
+        await trio.sleep(2)  # by its mark it is dead by now
+        client.refused = False
+        await store.flush_counts()
+        assert await store.counts() == Counts(pending=3)
+
+
 async def test_the_end_of_an_attempt_that_is_retried(
     table: Table, clock: ManualClock, rescuer: Rescuer
 ) -> None:

@@ -80,6 +80,7 @@ Changes = Mapping[str, int]
 class CrashRecovery:
     """
     Args:
+        process: this one, which is alive: of `write_tokens.new_process`.
         dead_after: seconds for which the mark of a dead process has stood still.
     """
 
@@ -87,11 +88,13 @@ class CrashRecovery:
         self,
         table: TableClient,
         *,
+        process: str,
         now: Callable[[], datetime],
         rng: random.Random,
         dead_after: float = DEAD_AFTER,
     ) -> None:
         self._table = table
+        self._process = process
         self._now = now
         self._rng = rng
         self._dead_after = dead_after
@@ -112,7 +115,12 @@ class CrashRecovery:
     async def _find_dead(self) -> list[ProcessMark]:
         now = trio.current_time()
         # Those of older versions do not say what is counted: they are left to the repair.
-        marks = [mark for mark in await read_marks(self._table) if mark.settled is not None]
+        # This process's own stands still while it cannot flush.
+        marks = [
+            mark
+            for mark in await read_marks(self._table)
+            if mark.settled is not None and mark.process != self._process
+        ]
         self._seen = {mark: self._seen.get(mark, now) for mark in marks}
         return [mark for mark, since in self._seen.items() if now - since >= self._dead_after]
 

@@ -137,7 +137,9 @@ class DynamoStore:
             now=now,
             flush_interval=flush_interval,
         )
-        self._crash_recovery = CrashRecovery(self._table, now=now, rng=rng, dead_after=dead_after)
+        self._crash_recovery = CrashRecovery(
+            self._table, process=process, now=now, rng=rng, dead_after=dead_after
+        )
         self._counter_repair = CounterRepair(
             self._table,
             self._counters,
