@@ -38,7 +38,10 @@ def try_mutant(mutant: Mutant) -> Tried:
         shutil.copytree(
             ROOT / PACKAGE, source / PACKAGE.name, ignore=shutil.ignore_patterns("__pycache__")
         )
-        mutant.apply(source)
+        try:
+            mutant.apply(source)
+        except LookupError as error:
+            return Tried(dict.fromkeys(mutant.killed_by, str(error)), {}, 0.0)
         left = {_selected(test, mutant): test for test in mutant.killed_by}
         passed: dict[str, str] = {}
         failed: dict[str, str] = {}
