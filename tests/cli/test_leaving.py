@@ -154,7 +154,11 @@ def test_a_killed_server_leaves_its_port_though_a_forked_child_lives(shop: Shop)
 
 def test_worker_processes_get_only_what_is_allowed(shop: Shop) -> None:
     secrets = {"TQE_API_KEYS": KEY, "AWS_SECRET_ACCESS_KEY": "aws", "SHOP_TOKEN": "token"}
-    more = {"SHOP_REGION": "north", "TQE_PROCESS_ENV": "SHOP_REGION, SHOP_X*"}
+    more = {
+        "SHOP_REGION": "north",
+        "TQE_PROCESS_ENV": "SHOP_REGION, SHOP_X*",
+        "TQE_LOG_LEVEL": "DEBUG",
+    }
     with shop.serve("worker", TQE_APP=APP, **secrets, **more) as worker:
         for name in (*secrets, "SMTP_PASSWORD", "SHOP_REGION", "PATH"):
             shop.submit("--app", APP, "variable", json.dumps(name))
@@ -165,7 +169,7 @@ def test_worker_processes_get_only_what_is_allowed(shop: Shop) -> None:
     assert seen.pop("PATH") == os.environ["PATH"]
     assert seen.pop("SHOP_REGION") == "north"
     assert set(seen.values()) == {None}
-    (line,) = (line for line in worker.lines if "do not get these variables" in line)
+    (line,) = (line for line in worker.lines if "kept from worker processes" in line)
     assert set(secrets) < set(line.replace(",", "").split())
     assert KEY not in worker.log
 

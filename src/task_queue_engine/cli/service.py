@@ -30,8 +30,6 @@ from task_queue_engine.registry import RunsIn, TaskRegistry
 
 logger = logging.getLogger("task_queue_engine.service")
 
-# Of variables in a line of the log: Kubernetes alone sets seven for every service that it knows.
-_MOST_NAMES = 50
 # Seconds for answers that are under way when the server is to stop; no more than handlers get.
 _HTTP_GRACE = 5.0
 # Seconds of the watchdog beyond all deadlines: what they bound takes a moment to unwind.
@@ -86,11 +84,6 @@ def run_service(config: ServiceConfig) -> None:
     finally:
         watchdog.stop()
         guard.hurry()  # to the very end: see leaving.py
-
-
-def _listed(names: Sequence[str]) -> str:
-    more = len(names) - _MOST_NAMES
-    return ", ".join(names[:_MOST_NAMES]) + (f" and {more} more" if more > 0 else "")
 
 
 def _http_grace(settings: Settings) -> float:
@@ -203,9 +196,11 @@ class _Service:
             if any(task.runs_in is RunsIn.PROCESS for task in self._config.registry):
                 kept_back = withheld(self._settings.process_env)
                 logger.info(
-                    "worker processes do not get these variables (TQE_PROCESS_ENV): %s",
-                    _listed(kept_back) or "none",
+                    "worker processes do not get %d variables of the environment; TQE_PROCESS_ENV "
+                    "lets more pass, TQE_LOG_LEVEL=DEBUG names them",
+                    len(kept_back),
                 )
+                logger.debug("variables kept from worker processes: %s", ", ".join(kept_back))
             logger.info(
                 "%d workers for %s",
                 self._settings.worker_count,
