@@ -162,7 +162,7 @@ class SqliteQueue:
                 receipt=f"{message_id}.{count + 1}",
                 receive_count=count + 1,
                 task_type=task_type,
-                payload_json=bytes(payload),
+                payload_json=bytes(payload) if task_type else b"",  # there is no row
             )
             for message_id, task_id, count, _, task_type, payload in found
         ]

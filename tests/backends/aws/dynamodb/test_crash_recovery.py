@@ -363,7 +363,7 @@ def make_old(clock: ManualClock) -> dict[str, Any]:
 
 async def test_the_ordinary_way_is_not_flushed_at_once(table: Table, clock: ManualClock) -> None:
     """It would cost a write unit for each request."""
-    async with (store := table.store(clock=clock)).open():
+    async with (store := table.store(clock=clock, flush_interval=60)).open():
         await create(store, clock)
         await until_flushed(table)
         before = store.usage().by_step["counters"].requests

@@ -114,19 +114,22 @@ async def test_one_statement_of_a_batch(
 
     async def first_is_lost(send: Send, parameters: Parameters) -> dict[str, Any]:
         answer = await send(parameters)
-        assert len(answer["Responses"]) == 3
+        claims = [one for one in parameters["Statements"] if "claim_token" in one["Statement"]]
+        if len(claims) < 2:  # as many are claimed as workers are free at the moment
+            backend.faults.arm(first_is_lost, WRITE)
+            return answer
         unanswered = {"Error": {"Code": "AccessDenied", "Message": "by a test"}}
         return answer | {"Responses": [unanswered, *answer["Responses"][1:]]}
 
     runs = Runs()
     async with backend.open():
-        tasks = await sent(backend, 3)
+        tasks = await sent(backend, 10)
     backend.faults.arm(first_is_lost, WRITE)
     async with working(backend, runs) as engine:
         await until_ended(engine, backend, tasks)
         assert sorted(runs.seen) == sorted((task.id, 1) for task in tasks)
         if is_remembered:
-            assert await backend.store.counts() == Counts(completed=3)
+            assert await backend.store.counts() == Counts(completed=10)
 
 
 async def test_a_takeover(backend: DynamoWithMemoryQueue, is_remembered: bool) -> None:

@@ -67,6 +67,8 @@ async def stored(table: Table, task: Task) -> dict[str, Any]:
     assert item is not None
     for name in ("id", "token", "position"):
         del item[name]
+    # Kept where the row was looked at, for what may have to be counted in place of a dead process.
+    item.pop("taken_token", None)
     for name in ("create_token", "claim_token"):
         if name in item:
             item[name] = "a token"

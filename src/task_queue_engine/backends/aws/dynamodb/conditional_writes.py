@@ -221,7 +221,8 @@ def change(read: Item, row: Row, token: str, *, retention: float) -> Update:
     sets["token"] = text(token)
     if row.task.status is TaskStatus.PROCESSING and is_counted(read) and read["status"] == _PENDING:
         sets["claim_token"] = text(token)
-    if "claim_token" in read and read["status"] == _PROCESSING and not row.task.status.is_terminal:
+    has_left = row.task.status is TaskStatus.PENDING or wanted["attempt"] != read.get("attempt")
+    if "claim_token" in read and read["status"] == _PROCESSING and has_left:
         # Its process may have died without counting that start, and the next one writes over it.
         sets["taken_token"] = read["claim_token"]
     return Update(
