@@ -4,6 +4,7 @@ caller repeats the call."""
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,6 +51,8 @@ class Losing:
 
     fault: Fault
     repeats: bool
+    repetition_never_arrives: bool = False
+    """The first one; the second one does."""
 
     async def __call__(
         self, client: FaultyClient, call: Callable[[], Any], *, write: int = 1
@@ -65,16 +68,27 @@ class Losing:
             with pytest.raises(BackendUnavailable):
                 await call()
             client.disarm()
-        answer = await call()
-        client.disarm()
-        return answer
+        try:
+            if self.repetition_never_arrives:
+                client.arm_writes(not_sent)
+                with suppress(BackendUnavailable):
+                    return await call()  # its look at the row was enough
+                client.disarm()
+            return await call()
+        finally:
+            client.disarm()
 
 
-@pytest.fixture(params=["by the client", "by the caller", "never arrived"])
+@pytest.fixture(
+    params=["by the client", "by the caller", "by the caller, in vain at first", "never arrived"]
+)
 def losing(request: pytest.FixtureRequest) -> Losing:
     return {
         "by the client": Losing(sent_twice, repeats=False),
         "by the caller": Losing(lost_answer, repeats=True),
+        "by the caller, in vain at first": Losing(
+            lost_answer, repeats=True, repetition_never_arrives=True
+        ),
         "never arrived": Losing(not_sent, repeats=True),
     }[request.param]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -17,6 +18,7 @@ from task_queue_engine.lifecycle import (
     Complete,
     DuplicateDelivery,
     Fenced,
+    Interrupt,
     Missing,
     Progress,
     Recorded,
@@ -30,6 +32,7 @@ from tests.backends.aws.dynamodb.faults import (
     failing,
     not_sent,
     nothing_explained,
+    nothing_wrong,
     statements_failing,
 )
 from tests.backends.aws.dynamodb.tables import Table
@@ -297,11 +300,6 @@ async def test_a_write_to_a_silent_server_ends_in_time(
     store: DynamoStore, client: FaultyClient, clock: ManualClock, mock_clock: MockClock
 ) -> None:
     """Shielded from cancellation, but not for ever."""
-
-    async def silent(send: Send, parameters: Parameters) -> dict[str, Any]:
-        await trio.sleep_forever()
-        raise AssertionError
-
     (task,) = await create(store, clock)
     client.arm_writes(silent)
     mock_clock.autojump_threshold = 0.05
@@ -313,6 +311,125 @@ async def test_a_write_to_a_silent_server_ends_in_time(
     client.disarm()
     (verdict,) = await store.claim([request_of(task.id)])
     assert isinstance(verdict, Started)
+
+
+async def silent(send: Send, parameters: Parameters) -> dict[str, Any]:
+    await trio.sleep_forever()
+    raise AssertionError
+
+
+def arm_half(client: FaultyClient, *, done_before: int = 0) -> None:
+    """Of the next write of two tasks one is carried out and the other one refused.
+
+    Args:
+        done_before: writes of both that go well.
+    """
+    client.arm(nothing_wrong, "BatchExecuteStatement", times=done_before)
+    client.arm(statements_failing("AccessDenied"), "BatchExecuteStatement")
+    client.arm(nothing_wrong, "UpdateItem", times=2 * done_before)
+    client.arm(not_sent, "PutItem", "UpdateItem")
+
+
+PROCESSING = Counts(processing=2)
+# By name: what the two tasks go through before, the call, its writes before the one of which half
+# fails, and what the two count as afterwards.
+STEPS: dict[str, tuple[str, Callable[[DynamoStore, list[str]], Any], int, Counts]] = {
+    "start": ("create", lambda s, ids: s.claim([request_of(i) for i in ids]), 0, PROCESSING),
+    "take over": (
+        "start",
+        lambda s, ids: s.claim([request_of(i, count=2) for i in ids]),
+        1,
+        PROCESSING,
+    ),
+    "exhaust": (
+        "start the last",
+        lambda s, ids: s.claim([request_of(i, count=2) for i in ids]),
+        1,
+        Counts(failed=2),
+    ),
+    "complete": (
+        "start",
+        lambda s, ids: s.record([Complete(task_id=i, attempt=1, result=1) for i in ids]),
+        0,
+        Counts(completed=2),
+    ),
+    "interrupt": (
+        "start",
+        lambda s, ids: s.record([Interrupt(task_id=i, attempt=1) for i in ids]),
+        0,
+        Counts(pending=2),
+    ),
+    "interrupt where cancelled": (
+        "cancel the running",
+        lambda s, ids: s.record([Interrupt(task_id=i, attempt=1) for i in ids]),
+        1,
+        Counts(cancelled=2),
+    ),
+    "cancel": ("create", lambda s, ids: s.cancel(ids), 0, Counts(cancelled=2)),
+    "reopen": ("cancel", lambda s, ids: s.reopen(ids), 0, Counts(pending=2)),
+    "reclaim": ("start", lambda s, ids: s.reclaim([(i, 1) for i in ids]), 0, Counts(pending=2)),
+}
+
+
+@pytest.mark.parametrize("step", STEPS)
+async def test_what_is_counted_is_not_counted_again(
+    store: DynamoStore, client: FaultyClient, clock: ManualClock, step: str
+) -> None:
+    """Half of a call is carried out; its repetitions are refused, again and again, and then not."""
+    before, call, writes, counts = STEPS[step]
+    most = 1 if before == "start the last" else 3
+    ids = [task.id for task in await create(store, clock, 2, max_attempts=most)]
+    if "start" in before or "running" in before:
+        await store.claim([request_of(task_id) for task_id in ids])
+    if "cancel" in before:
+        await store.cancel(ids)
+
+    arm_half(client, done_before=writes)
+    with pytest.raises(BackendUnavailable):
+        await call(store, ids)
+    client.disarm()
+    for _ in range(2):
+        client.arm_writes(not_sent, times=2)
+        with pytest.raises(BackendUnavailable):
+            await call(store, ids)
+        client.disarm()
+    await call(store, ids)
+
+    assert await store.counts() == counts
+    assert {task.status.lower() for task in await store.get(ids) if task} == {
+        name for name in Counts.__slots__ if getattr(counts, name)
+    }
+
+
+@pytest.mark.parametrize("call", ["create", "claim"])
+async def test_what_was_answered_is_counted_though_the_rest_takes_too_long(
+    store: DynamoStore,
+    client: FaultyClient,
+    clock: ManualClock,
+    mock_clock: MockClock,
+    call: str,
+) -> None:
+    """And the call is not repeated: a submitter answers its caller, a lease may be over."""
+    tasks = [make_task(clock) for _ in range(2)]
+    if call == "claim":
+        await store.create([NewTask(task=task) for task in tasks])
+    client.arm(statements_failing("ThrottlingError"), "BatchExecuteStatement")
+    client.arm(silent, "BatchExecuteStatement", "PutItem", "UpdateItem")
+    mock_clock.autojump_threshold = 0.1
+    if call == "create":
+        verdicts = await store.create([NewTask(task=task) for task in tasks])
+        assert {type(verdict) for verdict in verdicts} == {TryAgain, Created}
+    else:
+        with pytest.raises(BackendUnavailable):
+            await store.claim([request_of(task.id) for task in tasks])
+    mock_clock.autojump_threshold = float("inf")
+    client.disarm()
+
+    rows = [task.status for task in await store.get([task.id for task in tasks]) if task]
+    assert len(rows) == (1 if call == "create" else 2)
+    assert await store.counts() == Counts(
+        pending=rows.count(TaskStatus.PENDING), processing=rows.count(TaskStatus.PROCESSING)
+    )
 
 
 async def test_a_listing_does_not_hold_up_the_writes(

@@ -28,6 +28,7 @@ from task_queue_engine.backends.aws.dynamodb.item_format import (
     text,
 )
 from task_queue_engine.backends.aws.dynamodb.schema import IndexPartition
+from task_queue_engine.backends.aws.dynamodb.write_tokens import read_token
 from task_queue_engine.backends.base import DueChange
 from task_queue_engine.lifecycle import (
     AttemptWrite,
@@ -221,9 +222,9 @@ def change(read: Item, row: Row, token: str, *, retention: float) -> Update:
     sets["token"] = text(token)
     if row.task.status is TaskStatus.PROCESSING and is_counted(read) and read["status"] == _PENDING:
         sets["claim_token"] = text(token)
-    has_left = row.task.status is TaskStatus.PENDING or wanted["attempt"] != read.get("attempt")
-    if "claim_token" in read and read["status"] == _PROCESSING and has_left:
+    if _is_taken_from_another(read, token) and not row.task.status.is_terminal:
         # Its process may have died without counting that start, and the next one writes over it.
+        # (Of its own starts a process has counted those before this change once it has this one.)
         sets["taken_token"] = read["claim_token"]
     return Update(
         task_id=row.task.id,
@@ -238,6 +239,13 @@ def change(read: Item, row: Row, token: str, *, retention: float) -> Update:
         ),
         returning=False,
     )
+
+
+def _is_taken_from_another(read: Item, token: str) -> bool:
+    if read["status"] != _PROCESSING or "claim_token" not in read:
+        return False
+    process, _ = read_token(read["claim_token"]["S"])
+    return process != read_token(token)[0]
 
 
 def mark_due(task_id: str, due_at: datetime) -> Update:

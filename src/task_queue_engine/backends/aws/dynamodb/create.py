@@ -140,7 +140,9 @@ class Creator:
 
     async def _insert(self, wave: dict[int, _PendingInsert], batch: _CreateBatch) -> None:
         answers = await self._context.writer.write(
-            "create", [Insert(item=pending.item) for pending in wave.values()]
+            "create",
+            [Insert(item=pending.item) for pending in wave.values()],
+            deadline=trio.current_effective_deadline(),
         )
         for (index, pending), answer in zip(wave.items(), answers, strict=True):
             task = pending.task

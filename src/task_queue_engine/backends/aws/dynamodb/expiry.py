@@ -69,6 +69,7 @@ async def expire(
                     for each in chunk
                 ],
                 explain=False,
+                deadline=trio.current_effective_deadline(),
             )
             for each, answer in zip(chunk, answers, strict=True):
                 if isinstance(answer.result, Applied) and answer.result.item is not None:

@@ -196,8 +196,15 @@ class RowUpdater:
     async def _write(self, purpose: str, left: Sequence[_PendingUpdate[V]]) -> None:
         prepared = [(each, each.write) for each in left if each.write is not None]
         for each, _ in prepared:
-            each.token.written, each.token.counted = each.status_change, False
-        answers = await self._context.writer.write(purpose, [write for _, write in prepared])
+            # A blind write has not looked at the row: what an earlier try wrote there, and whether
+            # that is counted, is still to be known once this one gets no answer.
+            if each.decided or each.token.written is None:
+                each.token.written, each.token.counted = each.status_change, False
+        answers = await self._context.writer.write(
+            purpose,
+            [write for _, write in prepared],
+            deadline=trio.current_effective_deadline(),
+        )
         now = self._context.now()
         to_read: list[_PendingUpdate[V]] = []
         for (each, _), answer in zip(prepared, answers, strict=True):
@@ -218,7 +225,7 @@ class RowUpdater:
 
     def _applied(self, each: _PendingUpdate[V], item: Item | None) -> None:
         self._count(each, item)
-        each.token.counted = True
+        each.token.written, each.token.counted = each.status_change, True
         if each.decided:
             each.verdicts = each.decided
             return

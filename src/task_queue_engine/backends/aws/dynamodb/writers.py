@@ -6,11 +6,14 @@ undone, and finds out what stands in the way of a refused write where the refusa
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal, Protocol
+
+import trio
 
 from task_queue_engine.backends.aws.dynamodb import expressions, partiql
 from task_queue_engine.backends.aws.dynamodb.conditional_writes import Delete, Insert, Write
@@ -80,13 +83,21 @@ class Answer:
 
 class Writer(Protocol):
     async def write(
-        self, purpose: str, writes: Sequence[Write], *, explain: bool = True
+        self,
+        purpose: str,
+        writes: Sequence[Write],
+        *,
+        explain: bool = True,
+        deadline: float = math.inf,
     ) -> list[Answer]:
         """
         Args:
             purpose: what to count it under.
             writes: of different items.
             explain: whether to read the item of a refused write where that costs a request.
+            deadline: on trio's clock. Where one is given, the call is not cancelled before, and
+                returns then: one write that is refused over and over does not take with it what
+                is known of the others. Without one it can be cancelled.
         """
         ...
 
@@ -100,9 +111,24 @@ class _RetryingWriter(ABC):
         self._table = table
 
     async def write(
-        self, purpose: str, writes: Sequence[Write], *, explain: bool = True
+        self,
+        purpose: str,
+        writes: Sequence[Write],
+        *,
+        explain: bool = True,
+        deadline: float = math.inf,
     ) -> list[Answer]:
         answers = [Answer(_UNTRIED) for _ in writes]
+        with trio.CancelScope(deadline=deadline, shield=deadline < math.inf):
+            await self._try_until_done(purpose, writes, answers)
+        if explain:
+            with trio.CancelScope(deadline=deadline, shield=deadline < math.inf):
+                await self._explain(purpose, writes, answers)
+        return answers
+
+    async def _try_until_done(
+        self, purpose: str, writes: Sequence[Write], answers: Sequence[Answer]
+    ) -> None:
         left = list(range(len(writes)))
         for attempt in range(_TRIES):
             if attempt:
@@ -110,10 +136,7 @@ class _RetryingWriter(ABC):
             await self._try(purpose, writes, left, answers)
             left = [i for i in left if _is_to_be_retried(answers[i])]
             if not left:
-                break
-        if explain:
-            await self._explain(purpose, writes, answers)
-        return answers
+                return
 
     @abstractmethod
     async def _try(
@@ -136,6 +159,8 @@ class _RetryingWriter(ABC):
         if not puzzling:
             return
         ids = {i: writes[i].task_id for i in puzzling}
+        for i in puzzling:
+            answers[i].result = _UNEXPLAINED
         try:
             found = await self._table.get(purpose, list(ids.values()))
         except BackendUnavailable as error:
@@ -251,7 +276,8 @@ class _LeftUndone(BackendUnavailable):
     """DynamoDB said of a statement that it was not carried out, and may be later."""
 
 
-_UNTRIED = Unanswered(_LeftUndone("DynamoDB was not asked"))
+_UNTRIED = Unanswered(_LeftUndone("DynamoDB did not answer in time"))
+_UNEXPLAINED = Unanswered(BackendUnavailable("DynamoDB did not say in time what the item is like"))
 
 
 def _is_to_be_retried(answer: Answer) -> bool:
