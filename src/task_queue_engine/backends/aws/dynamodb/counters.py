@@ -201,10 +201,10 @@ class Counters:
                 if idle.cancelled_caught:
                     await self._retire()
             await self._dirty.wait()
-            # The first change of an idle process shows up at once, not after the interval.
             announced = self._announced
-            await self._flush_calmly()
-            if announced and self._marked:
+            had_changes = await self._flush_calmly()
+            if announced and self._marked and not had_changes:
+                # The first change of an idle process shows up at once, not after the interval.
                 continue
             soon = min(_URGENT_INTERVAL, self._flush_interval)
             await trio.sleep(soon)
@@ -218,14 +218,18 @@ class Counters:
             if self._marked:
                 await self._retire()
 
-    async def _flush_calmly(self) -> None:
+    async def _flush_calmly(self) -> bool:
         try:
-            await self.flush()
+            return await self.flush()
         except BackendUnavailable as error:
             logger.warning("counters could not be written, to be tried again: %s", error)
+            return False
 
-    async def flush(self) -> None:
+    async def flush(self) -> bool:
         """
+        Returns:
+            Whether there was a change to write.
+
         Raises:
             BackendUnavailable: nothing is lost, the next flush tries again.
         """
@@ -248,12 +252,13 @@ class Counters:
                 # wait for those that are still under way.
                 self._dirty.set()
             if not batch and (self._marked or not self._announced):
-                return
+                return False
             self._announced = False
             # Larger than the last one even where the clock was set back.
             self._last_number = max(self._last_number + 1, milliseconds(self._now()))
             self._batches[self._last_number] = batch
             await self._write(self._last_number, settled)
+            return bool(batch)
 
     async def _write(self, number: int, settled: int) -> None:
         self._unconfirmed = number, settled
