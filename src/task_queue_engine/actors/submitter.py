@@ -35,10 +35,10 @@ from task_queue_engine.task import Task, TaskStatus
 
 logger = logging.getLogger("task_queue_engine.submitter")
 
-# From a submission that is made again to the message that it causes if the task has not started by
-# then: longer than nearly all tasks wait, and the only message of all repetitions in that time (the
-# scheduler sends half a minute ahead: one a minute).
-_RESEND_AFTER = timedelta(seconds=90)
+# How long a submission that is made again bars further messages for the same task: all its
+# repetitions cause one at once, and one by the scheduler half a minute before this is over if the
+# task has not started by then. So two in two minutes at most.
+_RESEND_AFTER = timedelta(seconds=150)
 # Tasks marked by this process in that time, so that their repetitions cost nothing.
 _MAX_REMEMBERED = 10_000
 
@@ -125,7 +125,7 @@ class Submitter:
                 if verdict is not None:
                     results[index] = verdict
         if repeated:
-            await self._mark_repeated(repeated)
+            await self._send_again(repeated)
         return results
 
     def _may_lack_its_message(self, task: Task) -> bool:
@@ -136,9 +136,9 @@ class Submitter:
         wait = delay_until(task.run_at, self._clock.now())
         return wait <= self._queue_of(task.queue).max_delay
 
-    async def _mark_repeated(self, tasks: Sequence[Task]) -> None:
-        """A message for each, unless it has started by then. However often a submission is made
-        again, and wherever: a task has one mark."""
+    async def _send_again(self, tasks: Sequence[Task]) -> None:
+        """A message for each that bears no mark yet. However often a submission is made again, and
+        wherever: a task has one mark, and who sets it sends."""
         now, at = self._clock.now(), trio.current_time()
         while self._marked and (
             len(self._marked) > _MAX_REMEMBERED or next(iter(self._marked.values())) <= at
@@ -149,15 +149,22 @@ class Submitter:
             DueChange(task.id, None, max(now, task.run_at or now) + _RESEND_AFTER)
             for task in new.values()
         ]
+        won: dict[str, list[NewTask]] = {}
         for batch in in_batches(changes, self._store.max_batch):
             try:
-                await self._store.change_due(batch)
+                taken = await self._store.change_due(batch)
             except BackendUnavailable as error:
                 # The reconciler finds rows without a message; this only takes longer.
                 logger.warning("%d repeated tasks could not be marked: %s", len(batch), error)
             else:
                 until = at + _RESEND_AFTER.total_seconds()
                 self._marked |= dict.fromkeys((change.task_id for change in batch), until)
+                for change, is_ours in zip(batch, taken, strict=True):
+                    if is_ours:
+                        task = new[change.task_id]
+                        won.setdefault(task.queue, []).append(NewTask(task=task))
+        for queue_name, unsent in won.items():
+            await self._send(self._queue_of(queue_name), unsent)
 
     async def _create(self, tasks: Sequence[NewTask]) -> list[SubmitResult]:
         results: list[SubmitResult | None] = [self._too_large(new) for new in tasks]
