@@ -388,7 +388,8 @@ async def test_killed_by_the_kernel(table: Table) -> None:
         process.send_signal(signal.SIGKILL)
         await process.wait()
         await process.stdout.aclose()
-    settings = {"flush_interval": 0.1, "repair_interval": 3600.0, "dead_after": 1.0}
+    # Longer than a busy server takes to carry out what the killed process had sent.
+    settings = {"flush_interval": 0.1, "repair_interval": 3600.0, "dead_after": 5.0}
     async with (store := table.store(clock=SystemClock(), **settings)).open():
         before = await store.counts()
         await until_marks(table, lambda found: not found)
