@@ -380,11 +380,14 @@ async def test_killed_by_the_kernel(table: Table) -> None:
     address = [server.url, server.region, *server.credentials]
     program = [sys.executable, "-m", __name__, *address, table.name]
     for _ in range(4):
+        known = await marks(table)
         process = await trio.lowlevel.open_process(program, stdout=-1)
         assert process.stdout is not None
         worked = b""
         while worked.count(b".") < 3:
             worked += await process.stdout.receive_some(100)
+        # What it did in the round trip before it had a mark waits for the repair.
+        await until_marks(table, lambda found, known=known: bool(found - known))
         process.send_signal(signal.SIGKILL)
         await process.wait()
         await process.stdout.aclose()
