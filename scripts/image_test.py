@@ -99,7 +99,7 @@ def until(what: str, happens: Callable[[], Any], seconds: float = 60) -> Any:
             return found
         if time.monotonic() > give_up_at:
             sys.exit(f"{what}: not within {seconds:g} s{why}")
-        time.sleep(0.3)
+        time.sleep(0.3)  # a container has no event for what happens in it, and a look is a process
 
 
 def ready() -> Any:
@@ -225,7 +225,7 @@ def zombies() -> None:
     # A shell whose own child outlives it: an orphan that the first process inherits.
     for _ in range(3):
         docker("exec", name, "sh", "-c", "(sleep 0.2 &) ; exit 0")
-    time.sleep(1)
+    time.sleep(1)  # the orphans live for 0.2 s; that none is left cannot be waited for
     left = output("top", name, "-o", "pid,stat,comm")
     stat = [line.split()[1] for line in left.splitlines()[1:]]
     orphans = sum(one.startswith("Z") for one in stat)
@@ -235,7 +235,7 @@ def zombies() -> None:
     until("ready", ready)
     for _ in range(3):
         docker("exec", name, "sh", "-c", "(sleep 0.2 &) ; exit 0")
-    time.sleep(1)
+    time.sleep(1)  # the orphans live for 0.2 s; that none is left cannot be waited for
     left = output("top", name, "-o", "pid,stat,comm")
     assert not any(line.split()[1].startswith("Z") for line in left.splitlines()[1:]), left
     assert stop(name) == "0"
