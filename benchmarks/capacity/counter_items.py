@@ -1,0 +1,66 @@
+"""The counter items: every busy process writes to one of them, every second, and all of them grow
+with the number of processes, since each has a mark of its own there (`process_marks`)."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+
+from benchmarks.aws.cost import units
+from task_queue_engine.backends.aws.dynamodb import schema
+from task_queue_engine.backends.aws.dynamodb.counters import MOVES
+from task_queue_engine.backends.aws.dynamodb.item_format import Item
+from task_queue_engine.backends.aws.dynamodb.process_marks import mark_names
+from task_queue_engine.task import TaskStatus
+
+FLUSHES = {"calm": 1.0, "urgent": 10.0}
+"""A second and busy process: `counters` flushes every second, and every tenth of one what a crash
+would lose for good: retries, snoozes, cancels, changes of tasks older than a quarter of an hour."""
+
+# Of a process that has written for some days: milliseconds of the clock, and a number of writes.
+_FLUSHED, _SETTLED = "1767225600123", "123456789"
+_NAME_BITS = 48  # as `write_tokens.new_process` makes them
+
+
+def process_names(count: int, rng: random.Random) -> list[str]:
+    return [f"{rng.getrandbits(_NAME_BITS):012x}" for _ in range(count)]
+
+
+def item_of(process: str) -> str:
+    """The id of the counter item that this process writes to."""
+    return schema.counter_ids()[schema.shard_of(process, schema.COUNTER_SHARDS)]
+
+
+def size_of(processes: int) -> int:
+    """Bytes of a counter item in which so many processes have their marks."""
+    item: Item = {"id": {"S": schema.counter_ids()[0]}}
+    item |= {name.value.lower(): {"N": "123456789"} for name in TaskStatus}
+    item[MOVES] = {"N": "1234567890"}
+    for number in range(processes):
+        flushed, upto = mark_names(f"{number:012x}")
+        item |= {flushed: {"N": _FLUSHED}, upto: {"N": _SETTLED}}
+    return units.item_size(item)
+
+
+def units_a_flush(processes: int) -> int:
+    return units.write_units(size_of(processes))
+
+
+def write_units(processes: int, flushes: float = FLUSHES["calm"]) -> float:
+    """A second, of all items, where the processes are spread evenly."""
+    each = processes / schema.COUNTER_SHARDS
+    return processes * flushes * units_a_flush(round(each))
+
+
+def fullest(names: list[str]) -> tuple[str, int]:
+    """The item that most of these write to, and how many do."""
+    return Counter(map(item_of, names)).most_common(1)[0]
+
+
+def most_processes(partition_writes: float, flushes: float = FLUSHES["calm"]) -> int:
+    """So many busy processes the items take, spread evenly: more, and an item is over what its
+    partition takes. One item cannot be split."""
+    here = 1
+    while (here + 1) * flushes * units_a_flush(here + 1) <= partition_writes:
+        here += 1
+    return here * schema.COUNTER_SHARDS

@@ -1,0 +1,244 @@
+"""Where one table and one queue end, what a rate takes, and what it costs.
+
+Units and keys are those of `pattern`, which the engine's own functions make; requests, units at
+load and CPU were measured (`inputs`); quotas are AWS's (`quotas`), prices `benchmarks.aws.cost`'s.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections import Counter
+from dataclasses import dataclass
+from typing import Literal
+
+from benchmarks.aws.cost.prices import PRICES
+from benchmarks.capacity import counter_items, quotas
+from benchmarks.capacity.inputs import Inputs, Use
+from benchmarks.capacity.pattern import ONCE, TABLE, Shape
+from task_queue_engine.backends.aws.dynamodb import crash_recovery, schema, sweep
+from task_queue_engine.backends.aws.dynamodb.counters import FOUND_UP_TO_AGE
+from task_queue_engine.backends.aws.dynamodb.table_client import MAX_KEYS
+
+HEADROOM = 0.8
+"""Of a limit that is planned with: tasks do not come evenly, and a table at its limit throttles."""
+
+REQUEST_SECONDS = 0.008
+"""A request's round trip inside a region: assumed, as in the benchmarks with a delay."""
+
+RECONCILE_SECONDS = 3.0
+"""Between two pieces of the sweep in one process: a tenth of TQE_RECONCILE_INTERVAL (30)."""
+
+RATES = (1, 100, 10_000, 1_000_000)
+
+_SECONDS_A_DAY = 86_400
+_DAYS_A_MONTH = 30
+# Requests at once, of reads: `store.DynamoStore`.
+_CONCURRENCY = 16
+# Seconds for which settled messages wait for company on SQS: `sqs.queue`.
+_DELETE_LINGER = 0.1
+
+_SHARDS = {"DUE": schema.DUE_SHARDS, schema.CANCEL_SHARD: 1}
+
+Remedy = Literal["ask AWS", "warm up", "more shards", "more queues", "mend", "more processes"]
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    what: str
+    tasks_per_second: float
+    remedy: Remedy
+
+
+# --- limits of a table ------------------------------------------------------------------------
+
+
+def units_by_key(shape: Shape) -> Counter[tuple[str, str]]:
+    """Write units of one task by store and group of keys, the shard's number left out."""
+    found: Counter[tuple[str, str]] = Counter()
+    for step in shape.steps(created=0.0, rng=random.Random(0)):
+        for touch in step.touches:
+            group = "" if touch.store == TABLE else touch.partition_key.partition("#")[0]
+            found[touch.store, group] += touch.units
+    return found
+
+
+def units_by_store(shape: Shape) -> Counter[str]:
+    found: Counter[str] = Counter()
+    for (store, _), units in units_by_key(shape).items():
+        found[store] += units
+    return found
+
+
+def keys_of(group: str) -> int:
+    """How many partition keys share the load of such a group."""
+    return _SHARDS.get(group, schema.STATUS_SHARDS)
+
+
+def key_limits(shape: Shape) -> list[Limit]:
+    """By the keys of the indexes, taken as not to be split. Ids, the table's keys, are uniform:
+    DynamoDB splits those for as long as it is asked to."""
+    found: list[Limit] = []
+    for (store, group), units in units_by_key(shape).items():
+        if store != TABLE:
+            rate = quotas.PARTITION_WRITES.value * keys_of(group) / units
+            named = f"`{store}`, {keys_of(group)} key{'s' * (keys_of(group) > 1)} `{group}`"
+            found.append(Limit(named, rate, "more shards"))
+    return found
+
+
+def limits(shape: Shape, inputs: Inputs) -> list[Limit]:
+    """Of one table and one queue, the lowest first."""
+    by_store = units_by_store(shape)
+    found = key_limits(shape)
+    for store, units in by_store.items():
+        name = "the table" if store == TABLE else f"`{store}`"
+        new, old = quotas.NEW_TABLE_WRITES.value, quotas.TABLE_WRITES.value
+        found.append(Limit(f"{name}, new: {new:,.0f} units/s", new / units, "warm up"))
+        found.append(Limit(f"{name}, default quota: {old:,.0f} units/s", old / units, "ask AWS"))
+    for processes, rate in sweep_rates(inputs).items():
+        found.append(Limit(f"the sweep, {processes}", rate, "mend"))
+    return sorted(found, key=lambda limit: limit.tasks_per_second)
+
+
+def sweep_rates(inputs: Inputs) -> dict[str, float]:
+    """Tasks a second that the sweep keeps up with, where one process is left to do it, and where so
+    many ask for it that one begins as soon as the pause of the one before is over."""
+    rounds = sweep._PIECE / (schema.STATUS_SHARDS * sweep._PAGE)
+    gets = schema.STATUS_SHARDS * sweep._PAGE / MAX_KEYS
+    trips = rounds * (1 + math.ceil(gets / _CONCURRENCY) + 1)
+    look = sweep._PIECE * inputs.sweep_cpu_us / 1e6 + trips * REQUEST_SECONDS
+    piece = 2 * look  # each entry is looked at twice
+    return {
+        "one process": sweep._PIECE / (RECONCILE_SECONDS + piece),
+        "many processes": sweep._PIECE / (sweep._PAUSE.total_seconds() + piece),
+    }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recovery:
+    """What one killed process makes another one do."""
+
+    rows: float
+    seconds: float
+    read_units: float
+    megabytes: float
+    """Of the ids that it remembers meanwhile: about 150 bytes each, in a set."""
+
+
+def recovery(rate: float, inputs: Inputs) -> Recovery:
+    rows = rate * FOUND_UP_TO_AGE.total_seconds()
+    waiting = rows / MAX_KEYS / _CONCURRENCY * REQUEST_SECONDS
+    # Half a unit a row, and 290 bytes of index entry a row in half units of 4 KB: ADR 0031.
+    return Recovery(
+        rows=rows,
+        seconds=rows * inputs.sweep_cpu_us / 1e6 + waiting,
+        read_units=0.55 * rows,
+        megabytes=rows * 150 / 1e6,
+    )
+
+
+def recovery_within_lease(inputs: Inputs) -> float:
+    """Tasks a second up to which a recovery is over before another process may begin the same."""
+    return crash_recovery._LEASE.total_seconds() / recovery(1.0, inputs).seconds
+
+
+def in_flight_seconds(rate: float) -> float:
+    """Seconds that a message may be in hand, from its receipt to its deletion."""
+    return quotas.IN_FLIGHT.value / rate
+
+
+def most_processes() -> dict[str, int]:
+    """Busy processes that one table's counters take."""
+    limit = quotas.PARTITION_WRITES.value
+    return {
+        name: counter_items.most_processes(limit, flushes)
+        for name, flushes in counter_items.FLUSHES.items()
+    }
+
+
+# --- what a rate takes ------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    rate: float
+    processes: int
+    tables: int
+    use: Use
+    """A second, of all."""
+    counter_write_units: float
+    """Of the write units: what processes write to say how far they are."""
+    dollars_a_day: float
+    first: Limit
+    """What ends first of one table, planned with no headroom."""
+
+    @property
+    def dollars_a_month(self) -> float:
+        return self.dollars_a_day * _DAYS_A_MONTH
+
+    @property
+    def dollars_a_million(self) -> float:
+        return self.dollars_a_day / _SECONDS_A_DAY / self.rate * 1e6
+
+
+def table_rate(inputs: Inputs, shape: Shape = ONCE) -> float:
+    """Tasks a second planned for one table: what cannot be raised by asking, less the headroom."""
+    fixed = [
+        limit.tasks_per_second
+        for limit in limits(shape, inputs)
+        if limit.remedy in ("more shards", "mend") and "one process" not in limit.what
+    ]
+    return HEADROOM * min(fixed)
+
+
+def sqs_requests(rate_of_process: float, inputs: Inputs) -> float:
+    """A task: sent, received and deleted in batches of what comes together within a round trip or
+    the linger of deletions. At load, what was measured: renewals and gauges are in it."""
+    windows = (REQUEST_SECONDS, REQUEST_SECONDS, _DELETE_LINGER)
+    most = quotas.BATCH.value
+    calls = sum(1 / min(most, max(1.0, rate_of_process * window)) for window in windows)
+    return max(calls, inputs.shapes[ONCE.measured or ""].sqs_requests)
+
+
+def plan(rate: float, inputs: Inputs) -> Plan:
+    """For tasks that run once, submitted and run by processes whose handlers take no CPU."""
+    at_load = inputs.shapes[ONCE.measured or ""]
+    tables = math.ceil(rate / table_rate(inputs))
+    busy = rate * inputs.end_to_end_cpu_us / 1e6
+    processes = max(tables, math.ceil(busy / HEADROOM))
+    counting = tables * counter_items.write_units(math.ceil(processes / tables))
+    use = Use(
+        sqs_requests=rate * sqs_requests(rate / processes, inputs)
+        + processes * inputs.idle.sqs_requests,
+        write_units=rate * units_a_task() + counting + processes * inputs.idle.write_units,
+        read_units=rate * at_load.read_units + processes * inputs.idle.read_units,
+    )
+    dollars = PRICES.dollars(
+        sqs_requests=use.sqs_requests, write_units=use.write_units, read_units=use.read_units
+    )
+    return Plan(
+        rate=rate,
+        processes=processes,
+        tables=tables,
+        use=use,
+        counter_write_units=counting,
+        dollars_a_day=dollars * _SECONDS_A_DAY,
+        first=limits(ONCE, inputs)[0],
+    )
+
+
+def units_a_task(shape: Shape = ONCE) -> int:
+    return units_by_store(shape).total()
+
+
+# --- one file ---------------------------------------------------------------------------------
+
+
+def file_rate(inputs: Inputs, name: str, sync_seconds: float, *, processes: int = 1) -> float:
+    """Tasks a second that one SQLite file is drained at: by the cores of its processes, or by the
+    one writer at a time, with the disk's syncs in its way. Of the settings that were measured."""
+    file = inputs.files[name]
+    writing = file.writer_cpu_us / 1e6 + file.commits * sync_seconds
+    by_cores = processes / (file.cpu_us / 1e6)
+    return min(by_cores, 1 / writing)
