@@ -5,7 +5,8 @@ What AWS documents is as documented (`quotas`). What it does not say is chosen h
 for how long things take, not for where they end:
 
 - the hash: MD5 of the partition key.
-- when a hot partition is split: once it has throttled in `HEAT_SECONDS` of the last seconds.
+- when a hot partition is split: once it has been asked for `HEAT` of what it takes for
+  `HEAT_SECONDS`.
 - where: in the middle of what it was last asked for, between two partition keys if there are
   several, else by sort key. So keys that share a partition are parted, and then old and new entries
   of one key. An entry that is newer than all before it always falls to the upper half: no split
@@ -25,7 +26,9 @@ Position = tuple[int, str]
 """Hash of the partition key, and the sort key."""
 
 HEAT_SECONDS = 60
-"""Seconds with throttled writes after which a partition is split. AWS names no figure."""
+"""AWS names no figure for "sustained"."""
+HEAT = 0.9
+"""AWS: "near its throughput capacity limit"."""
 
 _HASH_BITS = 64
 # Positions of a partition that are remembered to find its middle.
@@ -52,9 +55,10 @@ class Bucket:
 class Partition:
     bucket: Bucket
     recent: deque[Position] = field(default_factory=lambda: deque(maxlen=_SAMPLE))
-    throttled: bool = False
-    """In this second."""
-    hot_seconds: int = 0
+    asked: float = 0.0
+    """Units, refused ones included, since it was last looked at for splitting."""
+    seconds: int = 0
+    """Since then."""
 
 
 class Store:
@@ -82,7 +86,7 @@ class Store:
         self._limit = limit
         self._saved_seconds = saved_seconds
         self._splits = splits
-        self._quota = Bucket(quota, 1.0)
+        self._quota = Bucket(quota, saved_seconds)
         width = 2**_HASH_BITS // partitions
         self._starts: list[Position] = [(n * width, "") for n in range(partitions)]
         self._partitions = [self._new() for _ in range(partitions)]
@@ -101,8 +105,8 @@ class Store:
         position = hash_of(partition_key), sort_key
         partition = self._at(position)
         partition.recent.append(position)
+        partition.asked += units
         if partition.bucket.units < units:
-            partition.throttled = True
             self.throttled_by_key[partition_key] += 1
             return False
         if self._quota.units < units:
@@ -119,12 +123,11 @@ class Store:
         self._quota.refill()
         for partition in self._partitions:
             partition.bucket.refill()
-            partition.hot_seconds += partition.throttled
-            partition.throttled = False
+            partition.seconds += 1
         if self._splits:
             for number in reversed(range(len(self._partitions))):
-                if self._partitions[number].hot_seconds >= HEAT_SECONDS:
-                    self._split(number)
+                if self._partitions[number].seconds >= HEAT_SECONDS:
+                    self._look_at(number)
 
     # --- inside -----------------------------------------------------------------------------
 
@@ -134,14 +137,21 @@ class Store:
     def _at(self, position: Position) -> Partition:
         return self._partitions[bisect_right(self._starts, position) - 1]
 
-    def _split(self, number: int) -> None:
-        asked_for = sorted(self._partitions[number].recent)
-        self._partitions[number].hot_seconds = 0
-        middle = _middle(asked_for)
-        if middle <= asked_for[0] or middle <= self._starts[number]:
+    def _look_at(self, number: int) -> None:
+        partition = self._partitions[number]
+        is_hot = partition.asked >= HEAT * self._limit * partition.seconds
+        partition.asked, partition.seconds = 0.0, 0
+        if is_hot:
+            self._split(number, _middle(sorted(partition.recent)))
+
+    def _split(self, number: int, middle: Position) -> None:
+        partition = self._partitions[number]
+        if middle <= min(partition.recent) or middle <= self._starts[number]:
             return  # one item: it cannot be parted
         self._starts.insert(number + 1, middle)
-        self._partitions[number : number + 1] = [self._new(), self._new()]
+        self._partitions[number : number + 1] = halves = [self._new(), self._new()]
+        for half in halves:
+            half.bucket.units = partition.bucket.units
         self.splits += 1
 
 

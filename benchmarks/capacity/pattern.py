@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import random
 import uuid
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
 from benchmarks.aws.cost import units
@@ -70,16 +70,26 @@ class Step:
 class Life:
     """A task as it is written."""
 
-    def __init__(self, *, created: float, rng: random.Random, payload_bytes: int = 100) -> None:
+    def __init__(
+        self,
+        *,
+        created: float,
+        rng: random.Random,
+        parts_of_steps: list[tuple[Part, ...]],
+        payload_bytes: int = 100,
+    ) -> None:
         """
         Args:
             created: seconds of virtual time.
+            parts_of_steps: what its steps write, for as many as have been looked at: items of the
+                same kind of task have the same sizes. Added to.
         """
         self._begin = BEGIN + timedelta(seconds=created)
         self.id = task_id_at(self._begin, rng)
         self.steps: list[Step] = []
         self._payload = b'"' + b"x" * payload_bytes + b'"'
         self._item: Item | None = None
+        self._parts = parts_of_steps
 
     def create(self, *, waits: float = 0.0) -> None:
         """
@@ -173,25 +183,54 @@ class Life:
 
     def _write(self, name: str, at: float, item: Item) -> None:
         old, self._item = self._item, item
-        self.steps.append(Step(name, at, tuple(touches(old, item))))
+        number = len(self.steps)
+        if number == len(self._parts):
+            self._parts.append(parts(old, item))
+        self.steps.append(
+            Step(
+                name,
+                at,
+                tuple(
+                    Touch(
+                        TABLE if part.index is None else part.index.name,
+                        *_key(part.index, old if part.of_old and old else item),
+                        part.units,
+                    )
+                    for part in self._parts[number]
+                ),
+            )
+        )
 
 
-def touches(old: Item | None, new: Item) -> Iterator[Touch]:
-    """What a write that made `old` into `new` asks of the table and of each index."""
-    yield Touch(TABLE, new["id"]["S"], "", units.table_write(old, new))
+@dataclass(frozen=True, slots=True)
+class Part:
+    """What a write asks of the table (`index` is None) or of an index."""
+
+    index: Index | None
+    of_old: bool
+    """The entry that was there before, which is taken out."""
+    units: int
+
+
+def parts(old: Item | None, new: Item) -> tuple[Part, ...]:
+    """Of a write that made `old` into `new`."""
+    found = [Part(None, False, units.table_write(old, new))]
     for index in INDEXES:
         before, after = index.entry(old), index.entry(new)
         if before is not None and after is not None and _key(index, before) == _key(index, after):
             if cost := units.index_write(index, old, new):
-                yield Touch(index.name, *_key(index, after), cost)
+                found.append(Part(index, False, cost))
             continue
         for entry in (before, after):
             if entry is not None:
-                size = units.write_units(units.item_size(entry))
-                yield Touch(index.name, *_key(index, entry), size)
+                cost = units.write_units(units.item_size(entry))
+                found.append(Part(index, entry is before, cost))
+    return tuple(found)
 
 
-def _key(index: Index, entry: units.Item) -> tuple[str, str]:
+def _key(index: Index | None, entry: units.Item) -> tuple[str, str]:
+    if index is None:
+        return str(entry[schema.KEY]["S"]), ""
     values = [str(entry[key]["S"]) for key in index.keys]
     # An index without a sort key keeps entries of one key in the order of the table's own.
     return values[0], values[1] if len(values) > 1 else str(entry[schema.KEY]["S"])
@@ -214,8 +253,10 @@ class Shape:
     measured: str | None = None
     """The shape of `benchmarks.aws.cost` that counts the same on real servers."""
 
+    parts: list[tuple[Part, ...]] = field(default_factory=list, repr=False, compare=False)
+
     def steps(self, *, created: float, rng: random.Random) -> list[Step]:
-        life = Life(created=created, rng=rng)
+        life = Life(created=created, rng=rng, parts_of_steps=self.parts)
         self.live(life)
         return life.steps
 

@@ -134,32 +134,27 @@ def shapes(known: Known) -> str:
 
 
 def simulation(known: Known) -> str:
-    by_model = {
-        shape.name: min(limit.tasks_per_second for limit in model.key_limits(shape))
-        for shape in SHAPES
-    }
     rows = []
-    for name, variants in known.simulated["tasks"].items():
-        split = variants["split for heat"]
+    for shape in SHAPES:
+        found = known.simulated["tasks"][shape.name]
+        new, split = found["new"], found["split for heat"]
         rows.append(
             [
-                name,
-                count(variants["new"]["rate"]),
-                variants["new"]["hottest"],
-                count(by_model[name]),
-                count(variants["unsplit keys"]["rate"]),
+                shape.name,
+                count(new["rate"]),
+                new["hottest"],
+                count(min(limit.tasks_per_second for limit in model.key_limits(shape))),
                 count(split["rate"]),
                 split["hottest"],
             ]
         )
     header = (
         "a task that",
-        "new table, tasks/s",
-        "throttled by",
-        "model, its hottest keys",
-        "simulated, the index of 4 partitions as it is",
-        "simulated, split for heat",
-        "throttled by",
+        "new table: throttles at, tasks/s",
+        "where",
+        "grown table, by the model",
+        "simulated",
+        "where",
     )
     return markdown(header, rows)
 

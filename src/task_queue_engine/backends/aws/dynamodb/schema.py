@@ -24,8 +24,9 @@ units a second (AWS, "Best practices for designing and using partition keys"), a
 writes 1: about 10,000 tasks/s. Engines that share a table must agree on it."""
 
 DUE_SHARDS: Final = 4
-"""Keys of `due-index`: 2,000 scheduled tasks/s (a key takes 1,000 write units a second, and a
-scheduled task is put in and taken out), and four requests for one look at it."""
+"""Keys of `due-index`: 1,000 scheduled tasks/s (a key takes 1,000 write units a second, and a
+scheduled task is put in, moved by its sender, which is two, and taken out), and four requests for
+one look at it."""
 
 COUNTER_SHARDS: Final = 4
 """Items the counters are spread over. Each is read at every `counts()`."""
