@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 from benchmarks.aws.cost.prices import PRICES
-from benchmarks.capacity import counter_items, quotas
+from benchmarks.capacity import counter_items, quotas, sweep_turns
 from benchmarks.capacity.inputs import Inputs, Use
 from benchmarks.capacity.pattern import ONCE, TABLE, Shape
-from task_queue_engine.backends.aws.dynamodb import crash_recovery, schema, sweep
+from task_queue_engine.backends.aws.dynamodb import crash_recovery, schema
 from task_queue_engine.backends.aws.dynamodb.counters import FOUND_UP_TO_AGE
 from task_queue_engine.backends.aws.dynamodb.table_client import MAX_KEYS
 
@@ -26,21 +26,19 @@ HEADROOM = 0.8
 REQUEST_SECONDS = 0.008
 """A request's round trip inside a region: assumed, as in the benchmarks with a delay."""
 
-RECONCILE_SECONDS = 3.0
-"""Between two pieces of the sweep in one process: a tenth of TQE_RECONCILE_INTERVAL (30)."""
+SWEEPERS = (1, 10, 100)
+"""Processes on a table. Plans take the second: what a table's load needs, and some for handlers."""
 
 RATES = (1, 100, 10_000, 1_000_000)
 
 _SECONDS_A_DAY = 86_400
 _DAYS_A_MONTH = 30
-# Requests at once, of reads: `store.DynamoStore`.
-_CONCURRENCY = 16
 # Seconds for which settled messages wait for company on SQS: `sqs.queue`.
 _DELETE_LINGER = 0.1
 
 _SHARDS = {"DUE": schema.DUE_SHARDS, schema.CANCEL_SHARD: 1}
 
-Remedy = Literal["ask AWS", "warm up", "more shards", "more queues", "mend", "more processes"]
+Remedy = Literal["ask AWS", "warm up", "more shards", "mend"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,23 +94,19 @@ def limits(shape: Shape, inputs: Inputs) -> list[Limit]:
         new, old = quotas.NEW_TABLE_WRITES.value, quotas.TABLE_WRITES.value
         found.append(Limit(f"{name}, new: {new:,.0f} units/s", new / units, "warm up"))
         found.append(Limit(f"{name}, default quota: {old:,.0f} units/s", old / units, "ask AWS"))
-    for processes, rate in sweep_rates(inputs).items():
-        found.append(Limit(f"the sweep, {processes}", rate, "mend"))
+    for processes in SWEEPERS:
+        rate = sweep_rate(processes, inputs)
+        named = f"the sweep, by {processes} process{'es' * (processes > 1)}"
+        found.append(Limit(named, rate, "mend"))
     return sorted(found, key=lambda limit: limit.tasks_per_second)
 
 
-def sweep_rates(inputs: Inputs) -> dict[str, float]:
-    """Tasks a second that the sweep keeps up with, where one process is left to do it, and where so
-    many ask for it that one begins as soon as the pause of the one before is over."""
-    rounds = sweep._PIECE / (schema.STATUS_SHARDS * sweep._PAGE)
-    gets = schema.STATUS_SHARDS * sweep._PAGE / MAX_KEYS
-    trips = rounds * (1 + math.ceil(gets / _CONCURRENCY) + 1)
-    look = sweep._PIECE * inputs.sweep_cpu_us / 1e6 + trips * REQUEST_SECONDS
-    piece = 2 * look  # each entry is looked at twice
-    return {
-        "one process": sweep._PIECE / (RECONCILE_SECONDS + piece),
-        "many processes": sweep._PIECE / (sweep._PAUSE.total_seconds() + piece),
-    }
+def sweep_rate(processes: int, inputs: Inputs) -> float:
+    """Tasks a second that the sweep keeps up with."""
+    piece = sweep_turns.piece_seconds(
+        cpu_us_per_entry=inputs.sweep_cpu_us, request_seconds=REQUEST_SECONDS
+    )
+    return sweep_turns.tasks_per_second(processes, piece)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,7 +122,7 @@ class Recovery:
 
 def recovery(rate: float, inputs: Inputs) -> Recovery:
     rows = rate * FOUND_UP_TO_AGE.total_seconds()
-    waiting = rows / MAX_KEYS / _CONCURRENCY * REQUEST_SECONDS
+    waiting = rows / MAX_KEYS / sweep_turns.CONCURRENCY * REQUEST_SECONDS
     # Half a unit a row, and 290 bytes of index entry a row in half units of 4 KB: ADR 0031.
     return Recovery(
         rows=rows,
@@ -184,12 +178,8 @@ class Plan:
 
 def table_rate(inputs: Inputs, shape: Shape = ONCE) -> float:
     """Tasks a second planned for one table: what cannot be raised by asking, less the headroom."""
-    fixed = [
-        limit.tasks_per_second
-        for limit in limits(shape, inputs)
-        if limit.remedy in ("more shards", "mend") and "one process" not in limit.what
-    ]
-    return HEADROOM * min(fixed)
+    keys = [limit.tasks_per_second for limit in key_limits(shape)]
+    return HEADROOM * min(*keys, sweep_rate(SWEEPERS[1], inputs))
 
 
 def sqs_requests(rate_of_process: float, inputs: Inputs) -> float:

@@ -94,7 +94,7 @@ _REMEDIES: dict[str, str] = {
     "ask AWS": "a quota that is raised on request",
     "warm up": "warm throughput, or an hour of growing load",
     "more shards": "more tables",
-    "mend": "more tables",
+    "mend": "`TQE_RECONCILE_INTERVAL`, or more tables",
 }
 
 
