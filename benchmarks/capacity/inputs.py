@@ -6,7 +6,6 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 RESULTS = Path(__file__).parent.parent / "results"
 FILE = RESULTS / "capacity_inputs.json"
@@ -50,7 +49,7 @@ class Inputs:
     submit_cpu_us: float
     """Of `submit_many` on SQLite."""
     commands: dict[str, str]
-    machines: dict[str, dict[str, Any]]
+    dates: dict[str, str]
 
 
 def read(path: Path = FILE) -> Inputs:
@@ -72,6 +71,8 @@ def read(path: Path = FILE) -> Inputs:
         },
         sync_seconds=sqlite["sync_seconds"],
         submit_cpu_us=sqlite["cpu_us"]["fill"],
-        commands={name: part["command"] for name, part in found.items()},
-        machines={name: part["machine"] for name, part in found.items()},
+        commands={name: part["command"] for name, part in found.items()}
+        | {"submit": sqlite["submit_command"]},
+        dates={name: part["machine"]["date"] for name, part in found.items()}
+        | {"submit": sqlite["machine"]["date"]},
     )

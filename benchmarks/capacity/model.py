@@ -101,12 +101,16 @@ def limits(shape: Shape, inputs: Inputs) -> list[Limit]:
     return sorted(found, key=lambda limit: limit.tasks_per_second)
 
 
-def sweep_rate(processes: int, inputs: Inputs) -> float:
-    """Tasks a second that the sweep keeps up with."""
+def sweep_rate(processes: int, inputs: Inputs, *, interval: float = sweep_turns.INTERVAL) -> float:
+    """Tasks a second that the sweep keeps up with.
+
+    Args:
+        interval: TQE_RECONCILE_INTERVAL.
+    """
     piece = sweep_turns.piece_seconds(
         cpu_us_per_entry=inputs.sweep_cpu_us, request_seconds=REQUEST_SECONDS
     )
-    return sweep_turns.tasks_per_second(processes, piece)
+    return sweep_turns.tasks_per_second(processes, piece, interval=interval)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -41,6 +41,11 @@ SPLIT_FOR_HEAT = Page(
     "part-3-scaling-dynamodb-how-partitions-hot-keys-and-split-for-heat-impact-performance/",
 )
 SQS_QUEUES = Page("Amazon SQS standard queue quotas", f"{_SQS}/quotas-queues.html")
+SQS_SEND_BATCH = Page(
+    "SendMessageBatch",
+    "https://docs.aws.amazon.com/AWSSimpleQueueService/latest/APIReference/"
+    "API_SendMessageBatch.html",
+)
 SQS_MESSAGES = Page("Amazon SQS message quotas", f"{_SQS}/quotas-messages.html")
 
 PARTITION_WRITES = Quota("writes of a partition", 1_000, "units/s", PARTITION_KEYS)
@@ -86,6 +91,13 @@ FIFO_MESSAGES = Quota(
     SQS_MESSAGES,
     "why this engine refuses FIFO queues; more in high-throughput mode",
 )
+MESSAGE = Quota(
+    "a message, and a request of ten",
+    1_024,
+    "KiB",
+    SQS_SEND_BATCH,
+    "older queues have MaximumMessageSize at 256",
+)
 BATCH = Quota("messages a request", 10, "messages", SQS_MESSAGES)
 
 ALL = (
@@ -99,4 +111,5 @@ ALL = (
     QUEUE_CALLS,
     FIFO_MESSAGES,
     BATCH,
+    MESSAGE,
 )

@@ -114,6 +114,19 @@ def ends(known: Known) -> str:
     return markdown(("of one table and one queue", "tasks/s", "what moves it"), rows)
 
 
+def turns(known: Known) -> str:
+    rows = [
+        [f"{interval:g}"]
+        + [
+            count(model.sweep_rate(number, known.inputs, interval=interval))
+            for number in model.SWEEPERS
+        ]
+        for interval in (30.0, 15.0, 10.0)
+    ]
+    header = ("`TQE_RECONCILE_INTERVAL`", *(f"{number} on a table" for number in model.SWEEPERS))
+    return markdown(header, rows)
+
+
 def shapes(known: Known) -> str:
     rows = []
     for shape in SHAPES:
@@ -187,12 +200,12 @@ def process_limits(known: Known) -> str:
 
 def recoveries(known: Known) -> str:
     rows = []
-    for rate in (100, 1_000, 10_000):
+    for rate in (100.0, model.recovery_within_lease(known.inputs), 10_000.0):
         found = model.recovery(rate, known.inputs)
         dollars = PRICES.dollars(read_units=found.read_units)
         rows.append(
             [
-                f"{rate:,}",
+                count(rate),
                 count(found.rows),
                 count(found.seconds),
                 count(found.megabytes),
@@ -242,14 +255,14 @@ def aws_inputs(known: Known) -> str:
         ["CPU of submitting and running a task, us", f"{found.end_to_end_cpu_us:.0f}", "cpu"],
         ["CPU of running one from a full queue, us", f"{found.drain_cpu_us:.0f}", "cpu"],
         ["CPU of the sweep's look at an entry, us", f"{found.sweep_cpu_us:.0f}", "sweep"],
-        ["CPU of `submit_many` on SQLite, us", f"{found.submit_cpu_us:.0f}", "sqlite"],
+        ["CPU of `submit_many` on SQLite, us", f"{found.submit_cpu_us:.0f}", "submit"],
         ["a sync of the disk, ms", f"{found.sync_seconds * 1e3:.2f}", "sqlite"],
     ]
     described = [
         [
             what,
             value,
-            f"`{found.commands[part]}`, {found.machines[part]['date']}",
+            f"`{found.commands[part]}`, {found.dates[part]}",
         ]
         for what, value, part in rows
     ]
@@ -293,6 +306,7 @@ TABLES: dict[str, Callable[[Known], str]] = {
     for table in (
         rates,
         ends,
+        turns,
         shapes,
         simulation,
         processes,

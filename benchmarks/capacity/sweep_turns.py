@@ -29,21 +29,24 @@ def piece_seconds(*, cpu_us_per_entry: float, request_seconds: float) -> float:
     return 2 * (sweep._PIECE * cpu_us_per_entry / 1e6 + trips * request_seconds)
 
 
-def tasks_per_second(processes: int, piece: float, *, seed: int = 1) -> float:
+def tasks_per_second(
+    processes: int, piece: float, *, interval: float = INTERVAL, seed: int = 1
+) -> float:
     """What so many processes get done of a sweep that is never done.
 
     Args:
         piece: seconds.
+        interval: TQE_RECONCILE_INTERVAL.
     """
     rng = random.Random(seed)
-    asking = [(rng.uniform(0, INTERVAL), process) for process in range(processes)]
+    asking = [(rng.uniform(0, interval), process) for process in range(processes)]
     heapq.heapify(asking)
     free_at, pieces = 0.0, 0
     while True:
         now, process = heapq.heappop(asking)
         if now > _SECONDS:
             return pieces * sweep._PIECE / _SECONDS
-        wait = INTERVAL * rng.uniform(0.8, 1.2)
+        wait = interval * rng.uniform(0.8, 1.2)
         if now >= free_at:
             pieces += 1
             free_at = now + piece + sweep._PAUSE.total_seconds()

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-
 from benchmarks.capacity.sweep_turns import tasks_per_second
+
 from task_queue_engine.backends.aws.dynamodb import sweep
 
 PIECE = 1.5
