@@ -7,7 +7,7 @@ import random
 from collections import Counter
 
 from benchmarks.aws.cost import units
-from task_queue_engine.backends.aws.dynamodb import schema
+from task_queue_engine.backends.aws.dynamodb import crash_recovery, schema
 from task_queue_engine.backends.aws.dynamodb.counters import MOVES
 from task_queue_engine.backends.aws.dynamodb.item_format import Item
 from task_queue_engine.backends.aws.dynamodb.process_marks import mark_names
@@ -16,6 +16,9 @@ from task_queue_engine.task import TaskStatus
 FLUSHES = {"calm": 1.0, "urgent": 10.0}
 """A second and busy process: `counters` flushes every second, and every tenth of one what a crash
 would lose for good: retries, snoozes, cancels, changes of tasks older than a quarter of an hour."""
+
+GAUGES_EVERY = 5.0
+"""Seconds: TQE_METRICS_INTERVAL."""
 
 # Of a process that has written for some days: milliseconds of the clock, and a number of writes.
 _FLUSHED, _SETTLED = "1767225600123", "123456789"
@@ -44,6 +47,23 @@ def size_of(processes: int) -> int:
 
 def units_a_flush(processes: int) -> int:
     return units.write_units(size_of(processes))
+
+
+def read_units(processes: int) -> float:
+    """A second, of one of the items: every process reads all of them, for its gauges and for the
+    marks of dead ones."""
+    size = size_of(round(processes / schema.COUNTER_SHARDS))
+    gauges = units.read_units(size, consistent=True) / GAUGES_EVERY
+    marks = units.read_units(size, consistent=False) / crash_recovery._LOOK_EVERY
+    return processes * (gauges + marks)
+
+
+def most_readers(partition_reads: float) -> int:
+    """So many processes keep what they read of an item within what its partition gives."""
+    count = schema.COUNTER_SHARDS
+    while read_units(count + schema.COUNTER_SHARDS) <= partition_reads:
+        count += schema.COUNTER_SHARDS
+    return count
 
 
 def write_units(processes: int, flushes: float = FLUSHES["calm"]) -> float:

@@ -195,7 +195,12 @@ def process_limits(known: Known) -> str:
         ]
         for name, found in known.simulated["processes"].items()
     ]
-    return markdown(("what each process writes", "model", "simulated, real names"), rows)
+    reads = quotas.PARTITION_READS.value
+    gauges = counter_items.most_readers(reads)
+    rows.append(["reads of the items: gauges, marks of dead processes", f"{gauges:,}", ""])
+    # Half a unit, every TQE_CANCEL_POLL (1 s), of the one key of cancel-index.
+    rows.append(["looks for cancelled tasks, one a second", f"{reads / 0.5:,.0f}", ""])
+    return markdown(("what ends it", "model", "simulated, real names"), rows)
 
 
 def recoveries(known: Known) -> str:
