@@ -12,11 +12,13 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Generic, TypeVar, cast
 
+import msgspec
 import trio
 from msgspec import UNSET
 
-from task_queue_engine.backends.base import CreateVerdict, Delivery, NewTask, Rejected
+from task_queue_engine.backends.base import CreateVerdict, Delivery, NewTask, Rejected, TakePlan
 from task_queue_engine.errors import BackendUnavailable
+from task_queue_engine.lifecycle import Started
 from task_queue_engine.retry import Decision
 from task_queue_engine.task import Task, TaskError
 
@@ -103,8 +105,12 @@ class Lease:
     """The claimer's: set once, together with its `abort` where `lost` or `cancel_asked` came
     first."""
     settling: bool = False
-    """The acker's: set once, before it asks the queue. From then on a stale receipt does not mean
-    that the lease was lost."""
+    """The acker's, and the status writer's where it settles too: set before the queue is asked.
+    From then on a stale receipt does not mean that the lease was lost."""
+    started: Started | None = None
+    """The poller's: its task was claimed together with the receive."""
+    claimed_ahead: bool = False
+    """The poller's and the claimer's: it was claimed before a worker was free for it."""
 
     @property
     def goes_on(self) -> bool:
@@ -140,8 +146,7 @@ class Attempt:
 # --- workers -> status writer ---------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Succeeded:
+class Succeeded(msgspec.Struct, frozen=True):
     """The handler returned; `result` is JSON-ready."""
 
     attempt: Attempt
@@ -193,15 +198,13 @@ Outcome = Succeeded | Errored | Interrupted | Stopped | Lost | Progressed
 # --- status writer, claimer, poller -> acker ------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Ack:
+class Ack(msgspec.Struct, frozen=True):
     """Delete the message."""
 
     lease: Lease
 
 
-@dataclass(frozen=True, slots=True)
-class Release:
+class Release(msgspec.Struct, frozen=True):
     """Give the message back, to be received again after `delay` seconds."""
 
     lease: Lease
@@ -238,15 +241,27 @@ class Leased:
     leases: tuple[Lease, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class WorkerFree:
-    """One worker can start a task at once."""
+class WorkerFree(msgspec.Struct, frozen=True):
+    """One worker has come to the end of what it had in hand, and takes what waits."""
 
     after: str | None = None
     """The type of what it has run, or given back; None where it has just begun."""
+    seconds: float = 0.0
+    """That it took, from the worker's taking it."""
 
 
 ClaimEvent = Leased | WorkerFree
+
+
+# --- claimer -> poller ----------------------------------------------------------------------
+
+
+class Room(msgspec.Struct, frozen=True, kw_only=True):
+    """What there are places for. It replaces what was said before."""
+
+    plan: TakePlan
+    seen: int
+    """Leases that the claimer had been handed when it said so: later ones have taken places."""
 
 
 # --- poller, acker, engine -> lease keeper --------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import assert_never
 
@@ -16,17 +17,30 @@ from task_queue_engine.actors.messages import (
     Attempt,
     Errored,
     Interrupted,
+    Lease,
+    LeaseEvent,
     Leave,
     Lost,
     MoveToDeadLetters,
     Outcome,
     Progressed,
     Release,
+    Settled,
     Settlement,
     Stopped,
     Succeeded,
 )
-from task_queue_engine.backends.base import TaskStore
+from task_queue_engine.backends.base import (
+    DeadLettering,
+    Finish,
+    Finished,
+    GiveBack,
+    Rejected,
+    Steps,
+    TryAgain,
+)
+from task_queue_engine.clock import Clock
+from task_queue_engine.errors import BackendUnavailable
 from task_queue_engine.lifecycle import (
     AttemptWrite,
     Cancel,
@@ -74,20 +88,24 @@ class StatusWriter:
     def __init__(
         self,
         *,
-        store: TaskStore,
+        steps: Steps,
         max_delay: float,
         linger: float,
         retry: BackendRetry,
         outcomes: trio.MemoryReceiveChannel[Outcome],
         settlements: trio.MemorySendChannel[tuple[Settlement, ...]],
+        leases: trio.MemorySendChannel[LeaseEvent],
+        clock: Clock,
         on_recorded: OnRecorded,
     ) -> None:
-        self._store = store
+        self._steps = steps
+        self._leases = leases
+        self._clock = clock
         # Longer waits do not ride on the message: the scheduler sends a new one.
         self._max_delay = max_delay
         self._retry = retry
         self._outcomes = outcomes
-        self._batches = Batcher(outcomes, size=store.max_batch, linger=linger)
+        self._batches = Batcher(outcomes, size=steps.max_batch, linger=linger)
         self._settlements = settlements
         self._on_recorded = on_recorded
         self._recorded = self._fenced = 0
@@ -110,25 +128,79 @@ class StatusWriter:
         )
 
     async def run(self) -> None:
-        with self._outcomes, self._settlements:
+        with self._outcomes, self._settlements, self._leases:
             while batch := await self._batches.next():
-                settled = await self._write(batch)
+                to_settle, settled = await self._write(batch)
                 if settled:
-                    await self._settlements.send(settled)
+                    # Without a lease keeper the engine ends; what can still be settled is settled.
+                    with suppress(trio.BrokenResourceError):
+                        await self._leases.send(Settled(settled))
+                if to_settle:
+                    await self._settlements.send(to_settle)
 
-    async def _write(self, batch: Sequence[Outcome]) -> tuple[Settlement, ...]:
-        settled: list[Settlement] = [
+    async def _write(
+        self, batch: Sequence[Outcome]
+    ) -> tuple[tuple[Settlement, ...], tuple[Lease, ...]]:
+        """Returns what is still to be settled, and the leases of what is."""
+        to_settle: list[Settlement] = [
             Leave(outcome.attempt.lease) for outcome in batch if isinstance(outcome, Lost)
         ]
         outcomes, writes = self._to_writes(batch)
         if not writes:
-            return tuple(settled)
-        verdicts = await self._retry.call(lambda: self._store.record(writes))
-        for outcome, verdict in zip(outcomes, verdicts, strict=True):
-            settlement = self._settle(outcome, verdict)
-            if settlement is not None:
-                settled.append(settlement)
-        return tuple(settled)
+            return tuple(to_settle), ()
+        settled: list[Lease] = []
+        finished = await self._retry.call(lambda: self._finish(outcomes, writes))
+        for outcome, one in zip(outcomes, finished, strict=True):
+            settlement = self._settle(outcome, one.recorded)
+            if settlement is None:
+                continue
+            if one.settled is None:
+                to_settle.append(settlement)
+                continue
+            if isinstance(one.settled, Rejected | TryAgain):
+                logger.error("task %s was not settled: %s", outcome.attempt.task.id, one.settled)
+            settled.append(settlement.lease)
+        return tuple(to_settle), tuple(settled)
+
+    async def _finish(
+        self, outcomes: Sequence[Outcome], writes: Sequence[AttemptWrite]
+    ) -> list[Finished]:
+        # Made anew for each try: the lease keeper may have got a new receipt meanwhile.
+        items = [
+            Finish(write, outcome.attempt.lease.delivery, self._then(outcome))
+            for outcome, write in zip(outcomes, writes, strict=True)
+        ]
+        if not self._steps.is_one_transaction:
+            return await self._steps.finish(items)
+        ending = [each.attempt.lease for each in outcomes if not isinstance(each, Progressed)]
+        for lease in ending:
+            lease.settling = True
+        try:
+            return await self._steps.finish(items)
+        except BackendUnavailable:
+            for lease in ending:
+                lease.settling = False
+            raise
+
+    def _then(self, outcome: Outcome) -> GiveBack | DeadLettering | None:
+        """What becomes of the message, as `_settle` says it to the acker."""
+        match outcome:
+            case Interrupted():
+                return GiveBack()
+            case Errored(attempt, error, GiveUp(reason)):
+                task = attempt.task
+                return DeadLettering(
+                    delivery=attempt.lease.delivery,
+                    reason=reason,
+                    task_type=task.type,
+                    attempts=task.attempt,
+                    error=error,
+                    at=self._clock.now(),
+                )
+            case Errored(_, _, RetryAt(_, delay) | SnoozeUntil(_, delay)):
+                return GiveBack(delay) if delay <= self._max_delay else None
+            case _:
+                return None
 
     def _to_writes(self, batch: Sequence[Outcome]) -> tuple[list[Outcome], list[AttemptWrite]]:
         outcomes: list[Outcome] = []

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import datetime
 
 import trio
 
-from task_queue_engine.backends.base import BackendInfo, Stranded, StrandedPage
+from task_queue_engine.backends.base import (
+    BackendInfo,
+    NewTask,
+    Steps,
+    Stranded,
+    StrandedPage,
+    SubmitVerdict,
+    TwoServices,
+    submit_to_two,
+)
 from task_queue_engine.backends.cursors import Moment, check_limit, decode_cursor, encode_cursor
 from task_queue_engine.backends.memory.faults import Faults
 from task_queue_engine.backends.memory.queue import MemoryQueue
@@ -51,6 +60,14 @@ class MemoryBackend:
         if name not in self._queues:
             self._queues[name] = MemoryQueue(name, self.state)
         return self._queues[name]
+
+    def steps(self, name: str) -> Steps:
+        return TwoServices(queue=self.queue(name), store=self._store)
+
+    async def submit(self, tasks: Sequence[NewTask]) -> list[SubmitVerdict]:
+        return await submit_to_two(
+            tasks, store=self._store, queue_of=self.queue, clock=self.state.clock
+        )
 
     def open(self) -> AbstractAsyncContextManager[None]:
         return self._opened()

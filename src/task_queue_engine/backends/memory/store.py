@@ -133,9 +133,9 @@ class MemoryStore:
     async def record(self, writes: Sequence[AttemptWrite]) -> list[RecordVerdict]:
         def one(write: AttemptWrite, now: datetime) -> tuple[str, tuple[RecordVerdict, Row | None]]:
             if isinstance(write, Complete):
-                write = replace(write, result=_through_json(write.result))
+                write = msgspec.structs.replace(write, result=_through_json(write.result))
             elif isinstance(write, Progress):
-                write = replace(write, value=_through_json(write.value))
+                write = msgspec.structs.replace(write, value=_through_json(write.value))
             row = self._state.rows.get(write.task_id)
             return write.task_id, lifecycle.decide_record(row, write, now)
 
