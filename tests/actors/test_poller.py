@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from msgspec.structs import replace
 from typing import Any
 
 import pytest
 import trio
 import trio.testing
+from msgspec.structs import replace
 
 from task_queue_engine import TaskStatus
 from task_queue_engine.actors.messages import Ack, Acquired, Leave, Release

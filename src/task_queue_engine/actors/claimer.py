@@ -25,6 +25,7 @@ from task_queue_engine.actors.messages import (
     Leased,
     Leave,
     Outcome,
+    Recording,
     Release,
     Room,
     Settlement,
@@ -178,6 +179,8 @@ class Claimer:
             try:
                 while not self._stopping:
                     self._note_waiting_events()
+                    if self._demand.is_paused and self._demand.waiting_ahead:
+                        await self._take_back()
                     await self._start_claimed()
                     if leases := self._take():
                         await self._serve(leases)
@@ -234,6 +237,8 @@ class Claimer:
                     self._demand.worker_is_free(event)
                     if event.after is not None:
                         self._buffer.ended(event.after)
+                elif isinstance(event, Recording):
+                    self._demand.is_paused = not event.works
                 event = self._channels.claim_events.receive_nowait()
         except (trio.WouldBlock, trio.EndOfChannel):  # not `suppress`, as this is for every batch
             pass

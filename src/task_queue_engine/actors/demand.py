@@ -26,11 +26,13 @@ class Demand:
         self._balance = 0
         self._seen = 0
         self._told: Room | None = None
+        self.is_paused = False
+        """Nothing is to be claimed."""
 
     @property
     def free_workers(self) -> int:
         """Workers for which nothing was claimed yet."""
-        return max(0, self._balance)
+        return 0 if self.is_paused else max(0, self._balance)
 
     @property
     def waiting_ahead(self) -> int:
@@ -40,7 +42,7 @@ class Demand:
     @property
     def ahead(self) -> int:
         """So many more may be claimed ahead."""
-        return max(0, self._pace.ahead - self.waiting_ahead)
+        return 0 if self.is_paused else max(0, self._pace.ahead - self.waiting_ahead)
 
     @property
     def short_types(self) -> frozenset[str]:

@@ -231,7 +231,7 @@ class Leave:
 Settlement = Ack | Release | MoveToDeadLetters | Leave
 
 
-# --- poller, workers -> claimer -------------------------------------------------------------
+# --- poller, workers, status writer -> claimer -------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,7 +250,14 @@ class WorkerFree(msgspec.Struct, frozen=True):
     """That it took, from the worker's taking it."""
 
 
-ClaimEvent = Leased | WorkerFree
+@dataclass(frozen=True, slots=True)
+class Recording:
+    """Whether what attempts come to can be stored: nothing new starts on top of what cannot."""
+
+    works: bool
+
+
+ClaimEvent = Leased | WorkerFree | Recording
 
 
 # --- claimer -> poller ----------------------------------------------------------------------

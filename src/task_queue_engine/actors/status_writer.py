@@ -15,6 +15,7 @@ from task_queue_engine.actors.batching import Batcher
 from task_queue_engine.actors.messages import (
     Ack,
     Attempt,
+    ClaimEvent,
     Errored,
     Interrupted,
     Lease,
@@ -24,6 +25,7 @@ from task_queue_engine.actors.messages import (
     MoveToDeadLetters,
     Outcome,
     Progressed,
+    Recording,
     Release,
     Settled,
     Settlement,
@@ -95,11 +97,14 @@ class StatusWriter:
         outcomes: trio.MemoryReceiveChannel[Outcome],
         settlements: trio.MemorySendChannel[tuple[Settlement, ...]],
         leases: trio.MemorySendChannel[LeaseEvent],
+        claim_events: trio.MemorySendChannel[ClaimEvent],
         clock: Clock,
         on_recorded: OnRecorded,
     ) -> None:
         self._steps = steps
         self._leases = leases
+        self._claim_events = claim_events
+        self._works = True
         self._clock = clock
         # Longer waits do not ride on the message: the scheduler sends a new one.
         self._max_delay = max_delay
@@ -128,7 +133,7 @@ class StatusWriter:
         )
 
     async def run(self) -> None:
-        with self._outcomes, self._settlements, self._leases:
+        with self._outcomes, self._settlements, self._leases, self._claim_events:
             while batch := await self._batches.next():
                 to_settle, settled = await self._write(batch)
                 if settled:
@@ -170,17 +175,26 @@ class StatusWriter:
             Finish(write, outcome.attempt.lease.delivery, self._then(outcome))
             for outcome, write in zip(outcomes, writes, strict=True)
         ]
-        if not self._steps.is_one_transaction:
-            return await self._steps.finish(items)
-        ending = [each.attempt.lease for each in outcomes if not isinstance(each, Progressed)]
-        for lease in ending:
+        settling: list[Lease] = []
+        if self._steps.is_one_transaction:
+            settling = [one.attempt.lease for one in outcomes if not isinstance(one, Progressed)]
+        for lease in settling:
             lease.settling = True
         try:
-            return await self._steps.finish(items)
+            finished = await self._steps.finish(items)
         except BackendUnavailable:
-            for lease in ending:
+            for lease in settling:
                 lease.settling = False
+            self._say_whether_it_works(False)
             raise
+        self._say_whether_it_works(True)
+        return finished
+
+    def _say_whether_it_works(self, works: bool) -> None:  # it is the message
+        if works is not self._works:
+            self._works = works
+            with suppress(trio.BrokenResourceError):  # the claimer has stopped
+                self._claim_events.send_nowait(Recording(works))
 
     def _then(self, outcome: Outcome) -> GiveBack | DeadLettering | None:
         """What becomes of the message, as `_settle` says it to the acker."""

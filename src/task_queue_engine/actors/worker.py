@@ -132,7 +132,8 @@ class Worker:
     async def _answer(self, outcome: Outcome) -> None:
         try:
             self._outcomes.send_nowait(outcome)
-        except trio.WouldBlock:
+        # Broken: all is being cancelled, which `send` says.
+        except (trio.WouldBlock, trio.BrokenResourceError):
             await self._outcomes.send(outcome)
 
     def _say_free(self, event: WorkerFree) -> None:

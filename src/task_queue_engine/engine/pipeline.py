@@ -224,17 +224,18 @@ class Pipeline:
                 )
                 for _ in range(settings.worker_count)
             )
-        status_writer = StatusWriter(
-            steps=steps,
-            max_delay=queue.max_delay,
-            linger=settings.batch_linger,
-            retry=self._retry("status_writer"),
-            outcomes=outcomes_in,
-            settlements=settlements_out,
-            leases=self._lease_events.clone(),
-            clock=config.clock,
-            on_recorded=config.on_recorded,
-        )
+            status_writer = StatusWriter(
+                steps=steps,
+                max_delay=queue.max_delay,
+                linger=settings.batch_linger,
+                retry=self._retry("status_writer"),
+                outcomes=outcomes_in,
+                settlements=settlements_out,
+                leases=self._lease_events.clone(),
+                claim_events=claim_events_out.clone(),
+                clock=config.clock,
+                on_recorded=config.on_recorded,
+            )
         acker = Acker(
             queue=queue,
             clock=config.clock,

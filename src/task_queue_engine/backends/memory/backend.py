@@ -22,6 +22,7 @@ from task_queue_engine.backends.cursors import Moment, check_limit, decode_curso
 from task_queue_engine.backends.memory.faults import Faults
 from task_queue_engine.backends.memory.queue import MemoryQueue
 from task_queue_engine.backends.memory.state import MemoryState, sort_key
+from task_queue_engine.backends.memory.steps import MemorySteps, submit
 from task_queue_engine.backends.memory.store import MAX_ITEM_BYTES, MemoryStore
 from task_queue_engine.clock import Clock, SystemClock
 
@@ -33,9 +34,18 @@ class MemoryBackend:
     Args:
         clock: what "now" is; the machine's clock where None.
         max_item_bytes: larger payloads (in bytes of JSON) get the verdict TooLarge.
+        is_one_transaction: a step is one operation, as on SQLite; else queue and store are as two
+            services, and each can fail by itself, as on AWS.
     """
 
-    def __init__(self, *, clock: Clock | None = None, max_item_bytes: int = MAX_ITEM_BYTES) -> None:
+    def __init__(
+        self,
+        *,
+        clock: Clock | None = None,
+        max_item_bytes: int = MAX_ITEM_BYTES,
+        is_one_transaction: bool = False,
+    ) -> None:
+        self.is_one_transaction = is_one_transaction
         self.state = MemoryState(clock or SystemClock())
         self._store = MemoryStore(self.state, max_item_bytes=max_item_bytes)
         self._queues: dict[str, MemoryQueue] = {}
@@ -62,9 +72,14 @@ class MemoryBackend:
         return self._queues[name]
 
     def steps(self, name: str) -> Steps:
-        return TwoServices(queue=self.queue(name), store=self._store)
+        queue = self.queue(name)
+        if self.is_one_transaction:
+            return MemorySteps(queue=queue, store=self._store, state=self.state)
+        return TwoServices(queue=queue, store=self._store)
 
     async def submit(self, tasks: Sequence[NewTask]) -> list[SubmitVerdict]:
+        if self.is_one_transaction:
+            return await submit(tasks, state=self.state, store=self._store, queue_of=self.queue)
         return await submit_to_two(
             tasks, store=self._store, queue_of=self.queue, clock=self.state.clock
         )
