@@ -267,7 +267,7 @@ async def test_a_caller_cancelled_before_its_submission_was_taken_leaves_no_task
     async with running(tasks, backend) as engine:
         with backend.faults.block("create") as gate:
             async with trio.open_nursery() as nursery:
-                # All batches under way that there can be, all places behind them taken, more waiting
+                # All batches under way that can be, all places behind them taken, more waiting
                 # for a place.
                 earlier = (_UNDER_WAY + 2) * backend.store.max_batch
                 for n in range(earlier):

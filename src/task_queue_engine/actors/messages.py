@@ -231,7 +231,7 @@ class Leave:
 Settlement = Ack | Release | MoveToDeadLetters | Leave
 
 
-# --- poller, workers, status writer -> claimer -------------------------------------------------------------
+# --- poller, workers, status writer -> claimer ----------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
