@@ -33,14 +33,14 @@ from task_queue_engine.actors.messages import (
 )
 from task_queue_engine.actors.pace import HORIZON, Pace
 from task_queue_engine.actors.store_claims import StoreClaims
-from task_queue_engine.actors.type_check import Checked, ClaimIt, FailIt, GiveBack, TypeCheck
+from task_queue_engine.actors.turning_away import Candidate, TurningAway
+from task_queue_engine.actors.type_check import TypeCheck
 from task_queue_engine.actors.unstarted import Unstarted, log_silence
 from task_queue_engine.backends.base import TaskQueue, TaskStore
 from task_queue_engine.clock import Clock
-from task_queue_engine.errors import BackendUnavailable
 from task_queue_engine.lifecycle import DuplicateDelivery, NotAhead, Started, crash_error
 from task_queue_engine.registry import RunsIn
-from task_queue_engine.retry import Decision, GiveUp, SnoozeUntil
+from task_queue_engine.retry import Decision, SnoozeUntil
 from task_queue_engine.task import TaskError
 
 logger = logging.getLogger("task_queue_engine.claimer")
@@ -81,16 +81,6 @@ class ClaimerChannels:
     settlements: trio.MemorySendChannel[tuple[Settlement, ...]]
 
 
-@dataclass(slots=True, eq=False)
-class _Candidate:
-    """A lease whose claim is under way."""
-
-    lease: Lease
-    checked: Checked
-    to_fail: tuple[TaskError, GiveUp] | None = None
-    """It is claimed to be FAILED, and not to be run."""
-
-
 class Claimer:
     """Holds what was received until a worker is free, then claims as many as workers are.
 
@@ -122,11 +112,12 @@ class Claimer:
         pace: Pace,
         channels: ClaimerChannels,
     ) -> None:
-        self._max_delay = queue.max_delay
         self._store = store
         self._clock = clock
-        self._retry = retry
         self._types = type_check
+        self._turning_away = TurningAway(
+            store=store, retry=retry, type_check=type_check, max_delay=queue.max_delay
+        )
         self._demand = Demand(worker_name=worker_name, pace=pace)
         self._channels = channels
         self._claims = StoreClaims(store=store, worker_name=worker_name, retry=retry)
@@ -261,19 +252,23 @@ class Claimer:
         self._in_hand = leases
         settlements: list[Settlement] = []
         checks = await self._types.check([lease.delivery for lease in leases])
-        candidates: list[_Candidate] = []
-        refused: list[tuple[_Candidate, TaskError]] = []
+        candidates: list[Candidate] = []
+        refused: list[tuple[Candidate, TaskError]] = []
         for lease, checked in zip(leases, checks, strict=True):
             if lease.lost:  # it was with another worker by now
                 settlements.append(Leave(lease))
             elif lease.delivery.is_worn:
                 settlements.append(Release(lease))  # as a fresh copy
             elif checked.refusal is None:
-                candidates.append(_Candidate(lease, checked))
+                candidates.append(Candidate(lease, checked))
             else:
-                refused.append((_Candidate(lease, checked), checked.refusal))
+                refused.append((Candidate(lease, checked), checked.refusal))
         if refused:
-            settlements += await self._turn_away(refused, candidates)
+            turned_away, to_claim = await self._turning_away.look_at(
+                refused, is_stopping=lambda: self._stopping
+            )
+            settlements += turned_away
+            candidates += to_claim
         if self._stopping:
             await self._settle(settlements)
             return
@@ -288,33 +283,8 @@ class Claimer:
             self._in_hand = [lease for lease in self._in_hand if lease not in settled]
             await self._channels.settlements.send(tuple(settlements))
 
-    async def _turn_away(
-        self, refused: Sequence[tuple[_Candidate, TaskError]], candidates: list[_Candidate]
-    ) -> list[Settlement]:
-        """Look at the rows of what this worker cannot run. What is to be claimed all the same joins
-        `candidates`; returns what becomes of the others."""
-        ids = [candidate.lease.delivery.task_id for candidate, _ in refused]
-        try:
-            tasks = await self._retry.call(
-                lambda: self._store.get(ids), give_up=lambda: self._stopping
-            )
-        except BackendUnavailable:
-            return []  # they are still in hand, and go back
-        settlements: list[Settlement] = []
-        for (candidate, refusal), task in zip(refused, tasks, strict=True):
-            lease = candidate.lease
-            match self._types.turn_away(task, refusal, lease.delivery, candidate.checked.data):
-                case GiveBack(delay):
-                    settlements.append(Release(lease, min(delay, self._max_delay)))
-                case FailIt(reason):
-                    candidate.to_fail = refusal, GiveUp(reason)
-                    candidates.append(candidate)
-                case ClaimIt():
-                    candidates.append(candidate)
-        return settlements
-
     async def _claim(
-        self, candidates: Sequence[_Candidate], settlements: list[Settlement]
+        self, candidates: Sequence[Candidate], settlements: list[Settlement]
     ) -> list[Outcome]:
         """Claim, and let workers start what may. Returns what came of attempts that do not start;
         what was not claimed goes to `settlements`."""
