@@ -31,7 +31,7 @@ from task_queue_engine.actors.messages import (
     Settlement,
     WorkerFree,
 )
-from task_queue_engine.actors.pace import HORIZON, Pace
+from task_queue_engine.actors.pace import PATIENCE, Pace
 from task_queue_engine.actors.store_claims import StoreClaims
 from task_queue_engine.actors.turning_away import Candidate, TurningAway
 from task_queue_engine.actors.type_check import TypeCheck
@@ -200,10 +200,13 @@ class Claimer:
             return
         with self._waiting:
             if self._demand.waiting_ahead:
-                self._waiting.deadline = trio.current_time() + HORIZON
+                self._waiting.deadline = trio.current_time() + PATIENCE
             self._note_waiting_events(await self._channels.claim_events.receive())
         if self._waiting.cancelled_caught and not self._stopping:
-            await self._take_back()
+            waiting = self._demand.waiting_ahead
+            self._note_waiting_events()
+            if self._demand.waiting_ahead >= waiting:
+                await self._take_back()
 
     def _take(self) -> list[Lease]:
         """Of what is only leased: for each worker that waits, and ahead."""

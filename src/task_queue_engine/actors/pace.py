@@ -5,6 +5,9 @@ from __future__ import annotations
 # Seconds of work that may wait here. Longer than it takes to fetch more over a network (a receive
 # and a claim of some 10 ms each), and too short for a task to be missed by another process.
 HORIZON = 0.05
+# Seconds for which what was claimed ahead waits while no worker comes free: several times what it
+# was meant to wait, since on a busy machine a process itself stands still for as long.
+PATIENCE = 0.2
 # Seconds. A type whose handlers take no longer is claimed before a worker is free for it: its turn
 # comes within the horizon, and commits serve many tasks in place of one for each worker.
 SHORT = 0.01
