@@ -60,6 +60,8 @@ class ClaimerStatistics:
     """Received, and not claimed yet."""
     ahead: int
     """Claimed before a worker was free, and not started yet."""
+    all_busy_for: float
+    """Seconds for which no worker has waited for work."""
     returned: int
     """Given back unstarted: at the stop, or since the store did not answer in time."""
     given_back_by_type: dict[str, int]
@@ -118,7 +120,7 @@ class Claimer:
         self._turning_away = TurningAway(
             store=store, retry=retry, type_check=type_check, max_delay=queue.max_delay
         )
-        self._demand = Demand(worker_name=worker_name, pace=pace)
+        self._demand = Demand(worker_name=worker_name, workers=pace.workers, pace=pace)
         self._channels = channels
         self._claims = StoreClaims(store=store, worker_name=worker_name, retry=retry)
         self._isolation = CrashIsolation()
@@ -139,13 +141,14 @@ class Claimer:
             duplicates=self._unstarted.duplicates,
             waiting=len(self._buffer),
             ahead=self._demand.waiting_ahead,
+            all_busy_for=self._demand.all_busy_for,
             returned=self._returned + self._unstarted.returned,
             given_back_by_type=self._types.given_back,
         )
 
     def notes(self) -> tuple[str, ...]:
         """What a person should know who asks how this worker is."""
-        return self._types.notes()
+        return self._types.notes() + self._demand.notes()
 
     def stop(self) -> None:
         """Start nothing more, and give back what waits. Safe to call at any time."""

@@ -27,7 +27,7 @@ class Pace:
     """
 
     def __init__(self, *, workers: int, fixed: int | None) -> None:
-        self._workers = workers
+        self.workers = workers
         self._fixed = fixed
         self._mean: float | None = None
         self._mean_of: dict[str, float] = {}
@@ -56,7 +56,7 @@ class Pace:
             return self._fixed
         if self._mean is None:
             return 0
-        return min(MOST, int(self._workers * HORIZON / max(self._mean, 1e-6)))
+        return min(MOST, int(self.workers * HORIZON / max(self._mean, 1e-6)))
 
 
 def _mix(mean: float | None, latest: float) -> float:

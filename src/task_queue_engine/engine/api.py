@@ -121,6 +121,9 @@ class EngineMetrics:
     """Of this process; those of other processes on the same queue are not known here."""
     active_workers: int
     """Those of `workers` that run a handler."""
+    all_busy_for: float = 0.0
+    """Seconds for which none of `workers` has waited for work: where messages wait too, their
+    number (WORKER_COUNT) or this machine is what limits."""
     abandoned_threads: int = 0
     """Threads of this process whose `def` handler outlived its attempt and still runs."""
     counters: dict[str, int] = field(default_factory=dict)
