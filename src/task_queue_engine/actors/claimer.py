@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import timedelta
 from typing import Any
 
 import trio
@@ -38,16 +36,10 @@ from task_queue_engine.actors.type_check import TypeCheck
 from task_queue_engine.actors.unstarted import Unstarted, log_silence
 from task_queue_engine.backends.base import TaskQueue, TaskStore
 from task_queue_engine.clock import Clock
-from task_queue_engine.lifecycle import DuplicateDelivery, NotAhead, Started, crash_error
+from task_queue_engine.lifecycle import DuplicateDelivery, NotAhead, Started
 from task_queue_engine.registry import RunsIn
-from task_queue_engine.retry import Decision, SnoozeUntil
+from task_queue_engine.retry import Decision
 from task_queue_engine.task import TaskError
-
-logger = logging.getLogger("task_queue_engine.claimer")
-
-# Seconds until a task that may not run beside another is looked at again: few claims for one that
-# has killed its worker before, and not long for one that has not.
-_ISOLATION_DELAY = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +107,6 @@ class Claimer:
         channels: ClaimerChannels,
     ) -> None:
         self._store = store
-        self._clock = clock
         self._types = type_check
         self._turning_away = TurningAway(
             store=store, retry=retry, type_check=type_check, max_delay=queue.max_delay
@@ -123,7 +114,7 @@ class Claimer:
         self._demand = Demand(worker_name=worker_name, workers=pace.workers, pace=pace)
         self._channels = channels
         self._claims = StoreClaims(store=store, worker_name=worker_name, retry=retry)
-        self._isolation = CrashIsolation()
+        self._isolation = CrashIsolation(clock)
         self._unstarted = Unstarted(clock=clock, visibility=visibility, max_delay=queue.max_delay)
         self._buffer = ClaimBuffer(runs_in=type_check.runs_in, places=places)
         self._claimed_already: list[Lease] = []
@@ -238,7 +229,7 @@ class Claimer:
                     self._demand.is_paused = not event.works
                 event = self._channels.claim_events.receive_nowait()
         except (trio.WouldBlock, trio.EndOfChannel):  # not `suppress`, as this is for every batch
-            pass
+            return
 
     async def _take_back(self) -> None:
         """No worker came free in time: what waits is for other processes."""
@@ -371,18 +362,13 @@ class Claimer:
         self, attempt: Attempt, refused: tuple[TaskError, Decision] | None
     ) -> Outcome | None:
         """None: let a worker start it."""
-        task = attempt.task
         if self._stopping:
             self._returned += 1
             return Interrupted(attempt)
-        refused = refused or self._types.after_claim(task)
+        refused = refused or self._types.after_claim(attempt.task)
         if refused is not None:
             return Errored(attempt, *refused)
-        if not self._isolation.admit(attempt):
-            run_at = self._clock.now() + timedelta(seconds=_ISOLATION_DELAY)
-            error = task.error or crash_error(task.attempt, task.worker)
-            return Errored(attempt, error, SnoozeUntil(run_at, _ISOLATION_DELAY))
-        return None
+        return self._isolation.postpone(attempt)
 
     def _hand_over(self, attempt: Attempt) -> Interrupted | None:
         """None: a worker starts it."""

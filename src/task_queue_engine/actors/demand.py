@@ -70,11 +70,12 @@ class Demand:
         """For a person who asks how this worker is."""
         if self.all_busy_for < _WORTH_SAYING:
             return ()
-        return (
+        said = (
             f"all {self._workers} workers of this process have been busy for "
             f"{self.all_busy_for:.0f} s: where tasks wait, and handlers do so most of their time, "
-            "a higher WORKER_COUNT runs more of them at once",
+            "a higher WORKER_COUNT runs more of them at once"
         )
+        return (said,)
 
     def _note_whether_all_are_busy(self) -> None:
         """Asked when everything that can be handed over has been."""
