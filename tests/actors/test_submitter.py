@@ -49,6 +49,7 @@ async def submitting(backend: MemoryBackend) -> AsyncIterator[Rig]:
     submissions_out, submissions_in = trio.open_memory_channel[SubmitRequest](100)
     health = ActorHealth()
     submitter = Submitter(
+        submit=backend.submit,
         store=backend.store,
         queue_of=backend.queue,
         clock=backend.clock,
