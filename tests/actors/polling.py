@@ -122,8 +122,8 @@ async def polling(
     registry: TaskRegistry | None = None,
     places: Mapping[RunsIn, int] | None = None,
 ) -> AsyncIterator[Rig]:
-    """`keeper=False`: its place is the test's, at the other end of `lease_events`. `workers`: how many
-    there are; as many as are free at the beginning where None."""
+    """`keeper=False`: its place is the test's, at the other end of `lease_events`. `workers`: how
+    many there are; as many as are free at the beginning where None."""
     demand_out, demand_in = trio.open_memory_channel[ClaimEvent](math.inf)
     room_out, room_in = trio.open_memory_channel[Room](math.inf)
     deliveries_out, deliveries_in = trio.open_memory_channel[Attempt](math.inf)

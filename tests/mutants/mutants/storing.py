@@ -23,7 +23,8 @@ MUTANTS = (
         old="    verdicts: list[SubmitVerdict] = [*await store.create(tasks)]\n",
         new=(
             "    queue = queue_of(tasks[0].task.queue)\n"
-            "    await queue.send([message_of(new, clock.now(), queue.max_delay) for new in tasks])\n"
+            "    now = clock.now()\n"
+            "    await queue.send([message_of(new, now, queue.max_delay) for new in tasks])\n"
             "    verdicts: list[SubmitVerdict] = [*await store.create(tasks)]\n"
         ),
         killed_by=(f"{SUBMITTING}::test_a_task_is_stored_before_its_message_is_sent",),
