@@ -108,8 +108,8 @@ class Lease:
     """The lease keeper's: the task was cancelled while its claim was under way, and is not to
     start."""
     attempt: Attempt | None = None
-    """The claimer's: set once, together with its `abort` where `lost` or `cancel_asked` came
-    first."""
+    """The claimer's, and the poller's of what it gives back itself: set once, together with its
+    `abort` where `lost` or `cancel_asked` came first."""
     settling: bool = False
     """The acker's, and the status writer's where it settles too: set before the queue is asked.
     From then on a stale receipt does not mean that the lease was lost."""

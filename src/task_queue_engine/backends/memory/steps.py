@@ -62,13 +62,9 @@ class MemorySteps:
     async def take(self, plan: TakePlan, *, wait: float, visibility: float) -> list[Taken]:
         def claim(delivery: Delivery, taken: list[Taken], places: dict[Hashable, int]) -> bool:
             """False: there is no place for it."""
-            ahead = sum(not one.ahead for one in taken) >= plan.free
+            ahead = len(taken) >= plan.free
             where = plan.types.get(delivery.task_type)
-            if ahead and (
-                where is None
-                or delivery.task_type not in plan.ahead_types
-                or sum(one.ahead for one in taken) >= plan.ahead
-            ):
+            if ahead and (where is None or delivery.task_type not in plan.ahead_types):
                 return False
             if where is not None and places.get(where, 1) <= 0:
                 if ahead:
@@ -77,7 +73,7 @@ class MemorySteps:
             elif where in places:
                 places[where] -= 1
             started = None if where is None else self._start(delivery, plan.worker, ahead=ahead)
-            taken.append(Taken(delivery, started, ahead))
+            taken.append(Taken(delivery, started, ahead and started is not None))
             return True
 
         def take() -> list[Taken]:

@@ -209,7 +209,7 @@ def claiming(draw: st.DrawFn) -> Operation:
     def requests(deliveries: list[Delivery]) -> list[ClaimRequest]:
         made = [claim_request(delivery) for delivery in deliveries]
         if wrong_task is not None and made:
-            made[0] = replace(made[0], task_id=wrong_task)
+            made[0] = structs.replace(made[0], task_id=wrong_task)
         return made
 
     async def claim(both: Pairwise) -> None:
