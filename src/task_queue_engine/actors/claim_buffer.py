@@ -29,7 +29,7 @@ class ClaimBuffer:
         self._held_back: dict[RunsIn, deque[Lease]] = {where: deque() for where in places}
 
     def __len__(self) -> int:
-        return len(self._for_worker) + len(self._incoming) + sum(map(len, self._held_back.values()))
+        return self.ready + sum(map(len, self._held_back.values()))
 
     def add(self, leases: Iterable[Lease]) -> None:
         self._incoming.extend(leases)
@@ -80,10 +80,19 @@ class ClaimBuffer:
         """Where handlers may run that are only so many at a time."""
         return self._free.copy()
 
-    def take_all(self) -> list[Lease]:
+    @property
+    def ready(self) -> int:
+        """Those that wait for a worker, and for no place."""
+        return len(self._for_worker) + len(self._incoming)
+
+    def take_ready(self) -> list[Lease]:
         leases = [*self._for_worker, *self._incoming]
         self._for_worker.clear()
         self._incoming.clear()
+        return leases
+
+    def take_all(self) -> list[Lease]:
+        leases = self.take_ready()
         for held in self._held_back.values():
             leases += held
             held.clear()

@@ -21,7 +21,6 @@ from task_queue_engine.actors.messages import (
     Interrupted,
     Lease,
     Leased,
-    Leave,
     Outcome,
     Recording,
     Release,
@@ -31,7 +30,7 @@ from task_queue_engine.actors.messages import (
 )
 from task_queue_engine.actors.pace import PATIENCE, Pace
 from task_queue_engine.actors.store_claims import StoreClaims
-from task_queue_engine.actors.turning_away import Candidate, TurningAway
+from task_queue_engine.actors.turning_away import Candidate, TurningAway, sort
 from task_queue_engine.actors.type_check import TypeCheck
 from task_queue_engine.actors.unstarted import Unstarted, log_silence
 from task_queue_engine.backends.base import TaskQueue, TaskStore
@@ -193,14 +192,20 @@ class Claimer:
         if self._stopping:
             return
         with self._waiting:
-            if self._demand.waiting_ahead:
+            if self._waits_for_worker:
                 self._waiting.deadline = trio.current_time() + PATIENCE
             self._note_waiting_events(await self._channels.claim_events.receive())
         if self._waiting.cancelled_caught and not self._stopping:
-            waiting = self._demand.waiting_ahead
+            freed = self._demand.freed
             self._note_waiting_events()
-            if self._demand.waiting_ahead >= waiting:
+            if self._demand.freed == freed:
                 await self._take_back()
+
+    @property
+    def _waits_for_worker(self) -> bool:
+        """Something that is to go back where none comes free in time."""
+        holds = self._demand.holds_by_itself and self._buffer.ready > 0
+        return self._demand.waiting_ahead > 0 or holds
 
     def _take(self) -> list[Lease]:
         """Of what is only leased: for each worker that waits, and ahead."""
@@ -238,7 +243,10 @@ class Claimer:
             while True:
                 attempts.append(self._channels.handed_over.receive_nowait())
         self._demand.taken_back(len(attempts))
-        self._returned += len(attempts)
+        leases = self._buffer.take_ready() if self._demand.holds_by_itself else []
+        self._returned += len(attempts) + len(leases)
+        if leases:
+            await self._channels.settlements.send(tuple(map(Release, leases)))
         for attempt in attempts:
             self._buffer.ended(attempt.task.type)
             await self._channels.outcomes.send(Interrupted(attempt))
@@ -247,19 +255,8 @@ class Claimer:
 
     async def _serve(self, leases: list[Lease]) -> None:
         self._in_hand = leases
-        settlements: list[Settlement] = []
         checks = await self._types.check([lease.delivery for lease in leases])
-        candidates: list[Candidate] = []
-        refused: list[tuple[Candidate, TaskError]] = []
-        for lease, checked in zip(leases, checks, strict=True):
-            if lease.lost:  # it was with another worker by now
-                settlements.append(Leave(lease))
-            elif lease.delivery.is_worn:
-                settlements.append(Release(lease))  # as a fresh copy
-            elif checked.refusal is None:
-                candidates.append(Candidate(lease, checked))
-            else:
-                refused.append((Candidate(lease, checked), checked.refusal))
+        settlements, candidates, refused = sort(leases, checks)
         if refused:
             turned_away, to_claim = await self._turning_away.look_at(
                 refused, is_stopping=lambda: self._stopping

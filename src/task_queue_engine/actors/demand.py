@@ -34,6 +34,8 @@ class Demand:
         # Workers that wait, less the attempts that wait for a worker.
         self._balance = 0
         self._seen = 0
+        self.freed = 0
+        """How often a worker has come free."""
         self._told: Room | None = None
         self._workers = workers
         self._all_busy_since: float | None = None
@@ -55,6 +57,11 @@ class Demand:
     def ahead(self) -> int:
         """So many more may be claimed ahead."""
         return 0 if self.is_paused else max(0, self._pace.ahead - self.waiting_ahead)
+
+    @property
+    def holds_by_itself(self) -> bool:
+        """What waits is held since there seemed to be work for it, and by no setting."""
+        return not self._pace.is_fixed
 
     @property
     def short_types(self) -> frozenset[str]:
@@ -92,6 +99,7 @@ class Demand:
 
     def worker_is_free(self, event: WorkerFree) -> None:
         self._balance += 1
+        self.freed += 1
         if event.after is not None:
             self._pace.note(event.after, event.seconds)
 

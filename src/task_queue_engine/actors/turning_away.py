@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from task_queue_engine.actors.backend_retry import BackendRetry
-from task_queue_engine.actors.messages import Lease, Release, Settlement
+from task_queue_engine.actors.messages import Lease, Leave, Release, Settlement
 from task_queue_engine.actors.type_check import Checked, ClaimIt, FailIt, GiveBack, TypeCheck
 from task_queue_engine.backends.base import TaskStore
 from task_queue_engine.errors import BackendUnavailable
@@ -22,6 +22,25 @@ class Candidate:
     checked: Checked
     to_fail: tuple[TaskError, GiveUp] | None = None
     """It is claimed to be FAILED, and not to be run."""
+
+
+def sort(
+    leases: Sequence[Lease], checks: Sequence[Checked]
+) -> tuple[list[Settlement], list[Candidate], list[tuple[Candidate, TaskError]]]:
+    """What is not to be claimed in any case, what is, and what this worker cannot run."""
+    settlements: list[Settlement] = []
+    candidates: list[Candidate] = []
+    refused: list[tuple[Candidate, TaskError]] = []
+    for lease, checked in zip(leases, checks, strict=True):
+        if lease.lost:  # it was with another worker by now
+            settlements.append(Leave(lease))
+        elif lease.delivery.is_worn:
+            settlements.append(Release(lease))  # as a fresh copy
+        elif checked.refusal is None:
+            candidates.append(Candidate(lease, checked))
+        else:
+            refused.append((Candidate(lease, checked), checked.refusal))
+    return settlements, candidates, refused
 
 
 class TurningAway:
