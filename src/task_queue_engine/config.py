@@ -10,7 +10,7 @@ import os
 from typing import Annotated, Any, Literal
 
 import pydantic
-from pydantic import AliasChoices, Field, SecretStr, field_validator
+from pydantic import AliasChoices, BeforeValidator, Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from task_queue_engine.errors import ConfigurationError
@@ -23,6 +23,10 @@ Seconds = Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)]
 
 def _env(name: str, default: Any, **constraints: Any) -> Any:
     return Field(default, validation_alias=AliasChoices(name), **constraints)
+
+
+def _auto_is_none(value: Any) -> Any:
+    return None if value == "auto" else value
 
 
 class EnvironmentSettings(BaseSettings):
@@ -112,7 +116,9 @@ class Settings(EnvironmentSettings):
     )
     processes: Count = _env("TQE_PROCESSES", max(1, os.cpu_count() or 1))
     process_env: Annotated[tuple[str, ...], NoDecode] = _env("TQE_PROCESS_ENV", ())
-    prefetch: Annotated[int, Field(ge=0, le=10_000)] = _env("TQE_PREFETCH", 0)
+    prefetch: Annotated[
+        Annotated[int, Field(ge=0, le=10_000)] | None, BeforeValidator(_auto_is_none)
+    ] = _env("TQE_PREFETCH", None)
     unknown_type_after: Annotated[float, Field(gt=0, le=MAX_SECONDS)] = _env(
         "TQE_UNKNOWN_TYPE_AFTER", 86_400.0
     )

@@ -190,6 +190,11 @@ class TaskRegistry:
         """Without aliases."""
         return tuple(sorted(definition.name for definition in self))
 
+    def runs_in(self) -> dict[str, RunsIn]:
+        """Where handlers run, by every name of their types, aliases included."""
+        self._resolve()
+        return {name: definition.runs_in for name, definition in self._by_name.items()}
+
     def canonical(self, name: str) -> str:
         """The name of the type that has this name or alias; itself where there is none."""
         definition = self._by_name.get(name)

@@ -22,9 +22,12 @@ from task_queue_engine.actors.messages import (
     Lease,
     LeaseEvent,
     Outcome,
+    Recording,
+    Room,
     Settlement,
     WorkerFree,
 )
+from task_queue_engine.actors.pace import Pace
 from task_queue_engine.actors.poller import Poller, PollerChannels
 from task_queue_engine.actors.type_check import TypeCheck
 from task_queue_engine.backends.memory import MemoryBackend
@@ -58,10 +61,14 @@ class Rig:
         assert isinstance(event, Acquired)
         return event.leases[0]
 
-    def free(self, workers: int = 1, *, after: str | None = None) -> None:
+    def free(self, workers: int = 1, *, after: str | None = None, seconds: float = 0.0) -> None:
         """So many workers say that they are."""
         for _ in range(workers):
-            self.demand.send_nowait(WorkerFree(after))
+            self.demand.send_nowait(WorkerFree(after, seconds))
+
+    def recording(self, *, works: bool) -> None:
+        """What the status writer says of the store."""
+        self.demand.send_nowait(Recording(works))
 
     def stop(self) -> None:
         """What the line does."""
@@ -108,15 +115,17 @@ async def polling(
     backend: MemoryBackend,
     *,
     demand: int = 1,
-    prefetch: int = 0,
+    prefetch: int | None = 0,
+    workers: int | None = None,
     keeper: bool = True,
     room_for_events: float = math.inf,
     registry: TaskRegistry | None = None,
     places: Mapping[RunsIn, int] | None = None,
 ) -> AsyncIterator[Rig]:
-    """`keeper=False`: its place is the test's, at the other end of `lease_events`."""
+    """`keeper=False`: its place is the test's, at the other end of `lease_events`. `workers`: how
+    many there are; as many as are free at the beginning where None."""
     demand_out, demand_in = trio.open_memory_channel[ClaimEvent](math.inf)
-    room_out, room_in = trio.open_memory_channel[int](math.inf)
+    room_out, room_in = trio.open_memory_channel[Room](math.inf)
     deliveries_out, deliveries_in = trio.open_memory_channel[Attempt](math.inf)
     outcomes_out, outcomes_in = trio.open_memory_channel[Outcome](100)
     settlements_out, settlements_in = trio.open_memory_channel[tuple[Settlement, ...]](100)
@@ -126,12 +135,14 @@ async def polling(
     queue = backend.queue("default")
     poller = Poller(
         queue=queue,
+        steps=backend.steps("default"),
         visibility=LEASE,
         poll_wait=20,
         retry=retry("poller", health),
         channels=PollerChannels(
             room=room_in,
             claim_events=demand_out.clone(),
+            outcomes=outcomes_out.clone(),
             settlements=settlements_out.clone(),
             leases=leases_out,
         ),
@@ -150,17 +161,17 @@ async def polling(
             rng=random.Random(1),
             fail_after=86_400,
         ),
+        pace=Pace(workers=demand if workers is None else workers, fixed=prefetch),
         places=places or {},
         channels=ClaimerChannels(
             claim_events=demand_in,
             room=room_out,
             deliveries=deliveries_out,
+            handed_over=deliveries_in.clone(),
             outcomes=outcomes_out,
             settlements=settlements_out,
         ),
     )
-    if prefetch:
-        room_out.send_nowait(prefetch)
     rig = Rig(
         poller=poller,
         claimer=claimer,

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import pytest
 import trio
 import trio.testing
+from msgspec.structs import replace
 
 from task_queue_engine import TaskStatus
 from task_queue_engine.actors.messages import Ack, Acquired, Leave, Release
@@ -252,9 +252,9 @@ async def test_what_lies_in_the_prefetch_buffer_is_given_back(
 async def test_the_buffer_is_claimed_as_workers_come_free_in_one_batch(
     backend: MemoryBackend,
 ) -> None:
+    for _ in range(11):
+        await put(backend)
     async with polling(backend, demand=1, prefetch=10) as rig:
-        for _ in range(11):
-            await put(backend)
         await trio.sleep(1)
         assert rig.claimer.statistics().waiting == 10
         assert backend.faults.calls["claim"] == 1

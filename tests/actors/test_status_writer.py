@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -16,14 +17,18 @@ from task_queue_engine.actors.health import ActorHealth
 from task_queue_engine.actors.messages import (
     Ack,
     Attempt,
+    ClaimEvent,
     Errored,
     Interrupted,
+    LeaseEvent,
     Leave,
     Lost,
     MoveToDeadLetters,
     Outcome,
     Progressed,
+    Recording,
     Release,
+    Settled,
     Settlement,
     Stopped,
     Succeeded,
@@ -42,6 +47,8 @@ class Rig:
     writer: StatusWriter
     outcomes: trio.MemorySendChannel[Outcome]
     settlements: trio.MemoryReceiveChannel[tuple[Settlement, ...]]
+    leases: trio.MemoryReceiveChannel[LeaseEvent]
+    claim_events: trio.MemoryReceiveChannel[ClaimEvent]
     health: ActorHealth
     done: trio.Event
     recorded: list[tuple[Outcome, TaskStatus]] = field(default_factory=list)
@@ -58,13 +65,18 @@ async def writing(backend: MemoryBackend, *, linger: float = 0) -> AsyncIterator
     settlements_out, settlements_in = trio.open_memory_channel[tuple[Settlement, ...]](0)
     health = ActorHealth()
     recorded: list[tuple[Outcome, TaskStatus]] = []
+    leases_out, leases_in = trio.open_memory_channel[LeaseEvent](math.inf)
+    claim_events_out, claim_events_in = trio.open_memory_channel[ClaimEvent](math.inf)
     writer = StatusWriter(
-        store=backend.store,
+        steps=backend.steps("default"),
         max_delay=MAX_DELAY,
         linger=linger,
         retry=retry("status_writer", health),
         outcomes=outcomes_in,
         settlements=settlements_out,
+        leases=leases_out,
+        claim_events=claim_events_out,
+        clock=backend.clock,
         on_recorded=lambda outcome, status: recorded.append((outcome, status)),
     )
     done = trio.Event()
@@ -75,7 +87,16 @@ async def writing(backend: MemoryBackend, *, linger: float = 0) -> AsyncIterator
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(run)
-        yield Rig(writer, outcomes_out, settlements_in, health, done, recorded)
+        yield Rig(
+            writer,
+            outcomes_out,
+            settlements_in,
+            leases_in,
+            claim_events_in,
+            health,
+            done,
+            recorded,
+        )
         nursery.cancel_scope.cancel()
 
 

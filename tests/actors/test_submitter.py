@@ -10,11 +10,12 @@ from typing import Any
 
 import pytest
 import trio
+import trio.testing
 
 from task_queue_engine import TaskError, TaskStatus
 from task_queue_engine.actors.health import ActorHealth
 from task_queue_engine.actors.messages import SubmitRequest, SubmitResult
-from task_queue_engine.actors.submitter import Submitter
+from task_queue_engine.actors.submitter import _UNDER_WAY, Submitter
 from task_queue_engine.backends.base import (
     AlreadyExists,
     Created,
@@ -49,6 +50,7 @@ async def submitting(backend: MemoryBackend) -> AsyncIterator[Rig]:
     submissions_out, submissions_in = trio.open_memory_channel[SubmitRequest](100)
     health = ActorHealth()
     submitter = Submitter(
+        submit=backend.submit,
         store=backend.store,
         queue_of=backend.queue,
         clock=backend.clock,
@@ -369,9 +371,11 @@ async def test_what_was_handed_over_is_carried_out_before_the_end(backend: Memor
 
 async def test_a_full_channel_makes_submitters_wait(backend: MemoryBackend) -> None:
     async with submitting(backend) as rig:
-        with backend.faults.block("create") as gate:
-            await rig.submissions.send(SubmitRequest((new(backend),), lambda: None))
-            await gate.arrived.wait()
+        with backend.faults.block("create"):
+            for _ in range(_UNDER_WAY):
+                await rig.submissions.send(SubmitRequest((new(backend),), lambda: None))
+                await trio.testing.wait_all_tasks_blocked()
+            assert backend.faults.calls["create"] == _UNDER_WAY
             for _ in range(100):
                 rig.submissions.send_nowait(SubmitRequest((new(backend),), lambda: None))
             with pytest.raises(trio.WouldBlock):

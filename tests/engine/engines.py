@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,7 +11,14 @@ from typing import Any
 import trio
 
 from task_queue_engine import Backoff, Engine, Settings, Task, TaskRegistry, TaskStatus
-from task_queue_engine.backends.base import Delivery, QueueDepth
+from task_queue_engine.backends.base import (
+    Delivery,
+    NewTask,
+    QueueDepth,
+    SubmitVerdict,
+    TwoServices,
+    submit_to_two,
+)
 from task_queue_engine.backends.memory import MemoryBackend
 from task_queue_engine.backends.memory.faults import Faults
 from task_queue_engine.events import Hook
@@ -81,6 +88,20 @@ class Link:
 
     def queue(self, name: str) -> Any:
         return self._queues.setdefault(name, _Through(self._backend.queue(name), self))
+
+    def steps(self, name: str) -> Any:
+        steps = self._backend.steps(name)
+        if steps.is_one_transaction:
+            return _Through(steps, self)
+        return TwoServices(queue=self.queue(name), store=self.store)
+
+    async def submit(self, tasks: Sequence[NewTask]) -> list[SubmitVerdict]:
+        if self._backend.is_one_transaction:
+            answered: list[SubmitVerdict] = await self.pass_through(
+                "submit", self._backend.submit, tasks
+            )
+            return answered
+        return await submit_to_two(tasks, store=self.store, queue_of=self.queue, clock=self.clock)
 
     def open(self) -> AbstractAsyncContextManager[None]:
         return self._backend.open()

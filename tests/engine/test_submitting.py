@@ -19,6 +19,7 @@ from task_queue_engine import (
     TaskRegistry,
     TaskStatus,
 )
+from task_queue_engine.actors.submitter import _UNDER_WAY
 from task_queue_engine.backends.base import ListQuery, QueueDepth
 from task_queue_engine.backends.memory import MemoryBackend
 from task_queue_engine.clock import TrioClock
@@ -266,8 +267,9 @@ async def test_a_caller_cancelled_before_its_submission_was_taken_leaves_no_task
     async with running(tasks, backend) as engine:
         with backend.faults.block("create") as gate:
             async with trio.open_nursery() as nursery:
-                # One batch under way, all places behind it taken, more waiting for a place.
-                earlier = 3 * backend.store.max_batch
+                # All batches under way that can be, all places behind them taken, more waiting
+                # for a place.
+                earlier = (_UNDER_WAY + 2) * backend.store.max_batch
                 for n in range(earlier):
                     nursery.start_soon(engine.submit, "echo", n)
                 await gate.arrived.wait()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -176,7 +175,7 @@ def test_the_owners_word_counts(write: Any, status: TaskStatus, cost: int) -> No
 @writes
 @pytest.mark.parametrize("attempt", [1, 2, 4])
 def test_only_its_owner_writes(write: Any, status: TaskStatus, cost: int, attempt: int) -> None:
-    stale = replace(write, attempt=attempt)
+    stale = msgspec.structs.replace(write, attempt=attempt)
     assert lifecycle.decide_record(processing(), stale, LATER) == (Fenced(), None)
     assert lifecycle.decide_record(None, stale, LATER) == (Fenced(), None)
 

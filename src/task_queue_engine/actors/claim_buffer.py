@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 
 from task_queue_engine.actors.messages import Lease
 from task_queue_engine.registry import RunsIn
@@ -25,10 +25,11 @@ class ClaimBuffer:
         self._runs_in = runs_in
         self._free = dict(places)
         self._incoming: deque[Lease] = deque()
+        self._for_worker: deque[Lease] = deque()
         self._held_back: dict[RunsIn, deque[Lease]] = {where: deque() for where in places}
 
     def __len__(self) -> int:
-        return len(self._incoming) + sum(map(len, self._held_back.values()))
+        return self.ready + sum(map(len, self._held_back.values()))
 
     def add(self, leases: Iterable[Lease]) -> None:
         self._incoming.extend(leases)
@@ -41,8 +42,8 @@ class ClaimBuffer:
             while held and free[where] > 0 and len(taken) < most:
                 free[where] -= 1
                 taken.append(held.popleft())
-        while self._incoming and len(taken) < most:
-            lease = self._incoming.popleft()
+        while (self._for_worker or self._incoming) and len(taken) < most:
+            lease = (self._for_worker or self._incoming).popleft()
             where_to = self._runs_in(lease.delivery.task_type)
             if where_to is not None and where_to in free:
                 if free[where_to] <= 0:
@@ -52,9 +53,46 @@ class ClaimBuffer:
             taken.append(lease)
         return taken
 
-    def take_all(self) -> list[Lease]:
-        leases = [*self._incoming]
+    def take_ahead(self, most: int, short_types: Container[str]) -> list[Lease]:
+        """At most so many to claim before a worker is free: those of these types that are next in
+        turn. What has to wait for its worker keeps those behind it waiting too."""
+        taken: list[Lease] = []
+        free = self._free.copy()
+        while self._incoming and len(taken) < most:
+            lease = self._incoming[0]
+            task_type = lease.delivery.task_type
+            where_to = self._runs_in(task_type)
+            if task_type not in short_types or where_to is None or lease.delivery.receives > 1:
+                break
+            if where_to in free:
+                if free[where_to] <= 0:
+                    break
+                free[where_to] -= 1
+            taken.append(self._incoming.popleft())
+        return taken
+
+    def hold_for_worker(self, leases: Sequence[Lease]) -> None:
+        """They are claimed when a worker is free for them, and next in turn."""
+        self._for_worker.extend(leases)
+
+    @property
+    def free_places(self) -> dict[RunsIn, int]:
+        """Where handlers may run that are only so many at a time."""
+        return self._free.copy()
+
+    @property
+    def ready(self) -> int:
+        """Those that wait for a worker, and for no place."""
+        return len(self._for_worker) + len(self._incoming)
+
+    def take_ready(self) -> list[Lease]:
+        leases = [*self._for_worker, *self._incoming]
+        self._for_worker.clear()
         self._incoming.clear()
+        return leases
+
+    def take_all(self) -> list[Lease]:
+        leases = self.take_ready()
         for held in self._held_back.values():
             leases += held
             held.clear()

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from datetime import timedelta
+from typing import Any
 
 import trio
 
 from task_queue_engine.actors.backend_retry import BackendRetry
 from task_queue_engine.actors.claim_buffer import ClaimBuffer
 from task_queue_engine.actors.crash_isolation import CrashIsolation
+from task_queue_engine.actors.demand import Demand
 from task_queue_engine.actors.messages import (
     AbortReason,
     Attempt,
@@ -20,28 +21,24 @@ from task_queue_engine.actors.messages import (
     Interrupted,
     Lease,
     Leased,
-    Leave,
     Outcome,
+    Recording,
     Release,
+    Room,
     Settlement,
     WorkerFree,
 )
+from task_queue_engine.actors.pace import PATIENCE, Pace
 from task_queue_engine.actors.store_claims import StoreClaims
-from task_queue_engine.actors.type_check import Checked, ClaimIt, FailIt, GiveBack, TypeCheck
+from task_queue_engine.actors.turning_away import Candidate, TurningAway, sort
+from task_queue_engine.actors.type_check import TypeCheck
 from task_queue_engine.actors.unstarted import Unstarted, log_silence
 from task_queue_engine.backends.base import TaskQueue, TaskStore
 from task_queue_engine.clock import Clock
-from task_queue_engine.errors import BackendUnavailable
-from task_queue_engine.lifecycle import DuplicateDelivery, Started, crash_error
+from task_queue_engine.lifecycle import DuplicateDelivery, NotAhead, Started
 from task_queue_engine.registry import RunsIn
-from task_queue_engine.retry import GiveUp, SnoozeUntil
+from task_queue_engine.retry import Decision
 from task_queue_engine.task import TaskError
-
-logger = logging.getLogger("task_queue_engine.claimer")
-
-# Seconds until a task that may not run beside another is looked at again: few claims for one that
-# has killed its worker before, and not long for one that has not.
-_ISOLATION_DELAY = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +49,10 @@ class ClaimerStatistics:
     duplicates: int
     waiting: int
     """Received, and not claimed yet."""
+    ahead: int
+    """Claimed before a worker was free, and not started yet."""
+    all_busy_for: float
+    """Seconds for which no worker has waited for work."""
     returned: int
     """Given back unstarted: at the stop, or since the store did not answer in time."""
     given_back_by_type: dict[str, int]
@@ -63,21 +64,14 @@ class ClaimerChannels:
     """The ends that the claimer holds, and closes when it ends."""
 
     claim_events: trio.MemoryReceiveChannel[ClaimEvent]
-    room: trio.MemorySendChannel[int]
+    room: trio.MemorySendChannel[Room]
     deliveries: trio.MemorySendChannel[Attempt]
-    """With a place for every worker, so that handing over never waits."""
+    """With a place for every worker and for all that is claimed ahead, so that handing over never
+    waits."""
+    handed_over: trio.MemoryReceiveChannel[Attempt]
+    """Its other end: what was claimed ahead is taken back by it."""
     outcomes: trio.MemorySendChannel[Outcome]
     settlements: trio.MemorySendChannel[tuple[Settlement, ...]]
-
-
-@dataclass(slots=True, eq=False)
-class _Candidate:
-    """A lease whose claim is under way."""
-
-    lease: Lease
-    checked: Checked
-    to_fail: tuple[TaskError, GiveUp] | None = None
-    """It is claimed to be FAILED, and not to be run."""
 
 
 class Claimer:
@@ -87,10 +81,14 @@ class Claimer:
     attempt, a cancel finds the task PENDING, and a stop gives messages back and writes nothing.
     While one claim is under way the next workers gather, so batches grow with the load.
 
+    Handlers that proved short are claimed ahead, as many as are worked off within a moment (see
+    `Pace`), and together with their receive where the backend can: one for each worker would be a
+    commit for every five tasks. The row says that it was claimed ahead, so that it costs nothing
+    when the process dies before its start; and where no worker comes free in time it goes back.
+
     What would wait for a thread or a worker process is not claimed either (see `ClaimBuffer`).
 
-    It tells the poller on `room` how many places there are: one for every free worker, one more
-    whenever a message has come to nothing.
+    It tells the poller on `room` what there are places for.
     """
 
     def __init__(
@@ -104,21 +102,23 @@ class Claimer:
         retry: BackendRetry,
         type_check: TypeCheck,
         places: Mapping[RunsIn, int],
+        pace: Pace,
         channels: ClaimerChannels,
     ) -> None:
-        self._max_delay = queue.max_delay
         self._store = store
-        self._clock = clock
-        self._retry = retry
         self._types = type_check
+        self._turning_away = TurningAway(
+            store=store, retry=retry, type_check=type_check, max_delay=queue.max_delay
+        )
+        self._demand = Demand(worker_name=worker_name, workers=pace.workers, pace=pace)
         self._channels = channels
         self._claims = StoreClaims(store=store, worker_name=worker_name, retry=retry)
-        self._isolation = CrashIsolation()
+        self._isolation = CrashIsolation(clock)
         self._unstarted = Unstarted(clock=clock, visibility=visibility, max_delay=queue.max_delay)
         self._buffer = ClaimBuffer(runs_in=type_check.runs_in, places=places)
+        self._claimed_already: list[Lease] = []
         # Of the batch under way, what has not come to anything yet.
         self._in_hand: list[Lease] = []
-        self._free_workers = 0
         self._stopping = self._is_cut_short = False
         self._waiting = trio.CancelScope()
         self._claimed = self._taken_over = self._returned = 0
@@ -130,13 +130,15 @@ class Claimer:
             quarantined=self._unstarted.quarantined,
             duplicates=self._unstarted.duplicates,
             waiting=len(self._buffer),
+            ahead=self._demand.waiting_ahead,
+            all_busy_for=self._demand.all_busy_for,
             returned=self._returned + self._unstarted.returned,
             given_back_by_type=self._types.given_back,
         )
 
     def notes(self) -> tuple[str, ...]:
         """What a person should know who asks how this worker is."""
-        return self._types.notes()
+        return self._types.notes() + self._demand.notes()
 
     def stop(self) -> None:
         """Start nothing more, and give back what waits. Safe to call at any time."""
@@ -150,10 +152,24 @@ class Claimer:
 
     async def run(self) -> None:
         ends = self._channels
-        with ends.claim_events, ends.room, ends.deliveries, ends.outcomes, ends.settlements:
+        with (
+            ends.claim_events,
+            ends.room,
+            ends.deliveries,
+            ends.handed_over,
+            ends.outcomes,
+            ends.settlements,
+        ):
             try:
-                while leases := await self._next_batch():
-                    await self._serve(leases)
+                while not self._stopping:
+                    self._note_waiting_events()
+                    if self._demand.is_paused and self._demand.waiting_ahead:
+                        await self._take_back()
+                    await self._start_claimed()
+                    if leases := self._take():
+                        await self._serve(leases)
+                    else:
+                        await self._wait()
             # A defect ends the engine. What is not known to have started goes back before.
             except Exception:
                 await self._give_back_unclaimed()
@@ -162,60 +178,91 @@ class Claimer:
 
     # --- supply and demand ------------------------------------------------------------------
 
-    async def _next_batch(self) -> list[Lease]:
-        """What can be started now. Empty after `stop`."""
-        self._note_waiting_events()
-        while not self._stopping:
-            most = min(self._free_workers, self._store.max_batch)
-            if leases := self._buffer.take(most):
-                return leases
-            self._waiting = trio.CancelScope()
-            with self._waiting:
-                self._note_waiting_events(await self._channels.claim_events.receive())
-        return []
+    async def _wait(self) -> None:
+        """For the next event; and take back what was claimed ahead where none comes for so long."""
+        news = self._demand.news(
+            waiting=len(self._buffer),
+            types=self._types.claimable,
+            places=self._buffer.free_places,
+        )
+        if news is not None:
+            with suppress(trio.BrokenResourceError):  # the poller has ended, so does the engine
+                self._channels.room.send_nowait(news)
+        self._waiting = trio.CancelScope()
+        if self._stopping:
+            return
+        with self._waiting:
+            if self._waits_for_worker:
+                self._waiting.deadline = trio.current_time() + PATIENCE
+            self._note_waiting_events(await self._channels.claim_events.receive())
+        if self._waiting.cancelled_caught and not self._stopping:
+            freed = self._demand.freed
+            self._note_waiting_events()
+            if self._demand.freed == freed:
+                await self._take_back()
+
+    @property
+    def _waits_for_worker(self) -> bool:
+        """Something that is to go back where none comes free in time."""
+        holds = self._demand.holds_by_itself and self._buffer.ready > 0
+        return self._demand.waiting_ahead > 0 or holds
+
+    def _take(self) -> list[Lease]:
+        """Of what is only leased: for each worker that waits, and ahead."""
+        most = self._store.max_batch
+        leases = self._buffer.take(min(self._demand.free_workers, most))
+        ahead = min(self._demand.ahead, most - len(leases))
+        for lease in self._buffer.take_ahead(ahead, self._demand.short_types):
+            lease.claimed_ahead = True
+            leases.append(lease)
+        return leases
 
     def _note_waiting_events(self, event: ClaimEvent | None = None) -> None:
-        new_room = 0
         try:
             while True:
                 if isinstance(event, Leased):
-                    self._buffer.add(event.leases)
+                    self._demand.leased(len(event.leases))
+                    claimed = [lease for lease in event.leases if lease.started is not None]
+                    self._claimed_already += claimed
+                    if len(claimed) < len(event.leases):
+                        self._buffer.add(one for one in event.leases if one.started is None)
                 elif isinstance(event, WorkerFree):
-                    new_room += 1
+                    self._demand.worker_is_free(event)
                     if event.after is not None:
                         self._buffer.ended(event.after)
+                elif isinstance(event, Recording):
+                    self._demand.is_paused = not event.works
                 event = self._channels.claim_events.receive_nowait()
         except (trio.WouldBlock, trio.EndOfChannel):  # not `suppress`, as this is for every batch
-            pass
-        self._free_workers += new_room
-        self._make_room(new_room)
+            return
 
-    def _make_room(self, places: int) -> None:
-        if places and not self._stopping:
-            try:
-                self._channels.room.send_nowait(places)
-            except trio.BrokenResourceError:  # the poller has ended, and so does the engine
-                return
+    async def _take_back(self) -> None:
+        """No worker came free in time: what waits is for other processes."""
+        attempts: list[Attempt] = []
+        with suppress(trio.WouldBlock, trio.EndOfChannel):
+            while True:
+                attempts.append(self._channels.handed_over.receive_nowait())
+        self._demand.taken_back(len(attempts))
+        leases = self._buffer.take_ready() if self._demand.holds_by_itself else []
+        self._returned += len(attempts) + len(leases)
+        if leases:
+            await self._channels.settlements.send(tuple(map(Release, leases)))
+        for attempt in attempts:
+            self._buffer.ended(attempt.task.type)
+            await self._channels.outcomes.send(Interrupted(attempt))
 
     # --- one batch --------------------------------------------------------------------------
 
     async def _serve(self, leases: list[Lease]) -> None:
         self._in_hand = leases
-        settlements: list[Settlement] = []
         checks = await self._types.check([lease.delivery for lease in leases])
-        candidates: list[_Candidate] = []
-        refused: list[tuple[_Candidate, TaskError]] = []
-        for lease, checked in zip(leases, checks, strict=True):
-            if lease.lost:  # it was with another worker by now
-                settlements.append(Leave(lease))
-            elif lease.delivery.is_worn:
-                settlements.append(Release(lease))  # as a fresh copy
-            elif checked.refusal is None:
-                candidates.append(_Candidate(lease, checked))
-            else:
-                refused.append((_Candidate(lease, checked), checked.refusal))
+        settlements, candidates, refused = sort(leases, checks)
         if refused:
-            settlements += await self._turn_away(refused, candidates)
+            turned_away, to_claim = await self._turning_away.look_at(
+                refused, is_stopping=lambda: self._stopping
+            )
+            settlements += turned_away
+            candidates += to_claim
         if self._stopping:
             await self._settle(settlements)
             return
@@ -228,36 +275,10 @@ class Claimer:
         if settlements:
             settled = {settlement.lease for settlement in settlements}
             self._in_hand = [lease for lease in self._in_hand if lease not in settled]
-            self._make_room(len(settlements))
             await self._channels.settlements.send(tuple(settlements))
 
-    async def _turn_away(
-        self, refused: Sequence[tuple[_Candidate, TaskError]], candidates: list[_Candidate]
-    ) -> list[Settlement]:
-        """Look at the rows of what this worker cannot run. What is to be claimed all the same joins
-        `candidates`; returns what becomes of the others."""
-        ids = [candidate.lease.delivery.task_id for candidate, _ in refused]
-        try:
-            tasks = await self._retry.call(
-                lambda: self._store.get(ids), give_up=lambda: self._stopping
-            )
-        except BackendUnavailable:
-            return []  # they are still in hand, and go back
-        settlements: list[Settlement] = []
-        for (candidate, refusal), task in zip(refused, tasks, strict=True):
-            lease = candidate.lease
-            match self._types.turn_away(task, refusal, lease.delivery, candidate.checked.data):
-                case GiveBack(delay):
-                    settlements.append(Release(lease, min(delay, self._max_delay)))
-                case FailIt(reason):
-                    candidate.to_fail = refusal, GiveUp(reason)
-                    candidates.append(candidate)
-                case ClaimIt():
-                    candidates.append(candidate)
-        return settlements
-
     async def _claim(
-        self, candidates: Sequence[_Candidate], settlements: list[Settlement]
+        self, candidates: Sequence[Candidate], settlements: list[Settlement]
     ) -> list[Outcome]:
         """Claim, and let workers start what may. Returns what came of attempts that do not start;
         what was not claimed goes to `settlements`."""
@@ -270,25 +291,56 @@ class Claimer:
         outcomes: list[Outcome] = []
         # No checkpoint from here to the end: what the lease keeper says of a lease is either seen
         # by `_begin`, or finds the attempt there.
+        strictly: list[Lease] = []
         for candidate, verdict in zip(candidates, verdicts, strict=True):
+            if isinstance(verdict, NotAhead):
+                candidate.lease.claimed_ahead = False
+                strictly.append(candidate.lease)
+                continue
             if not isinstance(verdict, Started):
                 settlements.append(self._unstarted.settlement(candidate.lease, verdict))
                 continue
-            attempt = self._begin(candidate, verdict)
+            payload = self._types.payload_of(verdict.task, candidate.checked)
+            attempt = self._begin(candidate.lease, verdict, payload)
             if attempt is None:
                 settlements.append(self._unstarted.settlement(candidate.lease, DuplicateDelivery()))
                 continue
-            outcome = self._keep_from_starting(attempt, candidate) or self._hand_over(attempt)
+            outcome = self._keep_from_starting(attempt, candidate.to_fail) or self._hand_over(
+                attempt
+            )
             if outcome is not None:
                 outcomes.append(outcome)
         self._in_hand = []
-        self._make_room(len(outcomes))
+        self._buffer.hold_for_worker(strictly)
         return outcomes
 
-    def _begin(self, candidate: _Candidate, started: Started) -> Attempt | None:
+    async def _start_claimed(self) -> None:
+        """What was claimed together with its receive."""
+        leases, self._claimed_already = self._claimed_already, []
+        started = [lease.started for lease in leases if lease.started is not None]
+        if not started:
+            return
+        self._in_hand = leases
+        checks = await self._types.check_started([each.task for each in started])
+        outcomes: list[Outcome] = []
+        for lease, claim, checked in zip(leases, started, checks, strict=True):
+            refused = None
+            if checked.refusal is not None:
+                refused = checked.refusal, self._types.give_back(claim.task, checked.refusal)
+            attempt = self._begin(lease, claim, checked.payload)
+            if attempt is None:  # no attempt is claimed twice
+                continue
+            outcome = self._keep_from_starting(attempt, refused) or self._hand_over(attempt)
+            if outcome is not None:
+                outcomes.append(outcome)
+        self._in_hand = []
+        for outcome in outcomes:
+            await self._channels.outcomes.send(outcome)
+
+    def _begin(self, lease: Lease, started: Started, payload: Any) -> Attempt | None:
         """None: this engine has begun it before."""
-        task, lease = started.task, candidate.lease
-        attempt = Attempt(task, lease, self._types.payload_of(task, candidate.checked))
+        task = started.task
+        attempt = Attempt(task, lease, payload)
         if not self._claims.begin(attempt):
             return None
         self._claimed += 1
@@ -303,20 +355,17 @@ class Claimer:
             attempt.abort(AbortReason.CANCELLED)
         return attempt
 
-    def _keep_from_starting(self, attempt: Attempt, candidate: _Candidate) -> Outcome | None:
+    def _keep_from_starting(
+        self, attempt: Attempt, refused: tuple[TaskError, Decision] | None
+    ) -> Outcome | None:
         """None: let a worker start it."""
-        task = attempt.task
         if self._stopping:
             self._returned += 1
             return Interrupted(attempt)
-        refused = candidate.to_fail or self._types.after_claim(task)
+        refused = refused or self._types.after_claim(attempt.task)
         if refused is not None:
             return Errored(attempt, *refused)
-        if not self._isolation.admit(attempt):
-            run_at = self._clock.now() + timedelta(seconds=_ISOLATION_DELAY)
-            error = task.error or crash_error(task.attempt, task.worker)
-            return Errored(attempt, error, SnoozeUntil(run_at, _ISOLATION_DELAY))
-        return None
+        return self._isolation.postpone(attempt)
 
     def _hand_over(self, attempt: Attempt) -> Interrupted | None:
         """None: a worker starts it."""
@@ -324,19 +373,26 @@ class Claimer:
             self._channels.deliveries.send_nowait(attempt)
         except trio.BrokenResourceError:  # all workers have ended, and so does the engine
             return Interrupted(attempt)
-        self._free_workers -= 1
+        self._demand.handed_over()
         self._buffer.started(attempt.task.type)
         return None
 
     # --- giving back ------------------------------------------------------------------------
 
     async def _give_back_unclaimed(self) -> None:
-        """The store need not even know that it was here."""
+        """Of what was only leased the store need not even know that it was here."""
         self._stopping = True
         self._note_waiting_events()
-        leases = [lease for lease in self._in_hand if lease.attempt is None]
-        leases += self._buffer.take_all()
-        self._in_hand = []
-        self._returned += len(leases)
-        if leases:
-            await self._channels.settlements.send(tuple(map(Release, leases)))
+        await self._take_back()
+        in_hand, self._in_hand = self._in_hand + self._claimed_already, []
+        self._claimed_already = []
+        leases = [lease for lease in in_hand if lease.attempt is None]
+        for lease in leases:
+            if lease.started is not None:
+                lease.attempt = Attempt(lease.started.task, lease)
+                await self._channels.outcomes.send(Interrupted(lease.attempt))
+        unclaimed = [lease for lease in leases if lease.started is None]
+        unclaimed += self._buffer.take_all()
+        self._returned += len(leases) + len(unclaimed)
+        if unclaimed:
+            await self._channels.settlements.send(tuple(map(Release, unclaimed)))

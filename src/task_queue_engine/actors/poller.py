@@ -8,18 +8,23 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 import trio
+from msgspec import structs
 
 from task_queue_engine.actors.backend_retry import BackendRetry
 from task_queue_engine.actors.messages import (
     Acquired,
+    Attempt,
     ClaimEvent,
+    Interrupted,
     Lease,
     Leased,
     LeaseEvent,
+    Outcome,
     Release,
+    Room,
     Settlement,
 )
-from task_queue_engine.backends.base import Delivery, TaskQueue
+from task_queue_engine.backends.base import Steps, Taken, TakePlan, TaskQueue
 from task_queue_engine.errors import BackendUnavailable
 
 logger = logging.getLogger("task_queue_engine.poller")
@@ -38,34 +43,38 @@ class PollerStatistics:
 class PollerChannels:
     """The ends that the poller holds, and closes when it ends."""
 
-    room: trio.MemoryReceiveChannel[int]
+    room: trio.MemoryReceiveChannel[Room]
     claim_events: trio.MemorySendChannel[ClaimEvent]
+    outcomes: trio.MemorySendChannel[Outcome]
     settlements: trio.MemorySendChannel[tuple[Settlement, ...]]
     leases: trio.MemorySendChannel[LeaseEvent]
 
 
 class Poller:
-    """Receives a batch, has its leases kept, hands it to the claimer.
+    """Takes a batch, has its leases kept, hands it to the claimer.
 
-    It asks the queue for no more than the claimer has said on `room` that there are places for:
-    free workers and the prefetch. `stop` ends it from the top: a receive under way is cancelled.
+    It takes no more than the claimer has said on `room` that there are places for: free workers,
+    and what may wait. `stop` ends it from the top: a receive under way is cancelled.
     """
 
     def __init__(
         self,
         *,
         queue: TaskQueue,
+        steps: Steps,
         visibility: float,
         poll_wait: float,
         retry: BackendRetry,
         channels: PollerChannels,
     ) -> None:
         self._queue = queue
+        self._steps = steps
         self._visibility = visibility
         self._poll_wait = poll_wait
         self._retry = retry
         self._channels = channels
-        self._room = 0
+        self._room: Room | None = None
+        self._handed_over = 0
         self._stopping = False
         self._stoppable = trio.CancelScope()
         self._is_polling = False
@@ -100,75 +109,87 @@ class Poller:
         self._stoppable.cancel()
 
     async def run(self) -> None:
-        channels = self._channels
-        with channels.room, channels.claim_events, channels.settlements, channels.leases:
+        ends = self._channels
+        with ends.room, ends.claim_events, ends.outcomes, ends.settlements, ends.leases:
             while not self._stopping:
-                leases = await self._acquire(await self._receive())
+                leases = await self._acquire(await self._take())
                 if leases and not self._hand_over(leases):
-                    self._returned += len(leases)
-                    await channels.settlements.send(tuple(map(Release, leases)))
+                    await self._give_back(leases)
 
-    async def _receive(self) -> list[Delivery]:
+    async def _take(self) -> list[Taken]:
         """Wait for room, then for messages. Empty when there are none, or on `stop`."""
-        deliveries: list[Delivery] = []
+        taken: list[Taken] = []
         self._stoppable = trio.CancelScope()
         # After a stop, a poll that was left to its end may fail: it is not made again.
         with self._stoppable, suppress(BackendUnavailable):
             if not self._stopping:  # stop() may come between two scopes
-                await self._retry.call(
-                    lambda: self._poll(deliveries), give_up=lambda: self._stopping
-                )
-        self._received += len(deliveries)
-        return deliveries
+                await self._retry.call(lambda: self._poll(taken), give_up=lambda: self._stopping)
+        self._received += len(taken)
+        return taken
 
-    async def _poll(self, deliveries: list[Delivery]) -> None:
-        """Adds what was received, also when it is cancelled just then."""
-        if not await self._gather_room():
+    async def _poll(self, taken: list[Taken]) -> None:
+        """Adds what was taken, also when it is cancelled just then."""
+        plan = await self._next_plan()
+        if plan is None:
             return
         self._is_polling = True
         try:
-            deliveries += await self._queue.receive(
-                min(self._room, self._queue.max_batch),
-                wait=self._poll_wait,
-                visibility=self._visibility,
-            )
+            taken += await self._steps.take(plan, wait=self._poll_wait, visibility=self._visibility)
+            if not taken and not plan.free:
+                # What is there has no place before a worker is free, or nothing is there.
+                self._room = None
         finally:
             self._is_polling = False
 
-    async def _gather_room(self) -> bool:
-        """False: the claimer has ended, and so does the engine."""
+    async def _next_plan(self) -> TakePlan | None:
+        """Wait until there is room. None: the claimer has ended, and so does the engine."""
         try:
-            if not self._room:
-                self._room = await self._channels.room.receive()
             while True:
-                self._room += self._channels.room.receive_nowait()
-        except trio.WouldBlock:
-            return True
+                with suppress(trio.WouldBlock):
+                    while True:
+                        self._room = self._channels.room.receive_nowait()
+                plan = self._left()
+                if plan is not None:
+                    return plan
+                self._room = await self._channels.room.receive()
         except trio.EndOfChannel:
             self._stopping = True
-            return False
+            return None
 
-    async def _acquire(self, deliveries: Sequence[Delivery]) -> tuple[Lease, ...]:
-        """Have leases kept of what was received; returns those to go on with."""
-        if not deliveries:
+    def _left(self) -> TakePlan | None:
+        """What is left of the room; None where that is nothing."""
+        if self._room is None:
+            return None
+        plan, taken = self._room.plan, self._handed_over - self._room.seen
+        if not taken:
+            return plan if plan.most else None
+        free = max(0, plan.free - taken)
+        ahead = max(0, plan.ahead - max(0, taken - plan.free))
+        return structs.replace(plan, free=free, ahead=ahead) if free + ahead else None
+
+    async def _acquire(self, taken: Sequence[Taken]) -> tuple[Lease, ...]:
+        """Have leases kept of what was taken; returns those to go on with."""
+        if not taken:
             return ()
         expires_at = trio.current_time() + self._visibility
-        leases = tuple(Lease(delivery, expires_at) for delivery in deliveries)
+        leases = tuple(
+            Lease(one.delivery, expires_at, started=one.started, claimed_ahead=one.ahead)
+            for one in taken
+        )
         event = Acquired(leases)
         try:
             await self._channels.leases.send(event)
             # Nearly all come for the first time. They are not held here, so the answer is known.
-            if any(delivery.receive_count > 1 for delivery in deliveries):
+            if any(one.delivery.receive_count > 1 for one in taken):
                 leases = await event.reply.get()
         except trio.BrokenResourceError:
             # Without a lease keeper the engine ends.
             self._stopping = True
-        self._duplicates += len(deliveries) - len(leases)
-        self._room -= len(leases)
+        self._duplicates += len(taken) - len(leases)
         return leases
 
     def _hand_over(self, leases: tuple[Lease, ...]) -> bool:
-        """False: they are to be given back. The store need not even know that they were here."""
+        """False: they are to be given back."""
         if self._stopping:
             return False
         try:
@@ -176,4 +197,18 @@ class Poller:
         except trio.BrokenResourceError:  # the claimer has ended, and so does the engine
             self._stopping = True
             return False
+        self._handed_over += len(leases)
         return True
+
+    async def _give_back(self, leases: Sequence[Lease]) -> None:
+        """Of what was only leased the store need not even know that it was here."""
+        self._returned += len(leases)
+        released: list[Settlement] = []
+        for lease in leases:
+            if lease.started is None:
+                released.append(Release(lease))
+            else:
+                lease.attempt = Attempt(lease.started.task, lease)
+                await self._channels.outcomes.send(Interrupted(lease.attempt))
+        if released:
+            await self._channels.settlements.send(tuple(released))

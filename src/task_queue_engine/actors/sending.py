@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from datetime import datetime
 
 from task_queue_engine.actors.batching import in_batches
 from task_queue_engine.backends.base import (
-    Message,
     NewTask,
     QueueVerdict,
     Rejected,
     TaskQueue,
     TaskStore,
+    message_of,
 )
 from task_queue_engine.clock import Clock
-from task_queue_engine.lifecycle import MESSAGE_REFUSED_ERROR_TYPE, PendingFailure, delay_until
+from task_queue_engine.lifecycle import MESSAGE_REFUSED_ERROR_TYPE, PendingFailure
 from task_queue_engine.task import Task, TaskError
 
 logger = logging.getLogger("task_queue_engine.sending")
@@ -31,7 +30,7 @@ async def send_batch(
         BackendUnavailable: nothing is known of any of them.
     """
     now = clock.now()
-    return await queue.send([_message(each, now, queue.max_delay) for each in tasks])
+    return await queue.send([message_of(each, now, queue.max_delay) for each in tasks])
 
 
 async def fail_refused(store: TaskStore, refused: Sequence[tuple[Task, Rejected]]) -> None:
@@ -54,16 +53,3 @@ async def fail_refused(store: TaskStore, refused: Sequence[tuple[Task, Rejected]
     ]
     for batch in in_batches(failures, store.max_batch):
         await store.fail_pending(batch)
-
-
-def _message(each: Task | NewTask, now: datetime, max_delay: float) -> Message:
-    task, payload_json = (
-        (each.task, each.payload_json) if isinstance(each, NewTask) else (each, None)
-    )
-    return Message(
-        task=task,
-        payload_json=payload_json,
-        # What is left may be more than the queue holds, where a clock was set back or the message
-        # got lost: the claim looks at `run_at` again.
-        delay=min(delay_until(task.run_at, now), max_delay),
-    )

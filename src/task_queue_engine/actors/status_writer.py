@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import assert_never
 
@@ -14,19 +16,36 @@ from task_queue_engine.actors.batching import Batcher
 from task_queue_engine.actors.messages import (
     Ack,
     Attempt,
+    ClaimEvent,
     Errored,
     Interrupted,
+    Lease,
+    LeaseEvent,
     Leave,
     Lost,
     MoveToDeadLetters,
     Outcome,
     Progressed,
+    Recording,
     Release,
+    Settled,
     Settlement,
     Stopped,
     Succeeded,
 )
-from task_queue_engine.backends.base import TaskStore
+from task_queue_engine.backends.base import (
+    DeadLettering,
+    Done,
+    Finish,
+    Finished,
+    GiveBack,
+    LeaseLost,
+    Rejected,
+    Steps,
+    TryAgain,
+)
+from task_queue_engine.clock import Clock
+from task_queue_engine.errors import BackendUnavailable
 from task_queue_engine.lifecycle import (
     AttemptWrite,
     Cancel,
@@ -59,6 +78,11 @@ class StatusWriterStatistics:
     flushes_by_size: int
     flushes_by_time: int
     flushes_by_end: int
+    deleted: int
+    """Messages settled together with the record; so are the next three."""
+    released: int
+    dead_lettered: int
+    stale: int
 
 
 OnRecorded = Callable[[Outcome, TaskStatus], None]
@@ -74,23 +98,31 @@ class StatusWriter:
     def __init__(
         self,
         *,
-        store: TaskStore,
+        steps: Steps,
         max_delay: float,
         linger: float,
         retry: BackendRetry,
         outcomes: trio.MemoryReceiveChannel[Outcome],
         settlements: trio.MemorySendChannel[tuple[Settlement, ...]],
+        leases: trio.MemorySendChannel[LeaseEvent],
+        claim_events: trio.MemorySendChannel[ClaimEvent],
+        clock: Clock,
         on_recorded: OnRecorded,
     ) -> None:
-        self._store = store
+        self._steps = steps
+        self._leases = leases
+        self._claim_events = claim_events
+        self._works = True
+        self._clock = clock
         # Longer waits do not ride on the message: the scheduler sends a new one.
         self._max_delay = max_delay
         self._retry = retry
         self._outcomes = outcomes
-        self._batches = Batcher(outcomes, size=store.max_batch, linger=linger)
+        self._batches = Batcher(outcomes, size=steps.max_batch, linger=linger)
         self._settlements = settlements
         self._on_recorded = on_recorded
-        self._recorded = self._fenced = 0
+        self._settled: Counter[type[Settlement]] = Counter()
+        self._recorded = self._fenced = self._settled_too_late = 0
         self._completed = self._failed = self._cancelled = 0
         self._retried = self._snoozed = self._interrupted = 0
 
@@ -107,28 +139,100 @@ class StatusWriter:
             flushes_by_size=self._batches.flushes["size"],
             flushes_by_time=self._batches.flushes["time"],
             flushes_by_end=self._batches.flushes["end"],
+            deleted=self._settled[Ack],
+            released=self._settled[Release],
+            dead_lettered=self._settled[MoveToDeadLetters],
+            stale=self._settled_too_late,
         )
 
     async def run(self) -> None:
-        with self._outcomes, self._settlements:
+        with self._outcomes, self._settlements, self._leases, self._claim_events:
             while batch := await self._batches.next():
-                settled = await self._write(batch)
+                to_settle, settled = await self._write(batch)
                 if settled:
-                    await self._settlements.send(settled)
+                    # Without a lease keeper the engine ends; what can still be settled is settled.
+                    with suppress(trio.BrokenResourceError):
+                        await self._leases.send(Settled(settled))
+                if to_settle:
+                    await self._settlements.send(to_settle)
 
-    async def _write(self, batch: Sequence[Outcome]) -> tuple[Settlement, ...]:
-        settled: list[Settlement] = [
+    async def _write(
+        self, batch: Sequence[Outcome]
+    ) -> tuple[tuple[Settlement, ...], tuple[Lease, ...]]:
+        """Returns what is still to be settled, and the leases of what is."""
+        to_settle: list[Settlement] = [
             Leave(outcome.attempt.lease) for outcome in batch if isinstance(outcome, Lost)
         ]
         outcomes, writes = self._to_writes(batch)
         if not writes:
-            return tuple(settled)
-        verdicts = await self._retry.call(lambda: self._store.record(writes))
-        for outcome, verdict in zip(outcomes, verdicts, strict=True):
-            settlement = self._settle(outcome, verdict)
-            if settlement is not None:
-                settled.append(settlement)
-        return tuple(settled)
+            return tuple(to_settle), ()
+        settled: list[Lease] = []
+        finished = await self._retry.call(lambda: self._finish(outcomes, writes))
+        for outcome, one in zip(outcomes, finished, strict=True):
+            settlement = self._settle(outcome, one.recorded)
+            if settlement is None:
+                continue
+            if one.settled is None:
+                to_settle.append(settlement)
+                continue
+            match one.settled:
+                case Done():
+                    self._settled[type(settlement)] += 1
+                case LeaseLost():
+                    self._settled_too_late += 1
+                case Rejected(why) | TryAgain(why):
+                    logger.error("task %s was not settled: %s", outcome.attempt.task.id, why)
+            settled.append(settlement.lease)
+        return tuple(to_settle), tuple(settled)
+
+    async def _finish(
+        self, outcomes: Sequence[Outcome], writes: Sequence[AttemptWrite]
+    ) -> list[Finished]:
+        # Made anew for each try: the lease keeper may have got a new receipt meanwhile.
+        items = [
+            Finish(write, outcome.attempt.lease.delivery, self._then(outcome))
+            for outcome, write in zip(outcomes, writes, strict=True)
+        ]
+        settling: list[Lease] = []
+        if self._steps.is_one_transaction:
+            settling = [one.attempt.lease for one in outcomes if not isinstance(one, Progressed)]
+        for lease in settling:
+            lease.settling = True
+        try:
+            finished = await self._steps.finish(items)
+        except BackendUnavailable:
+            for lease in settling:
+                lease.settling = False
+            self._say_whether_it_works(False)
+            raise
+        self._say_whether_it_works(True)
+        return finished
+
+    def _say_whether_it_works(self, works: bool) -> None:  # it is the message
+        if works is not self._works:
+            self._works = works
+            with suppress(trio.BrokenResourceError):  # the claimer has stopped
+                self._claim_events.send_nowait(Recording(works))
+
+    def _then(self, outcome: Outcome) -> GiveBack | DeadLettering | None:
+        """What becomes of the message, as `_settle` says it to the acker."""
+        match outcome:
+            case Interrupted():
+                return GiveBack()
+            case Errored(attempt, error, GiveUp(reason)):
+                task = attempt.task
+                return DeadLettering(
+                    delivery=attempt.lease.delivery,
+                    reason=reason,
+                    task_type=task.type,
+                    attempts=task.attempt,
+                    error=error,
+                    at=self._clock.now(),
+                )
+            case Errored(_, _, RetryAt(_, delay) | SnoozeUntil(_, delay)):
+                return GiveBack(delay) if delay <= self._max_delay else None
+            case _:
+                return None
 
     def _to_writes(self, batch: Sequence[Outcome]) -> tuple[list[Outcome], list[AttemptWrite]]:
         outcomes: list[Outcome] = []

@@ -66,6 +66,7 @@ class StoreClaims:
                 receive_count=lease.delivery.receive_count,
                 worker=self._worker_name,
                 copy_of=lease.delivery.copy_of,
+                ahead=lease.claimed_ahead,
             )
             for lease in leases
         ]

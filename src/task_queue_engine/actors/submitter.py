@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
@@ -23,10 +23,12 @@ from task_queue_engine.backends.base import (
     NewTask,
     QueueVerdict,
     Rejected,
+    SubmitVerdict,
     TaskQueue,
     TaskStore,
     TooLarge,
     TryAgain,
+    Unsent,
 )
 from task_queue_engine.clock import Clock
 from task_queue_engine.errors import BackendUnavailable
@@ -42,8 +44,12 @@ _RESEND_AFTER = timedelta(seconds=150)
 # Tasks marked by this process in that time, so that their repetitions cost nothing.
 _MAX_REMEMBERED = 10_000
 
-# Enough for a connection that was lost; what takes longer is for the scheduler.
-_SEND_TRIES = 3
+# After the first. Enough for a connection that was lost; what takes longer is for the scheduler.
+_SEND_TRIES = 2
+
+# Batches on their way at a time: what comes when all are out waits an eighth of a round trip for
+# the next one to come back.
+_UNDER_WAY = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,22 +62,31 @@ class SubmitterStatistics:
 
 
 class Submitter:
-    """Owns the order of a submission: the row first, then the message, then the answer.
+    """Owns the order of a submission: row and message first, then the answer.
 
     A request it has received is carried out even when its sender is gone. Where the queue
     fails after the row was saved, the task is marked as due and the scheduler sends it later: what
     was stored is answered as accepted, since it will run.
+
+    While some batches are on their way the next one sets out, so that no caller waits for others'
+    round trips; with `_UNDER_WAY` of them, what comes meanwhile gathers.
     """
 
     def __init__(
         self,
         *,
+        submit: Callable[[Sequence[NewTask]], Awaitable[list[SubmitVerdict]]],
         store: TaskStore,
         queue_of: Callable[[str], TaskQueue],
         clock: Clock,
         retry: BackendRetry,
         submissions: trio.MemoryReceiveChannel[SubmitRequest],
     ) -> None:
+        """
+        Args:
+            submit: of the backend.
+        """
+        self._submit_batch = submit
         self._store = store
         self._queue_of = queue_of
         self._clock = clock
@@ -80,6 +95,7 @@ class Submitter:
         self._batches = Batcher(submissions, size=store.max_batch, linger=0)
         self._queues_down: set[str] = set()
         self._marked: OrderedDict[str, float] = OrderedDict()
+        self._under_way: list[frozenset[str]] = []
         self._submitted = self._replayed = self._refused = self._unsent = 0
 
     def statistics(self) -> SubmitterStatistics:
@@ -91,39 +107,73 @@ class Submitter:
         )
 
     async def run(self) -> None:
+        places = trio.Semaphore(_UNDER_WAY)
         with self._submissions:
-            while requests := await self._batches.next():
-                tasks = [new for request in requests for new in request.tasks]
-                results = await self._submit(tasks)
-                start = 0
-                for request in requests:
-                    end = start + len(request.tasks)
-                    request.answer(tuple(results[start:end]))
-                    start = end
+            async with trio.open_nursery() as nursery:
+                while True:
+                    await places.acquire()
+                    requests = await self._batches.next()
+                    if not requests:
+                        return
+                    nursery.start_soon(self._serve, requests, places)
+
+    async def _serve(self, requests: Sequence[SubmitRequest], places: trio.Semaphore) -> None:
+        tasks = [new for request in requests for new in request.tasks]
+        ids = frozenset(new.task.id for new in tasks)
+        self._under_way.append(ids)
+        results = await self._submit(tasks)
+        self._under_way.remove(ids)
+        start = 0
+        for request in requests:
+            end = start + len(request.tasks)
+            request.answer(tuple(results[start:end]))
+            start = end
+        places.release()
 
     async def _submit(self, tasks: Sequence[NewTask]) -> list[SubmitResult]:
-        results: list[SubmitResult] = []
+        verdicts: list[SubmitVerdict | BackendUnavailable] = []
         for batch in in_batches(tasks, self._store.max_batch):
-            results += await self._create(batch)
-        to_send: dict[str, list[int]] = {}
+            verdicts += await self._create_and_send(batch)
+        results: list[SubmitResult] = []
+        unsent: dict[str, list[NewTask]] = {}
+        refused: list[tuple[Task, Rejected]] = []
         repeated: list[Task] = []
-        for index, (new, result) in enumerate(zip(tasks, results, strict=True)):
-            if isinstance(result, Created):
-                self._submitted += 1
-                if new.due_at is None:
-                    to_send.setdefault(new.task.queue, []).append(index)
-            elif isinstance(result, BackendUnavailable | TryAgain):
-                self._refused += 1
-            else:
-                self._replayed += 1
-                if isinstance(result, AlreadyExists) and self._may_lack_its_message(result.task):
-                    repeated.append(result.task)
-        for queue_name, indexes in to_send.items():
-            refused = await self._send(self._queue_of(queue_name), [tasks[i] for i in indexes])
-            for index in indexes:
-                verdict = refused.get(tasks[index].task.id)
-                if verdict is not None:
-                    results[index] = verdict
+        for new, verdict in zip(tasks, verdicts, strict=True):
+            match verdict:
+                case Created():
+                    self._submitted += 1
+                    if new.due_at is None:
+                        self._queues_down.discard(new.task.queue)
+                case Unsent():
+                    self._submitted += 1
+                    unsent.setdefault(new.task.queue, []).append(new)
+                    results.append(Created())
+                    continue
+                case Rejected():
+                    self._submitted += 1
+                    refused.append((new.task, verdict))
+                case BackendUnavailable() | TryAgain():
+                    self._refused += 1
+                case AlreadyExists(task):
+                    self._replayed += 1
+                    if self._may_lack_its_message(task):
+                        repeated.append(task)
+                case TooLarge():
+                    self._replayed += 1
+            results.append(verdict)
+        for queue_name, new_tasks in unsent.items():
+            if queue_name in self._queues_down:
+                # One try has to do: callers wait, and the scheduler has more time.
+                await self._leave_to_scheduler(new_tasks)
+                continue
+            more = await self._send(self._queue_of(queue_name), new_tasks)
+            refused += more
+            now_refused = {task.id: verdict for task, verdict in more}
+            for index, new in enumerate(tasks):
+                if new.task.id in now_refused:
+                    results[index] = now_refused[new.task.id]
+        if refused:
+            await self._fail(refused)
         if repeated:
             await self._send_again(repeated)
         return results
@@ -132,6 +182,8 @@ class Submitter:
         """A caller that submits again had no answer, perhaps since a process died between saving
         and sending. What is due later is the scheduler's already."""
         if task.status is not TaskStatus.PENDING or task.attempt:
+            return False
+        if sum(task.id in ids for ids in self._under_way) > 1:  # the other one sends it right now
             return False
         wait = delay_until(task.run_at, self._clock.now())
         return wait <= self._queue_of(task.queue).max_delay
@@ -164,14 +216,18 @@ class Submitter:
                         task = new[change.task_id]
                         won.setdefault(task.queue, []).append(NewTask(task=task))
         for queue_name, unsent in won.items():
-            await self._send(self._queue_of(queue_name), unsent)
+            if refused := await self._send(self._queue_of(queue_name), unsent):
+                await self._fail(refused)
 
-    async def _create(self, tasks: Sequence[NewTask]) -> list[SubmitResult]:
-        results: list[SubmitResult | None] = [self._too_large(new) for new in tasks]
+    async def _create_and_send(
+        self, tasks: Sequence[NewTask]
+    ) -> list[SubmitVerdict | BackendUnavailable]:
+        results: list[SubmitVerdict | BackendUnavailable | None]
+        results = [self._too_large(new) for new in tasks]
         fitting = [index for index, result in enumerate(results) if result is None]
-        verdicts: Sequence[SubmitResult]
+        verdicts: Sequence[SubmitVerdict | BackendUnavailable]
         try:
-            verdicts = await self._store.create([tasks[i] for i in fitting]) if fitting else []
+            verdicts = await self._submit_batch([tasks[i] for i in fitting]) if fitting else []
         except BackendUnavailable as error:
             # Answered at once: a caller can wait better than a queue in memory can.
             verdicts = [error] * len(fitting)
@@ -184,30 +240,29 @@ class Submitter:
         queue = self._queue_of(new.task.queue)
         return queue.too_large(Message(task=new.task, payload_json=new.payload_json))
 
-    async def _send(self, queue: TaskQueue, tasks: Sequence[NewTask]) -> dict[str, Rejected]:
-        """By task id what the queue refuses for good. (Not what is too large for it: that
-        was not stored. This is what could not be foreseen.)"""
+    async def _send(
+        self, queue: TaskQueue, tasks: Sequence[NewTask]
+    ) -> list[tuple[Task, Rejected]]:
+        """Returns what the queue refuses for good. (Not what is too large for it: that was not
+        stored. This is what could not be foreseen.)"""
         refused: dict[str, Rejected] = {}
         for batch in in_batches(tasks, queue.max_batch):
             unsent = await self._send_batch(queue, batch, refused)
             if unsent:
                 await self._leave_to_scheduler(unsent)
-        if refused:
-            try:
-                await fail_refused(
-                    self._store,
-                    [(new.task, refused[new.task.id]) for new in tasks if new.task.id in refused],
-                )
-            except BackendUnavailable as error:
-                # Without a message: the reconciler sends them once more, and is refused too.
-                logger.warning("%d refused tasks could not be ended: %s", len(refused), error)
-        return refused
+        return [(new.task, refused[new.task.id]) for new in tasks if new.task.id in refused]
+
+    async def _fail(self, refused: Sequence[tuple[Task, Rejected]]) -> None:
+        try:
+            await fail_refused(self._store, refused)
+        except BackendUnavailable as error:
+            # Without a message: the reconciler sends them once more, and is refused too.
+            logger.warning("%d refused tasks could not be ended: %s", len(refused), error)
 
     async def _send_batch(
         self, queue: TaskQueue, tasks: Sequence[NewTask], refused: dict[str, Rejected]
     ) -> Sequence[NewTask]:
-        """Returns the tasks that could not be sent. While the queue is down one try has to do:
-        all later submissions wait behind this one, and the scheduler has more time."""
+        """Returns the tasks that could not be sent."""
         tries_left = 1 if queue.name in self._queues_down else _SEND_TRIES
         unsent = tasks
 

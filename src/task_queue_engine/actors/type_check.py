@@ -76,7 +76,8 @@ class FailIt:
 @dataclass(frozen=True, slots=True)
 class _Job:
     definition: TaskDefinition
-    payload_json: bytes
+    payload: Any
+    """As JSON data, or as `msgspec.Raw`."""
     checked: Checked
 
 
@@ -138,7 +139,7 @@ class TypeCheck:
         for job in self._jobs(deliveries, checks):
             # Where a `def` handler runs a validator may block, too.
             if job.definition.runs_in is RunsIn.TRIO and self._checks.is_quick(
-                job.definition, msgspec.Raw(job.payload_json)
+                job.definition, job.payload
             ):
                 self._checks.call_here(job.definition, partial(_convert, job))
             else:
@@ -161,7 +162,7 @@ class TypeCheck:
                 and delivery.payload_json
                 and definition.name not in self._stuck
             ):
-                yield _Job(definition, delivery.payload_json, checked)
+                yield _Job(definition, msgspec.Raw(delivery.payload_json), checked)
 
     async def _convert_in_threads(self, by_type: Mapping[str, Sequence[_Job]]) -> None:
         """Types side by side, each at its own pace."""
@@ -169,7 +170,7 @@ class TypeCheck:
 
         async def convert(name: str, jobs: Sequence[_Job]) -> None:
             # What an abandoned thread still finds out is not seen by anything.
-            copies = [_Job(job.definition, job.payload_json, Checked()) for job in jobs]
+            copies = [_Job(job.definition, job.payload, Checked()) for job in jobs]
             convert_all = partial(_convert_all, copies)
             await self._checks.call_in_thread(jobs[0].definition, convert_all, items=len(jobs))
             for job, copy in zip(jobs, copies, strict=True):
@@ -207,6 +208,42 @@ class TypeCheck:
             return ClaimIt()
         since = max(task.updated_at, task.run_at or task.updated_at)
         return self._refuse(task, refusal, since, now, times=delivery.receives)
+
+    # --- claimed together with the receive --------------------------------------------------
+
+    @property
+    def claimable(self) -> Mapping[str, RunsIn]:
+        """By type, where its handler runs: what may be claimed unseen. Not what was refused here
+        lately, which is looked at before its claim."""
+        claimable = self._registry.runs_in()
+        for name in self._given_back_at:
+            claimable.pop(name, None)
+        return claimable
+
+    async def check_started(self, tasks: Sequence[Task]) -> list[Checked]:
+        """As `check`, of what was claimed unseen."""
+        checks = [Checked() for _ in tasks]
+        for_threads: dict[str, list[_Job]] = {}
+        for task, checked in zip(tasks, checks, strict=True):
+            definition = self._registry.get(task.type)
+            if definition.payload_type is Any or definition.name in self._stuck:
+                continue
+            job = _Job(definition, task.payload, checked)
+            if definition.runs_in is RunsIn.TRIO and self._checks.is_quick(
+                definition, task.payload
+            ):
+                self._checks.call_here(definition, partial(_convert, job))
+            else:
+                for_threads.setdefault(definition.name, []).append(job)
+        if for_threads:
+            await self._convert_in_threads(for_threads)
+        return checks
+
+    def give_back(self, task: Task, refusal: TaskError) -> SnoozeUntil:
+        """What was claimed unseen and cannot be run here: at no cost, for another worker."""
+        self._note(task, refusal)
+        delay = self._rng.uniform(_FIRST_DELAY / 2, _FIRST_DELAY)
+        return SnoozeUntil(self._clock.now() + timedelta(seconds=delay), delay)
 
     # --- after the claim --------------------------------------------------------------------
 
@@ -259,7 +296,8 @@ class TypeCheck:
 def _convert(job: _Job) -> None:
     checked = job.checked
     try:
-        checked.data = msgspec.json.decode(job.payload_json)
+        is_raw = isinstance(job.payload, msgspec.Raw)
+        checked.data = msgspec.json.decode(job.payload) if is_raw else job.payload
         checked.payload = job.definition.convert_payload(checked.data)
     # No refusal but a defect of the check: the attempt runs into it once more, and fails.
     except PayloadCheckFailed:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import random
 from collections.abc import Callable
 from contextlib import suppress
@@ -33,6 +34,9 @@ from task_queue_engine.execution.failures import describe_error
 from task_queue_engine.execution.runner import HandlerRunner
 from task_queue_engine.registry import TaskDefinition, TaskRegistry
 from task_queue_engine.retry import DEFAULT_BACKOFF, Snooze, SnoozeUntil, decide
+
+# Seconds that one worker may go on without a checkpoint: other tasks of the loop wait that long.
+_TURN = 0.001
 
 logger = logging.getLogger("task_queue_engine.worker")
 
@@ -73,6 +77,7 @@ class Worker:
         self._current: Attempt | None = None
         self._has_started = False
         self._gives_back = False
+        self._turn_began = -math.inf
         self._started = self._succeeded = self._errored = self._aborted = 0
 
     def statistics(self) -> WorkerStatistics:
@@ -101,14 +106,37 @@ class Worker:
     async def run(self) -> None:
         with self._claim_events, self._deliveries, self._outcomes:
             self._say_free(WorkerFree())
-            async for attempt in self._deliveries:
-                self._current, self._has_started = attempt, False
-                if self._gives_back:
-                    attempt.abort(AbortReason.SHUTDOWN)
-                outcome = await self._run_attempt(attempt)
-                self._current = None
-                await self._outcomes.send(outcome)
-                self._say_free(WorkerFree(attempt.task.type))
+            with suppress(trio.EndOfChannel):
+                while True:
+                    attempt = await self._next()
+                    self._current, self._has_started = attempt, False
+                    if self._gives_back:
+                        attempt.abort(AbortReason.SHUTDOWN)
+                    taken_at = trio.current_time()
+                    outcome = await self._run_attempt(attempt)
+                    self._current = None
+                    await self._answer(outcome)
+                    seconds = trio.current_time() - taken_at
+                    self._say_free(WorkerFree(attempt.task.type, seconds))
+
+    async def _next(self) -> Attempt:
+        """What waits is taken without a checkpoint, for `_TURN` at most: one takes as long as the
+        shortest handlers."""
+        if trio.current_time() - self._turn_began < _TURN:
+            try:
+                return self._deliveries.receive_nowait()
+            except trio.WouldBlock:  # not `suppress`, as this is for every task
+                pass
+        attempt = await self._deliveries.receive()
+        self._turn_began = trio.current_time()
+        return attempt
+
+    async def _answer(self, outcome: Outcome) -> None:
+        try:
+            self._outcomes.send_nowait(outcome)
+        # Broken: all is being cancelled, which `send` says.
+        except (trio.WouldBlock, trio.BrokenResourceError):
+            await self._outcomes.send(outcome)
 
     def _say_free(self, event: WorkerFree) -> None:
         # The claimer closes its end when it stops; what it handed on before is still worked off.

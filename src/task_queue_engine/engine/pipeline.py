@@ -1,15 +1,16 @@
 """The whole engine in one place: which channels there are, and which actor holds which end.
 
-    engine.submit ─ submissions ─> Submitter ──> store: create ──> queue: send
+    engine.submit ─ submissions ─> Submitter ──> submit: the row, then the message
                                                                       │
-    Poller <───────────────────── receive ── queue <──────────────────┘
-      │ ^ room (places for what is received: free workers, and the prefetch)
+    Poller <──────────────────────── take ── queue <──────────────────┘
+      │ ^ room (places for what is taken: free workers, and what may wait)
       v │
-    Claimer ──> store: claim, as many as workers are free
-      │ ^ claim events (leased, worker free)
+    Claimer ──> store: claim, as many as workers are free, and ahead what proved short
+      │ ^ claim events (leased, worker free, recording)
       v │
-    deliveries ─> Workers ─ outcomes ─> StatusWriter ─ settlements ─> Acker ──> queue
-       (claimed, and started at once)
+    deliveries ─> Workers ─ outcomes ─> StatusWriter ──> finish: record, and settle where that
+       (claimed)                             │            is one transaction
+                                             └ settlements ─> Acker ──> queue
     lease events (acquired, settled, cancel asked) ──> LeaseKeeper ──> stops attempts
     Scheduler, Reconciler, Metrics run beside the line and hold nothing
 
@@ -44,10 +45,12 @@ from task_queue_engine.actors.messages import (
     ClaimEvent,
     LeaseEvent,
     Outcome,
+    Room,
     Settlement,
     SubmitRequest,
 )
 from task_queue_engine.actors.metrics import Metrics
+from task_queue_engine.actors.pace import Pace
 from task_queue_engine.actors.poller import Poller, PollerChannels
 from task_queue_engine.actors.reconciler import Reconciler
 from task_queue_engine.actors.scheduler import Scheduler
@@ -116,6 +119,7 @@ class Pipeline:
         self._lease_events, lease_events_in = trio.open_memory_channel[LeaseEvent](256)
 
         self.submitter = Submitter(
+            submit=backend.submit,
             store=store,
             queue_of=backend.queue,
             retry=self._retry("submitter"),
@@ -156,25 +160,28 @@ class Pipeline:
     def _build_line(self) -> Line:
         config, settings = self._config, self._config.settings
         store, queue = config.backend.store, config.backend.queue(settings.queue)
-        # A place for every worker: what is claimed has a worker that waits for it.
-        deliveries_out, deliveries_in = trio.open_memory_channel[Attempt](settings.worker_count)
-        outcomes_out, outcomes_in = trio.open_memory_channel[Outcome](0)
+        steps = config.backend.steps(settings.queue)
+        # Bounded by the claimer: one for every worker, and what it claims ahead of them.
+        deliveries_out, deliveries_in = trio.open_memory_channel[Attempt](math.inf)
+        # A batch may gather while one is being written: workers go on meanwhile.
+        outcomes_out, outcomes_in = trio.open_memory_channel[Outcome](steps.max_batch)
         settlements_out, settlements_in = trio.open_memory_channel[tuple[Settlement, ...]](0)
         # Bounded by what is on its way: no more is received than there is room for, and a worker
-        # says that it is free once for every attempt. So sending never waits.
+        # says that it is free once for every attempt. So sending never waits. Of room the latest
+        # counts, and it is said once for every batch.
         claim_events_out, claim_events_in = trio.open_memory_channel[ClaimEvent](math.inf)
-        room_out, room_in = trio.open_memory_channel[int](math.inf)
-        if settings.prefetch:
-            room_out.send_nowait(settings.prefetch)
+        room_out, room_in = trio.open_memory_channel[Room](math.inf)
 
         poller = Poller(
             queue=queue,
+            steps=steps,
             visibility=settings.visibility_timeout,
             poll_wait=settings.poll_wait,
             retry=self._retry("poller"),
             channels=PollerChannels(
                 room=room_in,
                 claim_events=claim_events_out.clone(),
+                outcomes=outcomes_out.clone(),
                 settlements=settlements_out.clone(),
                 leases=self._lease_events.clone(),
             ),
@@ -194,11 +201,13 @@ class Pipeline:
                     rng=config.rng,
                     fail_after=settings.unknown_type_after,
                 ),
+                pace=Pace(workers=settings.worker_count, fixed=settings.prefetch),
                 places={RunsIn.THREAD: settings.threads, RunsIn.PROCESS: settings.processes},
                 channels=ClaimerChannels(
                     claim_events=claim_events_in,
                     room=room_out,
                     deliveries=deliveries_out,
+                    handed_over=deliveries_in.clone(),
                     outcomes=outcomes_out.clone(),
                     settlements=settlements_out.clone(),
                 ),
@@ -216,15 +225,18 @@ class Pipeline:
                 )
                 for _ in range(settings.worker_count)
             )
-        status_writer = StatusWriter(
-            store=store,
-            max_delay=queue.max_delay,
-            linger=settings.batch_linger,
-            retry=self._retry("status_writer"),
-            outcomes=outcomes_in,
-            settlements=settlements_out,
-            on_recorded=config.on_recorded,
-        )
+            status_writer = StatusWriter(
+                steps=steps,
+                max_delay=queue.max_delay,
+                linger=settings.batch_linger,
+                retry=self._retry("status_writer"),
+                outcomes=outcomes_in,
+                settlements=settlements_out,
+                leases=self._lease_events.clone(),
+                claim_events=claim_events_out.clone(),
+                clock=config.clock,
+                on_recorded=config.on_recorded,
+            )
         acker = Acker(
             queue=queue,
             clock=config.clock,

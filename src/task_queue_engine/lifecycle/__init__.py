@@ -25,11 +25,14 @@ from task_queue_engine.lifecycle.claim import (
     ExtraCopy,
     Finished,
     NeedsDeadLetter,
+    NotAhead,
     NotDue,
     Receive,
     Started,
     crash_error,
     decide_claim,
+    may_be_claimed_ahead,
+    retry_count_after_crash,
 )
 from task_queue_engine.lifecycle.record import (
     AttemptWrite,
@@ -91,6 +94,7 @@ __all__ = [
     "Interrupt",
     "Missing",
     "NeedsDeadLetter",
+    "NotAhead",
     "NotDue",
     "NotReopened",
     "PendingFailure",
@@ -113,5 +117,7 @@ __all__ = [
     "decide_record",
     "decide_reopen",
     "delay_until",
+    "may_be_claimed_ahead",
+    "retry_count_after_crash",
     "target_status",
 ]

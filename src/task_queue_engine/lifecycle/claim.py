@@ -20,8 +20,7 @@ class Receive:
     count: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ClaimRequest:
+class ClaimRequest(msgspec.Struct, frozen=True, kw_only=True):
     """A delivery asks to start its task."""
 
     task_id: str
@@ -30,6 +29,8 @@ class ClaimRequest:
     worker: str
     copy_of: tuple[Receive, ...] = ()
     """Of messages that this one replaces, see `Receive`."""
+    ahead: bool = False
+    """No worker is free yet: claim it only where an attempt that never starts costs nothing."""
 
     def receives_of(self, message_id: str | None) -> int:
         """How often that message is known to have been received; 0: nothing is known of it."""
@@ -38,8 +39,7 @@ class ClaimRequest:
         return max((one.count for one in self.copy_of if one.message_id == message_id), default=0)
 
 
-@dataclass(frozen=True, slots=True)
-class Started:
+class Started(msgspec.Struct, frozen=True):
     """Run it: the row is PROCESSING under `task.attempt`."""
 
     task: Task
@@ -81,6 +81,12 @@ class ExtraCopy:
 
 
 @dataclass(frozen=True, slots=True)
+class NotAhead:
+    """Asked for ahead, and to be claimed when a worker is free for it: its last chance, or its
+    latest attempt may have killed its worker. Nothing has changed."""
+
+
+@dataclass(frozen=True, slots=True)
 class NotDue:
     """The task waits for its `run_at`: hide the message until then, do not run."""
 
@@ -94,6 +100,7 @@ ClaimVerdict = (
     | NeedsDeadLetter
     | DuplicateDelivery
     | ExtraCopy
+    | NotAhead
     | NotDue
     | Missing
 )
@@ -133,22 +140,39 @@ def decide_claim(
     if task.status is TaskStatus.PENDING:
         if task.run_at is not None and task.run_at > now:
             return NotDue(task.run_at), None
+        if request.ahead and not may_be_claimed_ahead(task):
+            return NotAhead(), None
         return _start(row, request, now, retry_count=task.retry_count, error=task.error)
 
     if request.receives_of(row.message_id) <= row.receive_count:
         # Another message's own receive count says nothing about the owner's lease.
         extra = request.message_id != row.message_id
         return (ExtraCopy() if extra else DuplicateDelivery()), None
-    retry_count = task.retry_count + 1
+    retry_count = retry_count_after_crash(row)
     error = crash_error(task.attempt, task.worker)
     if task.cancel_requested:
         cancelled = end(row, now, status=TaskStatus.CANCELLED, retry_count=retry_count)
         return Finished(TaskStatus.CANCELLED), cancelled
+    if retry_count < task.max_attempts and request.ahead:
+        return NotAhead(), None
     if retry_count >= task.max_attempts:
         lapsed = replace(row, message_id=request.message_id, receive_count=request.receive_count)
         failed = end(lapsed, now, status=TaskStatus.FAILED, retry_count=retry_count, error=error)
         return Exhausted(failed.task), failed
     return _start(row, request, now, retry_count=retry_count, error=error, takeover=True)
+
+
+def may_be_claimed_ahead(task: Task) -> bool:
+    """Not one whose last chance it is, and not one that may have killed its worker: that one is
+    claimed as its worker starts it, and kept apart from others."""
+    crashed = task.error is not None and task.error.type == CRASH_ERROR_TYPE
+    return task.retry_count + 1 < task.max_attempts and not crashed
+
+
+def retry_count_after_crash(row: Row) -> int:
+    """Of a PROCESSING row whose owner is gone. What was claimed ahead may never have started: that
+    costs nothing, once, since the next claim is no claim ahead."""
+    return row.task.retry_count + (not row.claimed_ahead)
 
 
 def _start(
@@ -171,5 +195,10 @@ def _start(
         progress=None,
         worker=request.worker,
     )
-    started = Row(task=task, message_id=request.message_id, receive_count=request.receive_count)
+    started = Row(
+        task=task,
+        message_id=request.message_id,
+        receive_count=request.receive_count,
+        claimed_ahead=request.ahead,
+    )
     return Started(task, takeover), started

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime
 from typing import Any, assert_never
 
@@ -12,30 +12,26 @@ from task_queue_engine.lifecycle.row import Row, end
 from task_queue_engine.task import TaskError, TaskStatus
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _AttemptWrite:
+class _AttemptWrite(msgspec.Struct, frozen=True, kw_only=True):
     """Conditional on `status = PROCESSING AND attempt = mine`."""
 
     task_id: str
     attempt: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Complete(_AttemptWrite):
+class Complete(_AttemptWrite, frozen=True, kw_only=True):
     """The handler returned. `result` is JSON-encodable, already within the size limit."""
 
     result: Any
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Fail(_AttemptWrite):
+class Fail(_AttemptWrite, frozen=True, kw_only=True):
     """The last attempt failed, or the handler raised Discard: FAILED, retry_count + 1."""
 
     error: TaskError
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ScheduleRetry(_AttemptWrite):
+class ScheduleRetry(_AttemptWrite, frozen=True, kw_only=True):
     """Back to PENDING until `run_at`, retry_count + 1."""
 
     error: TaskError
@@ -44,29 +40,25 @@ class ScheduleRetry(_AttemptWrite):
     """True: the message goes and the scheduler sends a new one; False: the message is kept."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ScheduleSnooze(_AttemptWrite):
+class ScheduleSnooze(_AttemptWrite, frozen=True, kw_only=True):
     """Back to PENDING until `run_at`; costs no attempt."""
 
     run_at: datetime
     scheduled: bool
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Interrupt(_AttemptWrite):
+class Interrupt(_AttemptWrite, frozen=True, kw_only=True):
     """Back to PENDING at once, since this engine shuts down; costs no attempt."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Cancel(_AttemptWrite):
+class Cancel(_AttemptWrite, frozen=True, kw_only=True):
     """The attempt was stopped because its task was cancelled. `error`: raised by its
     cleanup."""
 
     error: TaskError | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Progress(_AttemptWrite):
+class Progress(_AttemptWrite, frozen=True, kw_only=True):
     """The attempt goes on and says how far it is. `value` is JSON-encodable."""
 
     value: Any
@@ -75,8 +67,7 @@ class Progress(_AttemptWrite):
 AttemptWrite = Complete | Fail | ScheduleRetry | ScheduleSnooze | Interrupt | Cancel | Progress
 
 
-@dataclass(frozen=True, slots=True)
-class Recorded:
+class Recorded(msgspec.Struct, frozen=True):
     """Written (or found written by an earlier try of the same write)."""
 
     status: TaskStatus
@@ -85,8 +76,7 @@ class Recorded:
     """
 
 
-@dataclass(frozen=True, slots=True)
-class Fenced:
+class Fenced(msgspec.Struct, frozen=True):
     """Refused: the attempt is no longer the owner. Its result is dropped, its message left."""
 
 

@@ -7,7 +7,7 @@ from datetime import datetime
 
 import msgspec
 
-from task_queue_engine.lifecycle.claim import crash_error
+from task_queue_engine.lifecycle.claim import crash_error, retry_count_after_crash
 from task_queue_engine.lifecycle.record import Fenced, Recorded, RecordVerdict
 from task_queue_engine.lifecycle.row import Row, end
 from task_queue_engine.task import TaskError, TaskStatus
@@ -23,7 +23,7 @@ def decide_reclaim(
     if row is None or row.task.attempt != attempt or row.task.status is not TaskStatus.PROCESSING:
         return Fenced(), None
     task = row.task
-    retry_count = task.retry_count + 1
+    retry_count = retry_count_after_crash(row)
     error = crash_error(task.attempt, task.worker)
     if task.cancel_requested:
         new = end(row, now, status=TaskStatus.CANCELLED, retry_count=retry_count)
@@ -103,7 +103,7 @@ def decide_fail_dead_lettered(
     if not running and task.run_at is not None and task.run_at > now:
         return Fenced(), None
     # Its owner's lease has lapsed, or the queue could not have moved it.
-    retry_count = task.retry_count + running
+    retry_count = retry_count_after_crash(row) if running else task.retry_count
     if task.cancel_requested:
         new = end(row, now, status=TaskStatus.CANCELLED, retry_count=retry_count)
     else:

@@ -22,6 +22,9 @@ class Row:
     """That delivery's receive count."""
     due_at: datetime | None = None
     """Set while no message exists and the scheduler has to send one at this time."""
+    claimed_ahead: bool = False
+    """The current attempt was claimed before a worker was free for it. Where its process dies it
+    may never have started, so it counts as no crash."""
 
 
 @dataclass(frozen=True, slots=True)

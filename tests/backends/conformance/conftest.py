@@ -17,13 +17,33 @@ from task_queue_engine.testing.conformance.needs import unmet_needs
 from tests.backends.aws.dynamodb.conformance import DYNAMODB, DYNAMODB_HARNESSES
 from tests.backends.aws.sqs.conformance import AWS_HARNESSES, PAIR_HARNESSES, QUIRKS, SQS
 
+# Queue and store as two services; `memory-in-one` is the other way.
+MEMORY = Promises(steps_are_one_transaction=False)
+
 
 @asynccontextmanager
 async def memory_harness(_: Path) -> AsyncIterator[Harness]:
     clock = ManualClock()
     backend = MemoryBackend(clock=clock)
     async with backend.open():
-        yield Harness(backend, clock=clock, make_another=lambda: MemoryBackend(clock=clock))
+        yield Harness(
+            backend,
+            clock=clock,
+            promises=MEMORY,
+            make_another=lambda: MemoryBackend(clock=clock),
+        )
+
+
+@asynccontextmanager
+async def memory_in_one_harness(_: Path) -> AsyncIterator[Harness]:
+    clock = ManualClock()
+    backend = MemoryBackend(clock=clock, is_one_transaction=True)
+    async with backend.open():
+        yield Harness(
+            backend,
+            clock=clock,
+            make_another=lambda: MemoryBackend(clock=clock, is_one_transaction=True),
+        )
 
 
 @asynccontextmanager
@@ -40,15 +60,18 @@ async def sqlite_harness(folder: Path) -> AsyncIterator[Harness]:
 
 HARNESSES: dict[str, Callable[[Path], AbstractAsyncContextManager[Harness]]] = {
     "memory": memory_harness,
+    "memory-in-one": memory_in_one_harness,
     "sqlite": sqlite_harness,
     **DYNAMODB_HARNESSES,
     **AWS_HARNESSES,
     **PAIR_HARNESSES,
 }
 
-PROMISES = dict.fromkeys(AWS_HARNESSES | PAIR_HARNESSES, SQS) | dict.fromkeys(
-    DYNAMODB_HARNESSES, DYNAMODB
-)
+PROMISES = {
+    "memory": MEMORY,
+    **dict.fromkeys(AWS_HARNESSES | PAIR_HARNESSES, SQS),
+    **dict.fromkeys(DYNAMODB_HARNESSES, DYNAMODB),
+}
 """Of those that do not promise everything."""
 
 # The queues of AWS stand beside the memory backend's store here: the rest would test that.

@@ -8,19 +8,21 @@ from pathlib import Path
 import apsw
 import pytest
 import trio
+from msgspec.structs import replace
 
 from task_queue_engine.backends.base import Done, ListQuery, StrandedKind
 from task_queue_engine.backends.sqlite import SqliteBackend, schema
 from task_queue_engine.errors import BackendRefused
-from task_queue_engine.lifecycle import Complete
+from task_queue_engine.lifecycle import Complete, Started
 from task_queue_engine.task import Task, TaskStatus
+from task_queue_engine.testing.conformance.harness import claim_request
 from tests.backends.sqlite.harness import SqliteHarness
 from tests.backends.sqlite.sqlite_file import check
 from tests.backends.sqlite.test_file import file_modes, names
 from tests.backends.sqlite.test_processes import child
 
-VERSION_1 = Path(__file__).with_name("files") / "version_1.sql"
-"""What the code of that version wrote, as a dump: every status, a dead letter, leases, marks."""
+FILES = Path(__file__).with_name("files")
+"""What the code of each version wrote, as a dump: every status, a dead letter, leases, marks."""
 
 
 @pytest.fixture
@@ -28,12 +30,18 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "tasks.db"
 
 
+@pytest.fixture(params=range(1, schema.SCHEMA_VERSION))
+def version(request: pytest.FixtureRequest) -> int:
+    number: int = request.param
+    return number
+
+
 @pytest.fixture
-def old(path: Path) -> Path:
-    """A file that version 1 made."""
+def old(path: Path, version: int) -> Path:
+    """A file that this version made."""
     connection = apsw.Connection(str(path))
     connection.pragma("journal_mode", "wal")
-    connection.execute(VERSION_1.read_text())
+    connection.execute((FILES / f"version_{version}.sql").read_text())
     connection.close()
     path.chmod(0o640)
     return path
@@ -55,8 +63,9 @@ async def tasks_by_payload(harness: SqliteHarness) -> dict[str, Task]:
     return {str(task.payload).split()[0]: task for task in page.tasks}
 
 
-async def test_a_file_of_version_1_is_upgraded_with_all_that_is_in_it(old: Path) -> None:
-    everything = "SELECT * FROM tasks ORDER BY id"
+async def test_an_old_file_is_upgraded_with_all_that_is_in_it(old: Path) -> None:
+    columns = ", ".join(str(name) for _, name, *_ in read(old, "PRAGMA table_info(tasks)"))
+    everything = f"SELECT {columns} FROM tasks ORDER BY id"
     before = read(old, everything)
     harness = SqliteHarness(old)
     async with harness.backend.open():
@@ -94,7 +103,7 @@ async def _receive_other(harness: SqliteHarness) -> list[object]:
     return await harness.backend.queue("other").receive(10, wait=0, visibility=30)  # type: ignore[return-value]  # deliveries
 
 
-async def test_waiting_messages_of_version_1_survive_a_clock_set_back(old: Path) -> None:
+async def test_waiting_messages_of_an_old_file_survive_a_clock_set_back(old: Path) -> None:
     harness = SqliteHarness(old)
     async with harness.backend.open():
         pass
@@ -108,41 +117,45 @@ async def test_waiting_messages_of_version_1_survive_a_clock_set_back(old: Path)
         assert len(await again.receive()) == 2
 
 
-async def test_a_copy_is_kept_as_it_was(old: Path, caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_copy_is_kept_as_it_was(
+    old: Path, version: int, caplog: pytest.LogCaptureFixture
+) -> None:
     dump = "SELECT sql FROM sqlite_schema UNION ALL SELECT quote(id) FROM tasks"
     before = read(old, dump)
     async with SqliteBackend(old).open():
         pass
-    copy = old.with_name("tasks.db.v1")
-    assert names(old.parent) == ["tasks.db", "tasks.db.v1"]
-    assert (version_of(copy), read(copy, dump)) == (1, before)
+    copy = old.with_name(f"tasks.db.v{version}")
+    assert names(old.parent) == ["tasks.db", copy.name]
+    assert (version_of(copy), read(copy, dump)) == (version, before)
     check(copy)
     assert set(file_modes(old.parent).values()) == {0o640}
-    assert f"{old} was upgraded from schema 1 to 2" in caplog.text
+    upgraded = f"{old} was upgraded from schema {version} to {schema.SCHEMA_VERSION}"
+    assert upgraded in caplog.text
     assert str(copy) in caplog.text
 
 
-async def test_once_upgraded_nothing_is_copied_again(old: Path) -> None:
+async def test_once_upgraded_nothing_is_copied_again(old: Path, version: int) -> None:
     for _ in range(2):
         async with SqliteBackend(old).open():
             pass
-        old.with_name("tasks.db.v1").unlink(missing_ok=_ > 0)
+        old.with_name(f"tasks.db.v{version}").unlink(missing_ok=_ > 0)
     assert names(old.parent) == ["tasks.db"]
 
 
-async def test_without_room_for_the_copy_it_is_left_as_it_was(old: Path) -> None:
-    old.with_name("tasks.db.v1").mkdir()
-    (old.with_name("tasks.db.v1") / "something").touch()
+async def test_without_room_for_the_copy_it_is_left_as_it_was(old: Path, version: int) -> None:
+    copy = old.with_name(f"tasks.db.v{version}")
+    copy.mkdir()
+    (copy / "something").touch()
     with pytest.raises(BackendRefused, match=r"has to be upgraded .* no copy of it could be made"):
         async with SqliteBackend(old).open():
             pass
-    assert version_of(old) == 1
-    assert names(old.parent) == ["tasks.db", "tasks.db.v1"]
+    assert version_of(old) == version
+    assert names(old.parent) == ["tasks.db", copy.name]
     check(old)
 
 
 async def test_an_upgrade_that_fails_changes_nothing(
-    old: Path, monkeypatch: pytest.MonkeyPatch
+    old: Path, version: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken(connection: apsw.Connection) -> None:
         connection.execute("ALTER TABLE tasks ADD COLUMN colour TEXT")
@@ -152,11 +165,11 @@ async def test_an_upgrade_that_fails_changes_nothing(
     with pytest.raises(Exception, match="disk full"):
         async with SqliteBackend(old).open():
             pass
-    assert version_of(old) == 1
+    assert version_of(old) == version
     assert "colour" not in str(read(old, "SELECT sql FROM sqlite_schema"))
 
 
-async def test_the_second_finds_it_done(old: Path) -> None:
+async def test_the_second_finds_it_done(old: Path, version: int) -> None:
     """It had seen the old version, then waited for the first one's lock."""
     first = apsw.Connection(str(old))
     first.execute("BEGIN IMMEDIATE")
@@ -169,25 +182,25 @@ async def test_the_second_finds_it_done(old: Path) -> None:
     async with trio.open_nursery() as nursery:
         nursery.start_soon(second)
         await trio.sleep(0.1)  # for it to come to the lock; it may well come later
-        schema.upgrade(first, 1)
+        schema.upgrade(first, version)
         first.execute("COMMIT")
     first.close()
-    assert not old.with_name("tasks.db.v1").exists(), "the first one's to make"
+    assert not old.with_name(f"tasks.db.v{version}").exists(), "the first one's to make"
     check(old)
 
 
-def test_two_processes_may_race(old: Path) -> None:
+def test_two_processes_may_race(old: Path, version: int) -> None:
     with child("open", old) as one, child("open", old) as two, child("open", old) as three:
         for process in (one, two, three):
             assert process.wait(60) == 0
     assert version_of(old) == schema.SCHEMA_VERSION
-    assert version_of(old.with_name("tasks.db.v1")) == 1
+    assert version_of(old.with_name(f"tasks.db.v{version}")) == version
     assert read(old, "SELECT count(*) FROM tasks") == [(10 + 3,)]
     check(old)
 
 
-async def test_a_process_of_version_1_that_has_it_open_goes_on(old: Path) -> None:
-    """Its statements, as that version spells them."""
+async def test_a_process_of_an_old_version_that_has_it_open_goes_on(old: Path) -> None:
+    """Its statements, as version 1 spells them."""
     before = apsw.Connection(str(old))
     before.execute("SELECT count(*) FROM messages").fetchall()
     harness = SqliteHarness(old)
@@ -210,7 +223,28 @@ async def test_a_process_of_version_1_that_has_it_open_goes_on(old: Path) -> Non
     check(old)
 
 
-async def test_a_new_file_has_the_layout_of_an_upgraded_one(old: Path, tmp_path: Path) -> None:
+async def test_an_attempt_of_an_old_process_is_never_taken_for_one_claimed_ahead(
+    path: Path,
+) -> None:
+    """It leaves what was said of the attempt before its own, which it knows nothing of."""
+    harness = SqliteHarness(path)
+    async with harness.backend.open():
+        task = await harness.submit()
+        request = replace(claim_request(await harness.receive_one()), ahead=True)
+        assert isinstance((await harness.store.claim([request]))[0], Started)
+        await harness.lapse()
+        await harness.receive_one()
+        old = apsw.Connection(str(path))
+        old.execute("UPDATE tasks SET attempt = attempt + 1, receive_count = receive_count + 1")
+        old.close()
+        await harness.lapse()
+        assert isinstance(await harness.claim(await harness.receive_one()), Started)
+        assert (await harness.get(task.id)).retry_count == 1
+
+
+async def test_a_new_file_has_the_layout_of_an_upgraded_one(
+    old: Path, version: int, tmp_path: Path
+) -> None:
     layout = "SELECT type, name, sql FROM sqlite_schema ORDER BY type, name"
     new = tmp_path / "new.db"
     for path in (old, new):
@@ -218,4 +252,4 @@ async def test_a_new_file_has_the_layout_of_an_upgraded_one(old: Path, tmp_path:
             pass
     assert read(old, layout) == read(new, layout)
     assert version_of(new) == schema.SCHEMA_VERSION
-    assert not new.with_name("new.db.v1").exists()
+    assert names(new.parent) == ["new.db", "tasks.db", f"tasks.db.v{version}"]

@@ -28,9 +28,9 @@ MUTANTS = (
     Mutant(
         promise=COST,
         without="claiming no more than workers are free",
-        file="actors/claimer.py",
-        old="        self._free_workers = 0\n",
-        new="        self._free_workers = 1\n",
+        file="actors/demand.py",
+        old="        self._balance = 0\n",
+        new="        self._balance = 1\n",
         killed_by=(
             f"{CANCELLING}::test_what_waits_in_the_buffer_is_pending",
             "tests/cli/test_serve.py::test_killed_beside_a_full_buffer_only_what_had_started_lost_an_attempt",
@@ -101,8 +101,8 @@ MUTANTS = (
         promise=POISON,
         without="counting a lapsed attempt",
         file="lifecycle/claim.py",
-        old="    retry_count = task.retry_count + 1\n",
-        new="    retry_count = task.retry_count\n",
+        old="    return row.task.retry_count + (not row.claimed_ahead)\n",
+        new="    return row.task.retry_count\n",
         killed_by=(
             f"{CLAIM}::test_lapse_of_the_last_attempt_fails_the_task",
             f"{CRASHES}::test_a_task_that_kills_its_process_is_quarantined_and_others_go_on",

@@ -19,21 +19,25 @@ MUTANTS = (
     Mutant(
         promise=ACCEPTED,
         without="the row before the message",
-        file="actors/submitter.py",
-        old="            results += await self._create(batch)\n",
+        file="backends/base/steps.py",
+        old="    verdicts: list[SubmitVerdict] = [*await store.create(tasks)]\n",
         new=(
-            "            queue = self._queue_of(batch[0].task.queue)\n"
-            "            await send_batch(queue, batch, self._clock)\n"
-            "            results += await self._create(batch)\n"
+            "    queue = queue_of(tasks[0].task.queue)\n"
+            "    now = clock.now()\n"
+            "    await queue.send([message_of(new, now, queue.max_delay) for new in tasks])\n"
+            "    verdicts: list[SubmitVerdict] = [*await store.create(tasks)]\n"
         ),
         killed_by=(f"{SUBMITTING}::test_a_task_is_stored_before_its_message_is_sent",),
     ),
     Mutant(
         promise=ACCEPTED,
         without="the message before the answer",
-        file="actors/submitter.py",
-        old="            refused = await self._send(",
-        new="            refused = {}\n            trio.lowlevel.spawn_system_task(self._send, ",
+        file="backends/base/steps.py",
+        old="                sent: Sequence[QueueVerdict] = await queue.send(messages)\n",
+        new=(
+            "                __import__('trio').lowlevel.spawn_system_task(queue.send, messages)\n"
+            "                sent: Sequence[QueueVerdict] = [None] * len(part)\n"
+        ),
         killed_by=(f"{SUBMITTER}::test_nothing_is_answered_before_it_is_stored_and_sent",),
     ),
     Mutant(
@@ -95,10 +99,10 @@ MUTANTS = (
         promise=DURABLE,
         without="recording before the message is deleted",
         file="actors/status_writer.py",
-        old="        verdicts = await self._retry.call(lambda: self._store.record(writes))\n",
+        old="        finished = await self._retry.call(lambda: self._finish(outcomes, writes))\n",
         new=(
             "        await self._settlements.send(tuple(Ack(o.attempt.lease) for o in outcomes))\n"
-            "        verdicts = await self._retry.call(lambda: self._store.record(writes))\n"
+            "        finished = await self._retry.call(lambda: self._finish(outcomes, writes))\n"
         ),
         killed_by=(
             f"{STATUS_WRITER}::test_nothing_is_settled_before_it_is_recorded",
@@ -110,12 +114,12 @@ MUTANTS = (
         promise=DURABLE,
         without="waiting for a store that is down",
         file="actors/status_writer.py",
-        old="        verdicts = await self._retry.call(lambda: self._store.record(writes))\n",
+        old="        finished = await self._retry.call(lambda: self._finish(outcomes, writes))\n",
         new=(
             "        try:\n"
-            "            verdicts = await self._store.record(writes)\n"
+            "            finished = await self._finish(outcomes, writes)\n"
             "        except Exception:\n"
-            "            return tuple(Ack(outcome.attempt.lease) for outcome in outcomes)\n"
+            "            return tuple(Ack(outcome.attempt.lease) for outcome in outcomes), ()\n"
         ),
         killed_by=(
             f"{STATUS_WRITER}::test_while_the_store_is_down_it_waits_and_says_so",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from datetime import datetime
 from functools import partial
@@ -35,7 +35,16 @@ from task_queue_engine.backends.aws.usage import StoreUsage, steps, task_types
 from task_queue_engine.backends.aws.wire.client import AwsClient
 from task_queue_engine.backends.aws.wire.concurrently import gather
 from task_queue_engine.backends.aws.wire.errors import AwsRequestFailed
-from task_queue_engine.backends.base import BackendInfo, BackendUsage, StrandedPage, TaskStore
+from task_queue_engine.backends.base import (
+    BackendInfo,
+    BackendUsage,
+    NewTask,
+    StrandedPage,
+    SubmitVerdict,
+    TaskStore,
+    TwoServices,
+    submit_to_two,
+)
 from task_queue_engine.clock import Clock, SystemClock
 from task_queue_engine.config import Settings
 from task_queue_engine.errors import BackendUnavailable, ConfigurationError
@@ -193,6 +202,12 @@ class AwsBackend:
             self._queues[name] = queue = SqsQueue(name, urls, self._client, clock=self._clock)
             queue.attach(is_open=self._is_open)
         return self._queues[name]
+
+    def steps(self, name: str) -> TwoServices:
+        return TwoServices(queue=self.queue(name), store=self._store)
+
+    async def submit(self, tasks: Sequence[NewTask]) -> list[SubmitVerdict]:
+        return await submit_to_two(tasks, store=self._store, queue_of=self.queue, clock=self._clock)
 
     def open(self) -> AbstractAsyncContextManager[None]:
         return self._opened()

@@ -17,6 +17,7 @@ backend to this contract, and says how to run it on another one.
 | `verdicts.py` | what is answered for each item of a batch |
 | `queue.py`, `dead_letters.py` | the queue, and where messages go that are not to be tried again |
 | `store.py` | the rows of the tasks |
+| `steps.py` | what both do together: submit, take, finish |
 | `usage.py` | what a billed backend has asked for |
 | `backend.py` | queue and store together |
 """
@@ -34,6 +35,21 @@ from task_queue_engine.backends.base.queue import (
     QueueCapabilities,
     QueueDepth,
     TaskQueue,
+)
+from task_queue_engine.backends.base.steps import (
+    Finish,
+    Finished,
+    GiveBack,
+    Steps,
+    SubmitVerdict,
+    Taken,
+    TakePlan,
+    TwoServices,
+    Unsent,
+    is_settled_by,
+    message_of,
+    submit_to_two,
+    then_after,
 )
 from task_queue_engine.backends.base.store import (
     Counts,
@@ -82,6 +98,9 @@ __all__ = [
     "Done",
     "DueChange",
     "DueTask",
+    "Finish",
+    "Finished",
+    "GiveBack",
     "LeaseLost",
     "ListQuery",
     "Message",
@@ -93,13 +112,23 @@ __all__ = [
     "QueueVerdict",
     "Rejected",
     "StepUsage",
+    "Steps",
     "Stranded",
     "StrandedKind",
     "StrandedPage",
+    "SubmitVerdict",
+    "TakePlan",
+    "Taken",
     "TaskPage",
     "TaskQueue",
     "TaskStore",
     "TaskTypeUsage",
     "TooLarge",
     "TryAgain",
+    "TwoServices",
+    "Unsent",
+    "is_settled_by",
+    "message_of",
+    "submit_to_two",
+    "then_after",
 ]

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
 
 from task_queue_engine.backends.base.queue import TaskQueue
-from task_queue_engine.backends.base.store import StrandedPage, TaskStore
+from task_queue_engine.backends.base.steps import Steps, SubmitVerdict
+from task_queue_engine.backends.base.store import NewTask, StrandedPage, TaskStore
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,6 +33,15 @@ class Backend(Protocol):
 
     def queue(self, name: str) -> TaskQueue:
         """The queue of this name; the same object at every call."""
+        ...
+
+    def steps(self, name: str) -> Steps:
+        """Of the queue of this name."""
+        ...
+
+    async def submit(self, tasks: Sequence[NewTask]) -> list[SubmitVerdict]:
+        """Create the rows as `TaskStore.create`, at most its `max_batch`, and send a message for
+        each that was created and has no `due_at`, to its own queue. The row is durable first."""
         ...
 
     def open(self) -> AbstractAsyncContextManager[None]:

@@ -25,8 +25,7 @@ class Message(msgspec.Struct, frozen=True, kw_only=True):
     delay: float = 0.0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Delivery:
+class Delivery(msgspec.Struct, frozen=True, kw_only=True):
     """Received, invisible to others until its lease (visibility timeout) ends."""
 
     task_id: str

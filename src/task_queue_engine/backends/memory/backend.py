@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import datetime
 
 import trio
 
-from task_queue_engine.backends.base import BackendInfo, Stranded, StrandedPage
+from task_queue_engine.backends.base import (
+    BackendInfo,
+    NewTask,
+    Steps,
+    Stranded,
+    StrandedPage,
+    SubmitVerdict,
+    TwoServices,
+    submit_to_two,
+)
 from task_queue_engine.backends.cursors import Moment, check_limit, decode_cursor, encode_cursor
 from task_queue_engine.backends.memory.faults import Faults
 from task_queue_engine.backends.memory.queue import MemoryQueue
 from task_queue_engine.backends.memory.state import MemoryState, sort_key
+from task_queue_engine.backends.memory.steps import MemorySteps, submit
 from task_queue_engine.backends.memory.store import MAX_ITEM_BYTES, MemoryStore
 from task_queue_engine.clock import Clock, SystemClock
 
@@ -24,9 +34,18 @@ class MemoryBackend:
     Args:
         clock: what "now" is; the machine's clock where None.
         max_item_bytes: larger payloads (in bytes of JSON) get the verdict TooLarge.
+        is_one_transaction: a step is one operation, as on SQLite; else queue and store are as two
+            services, and each can fail by itself, as on AWS.
     """
 
-    def __init__(self, *, clock: Clock | None = None, max_item_bytes: int = MAX_ITEM_BYTES) -> None:
+    def __init__(
+        self,
+        *,
+        clock: Clock | None = None,
+        max_item_bytes: int = MAX_ITEM_BYTES,
+        is_one_transaction: bool = False,
+    ) -> None:
+        self.is_one_transaction = is_one_transaction
         self.state = MemoryState(clock or SystemClock())
         self._store = MemoryStore(self.state, max_item_bytes=max_item_bytes)
         self._queues: dict[str, MemoryQueue] = {}
@@ -51,6 +70,19 @@ class MemoryBackend:
         if name not in self._queues:
             self._queues[name] = MemoryQueue(name, self.state)
         return self._queues[name]
+
+    def steps(self, name: str) -> Steps:
+        queue = self.queue(name)
+        if self.is_one_transaction:
+            return MemorySteps(queue=queue, store=self._store, state=self.state)
+        return TwoServices(queue=queue, store=self._store)
+
+    async def submit(self, tasks: Sequence[NewTask]) -> list[SubmitVerdict]:
+        if self.is_one_transaction:
+            return await submit(tasks, state=self.state, store=self._store, queue_of=self.queue)
+        return await submit_to_two(
+            tasks, store=self._store, queue_of=self.queue, clock=self.state.clock
+        )
 
     def open(self) -> AbstractAsyncContextManager[None]:
         return self._opened()

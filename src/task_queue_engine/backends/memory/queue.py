@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
+from typing import TypeVar
 
 import msgspec
 import trio
@@ -27,6 +28,8 @@ from task_queue_engine.backends.memory.dead_letters import MemoryDeadLetters
 from task_queue_engine.backends.memory.state import MemoryState, StoredMessage
 from task_queue_engine.lifecycle import BrokerDeadLetter, Row
 from task_queue_engine.task import TaskStatus
+
+T = TypeVar("T")
 
 MAX_DELAY = 900.0
 """Seconds; the longest SQS can do, so that tests meet the same limit everywhere."""
@@ -62,23 +65,37 @@ class MemoryQueue:
         return None
 
     async def send(self, messages: Sequence[Message]) -> list[QueueVerdict]:
-        def put(message: Message) -> QueueVerdict:
-            if not 0 <= message.delay <= self.max_delay:
-                return _bad_delay(message.delay)
-            message_id = self._state.next_id()
-            self._queue.messages[message_id] = StoredMessage(
-                message_id, message.task.id, self._now() + timedelta(seconds=message.delay)
-            )
-            return Done()
+        return await self._state.write(self._queue, "send", messages, self.put)
 
-        return await self._state.write(self._queue, "send", messages, put)
+    def put(self, message: Message) -> QueueVerdict:
+        if not 0 <= message.delay <= self.max_delay:
+            return _bad_delay(message.delay)
+        message_id = self._state.next_id()
+        self._queue.messages[message_id] = StoredMessage(
+            message_id, message.task.id, self._now() + timedelta(seconds=message.delay)
+        )
+        self.wake()
+        return Done()
+
+    def wake(self) -> None:
+        """Let receivers that wait look again."""
+        self._queue.changed.set()
 
     async def receive(self, max_messages: int, *, wait: float, visibility: float) -> list[Delivery]:
         if max_messages < 1:
             raise ValueError(f"max_messages must be at least 1, not {max_messages}")
+        return await self.when_visible(
+            "receive", lambda: self._take(max_messages, visibility), wait=wait
+        )
+
+    async def when_visible(
+        self, operation: str, take: Callable[[], list[T] | None], *, wait: float
+    ) -> list[T]:
+        """`take()` until it takes something, or `wait` seconds are over. None from it ends the
+        wait: there is something, and it is left there."""
         deadline = trio.current_time() + wait
-        taken = await self._state.call("receive", lambda: self._take(max_messages, visibility))
-        while not taken:
+        taken = await self._state.call(operation, take)
+        while taken is not None and not taken:
             left = deadline - trio.current_time()
             if left <= 0:
                 break
@@ -87,8 +104,8 @@ class MemoryQueue:
             with trio.move_on_after(min(left, self._until_next_visible())):
                 await self._queue.changed.wait()
             self._state.check_open()
-            taken = self._take(max_messages, visibility)
-        return taken
+            taken = take()
+        return taken or []
 
     async def extend(
         self, deliveries: Sequence[Delivery], *, visibility: float
@@ -103,48 +120,49 @@ class MemoryQueue:
         return await self._state.write(self._queue, "extend", deliveries, renew)
 
     async def release(self, items: Sequence[tuple[Delivery, float]]) -> list[QueueVerdict]:
-        def give_back(item: tuple[Delivery, float]) -> QueueVerdict:
-            delivery, delay = item
-            if not 0 <= delay <= self.max_delay:
-                return _bad_delay(delay)
-            message = self._held(delivery)
-            if message is None:
-                return LeaseLost()
-            message.visible_at = self._now() + timedelta(seconds=delay)
-            message.receipt = None
-            return Done()
+        return await self._state.write(
+            self._queue, "release", items, lambda item: self.give_back(*item)
+        )
 
-        return await self._state.write(self._queue, "release", items, give_back)
+    def give_back(self, delivery: Delivery, delay: float) -> QueueVerdict:
+        if not 0 <= delay <= self.max_delay:
+            return _bad_delay(delay)
+        message = self._held(delivery)
+        if message is None:
+            return LeaseLost()
+        message.visible_at = self._now() + timedelta(seconds=delay)
+        message.receipt = None
+        return Done()
 
     async def delete(self, deliveries: Sequence[Delivery]) -> list[QueueVerdict]:
-        def remove(delivery: Delivery) -> QueueVerdict:
-            message = self._held(delivery)
-            if message is None:
-                return LeaseLost()
-            del self._queue.messages[message.id]
-            return Done()
+        return await self._state.write(self._queue, "delete", deliveries, self.remove)
 
-        return await self._state.write(self._queue, "delete", deliveries, remove)
+    def remove(self, delivery: Delivery) -> QueueVerdict:
+        message = self._held(delivery)
+        if message is None:
+            return LeaseLost()
+        del self._queue.messages[message.id]
+        return Done()
 
     async def dead_letter(self, items: Sequence[DeadLettering]) -> list[QueueVerdict]:
-        def move(item: DeadLettering) -> QueueVerdict:
-            message = self._held(item.delivery)
-            if message is None:
-                return LeaseLost()
-            del self._queue.messages[message.id]
-            dead_letter_id = self._state.next_id()
-            self._queue.dead_letters[dead_letter_id] = DeadLetter(
-                id=dead_letter_id,
-                task_id=message.task_id,
-                task_type=item.task_type,
-                reason=item.reason,
-                error=item.error,
-                attempts=item.attempts,
-                at=item.at,
-            )
-            return Done()
+        return await self._state.write(self._queue, "dead_letter", items, self.move)
 
-        return await self._state.write(self._queue, "dead_letter", items, move)
+    def move(self, item: DeadLettering) -> QueueVerdict:
+        message = self._held(item.delivery)
+        if message is None:
+            return LeaseLost()
+        del self._queue.messages[message.id]
+        dead_letter_id = self._state.next_id()
+        self._queue.dead_letters[dead_letter_id] = DeadLetter(
+            id=dead_letter_id,
+            task_id=message.task_id,
+            task_type=item.task_type,
+            reason=item.reason,
+            error=item.error,
+            attempts=item.attempts,
+            at=item.at,
+        )
+        return Done()
 
     async def depth(self) -> QueueDepth:
         def count() -> QueueDepth:
@@ -205,34 +223,60 @@ class MemoryQueue:
 
     def _take(self, max_messages: int, visibility: float) -> list[Delivery]:
         taken: list[Delivery] = []
-        while self._queue.duplicates and len(taken) < max_messages:
-            taken.append(self._queue.duplicates.popleft())
+
+        def take(delivery: Delivery) -> bool:
+            taken.append(delivery)
+            return True
+
+        self.take_while(take, most=max_messages, visibility=visibility)
+        return taken
+
+    def take_while(self, take: Callable[[Delivery], bool], *, most: int, visibility: float) -> bool:
+        """Lease visible messages in their order while `take` takes them, at most so many. False
+        where it has refused one."""
+        all_taken = True
+        left = most
+        left -= self._repeat(take, left)
         now = self._now()
         visible = sorted(
             (message for message in self._queue.messages.values() if message.visible_at <= now),
             key=lambda message: (message.visible_at, int(message.id)),
         )
-        for message in visible[: max_messages - len(taken)]:
+        for message in visible[:left]:
+            delivery = self._delivery(message)
+            if not take(delivery):
+                all_taken = False
+                break
+            left -= 1
             message.receive_count += 1
-            message.receipt = f"{message.id}.{message.receive_count}"
+            message.receipt = delivery.receipt
             message.visible_at = now + timedelta(seconds=visibility)
-            row = self._state.rows.get(message.task_id)
-            delivery = Delivery(
-                task_id=message.task_id,
-                message_id=message.id,
-                receipt=message.receipt,
-                receive_count=message.receive_count,
-                task_type="" if row is None else row.task.type,
-                payload_json=b"" if row is None else msgspec.json.encode(row.task.payload),
-            )
-            taken.append(delivery)
             if self._state.faults.hits_delivery():
                 self._queue.duplicates.append(delivery)
-        while self._queue.duplicates and len(taken) < max_messages:
-            taken.append(self._queue.duplicates.popleft())
+        self._repeat(take, left)
         if self._queue.duplicates:
             self._queue.changed.set()
-        return taken
+        return all_taken
+
+    def _repeat(self, take: Callable[[Delivery], bool], most: int) -> int:
+        """Hand out what is to be delivered twice; returns how many."""
+        number = 0
+        while self._queue.duplicates and number < most and take(self._queue.duplicates[0]):
+            self._queue.duplicates.popleft()
+            number += 1
+        return number
+
+    def _delivery(self, message: StoredMessage) -> Delivery:
+        count = message.receive_count + 1
+        row = self._state.rows.get(message.task_id)
+        return Delivery(
+            task_id=message.task_id,
+            message_id=message.id,
+            receipt=f"{message.id}.{count}",
+            receive_count=count,
+            task_type="" if row is None else row.task.type,
+            payload_json=b"" if row is None else msgspec.json.encode(row.task.payload),
+        )
 
     def _held(self, delivery: Delivery) -> StoredMessage | None:
         message = self._queue.messages.get(delivery.message_id)

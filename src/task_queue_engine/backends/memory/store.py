@@ -61,20 +61,20 @@ class MemoryStore:
         return self._state.rows.get(task_id)
 
     async def create(self, tasks: Sequence[NewTask]) -> list[CreateVerdict]:
-        def add(new: NewTask) -> CreateVerdict:
-            if self._state.faults.hits_item("create"):
-                return TryAgain("made to fail by a test")
-            size = len(new.payload_json)
-            if size > self._max_item_bytes:
-                return TooLarge(size, self._max_item_bytes)
-            existing = self._state.rows.get(new.task.id)
-            if existing is not None:
-                return AlreadyExists(existing.task)
-            task = msgspec.structs.replace(new.task, payload=msgspec.json.decode(new.payload_json))
-            self._state.rows[task.id] = Row(task=task, due_at=new.due_at)
-            return Created()
+        return await self._each("create", tasks, self.add)
 
-        return await self._each("create", tasks, add)
+    def add(self, new: NewTask) -> CreateVerdict:
+        if self._state.faults.hits_item("create"):
+            return TryAgain("made to fail by a test")
+        size = len(new.payload_json)
+        if size > self._max_item_bytes:
+            return TooLarge(size, self._max_item_bytes)
+        existing = self._state.rows.get(new.task.id)
+        if existing is not None:
+            return AlreadyExists(existing.task)
+        task = msgspec.structs.replace(new.task, payload=msgspec.json.decode(new.payload_json))
+        self._state.rows[task.id] = Row(task=task, due_at=new.due_at)
+        return Created()
 
     async def get(self, task_ids: Sequence[str]) -> list[Task | None]:
         def look(task_id: str) -> Task | None:
@@ -131,15 +131,18 @@ class MemoryStore:
         )
 
     async def record(self, writes: Sequence[AttemptWrite]) -> list[RecordVerdict]:
-        def one(write: AttemptWrite, now: datetime) -> tuple[str, tuple[RecordVerdict, Row | None]]:
-            if isinstance(write, Complete):
-                write = replace(write, result=_through_json(write.result))
-            elif isinstance(write, Progress):
-                write = replace(write, value=_through_json(write.value))
-            row = self._state.rows.get(write.task_id)
-            return write.task_id, lifecycle.decide_record(row, write, now)
+        return await self._each("record", writes, self.record_one)
 
-        return await self._decide("record", writes, one)
+    def record_one(self, write: AttemptWrite) -> RecordVerdict:
+        if isinstance(write, Complete):
+            write = msgspec.structs.replace(write, result=_through_json(write.result))
+        elif isinstance(write, Progress):
+            write = msgspec.structs.replace(write, value=_through_json(write.value))
+        row = self._state.rows.get(write.task_id)
+        verdict, changed = lifecycle.decide_record(row, write, self._state.clock.now())
+        if changed is not None:
+            self._state.rows[write.task_id] = changed
+        return verdict
 
     async def cancel(self, task_ids: Sequence[str]) -> list[CancelVerdict]:
         return await self._decide(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import datetime
 from pathlib import Path
@@ -10,12 +10,13 @@ from pathlib import Path
 import apsw
 import trio
 
-from task_queue_engine.backends.base import BackendInfo, StrandedPage
+from task_queue_engine.backends.base import BackendInfo, NewTask, StrandedPage, SubmitVerdict
 from task_queue_engine.backends.sqlite.database_file import DatabaseFile
 from task_queue_engine.backends.sqlite.fairness import YieldToThreads
 from task_queue_engine.backends.sqlite.listing import StrandedSearch
 from task_queue_engine.backends.sqlite.opening import check_path
 from task_queue_engine.backends.sqlite.queue import MAX_DELAY, SqliteQueue
+from task_queue_engine.backends.sqlite.steps import SqliteSteps, submit
 from task_queue_engine.backends.sqlite.store import MAX_ITEM_BYTES, SqliteStore
 from task_queue_engine.backends.sqlite.threads import BUSY_TIMEOUT, ReaderThread, WriterThread
 from task_queue_engine.backends.sqlite.transaction import Transaction
@@ -70,6 +71,14 @@ class SqliteBackend:
         if name not in self._queues:
             self._queues[name] = SqliteQueue(name, file=self._file, clock=self._clock)
         return self._queues[name]
+
+    def steps(self, name: str) -> SqliteSteps:
+        return SqliteSteps(
+            queue=self.queue(name), store=self._store, file=self._file, clock=self._clock
+        )
+
+    async def submit(self, tasks: Sequence[NewTask]) -> list[SubmitVerdict]:
+        return await submit(tasks, file=self._file, store=self._store, queue_of=self.queue)
 
     def open(self) -> AbstractAsyncContextManager[None]:
         return self._opened()

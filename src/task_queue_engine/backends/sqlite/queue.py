@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import msgspec
 import trio
@@ -30,6 +31,8 @@ from task_queue_engine.backends.sqlite.dead_letters import ID, SqliteDeadLetters
 from task_queue_engine.backends.sqlite.rows import LARGE_PAYLOAD
 from task_queue_engine.backends.sqlite.transaction import Transaction
 from task_queue_engine.clock import Clock
+
+T = TypeVar("T")
 
 logger = logging.getLogger("task_queue_engine.sqlite")
 
@@ -92,6 +95,9 @@ _RETIME = (
 _DELETE = Batch("DELETE FROM messages WHERE id IN (VALUES {rows})", width=1)
 
 
+_DONE, _LOST = Done(), LeaseLost()
+
+
 class SqliteQueue:
     """One queue in the file.
 
@@ -130,30 +136,47 @@ class SqliteQueue:
         now = self._watch.now()
         rows = [(messages[i].task.id, now + round(messages[i].delay * 1e6)) for i in good]
 
-        def work(transaction: Transaction) -> None:
-            _SEND.run(transaction.execute, rows, after=(self._name, now))
-            transaction.counters[f"messages:{self._name}"] += len(rows)
-
-        await self._file.write(work)
+        await self._file.write(lambda t: self.put(t, rows, now))
         self.wake()
         return verdicts
+
+    def put(self, transaction: Transaction, rows: Sequence[tuple[str, int]], now: int) -> None:
+        """Messages: task id, and when it becomes visible."""
+        _SEND.run(transaction.execute, rows, after=(self._name, now))
+        transaction.counters[f"messages:{self._name}"] += len(rows)
+
+    def now(self) -> int:
+        """In microseconds, as it is kept."""
+        return self._watch.now()
 
     async def receive(self, max_messages: int, *, wait: float, visibility: float) -> list[Delivery]:
         if max_messages < 1:
             raise ValueError(f"max_messages must be at least 1, not {max_messages}")
+
+        def take(transaction: Transaction, now: int) -> list[Delivery]:
+            return self._take(transaction, max_messages, now, now + round(visibility * 1e6))
+
+        return await self.take_when_visible(take, wait=wait)
+
+    async def take_when_visible(
+        self, take: Callable[[Transaction, int], list[T] | None], *, wait: float
+    ) -> list[T]:
+        """`take(transaction, now)` until it takes something, or `wait` seconds are over. None from
+        it ends the wait: there is something, and it is left there."""
         deadline = trio.current_time() + wait
         while True:
             changed = self._changed
             await self._after_set_back()
             now = self._watch.now()
-            until = now + round(visibility * 1e6)
-            taken = await self._file.write(lambda t: self._take(t, max_messages, now, until))  # noqa: B023  # done before the next turn
+            taken = await self._file.write(lambda t: take(t, now))  # noqa: B023  # done before the next turn
+            if taken is None:
+                return []
             if taken or not await self._wait_for_visible(changed, deadline):
                 return taken
 
     def _take(self, transaction: Transaction, limit: int, now: int, until: int) -> list[Delivery]:
         found = _visible.of(transaction.execute(_VISIBLE, (self._name, now, limit)).fetchall())
-        _LEASE.run(transaction.execute, [(row[0],) for row in found], before=(until, now))
+        self.lease(transaction, [row[0] for row in found], now, until)
         transaction.counters[f"leased:{self._name}"] += sum(not row[3] for row in found)
         return [
             Delivery(
@@ -166,6 +189,9 @@ class SqliteQueue:
             )
             for message_id, task_id, count, _, task_type, payload in found
         ]
+
+    def lease(self, transaction: Transaction, ids: Sequence[int], now: int, until: int) -> None:
+        _LEASE.run(transaction.execute, [(each,) for each in ids], before=(until, now))
 
     async def _after_set_back(self) -> None:
         """A clock set back hides what has no delay, and leases, until it has caught up: measure
@@ -239,45 +265,51 @@ class SqliteQueue:
         return await self._file.write(work)
 
     async def release(self, items: Sequence[tuple[Delivery, float]]) -> list[QueueVerdict]:
-        refusals, good = _refuse_bad_delays([delay for _, delay in items])
         now = self._watch.now()
-
-        def work(transaction: Transaction) -> list[QueueVerdict]:
-            verdicts = list(refusals)
-            held = self._held_once(transaction, [items[i][0] for i in good])
-            given_back = []
-            for i, message_id in zip(good, held, strict=True):
-                if message_id is None:
-                    verdicts[i] = LeaseLost()
-                else:
-                    given_back.append((message_id, now + round(items[i][1] * 1e6)))
-            _RELEASE.run(transaction.execute, given_back, after=(now,))
-            transaction.counters[f"leased:{self._name}"] -= len(given_back)
-            return verdicts
-
-        answered = await self._file.write(work)
+        answered = await self._file.write(lambda t: self.release_in(t, items, now))
         self.wake()
         return answered
 
-    async def delete(self, deliveries: Sequence[Delivery]) -> list[QueueVerdict]:
-        def work(transaction: Transaction) -> list[QueueVerdict]:
-            held = self._held_once(transaction, deliveries)
-            self._delete(transaction, held)
-            return [LeaseLost() if message_id is None else Done() for message_id in held]
+    def release_in(
+        self, transaction: Transaction, items: Sequence[tuple[Delivery, float]], now: int
+    ) -> list[QueueVerdict]:
+        verdicts, good = _refuse_bad_delays([delay for _, delay in items])
+        held = self._held_once(transaction, [items[i][0] for i in good])
+        given_back = []
+        for i, message_id in zip(good, held, strict=True):
+            if message_id is None:
+                verdicts[i] = LeaseLost()
+            else:
+                given_back.append((message_id, now + round(items[i][1] * 1e6)))
+        _RELEASE.run(transaction.execute, given_back, after=(now,))
+        transaction.counters[f"leased:{self._name}"] -= len(given_back)
+        return verdicts
 
-        return await self._file.write(work)
+    async def delete(self, deliveries: Sequence[Delivery]) -> list[QueueVerdict]:
+        return await self._file.write(lambda t: self.delete_in(t, deliveries))
+
+    def delete_in(
+        self, transaction: Transaction, deliveries: Sequence[Delivery]
+    ) -> list[QueueVerdict]:
+        held = self._held_once(transaction, deliveries)
+        self._delete(transaction, held)
+        return [_LOST if message_id is None else _DONE for message_id in held]
 
     async def dead_letter(self, items: Sequence[DeadLettering]) -> list[QueueVerdict]:
-        rows = [dead_letters.to_row(item) for item in items]
+        return await self._file.write(lambda t: self.dead_letter_in(t, items))
 
-        def work(transaction: Transaction) -> list[QueueVerdict]:
-            held = self._held_once(transaction, [item.delivery for item in items])
-            self._delete(transaction, held)
-            moved = [row for row, id_ in zip(rows, held, strict=True) if id_ is not None]
-            dead_letters.insert(transaction, self._name, moved)
-            return [LeaseLost() if message_id is None else Done() for message_id in held]
-
-        return await self._file.write(work)
+    def dead_letter_in(
+        self, transaction: Transaction, items: Sequence[DeadLettering]
+    ) -> list[QueueVerdict]:
+        held = self._held_once(transaction, [item.delivery for item in items])
+        self._delete(transaction, held)
+        moved = [
+            dead_letters.to_row(item)
+            for item, message_id in zip(items, held, strict=True)
+            if message_id is not None
+        ]
+        dead_letters.insert(transaction, self._name, moved)
+        return [_LOST if message_id is None else _DONE for message_id in held]
 
     def _delete(self, transaction: Transaction, held: Sequence[int | None]) -> None:
         ids = [(message_id,) for message_id in held if message_id is not None]

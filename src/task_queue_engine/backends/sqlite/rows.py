@@ -37,7 +37,7 @@ def from_us(us: int) -> datetime:
     return _EPOCH + timedelta(0, 0, us)
 
 
-def _from_us_or_none(us: int | None) -> datetime | None:
+def from_us_or_none(us: int | None) -> datetime | None:
     return None if us is None else _EPOCH + timedelta(0, 0, us)
 
 
@@ -48,7 +48,7 @@ def encode_or_none(value: Any) -> bytes | None:
 # --- reading --------------------------------------------------------------------------------
 
 
-class _Stored(msgspec.Struct, array_like=True):
+class Stored(msgspec.Struct, array_like=True):
     id: str
     queue: str
     type: str
@@ -67,6 +67,7 @@ class _Stored(msgspec.Struct, array_like=True):
     message_id: str | None
     receive_count: int
     worker: str | None
+    claimed_ahead: int | None
     payload: Any
     result: Any
     error: TaskError | None
@@ -82,25 +83,26 @@ LARGE_PAYLOAD = "SELECT l.payload FROM large_payloads AS l WHERE l.task_id = tas
 
 
 def _as_json(column: str) -> str:
+    name = f"tasks.{column}"
     if column == "payload":
-        return f"ifnull(payload, ({LARGE_PAYLOAD}))"
+        return f"ifnull({name}, ({LARGE_PAYLOAD}))"
     if column in _TEXTS:
-        return f"json_quote({column})"
+        return f"json_quote({name})"
     if column == "timeout_seconds":  # SQLite by itself would write 15 digits of the 17
-        return f"ifnull(iif({column} IS NULL, NULL, printf('%!.17g', {column})), 'null')"
-    return column if column in _NEVER_NULL else f"ifnull({column}, 'null')"
+        return f"ifnull(iif({name} IS NULL, NULL, printf('%!.17g', {name})), 'null')"
+    return name if column in _NEVER_NULL else f"ifnull({name}, 'null')"
 
 
-_ROW_AS_JSON = f"concat_ws(',', {', '.join(map(_as_json, _Stored.__struct_fields__))})"
+ROW_AS_JSON = f"concat_ws(',', {', '.join(map(_as_json, Stored.__struct_fields__))})"
 _LOAD = Batch(
-    f"SELECT '[[' || group_concat({_ROW_AS_JSON}, '],[') || ']]' "  # constants
+    f"SELECT '[[' || group_concat({ROW_AS_JSON}, '],[') || ']]' "  # constants
     "FROM tasks WHERE id IN (VALUES {rows})",
     width=1,
 )
-_loaded = JsonRows(_Stored)
+_loaded = JsonRows(Stored)
 
 
-def _to_row(stored: _Stored) -> Row:
+def _to_row(stored: Stored) -> Row:
     return Row(
         task=Task(
             id=stored.id,
@@ -114,9 +116,9 @@ def _to_row(stored: _Stored) -> Row:
             timeout_seconds=stored.timeout_seconds,
             created_at=from_us(stored.created_at),
             updated_at=from_us(stored.updated_at),
-            run_at=_from_us_or_none(stored.run_at),
-            started_at=_from_us_or_none(stored.started_at),
-            finished_at=_from_us_or_none(stored.finished_at),
+            run_at=from_us_or_none(stored.run_at),
+            started_at=from_us_or_none(stored.started_at),
+            finished_at=from_us_or_none(stored.finished_at),
             result=stored.result,
             error=stored.error,
             progress=stored.progress,
@@ -125,7 +127,8 @@ def _to_row(stored: _Stored) -> Row:
         ),
         message_id=stored.message_id,
         receive_count=stored.receive_count,
-        due_at=_from_us_or_none(stored.due_at),
+        due_at=from_us_or_none(stored.due_at),
+        claimed_ahead=stored.claimed_ahead == stored.attempt,
     )
 
 
@@ -139,7 +142,7 @@ def load(execute: Execute, task_ids: Iterable[str]) -> dict[str, Row]:
 
 _CHANGING = (
     "status, retry_count, attempt, updated_at, run_at, started_at, finished_at, due_at, "
-    "cancel_requested, message_id, receive_count, worker, result, error, progress"
+    "cancel_requested, message_id, receive_count, worker, claimed_ahead, result, error, progress"
 )
 _SAVE = Batch(
     f"WITH new (id, {_CHANGING}) AS (VALUES {{rows}}) "
@@ -171,6 +174,7 @@ def _to_columns(row: Row) -> tuple[Any, ...]:
         row.message_id,
         row.receive_count,
         task.worker,
+        task.attempt if row.claimed_ahead else None,
         encode_or_none(task.result),
         encode_or_none(task.error),
         encode_or_none(task.progress),

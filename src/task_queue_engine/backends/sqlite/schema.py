@@ -91,7 +91,13 @@ def _to_2(connection: apsw.Connection) -> None:
     connection.execute("CREATE INDEX tasks_due ON tasks (queue, due_at) WHERE due_at IS NOT NULL")
 
 
-_UPGRADES: tuple[Callable[[apsw.Connection], None], ...] = (_to_2,)
+def _to_3(connection: apsw.Connection) -> None:
+    """`claimed_ahead`: the attempt that was claimed before a worker was free for it. Not a flag,
+    which a process of version 2 would leave there for its own attempts."""
+    connection.execute("ALTER TABLE tasks ADD COLUMN claimed_ahead INTEGER")
+
+
+_UPGRADES: tuple[Callable[[apsw.Connection], None], ...] = (_to_2, _to_3)
 
 SCHEMA_VERSION = 1 + len(_UPGRADES)
 """The one that this package makes of every file; in the file's `user_version`."""

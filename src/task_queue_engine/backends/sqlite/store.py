@@ -10,23 +10,21 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from task_queue_engine import lifecycle
 from task_queue_engine.backends.base import (
-    AlreadyExists,
     Counts,
-    Created,
     CreateVerdict,
     DueChange,
     DueTask,
     ListQuery,
     NewTask,
     TaskPage,
-    TooLarge,
 )
 from task_queue_engine.backends.sqlite import listing
 from task_queue_engine.backends.sqlite.batches import Batch, JsonRows
+from task_queue_engine.backends.sqlite.creation import Creation
 from task_queue_engine.backends.sqlite.database_file import DatabaseFile
 from task_queue_engine.backends.sqlite.rows import (
     NUMBER_OF,
@@ -62,31 +60,11 @@ MAX_ITEM_BYTES = 2**20
 """Of a payload's JSON. SQLite holds more; but rows are read and written whole, one transaction at a
 time, and what is so large belongs into a file that the payload names."""
 
-MAX_INLINE_BYTES = 2_000
-"""Of a payload in the task's own row: half a page. SQLite writes a row anew, whole, whenever it
-changes; a larger payload is written once, to a table of its own, and not at every step of its
-task's life (measured for 100 kB: a third of the bytes)."""
-
 _PENDING = NUMBER_OF[TaskStatus.PENDING]
 _PROCESSING = NUMBER_OF[TaskStatus.PROCESSING]
 _COMPLETED = NUMBER_OF[TaskStatus.COMPLETED]
+_COMPLETED_NOW = Recorded(TaskStatus.COMPLETED)
 
-_NEW_COLUMNS = (
-    "id, queue, type, max_attempts, timeout_seconds, created_at, updated_at, run_at, due_at, "
-    "payload"
-)
-_CREATE = Batch(
-    f"WITH new ({_NEW_COLUMNS}) AS (VALUES {{rows}}) "
-    f"INSERT INTO tasks ({_NEW_COLUMNS}, status, retry_count, attempt, cancel_requested, "
-    f"receive_count) SELECT *, {_PENDING}, 0, 0, 0, 0 FROM new WHERE id IS NOT NULL "
-    "ON CONFLICT (id) DO NOTHING",
-    width=10,
-)
-_CREATE_LARGE = Batch(
-    "WITH new (task_id, payload) AS (VALUES {rows}) "
-    "INSERT INTO large_payloads SELECT * FROM new WHERE task_id IS NOT NULL",
-    width=2,
-)
 _COMPLETE = Batch(
     "WITH done (id, attempt, result) AS (VALUES {rows}) "
     f"UPDATE tasks SET status = {_COMPLETED}, result = done.result, error = NULL, run_at = NULL, "
@@ -146,41 +124,20 @@ class SqliteStore:
     # --- writes -----------------------------------------------------------------------------
 
     async def create(self, tasks: Sequence[NewTask]) -> list[CreateVerdict]:
-        payloads = [new.payload_json for new in tasks]
-        verdicts: list[CreateVerdict] = [
-            Created()
-            if len(payload) <= self._max_item_bytes
-            else TooLarge(len(payload), self._max_item_bytes)
-            for payload in payloads
-        ]
-        good = [i for i, verdict in enumerate(verdicts) if isinstance(verdict, Created)]
-        columns = [_new_columns(tasks[i], payloads[i]) for i in good]
-        large = [
-            (n, (tasks[i].task.id, payloads[i]))
-            for n, i in enumerate(good)
-            if len(payloads[i]) > MAX_INLINE_BYTES
-        ]
+        return await self._file.write(self.creation(tasks).carry_out)
 
-        def work(transaction: Transaction) -> dict[int, Task]:
-            known = _insert(transaction, columns)
-            new_and_large = [row for n, row in large if n not in known]
-            _CREATE_LARGE.run(transaction.execute, new_and_large)
-            transaction.counters[TaskStatus.PENDING] += len(columns) - len(known)
-            rows = load(transaction.execute, [columns[n][0] for n in known])
-            return {good[n]: rows[columns[n][0]].task for n in known}
-
-        existing = await self._file.write(work)
-        for i, task in existing.items():
-            verdicts[i] = AlreadyExists(task)
-        return verdicts
+    def creation(self, tasks: Sequence[NewTask]) -> Creation:
+        return Creation(tasks, max_item_bytes=self._max_item_bytes)
 
     async def claim(self, requests: Sequence[ClaimRequest]) -> list[ClaimVerdict]:
-        def claim(request: ClaimRequest) -> Decide[ClaimVerdict]:
-            return lambda row, now: lifecycle.decide_claim(row, request, now)
-
-        return await self._decide([(request.task_id, claim(request)) for request in requests])
+        return await self._decide([_claiming(request) for request in requests])
 
     async def record(self, writes: Sequence[AttemptWrite]) -> list[RecordVerdict]:
+        return await self._file.write(self.recording(writes))
+
+    def recording(
+        self, writes: Sequence[AttemptWrite]
+    ) -> Callable[[Transaction], list[RecordVerdict]]:
         now = self._clock.now()
         now_us = to_us(now)
         times = Counter(write.task_id for write in writes)
@@ -200,11 +157,11 @@ class SqliteStore:
             transaction.counters[TaskStatus.PROCESSING] -= done
             transaction.counters[TaskStatus.COMPLETED] += done
             if done == len(writes):
-                return [Recorded(TaskStatus.COMPLETED)] * done
+                return [_COMPLETED_NOW] * done
             # Those just completed are decided upon too: as a write that comes a second time.
             return _decide_all(transaction, [record(write) for write in writes], now)
 
-        return await self._file.write(work)
+        return work
 
     async def cancel(self, task_ids: Sequence[str]) -> list[CancelVerdict]:
         return await self._decide([(task_id, lifecycle.decide_cancel) for task_id in task_ids])
@@ -307,44 +264,9 @@ class SqliteStore:
         return await self._file.read(look)
 
 
-def _new_columns(new: NewTask, payload: bytes) -> tuple[Any, ...]:
-    task = new.task
-    return (
-        task.id,
-        task.queue,
-        task.type,
-        task.max_attempts,
-        task.timeout_seconds,
-        to_us(task.created_at),
-        to_us(task.updated_at),
-        to_us_or_none(task.run_at),
-        to_us_or_none(new.due_at),
-        payload if len(payload) <= MAX_INLINE_BYTES else None,
-    )
-
-
-def _insert(transaction: Transaction, columns: Sequence[tuple[Any, ...]]) -> list[int]:
-    """Insert what is not there yet; returns which were, by their place in `columns`."""
-    (last_before,) = transaction.execute("SELECT ifnull(max(rowid), 0) FROM tasks").fetchone()
-    before = transaction.changes()
-    _CREATE.run(transaction.execute, columns)
-    if transaction.changes() - before == len(columns):
-        return []
-    # New rows come after all others: SQLite gives out the largest rowid plus one.
-    new = set(
-        _ids.of(
-            transaction.execute(
-                "SELECT json_group_array(id) FROM tasks WHERE rowid > ?", (last_before,)
-            ).fetchall()
-        )
-    )
-    known = []
-    for n, (task_id, *_) in enumerate(columns):
-        if task_id in new:
-            new.remove(task_id)  # the same id once more in this batch was there before
-        else:
-            known.append(n)
-    return known
+def _claiming(request: ClaimRequest) -> tuple[str, Decide[ClaimVerdict]]:
+    """For `_decide_all`."""
+    return request.task_id, lambda row, now: lifecycle.decide_claim(row, request, now)
 
 
 def _decide_all(

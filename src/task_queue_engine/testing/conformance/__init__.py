@@ -80,6 +80,7 @@ from task_queue_engine.testing.conformance import (  # noqa: E402  # after the c
     record,
     requests,
     schedule,
+    steps,
     stranded,
     waiting,
 )
@@ -102,6 +103,7 @@ __all__ = [
     "TestRecord",
     "TestRequests",
     "TestSchedule",
+    "TestSteps",
     "TestStranded",
     "TestWaiting",
 ]
@@ -131,5 +133,6 @@ TestQueue = _tests_of(queue)
 TestRecord = _tests_of(record)
 TestRequests = _tests_of(requests)
 TestSchedule = _tests_of(schedule)
+TestSteps = _tests_of(steps)
 TestStranded = _tests_of(stranded)
 TestWaiting = _tests_of(waiting)

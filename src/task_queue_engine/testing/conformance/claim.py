@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
+from msgspec.structs import replace
 
 from task_queue_engine.backends.base import AlreadyExists, Done, Message, NewTask
 from task_queue_engine.lifecycle import (

@@ -44,6 +44,9 @@ class Promises:
     their lease ends.)"""
     exact_stranded: bool = True
     """`stranded` knows which messages exist."""
+    steps_are_one_transaction: bool = True
+    """`Steps.is_one_transaction`: `take` claims, and `finish` settles. (Not where queue and store
+    are two services.)"""
     expires_dead_letters: bool = True
     """`expire` deletes the dead letters of the tasks that it deletes."""
 

@@ -9,6 +9,7 @@ from typing import Any
 from uuid import UUID
 
 import hypothesis.strategies as st
+from msgspec import structs
 
 from task_queue_engine.backends.base import (
     Backend,
@@ -91,7 +92,7 @@ class Pairwise:
 
 
 def anonymous_delivery(delivery: Delivery) -> Delivery:
-    return replace(delivery, message_id="", receipt="")
+    return structs.replace(delivery, message_id="", receipt="")
 
 
 def anonymous_dead_letter(dead_letter: DeadLetter) -> DeadLetter:
@@ -208,7 +209,7 @@ def claiming(draw: st.DrawFn) -> Operation:
     def requests(deliveries: list[Delivery]) -> list[ClaimRequest]:
         made = [claim_request(delivery) for delivery in deliveries]
         if wrong_task is not None and made:
-            made[0] = replace(made[0], task_id=wrong_task)
+            made[0] = structs.replace(made[0], task_id=wrong_task)
         return made
 
     async def claim(both: Pairwise) -> None:

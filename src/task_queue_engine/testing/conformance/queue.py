@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from dataclasses import replace
 
 import msgspec
 import pytest
 import trio
+from msgspec.structs import replace
 
 from task_queue_engine.backends.base import (
     DeadLettering,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -12,7 +12,16 @@ from pathlib import Path
 from local_aws.servers import LocalServer
 from task_queue_engine.backends.aws.dynamodb.item_format import to_row
 from task_queue_engine.backends.aws.dynamodb.store import DynamoStore
-from task_queue_engine.backends.base import BackendInfo, Stranded, StrandedPage
+from task_queue_engine.backends.base import (
+    BackendInfo,
+    NewTask,
+    Steps,
+    Stranded,
+    StrandedPage,
+    SubmitVerdict,
+    TwoServices,
+    submit_to_two,
+)
 from task_queue_engine.backends.memory import MemoryBackend, MemoryQueue
 from task_queue_engine.clock import Clock, ManualClock
 from task_queue_engine.testing.conformance import Harness, Promises
@@ -26,6 +35,7 @@ class DynamoWithMemoryQueue:
 
     def __init__(self, server: LocalServer, clock: Clock) -> None:
         self._client = open_client(server)
+        self._clock = clock
         name = f"conformance-{secrets.token_hex(6)}"
         self._table = Table(self._client, name, server, writes_of(server))
         self._queues = MemoryBackend(clock=clock)
@@ -46,6 +56,12 @@ class DynamoWithMemoryQueue:
 
     def queue(self, name: str) -> MemoryQueue:
         return self._queues.queue(name)
+
+    def steps(self, name: str) -> Steps:
+        return TwoServices(queue=self.queue(name), store=self.store)
+
+    async def submit(self, tasks: Sequence[NewTask]) -> list[SubmitVerdict]:
+        return await submit_to_two(tasks, store=self.store, queue_of=self.queue, clock=self._clock)
 
     def open(self) -> AbstractAsyncContextManager[None]:
         return self._opened()
@@ -96,7 +112,7 @@ def dynamodb_harness(server_name: str) -> Callable[[Path], AbstractAsyncContextM
     return harness
 
 
-DYNAMODB = Promises(expires_dead_letters=False)
+DYNAMODB = Promises(expires_dead_letters=False, steps_are_one_transaction=False)
 
 DYNAMODB_HARNESSES = {
     "dynamodb": dynamodb_harness("dynamodb-local"),

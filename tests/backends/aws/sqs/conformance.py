@@ -152,6 +152,7 @@ SQS = Promises(
     same_message_after_delay=False,
     cancelled_receive_takes_nothing=False,
     exact_stranded=False,
+    steps_are_one_transaction=False,
     expires_dead_letters=False,
 )
 

@@ -22,11 +22,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import replace
 from datetime import datetime
 from typing import Any, Final
 
 import trio
+from msgspec import structs
 
 from task_queue_engine.backends.aws.sqs import message_format
 from task_queue_engine.backends.aws.sqs.batches import MAX_ENTRIES
@@ -176,7 +176,7 @@ class SqsQueue:
                 requests += 1
         self._watermark.note(received)
         deliveries = [
-            replace(delivery, is_worn=True) if self._is_worn(delivery) else delivery
+            structs.replace(delivery, is_worn=True) if self._is_worn(delivery) else delivery
             for delivery in map(message_format.delivery, received)
         ]
         self._client.share([each.task_type for each in deliveries], requests=requests)
