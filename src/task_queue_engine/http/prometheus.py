@@ -77,17 +77,17 @@ def _lines(metrics: EngineMetrics) -> Iterator[str]:
     )
     yield from _gauge("dead_letters", "Dead letters of this process's queue.", depth.dead)
     yield from _gauge(
-        "workers", "Workers of this process alone: add up those of all.", metrics.workers
+        "workers", "Workers of this server alone: add up those of all.", metrics.workers
     )
     yield from _gauge(
-        "active_workers", "Workers of this process that run a handler.", metrics.active_workers
+        "active_workers", "Workers of this server that run a handler.", metrics.active_workers
     )
     yield from _gauge(
         "abandoned_threads",
-        "Threads of this process whose handler outlived its attempt.",
+        "Threads of this server whose handler outlived its attempt.",
         metrics.abandoned_threads,
     )
-    yield from _gauge("uptime_seconds", "Seconds since this engine started.", metrics.uptime)
+    yield from _gauge("uptime_seconds", "Seconds since this server started.", metrics.uptime)
     for name, value in sorted(metrics.counters.items()):
         safe = _NOT_IN_NAMES.sub("_", name)
         text = COUNTERS.get(name, safe.replace("_", " ").capitalize() + ".")
