@@ -17,7 +17,7 @@ def available_cores(*, cgroups: Path = _CGROUPS, own: Path = _OWN_CGROUP) -> int
         cores = len(os.sched_getaffinity(0))  # type: ignore[attr-defined,unused-ignore] # Linux
     except AttributeError:
         cores = os.cpu_count() or 1
-    return max(1, min(cores, math.ceil(_quota(cgroups, own))))
+    return max(1, math.ceil(min(cores, _quota(cgroups, own))))
 
 
 def _quota(cgroups: Path, own: Path) -> float:

@@ -75,6 +75,10 @@ class MemberProcess:
         return self._process.pid
 
     @property
+    def is_ready(self) -> bool:
+        return self.ready_at is not None
+
+    @property
     def exit_code(self) -> int:
         """Once it has ended; negative: the signal that killed it."""
         code = self._process.returncode
@@ -87,24 +91,27 @@ class MemberProcess:
         if self._process.poll() is not None:
             self._ended.set()
 
-    async def run(self, on_ask: OnAsk) -> None:
+    async def run(self, *, on_ready: Callable[[], None], on_ask: OnAsk) -> None:
         """Until it has ended, and has been heard to the end. What it asks is answered beside."""
         try:
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._listen, nursery, on_ask)
+                nursery.start_soon(self._listen, nursery, on_ready, on_ask)
                 self.look()
                 await self._ended.wait()
                 nursery.cancel_scope.deadline = trio.current_time() + _LAST_WORDS
         finally:
             self._stream.socket.close()
 
-    async def _listen(self, nursery: trio.Nursery, on_ask: OnAsk) -> None:
+    async def _listen(
+        self, nursery: trio.Nursery, on_ready: Callable[[], None], on_ask: OnAsk
+    ) -> None:
         lines = messages.Lines()
         while data := await self._receive():
             for line in lines.feed(data):
                 match messages.decode_from_member(line):
                     case messages.Ready():
                         self.ready_at = trio.current_time()
+                        on_ready()
                     case messages.Refused(line=why):
                         self.refusal = why
                     case messages.Answer() as answer:

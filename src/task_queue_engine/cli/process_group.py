@@ -80,6 +80,7 @@ class _Group:
         self._now = False
         self._ended: Ended | None = None
         self._has_served = False
+        self._told_up = False
         self._restarts = 0
         self._gone: msgspec.Raw | None = None
         """What processes that have ended have counted, as one MetricsView."""
@@ -114,19 +115,25 @@ class _Group:
                 )
                 await nursery.start(on_child_ends, self._look)
                 nursery.start_soon(self._kill_what_outlives)
-                self._tell_start()
                 async with trio.open_nursery() as places:
                     for place in self._places:
                         places.start_soon(self._fill, place)
                 nursery.cancel_scope.cancel()
         self._watchdog.stop()
-        logger.info("all processes have ended")
+        if self._has_served:
+            logger.info("all processes have ended")
         return self._ended or Ended(self._code())
 
-    def _tell_start(self) -> None:
+    def _on_ready(self) -> None:
+        self._has_served = True
+        if self._told_up or not all(
+            place.process and place.process.is_ready for place in self._places
+        ):
+            return
+        self._told_up = True
         where = f", all behind {bound(self._listeners).url}" if self._listeners else ""
         logger.info(
-            "starting %d processes%s; SIGTERM or Ctrl-C stops them all", len(self._places), where
+            "%d processes are up%s; SIGTERM or Ctrl-C stops them all", len(self._places), where
         )
 
     # --- a place, and who fills it ------------------------------------------------------------
@@ -149,17 +156,16 @@ class _Group:
         except OSError as error:  # no memory, no more processes, no descriptor
             return self._after(place, f"could not be started: {error}", ExitCode.FAILED)
         place.process, place.state = process, "is starting"
-        await process.run(self._on_ask)
+        await process.run(on_ready=self._on_ready, on_ask=self._on_ask)
         place.process = None
         self._keep_counts(process)
         code = process.exit_code
         served = 0.0
         if process.ready_at is not None:
-            self._has_served = True
             served = trio.current_time() - process.ready_at
         if self._stopping.is_set():
             # One that had not come to its event loop is ended by the signal itself.
-            place.code = 0 if process.ready_at is None and code < 0 else code
+            place.code = 0 if code < 0 and not process.is_ready else code
             return 0.0
         what = f"{describe_exit(code)} (pid {process.pid})"
         return self._after(place, what, code, served=served, why=process.refusal)
@@ -169,7 +175,7 @@ class _Group:
     ) -> float:
         """What to do about an end that was not asked for: the whole ends too, or the seconds until
         the next start."""
-        if code == ExitCode.USAGE or not (self._has_served or self._any_is_ready()):
+        if code == ExitCode.USAGE or not self._has_served:
             # Another start would end alike; or the whole has not come up, and the service manager
             # is to hear of it, as it would of a process on its own.
             self._end(Ended(_as_shells_have_it(code), why or f"process {place.number} {what}"))
@@ -185,12 +191,6 @@ class _Group:
         place.state = f"{what}{reason}; starting again {when}"
         logger.warning("process %d %s%s; starting it again %s", place.number, what, reason, when)
         return pause
-
-    def _any_is_ready(self) -> bool:
-        return any(
-            place.process is not None and place.process.ready_at is not None
-            for place in self._places
-        )
 
     def _look(self) -> None:
         for place in self._places:
@@ -261,7 +261,7 @@ class _Group:
 
         async def question(place: _Place) -> None:
             process = place.process
-            if process is None or process.ready_at is None:
+            if process is None or not process.is_ready:
                 silent[place.number] = place.state
                 return
             value = await process.question(ask.what)

@@ -70,8 +70,8 @@ class PurgeResult(msgspec.Struct, frozen=True, kw_only=True):
 
 class MetricsView(msgspec.Struct, frozen=True, kw_only=True):
     """Tasks (`..._tasks`) are counted over all queues, messages in `queue` alone, and workers,
-    uptime, counters and usage are those of the server that answers, since its start, over all of its
-    processes (`--processes`): each server on the same backend has its own."""
+    uptime, counters and usage are those of the server that answers, over all of its processes
+    (`--processes`), since its start: each server on the same backend has its own."""
 
     queue: str = ""
     """The queue that this process works on."""
