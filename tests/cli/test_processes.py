@@ -341,7 +341,7 @@ def test_a_number_that_is_none(shop: Shop, value: str) -> None:
 def test_a_database_in_memory_cannot_be_shared(shop: Shop) -> None:
     ran = shop.run("worker", *TWO, "--app", APP, TQE_DATABASE=":memory:")
     assert ran.code == 2
-    assert ran.error.startswith("TQE_DATABASE: ")
+    assert "TQE_DATABASE" in ran.error
 
 
 @pytest.mark.parametrize("count", [0, 2])

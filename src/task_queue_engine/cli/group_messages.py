@@ -35,6 +35,8 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
 class Ready(msgspec.Struct, frozen=True, tag="ready"):
     """It has started and takes work."""
 
+    metrics: msgspec.Raw = NOTHING
+
 
 class Refused(msgspec.Struct, frozen=True, tag="refused"):
     line: str

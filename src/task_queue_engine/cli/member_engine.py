@@ -3,6 +3,7 @@ client does not know which one answers."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import msgspec
@@ -28,6 +29,18 @@ class MemberEngine(Engine):
         super().__init__(tasks, settings, consume=consume)
         self._membership = membership
         self._leaving = False
+
+    async def listen(
+        self,
+        on_order: Callable[[bool], None],
+        *,
+        task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+    ) -> None:
+        """Take the supervisor's orders, and answer what it asks for the others, until cancelled."""
+        await self._membership.run(on_order=on_order, report=self._report, task_status=task_status)
+
+    async def tell_ready(self) -> None:
+        await self._membership.tell_ready(await self._report("metrics"))
 
     def stop_taking_work(self) -> None:
         self._leaving = True
@@ -55,7 +68,7 @@ class MemberEngine(Engine):
             own = await super().ready()
         return _of_all(own, whole)
 
-    async def report(self, what: What) -> msgspec.Raw:
+    async def _report(self, what: What) -> msgspec.Raw:
         """This process's own part, for the others."""
         if self._running is None:
             return NOTHING

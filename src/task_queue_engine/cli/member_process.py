@@ -109,7 +109,8 @@ class MemberProcess:
         while data := await self._receive():
             for line in lines.feed(data):
                 match messages.decode_from_member(line):
-                    case messages.Ready():
+                    case messages.Ready(metrics=metrics):
+                        self.metrics = metrics
                         self.ready_at = trio.current_time()
                         on_ready()
                     case messages.Refused(line=why):

@@ -118,8 +118,8 @@ class Membership:
                 self._hear(messages.Whole(id=each))
             await trio.sleep_forever()
 
-    async def tell_ready(self) -> None:
-        await self._send(messages.Ready())
+    async def tell_ready(self, metrics: msgspec.Raw) -> None:
+        await self._send(messages.Ready(metrics))
 
     async def ask(self, what: messages.What, own: msgspec.Raw = messages.NOTHING) -> messages.Whole:
         """About the others; nothing where the supervisor does not answer."""

@@ -112,10 +112,8 @@ class _Service:
                     wakeup_fd=self._guard.wakeup_fd,
                 )
             )
-            if isinstance(self._engine, MemberEngine) and self._member is not None:
-                await nursery.start(
-                    partial(self._member.run, on_order=self._on_order, report=self._engine.report)
-                )
+            if isinstance(self._engine, MemberEngine):
+                await nursery.start(partial(self._engine.listen, self._on_order))
             await self._run_all()
             nursery.cancel_scope.cancel()
 
@@ -161,8 +159,8 @@ class _Service:
             with self._starting:
                 await self._start(nursery)
                 self._running = True
-                if self._member is not None:
-                    await self._member.tell_ready()
+                if isinstance(self._engine, MemberEngine):
+                    await self._engine.tell_ready()
             if not self._running:
                 nursery.cancel_scope.cancel()
                 return
