@@ -50,7 +50,7 @@ class MemberProcess:
                 stdin=subprocess.DEVNULL,
                 pass_fds=shared,
                 env=os.environ | {VARIABLE: given},
-                start_new_session=True,  # Ctrl-C in the terminal comes to the supervisor alone
+                process_group=0,  # Ctrl-C in the terminal comes to the supervisor alone
             )
         except OSError:
             ours.close()
