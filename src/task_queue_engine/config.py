@@ -17,6 +17,9 @@ from task_queue_engine.errors import ConfigurationError
 from task_queue_engine.limits import MAX_ATTEMPTS, MAX_TIMEOUT
 from task_queue_engine.retry import MAX_SECONDS
 
+MAX_SERVICE_PROCESSES = 1000
+"""More than any machine has cores."""
+
 Count = Annotated[int, Field(ge=1, le=10_000)]
 Seconds = Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)]
 
@@ -116,6 +119,13 @@ class Settings(EnvironmentSettings):
     )
     processes: Count = _env("TQE_PROCESSES", max(1, os.cpu_count() or 1))
     process_env: Annotated[tuple[str, ...], NoDecode] = _env("TQE_PROCESS_ENV", ())
+    # 0: for as long as they last.
+    max_tasks_per_process: Annotated[int, Field(ge=0)] = _env("TQE_MAX_TASKS_PER_PROCESS", 0)
+    max_process_mib: Annotated[int, Field(ge=0)] = _env("TQE_MAX_PROCESS_MIB", 0)
+    # Of `tqe serve`, `api` and `worker`; an engine inside another program is in that one process.
+    service_processes: Annotated[int, Field(ge=0, le=MAX_SERVICE_PROCESSES)] = _env(
+        "TQE_SERVICE_PROCESSES", 1
+    )
     prefetch: Annotated[
         Annotated[int, Field(ge=0, le=10_000)] | None, BeforeValidator(_auto_is_none)
     ] = _env("TQE_PREFETCH", None)

@@ -119,7 +119,7 @@ def test_what_a_handler_forks_can_be_terminated(shop: Shop, type_: str) -> None:
         assert run_task(shop, server, "pool") == [1, 2]
         server.signal()
         assert server.wait() == 0
-    assert server.log.count("SIGTERM received") == 1
+    assert server.log.count(" INFO    signals: SIGTERM received") == 1
 
 
 @pytest.mark.parametrize("name", ["fork", "spawn", "forkserver"])
@@ -219,12 +219,15 @@ def test_a_service_whose_threads_are_worn_out_ends_to_be_replaced(shop: Shop) ->
     else True,
     reason="needs the right to make a PID namespace, as a container runtime does",
 )
-def test_as_process_1_of_a_container_it_reaps_orphans_and_passes_signals_on(shop: Shop) -> None:
+@pytest.mark.parametrize("processes", [1, 2])
+def test_as_process_1_of_a_container_it_reaps_orphans_and_passes_signals_on(
+    shop: Shop, processes: int
+) -> None:
     kept = {name: os.environ[name] for name in ("PATH", "PYTHONPATH") if name in os.environ}
     inside = subprocess.Popen(
         [
             *("unshare", "--pid", "--fork", "--mount-proc", "--kill-child"),
-            *(sys.executable, "-m", "task_queue_engine", "serve"),
+            *(sys.executable, "-m", "task_queue_engine", "serve", "--processes", str(processes)),
         ],
         cwd=shop.path,
         env=kept | {"TQE_APP": APP, "PORT": "0", "TQE_SHUTDOWN_GRACE": "0"},
@@ -244,7 +247,7 @@ def test_as_process_1_of_a_container_it_reaps_orphans_and_passes_signals_on(shop
             assert server.wait() == 0
         finally:
             inside.kill()  # and all in its namespace with it
-    assert server.log.count("SIGTERM received") == 1
+    assert server.log.count(" INFO    signals: SIGTERM received") == 1
 
 
 def guards_of(service: int) -> list[int]:

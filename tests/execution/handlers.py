@@ -45,6 +45,15 @@ def pid(payload: Any) -> int:
     return os.getpid()
 
 
+_kept: list[bytes] = []
+
+
+def keep(mib: int) -> int:
+    """Leak so much memory."""
+    _kept.append(os.urandom(2**20) * mib)
+    return os.getpid()
+
+
 def hold(path: str, context: SyncTaskContext) -> None:
     """Keep the FIFO at `path` open for writing for as long as this process lives."""
     os.open(path, os.O_WRONLY)

@@ -10,6 +10,7 @@ from typing import Any, ParamSpec, TypeVar
 import trio
 
 from task_queue_engine import Task, TaskRegistry, TaskStatus
+from task_queue_engine.execution.processes import Recycling
 from task_queue_engine.execution.runner import HandlerRunner
 from task_queue_engine.registry import Handler
 from task_queue_engine.task import new_task_id
@@ -40,12 +41,14 @@ def make_runner(
     processes: int = 2,
     max_result_bytes: int = 4096,
     overlap_wait: float = 0.0,
+    recycling: Recycling | None = None,
 ) -> HandlerRunner:
     return HandlerRunner(
         threads=threads,
         processes=processes,
         max_result_bytes=max_result_bytes,
         overlap_wait=overlap_wait,
+        recycling=recycling,
     )
 
 

@@ -15,8 +15,10 @@ from pathlib import Path
 import pytest
 import trio
 
+from task_queue_engine import Discard
 from task_queue_engine.errors import AttemptTimedOut, HandlerNotStarted, WorkerProcessDied
 from task_queue_engine.execution import processes
+from task_queue_engine.execution.processes import Recycling
 from task_queue_engine.execution.worker_process import reap, spawn
 from tests.execution import handlers
 from tests.execution.support import Progress, bounded, make_runner, run, until
@@ -567,3 +569,48 @@ async def test_no_descriptors_for_a_process_cost_no_attempt(free: int) -> None:
                 await run(runner, handlers.pid, process=True)
             assert runner.statistics().trouble is not None  # for /ready
         assert await run(runner, handlers.pid, process=True) > 0
+
+
+# --- recycling ------------------------------------------------------------------------------
+
+
+@bounded(20)
+async def test_a_process_is_replaced_after_so_many_tasks() -> None:
+    runner = make_runner(processes=1, recycling=Recycling(max_tasks=2))
+    with no_descriptors_leak():
+        async with runner.open():
+            pids = [await run(runner, handlers.pid, process=True) for _ in range(5)]
+            assert runner.statistics().worker_processes == 1
+    assert pids[0] == pids[1] != pids[2] == pids[3] != pids[4]
+    assert all(is_gone(pid) for pid in pids)
+
+
+@bounded(20)
+async def test_a_process_that_holds_too_much_memory_is_replaced() -> None:
+    """It ends right after the task, and no task is cut short for it."""
+    runner = make_runner(processes=1, recycling=Recycling(max_mib=300))
+    async with runner.open():
+        small = await run(runner, handlers.keep, 1, process=True)
+        assert await run(runner, handlers.keep, 1, process=True) == small
+        assert await run(runner, handlers.keep, 400, process=True) == small
+        assert await run(runner, handlers.keep, 1, process=True) != small
+        assert is_gone(small)
+
+
+@bounded(20)
+async def test_a_failed_task_counts_too() -> None:
+    runner = make_runner(processes=1, recycling=Recycling(max_tasks=1))
+    async with runner.open():
+        first = await run(runner, handlers.pid, process=True)
+        with pytest.raises(Discard):
+            await run(runner, handlers.discard, process=True)
+        assert await run(runner, handlers.pid, process=True) != first
+
+
+@bounded(30)
+async def test_a_spent_process_that_does_not_end_is_killed_before_the_next() -> None:
+    runner = make_runner(processes=1, recycling=Recycling(max_tasks=1))
+    async with runner.open():
+        spent = await run(runner, handlers.hang_at_exit, process=True)
+        assert await run(runner, handlers.pid, process=True) != spent
+        assert is_gone(spent)

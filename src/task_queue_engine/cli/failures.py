@@ -65,8 +65,18 @@ class NothingFound(TaskQueueError):
     """What was asked for by id does not exist."""
 
 
-def exit_code_of(error: TaskQueueError) -> ExitCode:
+class ServiceEnded(TaskQueueError):
+    """One of the processes of a service could not do its work, and said so in this line."""
+
+    def __init__(self, line: str, code: int) -> None:
+        super().__init__(line)
+        self.code = code
+
+
+def exit_code_of(error: TaskQueueError) -> int:
     match error:
+        case ServiceEnded(code=code):
+            return code
         case TaskFailed() | TaskCancelled():
             return ExitCode.FAILED
         case TaskNotFound() | NothingFound():

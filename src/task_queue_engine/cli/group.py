@@ -21,7 +21,8 @@ from task_queue_engine.cli.failures import (
 )
 from task_queue_engine.cli.leaving import leave
 from task_queue_engine.cli.logs import writes_json
-from task_queue_engine.cli.options import DEBUG, SERVICE
+from task_queue_engine.cli.membership import Membership
+from task_queue_engine.cli.options import DEBUG, MEMBER, SERVICE
 from task_queue_engine.cli.output import printable
 from task_queue_engine.errors import ApiError, TaskQueueError
 
@@ -68,12 +69,13 @@ class Program(click.Group):
             raise
         except (Exception, KeyboardInterrupt, BaseExceptionGroup) as error:  # noqa: BLE001 - reported
             debug = DEBUG in ctx.meta or logging.getLogger().isEnabledFor(logging.DEBUG)
-            return _report(error, debug=debug)
+            return _report(error, debug=debug, member=ctx.meta.get(MEMBER))
         return ExitCode.OK
 
 
-def _report(error: BaseException, *, debug: bool) -> int:
-    """Report what went wrong; returns the exit code."""
+def _report(error: BaseException, *, debug: bool, member: Membership | None = None) -> int:
+    """Report what went wrong, by way of the supervisor where there is one; returns the exit
+    code."""
     if is_broken_pipe(error):
         _give_up_stdout()
         return ExitCode.BROKEN_PIPE
@@ -81,17 +83,25 @@ def _report(error: BaseException, *, debug: bool) -> int:
         return _fail("interrupted", ExitCode.INTERRUPTED)
     if debug:
         traceback.print_exception(error)
+    line, code = _line_of(error, debug=debug)
+    if member is not None:
+        member.refuse(line)
+        return code
+    return _fail(line, code)
+
+
+def _line_of(error: BaseException, *, debug: bool) -> tuple[str, int]:
     expected = expected_error(error)
-    if expected is None:
-        first = first_of(error)
-        if isinstance(first, OSError):  # no room on the device, no such directory, ...
-            return _fail(str(first), ExitCode.FAILED)
-        hint = "" if debug else " (--debug shows where)"
-        return _fail(f"a defect: {type(first).__name__}: {first}{hint}", ExitCode.FAILED)
-    return _fail(f"{expected}{_hint(expected)}", exit_code_of(expected))
+    if expected is not None:
+        return f"{expected}{_hint(expected)}", exit_code_of(expected)
+    first = first_of(error)
+    if isinstance(first, OSError):  # no room on the device, no such directory, ...
+        return str(first), ExitCode.FAILED
+    hint = "" if debug else " (--debug shows where)"
+    return f"a defect: {type(first).__name__}: {first}{hint}", ExitCode.FAILED
 
 
-def _fail(line: str, code: ExitCode) -> int:
+def _fail(line: str, code: int) -> int:
     line = printable(" ".join(line.split()))
     if writes_json():
         logger.critical(line)

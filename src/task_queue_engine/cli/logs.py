@@ -25,10 +25,12 @@ _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {
 
 
 class TextFormatter(logging.Formatter):
-    """`2030-01-01T12:00:00.123Z INFO    poller: ...`"""
+    """`2030-01-01T12:00:00.123Z INFO    poller: ...`; with the process's name before `poller` where
+    several write to one log."""
 
-    def __init__(self) -> None:
-        super().__init__("%(asctime)s %(levelname)-7s %(source)s: %(message)s")
+    def __init__(self, process: str | None = None) -> None:
+        name = "" if process is None else f"{process} "
+        super().__init__(f"%(asctime)s %(levelname)-7s {name}%(source)s: %(message)s")
 
     def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:  # noqa: N802 - logging's own name
         moment = datetime.fromtimestamp(record.created, UTC)
@@ -41,7 +43,11 @@ class TextFormatter(logging.Formatter):
 
 class JsonFormatter(logging.Formatter):
     """One object a line: time, level, logger, message, exception where there is one, and whatever
-    the line was given as `extra`."""
+    the line was given as `extra`; the process's name where several write to one log."""
+
+    def __init__(self, process: str | None = None) -> None:
+        super().__init__()
+        self._process = process
 
     def format(self, record: logging.LogRecord) -> str:
         line: dict[str, Any] = {
@@ -50,6 +56,8 @@ class JsonFormatter(logging.Formatter):
             "logger": record.name,
             "message": record.getMessage(),
         }
+        if self._process is not None:
+            line["process"] = self._process
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
         elif record.exc_text:  # that of a worker process
@@ -58,14 +66,19 @@ class JsonFormatter(logging.Formatter):
         return msgspec.json.encode(line, enc_hook=str).decode()
 
 
-def set_up_logging(level: str, log_format: Literal["text", "json"]) -> None:
+def set_up_logging(
+    level: str, log_format: Literal["text", "json"], *, process: str | None = None
+) -> None:
     """Send everything at or above `level` to stderr. Doing it again replaces what was set up.
 
     An application's logging configuration rules its own loggers, and those of libraries; the
     engine's go on as they are set up here, unless it names them ("task_queue_engine").
+
+    Args:
+        process: this one's name in each line, where others write to the same place.
     """
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(JsonFormatter() if log_format == "json" else TextFormatter())
+    handler.setFormatter(JsonFormatter(process) if log_format == "json" else TextFormatter(process))
     logging.basicConfig(level=level, handlers=[handler], force=True)
     # The engine's own lines come here whatever an application does with the root logger: it may
     # replace its handlers when its module is imported.

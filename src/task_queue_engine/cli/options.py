@@ -14,6 +14,9 @@ Command = Callable[..., Any]
 
 SERVICE = "task_queue_engine.service"
 """Set in a context's meta once a service has run: its process is ended by `leaving`."""
+MEMBER = "task_queue_engine.member"
+"""In a context's meta: the Membership of a process that has a supervisor, which tells the user what
+is wrong."""
 DEBUG = "task_queue_engine.debug"
 """In a context's `meta`: tracebacks are wanted."""
 

@@ -19,26 +19,20 @@ import trio
 from task_queue_engine._version import __version__
 from task_queue_engine.cli.failures import ExitCode
 from task_queue_engine.cli.guard import Guard
+from task_queue_engine.cli.member_engine import MemberEngine
+from task_queue_engine.cli.membership import Membership
+from task_queue_engine.cli.time_to_end import TimeToEnd, http_grace
 from task_queue_engine.cli.watchdog import Watchdog
 from task_queue_engine.config import Settings
 from task_queue_engine.engine.engine import Engine
 from task_queue_engine.engine.signals import on_signals
 from task_queue_engine.execution.environment import withheld
 from task_queue_engine.http import Bound, open_listeners, serve_http
+from task_queue_engine.http.listeners import adopt_listeners
 from task_queue_engine.http.open_files import raise_open_files_limit
 from task_queue_engine.registry import RunsIn, TaskRegistry
 
 logger = logging.getLogger("task_queue_engine.service")
-
-# Seconds for answers that are under way when the server is to stop; no more than handlers get.
-_HTTP_GRACE = 5.0
-# Seconds of the watchdog beyond all deadlines: what they bound takes a moment to unwind.
-_MARGIN = 3.0
-# Seconds of the guard beyond the watchdog, whose last words take up to one.
-_AFTER_THE_WATCHDOG = 3.0
-# Seconds more on AWS: a write that is under way at the hard deadline is carried to its end, at most
-# 8 (`backends/aws/dynamodb/store.py`), and the counters' last flush is given 2.
-_LAST_WRITES = 10.0
 
 Listeners = Sequence[trio.SocketListener]
 
@@ -51,6 +45,8 @@ class ServiceConfig:
     settings: Settings
     workers: bool
     http: bool
+    membership: Membership | None = None
+    """Of the processes of `--processes N`, where this is one of them."""
 
 
 def run_service(config: ServiceConfig) -> None:
@@ -62,17 +58,13 @@ def run_service(config: ServiceConfig) -> None:
     """
     settings = config.settings
     raise_open_files_limit()
-    hard_deadline = settings.shutdown_grace + settings.shutdown_flush
-    if config.http:
-        hard_deadline += _http_grace(settings)
-    margin = _MARGIN + (_LAST_WRITES if settings.uses_aws else 0)
-    timeout, hurried = hard_deadline + margin, settings.shutdown_flush + margin
+    time = TimeToEnd.of_watchdog(settings, http=config.http)
     watchdog = Watchdog(
-        timeout=timeout, hurried_timeout=hurried, end=lambda: os._exit(ExitCode.OVERRUN)
+        timeout=time.timeout, hurried_timeout=time.hurried, end=lambda: os._exit(ExitCode.OVERRUN)
     )
     guard = Guard(
-        timeout=timeout + _AFTER_THE_WATCHDOG,
-        hurried_timeout=hurried + _AFTER_THE_WATCHDOG,
+        timeout=time.then().timeout,
+        hurried_timeout=time.then().hurried,
         as_json=settings.log_format == "json",
     )
     watchdog.start()
@@ -86,23 +78,28 @@ def run_service(config: ServiceConfig) -> None:
         guard.hurry()  # to the very end: see leaving.py
 
 
-def _http_grace(settings: Settings) -> float:
-    return min(_HTTP_GRACE, settings.shutdown_grace)
-
-
 class _Service:
     def __init__(self, config: ServiceConfig, watchdog: Watchdog, guard: Guard) -> None:
         self._config = config
         self._settings = config.settings
         self._watchdog = watchdog
         self._guard = guard
-        self._engine = Engine(config.registry, config.settings, consume=config.workers)
+        self._member = config.membership
+        self._engine = self._make_engine()
         self._starting = trio.CancelScope()
         self._running = False
         self._stop = trio.Event()
         self._http = trio.CancelScope()
         self._http_started = False
         self._http_ended = trio.Event()
+
+    def _make_engine(self) -> Engine:
+        config = self._config
+        if config.membership is None:
+            return Engine(config.registry, config.settings, consume=config.workers)
+        return MemberEngine(
+            config.registry, config.settings, consume=config.workers, membership=config.membership
+        )
 
     async def run(self) -> None:
         async with trio.open_nursery() as nursery:
@@ -115,6 +112,8 @@ class _Service:
                     wakeup_fd=self._guard.wakeup_fd,
                 )
             )
+            if isinstance(self._engine, MemberEngine):
+                await nursery.start(partial(self._engine.listen, self._on_order))
             await self._run_all()
             nursery.cancel_scope.cancel()
 
@@ -123,6 +122,20 @@ class _Service:
         self._guard.arm()
 
     def _on_signal(self) -> None:
+        if self._stop.is_set() and self._member is None:
+            self._hurry()
+        else:
+            # A service manager signals every process of a group, and the supervisor passes on what
+            # came to it: only an order of its own is a second one.
+            self._begin_to_stop()
+
+    def _on_order(self, now: bool) -> None:
+        self._arm()
+        self._begin_to_stop()
+        if now:
+            self._hurry()
+
+    def _begin_to_stop(self) -> None:
         if not self._running:
             self._starting.cancel()
         elif not self._stop.is_set():
@@ -132,7 +145,9 @@ class _Service:
                 "stopping: what is running has %g s to end; a second signal stops at once",
                 self._settings.shutdown_grace,
             )
-        else:
+
+    def _hurry(self) -> None:
+        if self._running:
             logger.info("stopping at once")
             self._watchdog.hurry()
             self._guard.hurry()
@@ -144,6 +159,8 @@ class _Service:
             with self._starting:
                 await self._start(nursery)
                 self._running = True
+                if isinstance(self._engine, MemberEngine):
+                    await self._engine.tell_ready()
             if not self._running:
                 nursery.cancel_scope.cancel()
                 return
@@ -161,7 +178,11 @@ class _Service:
             self._tell_engine()
             return
         # The port first: without it nothing else is touched.
-        listeners = await open_listeners(self._settings)
+        listeners = (
+            await open_listeners(self._settings)
+            if self._member is None
+            else adopt_listeners(self._member.listeners)
+        )
         try:
             await nursery.start(self._engine.run)
             self._tell_engine()
@@ -181,7 +202,7 @@ class _Service:
                     self._settings,
                     shutdown=self._stop,
                     listeners=listeners,
-                    grace=_http_grace(self._settings),
+                    grace=http_grace(self._settings),
                     task_status=task_status,
                 )
         finally:

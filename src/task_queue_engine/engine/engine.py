@@ -33,9 +33,14 @@ from task_queue_engine.engine.probing import ANSWER_WITHIN, BackendProbe
 from task_queue_engine.engine.shutdown import Shutdown
 from task_queue_engine.engine.submission import TaskBuilder
 from task_queue_engine.engine.supervisor import Supervisor
-from task_queue_engine.errors import BackendUnavailable, TooManyAbandonedThreads
+from task_queue_engine.errors import (
+    BackendUnavailable,
+    ConfigurationError,
+    TooManyAbandonedThreads,
+)
 from task_queue_engine.events import Hook
 from task_queue_engine.execution.locating import locate
+from task_queue_engine.execution.processes import Recycling
 from task_queue_engine.execution.runner import HandlerRunner
 from task_queue_engine.registry import RunsIn, TaskRegistry
 from task_queue_engine.task import TaskStatus
@@ -61,6 +66,9 @@ class Engine(Commands):
 
     The methods that ask or change something raise EngineNotRunning outside `run`, and
     BackendUnavailable while the backend is in trouble.
+
+    Raises:
+        ConfigurationError: a setting that cannot work, naming its variable.
     """
 
     def __init__(
@@ -78,6 +86,7 @@ class Engine(Commands):
         clock = clock if clock is not None else SystemClock()
         if backend is None:
             backend = create_backend(settings, clock, runs_tasks=consume)
+        _refuse_processes_that_share_nothing(settings, backend)
         super().__init__(registry=tasks, settings=settings, backend=backend, clock=clock)
         self._consume = consume
         self._housekeeping = housekeeping
@@ -137,6 +146,10 @@ class Engine(Commands):
             max_result_bytes=self._settings.max_result_bytes,
             overlap_wait=self._settings.overlap_wait,
             more_environment=self._settings.process_env,
+            recycling=Recycling(
+                max_tasks=self._settings.max_tasks_per_process,
+                max_mib=self._settings.max_process_mib,
+            ),
         )
         async with runner.open(), trio.open_nursery() as nursery:
             pipeline = Pipeline(self._pipeline_config(runner))
@@ -218,10 +231,18 @@ class Engine(Commands):
 
     async def metrics(self) -> EngineMetrics:
         running = self._check_running()
-        line, metrics = running.pipeline.line, running.pipeline.metrics
         with trio.move_on_after(ANSWER_WITHIN), suppress(BackendUnavailable):
-            await metrics.sample()
-        sample = metrics.statistics()
+            await running.pipeline.metrics.sample()
+        return self.latest_metrics()
+
+    def latest_metrics(self) -> EngineMetrics:
+        """The same without asking the backend: `counts` and `depth` are those of the last look.
+
+        Raises:
+            EngineNotRunning
+        """
+        running = self._check_running()
+        line, sample = running.pipeline.line, running.pipeline.metrics.statistics()
         return EngineMetrics(
             counts=sample.counts,
             depth=sample.depth,
@@ -261,6 +282,15 @@ class Engine(Commands):
         """Every actor's own counters, by actor."""
         pipeline = self._check_running().pipeline
         return {name: asdict(numbers) for name, numbers in pipeline.statistics().items()}
+
+
+def _refuse_processes_that_share_nothing(settings: Settings, backend: Backend) -> None:
+    if settings.service_processes != 1 and backend.info.name == "memory":
+        raise ConfigurationError(
+            "must be 1 with the memory backend, which is of one process: others would share "
+            "nothing with it",
+            variable="TQE_SERVICE_PROCESSES",
+        )
 
 
 async def _watch_threads(runner: HandlerRunner, supervisor: Supervisor) -> None:

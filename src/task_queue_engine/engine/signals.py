@@ -54,6 +54,17 @@ async def on_signals(
                 request()
 
 
+async def on_child_ends(
+    look: Callable[[], None], *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+) -> None:
+    """Call `look` when processes that this one has started may have ended, for as long as this
+    runs. One call may stand for several."""
+    with trio.open_signal_receiver(signal.SIGCHLD) as signals:
+        task_status.started()
+        async for _ in signals:
+            look()
+
+
 @contextmanager
 def _as_before_in_forks(numbers: list[signal.Signals]) -> Iterator[None]:
     handlers: dict[signal.Signals, Any] = {number: signal.getsignal(number) for number in numbers}

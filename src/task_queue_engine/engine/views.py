@@ -70,8 +70,8 @@ class PurgeResult(msgspec.Struct, frozen=True, kw_only=True):
 
 class MetricsView(msgspec.Struct, frozen=True, kw_only=True):
     """Tasks (`..._tasks`) are counted over all queues, messages in `queue` alone, and workers,
-    uptime, counters and usage are those of the process that answers, since its start: each process
-    on the same backend has its own."""
+    uptime, counters and usage are those of the server that answers, over all of its processes
+    (`--processes`), since its start: each server on the same backend has its own."""
 
     queue: str = ""
     """The queue that this process works on."""
@@ -83,7 +83,7 @@ class MetricsView(msgspec.Struct, frozen=True, kw_only=True):
     failed_tasks: int
     cancelled_tasks: int
     workers: int
-    """Of this process: 0 where it only serves HTTP, whatever runs beside it."""
+    """Of this server: 0 where it only serves HTTP, whatever runs beside it."""
     active_workers: int
     """Those of `workers` that run a handler now."""
     queue_depth: int
@@ -100,9 +100,9 @@ class MetricsView(msgspec.Struct, frozen=True, kw_only=True):
     uptime_seconds: float
     counters: dict[str, int]
     abandoned_threads: int
-    """Threads of this process whose `def` handler outlived its attempt and still runs."""
+    """Threads of this server whose `def` handler outlived its attempt and still runs."""
     given_back_by_type: dict[str, int] | UnsetType = UNSET
-    """How often this process gave tasks back that it cannot run; only where it did."""
+    """How often this server gave tasks back that it cannot run; only where it did."""
     usage: BackendUsage | UnsetType = UNSET
     """Only where the backend is billed by the request (AWS)."""
 

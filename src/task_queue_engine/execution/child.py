@@ -30,6 +30,7 @@ from task_queue_engine.execution.contexts import AttemptContext
 from task_queue_engine.execution.failures import unwrap_single
 from task_queue_engine.execution.forks import set_signals_in_forks
 from task_queue_engine.execution.locating import HandlerPath, load
+from task_queue_engine.execution.memory import resident_bytes
 from task_queue_engine.execution.remote_errors import pack
 from task_queue_engine.execution.values import encode_progress, encode_result
 from task_queue_engine.registry import TaskDefinition, TaskRegistry
@@ -83,6 +84,8 @@ def main(descriptor: int, engine_pid: int) -> None:
         reply = _run(job, engine)
         logs.end()
         _flush_output()
+        if job.measure_memory:
+            reply.memory = resident_bytes()
         listener.busy = False
         try:
             engine.send(reply)

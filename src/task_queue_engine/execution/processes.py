@@ -15,6 +15,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Collection
+from dataclasses import dataclass
 from typing import Any
 
 import trio
@@ -31,6 +32,10 @@ from task_queue_engine.execution.worker_process import HungUp, WorkerProcess, re
 from task_queue_engine.registry import TaskDefinition
 from task_queue_engine.task import Task
 
+_MIB = 2**20
+
+logger = logging.getLogger("task_queue_engine.workers")
+
 # Seconds for a process to import the engine; a machine that takes longer is in trouble.
 _START_TIMEOUT = 60.0
 
@@ -41,13 +46,36 @@ _EXIT_WAIT = 5.0
 _CLOSE_GRACE = 2.0
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recycling:
+    """When a process has done enough, and the next task gets a new one. 0: never for that."""
+
+    max_tasks: int = 0
+    max_mib: int = 0
+    """Of memory that it still holds after a task, in MiB."""
+
+    def reason(self, worker: WorkerProcess) -> str | None:
+        """None: it is good for another task."""
+        if self.max_tasks and worker.tasks >= self.max_tasks:
+            return f"has run {worker.tasks} tasks"
+        if self.max_mib and worker.memory is not None and worker.memory > self.max_mib * _MIB:
+            return f"holds {worker.memory // _MIB} MiB after {worker.tasks} tasks"
+        return None
+
+
 class ProcessPool:
     """Runs handlers in at most `limit` worker processes, which get the variables of the environment
     that `worker_environment` allows, and those named in `more_environment`."""
 
     def __init__(
-        self, *, limit: int, max_result_bytes: int, more_environment: Collection[str] = ()
+        self,
+        *,
+        limit: int,
+        max_result_bytes: int,
+        more_environment: Collection[str] = (),
+        recycling: Recycling | None = None,
     ) -> None:
+        self.recycling = recycling if recycling is not None else Recycling()
         self._more_environment = more_environment
         self.limiter = trio.CapacityLimiter(limit)
         self.max_result_bytes = max_result_bytes
@@ -58,6 +86,8 @@ class ProcessPool:
         self._is_open = False
         self._workers: set[WorkerProcess] = set()
         self._idle: list[WorkerProcess] = []
+        self._spent: list[WorkerProcess] = []
+        """They were asked to end, and are to be gone before another one takes their place."""
 
     @property
     def running(self) -> int:
@@ -85,9 +115,10 @@ class ProcessPool:
         for worker in workers:
             if worker in self._idle:
                 worker.hang_up()
-            else:
+            elif worker not in self._spent:
                 worker.kill()
         self._idle.clear()
+        self._spent.clear()
         await self._end(*workers, grace=_CLOSE_GRACE)
 
     async def take(self) -> WorkerProcess:
@@ -99,10 +130,18 @@ class ProcessPool:
             if worker.is_alive():
                 return worker
             await self._end(worker)  # it died while it was idle
+        spent, self._spent = self._spent, []
+        await self._end(*spent, grace=_CLOSE_GRACE)
         return await self._start()
 
     def give_back(self, worker: WorkerProcess) -> None:
-        self._idle.append(worker)
+        reason = self.recycling.reason(worker)
+        if reason is None:
+            self._idle.append(worker)
+            return
+        logger.info("worker process %d %s: the next task gets a new one", worker.pid, reason)
+        worker.hang_up()
+        self._spent.append(worker)
 
     async def discard(self, worker: WorkerProcess) -> None:
         """Kill it, with what it started. Not cancellable; takes milliseconds."""
@@ -207,6 +246,7 @@ class ProcessCall:
             waited=waited,
             log_level=logging.root.level,
             capture_warnings=captures_warnings(),
+            measure_memory=self._pool.recycling.max_mib > 0,
         )
         reply = await self._run_in_worker(job)
         if isinstance(reply, wire.Raised):

@@ -15,7 +15,7 @@ from task_queue_engine.errors import AttemptTimedOut, ResultNotStorable, WrongAs
 from task_queue_engine.execution.checks import PayloadChecks
 from task_queue_engine.execution.containment import contain, needs_asyncio
 from task_queue_engine.execution.contexts import AttemptContext
-from task_queue_engine.execution.processes import ProcessPool
+from task_queue_engine.execution.processes import ProcessPool, Recycling
 from task_queue_engine.execution.threads import ReportProgress, ThreadRunner
 from task_queue_engine.execution.values import storable_progress, storable_result
 from task_queue_engine.registry import RunsIn, TaskDefinition
@@ -52,6 +52,7 @@ class HandlerRunner:
             of its task from starting here.
         more_environment: variables that worker processes get besides the usual ones, see
             `environment.py`.
+        recycling: when a worker process is replaced; None: never, while it lives.
         max_result_bytes: limit for the JSON of a result, and of a progress value.
 
     A program that defines `process=True` handlers in its main file needs
@@ -67,13 +68,17 @@ class HandlerRunner:
         max_result_bytes: int,
         overlap_wait: float = 0.0,
         more_environment: Collection[str] = (),
+        recycling: Recycling | None = None,
     ) -> None:
         self.max_result_bytes = max_result_bytes
         self._threads = ThreadRunner(
             limit=threads, overlap_wait=overlap_wait, max_result_bytes=max_result_bytes
         )
         self._processes = ProcessPool(
-            limit=processes, max_result_bytes=max_result_bytes, more_environment=more_environment
+            limit=processes,
+            max_result_bytes=max_result_bytes,
+            more_environment=more_environment,
+            recycling=recycling,
         )
         self.checks = PayloadChecks()
         """For all that checks payloads in this engine."""

@@ -32,6 +32,8 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     """Of the engine's root logger: what is below it need not be sent."""
     capture_warnings: bool = False
     """Warnings go to the log, as in the engine."""
+    measure_memory: bool = False
+    """Say in the reply how much this process holds."""
 
 
 class WorkerReady(msgspec.Struct, frozen=True):
@@ -56,16 +58,20 @@ class Logged(msgspec.Struct, frozen=True, tag="logged", kw_only=True):
     """A JSON object: what the line was given as `extra`, and the task's id."""
 
 
-class Returned(msgspec.Struct, frozen=True, tag="returned"):
+class Returned(msgspec.Struct, tag="returned"):
     """The handler returned; `result` is JSON within the size limit."""
 
     result: msgspec.Raw
+    memory: int | None = None
+    """Bytes that the process holds, where that was asked for."""
 
 
-class Raised(msgspec.Struct, frozen=True, tag="raised"):
+class Raised(msgspec.Struct, tag="raised"):
     """The handler raised, or its result was refused."""
 
     error: RemoteError
+    memory: int | None = None
+    """As in Returned."""
 
 
 Reply = ProgressReported | Logged | Returned | Raised

@@ -51,6 +51,10 @@ class WorkerProcess:
         self._process = process
         self._stream = trio.SocketStream(trio.socket.from_stdlib_socket(connection))
         self._frames = wire.FrameBuffer()
+        self.tasks = 0
+        """How many it has run."""
+        self.memory: int | None = None
+        """Bytes that it held after the last one, where that was asked for."""
 
     @property
     def pid(self) -> int:
@@ -82,6 +86,8 @@ class WorkerProcess:
             elif isinstance(reply, wire.Logged):
                 replay(reply)
             else:
+                self.tasks += 1
+                self.memory = reply.memory
                 return reply
 
     async def _receive(self) -> bytes:

@@ -76,6 +76,17 @@ async def open_listeners(settings: Settings) -> list[trio.SocketListener]:
     return listeners
 
 
+def adopt_listeners(descriptors: Sequence[int]) -> list[trio.SocketListener]:
+    """Listening sockets that this process was given at its start; others may accept from the same
+    ones. The kernel gives each connection to one of them, and keeps it while all are busy."""
+    listeners = []
+    for descriptor in descriptors:
+        sock = trio.socket.from_stdlib_socket(socket.socket(fileno=descriptor))
+        _listening.add(sock)
+        listeners.append(trio.SocketListener(sock))
+    return listeners
+
+
 # A child that a handler forks must not keep the port, should this process be killed.
 _listening: weakref.WeakSet[trio.socket.SocketType] = weakref.WeakSet()
 

@@ -77,23 +77,23 @@ def _lines(metrics: EngineMetrics) -> Iterator[str]:
     )
     yield from _gauge("dead_letters", "Dead letters of this process's queue.", depth.dead)
     yield from _gauge(
-        "workers", "Workers of this process alone: add up those of all.", metrics.workers
+        "workers", "Workers of this server alone: add up those of all.", metrics.workers
     )
     yield from _gauge(
-        "active_workers", "Workers of this process that run a handler.", metrics.active_workers
+        "active_workers", "Workers of this server that run a handler.", metrics.active_workers
     )
     yield from _gauge(
         "workers_all_busy_seconds",
-        "Seconds for which no worker of this process has waited for work; where messages wait "
-        "too, WORKER_COUNT or the machine is what limits.",
+        "Seconds for which no worker of a process has waited for work; where messages wait too, "
+        "WORKER_COUNT or the machine is what limits.",
         metrics.all_busy_for,
     )
     yield from _gauge(
         "abandoned_threads",
-        "Threads of this process whose handler outlived its attempt.",
+        "Threads of this server whose handler outlived its attempt.",
         metrics.abandoned_threads,
     )
-    yield from _gauge("uptime_seconds", "Seconds since this engine started.", metrics.uptime)
+    yield from _gauge("uptime_seconds", "Seconds since this server started.", metrics.uptime)
     for name, value in sorted(metrics.counters.items()):
         safe = _NOT_IN_NAMES.sub("_", name)
         text = COUNTERS.get(name, safe.replace("_", " ").capitalize() + ".")

@@ -8,14 +8,17 @@ from typing import Any
 
 import click
 
+from task_queue_engine.backends.sqlite import check_path
 from task_queue_engine.cli.apps import DEFAULT_APP, load_app
 from task_queue_engine.cli.container_init import put_init_in_front
+from task_queue_engine.cli.cores import available_cores
 from task_queue_engine.cli.environment import warn_of_unknown_variables
-from task_queue_engine.cli.failures import expected_error
+from task_queue_engine.cli.failures import ServiceEnded, expected_error
 from task_queue_engine.cli.logs import set_up_logging
-from task_queue_engine.cli.options import SERVICE, Command, app_option, debug_option
+from task_queue_engine.cli.membership import Membership
+from task_queue_engine.cli.options import MEMBER, SERVICE, Command, app_option, debug_option
 from task_queue_engine.cli.settings import CommandSettings
-from task_queue_engine.config import Settings
+from task_queue_engine.config import MAX_SERVICE_PROCESSES, Settings
 from task_queue_engine.engine.loggers import protect_loggers
 
 logger = logging.getLogger("task_queue_engine.service")
@@ -30,11 +33,19 @@ _workers = click.option(
     metavar="N",
     help="Tasks to run at one time. [WORKER_COUNT]",
 )
+_processes = click.option(
+    "--processes",
+    type=click.IntRange(0, MAX_SERVICE_PROCESSES),
+    metavar="N",
+    help="Run so many processes of this, each with its own workers, behind one port; 0: one for "
+    "each core. [TQE_SERVICE_PROCESSES]",
+)
 
 
 def _service(command: Command) -> Command:
     """Options of everything that runs until it is stopped."""
 
+    @_processes
     @app_option
     @click.option("--json", "as_json", is_flag=True, help="Log JSON lines. [TQE_LOG_FORMAT=json]")
     @debug_option
@@ -51,7 +62,7 @@ def _service(command: Command) -> Command:
 @_workers
 @_service
 def serve(host: str | None, port: int | None, workers: int | None, **common: Any) -> None:
-    """Run the HTTP API and the workers in one process.
+    """Run the HTTP API and the workers.
 
     SIGTERM or Ctrl-C: nothing more is taken, running tasks may end (TQE_SHUTDOWN_GRACE), all
     others go back to the queue. A second one: at once.
@@ -79,24 +90,36 @@ def worker(workers: int | None, **common: Any) -> None:
 def _run(
     overrides: dict[str, Any],
     *,
+    processes: int | None,
     app: str | None,
     as_json: bool,
     debug: bool,
     http: bool,
     work: bool,
 ) -> None:
+    member = Membership.from_environment()
     put_init_in_front()
     overrides |= {
+        "TQE_SERVICE_PROCESSES": processes,
         "TQE_LOG_FORMAT": "json" if as_json else None,
         "TQE_LOG_LEVEL": "DEBUG" if debug else None,
     }
     given = {name: value for name, value in overrides.items() if value is not None}
     settings = Settings(**given)
-    set_up_logging(settings.log_level, settings.log_format)
+    set_up_logging(
+        settings.log_level, settings.log_format, process=None if member is None else member.name
+    )
+    if member is not None:
+        click.get_current_context().meta[MEMBER] = member
+        settings = _share_of(settings, member)
+    elif (count := _count(settings)) > 1:
+        _supervise(settings, count, http=http)
+        return
     spec = app or CommandSettings().app
     registry = load_app(spec)
     protect_loggers()  # the app may have configured logging, and disabled what there was
-    warn_of_unknown_variables()
+    if member is None or member.number == 1:
+        warn_of_unknown_variables()
     if spec == DEFAULT_APP:
         # Better now than when the first task needs them.
         from task_queue_engine.handlers import check_settings
@@ -107,9 +130,38 @@ def _run(
     from task_queue_engine.cli.service import ServiceConfig, run_service
 
     click.get_current_context().meta[SERVICE] = True
+    config = ServiceConfig(
+        registry=registry, settings=settings, workers=work, http=http, membership=member
+    )
     try:
-        run_service(ServiceConfig(registry=registry, settings=settings, workers=work, http=http))
+        run_service(config)
     except Exception as error:  # raised again: only the log is this command's
         if expected_error(error) is None:
             logger.critical("the engine has a defect and has ended", exc_info=error)
         raise
+
+
+def _count(settings: Settings) -> int:
+    """How many processes to run."""
+    return settings.service_processes or available_cores()
+
+
+def _supervise(settings: Settings, count: int, *, http: bool) -> None:
+    if not settings.uses_aws:
+        check_path(settings.database)
+    # Only here: a process on its own needs nothing of it.
+    from task_queue_engine.cli.process_group import run_processes
+
+    ended = run_processes(settings, count=count, http=http)
+    if ended.line is not None:
+        raise ServiceEnded(ended.line, ended.code)
+    click.get_current_context().exit(ended.code)
+
+
+def _share_of(settings: Settings, member: Membership) -> Settings:
+    """Worker processes for `process=True` handlers are by default as many as there are cores, for
+    all processes of the group together."""
+    if "processes" in settings.model_fields_set:
+        return settings
+    share = max(1, settings.processes // member.size)
+    return settings.model_copy(update={"processes": share})
