@@ -55,7 +55,7 @@ from task_queue_engine.actors.status_writer import OnRecorded, StatusWriter
 from task_queue_engine.actors.submitter import Submitter
 from task_queue_engine.actors.type_check import TypeCheck
 from task_queue_engine.actors.worker import Worker
-from task_queue_engine.backends.base import Backend
+from task_queue_engine.backends.base import Backend, NotifyingBackend
 from task_queue_engine.clock import Clock
 from task_queue_engine.config import Settings
 from task_queue_engine.engine.line import Actor, Line
@@ -101,7 +101,7 @@ class Pipeline:
         self.dry = trio.Event()
         """Set when submitter, senders and line have ended."""
         self.beside = trio.CancelScope()
-        """Around lease keeper and metrics, which outlive the line."""
+        """Around lease keeper, metrics and what hears other processes, which outlive the line."""
         self.everything = trio.CancelScope()
         self.ended = trio.Event()
         """Set when all have ended."""
@@ -310,3 +310,7 @@ class Pipeline:
                 )
                 beside.start_soon(keep_leases)
                 beside.start_soon(supervisor.restartable, "metrics", self.metrics.run)
+                backend = self._config.backend
+                if self.line is not None and isinstance(backend, NotifyingBackend):
+                    hear = partial(backend.hear_messages, self._config.settings.queue)
+                    beside.start_soon(supervisor.restartable, "doorbell", hear)

@@ -18,10 +18,12 @@ backend to this contract, and says how to run it on another one.
 | `queue.py`, `dead_letters.py` | the queue, and where messages go that are not to be tried again |
 | `store.py` | the rows of the tasks |
 | `usage.py` | what a billed backend has asked for |
+| `changes.py` | what processes that share a backend tell each other |
 | `backend.py` | queue and store together |
 """
 
 from task_queue_engine.backends.base.backend import Backend, BackendInfo
+from task_queue_engine.backends.base.changes import Heard, NotifyingBackend, TaskChange
 from task_queue_engine.backends.base.dead_letters import (
     DeadLetter,
     DeadLetterPage,
@@ -82,11 +84,13 @@ __all__ = [
     "Done",
     "DueChange",
     "DueTask",
+    "Heard",
     "LeaseLost",
     "ListQuery",
     "Message",
     "MeteredBackend",
     "NewTask",
+    "NotifyingBackend",
     "OperationUsage",
     "QueueCapabilities",
     "QueueDepth",
@@ -96,6 +100,7 @@ __all__ = [
     "Stranded",
     "StrandedKind",
     "StrandedPage",
+    "TaskChange",
     "TaskPage",
     "TaskQueue",
     "TaskStore",

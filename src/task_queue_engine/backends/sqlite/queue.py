@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import msgspec
 import trio
@@ -24,9 +25,11 @@ from task_queue_engine.backends.base import (
 )
 from task_queue_engine.backends.sqlite import dead_letters
 from task_queue_engine.backends.sqlite.batches import Batch, JsonRows
+from task_queue_engine.backends.sqlite.bells import topic_of_messages
 from task_queue_engine.backends.sqlite.clock_watch import TOLERANCE, ClockWatch
 from task_queue_engine.backends.sqlite.database_file import DatabaseFile
 from task_queue_engine.backends.sqlite.dead_letters import ID, SqliteDeadLetters
+from task_queue_engine.backends.sqlite.doorbell import Doorbell
 from task_queue_engine.backends.sqlite.rows import LARGE_PAYLOAD
 from task_queue_engine.backends.sqlite.transaction import Transaction
 from task_queue_engine.clock import Clock
@@ -37,8 +40,12 @@ MAX_DELAY = 900.0
 """Seconds, as SQS: what is longer waits in the store, the same on every backend."""
 
 LOOK_EVERY = 0.05
-"""Seconds between looks for messages that another process sent: what a task of another process
-waits at most, at the price of 20 reads a second by an idle worker."""
+"""Seconds between looks for messages that another process sent, where it is not heard: what a task
+of another process waits at most, at the price of 20 reads a second by an idle worker."""
+
+LOOK_EVERY_WHERE_HEARD = 1.0
+"""Seconds, where other processes ring. What has been missed, or was sent by a process of an older
+version, waits no longer; and a look a second costs an idle worker nothing to speak of."""
 
 _RECEIPT = re.compile(rf"({ID.pattern})\.({ID.pattern})", re.ASCII)
 
@@ -110,6 +117,10 @@ class SqliteQueue:
         self._retimed = -1
         self._dead_letters = SqliteDeadLetters(name, file=file)
         self._changed = trio.Event()
+        self._topic = topic_of_messages(name)
+        self._hears_others = False
+        self._receivers = 0
+        self._wanted = trio.Event()
 
     @property
     def name(self) -> str:
@@ -132,6 +143,7 @@ class SqliteQueue:
 
         def work(transaction: Transaction) -> None:
             _SEND.run(transaction.execute, rows, after=(self._name, now))
+            transaction.tell(self._topic)
             transaction.counters[f"messages:{self._name}"] += len(rows)
 
         await self._file.write(work)
@@ -194,17 +206,19 @@ class SqliteQueue:
     async def _wait_for_visible(self, changed: trio.Event, deadline: float) -> bool:
         """Wait until a message may be visible; False when `deadline` came first.
 
-        This process says at once when it changed something; other processes are noticed by
-        looking, which takes a read and no lock.
+        This process says at once when it changed something, and so do others while `listen` runs.
+        Beneath that is a look every so often, which takes a read and no lock.
         """
-        while (left := deadline - trio.current_time()) > 0:
-            until_visible = await self._seconds_to_next()
-            if until_visible <= 0:
-                return True
-            with trio.move_on_after(min(left, until_visible, LOOK_EVERY)):
-                await changed.wait()
-                return True
-        return False
+        with self._listening():
+            while (left := deadline - trio.current_time()) > 0:
+                until_visible = await self._seconds_to_next()
+                if until_visible <= 0:
+                    return True
+                look_in = LOOK_EVERY_WHERE_HEARD if self._hears_others else LOOK_EVERY
+                with trio.move_on_after(min(left, until_visible, look_in)):
+                    await changed.wait()
+                    return True
+            return False
 
     async def _seconds_to_next(self) -> float:
         ((earliest,),) = await self._file.read(
@@ -221,6 +235,33 @@ class SqliteQueue:
         """Let receivers that wait look again."""
         self._changed.set()
         self._changed = trio.Event()
+
+    async def listen(self, doorbell: Doorbell) -> None:
+        """Until cancelled, wake receivers when other processes make messages visible."""
+
+        def hears(heard: bool) -> None:
+            self._hears_others = heard
+            self.wake()  # those that wait look at other times from now on
+
+        await doorbell.listen(
+            self._topic, lambda _: self.wake(), hears=hears, wanted=self._until_received
+        )
+
+    async def _until_received(self) -> None:
+        # A receiver that finds work at every turn is not to be disturbed by each commit of others.
+        while not self._receivers:
+            await self._wanted.wait()
+
+    @contextmanager
+    def _listening(self) -> Iterator[None]:
+        self._receivers += 1
+        self._wanted.set()
+        try:
+            yield
+        finally:
+            self._receivers -= 1
+            if not self._receivers:
+                self._wanted = trio.Event()
 
     # --- what is held -----------------------------------------------------------------------
 
@@ -252,6 +293,7 @@ class SqliteQueue:
                 else:
                     given_back.append((message_id, now + round(items[i][1] * 1e6)))
             _RELEASE.run(transaction.execute, given_back, after=(now,))
+            transaction.tell(self._topic)
             transaction.counters[f"leased:{self._name}"] -= len(given_back)
             return verdicts
 
