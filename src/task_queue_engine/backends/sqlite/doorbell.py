@@ -53,21 +53,29 @@ class Doorbell:
         while True:
             try:
                 bell = await trio.to_thread.run_sync(bells.make, self._database, topic)
+                self._can()
+                await self._attend(bell, heard, hears, wanted)
             except OSError as error:
                 self._cannot(error)
                 await trio.sleep(_RETRY_EVERY)
-                continue
-            self._can()
-            self.own.add(bell.path.name)
-            try:
-                hears(True)
-                heard(None)  # what came before has not been heard
-                await _hear(bell, heard, wanted)
-            finally:
-                hears(False)
-                self.own.discard(bell.path.name)
-                trio.lowlevel.notify_closing(bell.reader)
-                bell.remove()
+
+    async def _attend(
+        self,
+        bell: Bell,
+        heard: Heard,
+        hears: Callable[[bool], None],
+        wanted: Callable[[], Awaitable[None]],
+    ) -> None:
+        self.own.add(bell.path.name)
+        try:
+            hears(True)
+            heard(None)  # what came before has not been heard
+            await _hear(bell, heard, wanted)
+        finally:
+            hears(False)
+            self.own.discard(bell.path.name)
+            trio.lowlevel.notify_closing(bell.reader)
+            bell.remove()
 
     def _cannot(self, error: OSError) -> None:
         place = bells.folder_of(self._database)
