@@ -8,8 +8,8 @@ What the rows mean, all on one SQLite file, settings as they come:
 - in one process: from the call of `submit` to the handler's first line, and until
   `handle.result()` has returned, one task at a time with a pause after each.
 - two processes: the same, submitted in one process and run by a worker in another.
-- waiters: the same in one process, beside `--waiters` calls that each wait for a task of its own
-  which has not ended.
+- waiters: as two processes, and in the one that submits `--waiters` other calls each wait for a
+  task of their own which has not ended.
 - idle: CPU of a worker without work, as a share of one core, and the bytes that it writes.
 
 Times are those of one clock for all processes (CLOCK_MONOTONIC). Machines are noisy: compare two
@@ -148,15 +148,13 @@ def run_phase(phase: str, database: Path, args: argparse.Namespace) -> Result:
         with worker(database, args.seconds) as process:
             result: Result = json.loads(_line_of(process))
         return result
-    if phase == "two_processes":
-        with worker(database):
-            return trio.run(_submit, database, args.samples, False, 0)
+    if phase == "one_process":
+        return trio.run(partial(run_submitter, database, args.samples, consume=True))
     waiters = args.waiters if phase == "waiters" else 0
-    return trio.run(_submit, database, args.samples, True, waiters)
-
-
-async def _submit(database: Path, samples: int, consume: bool, waiters: int) -> Result:
-    return await run_submitter(database, samples, consume=consume, waiters=waiters)
+    with worker(database):
+        return trio.run(
+            partial(run_submitter, database, args.samples, consume=False, waiters=waiters)
+        )
 
 
 def main() -> None:

@@ -95,6 +95,7 @@ def make(database: str, topic: str) -> Bell:
     """
     for _ in range(3):
         folder = _make_folder(database)
+        remove_dead(folder)
         with suppress(FileNotFoundError):  # the last one to leave has just removed the folder
             return _make_in(folder, database, topic)
     raise FileNotFoundError(errno.ENOENT, "removed again and again", str(folder))
@@ -108,7 +109,11 @@ def _make_folder(database: str) -> Path:
         folder.mkdir(0o700)
     found = folder.lstat()
     # The file may have been shared with a group since.
-    if stat.S_ISDIR(found.st_mode) and _is_mine(found) and stat.S_IMODE(found.st_mode) != mode:
+    if (
+        stat.S_ISDIR(found.st_mode)
+        and _is_mine(found, of_file)
+        and stat.S_IMODE(found.st_mode) != mode
+    ):
         _give_to_file(folder, found, of_file)
         folder.chmod(mode)
     check_folder(database)
@@ -154,17 +159,19 @@ def check_folder(database: str) -> None:
     the database could put their own pipes into it, to see which tasks there are."""
     folder = folder_of(database)
     found, of_file = folder.lstat(), Path(database).stat()
-    shared = of_file.st_mode & _WRITABLE
-    too_open = found.st_mode & _WRITABLE & ~shared
-    other_group = found.st_mode & 0o020 and found.st_gid != of_file.st_gid
-    a_stranger = not shared and found.st_uid not in (os.geteuid(), of_file.st_uid, 0)
-    if not stat.S_ISDIR(found.st_mode) or too_open or other_group or a_stranger:
+    if not stat.S_ISDIR(found.st_mode):
+        raise NotADirectoryError(errno.ENOTDIR, "it is not a folder", str(folder))
+    is_for_all = of_file.st_mode & 0o002
+    is_of_group = of_file.st_mode & 0o020 and found.st_gid == of_file.st_gid
+    is_known = is_of_group or found.st_uid in (os.geteuid(), of_file.st_uid, 0)
+    too_open = found.st_mode & 0o002 or (found.st_mode & 0o020 and not is_of_group)
+    if not is_for_all and (too_open or not is_known):
         raise PermissionError(
             errno.EPERM, "others than the users of the database may write to it", str(folder)
         )
 
 
-def is_mine_to_use(path: Path) -> bool:
+def _is_pipe(path: Path) -> bool:
     """Whether this is a pipe at all, and no link to something else."""
     return stat.S_ISFIFO(path.lstat().st_mode)
 
@@ -185,13 +192,21 @@ def _remove_unfinished(path: Path) -> None:
             os.close(open_to_ring(path))
 
 
+def remove_dead(folder: Path) -> None:
+    """Remove what killed processes have left."""
+    with suppress(OSError):
+        for name, _ in names_in(folder):
+            with suppress(OSError):
+                os.close(open_to_ring(folder / name))
+
+
 def open_to_ring(path: Path) -> int:
     """A file descriptor to write to. A pipe that a killed process has left is removed.
 
     Raises:
         OSError: nothing reads it, or this user may not ring it.
     """
-    if not is_mine_to_use(path):
+    if not _is_pipe(path):
         raise OSError(errno.EINVAL, "not a named pipe", str(path))
     try:
         return os.open(path, os.O_WRONLY | os.O_NONBLOCK | os.O_NOFOLLOW)
@@ -207,8 +222,9 @@ def _folder_mode(file_mode: int) -> int:
     return 0o700 | (0o070 if file_mode & 0o020 else 0) | (0o007 if file_mode & 0o002 else 0)
 
 
-def _is_mine(found: os.stat_result) -> bool:
-    return os.geteuid() in (found.st_uid, 0)
+def _is_mine(found: os.stat_result, of_file: os.stat_result) -> bool:
+    me = os.geteuid()
+    return found.st_uid == me or (me == 0 and found.st_uid == of_file.st_uid)
 
 
 def _give_to_file(path: Path, found: os.stat_result, of_file: os.stat_result) -> None:

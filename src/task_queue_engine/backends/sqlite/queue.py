@@ -118,7 +118,8 @@ class SqliteQueue:
         self._dead_letters = SqliteDeadLetters(name, file=file)
         self._changed = trio.Event()
         self._topic = topic_of_messages(name)
-        self._hears_others = False
+        self.hears_others = False
+        """Whether other processes say at once when they make messages visible."""
         self._receivers = 0
         self._wanted = trio.Event()
 
@@ -214,7 +215,7 @@ class SqliteQueue:
                 until_visible = await self._seconds_to_next()
                 if until_visible <= 0:
                     return True
-                look_in = LOOK_EVERY_WHERE_HEARD if self._hears_others else LOOK_EVERY
+                look_in = LOOK_EVERY_WHERE_HEARD if self.hears_others else LOOK_EVERY
                 with trio.move_on_after(min(left, until_visible, look_in)):
                     await changed.wait()
                     return True
@@ -240,7 +241,7 @@ class SqliteQueue:
         """Until cancelled, wake receivers when other processes make messages visible."""
 
         def hears(heard: bool) -> None:
-            self._hears_others = heard
+            self.hears_others = heard
             self.wake()  # those that wait look at other times from now on
 
         await doorbell.listen(
