@@ -54,9 +54,9 @@ class Elsewhere:
 
     def __init__(self) -> None:
         self.heard: Heard | None = None
-        self.hears: Callable[[bool], None] | None = None
+        self.hears: Callable[[bool], object] | None = None
 
-    async def __call__(self, heard: Heard, *, hears: Callable[[bool], None]) -> None:
+    async def __call__(self, heard: Heard, *, hears: Callable[[bool], object]) -> None:
         self.heard, self.hears = heard, hears
         hears(True)
         heard(None)

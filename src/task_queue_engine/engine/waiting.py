@@ -39,7 +39,7 @@ logger = logging.getLogger("task_queue_engine.waiting")
 class HearEnds(Protocol):
     """`NotifyingBackend.hear_tasks`, of ends."""
 
-    async def __call__(self, heard: Heard, *, hears: Callable[[bool], None]) -> None: ...
+    async def __call__(self, heard: Heard, *, hears: Callable[[bool], object]) -> None: ...
 
 
 class Patience:

@@ -71,6 +71,18 @@ async def hear(backend: SqliteBackend, change: TaskChange) -> None:
         nursery.cancel_scope.cancel()
 
 
+async def say_notes(backend: SqliteBackend) -> None:
+    """Listen, say what there is to note, then which message came."""
+    async with backend.open(), trio.open_nursery() as nursery:
+        nursery.start_soon(backend.hear_messages, "default")
+        while not backend.notes():  # noqa: ASYNC110  # soon, and no event says it
+            await trio.sleep(0.01)
+        print(*backend.notes(), flush=True)
+        (delivery,) = await backend.queue("default").receive(1, wait=600, visibility=30)
+        print(delivery.task_id, flush=True)
+        nursery.cancel_scope.cancel()
+
+
 async def until_it_hears(backend: SqliteBackend) -> None:
     while not backend.queue("default").hears_others:  # noqa: ASYNC110  # soon, and no event says it
         await trio.sleep(0.01)
@@ -132,6 +144,7 @@ if __name__ == "__main__":
         "send": send_one,
         "load": load,
         "receive": receive_by_bell,
+        "notes": say_notes,
         "ends": partial(hear, change=TaskChange.ENDED),
         "cancels": partial(hear, change=TaskChange.CANCEL_ASKED),
     }

@@ -295,6 +295,22 @@ async def test_users_that_share_a_database_hear_each_other(for_all: Path) -> Non
 
 
 @needs_root
+async def test_in_a_folder_that_may_only_be_read_it_looks_and_says_so(for_all: Path) -> None:
+    path = for_all / "tasks.db"
+    backend = SqliteBackend(path)
+    with trio.fail_after(20):
+        async with SqliteBackend(path).open():
+            pass
+        set_mode(path, 0o666)
+        async with backend.open():
+            set_mode(for_all, 0o755)
+            with child("notes", path, str(NOBODY)) as process:
+                assert "(Permission denied)" in await line_of(process)
+                task_id = await send(backend)
+                assert await line_of(process) == task_id
+
+
+@needs_root
 async def test_a_folder_of_another_user_is_not_used(
     path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -35,7 +35,7 @@ class NotifyingBackend(Protocol):
         ...
 
     async def hear_tasks(
-        self, change: TaskChange, heard: Heard, *, hears: Callable[[bool], None]
+        self, change: TaskChange, heard: Heard, *, hears: Callable[[bool], object]
     ) -> None:
         """Until cancelled, call `heard` for what other processes change.
 

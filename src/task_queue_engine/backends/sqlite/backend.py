@@ -133,7 +133,7 @@ class SqliteBackend:
         await self.queue(queue).listen(self._doorbell)
 
     async def hear_tasks(
-        self, change: TaskChange, heard: Heard, *, hears: Callable[[bool], None]
+        self, change: TaskChange, heard: Heard, *, hears: Callable[[bool], object]
     ) -> None:
         await self._doorbell.listen(change.value, heard, hears=hears)
 

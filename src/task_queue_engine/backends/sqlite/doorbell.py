@@ -40,7 +40,7 @@ class Doorbell:
         topic: str,
         heard: Heard,
         *,
-        hears: Callable[[bool], None],
+        hears: Callable[[bool], object],
         wanted: Callable[[], Awaitable[None]] = trio.lowlevel.checkpoint,
     ) -> None:
         """Until cancelled, call `heard` with what others ring.
@@ -63,7 +63,7 @@ class Doorbell:
         self,
         bell: Bell,
         heard: Heard,
-        hears: Callable[[bool], None],
+        hears: Callable[[bool], object],
         wanted: Callable[[], Awaitable[None]],
     ) -> None:
         self.own.add(bell.path.name)
