@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -38,6 +37,10 @@ def no_looks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(waiting, "_PAUSE", 600.0)
 
 
+def names_in(folder: Path) -> list[str]:
+    return sorted(each.name for each in folder.iterdir())
+
+
 @asynccontextmanager
 async def running(path: Path, *, consume: bool) -> AsyncIterator[Engine]:
     settings = Settings(cancel_poll=600, shutdown_grace=0)
@@ -57,7 +60,7 @@ async def test_a_task_goes_to_another_process_and_its_result_comes_back(
             for number in range(20):
                 handle = await front.submit(double, number)
                 assert await handle.result(timeout=600) == 2 * number
-    assert os.listdir(tmp_path) == ["tasks.db"]
+    assert names_in(tmp_path) == ["tasks.db"]
 
 
 async def test_a_cancel_stops_what_runs_in_another_process(tmp_path: Path, no_looks: None) -> None:
