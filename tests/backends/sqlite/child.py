@@ -8,8 +8,9 @@ from collections.abc import Awaitable, Callable, Collection
 from functools import partial
 
 import trio
+from trio.testing import wait_all_tasks_blocked
 
-from task_queue_engine.backends.base import Message, NewTask, TaskChange
+from task_queue_engine.backends.base import Message, NewTask, TaskChange, TaskQueue
 from task_queue_engine.backends.sqlite import SqliteBackend
 from task_queue_engine.backends.sqlite import queue as sqlite_queue
 from task_queue_engine.clock import SystemClock
@@ -48,11 +49,18 @@ async def receive_by_bell(backend: SqliteBackend) -> None:
     queue = backend.queue("default")
     async with backend.open(), trio.open_nursery() as nursery:
         nursery.start_soon(backend.hear_messages, "default")
-        await until_it_hears(backend)
-        print("ready", flush=True)
-        (delivery,) = await queue.receive(1, wait=600, visibility=30)
-        print(delivery.task_id, flush=True)
+        while not queue.hears_others:  # noqa: ASYNC110  # soon, and no event says it
+            await trio.sleep(0.01)
+        async with trio.open_nursery() as both:
+            both.start_soon(receive_one, queue)
+            await wait_all_tasks_blocked(0.1)
+            print("ready", flush=True)
         nursery.cancel_scope.cancel()
+
+
+async def receive_one(queue: TaskQueue) -> None:
+    (delivery,) = await queue.receive(1, wait=600, visibility=30)
+    print(delivery.task_id, flush=True)
 
 
 async def hear(backend: SqliteBackend, change: TaskChange) -> None:
@@ -78,14 +86,8 @@ async def say_notes(backend: SqliteBackend) -> None:
         while not backend.notes():  # noqa: ASYNC110  # soon, and no event says it
             await trio.sleep(0.01)
         print(*backend.notes(), flush=True)
-        (delivery,) = await backend.queue("default").receive(1, wait=600, visibility=30)
-        print(delivery.task_id, flush=True)
+        await receive_one(backend.queue("default"))
         nursery.cancel_scope.cancel()
-
-
-async def until_it_hears(backend: SqliteBackend) -> None:
-    while not backend.queue("default").hears_others:  # noqa: ASYNC110  # soon, and no event says it
-        await trio.sleep(0.01)
 
 
 def become(user: int) -> None:
