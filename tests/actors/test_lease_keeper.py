@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import trio
+from trio.testing import wait_all_tasks_blocked
 
 from task_queue_engine.actors.health import ActorHealth
 from task_queue_engine.actors.lease_keeper import LeaseKeeper
@@ -432,6 +433,22 @@ async def test_a_cancel_asked_elsewhere_is_found_in_the_store(backend: MemoryBac
         assert attempt.abort_reason is AbortReason.CANCELLED
         assert other.abort_reason is None
         assert rig.keeper.statistics().cancels_seen == 1
+
+
+@pytest.mark.parametrize("names_it", [True, False])
+async def test_a_cancel_heard_of_from_elsewhere_is_looked_up_at_once(
+    backend: MemoryBackend, names_it: bool
+) -> None:
+    """And not believed: what is said may be of an attempt before this one."""
+    async with keeping(backend) as rig:
+        attempt, other = await claimed(backend), await claimed(backend)
+        await rig.keep(attempt.lease, other.lease)
+        await trio.sleep(0.5)
+        await backend.store.cancel([attempt.task.id])
+        rig.keeper.hear_of_cancels([attempt.task.id, other.task.id] if names_it else None)
+        await wait_all_tasks_blocked()
+        assert attempt.abort_reason is AbortReason.CANCELLED
+        assert other.abort_reason is None
 
 
 async def test_a_cancel_asked_while_the_claim_is_under_way_keeps_it_from_starting(

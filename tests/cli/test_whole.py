@@ -83,6 +83,7 @@ def test_every_number_of_an_engine_is_decided_upon() -> None:
     assert {field.name for field in fields(EngineMetrics)} == {
         *("counts", "depth", "queue"),
         *("workers", "active_workers", "abandoned_threads"),
+        "all_busy_for",
         *("counters", "given_back_by_type", "usage"),
         "uptime",
     }, "see cli/whole.py"

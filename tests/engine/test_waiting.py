@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from functools import partial
@@ -13,6 +13,7 @@ import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from task_queue_engine import Task, TaskNotFound, TaskStatus
+from task_queue_engine.backends.base import Heard
 from task_queue_engine.engine.waiting import Waiters
 from task_queue_engine.errors import BackendUnavailable
 
@@ -28,16 +29,42 @@ class Looks:
         self.takes = 0.0
         """Seconds for a task."""
         self.failure: Exception | None = None
+        self.sizes: list[int] = []
+        self.ended: set[str] = set()
+        """Others that have ended."""
 
     async def __call__(self, task_ids: Sequence[str]) -> list[Task | None]:
         self.count += 1
+        self.sizes.append(len(task_ids))
         await trio.sleep(self.takes * len(task_ids))
         if self.failure is not None:
             raise self.failure
-        return [self.task if task_id != "none" else None for task_id in task_ids]
+        return [self._task(task_id) if task_id != "none" else None for task_id in task_ids]
+
+    def _task(self, task_id: str) -> Task:
+        status = TaskStatus.COMPLETED if task_id in self.ended else self.task.status
+        return msgspec.structs.replace(self.task, id=task_id, status=status)
 
     def end(self) -> None:
         self.task = msgspec.structs.replace(self.task, status=TaskStatus.COMPLETED)
+
+
+class Elsewhere:
+    """Other processes, as a backend lets them be heard."""
+
+    def __init__(self) -> None:
+        self.heard: Heard | None = None
+        self.hears: Callable[[bool], object] | None = None
+
+    async def __call__(self, heard: Heard, *, hears: Callable[[bool], object]) -> None:
+        self.heard, self.hears = heard, hears
+        hears(True)
+        heard(None)
+        await trio.sleep_forever()
+
+    def tell(self, task_ids: Sequence[str] | None) -> None:
+        assert self.heard is not None
+        self.heard(task_ids)
 
 
 @asynccontextmanager
@@ -141,6 +168,188 @@ async def test_a_new_wait_is_looked_at_soon_beside_old_ones(autojump_clock: Mock
         nursery.start_soon(partial(waiters.wait, "0", timeout=600))
         await trio.sleep(100.3)
         nursery.start_soon(waited, waiters, 60, results)
+        await trio.sleep(0.01)
+        looks.end()
+        ended_at = trio.current_time()
+    assert results[0] <= ended_at + 0.1
+
+
+async def test_a_new_wait_is_not_held_up_by_thousands_of_old_ones(
+    autojump_clock: MockClock,
+) -> None:
+    looks = Looks()
+    waiters = Waiters(looks)
+    results: list[float] = []
+    async with looking(waiters), trio.open_nursery() as nursery:
+        for number in range(3000):
+            nursery.start_soon(partial(waiters.wait, f"old {number}", timeout=600))
+        await trio.sleep(5)
+        looks.takes = 0.000_2
+        await trio.sleep(20)
+        for _ in range(20):
+            nursery.start_soon(waited, waiters, 60, results)
+            await trio.sleep(0.01)
+            looks.ended.add("1")
+            ended_at = trio.current_time()
+            await trio.sleep(1)
+            assert results.pop() <= ended_at + 0.1
+            looks.ended.clear()
+        looks.takes = 0
+        looks.end()
+
+
+async def test_a_crowd_that_comes_at_once_shares_its_looks(autojump_clock: MockClock) -> None:
+    looks = Looks()
+    looks.takes = 0.000_1
+    waiters = Waiters(looks)
+    looks.end()
+    async with looking(waiters), trio.open_nursery() as nursery:
+        await wait_all_tasks_blocked()
+        for number in range(3000):
+            nursery.start_soon(partial(waiters.wait, str(number), timeout=600))
+    assert looks.count < 50
+    assert max(looks.sizes) <= 256
+    assert len(waiters) == 0
+
+
+async def test_each_of_a_crowd_gets_its_own_answer(autojump_clock: MockClock) -> None:
+    looks = Looks()
+    looks.takes = 0.01
+    looks.end()
+
+    async def look(task_ids: Sequence[str]) -> list[Task | None]:
+        found = await looks(task_ids)
+        if "bad" in task_ids:
+            raise RuntimeError("a defect")
+        return found
+
+    waiters = Waiters(look)
+    outcomes: dict[str, str] = {}
+
+    async def wait(task_id: str) -> None:
+        try:
+            outcomes[task_id] = (await waiters.wait(task_id, timeout=60)).id
+        except Exception as error:  # noqa: BLE001  # whatever comes is what is asked about
+            outcomes[task_id] = type(error).__name__
+
+    async with looking(waiters), trio.open_nursery() as nursery:
+        await wait_all_tasks_blocked()
+        for task_id in ("1", "2", "3", "none", "4", "bad", "5"):
+            nursery.start_soon(wait, task_id)
+        with trio.move_on_after(0.005):  # one that leaves at once takes no answer from the others
+            await waiters.wait("6", timeout=60)
+    assert outcomes == {
+        **{each: each for each in "12345"}, "none": "TaskNotFound", "bad": "RuntimeError"
+    }  # fmt: skip
+
+
+async def test_a_crowd_in_trouble_makes_no_more_looks_than_before(
+    autojump_clock: MockClock,
+) -> None:
+    looks = Looks()
+    looks.takes = 0.000_1
+    looks.failure = BackendUnavailable("locked")
+    waiters = Waiters(looks)
+    failed = 0
+
+    async def wait(task_id: str) -> None:
+        nonlocal failed
+        with pytest.raises(BackendUnavailable):
+            await waiters.wait(task_id, timeout=60)
+        failed += 1
+
+    async with looking(waiters), trio.open_nursery() as nursery:
+        await wait_all_tasks_blocked()
+        for number in range(1000):
+            nursery.start_soon(wait, str(number))
+    assert failed == 1000
+    assert looks.count < 20
+
+
+async def test_a_crowd_whose_looks_end_looks_for_itself(autojump_clock: MockClock) -> None:
+    """The engine ends, and this is the last that callers hear."""
+    looks = Looks()
+    looks.takes = 0.01
+    waiters = Waiters(looks)
+    looks.end()
+    async with trio.open_nursery() as nursery, looking(waiters):
+        await wait_all_tasks_blocked()
+        for number in range(10):
+            nursery.start_soon(partial(waiters.wait, str(number), timeout=60))
+        await trio.sleep(0.001)
+    assert len(waiters) == 0
+
+
+async def test_what_is_heard_to_have_ended_is_looked_at_at_once_and_nothing_else(
+    autojump_clock: MockClock,
+) -> None:
+    looks, elsewhere = Looks(), Elsewhere()
+    waiters = Waiters(looks, elsewhere)
+    results: list[float] = []
+    async with looking(waiters), trio.open_nursery() as nursery:
+        for number in range(1000):
+            nursery.start_soon(partial(waiters.wait, f"other {number}", timeout=600))
+        nursery.start_soon(waited, waiters, 600, results)
+        await trio.sleep(100.3)
+        looks.ended.add("1")
+        looks.sizes.clear()
+        elsewhere.tell(["1", "no one waits for this"])
+        ended_at = trio.current_time()
+        await wait_all_tasks_blocked()
+        assert results == [ended_at]
+        assert looks.sizes == [1]
+        looks.end()
+        elsewhere.tell(None)
+        await wait_all_tasks_blocked()
+        assert len(waiters) == 0
+
+
+async def test_nothing_is_listened_for_until_someone_waits(autojump_clock: MockClock) -> None:
+    looks, elsewhere = Looks(), Elsewhere()
+    waiters = Waiters(looks, elsewhere)
+    async with looking(waiters):
+        await trio.sleep(10)
+        assert elsewhere.heard is None
+        await waiters.wait("1", timeout=1)
+        assert elsewhere.heard is not None
+
+
+async def test_where_ends_are_heard_looking_takes_next_to_nothing(
+    autojump_clock: MockClock,
+) -> None:
+    """It is for what was missed, and comes in the end."""
+    looks, elsewhere = Looks(), Elsewhere()
+    waiters = Waiters(looks, elsewhere)
+    results: list[float] = []
+    async with looking(waiters), trio.open_nursery() as nursery:
+        for number in range(1000):
+            nursery.start_soon(partial(waiters.wait, f"other {number}", timeout=6000))
+        nursery.start_soon(waited, waiters, 6000, results)
+        await trio.sleep(10)
+        looks.takes = 0.001
+        looks.sizes.clear()
+        await trio.sleep(1000)
+        assert 10 < sum(looks.sizes) * looks.takes <= 21
+        looks.ended.add("1")
+        ended_at = trio.current_time()
+        await trio.sleep(100)
+        assert results[0] <= ended_at + 60
+        looks.takes = 0
+        looks.end()
+
+
+async def test_where_ends_are_no_longer_heard_they_are_looked_for(
+    autojump_clock: MockClock,
+) -> None:
+    looks, elsewhere = Looks(), Elsewhere()
+    waiters = Waiters(looks, elsewhere)
+    results: list[float] = []
+    async with looking(waiters), trio.open_nursery() as nursery:
+        nursery.start_soon(partial(waiters.wait, "other", timeout=100))
+        await trio.sleep(10)
+        assert elsewhere.hears is not None
+        elsewhere.hears(False)
+        nursery.start_soon(waited, waiters, 600, results)
         await trio.sleep(0.01)
         looks.end()
         ended_at = trio.current_time()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import assert_never
@@ -55,7 +55,7 @@ class LeaseKeeper:
 
     A lease that the queue says is gone, or that could not be renewed before it ran out, is lost:
     the attempt under it is stopped. So is an attempt whose task was cancelled, in this process
-    (told on `events`) or in another (found in the store).
+    (told on `events`) or in another (found in the store; at once where it can be heard).
 
     Other actors reach it by events alone. It takes them in the order in which they came, so that
     an answer takes in all that was sent before the question.
@@ -79,7 +79,18 @@ class LeaseKeeper:
         self._events = events
         # By identity: a duplicate delivery may come with the very same receipt.
         self._held: dict[Lease, None] = {}
+        self._heard_cancels: set[str] = set()
+        self._heard = trio.Event()
         self._renewed = self._lost = self._cancels_seen = 0
+
+    def hear_of_cancels(self, task_ids: Collection[str] | None) -> None:
+        """Another process says that it has asked for these cancels; None: for some. The store is
+        asked at once whether that is so."""
+        held = {lease.delivery.task_id for lease in self._held}
+        asked = held if task_ids is None else held.intersection(task_ids)
+        if asked:
+            self._heard_cancels |= asked
+            self._heard.set()
 
     def statistics(self) -> LeaseKeeperStatistics:
         return LeaseKeeperStatistics(
@@ -207,7 +218,10 @@ class LeaseKeeper:
     async def _keep_asking_for_cancels(self) -> None:
         seen: set[str] = set()
         while True:
-            await trio.sleep(self._cancel_poll)
+            with trio.move_on_after(self._cancel_poll):
+                await self._heard.wait()
+            heard, self._heard_cancels = self._heard_cancels, set()
+            self._heard = trio.Event()
             running = {
                 lease.attempt.task.id: lease.attempt
                 for lease in self._held
@@ -215,7 +229,7 @@ class LeaseKeeper:
             }
             # One that just arrived was claimed a moment ago: short tasks are never asked about,
             # which keeps this free for a queue of them.
-            long_running = [task_id for task_id in running if task_id in seen]
+            long_running = [task_id for task_id in running if task_id in seen | heard]
             seen = set(running)
             with self._health.attempt("cancel_watch"):
                 for ids in in_batches(long_running, self._store.max_batch):

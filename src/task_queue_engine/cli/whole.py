@@ -48,7 +48,7 @@ def add_up(own: EngineMetrics, others: Iterable[EngineMetrics]) -> EngineMetrics
 def what_stays(ended: EngineMetrics) -> EngineMetrics:
     """What still counts of a process that has ended: all that only ever goes up. Without it a
     server's counters would go down with the process."""
-    gauges = dict.fromkeys((*_SUMMED, *_LONGEST), 0)
+    gauges: dict[str, Any] = dict.fromkeys((*_SUMMED, *_LONGEST), 0)
     return replace(ended, **gauges)
 
 

@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from typing import Any, TypeVar, Unpack, overload
 
 import trio
@@ -16,6 +17,8 @@ from task_queue_engine.backends.base import (
     BackendInfo,
     DeadLetterPage,
     ListQuery,
+    NotifyingBackend,
+    TaskChange,
     TaskPage,
 )
 from task_queue_engine.clock import Clock
@@ -89,7 +92,12 @@ class Commands(EngineApi):
         self._clock = clock
         self._queue = backend.queue(settings.queue)
         self._redriver = Redriver(self._queue, backend.store, clock=clock)
-        self._waiters = Waiters(self._look)
+        self._waiters = Waiters(
+            self._look,
+            partial(backend.hear_tasks, TaskChange.ENDED)
+            if isinstance(backend, NotifyingBackend)
+            else None,
+        )
         self._running: Running | None = None
 
     @property

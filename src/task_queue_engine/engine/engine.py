@@ -17,7 +17,7 @@ import trio
 
 from task_queue_engine.actors.health import ActorHealth
 from task_queue_engine.actors.messages import Outcome
-from task_queue_engine.backends.base import Backend, MeteredBackend
+from task_queue_engine.backends.base import Backend, MeteredBackend, NotifyingBackend
 from task_queue_engine.clock import Clock, SystemClock
 from task_queue_engine.config import Settings
 from task_queue_engine.engine.api import EngineMetrics, Readiness
@@ -274,9 +274,12 @@ class Engine(Commands):
         return Readiness(
             ready=not reasons,
             reasons=tuple(reasons),
-            notes=line.claimer.notes() if line else (),
+            notes=(*(line.claimer.notes() if line else ()), *self._backend_notes()),
             abandoned_threads=handlers.abandoned_threads,
         )
+
+    def _backend_notes(self) -> tuple[str, ...]:
+        return self._backend.notes() if isinstance(self._backend, NotifyingBackend) else ()
 
     def statistics(self) -> dict[str, dict[str, Any]]:
         """Every actor's own counters, by actor."""

@@ -58,7 +58,7 @@ from task_queue_engine.actors.status_writer import OnRecorded, StatusWriter
 from task_queue_engine.actors.submitter import Submitter
 from task_queue_engine.actors.type_check import TypeCheck
 from task_queue_engine.actors.worker import Worker
-from task_queue_engine.backends.base import Backend
+from task_queue_engine.backends.base import Backend, NotifyingBackend, TaskChange
 from task_queue_engine.clock import Clock
 from task_queue_engine.config import Settings
 from task_queue_engine.engine.line import Actor, Line
@@ -104,7 +104,7 @@ class Pipeline:
         self.dry = trio.Event()
         """Set when submitter, senders and line have ended."""
         self.beside = trio.CancelScope()
-        """Around lease keeper and metrics, which outlive the line."""
+        """Around lease keeper, metrics and what hears other processes, which outlive the line."""
         self.everything = trio.CancelScope()
         self.ended = trio.Event()
         """Set when all have ended."""
@@ -322,3 +322,14 @@ class Pipeline:
                 )
                 beside.start_soon(keep_leases)
                 beside.start_soon(supervisor.restartable, "metrics", self.metrics.run)
+                backend = self._config.backend
+                if self.line is not None and isinstance(backend, NotifyingBackend):
+                    messages = partial(backend.hear_messages, self._config.settings.queue)
+                    cancels = partial(
+                        backend.hear_tasks,
+                        TaskChange.CANCEL_ASKED,
+                        self.lease_keeper.hear_of_cancels,
+                        hears=bool,  # it is looked for as often where they are heard
+                    )
+                    beside.start_soon(supervisor.restartable, "doorbell", messages)
+                    beside.start_soon(supervisor.restartable, "doorbell", cancels)

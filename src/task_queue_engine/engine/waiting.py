@@ -3,25 +3,30 @@
 from __future__ import annotations
 
 import logging
-import math
 import random
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Protocol
 
 import trio
 
+from task_queue_engine.actors.batching import in_batches
+from task_queue_engine.backends.base import Heard
+from task_queue_engine.engine.look_rounds import Rounds
+from task_queue_engine.engine.shared_looks import LOOK_SIZE, LookAtMany, SharedLooks
 from task_queue_engine.errors import BackendUnavailable, TaskNotFound
 from task_queue_engine.task import Task
 
 # Seconds between looks into the store. In this process the end of a task wakes its waiters at once;
-# only other processes' work is found by looking: soon at first, then seldom enough to cost nothing.
-_FIRST_LOOK = 0.05
-_LONGEST_PAUSE = 1.0
-# Tasks of one look: what else the store is asked for waits for no more than their rows.
-_LOOK_SIZE = 100
-# Of the time, for looking: where thousands wait they are looked at less often, and other work goes
-# on beside it.
+# other processes' work is told by some backends, and is found by looking with the others: soon at
+# first, then seldom enough to cost nothing.
+_FIRST_PAUSES = (0.05, 0.1, 0.2, 0.4, 0.8)
+_PAUSE = 1.0
+# Of the time, for looking at those that wait long, and as much for the new ones: where thousands
+# wait they are looked at less often, and other work goes on beside it. Where ends are told it is
+# for what was missed, and for processes of older versions.
 _LOOKING_SHARE = 0.2
+_LOOKING_SHARE_WHERE_TOLD = 0.02
 
 # Seconds between two tries while trouble lasts: a tenth of what it has lasted, so that a short one
 # is over at once and a long one costs little.
@@ -30,7 +35,11 @@ _LONGEST_TRY = 5.0
 
 logger = logging.getLogger("task_queue_engine.waiting")
 
-LookAtMany = Callable[[Sequence[str]], Awaitable[Sequence[Task | None]]]
+
+class HearEnds(Protocol):
+    """`NotifyingBackend.hear_tasks`, of ends."""
+
+    async def __call__(self, heard: Heard, *, hears: Callable[[bool], object]) -> None: ...
 
 
 class Patience:
@@ -64,13 +73,21 @@ class Waiters:
 
     Args:
         look: asks the store for tasks, in the order asked for, None for unknown ids.
+        hear_ends: hears what other processes end; None where they cannot be heard.
     """
 
-    def __init__(self, look: LookAtMany) -> None:
+    def __init__(self, look: LookAtMany, hear_ends: HearEnds | None = None) -> None:
         self._look = look
+        self._looks = SharedLooks(look)
+        self._hear_ends = hear_ends
+        self._hears_ends = False
         self._waiting: dict[str, _Awaited] = {}
-        self._new = trio.Event()
-        self._next_look = math.inf
+        self._someone_waits = trio.Event()
+        self._old = Rounds([_PAUSE])
+        self._new = Rounds(_FIRST_PAUSES, then=self._old)
+        self._ended_elsewhere: dict[str, None] = {}
+        """By what was heard, and not looked at yet."""
+        self._something_ended = trio.Event()
 
     def __len__(self) -> int:
         """How many tasks are waited for."""
@@ -119,27 +136,60 @@ class Waiters:
 
     async def look_for_all(self) -> None:
         """Look for ends in other processes, until cancelled: runs beside the waits."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._looks.run)
+            nursery.start_soon(self._keep_looking_at_ended)
+            # Two, so that a new wait is not held up by a thousand old ones.
+            nursery.start_soon(self._keep_looking, self._new)
+            nursery.start_soon(self._keep_looking, self._old)
+            if self._hear_ends is not None:
+                nursery.start_soon(self._hear, self._hear_ends)
+
+    async def _hear(self, hear_ends: HearEnds) -> None:
+        await self._someone_waits.wait()  # until then it costs nothing, here and elsewhere
+        await hear_ends(self._heard, hears=self._set_hears_ends)
+
+    def _heard(self, task_ids: Collection[str] | None) -> None:
+        if task_ids is not None:
+            ended = [task_id for task_id in task_ids if task_id in self._waiting]
+            self._ended_elsewhere |= dict.fromkeys(ended)
+            if ended:
+                self._something_ended.set()
+        else:
+            self._new.hurry(trio.current_time())
+            self._old.hurry(trio.current_time())
+
+    def _set_hears_ends(self, hears: bool) -> None:
+        self._hears_ends = hears
+
+    async def _keep_looking_at_ended(self) -> None:
         while True:
+            if not self._ended_elsewhere:
+                self._something_ended = trio.Event()
+                await self._something_ended.wait()
+            some, self._ended_elsewhere = self._ended_elsewhere, {}
+            for batch in in_batches(list(some), LOOK_SIZE):
+                await self._look_at_some(batch)
+
+    async def _keep_looking(self, rounds: Rounds) -> None:
+        while True:
+            await rounds.wait()
             began = trio.current_time()
-            due = [awaited for awaited in self._waiting.values() if awaited.look_at <= began]
-            for start in range(0, len(due), _LOOK_SIZE):
-                await self._look_at_some(due[start : start + _LOOK_SIZE])
+            await self._look_at_some(rounds.take(began, LOOK_SIZE))
             spent = trio.current_time() - began
-            await trio.sleep(spent / _LOOKING_SHARE - spent)
-            self._new = trio.Event()
-            looks = (awaited.look_at for awaited in self._waiting.values())
-            self._next_look = min(looks, default=math.inf)
-            with trio.move_on_at(self._next_look):
-                await self._new.wait()
+            share = _LOOKING_SHARE_WHERE_TOLD if self._hears_ends else _LOOKING_SHARE
+            await trio.sleep(spent / share - spent)
 
     async def _look_at(self, task_id: str) -> Task:
-        (task,) = await self._look([task_id])
+        task = await self._looks.at(task_id)
         if task is None:
             raise TaskNotFound(task_id)
         return task
 
-    async def _look_at_some(self, some: Sequence[_Awaited]) -> None:
-        tasks: Sequence[Task | None] = ()
+    async def _look_at_some(self, task_ids: Sequence[str]) -> None:
+        some = [awaited for each in task_ids if (awaited := self._waiting.get(each)) is not None]
+        if not some:
+            return
         try:
             tasks = await self._look([awaited.task_id for awaited in some])
         except BackendUnavailable:
@@ -148,12 +198,10 @@ class Waiters:
         except Exception:  # noqa: BLE001
             for awaited in some:
                 awaited.wake()
-        now = trio.current_time()
-        for awaited in some:
-            awaited.looked(now)
-        for awaited, task in zip(some, tasks, strict=False):
-            if task is not None and task.status.is_terminal:
-                awaited.wake(task)
+        else:
+            for awaited, task in zip(some, tasks, strict=True):
+                if task is not None and task.status.is_terminal:
+                    awaited.wake(task)
 
     @contextmanager
     def _waiter(self, task_id: str) -> Iterator[_Waiter]:
@@ -162,35 +210,30 @@ class Waiters:
         if awaited is None:
             awaited = self._waiting[task_id] = _Awaited(task_id)
         awaited.waiters.add(waiter)
-        awaited.look_soon(trio.current_time())
-        if awaited.look_at < self._next_look:
-            self._new.set()
+        self._forget(task_id)
+        (self._old if self._hears_ends else self._new).add(task_id, trio.current_time())
+        self._someone_waits.set()
         try:
             yield waiter
         finally:
             awaited.waiters.discard(waiter)
             if not awaited.waiters:
                 del self._waiting[task_id]
+                self._forget(task_id)
+
+    def _forget(self, task_id: str) -> None:
+        self._new.discard(task_id)
+        self._old.discard(task_id)
 
 
 class _Awaited:
-    """A task that is waited for, and when it is looked at next."""
+    """A task that is waited for."""
 
-    __slots__ = ("_pause", "look_at", "task_id", "waiters")
+    __slots__ = ("task_id", "waiters")
 
     def __init__(self, task_id: str) -> None:
         self.task_id = task_id
         self.waiters: set[_Waiter] = set()
-        self._pause = _FIRST_LOOK
-        self.look_at = math.inf
-
-    def look_soon(self, now: float) -> None:
-        self._pause = _FIRST_LOOK
-        self.look_at = min(self.look_at, now + self._pause)
-
-    def looked(self, now: float) -> None:
-        self._pause = min(_LONGEST_PAUSE, self._pause * 2)
-        self.look_at = now + self._pause
 
     def wake(self, task: Task | None = None) -> None:
         for waiter in self.waiters:

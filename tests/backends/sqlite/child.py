@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import sys
+from collections.abc import Awaitable, Callable, Collection
+from functools import partial
 
 import trio
+from trio.testing import wait_all_tasks_blocked
 
-from task_queue_engine.backends.base import Message, NewTask
+from task_queue_engine.backends.base import Message, NewTask, TaskChange, TaskQueue
 from task_queue_engine.backends.sqlite import SqliteBackend
+from task_queue_engine.backends.sqlite import queue as sqlite_queue
 from task_queue_engine.clock import SystemClock
 from task_queue_engine.lifecycle import ClaimRequest, Complete, Fail, Started
 from task_queue_engine.task import Task, TaskError, new_task_id
@@ -36,6 +41,60 @@ async def send_one(backend: SqliteBackend) -> None:
         print("ready", flush=True)
         await trio.to_thread.run_sync(sys.stdin.readline)
         await backend.queue("default").send([Message(task=new_task())])
+
+
+async def receive_by_bell(backend: SqliteBackend) -> None:
+    """Say "ready" once it waits for a message and is heard by no look, then which one it got."""
+    sqlite_queue.LOOK_EVERY = sqlite_queue.LOOK_EVERY_WHERE_HEARD = 600.0
+    queue = backend.queue("default")
+    async with backend.open(), trio.open_nursery() as nursery:
+        nursery.start_soon(backend.hear_messages, "default")
+        while not queue.hears_others:  # noqa: ASYNC110  # soon, and no event says it
+            await trio.sleep(0.01)
+        async with trio.open_nursery() as both:
+            both.start_soon(receive_one, queue)
+            await wait_all_tasks_blocked(0.1)
+            print("ready", flush=True)
+        nursery.cancel_scope.cancel()
+
+
+async def receive_one(queue: TaskQueue) -> None:
+    (delivery,) = await queue.receive(1, wait=600, visibility=30)
+    print(delivery.task_id, flush=True)
+
+
+async def hear(backend: SqliteBackend, change: TaskChange) -> None:
+    """Say "ready", then the ids of tasks as they are heard, until standard input ends."""
+
+    def heard(task_ids: Collection[str] | None) -> None:
+        print("some" if task_ids is None else " ".join(task_ids), flush=True)
+
+    def hears(is_heard: bool) -> None:
+        if is_heard:
+            print("ready", flush=True)
+
+    async with backend.open(), trio.open_nursery() as nursery:
+        nursery.start_soon(partial(backend.hear_tasks, change, heard, hears=hears))
+        await trio.to_thread.run_sync(sys.stdin.read)
+        nursery.cancel_scope.cancel()
+
+
+async def say_notes(backend: SqliteBackend) -> None:
+    """Listen, say what there is to note, then which message came."""
+    async with backend.open(), trio.open_nursery() as nursery:
+        nursery.start_soon(backend.hear_messages, "default")
+        while not backend.notes():  # noqa: ASYNC110  # soon, and no event says it
+            await trio.sleep(0.01)
+        print(*backend.notes(), flush=True)
+        await receive_one(backend.queue("default"))
+        nursery.cancel_scope.cancel()
+
+
+def become(user: int) -> None:
+    """Go on as this user, in no group but the one of its number."""
+    os.setgroups([])
+    os.setgid(user)
+    os.setuid(user)
 
 
 async def load(backend: SqliteBackend) -> None:
@@ -79,5 +138,16 @@ async def load(backend: SqliteBackend) -> None:
 
 
 if __name__ == "__main__":
-    what, path = sys.argv[1:]
-    trio.run({"open": open_once, "send": send_one, "load": load}[what], SqliteBackend(path))
+    what, path, *user = sys.argv[1:]
+    if user:
+        become(int(user[0]))
+    run: dict[str, Callable[[SqliteBackend], Awaitable[None]]] = {
+        "open": open_once,
+        "send": send_one,
+        "load": load,
+        "receive": receive_by_bell,
+        "notes": say_notes,
+        "ends": partial(hear, change=TaskChange.ENDED),
+        "cancels": partial(hear, change=TaskChange.CANCEL_ASKED),
+    }
+    trio.run(run[what], SqliteBackend(path))

@@ -20,9 +20,9 @@ ROOT = Path(__file__).parents[3]
 
 
 @contextmanager
-def child(what: str, path: Path) -> Iterator[subprocess.Popen[str]]:
+def child(what: str, path: Path, *more: str) -> Iterator[subprocess.Popen[str]]:
     process = subprocess.Popen(
-        [sys.executable, "-m", "tests.backends.sqlite.child", what, str(path)],
+        [sys.executable, "-m", "tests.backends.sqlite.child", what, str(path), *more],
         cwd=ROOT,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
         stdin=subprocess.PIPE,

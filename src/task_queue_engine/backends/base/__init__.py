@@ -19,10 +19,12 @@ backend to this contract, and says how to run it on another one.
 | `store.py` | the rows of the tasks |
 | `steps.py` | what both do together: submit, take, finish |
 | `usage.py` | what a billed backend has asked for |
+| `changes.py` | what processes that share a backend tell each other |
 | `backend.py` | queue and store together |
 """
 
 from task_queue_engine.backends.base.backend import Backend, BackendInfo
+from task_queue_engine.backends.base.changes import Heard, NotifyingBackend, TaskChange
 from task_queue_engine.backends.base.dead_letters import (
     DeadLetter,
     DeadLetterPage,
@@ -101,11 +103,13 @@ __all__ = [
     "Finish",
     "Finished",
     "GiveBack",
+    "Heard",
     "LeaseLost",
     "ListQuery",
     "Message",
     "MeteredBackend",
     "NewTask",
+    "NotifyingBackend",
     "OperationUsage",
     "QueueCapabilities",
     "QueueDepth",
@@ -119,6 +123,7 @@ __all__ = [
     "SubmitVerdict",
     "TakePlan",
     "Taken",
+    "TaskChange",
     "TaskPage",
     "TaskQueue",
     "TaskStore",

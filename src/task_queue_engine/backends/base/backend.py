@@ -23,7 +23,8 @@ class BackendInfo:
 
 
 class Backend(Protocol):
-    """A queue and a store that belong together. It may be a `MeteredBackend` besides."""
+    """A queue and a store that belong together. It may be a `MeteredBackend` and a
+    `NotifyingBackend` besides."""
 
     @property
     def store(self) -> TaskStore: ...

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import datetime
 from pathlib import Path
@@ -10,12 +10,22 @@ from pathlib import Path
 import apsw
 import trio
 
-from task_queue_engine.backends.base import BackendInfo, NewTask, StrandedPage, SubmitVerdict
+from task_queue_engine.backends.base import (
+    BackendInfo,
+    Heard,
+    NewTask,
+    StrandedPage,
+    SubmitVerdict,
+    TaskChange,
+)
 from task_queue_engine.backends.sqlite.database_file import DatabaseFile
+from task_queue_engine.backends.sqlite.doorbell import Doorbell
 from task_queue_engine.backends.sqlite.fairness import YieldToThreads
 from task_queue_engine.backends.sqlite.listing import StrandedSearch
+from task_queue_engine.backends.sqlite.messages import MAX_DELAY
 from task_queue_engine.backends.sqlite.opening import check_path
-from task_queue_engine.backends.sqlite.queue import MAX_DELAY, SqliteQueue
+from task_queue_engine.backends.sqlite.queue import SqliteQueue
+from task_queue_engine.backends.sqlite.ringer import Ringer
 from task_queue_engine.backends.sqlite.steps import SqliteSteps, submit
 from task_queue_engine.backends.sqlite.store import MAX_ITEM_BYTES, SqliteStore
 from task_queue_engine.backends.sqlite.threads import BUSY_TIMEOUT, ReaderThread, WriterThread
@@ -52,6 +62,8 @@ class SqliteBackend:
         self._store = SqliteStore(file=self._file, clock=self._clock, max_item_bytes=max_item_bytes)
         self._queues: dict[str, SqliteQueue] = {}
         self._busy_timeout = busy_timeout
+        self._doorbell = Doorbell(self._path)
+        self._ringer: Ringer | None = None
         self._fairness: YieldToThreads | None = None
         self._opening = trio.Lock()
         self._times_open = 0
@@ -102,7 +114,12 @@ class SqliteBackend:
     async def _start(self) -> None:
         for path in (self._given, self._path):  # the folder it is in may be no UTF-8 either
             check_path(path)
-        writer = WriterThread(self._path, name="sqlite-writer", busy_timeout=self._busy_timeout)
+        self._ringer = ringer = Ringer(
+            self._path, own=self._doorbell.own, is_shared=lambda: self._times_open > 1
+        )
+        writer = WriterThread(
+            self._path, name="sqlite-writer", busy_timeout=self._busy_timeout, ringer=ringer
+        )
         reader = ReaderThread(self._path, name="sqlite-reader", busy_timeout=self._busy_timeout)
         await writer.open()
         try:
@@ -128,6 +145,18 @@ class SqliteBackend:
         self._file.writer, self._file.reader = writer, reader
         for queue in self._queues.values():
             queue.wake()
+
+    async def hear_messages(self, queue: str) -> None:
+        await self.queue(queue).listen(self._doorbell)
+
+    async def hear_tasks(
+        self, change: TaskChange, heard: Heard, *, hears: Callable[[bool], object]
+    ) -> None:
+        await self._doorbell.listen(change.value, heard, hears=hears)
+
+    def notes(self) -> tuple[str, ...]:
+        troubles = (self._doorbell.trouble, self._ringer.trouble if self._ringer else None)
+        return tuple(trouble for trouble in troubles if trouble is not None)
 
     async def ping(self) -> None:
         """Reads a little; and writes a little where the last write failed, to see whether one goes

@@ -4,31 +4,27 @@ from __future__ import annotations
 
 import logging
 import math
-import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TypeVar
 
-import msgspec
 import trio
 
 from task_queue_engine.backends.base import (
     DeadLettering,
     Delivery,
-    Done,
-    LeaseLost,
     Message,
     QueueCapabilities,
     QueueDepth,
     QueueVerdict,
-    Rejected,
     TooLarge,
 )
-from task_queue_engine.backends.sqlite import dead_letters
-from task_queue_engine.backends.sqlite.batches import Batch, JsonRows
+from task_queue_engine.backends.sqlite.bells import topic_of_messages
 from task_queue_engine.backends.sqlite.clock_watch import TOLERANCE, ClockWatch
 from task_queue_engine.backends.sqlite.database_file import DatabaseFile
-from task_queue_engine.backends.sqlite.dead_letters import ID, SqliteDeadLetters
-from task_queue_engine.backends.sqlite.rows import LARGE_PAYLOAD
+from task_queue_engine.backends.sqlite.dead_letters import SqliteDeadLetters
+from task_queue_engine.backends.sqlite.doorbell import Doorbell
+from task_queue_engine.backends.sqlite.messages import MAX_DELAY, Messages, refuse_bad_delays
 from task_queue_engine.backends.sqlite.transaction import Transaction
 from task_queue_engine.clock import Clock
 
@@ -36,66 +32,25 @@ T = TypeVar("T")
 
 logger = logging.getLogger("task_queue_engine.sqlite")
 
-MAX_DELAY = 900.0
-"""Seconds, as SQS: what is longer waits in the store, the same on every backend."""
-
 LOOK_EVERY = 0.05
-"""Seconds between looks for messages that another process sent: what a task of another process
-waits at most, at the price of 20 reads a second by an idle worker."""
+"""Seconds between looks for messages that another process sent, where it is not heard: what a task
+of another process waits at most, at the price of 20 reads a second by an idle worker."""
 
-_RECEIPT = re.compile(rf"({ID.pattern})\.({ID.pattern})", re.ASCII)
+LOOK_EVERY_WHERE_HEARD = 1.0
+"""Seconds, where other processes ring. What has been missed, or was sent by a process of an older
+version, waits no longer; and a look a second costs an idle worker nothing to speak of."""
 
-_SEND = Batch(
-    "WITH new (task_id, visible_at) AS (VALUES {rows}) "
-    "INSERT INTO messages (queue, task_id, visible_at, hidden_at, receive_count, leased) "
-    "SELECT ?, task_id, visible_at, ?, 0, 0 FROM new WHERE task_id IS NOT NULL",
-    width=2,
-)
-# With type and payload, by which a worker sees what it cannot run before it claims it.
-_VISIBLE = (
-    "SELECT '[[' || group_concat(concat_ws(',', m.id, json_quote(m.task_id), m.receive_count, "
-    "m.leased, json_quote(ifnull(type, '')), "
-    f"ifnull(payload, ifnull(({LARGE_PAYLOAD}), 'null'))), '],[' ORDER BY m.visible_at, m.id) "
-    "|| ']]' FROM (SELECT * FROM messages WHERE queue = ? AND visible_at <= ? "
-    "ORDER BY visible_at, id LIMIT ?) AS m LEFT JOIN tasks ON tasks.id = m.task_id"
-)
-_visible = JsonRows(tuple[int, str, int, int, str, msgspec.Raw])
-_LEASE = Batch(
-    "UPDATE messages SET visible_at = ?, hidden_at = ?, receive_count = receive_count + 1, "
-    "leased = 1 WHERE id IN (VALUES {rows})",
-    width=1,
-)
 # Messages that are counted one by one: about a millisecond's work, whatever the queue's length.
 _COUNTED = 10_000
 _COUNT = (
     "SELECT count(*) FROM (SELECT 1 FROM messages "
     "WHERE queue = ? AND visible_at {relation} ? AND leased = 0 LIMIT ?)"
 )
-# The plus keeps SQLite from looking through the whole queue instead of for these ids.
-_LEASED = Batch(
-    "SELECT json_group_array(json_array(id, receive_count)) FROM messages "
-    "WHERE id IN (VALUES {rows}) AND +queue = ? AND leased = 1",
-    width=1,
-)
-_leased = JsonRows(tuple[int, int])
-_EXTEND = Batch(
-    "UPDATE messages SET visible_at = ?, hidden_at = ? WHERE id IN (VALUES {rows})", width=1
-)
-_RELEASE = Batch(
-    "WITH given_back (id, visible_at) AS (VALUES {rows}) "
-    "UPDATE messages SET visible_at = given_back.visible_at, hidden_at = ?, leased = 0 "
-    "FROM given_back WHERE messages.id = given_back.id",
-    width=2,
-)
 # Hidden by a time of day that is yet to come again: from now, for as long as was meant then.
 _RETIME = (
     "UPDATE messages SET visible_at = :now + (visible_at - hidden_at), hidden_at = :now "
     "WHERE queue = :queue AND visible_at > :now AND hidden_at > :now + :tolerance"
 )
-_DELETE = Batch("DELETE FROM messages WHERE id IN (VALUES {rows})", width=1)
-
-
-_DONE, _LOST = Done(), LeaseLost()
 
 
 class SqliteQueue:
@@ -116,6 +71,12 @@ class SqliteQueue:
         self._retimed = -1
         self._dead_letters = SqliteDeadLetters(name, file=file)
         self._changed = trio.Event()
+        self._topic = topic_of_messages(name)
+        self.messages = Messages(name)
+        self.hears_others = False
+        """Whether other processes say at once when they make messages visible."""
+        self._receivers = 0
+        self._wanted = trio.Event()
 
     @property
     def name(self) -> str:
@@ -132,18 +93,13 @@ class SqliteQueue:
         return None
 
     async def send(self, messages: Sequence[Message]) -> list[QueueVerdict]:
-        verdicts, good = _refuse_bad_delays([message.delay for message in messages])
+        verdicts, good = refuse_bad_delays([message.delay for message in messages])
         now = self._watch.now()
         rows = [(messages[i].task.id, now + round(messages[i].delay * 1e6)) for i in good]
 
-        await self._file.write(lambda t: self.put(t, rows, now))
+        await self._file.write(lambda t: self.messages.put(t, rows, now))
         self.wake()
         return verdicts
-
-    def put(self, transaction: Transaction, rows: Sequence[tuple[str, int]], now: int) -> None:
-        """Messages: task id, and when it becomes visible."""
-        _SEND.run(transaction.execute, rows, after=(self._name, now))
-        transaction.counters[f"messages:{self._name}"] += len(rows)
 
     def now(self) -> int:
         """In microseconds, as it is kept."""
@@ -154,7 +110,8 @@ class SqliteQueue:
             raise ValueError(f"max_messages must be at least 1, not {max_messages}")
 
         def take(transaction: Transaction, now: int) -> list[Delivery]:
-            return self._take(transaction, max_messages, now, now + round(visibility * 1e6))
+            until = now + round(visibility * 1e6)
+            return self.messages.take(transaction, max_messages, now, until)
 
         return await self.take_when_visible(take, wait=wait)
 
@@ -173,25 +130,6 @@ class SqliteQueue:
                 return []
             if taken or not await self._wait_for_visible(changed, deadline):
                 return taken
-
-    def _take(self, transaction: Transaction, limit: int, now: int, until: int) -> list[Delivery]:
-        found = _visible.of(transaction.execute(_VISIBLE, (self._name, now, limit)).fetchall())
-        self.lease(transaction, [row[0] for row in found], now, until)
-        transaction.counters[f"leased:{self._name}"] += sum(not row[3] for row in found)
-        return [
-            Delivery(
-                task_id=task_id,
-                message_id=str(message_id),
-                receipt=f"{message_id}.{count + 1}",
-                receive_count=count + 1,
-                task_type=task_type,
-                payload_json=bytes(payload) if task_type else b"",  # there is no row
-            )
-            for message_id, task_id, count, _, task_type, payload in found
-        ]
-
-    def lease(self, transaction: Transaction, ids: Sequence[int], now: int, until: int) -> None:
-        _LEASE.run(transaction.execute, [(each,) for each in ids], before=(until, now))
 
     async def _after_set_back(self) -> None:
         """A clock set back hides what has no delay, and leases, until it has caught up: measure
@@ -220,17 +158,19 @@ class SqliteQueue:
     async def _wait_for_visible(self, changed: trio.Event, deadline: float) -> bool:
         """Wait until a message may be visible; False when `deadline` came first.
 
-        This process says at once when it changed something; other processes are noticed by
-        looking, which takes a read and no lock.
+        This process says at once when it changed something, and so do others while `listen` runs.
+        Beneath that is a look every so often, which takes a read and no lock.
         """
-        while (left := deadline - trio.current_time()) > 0:
-            until_visible = await self._seconds_to_next()
-            if until_visible <= 0:
-                return True
-            with trio.move_on_after(min(left, until_visible, LOOK_EVERY)):
-                await changed.wait()
-                return True
-        return False
+        with self._listening():
+            while (left := deadline - trio.current_time()) > 0:
+                until_visible = await self._seconds_to_next()
+                if until_visible <= 0:
+                    return True
+                look_in = LOOK_EVERY_WHERE_HEARD if self.hears_others else LOOK_EVERY
+                with trio.move_on_after(min(left, until_visible, look_in)):
+                    await changed.wait()
+                    return True
+            return False
 
     async def _seconds_to_next(self) -> float:
         ((earliest,),) = await self._file.read(
@@ -248,6 +188,33 @@ class SqliteQueue:
         self._changed.set()
         self._changed = trio.Event()
 
+    async def listen(self, doorbell: Doorbell) -> None:
+        """Until cancelled, wake receivers when other processes make messages visible."""
+
+        def hears(heard: bool) -> None:
+            self.hears_others = heard
+            self.wake()  # those that wait look at other times from now on
+
+        await doorbell.listen(
+            self._topic, lambda _: self.wake(), hears=hears, wanted=self._until_received
+        )
+
+    async def _until_received(self) -> None:
+        # A receiver that finds work at every turn is not to be disturbed by each commit of others.
+        while not self._receivers:
+            await self._wanted.wait()
+
+    @contextmanager
+    def _listening(self) -> Iterator[None]:
+        self._receivers += 1
+        self._wanted.set()
+        try:
+            yield
+        finally:
+            self._receivers -= 1
+            if not self._receivers:
+                self._wanted = trio.Event()
+
     # --- what is held -----------------------------------------------------------------------
 
     async def extend(
@@ -255,89 +222,19 @@ class SqliteQueue:
     ) -> list[QueueVerdict]:
         now = self._watch.now()
         until = now + round(visibility * 1e6)
-
-        def work(transaction: Transaction) -> list[QueueVerdict]:
-            held = self._held(transaction, deliveries)
-            ids = {message_id for message_id in held if message_id is not None}
-            _EXTEND.run(transaction.execute, [(each,) for each in ids], before=(until, now))
-            return [LeaseLost() if message_id is None else Done() for message_id in held]
-
-        return await self._file.write(work)
+        return await self._file.write(lambda t: self.messages.extend(t, deliveries, now, until))
 
     async def release(self, items: Sequence[tuple[Delivery, float]]) -> list[QueueVerdict]:
         now = self._watch.now()
-        answered = await self._file.write(lambda t: self.release_in(t, items, now))
+        answered = await self._file.write(lambda t: self.messages.release(t, items, now))
         self.wake()
         return answered
 
-    def release_in(
-        self, transaction: Transaction, items: Sequence[tuple[Delivery, float]], now: int
-    ) -> list[QueueVerdict]:
-        verdicts, good = _refuse_bad_delays([delay for _, delay in items])
-        held = self._held_once(transaction, [items[i][0] for i in good])
-        given_back = []
-        for i, message_id in zip(good, held, strict=True):
-            if message_id is None:
-                verdicts[i] = LeaseLost()
-            else:
-                given_back.append((message_id, now + round(items[i][1] * 1e6)))
-        _RELEASE.run(transaction.execute, given_back, after=(now,))
-        transaction.counters[f"leased:{self._name}"] -= len(given_back)
-        return verdicts
-
     async def delete(self, deliveries: Sequence[Delivery]) -> list[QueueVerdict]:
-        return await self._file.write(lambda t: self.delete_in(t, deliveries))
-
-    def delete_in(
-        self, transaction: Transaction, deliveries: Sequence[Delivery]
-    ) -> list[QueueVerdict]:
-        held = self._held_once(transaction, deliveries)
-        self._delete(transaction, held)
-        return [_LOST if message_id is None else _DONE for message_id in held]
+        return await self._file.write(lambda t: self.messages.delete(t, deliveries))
 
     async def dead_letter(self, items: Sequence[DeadLettering]) -> list[QueueVerdict]:
-        return await self._file.write(lambda t: self.dead_letter_in(t, items))
-
-    def dead_letter_in(
-        self, transaction: Transaction, items: Sequence[DeadLettering]
-    ) -> list[QueueVerdict]:
-        held = self._held_once(transaction, [item.delivery for item in items])
-        self._delete(transaction, held)
-        moved = [
-            dead_letters.to_row(item)
-            for item, message_id in zip(items, held, strict=True)
-            if message_id is not None
-        ]
-        dead_letters.insert(transaction, self._name, moved)
-        return [_LOST if message_id is None else _DONE for message_id in held]
-
-    def _delete(self, transaction: Transaction, held: Sequence[int | None]) -> None:
-        ids = [(message_id,) for message_id in held if message_id is not None]
-        _DELETE.run(transaction.execute, ids)
-        transaction.counters[f"messages:{self._name}"] -= len(ids)
-        transaction.counters[f"leased:{self._name}"] -= len(ids)
-
-    def _held(self, transaction: Transaction, deliveries: Sequence[Delivery]) -> list[int | None]:
-        """The message's id where the receipt is its latest and it is still leased, else None."""
-        receipts = [_parse(delivery.receipt) for delivery in deliveries]
-        ids = [(receipt[0],) for receipt in receipts if receipt is not None]
-        current = set(_leased.of(_LEASED.run(transaction.execute, ids, after=(self._name,))))
-        return [
-            receipt[0] if receipt is not None and receipt in current else None
-            for receipt in receipts
-        ]
-
-    def _held_once(
-        self, transaction: Transaction, deliveries: Sequence[Delivery]
-    ) -> list[int | None]:
-        """The same, for what ends a lease: a receipt used twice in one batch is stale by then."""
-        seen: set[int] = set()
-        once: list[int | None] = []
-        for message_id in self._held(transaction, deliveries):
-            once.append(None if message_id is None or message_id in seen else message_id)
-            if message_id is not None:
-                seen.add(message_id)
-        return once
+        return await self._file.write(lambda t: self.messages.dead_letter(t, items))
 
     # --- looking ----------------------------------------------------------------------------
 
@@ -362,20 +259,3 @@ class SqliteQueue:
             return QueueDepth(waiting=waiting, delayed=delayed, in_flight=leased, dead=dead)
 
         return await self._file.read(look)
-
-
-def _parse(receipt: str) -> tuple[int, int] | None:
-    """(message id, receive count), or None for what was never given out."""
-    found = _RECEIPT.fullmatch(receipt)
-    return None if found is None else (int(found[1]), int(found[2]))
-
-
-def _refuse_bad_delays(delays: Sequence[float]) -> tuple[list[QueueVerdict], list[int]]:
-    """A verdict for each, Done for now where the delay is fine, and the indexes of those."""
-    verdicts: list[QueueVerdict] = [
-        Done()
-        if 0 <= delay <= MAX_DELAY
-        else Rejected(f"the delay must be 0 to {MAX_DELAY:g} seconds, not {delay!r}")
-        for delay in delays
-    ]
-    return verdicts, [i for i, verdict in enumerate(verdicts) if isinstance(verdict, Done)]

@@ -24,7 +24,8 @@ from task_queue_engine.backends.base import (
 )
 from task_queue_engine.backends.sqlite.batches import Batch, JsonRows
 from task_queue_engine.backends.sqlite.database_file import DatabaseFile
-from task_queue_engine.backends.sqlite.queue import MAX_DELAY, SqliteQueue
+from task_queue_engine.backends.sqlite.messages import MAX_DELAY
+from task_queue_engine.backends.sqlite.queue import SqliteQueue
 from task_queue_engine.backends.sqlite.rows import (
     NUMBER_OF,
     ROW_AS_JSON,
@@ -99,7 +100,7 @@ async def submit(
                 for new, verdict in zip(tasks, verdicts, strict=True)
                 if new.due_at is None and isinstance(verdict, Created) and new.task.queue == name
             ]
-            queue.put(transaction, rows, now)
+            queue.messages.put(transaction, rows, now)
         return verdicts
 
     answered = await file.write(work)
@@ -137,9 +138,8 @@ class SqliteSteps:
                     break
             if found and not taking.taken:
                 return None
-            self._queue.lease(transaction, taking.message_ids, now, now + lease_us)
-            leased = f"leased:{self._queue.name}"
-            transaction.counters[leased] += taking.newly_leased
+            ids, newly = taking.message_ids, taking.newly_leased
+            self._queue.messages.lease(transaction, ids, newly, now, now + lease_us)
             _START.run(transaction.execute, taking.starts, after=(now, now, plan.worker))
             transaction.counters[TaskStatus.PENDING] -= len(taking.starts)
             transaction.counters[TaskStatus.PROCESSING] += len(taking.starts)
@@ -186,13 +186,13 @@ class SqliteSteps:
 
         if deleted:
             deliveries = [items[index].delivery for index in deleted]
-            note(deleted, self._queue.delete_in(transaction, deliveries))
+            note(deleted, self._queue.messages.delete(transaction, deliveries))
         if given_back:
             released = [(items[index].delivery, delay) for index, delay in given_back]
-            answers = self._queue.release_in(transaction, released, self._queue.now())
+            answers = self._queue.messages.release(transaction, released, self._queue.now())
             note([index for index, _ in given_back], answers)
         if dead:
-            answers = self._queue.dead_letter_in(transaction, [letter for _, letter in dead])
+            answers = self._queue.messages.dead_letter(transaction, [letter for _, letter in dead])
             note([index for index, _ in dead], answers)
         return list(map(Finished, recorded, settled))
 

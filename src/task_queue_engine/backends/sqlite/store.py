@@ -20,6 +20,7 @@ from task_queue_engine.backends.base import (
     DueTask,
     ListQuery,
     NewTask,
+    TaskChange,
     TaskPage,
 )
 from task_queue_engine.backends.sqlite import listing
@@ -52,6 +53,8 @@ from task_queue_engine.lifecycle import (
     Row,
 )
 from task_queue_engine.task import Task, TaskStatus
+
+ENDED, CANCEL_ASKED = TaskChange.ENDED.value, TaskChange.CANCEL_ASKED.value
 
 T = TypeVar("T")
 Decide = Callable[[Row | None, datetime], tuple[T, Row | None]]
@@ -156,6 +159,8 @@ class SqliteStore:
             done = transaction.changes() - before
             transaction.counters[TaskStatus.PROCESSING] -= done
             transaction.counters[TaskStatus.COMPLETED] += done
+            if done:
+                transaction.tell(ENDED, [task_id for task_id, *_ in completed])
             if done == len(writes):
                 return [_COMPLETED_NOW] * done
             # Those just completed are decided upon too: as a write that comes a second time.
@@ -286,4 +291,8 @@ def _decide_all(
     for task_id, row in after.items():
         transaction.counters[before[task_id].task.status] -= 1
         transaction.counters[row.task.status] += 1
+        if row.task.status.is_terminal:
+            transaction.tell(ENDED, [task_id])
+        elif row.task.cancel_requested:
+            transaction.tell(CANCEL_ASKED, [task_id])
     return verdicts

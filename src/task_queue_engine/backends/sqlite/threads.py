@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import logging
 import queue
 import random
 import threading
@@ -20,10 +21,13 @@ import trio
 from task_queue_engine.backends.sqlite.failures import translate
 from task_queue_engine.backends.sqlite.files_in_use import FilesInUse
 from task_queue_engine.backends.sqlite.opening import connect
+from task_queue_engine.backends.sqlite.ringer import Ringer
 from task_queue_engine.backends.sqlite.transaction import Transaction, Work, begin, commit
 from task_queue_engine.errors import BackendError, BackendUnavailable
 
 T = TypeVar("T")
+
+logger = logging.getLogger("task_queue_engine.sqlite")
 
 BUSY_TIMEOUT = 5.0
 """Seconds to wait for another process's write before BackendUnavailable."""
@@ -240,6 +244,16 @@ class WriterThread(ConnectionThread):
     last_failed = False
     """The last commit did not go through: the file is locked, its disk is full or read-only."""
 
+    def __init__(self, path: str, *, name: str, busy_timeout: float, ringer: Ringer) -> None:
+        super().__init__(path, name=name, busy_timeout=busy_timeout)
+        self._ringer = ringer
+
+    def _serve(self) -> None:
+        try:
+            super()._serve()
+        finally:
+            self._ringer.close()
+
     def _carry_out(self, connection: apsw.Connection, first: Request, group: list[Request]) -> None:
         # The lock first: what is cancelled while we wait for it has not begun.
         locked = self._outcome(self._lock, connection)
@@ -256,6 +270,8 @@ class WriterThread(ConnectionThread):
                 _fail(group, done.error)
             else:
                 self._carry_out_each(connection, group)
+        else:
+            self._tell_others(transaction)
 
     def _lock(self, connection: apsw.Connection) -> None:
         begin(connection)
@@ -273,9 +289,21 @@ class WriterThread(ConnectionThread):
                 # The others would only wait as long, one after the other, for the same.
                 _fail(group[i:], locked.error)
                 return
-            done = self._outcome(_work_off, Transaction(connection), [request])
+            transaction = Transaction(connection)
+            done = self._outcome(_work_off, transaction, [request])
             if isinstance(done, outcome.Error):
                 request.result = done
+            else:
+                self._tell_others(transaction)
+
+    def _tell_others(self, transaction: Transaction) -> None:
+        if not transaction.news:
+            return
+        try:
+            self._ringer.ring(transaction.news)
+        # It is committed, and whoever was not told finds it by looking.
+        except Exception:
+            logger.exception("other processes could not be told of a commit")
 
 
 def _work_off(transaction: Transaction, group: Sequence[Request]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import apsw
@@ -21,7 +21,7 @@ _MOVE_COUNTERS = Batch(
 class Transaction:
     """The connection, and counters to move: they are collected and written once."""
 
-    __slots__ = ("changes", "committing", "connection", "counters", "execute")
+    __slots__ = ("changes", "committing", "connection", "counters", "execute", "news")
 
     def __init__(self, connection: apsw.Connection) -> None:
         self.connection = connection
@@ -31,6 +31,12 @@ class Transaction:
         self.counters: Counter[str] = Counter()
         self.committing = False
         """The work is done; what fails now fails for all of it."""
+        self.news: dict[str, list[str]] = {}
+        """What other processes are told of once it is committed: by topic, the tasks' ids."""
+
+    def tell(self, topic: str, task_ids: Iterable[str] = ()) -> None:
+        """Have those who listen for `topic` in other processes told."""
+        self.news.setdefault(topic, []).extend(task_ids)
 
 
 Work = Callable[[Transaction], Any]
