@@ -18,7 +18,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 _CLAUSES = re.compile(
-    r'SET "(?P<added>\w+)"="\w+"\+1|SET "(?P<set>\w+)"=\?|REMOVE "(?P<removed>\w+)"|(?P<where>WHERE)'
+    r'SET "(?P<added>\w+)"="\w+"\+1|SET "(?P<set>\w+)"=\?|REMOVE "(?P<removed>\w+)"'
+    r"|(?P<where>WHERE)"
 )
 _NAMES = re.compile(r"'(\w+)':\?")
 
@@ -68,9 +69,7 @@ class ThreadAws:
         self.order.append(operation)
         self.answered[operation] += 1
         self._under_way[operation] += 1
-        self.most_at_once[operation] = max(
-            self.most_at_once[operation], self._under_way[operation]
-        )
+        self.most_at_once[operation] = max(self.most_at_once[operation], self._under_way[operation])
         await asyncio.sleep(self.delay)
         self._under_way[operation] -= 1
         match operation:

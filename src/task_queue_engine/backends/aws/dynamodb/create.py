@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+import msgspec
 import trio
 
 from task_queue_engine.backends.aws.dynamodb.conditional_writes import Insert
@@ -48,8 +49,7 @@ _MAX_FIELDS = 4_096
 _SUBMITTED = ("type", "payload", "payload_encoding", "created_at")
 
 
-@dataclass(slots=True)
-class _PendingInsert:
+class _PendingInsert(msgspec.Struct):
     task: Task
     token: WriteToken
     item: Item
@@ -82,11 +82,12 @@ class Creator:
         await trio.lowlevel.checkpoint_if_cancelled()
         batch = self._begin(tasks)
         context.counters.about_to_write()
+        # The writer sees to it that the call is not cancelled before, and is over then.
+        deadline = trio.current_time() + context.timeout
         try:
-            with trio.CancelScope(shield=True, deadline=trio.current_time() + context.timeout):
-                for wave in batch.waves:
-                    await self._insert(wave, batch)
-                    await self._reindex_late(wave, batch)
+            for wave in batch.waves:
+                await self._insert(wave, batch, deadline)
+                await self._reindex_late(wave, batch, deadline)
         finally:
             for wave in batch.waves:
                 context.tokens.release([pending.token for pending in wave.values()])
@@ -141,11 +142,13 @@ class Creator:
         is_new = self._context.now() - task.created_at <= lag / 4
         return is_new and not waits and new.due_at is None
 
-    async def _insert(self, wave: dict[int, _PendingInsert], batch: _CreateBatch) -> None:
+    async def _insert(
+        self, wave: dict[int, _PendingInsert], batch: _CreateBatch, deadline: float
+    ) -> None:
         answers = await self._context.writer.write(
             "create",
             [Insert(item=pending.item) for pending in wave.values()],
-            deadline=trio.current_effective_deadline(),
+            deadline=deadline,
         )
         for (index, pending), answer in zip(wave.items(), answers, strict=True):
             task = pending.task
@@ -187,7 +190,9 @@ class Creator:
             )
             pending.token.counted = True
 
-    async def _reindex_late(self, wave: dict[int, _PendingInsert], batch: _CreateBatch) -> None:
+    async def _reindex_late(
+        self, wave: dict[int, _PendingInsert], batch: _CreateBatch, deadline: float
+    ) -> None:
         """Move to OPEN what was so long on its way that the sweep may have passed its sort key
         already. It is answered for only then: until it is, the caller's repetition comes by
         here."""
@@ -205,7 +210,10 @@ class Creator:
         for index, _ in late.values():
             del batch.verdicts[index]
         answers = await self._context.writer.write(
-            "create", [update for _, update in late.values()], explain=False
+            "create",
+            [update for _, update in late.values()],
+            explain=False,
+            deadline=deadline,
         )
         for (index, _), answer in zip(late.values(), answers, strict=True):
             if isinstance(answer.result, Unanswered):

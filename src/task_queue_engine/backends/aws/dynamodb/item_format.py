@@ -82,7 +82,9 @@ def moment_text(value: datetime) -> str:
     """RFC 3339 in UTC, always with microseconds: so texts compare as the times do."""
     if value.tzinfo is not UTC:  # the engine's own are
         value = value.astimezone(UTC)
-    return value.isoformat(timespec="microseconds")[:-6] + "Z"
+    # Four times as fast as `isoformat`, and without the microseconds where there are none.
+    found = _encode(value)[1:-1].decode()
+    return found if value.microsecond else f"{found[:-1]}.000000Z"
 
 
 STATUS: dict[TaskStatus, AttributeValue] = {each: text(each.value) for each in TaskStatus}
@@ -101,6 +103,10 @@ LOWEST_SORT_KEY, HIGHEST_SORT_KEY = "0", "~"
 def sort_key(created_at: datetime, task_id: str) -> str:
     """The range key of `status-index`, the attribute `position`: orders by (created_at, id)."""
     return f"{moment_text(created_at)}#{task_id}"
+
+
+def created_at_of_sort_key(sort_key: str) -> str:
+    return sort_key.partition("#")[0]
 
 
 def id_of_sort_key(sort_key: str) -> str:
@@ -136,7 +142,6 @@ def new_item(
         "type": text(task.type),
         "queue": text(task.queue),
         "max_attempts": number(task.max_attempts),
-        "created_at": moment(task.created_at),
     }
     if payload_json.startswith(b'"'):
         item["payload"] = text(_decode(payload_json))
@@ -146,6 +151,7 @@ def new_item(
     if task.timeout_seconds is not None:
         item["timeout_seconds"] = number(task.timeout_seconds)
     item.update(changeable(row, retention=retention))
+    item["created_at"] = text(created_at_of_sort_key(item["position"]["S"]))
     if in_default_partition:
         item["status_shard"] = text(schema.status_shard(IndexPartition.DEFAULT, task.id))
     # For good: `token` is the last write's.
@@ -163,12 +169,14 @@ def changeable(row: Row, *, retention: float) -> Item:
     task = row.task
     status = task.status
     since = _status_at(task)
-    updated_at = moment(task.updated_at)
+    position = sort_key(task.created_at, task.id)
+    is_untouched = task.updated_at is task.created_at  # a new one is
+    updated_at = text(created_at_of_sort_key(position)) if is_untouched else moment(task.updated_at)
     item: Item = {
         "status": STATUS[status],
         "status_shard": text(schema.status_shard(schema.PARTITION_OF[status], task.id)),
         "status_at": updated_at if since is task.updated_at else moment(since),
-        "position": text(sort_key(task.created_at, task.id)),
+        "position": text(position),
         "not_before": _NEVER_DELAYED if task.run_at is None else moment(task.run_at),
         "retry_count": number(task.retry_count),
         "attempt": number(task.attempt),

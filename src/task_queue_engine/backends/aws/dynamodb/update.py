@@ -145,25 +145,27 @@ class RowUpdater:
         return verdicts
 
     async def _carry_out_all(self, purpose: str, pending: Sequence[_PendingUpdate[V]]) -> None:
+        # The writer sees to it that the call is not cancelled before, and is over then.
         deadline = trio.current_time() + self._context.timeout
-        with trio.CancelScope(shield=True, deadline=deadline):
-            failed: dict[str, BackendUnavailable] = {}
-            for wave in _waves(pending):
-                if failed:
-                    for each in wave:
-                        # Order is kept: nothing overtakes a write that may be on its way.
-                        each.failure = failed.get(each.update.task_id)
-                    wave = [each for each in wave if not each.is_done]
-                await self._carry_out_wave(purpose, wave)
-                failed |= {
-                    each.update.task_id: each.failure for each in wave if each.failure is not None
-                }
+        failed: dict[str, BackendUnavailable] = {}
+        for wave in _waves(pending):
+            if failed:
+                for each in wave:
+                    # Order is kept: nothing overtakes a write that may be on its way.
+                    each.failure = failed.get(each.update.task_id)
+                wave = [each for each in wave if not each.is_done]
+            await self._carry_out_wave(purpose, wave, deadline)
+            failed |= {
+                each.update.task_id: each.failure for each in wave if each.failure is not None
+            }
 
     def _begin(self, update: RowUpdate[V]) -> _PendingUpdate[V]:
         token = self._context.tokens.take(update.request_key)
         return _PendingUpdate(update, token, (token.written, token.counted))
 
-    async def _carry_out_wave(self, purpose: str, wave: Sequence[_PendingUpdate[V]]) -> None:
+    async def _carry_out_wave(
+        self, purpose: str, wave: Sequence[_PendingUpdate[V]], deadline: float
+    ) -> None:
         now = self._context.now()
         unread: list[_PendingUpdate[V]] = []
         for each in wave:
@@ -173,29 +175,39 @@ class RowUpdater:
             else:
                 each.write, each.status_change = blind
         if unread:
-            await self._read(purpose, unread, now)
+            await self._read(purpose, unread, now, deadline)
         left = [each for each in wave if not each.is_done] if unread else wave
         for _ in range(_ROUNDS):
             if not left:
                 return
-            await self._write(purpose, left)
+            await self._write(purpose, left, deadline)
             left = [each for each in left if not each.is_done]
         for each in left:
             each.failure = BackendUnavailable(
                 f"task {each.update.task_id} was changed by others {_ROUNDS} times in a row"
             )
 
-    async def _read(self, purpose: str, unread: Sequence[_PendingUpdate[V]], now: datetime) -> None:
-        try:
-            found = await self._context.table.get(purpose, [each.update.task_id for each in unread])
-        except BackendUnavailable as error:
-            for each in unread:
-                each.failure = error
-            return
+    async def _read(
+        self, purpose: str, unread: Sequence[_PendingUpdate[V]], now: datetime, deadline: float
+    ) -> None:
+        failure = BackendUnavailable(f"DynamoDB did not answer within {self._context.timeout:g} s")
+        with trio.CancelScope(shield=True, deadline=deadline):
+            try:
+                found = await self._context.table.get(
+                    purpose, [each.update.task_id for each in unread]
+                )
+            except BackendUnavailable as error:
+                failure = error
+            else:
+                for each in unread:
+                    self._decide(each, found.get(each.update.task_id), now)
+                return
         for each in unread:
-            self._decide(each, found.get(each.update.task_id), now)
+            each.failure = failure
 
-    async def _write(self, purpose: str, left: Sequence[_PendingUpdate[V]]) -> None:
+    async def _write(
+        self, purpose: str, left: Sequence[_PendingUpdate[V]], deadline: float
+    ) -> None:
         prepared = [(each, each.write) for each in left if each.write is not None]
         for each, _ in prepared:
             # A blind write has not looked at the row: what an earlier try wrote there, and whether
@@ -205,7 +217,7 @@ class RowUpdater:
         answers = await self._context.writer.write(
             purpose,
             [write for _, write in prepared],
-            deadline=trio.current_effective_deadline(),
+            deadline=deadline,
         )
         now = self._context.now()
         to_read: list[_PendingUpdate[V]] = []
@@ -223,7 +235,7 @@ class RowUpdater:
                     if self._is_to_be_read(each, message):
                         to_read.append(each)
         if to_read:
-            await self._read(purpose, to_read, now)
+            await self._read(purpose, to_read, now, deadline)
 
     def _applied(self, each: _PendingUpdate[V], item: Item | None) -> None:
         self._count(each, item)

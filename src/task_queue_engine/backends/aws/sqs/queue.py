@@ -140,14 +140,17 @@ class SqsQueue:
     async def send(self, messages: Sequence[Message]) -> list[QueueVerdict]:
         """Rejected: a body that, with its attributes, is over the queue's limit (1 MiB, older ones
         256 KiB); a delay outside 0 to 900 s."""
-        verdicts = [_bad_delay(message.delay) for message in messages]
-        good = [i for i, message in enumerate(messages) if _is_delay(message.delay)]
-        sent = await self._client.send(
-            [message_format.outgoing(messages[i], max_bytes=self._max_bytes) for i in good],
-            max_bytes=self._max_bytes,
+        good = [message for message in messages if _is_delay(message.delay)]
+        sent = iter(
+            await self._client.send(
+                [message_format.outgoing(message, max_bytes=self._max_bytes) for message in good],
+                max_bytes=self._max_bytes,
+            )
         )
-        fill(verdicts, good, sent)
-        return verdicts
+        return [
+            next(sent) if _is_delay(message.delay) else _bad_delay(message.delay)
+            for message in messages
+        ]
 
     async def receive(self, max_messages: int, *, wait: float, visibility: float) -> list[Delivery]:
         """A wait is made of long polls of up to 20 s; below one second it is a look at its
