@@ -29,16 +29,13 @@ class ThreadAws:
     """Of one run: read it when the calls are over."""
 
     port: int = 0
-    delay: float = 0.0
-    """Seconds that every request is held, as a network would."""
+    together: int = 0
+    """Requests are held until so many of them are under way; 0: none is. (Those of the counters are
+    sent at times of their own, and not held.)"""
     answered: Counter[str] = field(default_factory=Counter)
     """Requests by operation."""
-    most_at_once: Counter[str] = field(default_factory=Counter)
-    """Requests of an operation that were under way at the same time."""
-    order: list[str] = field(default_factory=list)
-    """Operations as they came in."""
-    connections: int = 0
-    _under_way: Counter[str] = field(default_factory=Counter)
+    _held: int = 0
+    _let_go: asyncio.Event = field(default_factory=asyncio.Event)
     _items: dict[str, dict[str, Any]] = field(default_factory=dict)
     _messages: deque[dict[str, Any]] = field(default_factory=deque)
     _sent: int = 0
@@ -48,7 +45,6 @@ class ThreadAws:
         return f"http://127.0.0.1:{self.port}"
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.connections += 1
         try:
             while True:
                 head = (await reader.readuntil(b"\r\n\r\n")).decode().lower()
@@ -66,12 +62,12 @@ class ThreadAws:
             writer.close()
 
     async def _answer(self, operation: str, body: dict[str, Any]) -> dict[str, Any]:
-        self.order.append(operation)
         self.answered[operation] += 1
-        self._under_way[operation] += 1
-        self.most_at_once[operation] = max(self.most_at_once[operation], self._under_way[operation])
-        await asyncio.sleep(self.delay)
-        self._under_way[operation] -= 1
+        if self.together and operation != "updateitem":
+            self._held += 1
+            if self._held == self.together:
+                self._let_go.set()
+            await self._let_go.wait()
         match operation:
             case "sendmessagebatch":
                 return {"Successful": [self._send(entry) for entry in body["Entries"]]}
@@ -81,7 +77,9 @@ class ThreadAws:
             case "deletemessagebatch" | "changemessagevisibilitybatch":
                 return {"Successful": [{"Id": entry["Id"]} for entry in body["Entries"]]}
             case "getqueueattributes":
-                return {"Attributes": {"QueueArn": "arn:aws:sqs:us-east-1:123456789012:tasks"}}
+                arn = "arn:aws:sqs:us-east-1:123456789012:tasks"
+                policy = {"deadLetterTargetArn": arn, "maxReceiveCount": "3"}
+                return {"Attributes": {"QueueArn": arn, "RedrivePolicy": json.dumps(policy)}}
             case "batchexecutestatement":
                 done = [self._execute(one) for one in body["Statements"]]
                 units = {"TableName": "tasks", "CapacityUnits": len(done)}
@@ -139,9 +137,9 @@ class ThreadAws:
 
 
 @contextmanager
-def thread_aws(*, delay: float = 0.0) -> Iterator[ThreadAws]:
+def thread_aws() -> Iterator[ThreadAws]:
     """It answers until the block is left."""
-    aws = ThreadAws(delay=delay)
+    aws = ThreadAws()
     loop = asyncio.new_event_loop()
     server = loop.run_until_complete(asyncio.start_server(aws.serve, "127.0.0.1", 0))
     aws.port = server.sockets[0].getsockname()[1]

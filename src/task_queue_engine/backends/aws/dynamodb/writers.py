@@ -116,7 +116,8 @@ class _RetryingWriter(ABC):
         answers = [Answer(_UNTRIED) for _ in writes]
         with trio.CancelScope(deadline=deadline, shield=deadline < math.inf):
             await self._try_until_done(purpose, writes, answers)
-        if explain and (puzzling := [i for i, each in enumerate(answers) if _is_puzzling(each)]):
+        puzzling = [i for i, each in enumerate(answers) if each.result == _NOT_EXPLAINED]
+        if explain and puzzling:
             with trio.CancelScope(deadline=deadline, shield=deadline < math.inf):
                 await self._explain(purpose, writes, answers, puzzling)
         return answers
@@ -129,7 +130,8 @@ class _RetryingWriter(ABC):
             if attempt:
                 await self._table.pause(attempt)
             await self._try(purpose, writes, left, answers)
-            left = [i for i in left if _is_to_be_retried(answers[i])]
+            unanswered = [i for i in left if type(answers[i].result) is Unanswered]
+            left = [i for i in unanswered if _is_to_be_retried(answers[i])]
             if not left:
                 return
 
@@ -272,11 +274,8 @@ class _LeftUndone(BackendUnavailable):
 
 
 _UNTRIED = Unanswered(_LeftUndone("DynamoDB did not answer in time"))
+_NOT_EXPLAINED = ConditionFailed()
 _UNEXPLAINED = Unanswered(BackendUnavailable("DynamoDB did not say in time what the item is like"))
-
-
-def _is_puzzling(answer: Answer) -> bool:
-    return isinstance(answer.result, ConditionFailed) and answer.result.item is None
 
 
 def _is_to_be_retried(answer: Answer) -> bool:
@@ -319,4 +318,8 @@ def _size_of(write: Write) -> int:
     if isinstance(write, Delete):
         return 0
     values = write.item if isinstance(write, Insert) else write.sets
-    return sum(len(values[name].get("S", "")) for name in _LARGE if name in values)
+    size = 0
+    for name in _LARGE:
+        if name in values:
+            size += len(values[name].get("S", ""))
+    return size
