@@ -49,11 +49,12 @@ class UsageByType(dict[str, Usage]):
 
     def share(self, task_types: Sequence[str], *, requests: int) -> None:
         """So many requests have served these tasks, named by their types ("" where unknown)."""
+        each = requests / max(1, len(task_types))
         for task_type in task_types:
             if task_type:
                 usage = self.of(task_type)
                 usage.items += 1
-                usage.requests += requests / len(task_types)
+                usage.requests += each
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ from task_queue_engine.backends.base import Counts, Created, NewTask, TooLarge, 
 from task_queue_engine.clock import ManualClock
 from task_queue_engine.errors import BackendUnavailable
 from task_queue_engine.lifecycle import (
+    CancelledNow,
     Complete,
     DuplicateDelivery,
     Fenced,
@@ -311,6 +312,47 @@ async def test_a_write_to_a_silent_server_ends_in_time(
     client.disarm()
     (verdict,) = await store.claim([request_of(task.id)])
     assert isinstance(verdict, Started)
+
+
+async def test_a_read_before_a_write_is_not_cancelled_either(
+    store: DynamoStore, client: FaultyClient, clock: ManualClock
+) -> None:
+    (task,) = await create(store, clock)
+    under_way = trio.Event()
+
+    async def slow(send: Send, parameters: Parameters) -> dict[str, Any]:
+        under_way.set()
+        await trio.sleep(0.05)
+        return await send(parameters)
+
+    client.arm(slow, "GetItem")
+    verdicts: list[Any] = []
+
+    async def cancel() -> None:
+        verdicts.extend(await store.cancel([task.id]))
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(cancel)
+        await under_way.wait()
+        nursery.cancel_scope.cancel()
+
+    assert [type(verdict) for verdict in verdicts] == [CancelledNow]
+    assert (await get(store, task.id)).status is TaskStatus.CANCELLED
+
+
+async def test_a_read_from_a_silent_server_ends_in_time(
+    store: DynamoStore, client: FaultyClient, clock: ManualClock, mock_clock: MockClock
+) -> None:
+    (task,) = await create(store, clock)
+    client.arm(silent, "GetItem")
+    mock_clock.autojump_threshold = 0.05
+    start_time = trio.current_time()
+    with pytest.raises(BackendUnavailable, match="did not answer within 8 s"):
+        await store.cancel([task.id])
+    assert trio.current_time() - start_time < 10
+    mock_clock.autojump_threshold = float("inf")
+    (verdict,) = await store.cancel([task.id])
+    assert isinstance(verdict, CancelledNow)
 
 
 async def silent(send: Send, parameters: Parameters) -> dict[str, Any]:

@@ -298,6 +298,46 @@ async def test_more_is_looked_for_only_where_there_is_more() -> None:
     assert [request["MaxNumberOfMessages"] for request in more] == [10, 10]
 
 
+async def test_a_deep_queue_costs_each_receive_one_round_trip() -> None:
+    """Where the last receive brought all that was asked for, nothing is waited for first."""
+    left = 70
+
+    def reply(request: Request) -> Answer:
+        nonlocal left
+        taken = min(left, request.parameters["MaxNumberOfMessages"])
+        left -= taken
+        return answer({"Messages": messages_of(taken)})
+
+    async with serving() as server, queue_on(server) as queue:
+        server.default = reply
+
+        async def waits_of_one_receive() -> list[int]:
+            server.requests.clear()
+            await queue.receive(30, wait=20, visibility=30)
+            return [request.parameters["WaitTimeSeconds"] for request in server.requests]
+
+        assert await waits_of_one_receive() == [20, 0, 0]
+        assert await waits_of_one_receive() == [0, 0, 0]
+        # The last ten are among three looks; then the queue is not deep any more.
+        assert await waits_of_one_receive() == [0, 0, 0]
+        left = 5
+        assert await waits_of_one_receive() == [20]
+
+
+async def test_a_queue_that_was_deep_and_is_empty_is_waited_for() -> None:
+    async with serving() as server, queue_on(server) as queue:
+        server.script.extend([answer({"Messages": messages_of(10)})] * 2)
+        server.default = answer({"Messages": []})
+        assert len(await queue.receive(20, wait=20, visibility=30)) == 20
+        server.requests.clear()
+        with trio.move_on_after(0):  # cancelled before it begins, it sends nothing
+            await queue.receive(20, wait=1, visibility=30)
+        assert server.requests == []
+        assert await queue.receive(20, wait=1, visibility=30) == []
+    waits = [request.parameters["WaitTimeSeconds"] for request in server.requests]
+    assert waits[:3] == [0, 0, 1]
+
+
 async def test_what_the_first_look_brought_is_kept_when_another_fails() -> None:
     async with serving() as server, queue_on(server) as queue:
         server.script.append(answer({"Messages": messages_of(10)}))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import ssl
 import zlib
 from collections.abc import AsyncIterator
@@ -10,6 +11,8 @@ import pytest
 import trio
 import trustme
 
+from task_queue_engine.backends.aws.wire.connection import Connection
+from task_queue_engine.backends.aws.wire.endpoints import parse_endpoint
 from task_queue_engine.backends.aws.wire.errors import EndpointUnreachable
 from task_queue_engine.backends.aws.wire.retry import MAX_ATTEMPTS, RetryQuota
 from task_queue_engine.errors import BackendUnavailable
@@ -27,6 +30,14 @@ async def network(server: CannedServer) -> AsyncIterator[FaultyNetwork]:
     server.default = _ANSWER
     async with faulty_network(server.port) as it:
         yield it
+
+
+async def test_a_request_is_sent_at_once(server):
+    """Whatever else is under way on the connection: no waiting for more to send (Nagle)."""
+    endpoint = parse_endpoint(server.url, region="eu-central-1", variable="AWS_ENDPOINT_URL")
+    connection = await Connection.open(endpoint, tls=None, timeout=5, max_response_bytes=1000)
+    assert connection._sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+    connection.close()
 
 
 async def test_an_answer_cut_off_anywhere(server, network, virtual_clock, monkeypatch):

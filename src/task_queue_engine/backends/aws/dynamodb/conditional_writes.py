@@ -9,14 +9,17 @@ what was found.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
 from datetime import datetime
+from functools import lru_cache
 from typing import Literal, assert_never
+
+import msgspec
 
 from task_queue_engine.backends.aws.dynamodb import schema
 from task_queue_engine.backends.aws.dynamodb.item_format import (
     NOT_DELAYED,
     OPTIONAL,
+    STATUS,
     AttributeValue,
     Item,
     as_json,
@@ -46,8 +49,7 @@ from task_queue_engine.lifecycle import (
 from task_queue_engine.task import TaskStatus
 
 
-@dataclass(frozen=True, slots=True)
-class Condition:
+class Condition(msgspec.Struct, frozen=True):
     """On one attribute. `value` is None for "missing" and "exists" alone."""
 
     attribute: str
@@ -55,8 +57,7 @@ class Condition:
     value: AttributeValue | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Insert:
+class Insert(msgspec.Struct, frozen=True, kw_only=True):
     """A new item; refused where the id exists."""
 
     item: Item
@@ -67,8 +68,7 @@ class Insert:
         return task_id
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Update:
+class Update(msgspec.Struct, frozen=True, kw_only=True):
     """Refused where a condition fails or the item does not exist."""
 
     task_id: str
@@ -82,8 +82,7 @@ class Update:
     """The new item is wanted."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Delete:
+class Delete(msgspec.Struct, frozen=True, kw_only=True):
     """Refused where a condition fails; of an item that does not exist, nothing happens."""
 
     task_id: str
@@ -93,8 +92,8 @@ class Delete:
 Write = Insert | Update | Delete
 
 
-_PENDING = text(TaskStatus.PENDING.value)
-_PROCESSING = text(TaskStatus.PROCESSING.value)
+_PENDING = STATUS[TaskStatus.PENDING]
+_PROCESSING = STATUS[TaskStatus.PROCESSING]
 _NOT_DELAYED = text(NOT_DELAYED)
 _START_REMOVES = ("progress", "due_at", "due_shard", "stranded_at")
 _WAIT_REMOVES = ("message_id", "receive_count")
@@ -105,19 +104,36 @@ _LEFT_ALONE = {
     TaskStatus.COMPLETED: ("status_at",),
 }
 _END_REMOVES = ("run_at", "message_id", "receive_count", "cancel_shard")
+_IS_PROCESSING = Condition("status", "=", _PROCESSING)
+_NOT_TO_BE_CANCELLED = Condition("cancel_requested", "missing")
+
+# One time is that of a whole batch of writes.
+_shared_moment = lru_cache(maxsize=4)(moment)
+
+
+@lru_cache(maxsize=4)
+def _can_start(now: datetime) -> tuple[Condition, ...]:
+    return (
+        Condition("status", "=", _PENDING),
+        Condition("status_shard", "exists"),
+        Condition("not_before", "<=", _shared_moment(now)),
+    )
+
+
+# A task that has failed before goes the long way, which takes a look at how.
+_AHEAD = (Condition("error", "missing"), Condition("max_attempts", ">=", number(2)))
 
 
 def start(request: ClaimRequest, now: datetime, token: str) -> Update:
     """`lifecycle.decide_claim` of a task that is PENDING and due. (That it has a `status_shard`
     says that the item is one of ours: other programs' go the long way.)"""
-    at = moment(now)
+    at, said = _shared_moment(now), text(token)
     ahead: Item = {}
-    conditions: tuple[Condition, ...] = ()
+    conditions = _can_start(now)
     if request.ahead:
         delivery = delivery_of(request.message_id, request.receive_count)
         ahead = {"claimed_ahead": text(delivery)}
-        # A task that has failed before goes the long way: it takes a look at how.
-        conditions = (Condition("error", "missing"), Condition("max_attempts", ">=", number(2)))
+        conditions += _AHEAD
     return Update(
         task_id=request.task_id,
         sets={
@@ -128,30 +144,25 @@ def start(request: ClaimRequest, now: datetime, token: str) -> Update:
             "message_id": text(request.message_id),
             "receive_count": number(request.receive_count),
             # The second until the next start: `token` is the last write's.
-            "token": text(token),
-            "claim_token": text(token),
+            "token": said,
+            "claim_token": said,
             **ahead,
         },
         increments=("attempt",),
         removes=_START_REMOVES,
-        conditions=(
-            Condition("status", "=", _PENDING),
-            Condition("status_shard", "exists"),
-            Condition("not_before", "<=", at),
-            *conditions,
-        ),
+        conditions=conditions,
         returning=True,
     )
 
 
 def record(write: AttemptWrite, now: datetime, token: str, *, retention: float) -> Update:
     """`lifecycle.decide_record` of the running attempt's own write."""
-    at = moment(now)
+    at = _shared_moment(now)
     sets: Item = {"updated_at": at, "token": text(token)}
     increments: tuple[str, ...] = ()
     removes: tuple[str, ...]
     conditions: tuple[Condition, ...] = (
-        Condition("status", "=", _PROCESSING),
+        _IS_PROCESSING,
         Condition("attempt", "=", number(write.attempt)),
     )
     match write:
@@ -169,7 +180,10 @@ def record(write: AttemptWrite, now: datetime, token: str, *, retention: float) 
                 del sets[name]
             if retention:
                 sets[schema.TTL_ATTRIBUTE] = expiry(now, status, retention)
-            removes += tuple(name for name in ("result", "error") if name not in sets)
+            if "result" not in sets:
+                removes += ("result",)
+            if "error" not in sets:
+                removes += ("error",)
             if isinstance(write, Fail):
                 increments = ("retry_count",)
                 removes = tuple(name for name in removes if name not in _WAIT_REMOVES)
@@ -183,12 +197,12 @@ def record(write: AttemptWrite, now: datetime, token: str, *, retention: float) 
             if isinstance(write, ScheduleRetry):
                 sets["error"] = as_json(write.error)
                 increments = ("retry_count",)
-            conditions += (Condition("cancel_requested", "missing"),)
+            conditions += (_NOT_TO_BE_CANCELLED,)
         case Interrupt():
             removes = (*_WAIT_REMOVES, "run_at")
             _set_status(sets, write.task_id, TaskStatus.PENDING, at)
             sets["not_before"] = _NOT_DELAYED
-            conditions += (Condition("cancel_requested", "missing"),)
+            conditions += (_NOT_TO_BE_CANCELLED,)
         case _:
             assert_never(write)
     return Update(
@@ -211,8 +225,8 @@ def _set_ending(write: Complete | Fail | Cancel, sets: Item) -> TaskStatus:
 
 
 def _set_status(sets: Item, task_id: str, status: TaskStatus, since: AttributeValue) -> None:
-    sets["status"] = text(status.value)
-    sets["status_shard"] = text(schema.status_shard(schema.partition_of(status), task_id))
+    sets["status"] = STATUS[status]
+    sets["status_shard"] = text(schema.status_shard(schema.PARTITION_OF[status], task_id))
     sets["status_at"] = since
 
 
@@ -276,7 +290,9 @@ def change_due(change: DueChange) -> Update:
     )
     conditions = (Condition("status", "=", _PENDING), is_as_expected)
     if change.due_at is not None:
-        return replace(mark_due(change.task_id, change.due_at), conditions=conditions)
+        return msgspec.structs.replace(
+            mark_due(change.task_id, change.due_at), conditions=conditions
+        )
     return Update(
         task_id=change.task_id, sets={}, removes=("due_at", "due_shard"), conditions=conditions
     )
@@ -338,7 +354,7 @@ def remove(task_id: str, status: TaskStatus, finished_at: AttributeValue) -> Del
     return Delete(
         task_id=task_id,
         conditions=(
-            Condition("status", "=", text(status.value)),
+            Condition("status", "=", STATUS[status]),
             Condition("finished_at", "=", finished_at),
         ),
     )

@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime, timedelta
 from typing import Final
 
@@ -48,6 +48,27 @@ MOVES: Final = "moves"
 What a count of the index may be off by is measured in it."""
 
 _FIELDS = tuple(status.value.lower() for status in TaskStatus)
+_FIELD_OF = dict(zip(TaskStatus, _FIELDS, strict=True))
+
+_Step = tuple[TaskStatus | None, TaskStatus | None]
+
+
+def _changes(old: TaskStatus | None, new: TaskStatus | None) -> dict[str, int]:
+    changes = {MOVES: 1}
+    if old is not None:
+        changes[_FIELD_OF[old]] = -1
+    if new is not None:
+        changes[_FIELD_OF[new]] = 1
+    return changes
+
+
+# A task makes three of them, so they are put together once.
+_CHANGES: dict[_Step, dict[str, int]] = {
+    (old, new): _changes(old, new)
+    for old in (None, *TaskStatus)
+    for new in (None, *TaskStatus)
+    if old is not new
+}
 FOUND_UP_TO_AGE = timedelta(minutes=15)
 """How long after a task's creation `crash_recovery` finds what was done to it. Looking for it takes
 half a read unit for each task created in that time."""
@@ -139,13 +160,9 @@ class Counters:
         """
         if old is new:
             return
-        changes = Counter({MOVES: 1})
-        if old is not None:
-            changes[old.value.lower()] -= 1
-        if new is not None:
-            changes[new.value.lower()] += 1
-        self._moves.append((number, changes))
-        self._dirty.set()
+        self._moves.append((number, _CHANGES[old, new]))
+        if not self._dirty.is_set():
+            self._dirty.set()
         if created_at is None or self._now() - created_at > FOUND_UP_TO_AGE:
             self._urgent.set()
 
@@ -182,8 +199,7 @@ class Counters:
             for number, batch in self._batches.items():
                 if number > flushed:
                     totals.update(batch)
-            for _, changes in self._moves:
-                totals.update(changes)
+            _add(totals, (changes for _, changes in self._moves))
             return totals
         finally:
             self._reading -= 1
@@ -239,13 +255,9 @@ class Counters:
             self._dirty = trio.Event() if self._dirty.is_set() else self._dirty
             self._urgent = trio.Event() if self._urgent.is_set() else self._urgent
             settled = self._settled()
+            early = [move for move in self._moves if move[0] > settled]
             batch: Counter[str] = Counter()
-            early: list[tuple[int, Mapping[str, int]]] = []
-            for number, changes in self._moves:
-                if number > settled:
-                    early.append((number, changes))
-                else:
-                    batch.update(changes)
+            _add(batch, (changes for number, changes in self._moves if number <= settled))
             self._moves = early
             if early:
                 # Counted before their turn: a flush says "up to here", and for that they are to
@@ -324,6 +336,12 @@ class Counters:
         changes = {status.value.lower(): number for status, number in differences.items()}
         if changes:
             self._moves.append((0, changes))
+
+
+def _add(totals: Counter[str], moves: Iterable[Mapping[str, int]]) -> None:
+    for changes in moves:  # not `Counter.update`: it looks at what it is given for longer
+        for name, change in changes.items():
+            totals[name] += change
 
 
 def counts_of(totals: Mapping[str, int]) -> Counts:

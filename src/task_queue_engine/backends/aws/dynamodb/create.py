@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+import msgspec
 import trio
 
 from task_queue_engine.backends.aws.dynamodb.conditional_writes import Insert
@@ -42,12 +43,13 @@ from task_queue_engine.errors import BackendUnavailable
 from task_queue_engine.lifecycle import Row
 from task_queue_engine.task import Task, TaskStatus
 
+# Bytes, more than all attributes of a new item take together, but payload and type.
+_MAX_FIELDS = 4_096
 # What tells one submission under an id from another.
 _SUBMITTED = ("type", "payload", "payload_encoding", "created_at")
 
 
-@dataclass(slots=True)
-class _PendingInsert:
+class _PendingInsert(msgspec.Struct):
     task: Task
     token: WriteToken
     item: Item
@@ -80,11 +82,12 @@ class Creator:
         await trio.lowlevel.checkpoint_if_cancelled()
         batch = self._begin(tasks)
         context.counters.about_to_write()
+        # The writer sees to it that the call is not cancelled before, and is over then.
+        deadline = trio.current_time() + context.timeout
         try:
-            with trio.CancelScope(shield=True, deadline=trio.current_time() + context.timeout):
-                for wave in batch.waves:
-                    await self._insert(wave, batch)
-                    await self._reindex_late(wave, batch)
+            for wave in batch.waves:
+                await self._insert(wave, batch, deadline)
+                await self._reindex_late(wave, batch, deadline)
         finally:
             for wave in batch.waves:
                 context.tokens.release([pending.token for pending in wave.values()])
@@ -122,9 +125,10 @@ class Creator:
             retention=self._context.retention,
             in_default_partition=self._ends_soon(new),
         )
-        size = item_size(item)
         limit = MAX_ITEM_BYTES - RESERVED_BYTES
-        if size > limit:
+        # Most are far from the limit: then nothing needs to be measured to say so.
+        is_small = len(new.payload_json) + 12 * len(new.task.type) + _MAX_FIELDS <= limit
+        if not is_small and (size := item_size(item)) > limit:
             # In terms of what the user can change.
             payload = item_size({"payload": item["payload"]})
             self._context.tokens.release([token])
@@ -138,11 +142,13 @@ class Creator:
         is_new = self._context.now() - task.created_at <= lag / 4
         return is_new and not waits and new.due_at is None
 
-    async def _insert(self, wave: dict[int, _PendingInsert], batch: _CreateBatch) -> None:
+    async def _insert(
+        self, wave: dict[int, _PendingInsert], batch: _CreateBatch, deadline: float
+    ) -> None:
         answers = await self._context.writer.write(
             "create",
             [Insert(item=pending.item) for pending in wave.values()],
-            deadline=trio.current_effective_deadline(),
+            deadline=deadline,
         )
         for (index, pending), answer in zip(wave.items(), answers, strict=True):
             task = pending.task
@@ -184,7 +190,9 @@ class Creator:
             )
             pending.token.counted = True
 
-    async def _reindex_late(self, wave: dict[int, _PendingInsert], batch: _CreateBatch) -> None:
+    async def _reindex_late(
+        self, wave: dict[int, _PendingInsert], batch: _CreateBatch, deadline: float
+    ) -> None:
         """Move to OPEN what was so long on its way that the sweep may have passed its sort key
         already. It is answered for only then: until it is, the caller's repetition comes by
         here."""
@@ -202,7 +210,10 @@ class Creator:
         for index, _ in late.values():
             del batch.verdicts[index]
         answers = await self._context.writer.write(
-            "create", [update for _, update in late.values()], explain=False
+            "create",
+            [update for _, update in late.values()],
+            explain=False,
+            deadline=deadline,
         )
         for (index, _), answer in zip(late.values(), answers, strict=True):
             if isinstance(answer.result, Unanswered):

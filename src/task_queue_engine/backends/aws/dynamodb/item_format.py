@@ -80,7 +80,16 @@ def moment(value: datetime) -> AttributeValue:
 
 def moment_text(value: datetime) -> str:
     """RFC 3339 in UTC, always with microseconds: so texts compare as the times do."""
-    return value.astimezone(UTC).isoformat(timespec="microseconds")[:-6] + "Z"
+    if value.tzinfo is not UTC:  # the engine's own are
+        value = value.astimezone(UTC)
+    # Four times as fast as `isoformat`, and without the microseconds where there are none.
+    found = _encode(value)[1:-1].decode()
+    return found if value.microsecond else f"{found[:-1]}.000000Z"
+
+
+STATUS: dict[TaskStatus, AttributeValue] = {each: text(each.value) for each in TaskStatus}
+_NEVER_DELAYED = text(NOT_DELAYED)
+_STATUS_OF = {each.value: each for each in TaskStatus}
 
 
 def as_json(value: Any) -> AttributeValue:
@@ -94,6 +103,10 @@ LOWEST_SORT_KEY, HIGHEST_SORT_KEY = "0", "~"
 def sort_key(created_at: datetime, task_id: str) -> str:
     """The range key of `status-index`, the attribute `position`: orders by (created_at, id)."""
     return f"{moment_text(created_at)}#{task_id}"
+
+
+def created_at_of_sort_key(sort_key: str) -> str:
+    return sort_key.partition("#")[0]
 
 
 def id_of_sort_key(sort_key: str) -> str:
@@ -129,7 +142,6 @@ def new_item(
         "type": text(task.type),
         "queue": text(task.queue),
         "max_attempts": number(task.max_attempts),
-        "created_at": moment(task.created_at),
     }
     if payload_json.startswith(b'"'):
         item["payload"] = text(_decode(payload_json))
@@ -139,6 +151,7 @@ def new_item(
     if task.timeout_seconds is not None:
         item["timeout_seconds"] = number(task.timeout_seconds)
     item.update(changeable(row, retention=retention))
+    item["created_at"] = text(created_at_of_sort_key(item["position"]["S"]))
     if in_default_partition:
         item["status_shard"] = text(schema.status_shard(IndexPartition.DEFAULT, task.id))
     # For good: `token` is the last write's.
@@ -155,15 +168,19 @@ def changeable(row: Row, *, retention: float) -> Item:
     """
     task = row.task
     status = task.status
+    since = _status_at(task)
+    position = sort_key(task.created_at, task.id)
+    is_untouched = task.updated_at is task.created_at  # a new one is
+    updated_at = text(created_at_of_sort_key(position)) if is_untouched else moment(task.updated_at)
     item: Item = {
-        "status": text(status.value),
-        "status_shard": text(schema.status_shard(schema.partition_of(status), task.id)),
-        "status_at": moment(_status_at(task)),
-        "position": text(sort_key(task.created_at, task.id)),
-        "not_before": text(NOT_DELAYED) if task.run_at is None else moment(task.run_at),
+        "status": STATUS[status],
+        "status_shard": text(schema.status_shard(schema.PARTITION_OF[status], task.id)),
+        "status_at": updated_at if since is task.updated_at else moment(since),
+        "position": text(position),
+        "not_before": _NEVER_DELAYED if task.run_at is None else moment(task.run_at),
         "retry_count": number(task.retry_count),
         "attempt": number(task.attempt),
-        "updated_at": moment(task.updated_at),
+        "updated_at": updated_at,
     }
     if task.run_at is not None:
         item["run_at"] = moment(task.run_at)
@@ -220,7 +237,7 @@ def _status_at(task: Task) -> datetime:
 
 def status_at_of(item: Item) -> AttributeValue:
     """The same of a stored item that is not finished."""
-    is_running = item.get("status") == text(TaskStatus.PROCESSING.value)
+    is_running = item.get("status") == STATUS[TaskStatus.PROCESSING]
     names = ("started_at",) if is_running else ("updated_at", "run_at")
     # Where other programs have left none of them: as old as can be.
     return text(max((item[name].get("S", "") for name in names if name in item), default="0"))
@@ -320,10 +337,10 @@ def status_of(item: Item) -> TaskStatus:
         MalformedItem
     """
     value = _text(item, "status")
-    try:
-        return TaskStatus(value)
-    except ValueError:
-        raise MalformedItem(f"status is {value!r}") from None
+    status = _STATUS_OF.get(value)
+    if status is None:
+        raise MalformedItem(f"status is {value!r}")
+    return status
 
 
 def finished_at_of(item: Item) -> datetime | None:
@@ -374,6 +391,8 @@ def _moment_or_none(item: Item, name: str) -> datetime | None:
         if "N" in value:  # seconds since 1970
             return datetime.fromtimestamp(float(value["N"]), UTC)
         found = datetime.fromisoformat(value["S"])
+        if found.tzinfo is UTC:  # written by us
+            return found
         return found.replace(tzinfo=UTC) if found.tzinfo is None else found.astimezone(UTC)
     except (KeyError, ValueError, OverflowError, OSError):
         raise MalformedItem(f"{name} is not a time of RFC 3339") from None

@@ -99,7 +99,7 @@ def _partitions(status: TaskStatus | None) -> tuple[IndexPartition, ...]:
         return tuple(IndexPartition)
     if status in _UNFINISHED:
         return (IndexPartition.DEFAULT, IndexPartition.OPEN)
-    return (schema.partition_of(status),)
+    return (schema.PARTITION_OF[status],)
 
 
 @dataclass(slots=True)

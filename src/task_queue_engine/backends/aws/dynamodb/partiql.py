@@ -60,7 +60,7 @@ def statement(table: str, write: Write) -> dict[str, Any]:
 
 
 def _shape(conditions: tuple[Condition, ...]) -> _Shape:
-    return tuple((condition.attribute, condition.relation) for condition in conditions)
+    return tuple([(condition.attribute, condition.relation) for condition in conditions])
 
 
 def _values(conditions: tuple[Condition, ...]) -> list[AttributeValue]:

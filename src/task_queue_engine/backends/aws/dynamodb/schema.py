@@ -11,7 +11,7 @@ import re
 import zlib
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, Final, assert_never
+from typing import Any, Final
 
 from task_queue_engine.errors import ConfigurationError
 from task_queue_engine.task import TaskStatus
@@ -174,27 +174,28 @@ class IndexPartition(StrEnum):
     CANCELLED = "CANCELLED"
 
 
-def partition_of(status: TaskStatus) -> IndexPartition:
-    """Where a task goes that changes to this status; a new one may stay in DEFAULT."""
-    match status:
-        case TaskStatus.PENDING | TaskStatus.PROCESSING:
-            return IndexPartition.OPEN
-        case TaskStatus.COMPLETED:
-            return IndexPartition.DEFAULT
-        case TaskStatus.FAILED:
-            return IndexPartition.FAILED
-        case TaskStatus.CANCELLED:
-            return IndexPartition.CANCELLED
-        case _:
-            assert_never(status)
+PARTITION_OF: Final = {
+    TaskStatus.PENDING: IndexPartition.OPEN,
+    TaskStatus.PROCESSING: IndexPartition.OPEN,
+    TaskStatus.COMPLETED: IndexPartition.DEFAULT,
+    TaskStatus.FAILED: IndexPartition.FAILED,
+    TaskStatus.CANCELLED: IndexPartition.CANCELLED,
+}
+"""Where a task goes that changes to this status; a new one may stay in DEFAULT."""
+
+
+_SHARDS = {
+    partition: [f"{partition.value}#{shard}" for shard in range(STATUS_SHARDS)]
+    for partition in IndexPartition
+}
 
 
 def status_shard(partition: IndexPartition, task_id: str) -> str:
-    return f"{partition.value}#{shard_of(task_id, STATUS_SHARDS)}"
+    return _SHARDS[partition][shard_of(task_id, STATUS_SHARDS)]
 
 
 def status_shards(partition: IndexPartition) -> list[str]:
-    return [f"{partition.value}#{shard}" for shard in range(STATUS_SHARDS)]
+    return list(_SHARDS[partition])
 
 
 def due_shard(task_id: str) -> str:

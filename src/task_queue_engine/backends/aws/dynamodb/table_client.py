@@ -59,8 +59,8 @@ class TableClient:
         self.name = table
         self._timeout = timeout
         self._rng = rng
-        self._writing = trio.CapacityLimiter(concurrency)
-        self._reading = trio.CapacityLimiter(concurrency)
+        self._writing = trio.Semaphore(concurrency)
+        self._reading = trio.Semaphore(concurrency)
         self._usage: defaultdict[str, Usage] = defaultdict(Usage)
         self.is_open = False
         self.last_write_failed = False
@@ -246,11 +246,15 @@ class TableClient:
         purpose: str,
         operation: str,
         parameters: Mapping[str, Any],
-        limiter: trio.CapacityLimiter,
+        places: trio.Semaphore,
     ) -> dict[str, Any]:
         if not self.is_open:
             raise BackendUnavailable("the backend is not open")
-        async with limiter:
+        try:
+            places.acquire_nowait()  # saves the checkpoint that the request has anyway
+        except trio.WouldBlock:
+            await places.acquire()
+        try:
             self._usage[purpose].requests += 1
             try:
                 return await self._client.call(
@@ -266,6 +270,8 @@ class TableClient:
                 raise BackendUnavailable(
                     f"table {self.name}: {_explained(error)}", retry_after=RETRY_AFTER_REFUSAL
                 ) from error
+        finally:
+            places.release()
 
 
 def _explained(error: AwsRequestFailed) -> str:

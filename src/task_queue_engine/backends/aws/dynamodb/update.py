@@ -7,10 +7,10 @@ from __future__ import annotations
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Generic, TypeVar
 
+import msgspec
 import trio
 
 from task_queue_engine.backends.aws.dynamodb import conditional_writes
@@ -85,23 +85,22 @@ class RowUpdate(ABC, Generic[V]):
         raise BackendRefused(f"task {self.task_id} cannot be written: {message}")
 
 
-@dataclass(slots=True)
-class _PendingUpdate(Generic[V]):
+class _PendingUpdate(msgspec.Struct, Generic[V]):
     update: RowUpdate[V]
     token: WriteToken
     earlier: tuple[StatusChange | None, bool]
     """`written` and `counted` of an unanswered try."""
     write: Update | None = None
     status_change: StatusChange = (None, None)
-    decided: list[V] = field(default_factory=list)
-    """The verdict to give once `write` is applied; empty for a blind one."""
+    decided: V | None = None
+    """The verdict to give once `write` is applied; None for a blind one."""
     row: Row | None = None
-    verdicts: list[V] = field(default_factory=list)
+    verdict: V | None = None
     failure: BackendUnavailable | None = None
 
     @property
     def is_done(self) -> bool:
-        return bool(self.verdicts) or self.failure is not None
+        return self.verdict is not None or self.failure is not None
 
 
 class RowUpdater:
@@ -132,8 +131,9 @@ class RowUpdater:
             await self._carry_out_all(purpose, pending)
         finally:
             context.tokens.release([each.token for each in pending])
-        failures = [each.failure for each in pending if each.failure is not None]
-        if failures or not all(each.verdicts for each in pending):
+        verdicts = [each.verdict for each in pending if each.verdict is not None]
+        if len(verdicts) < len(pending):
+            failures = [each.failure for each in pending if each.failure is not None]
             # Of several equal requests the first is the one that may have been carried out.
             for each in reversed(pending):
                 context.tokens.remember(each.update.request_key, each.token)
@@ -142,26 +142,30 @@ class RowUpdater:
                 if failures
                 else BackendUnavailable(f"DynamoDB did not answer within {context.timeout:g} s")
             )
-        return [each.verdicts[0] for each in pending]
+        return verdicts
 
     async def _carry_out_all(self, purpose: str, pending: Sequence[_PendingUpdate[V]]) -> None:
+        # The writer sees to it that the call is not cancelled before, and is over then.
         deadline = trio.current_time() + self._context.timeout
-        with trio.CancelScope(shield=True, deadline=deadline):
-            failed: dict[str, BackendUnavailable] = {}
-            for wave in _waves(pending):
+        failed: dict[str, BackendUnavailable] = {}
+        for wave in _waves(pending):
+            if failed:
                 for each in wave:
                     # Order is kept: nothing overtakes a write that may be on its way.
                     each.failure = failed.get(each.update.task_id)
-                await self._carry_out_wave(purpose, [each for each in wave if not each.is_done])
-                failed |= {
-                    each.update.task_id: each.failure for each in wave if each.failure is not None
-                }
+                wave = [each for each in wave if not each.is_done]
+            await self._carry_out_wave(purpose, wave, deadline)
+            failed |= {
+                each.update.task_id: each.failure for each in wave if each.failure is not None
+            }
 
     def _begin(self, update: RowUpdate[V]) -> _PendingUpdate[V]:
         token = self._context.tokens.take(update.request_key)
         return _PendingUpdate(update, token, (token.written, token.counted))
 
-    async def _carry_out_wave(self, purpose: str, wave: Sequence[_PendingUpdate[V]]) -> None:
+    async def _carry_out_wave(
+        self, purpose: str, wave: Sequence[_PendingUpdate[V]], deadline: float
+    ) -> None:
         now = self._context.now()
         unread: list[_PendingUpdate[V]] = []
         for each in wave:
@@ -171,39 +175,49 @@ class RowUpdater:
             else:
                 each.write, each.status_change = blind
         if unread:
-            await self._read(purpose, unread, now)
+            await self._read(purpose, unread, now, deadline)
+        left = [each for each in wave if not each.is_done] if unread else wave
         for _ in range(_ROUNDS):
-            left = [each for each in wave if not each.is_done]
             if not left:
                 return
-            await self._write(purpose, left)
-        for each in wave:
-            if not each.is_done:
-                each.failure = BackendUnavailable(
-                    f"task {each.update.task_id} was changed by others {_ROUNDS} times in a row"
+            await self._write(purpose, left, deadline)
+            left = [each for each in left if not each.is_done]
+        for each in left:
+            each.failure = BackendUnavailable(
+                f"task {each.update.task_id} was changed by others {_ROUNDS} times in a row"
+            )
+
+    async def _read(
+        self, purpose: str, unread: Sequence[_PendingUpdate[V]], now: datetime, deadline: float
+    ) -> None:
+        failure = BackendUnavailable(f"DynamoDB did not answer within {self._context.timeout:g} s")
+        with trio.CancelScope(shield=True, deadline=deadline):
+            try:
+                found = await self._context.table.get(
+                    purpose, [each.update.task_id for each in unread]
                 )
-
-    async def _read(self, purpose: str, unread: Sequence[_PendingUpdate[V]], now: datetime) -> None:
-        try:
-            found = await self._context.table.get(purpose, [each.update.task_id for each in unread])
-        except BackendUnavailable as error:
-            for each in unread:
-                each.failure = error
-            return
+            except BackendUnavailable as error:
+                failure = error
+            else:
+                for each in unread:
+                    self._decide(each, found.get(each.update.task_id), now)
+                return
         for each in unread:
-            self._decide(each, found.get(each.update.task_id), now)
+            each.failure = failure
 
-    async def _write(self, purpose: str, left: Sequence[_PendingUpdate[V]]) -> None:
+    async def _write(
+        self, purpose: str, left: Sequence[_PendingUpdate[V]], deadline: float
+    ) -> None:
         prepared = [(each, each.write) for each in left if each.write is not None]
         for each, _ in prepared:
             # A blind write has not looked at the row: what an earlier try wrote there, and whether
             # that is counted, is still to be known once this one gets no answer.
-            if each.decided or each.token.written is None:
+            if each.decided is not None or each.token.written is None:
                 each.token.written, each.token.counted = each.status_change, False
         answers = await self._context.writer.write(
             purpose,
             [write for _, write in prepared],
-            deadline=trio.current_effective_deadline(),
+            deadline=deadline,
         )
         now = self._context.now()
         to_read: list[_PendingUpdate[V]] = []
@@ -221,16 +235,16 @@ class RowUpdater:
                     if self._is_to_be_read(each, message):
                         to_read.append(each)
         if to_read:
-            await self._read(purpose, to_read, now)
+            await self._read(purpose, to_read, now, deadline)
 
     def _applied(self, each: _PendingUpdate[V], item: Item | None) -> None:
         self._count(each, item)
         each.token.written, each.token.counted = each.status_change, True
-        if each.decided:
-            each.verdicts = each.decided
+        if each.decided is not None:
+            each.verdict = each.decided
             return
         try:
-            each.verdicts = [each.update.blindly_written(item)]
+            each.verdict = each.update.blindly_written(item)
         except MalformedItem as error:
             self._malformed(each, error)
 
@@ -270,7 +284,7 @@ class RowUpdater:
         verdict, wanted = each.update.decide(row, now)
         each.row = row
         if wanted is None or item is None or row is None:
-            each.verdicts = [verdict]
+            each.verdict = verdict
             return
         each.write = conditional_writes.change(
             item, wanted, each.token.text, retention=self._context.retention
@@ -279,7 +293,7 @@ class RowUpdater:
             row.task.status if is_counted(item) else None,
             wanted.task.status,
         )
-        each.decided = [verdict]
+        each.decided = verdict
 
     def _recognised(self, each: _PendingUpdate[V], row: Row) -> None:
         written, counted = each.earlier
@@ -289,29 +303,28 @@ class RowUpdater:
             self._context.counters.move(*written, number=each.token.number)
         each.token.written, each.token.counted = written, True
         each.row = row
-        each.verdicts = each.decided or [each.update.recognise(row)]
+        each.verdict = each.update.recognise(row) if each.decided is None else each.decided
 
     def _is_to_be_read(self, each: _PendingUpdate[V], message: str) -> bool:
         """After a write that can never succeed."""
-        if each.decided:
-            verdict = each.update.invalid(message)
-            if verdict is not None:
-                each.verdicts = [verdict]
+        if each.decided is not None:
+            each.verdict = each.update.invalid(message)
+            if each.verdict is not None:
                 return False
         # A blind one may merely have met an item that is not one of ours.
-        each.write = None
-        each.decided = []
+        each.write = each.decided = None
         return True
 
     def _malformed(self, each: _PendingUpdate[V], error: MalformedItem) -> None:
         """As if it were not there: what is asked about it cannot be answered otherwise."""
         logger.error("the item of task %s is malformed: %s", each.update.task_id, error)
-        verdict, _ = each.update.decide(None, self._context.now())
-        each.verdicts = [verdict]
+        each.verdict, _ = each.update.decide(None, self._context.now())
 
 
 def _waves(pending: Sequence[_PendingUpdate[V]]) -> list[list[_PendingUpdate[V]]]:
     """Each row once in a wave; a row's updates in their order."""
+    if len({each.update.task_id for each in pending}) == len(pending):
+        return [list(pending)]
     waves: list[list[_PendingUpdate[V]]] = []
     seen: dict[str, int] = {}
     for each in pending:

@@ -16,8 +16,9 @@ from __future__ import annotations
 import secrets
 from collections import OrderedDict
 from collections.abc import Hashable, Iterable
-from dataclasses import dataclass
 from itertools import count
+
+import msgspec
 
 from task_queue_engine.task import TaskStatus
 
@@ -42,8 +43,7 @@ def read_token(text: str) -> tuple[str, int]:
         return text, 0
 
 
-@dataclass(slots=True)
-class WriteToken:
+class WriteToken(msgspec.Struct):
     text: str
     number: int = 0
     """Of this process's tokens."""
@@ -78,7 +78,11 @@ class WriteTokens:
         Args:
             request_key: equal for a repetition of the same call.
         """
-        token = self._unanswered.pop(request_key, None) or self._fresh()
+        token = None
+        if self._unanswered:  # mostly there are none, and a key takes long to hash
+            token = self._unanswered.pop(request_key, None)
+        if token is None:
+            token = self._fresh()
         self._in_use.add(token.number)
         return token
 

@@ -9,10 +9,10 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal, Protocol
 
+import msgspec
 import trio
 
 from task_queue_engine.backends.aws.dynamodb import expressions, partiql
@@ -41,29 +41,25 @@ _LARGE = ("payload", "result", "error", "progress")
 _TRIES = 6
 
 
-@dataclass(frozen=True, slots=True)
-class Applied:
+class Applied(msgspec.Struct, frozen=True):
     item: Item | None = None
     """Of an Update that asked for it: the new item; of a Delete: what was deleted, if anything."""
 
 
-@dataclass(frozen=True, slots=True)
-class ConditionFailed:
+class ConditionFailed(msgspec.Struct, frozen=True):
     """Nothing was written."""
 
     item: Item | None = None
     """As it is, or was a moment later; None: there is none (or it was not wanted)."""
 
 
-@dataclass(frozen=True, slots=True)
-class Unanswered:
+class Unanswered(msgspec.Struct, frozen=True):
     """It may or may not have been written, or could not be for now."""
 
     reason: BackendUnavailable
 
 
-@dataclass(frozen=True, slots=True)
-class Invalid:
+class Invalid(msgspec.Struct, frozen=True):
     """Nothing was written, and never will be: too large an item, an attribute of another type."""
 
     message: str
@@ -72,8 +68,7 @@ class Invalid:
 Result = Applied | ConditionFailed | Unanswered | Invalid
 
 
-@dataclass(slots=True)
-class Answer:
+class Answer(msgspec.Struct):
     """One write's result and its part of the price."""
 
     result: Result
@@ -121,9 +116,10 @@ class _RetryingWriter(ABC):
         answers = [Answer(_UNTRIED) for _ in writes]
         with trio.CancelScope(deadline=deadline, shield=deadline < math.inf):
             await self._try_until_done(purpose, writes, answers)
-        if explain:
+        puzzling = [i for i, each in enumerate(answers) if each.result == _NOT_EXPLAINED]
+        if explain and puzzling:
             with trio.CancelScope(deadline=deadline, shield=deadline < math.inf):
-                await self._explain(purpose, writes, answers)
+                await self._explain(purpose, writes, answers, puzzling)
         return answers
 
     async def _try_until_done(
@@ -134,7 +130,8 @@ class _RetryingWriter(ABC):
             if attempt:
                 await self._table.pause(attempt)
             await self._try(purpose, writes, left, answers)
-            left = [i for i in left if _is_to_be_retried(answers[i])]
+            unanswered = [i for i in left if type(answers[i].result) is Unanswered]
+            left = [i for i in unanswered if _is_to_be_retried(answers[i])]
             if not left:
                 return
 
@@ -149,15 +146,13 @@ class _RetryingWriter(ABC):
         """Send the writes at these indexes and fill in their answers."""
 
     async def _explain(
-        self, purpose: str, writes: Sequence[Write], answers: Sequence[Answer]
+        self,
+        purpose: str,
+        writes: Sequence[Write],
+        answers: Sequence[Answer],
+        puzzling: Sequence[int],
     ) -> None:
-        puzzling = [
-            i
-            for i, answer in enumerate(answers)
-            if isinstance(answer.result, ConditionFailed) and answer.result.item is None
-        ]
-        if not puzzling:
-            return
+        """Read the items of the writes at these indexes, of whose refusal no more is known."""
         ids = {i: writes[i].task_id for i in puzzling}
         for i in puzzling:
             answers[i].result = _UNEXPLAINED
@@ -218,12 +213,14 @@ class BatchWriter(_RetryingWriter):
                 answers[i].result = Unanswered(odd)
             return
         units = capacity_units(document)
-        each = len(units) == len(indexes)
-        share = sum(units) / len(indexes)
-        for n, (i, response) in enumerate(zip(indexes, responses, strict=True)):
-            answers[i].result = _result_of(table, response)
-            answers[i].requests += 1 / len(indexes)
-            answers[i].units += units[n] if each else share
+        of_a_request = 1 / len(indexes)
+        if len(units) != len(indexes):
+            units = [sum(units) * of_a_request] * len(indexes)
+        for i, response, consumed in zip(indexes, responses, units, strict=True):
+            answer = answers[i]
+            answer.result = _result_of(table, response)
+            answer.requests += of_a_request
+            answer.units += consumed
 
     async def _send_alone(
         self,
@@ -277,6 +274,7 @@ class _LeftUndone(BackendUnavailable):
 
 
 _UNTRIED = Unanswered(_LeftUndone("DynamoDB did not answer in time"))
+_NOT_EXPLAINED = ConditionFailed()
 _UNEXPLAINED = Unanswered(BackendUnavailable("DynamoDB did not say in time what the item is like"))
 
 
@@ -320,4 +318,8 @@ def _size_of(write: Write) -> int:
     if isinstance(write, Delete):
         return 0
     values = write.item if isinstance(write, Insert) else write.sets
-    return sum(len(values[name].get("S", "")) for name in _LARGE if name in values)
+    size = 0
+    for name in _LARGE:
+        if name in values:
+            size += len(values[name].get("S", ""))
+    return size

@@ -29,6 +29,9 @@ CallQueue = Callable[[str, Mapping[str, Any]], Awaitable[dict[str, Any]]]
 Entry = dict[str, Any]
 """As the API has it, without its Id."""
 
+_DONE = Done()
+_NOT_CARRIED_OUT = TryAgain("not carried out")
+
 # Seconds until a refusal that the operator has to mend, or load that has to drain, is worth a try.
 _RETRY_AFTER = 5.0
 
@@ -64,7 +67,7 @@ async def send_batches(
         BackendUnavailable: none of the requests got an answer. Where some did, the entries of the
             others are TryAgain.
     """
-    verdicts: list[QueueVerdict] = [TryAgain("not carried out")] * len(entries)
+    verdicts: list[QueueVerdict] = [_NOT_CARRIED_OUT] * len(entries)
     failures: list[BackendUnavailable] = []
 
     async def one(request: range) -> None:
@@ -104,7 +107,7 @@ async def _request(call: CallQueue, operation: str, entries: Sequence[Entry]) ->
 def _verdicts(answer: Mapping[str, Any], count: int) -> list[QueueVerdict]:
     verdicts: list[QueueVerdict] = [TryAgain("SQS said nothing about this entry")] * count
     for entry in answer.get("Successful") or ():
-        verdicts[int(entry["Id"])] = Done()
+        verdicts[int(entry["Id"])] = _DONE
     for entry in answer.get("Failed") or ():
         verdicts[int(entry["Id"])] = _verdict(
             str(entry.get("Code", "")),

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from typing import Any, Final
 
 import msgspec
@@ -85,27 +86,25 @@ _decode_named = msgspec.json.Decoder(_Named).decode
 _decode_error = msgspec.json.Decoder(TaskError).decode
 
 
-@dataclass(frozen=True, slots=True)
-class Outgoing:
-    """A message to be sent, and its size as SQS counts it."""
+class Outgoing(msgspec.Struct):
+    """A message to be sent."""
 
     body: str
     attributes: dict[str, Any]
     delay: int = 0
     """Whole seconds."""
+    size: int = 0
+    """Bytes as SQS counts them: the body, and name, type and value of each attribute."""
+
+    def __post_init__(self) -> None:
+        self.size = _bytes(self.body)
+        for name, value in self.attributes.items():
+            self.size += len(name) + len(value["DataType"]) + _bytes(value["StringValue"])
 
     @property
     def task_type(self) -> str:
         found: str = self.attributes.get("TaskType", {}).get("StringValue", "")
         return found
-
-    @property
-    def size(self) -> int:
-        """Bytes: the body, and name, type and value of each attribute."""
-        return len(self.body.encode()) + sum(
-            len(name) + len(value["DataType"]) + len(value["StringValue"].encode())
-            for name, value in self.attributes.items()
-        )
 
 
 def outgoing(message: Message, *, max_bytes: int = MAX_MESSAGE_BYTES) -> Outgoing:
@@ -127,9 +126,15 @@ def outgoing(message: Message, *, max_bytes: int = MAX_MESSAGE_BYTES) -> Outgoin
 def _outgoing(task: Task, delay: float) -> Outgoing:
     return Outgoing(
         _json_text(_encode(task)),
-        _attributes(TaskType=task.type, RetryCount=task.retry_count),
+        _attributes_of(task.type, task.retry_count),
         whole_seconds(delay),
     )
+
+
+# Few types, few counts: the same ones again and again. They are shared, and never changed.
+@lru_cache(maxsize=256)
+def _attributes_of(task_type: str, retry_count: int) -> dict[str, Any]:
+    return _attributes(TaskType=task_type, RetryCount=retry_count)
 
 
 def too_large(message: Message, *, max_bytes: int) -> TooLarge | None:
@@ -155,7 +160,7 @@ def fresh_copy(delivery: Delivery, delay: float, *, max_bytes: int) -> Outgoing:
     copied = (*delivery.copy_of, Receive(delivery.message_id, delivery.receive_count))
     said = ",".join(f"{one.message_id}:{one.count}" for one in copied[-_MAX_COPIED:])
     copy = Outgoing(body, attributes | _attributes(**{COPY_OF: said}), whole_seconds(delay))
-    return copy if copy.size <= max_bytes else replace(copy, attributes=attributes)
+    return copy if copy.size <= max_bytes else Outgoing(body, attributes, copy.delay)
 
 
 def outgoing_dead_letter(item: DeadLettering, *, max_bytes: int) -> Outgoing:
@@ -224,7 +229,9 @@ def delivery(received: Mapping[str, Any]) -> Delivery:
 
 
 def _read_copied(received: Mapping[str, Any]) -> tuple[Receive, ...]:
-    attributes = received.get("MessageAttributes") or {}
+    attributes = received.get("MessageAttributes")
+    if not attributes:
+        return ()
     said = str(attributes.get(COPY_OF, {}).get("StringValue", ""))
     parts = (part.rpartition(":") for part in said.split(",")[-_MAX_COPIED:])
     return tuple(
@@ -236,8 +243,21 @@ def _read_copied(received: Mapping[str, Any]) -> tuple[Receive, ...]:
 
 def sent_at(received: Mapping[str, Any]) -> datetime:
     """When a message was first sent; a move to the dead-letter queue does not change it."""
-    milliseconds = received.get("Attributes", {}).get("SentTimestamp", "0")
-    return _EPOCH + timedelta(milliseconds=int(milliseconds))
+    return _EPOCH + timedelta(milliseconds=_sent_timestamp(received))
+
+
+def first_sent(received: Iterable[Mapping[str, Any]]) -> datetime | None:
+    """When the oldest was sent of those that are received for the first time."""
+    sent = [
+        _sent_timestamp(message)
+        for message in received
+        if message.get("Attributes", {}).get("ApproximateReceiveCount", "1") == "1"
+    ]
+    return _EPOCH + timedelta(milliseconds=min(sent)) if sent else None
+
+
+def _sent_timestamp(received: Mapping[str, Any]) -> int:
+    return int(received.get("Attributes", {}).get("SentTimestamp", "0"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -302,12 +322,16 @@ def _attributes(**values: str | int) -> dict[str, Any]:
     }
 
 
+def _bytes(text: str) -> int:
+    return len(text) if text.isascii() else len(text.encode())
+
+
 def _read(body: bytes) -> _Named | None:
     try:
         named = _decode_named(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
-    if not 0 < len(named.id.encode()) <= _MAX_ID_BYTES:
+    if not 0 < _bytes(named.id) <= _MAX_ID_BYTES:
         return None
     return named
 

@@ -96,6 +96,8 @@ class SqsQueue:
         self._dead_letters = SqsDeadLetters(self._dead_client, max_receives=DEFAULT_MAX_RECEIVES)
         # As it was last told.
         self._dead_count = 0
+        self._is_deep = False
+        """The last receive brought all that was asked for: there may well be more."""
 
     @property
     def name(self) -> str:
@@ -140,40 +142,41 @@ class SqsQueue:
     async def send(self, messages: Sequence[Message]) -> list[QueueVerdict]:
         """Rejected: a body that, with its attributes, is over the queue's limit (1 MiB, older ones
         256 KiB); a delay outside 0 to 900 s."""
-        verdicts = [_bad_delay(message.delay) for message in messages]
-        good = [i for i, message in enumerate(messages) if _is_delay(message.delay)]
-        sent = await self._client.send(
-            [message_format.outgoing(messages[i], max_bytes=self._max_bytes) for i in good],
-            max_bytes=self._max_bytes,
+        good = [message for message in messages if _is_delay(message.delay)]
+        sent = iter(
+            await self._client.send(
+                [message_format.outgoing(message, max_bytes=self._max_bytes) for message in good],
+                max_bytes=self._max_bytes,
+            )
         )
-        fill(verdicts, good, sent)
-        return verdicts
+        return [
+            next(sent) if _is_delay(message.delay) else _bad_delay(message.delay)
+            for message in messages
+        ]
 
     async def receive(self, max_messages: int, *, wait: float, visibility: float) -> list[Delivery]:
         """A wait is made of long polls of up to 20 s; below one second it is a look at its
-        beginning and another at its end."""
+        beginning and another at its end.
+
+        More than ten are looked for with several requests at once, after a first one that may wait
+        has brought ten; where the last receive brought all that was asked for, without a first one.
+        """
         if max_messages < 1:
             raise ValueError(f"max_messages must be at least 1, not {max_messages}")
-        end = trio.current_time() + wait
-        poll = min(LONGEST_POLL, int(wait))
-        while True:
-            received = await self._receive(min(max_messages, MAX_ENTRIES), poll, visibility)
-            if received:
-                break
-            if poll:
-                self._watermark.note_empty(self._clock.now())
-            left = end - trio.current_time()
-            if left < 1:
-                if 0 < wait < 1 and left > 0:
-                    await trio.sleep(left)
-                    continue
+        found: list[list[dict[str, Any]]] = []
+        if self._is_deep and max_messages > MAX_ENTRIES:
+            await trio.lowlevel.checkpoint_if_cancelled()
+            found = await self._look(max_messages // MAX_ENTRIES, visibility)
+        if not found:
+            first = await self._wait_for_first(min(max_messages, MAX_ENTRIES), wait, visibility)
+            if not first:
                 return []
-            poll = min(LONGEST_POLL, int(left))
-        requests = 1
-        if len(received) == MAX_ENTRIES and max_messages > MAX_ENTRIES:
-            for more in await self._receive_more(max_messages - MAX_ENTRIES, visibility):
-                received += more
-                requests += 1
+            found = [first]
+            if len(first) == MAX_ENTRIES and max_messages > MAX_ENTRIES:
+                found += await self._look(max_messages // MAX_ENTRIES - 1, visibility)
+        requests = len(found)
+        received = [message for each in found for message in each]
+        self._is_deep = len(received) >= max_messages // MAX_ENTRIES * MAX_ENTRIES
         self._watermark.note(received)
         deliveries = [
             structs.replace(delivery, is_worn=True) if self._is_worn(delivery) else delivery
@@ -186,14 +189,34 @@ class SqsQueue:
         """Messages sent before this have been received, or are lost. None: not known."""
         return self._watermark.reached()
 
+    async def _wait_for_first(
+        self, limit: int, wait: float, visibility: float
+    ) -> list[dict[str, Any]]:
+        end = trio.current_time() + wait
+        poll = min(LONGEST_POLL, int(wait))
+        while True:
+            received = await self._receive(limit, poll, visibility)
+            if received:
+                return received
+            self._is_deep = False
+            if poll:
+                self._watermark.note_empty(self._clock.now())
+            left = end - trio.current_time()
+            if left < 1:
+                if 0 < wait < 1 and left > 0:
+                    await trio.sleep(left)
+                    continue
+                return []
+            poll = min(LONGEST_POLL, int(left))
+
     async def _receive(self, limit: int, wait: int, visibility: float) -> list[dict[str, Any]]:
         return await self._client.receive(
             limit, wait=wait, lease=_lease(visibility), attributes=[message_format.COPY_OF]
         )
 
-    async def _receive_more(self, limit: int, visibility: float) -> list[list[dict[str, Any]]]:
+    async def _look(self, requests: int, visibility: float) -> list[list[dict[str, Any]]]:
         """The queue is not empty: look several times at once, without waiting. Not cancellable
-        (but bounded), since the first ten messages are held already.
+        (but bounded), since others of the messages may be held already.
 
         A request costs the same for one message as for ten, so it looks for whole tens only; what
         is left over is part of what the caller asks for next.
@@ -213,7 +236,7 @@ class SqsQueue:
 
         with trio.CancelScope(shield=True, deadline=trio.current_time() + _ANSWER_TIMEOUT):
             async with trio.open_nursery() as nursery:
-                for _ in range(limit // MAX_ENTRIES):
+                for _ in range(requests):
                     nursery.start_soon(look)
         return more
 

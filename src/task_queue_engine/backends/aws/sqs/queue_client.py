@@ -41,26 +41,29 @@ class QueueClient:
         Args:
             max_bytes: the queue's limit for one message; over it a message is Rejected.
         """
-        sizes = [message.size for message in messages]
-        verdicts: list[QueueVerdict] = [
-            Rejected(f"the message is {size} bytes, the queue's limit is {max_bytes}")
-            for size in sizes
-        ]
-        good = [i for i, size in enumerate(sizes) if size <= max_bytes]
+        good = [message for message in messages if message.size <= max_bytes]
         entries = [
             {
-                "MessageBody": messages[i].body,
-                "MessageAttributes": messages[i].attributes,
-                "DelaySeconds": messages[i].delay,
+                "MessageBody": message.body,
+                "MessageAttributes": message.attributes,
+                "DelaySeconds": message.delay,
             }
-            for i in good
+            for message in good
         ]
-        requests = in_requests([sizes[i] for i in good], max_bytes=message_format.MAX_MESSAGE_BYTES)
-        sent = await self._in_batches(
-            "SendMessageBatch", entries, requests, [messages[i].task_type for i in good]
+        requests = in_requests(
+            [message.size for message in good], max_bytes=message_format.MAX_MESSAGE_BYTES
         )
-        fill(verdicts, good, sent)
-        return verdicts
+        sent = iter(
+            await self._in_batches(
+                "SendMessageBatch", entries, requests, [message.task_type for message in good]
+            )
+        )
+        return [
+            next(sent)
+            if message.size <= max_bytes
+            else Rejected(f"the message is {message.size} bytes, the queue's limit is {max_bytes}")
+            for message in messages
+        ]
 
     async def delete(
         self, receipts: Sequence[str], task_types: Sequence[str] = ()

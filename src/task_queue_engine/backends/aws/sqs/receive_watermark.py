@@ -31,13 +31,9 @@ class ReceiveWatermark:
 
     def note(self, received: Iterable[Mapping[str, Any]]) -> None:
         """A message that was received before was late for a reason of its own."""
-        first = [
-            message_format.sent_at(message)
-            for message in received
-            if message_format.delivery(message).receive_count == 1
-        ]
-        if first:
-            self._add(min(first))
+        oldest = message_format.first_sent(received)
+        if oldest is not None:
+            self._add(oldest)
 
     def note_empty(self, now: datetime) -> None:
         """A long poll has found nothing: all that was sent has been received."""

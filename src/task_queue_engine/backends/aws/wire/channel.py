@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+import msgspec
 import trio
 
 from task_queue_engine.backends.aws.wire import json_protocol
@@ -36,8 +37,7 @@ class ServerClock:
         self.offset = server_time - self.clock.now().timestamp()
 
 
-@dataclass(slots=True)
-class ApiCall:
+class ApiCall(msgspec.Struct):
     """One `AwsClient.call`, through all its attempts."""
 
     operation: str

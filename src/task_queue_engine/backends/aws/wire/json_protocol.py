@@ -8,6 +8,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Mapping
 from email.utils import parsedate_to_datetime
+from functools import lru_cache
 from typing import Any
 
 import msgspec
@@ -16,7 +17,7 @@ from task_queue_engine._version import __version__
 from task_queue_engine.backends.aws.wire.connection import Response
 from task_queue_engine.backends.aws.wire.endpoints import Endpoint, Service
 from task_queue_engine.backends.aws.wire.error_codes import present_name
-from task_queue_engine.backends.aws.wire.sigv4 import Credentials, Signer
+from task_queue_engine.backends.aws.wire.sigv4 import Credentials, Headers, Signer
 
 _CONTENT_TYPE = "application/x-amz-json-1.0"
 _TARGETS: dict[Service, str] = {"sqs": "AmazonSQS", "dynamodb": "DynamoDB_20120810"}
@@ -45,20 +46,27 @@ def build_request(
     at: float,
 ) -> bytes:
     """A whole signed HTTP request."""
-    signed = [
-        ("Host", endpoint.host_header),
-        ("Content-Type", _CONTENT_TYPE),
-        ("X-Amz-Target", f"{_TARGETS[service]}.{operation}"),
-    ]
+    signed, head = _of_operation(endpoint.path, endpoint.host_header, service, operation)
     added = signer.sign(
         credentials, at=at, method="POST", path=endpoint.path, headers=signed, body=body
     )
-    lines = "".join([f"{name}: {value}\r\n" for name, value in (*signed, *added)])
-    head = (
-        f"POST {endpoint.path} HTTP/1.1\r\n{lines}User-Agent: {_USER_AGENT}\r\n"
-        f"Accept-Encoding: identity\r\nContent-Length: {len(body)}\r\n\r\n"
-    )
+    lines = "".join([f"{name}: {value}\r\n" for name, value in added])
+    head = f"{head}{lines}Content-Length: {len(body)}\r\n\r\n"
     return head.encode("latin-1") + body
+
+
+@lru_cache(maxsize=64)  # a dozen operations, each at one endpoint
+def _of_operation(path: str, host: str, service: Service, operation: str) -> tuple[Headers, str]:
+    """The headers to sign that all its requests have, and the beginning of these."""
+    signed = (
+        ("Host", host),
+        ("Content-Type", _CONTENT_TYPE),
+        ("X-Amz-Target", f"{_TARGETS[service]}.{operation}"),
+    )
+    lines = "".join([f"{name}: {value}\r\n" for name, value in signed])
+    return signed, (
+        f"POST {path} HTTP/1.1\r\n{lines}User-Agent: {_USER_AGENT}\r\nAccept-Encoding: identity\r\n"
+    )
 
 
 def decode(response: Response) -> dict[str, Any]:

@@ -17,6 +17,14 @@ ALGORITHM = "AWS4-HMAC-SHA256"
 
 Headers = Sequence[tuple[str, str]]
 
+_Template = tuple[str, str, str]
+"""Of a canonical request: what comes before the time, what between it and the body's hash, and the
+list of the signed headers."""
+# In place of time and hash; no header holds it.
+_MARK = "\0"
+# A dozen operations, and as many again for each renewal of temporary credentials.
+_MOST_TEMPLATES = 64
+
 
 @dataclass(frozen=True, slots=True)
 class Credentials:
@@ -38,6 +46,7 @@ class Signer:
         self._key = b""
         self._second = -1
         self._timestamp = ""
+        self._templates: dict[tuple[str, str, Headers, str | None], _Template] = {}
 
     def sign(
         self,
@@ -62,9 +71,9 @@ class Signer:
         added = [("X-Amz-Date", timestamp)]
         if credentials.token is not None:
             added.append(("X-Amz-Security-Token", credentials.token))
-        request, signed = canonical_request(
-            method, path, [*headers, *added], sha256(body).hexdigest()
-        )
+        template = self._template_of(method, path, tuple(headers), credentials.token)
+        before, between, signed = template
+        request = f"{before}{timestamp}{between}{sha256(body).hexdigest()}"
         day = timestamp[:8]
         scope = f"{day}/{self._region}/{self._service}/aws4_request"
         digest = sha256(request.encode()).hexdigest()
@@ -76,6 +85,23 @@ class Signer:
         )
         added.append(("Authorization", authorization))
         return added
+
+    def _template_of(
+        self, method: str, path: str, headers: Headers, token: str | None
+    ) -> _Template:
+        """An operation's requests differ in their time and their body alone."""
+        key = (method, path, headers, token)
+        found = self._templates.get(key)
+        if found is None:
+            dated = [*headers, ("X-Amz-Date", _MARK)]
+            if token is not None:
+                dated.append(("X-Amz-Security-Token", token))
+            request, signed = canonical_request(method, path, dated, _MARK)
+            before, between, _ = request.split(_MARK)
+            if len(self._templates) >= _MOST_TEMPLATES:
+                self._templates.clear()
+            found = self._templates[key] = before, between, signed
+        return found
 
     def _timestamp_of(self, at: float) -> str:
         second = int(at)
