@@ -23,6 +23,7 @@ a long poll whose client has gone holds no place.
 from __future__ import annotations
 
 import math
+import os
 import select
 import struct
 from dataclasses import dataclass
@@ -112,6 +113,7 @@ class ClientConnection:
         """Serve requests until the client or the server is done. Closes the stream."""
         try:
             sock = self._stream.socket
+            self._descriptor = sock.fileno()
             client = parse_socket_addr(sock.family, sock.getpeername())
             server = parse_socket_addr(sock.family, sock.getsockname())
             state = ConnectionState({CROWDED: self._for_probes})
@@ -172,8 +174,8 @@ class ClientConnection:
                 try:
                     if not self._protocol.takes_input:
                         await trio.sleep_forever()  # until the answer that goes before is out
-                    data = bytes(await self._stream.receive_some(CHUNK))
-                except (trio.BrokenResourceError, trio.ClosedResourceError):
+                    data = await self._receive()
+                except OSError:
                     return
             if self._reception.cancelled_caught:
                 if self._answered:
@@ -183,6 +185,16 @@ class ClientConnection:
             await self._protocol.handle(RawData(data=data))
             if not data:
                 return
+
+    async def _receive(self) -> bytes:
+        """Past trio's stream, which tries to read before it waits: in vain, mostly, since a client
+        that has been answered takes a moment to ask again. Raises OSError."""
+        while True:
+            await trio.lowlevel.wait_readable(self._descriptor)
+            try:
+                return os.read(self._descriptor, CHUNK)
+            except BlockingIOError:
+                continue
 
     async def _give_up(self) -> None:
         if not self._protocol.receiving:
@@ -245,6 +257,11 @@ class ClientConnection:
                 self._reception.cancel()
 
     async def _write(self, data: bytes) -> None:
+        if not self._sending.locked():
+            data = data[self._write_at_once(data) :]
+            if not data:
+                self._note_phase()
+                return
         try:
             async with self._sending:
                 self._note_phase()
@@ -260,6 +277,13 @@ class ClientConnection:
             self._broken = True  # a part may be out: nothing sensible can follow it
             self._reading.cancel()
             raise
+
+    def _write_at_once(self, data: bytes) -> int:
+        """How many bytes of it the kernel has taken without a wait: mostly all."""
+        try:
+            return os.write(self._descriptor, data)
+        except OSError:
+            return 0  # no room for now, or the client has gone: the stream finds out which
 
     async def _end(self) -> None:
         await self._tell_disconnect()

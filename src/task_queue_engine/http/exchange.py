@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Any
 
 import trio
 from hypercorn.typing import ASGIReceiveCallable, ASGISendCallable
 from quart.typing import ResponseTypes
 from quart.utils import encode_headers
-from quart.wrappers import Request
+from quart.wrappers import Request, Response
 from quart.wrappers.response import DataBody
 from quart_trio.asgi import TrioASGIHTTPConnection
 from quart_trio.wrappers import TrioRequest
 
 from task_queue_engine.http.connection import GO_ON
+from task_queue_engine.http.plain_exchange import WholeRequest
 
 
 class ApiRequest(TrioRequest):
@@ -36,6 +38,27 @@ class Exchange(TrioASGIHTTPConnection):
     request. But a request to change something that has arrived whole is carried out, whether or not
     the client is there to receive the answer; its handler's own time limit bounds it.
     """
+
+    async def __call__(self, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
+        if not isinstance(receive, WholeRequest):
+            await super().__call__(receive, send)
+            return
+        # All of it is here: there is nothing to wait for beside the handler.
+        request = self._create_request_from_scope(send)
+        request.body.set_result(receive.body)
+        if request.method in _SAFE_METHODS:
+            with receive.until_disconnect():
+                await self._answer(request, send)
+        else:
+            await self._answer(request, send)
+
+    async def _answer(self, request: Request, send: ASGISendCallable) -> None:
+        response = await self.app.handle_request(request)
+        timeout = self.app.config["RESPONSE_TIMEOUT"]
+        if isinstance(response, Response) and response.timeout != Ellipsis:
+            timeout = response.timeout
+        with nullcontext() if timeout is None else trio.move_on_after(timeout):
+            await self._send_response(send, response)
 
     async def handle_messages(  # type: ignore[override] # as Quart-Trio does: one argument more
         self, nursery: trio.Nursery, request: Request, receive: ASGIReceiveCallable
