@@ -168,23 +168,35 @@ class ClientConnection:
             self._answered = False
             await self._protocol.resume()
             self._note_phase()
+            data: bytes | None = None
             with trio.CancelScope(deadline=self._deadline()) as self._reception:
                 if self._answered or (self._crowded_out and not self._protocol.answering):
                     self._reception.cancel()
                 try:
-                    if not self._protocol.takes_input:
-                        await trio.sleep_forever()  # until the answer that goes before is out
-                    data = await self._receive()
+                    data = await self._receive_unplain()
                 except OSError:
                     return
-            if self._reception.cancelled_caught:
-                if self._answered:
+            if data is None:
+                # A deadline may be an earlier request's: it is not moved with each, which costs.
+                if self._answered or (
+                    not self._crowded_out and trio.current_time() < self._deadline()
+                ):
                     continue
                 await self._give_up()
                 return
             await self._protocol.handle(RawData(data=data))
             if not data:
                 return
+
+    async def _receive_unplain(self) -> bytes:
+        """What comes in, but for plain requests: those are begun here, one after the other."""
+        while True:
+            if not self._protocol.takes_input:
+                await trio.sleep_forever()  # until the answer that goes before is out
+            data = await self._receive()
+            if not self._protocol.begin_plain(data):
+                return data
+            self._crowd.move(self, Phase.BUSY)
 
     async def _receive(self) -> bytes:
         """Past trio's stream, which tries to read before it waits: in vain, mostly, since a client
@@ -251,7 +263,7 @@ class ClientConnection:
             self._has_answered = True
             if self._protocol.between_requests:
                 self._note_phase()
-                self._reception.deadline = self._deadline()
+                self._reception.deadline = min(self._reception.deadline, self._idle_until)
             else:
                 self._answered = True
                 self._reception.cancel()
@@ -260,7 +272,6 @@ class ClientConnection:
         if not self._sending.locked():
             data = data[self._write_at_once(data) :]
             if not data:
-                self._note_phase()
                 return
         try:
             async with self._sending:

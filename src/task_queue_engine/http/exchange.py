@@ -29,6 +29,21 @@ class ApiRequest(TrioRequest):
         return await super().get_data(*args, **options)
 
 
+    @property
+    def content_length(self) -> int | None:  # type: ignore[override] # kept by werkzeug: asked once
+        """As werkzeug's: None for a body that comes by chunks."""
+        for name, value in self.scope["headers"]:
+            if name == b"content-length":
+                return int(value)
+        return None
+
+    @property
+    def blueprints(self) -> list[str]:
+        """As Quart's, which looks for them even where a route is the app's own."""
+        endpoint = self.endpoint
+        return super().blueprints if endpoint is not None and "." in endpoint else []
+
+
 _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 
 

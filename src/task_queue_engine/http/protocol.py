@@ -18,6 +18,7 @@ stream, which take ten times as long for the same: ADR 0035.
 from __future__ import annotations
 
 import logging
+from typing import Any
 
 import h11
 import trio
@@ -60,6 +61,11 @@ _FRAMING_TO_SPARE = 16 * 1024
 
 class HttpProtocol(H11Protocol):
     """One connection's protocol. Bytes come in by `handle`, leave by the `send` given to it."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        assert isinstance(self.connection, h11.Connection)  # noqa: S101 - no WebSockets, see above
+        self._h11 = self.connection
 
     keep_alive = True
     """False: the connection is closed after the next answer."""
@@ -119,11 +125,6 @@ class HttpProtocol(H11Protocol):
             or len(self._h11.trailing_data[0]) < _MAX_PIPELINED
         )
 
-    @property
-    def _h11(self) -> h11.Connection:
-        assert isinstance(self.connection, h11.Connection)  # noqa: S101 - no WebSockets, see above
-        return self.connection
-
     async def handle(self, event: ConnectionEvent) -> None:
         if not isinstance(event, RawData):
             if self._plain is not None and isinstance(event, Closed):
@@ -131,17 +132,11 @@ class HttpProtocol(H11Protocol):
             await super().handle(event)
             return
         data = event.data
-        if self._plain is not None:
+        if self._plain is not None or self._waiting:
             self._waiting += data
             return
         if self.between_requests:
-            # RFC 9112, section 2.2: empty lines before a request are no part of it.
-            data = data.lstrip(b"\r\n")
-            plain = recognise(data)
-            if plain is not None:
-                self._waiting = data[plain.end :]
-                self._begin_plain(plain)
-                return
+            data = _without_empty_lines(data)
         if data or not event.data:
             if self._h11.their_state is h11.SEND_BODY:
                 self._framing += len(data)
@@ -153,7 +148,8 @@ class HttpProtocol(H11Protocol):
         """Go on with what came in while the last request was being answered."""
         if self._waiting and self._plain is None:
             data, self._waiting = self._waiting, b""
-            await self.handle(RawData(data=data))
+            if not self.begin_plain(data):
+                await self.handle(RawData(data=data))
         elif self._h11.their_state is h11.IDLE and self._h11.trailing_data[0]:
             await self._handle_events()
 
@@ -184,10 +180,20 @@ class HttpProtocol(H11Protocol):
         """The connection is not to carry another request."""
         return not self.keep_alive or self.context.terminated.is_set()
 
-    def _begin_plain(self, request: PlainRequest) -> None:
+    def begin_plain(self, data: bytes) -> bool:
+        """Begin with the plain request that has come in, whole, where another may begin. False:
+        there is none, and `handle` is to have the data."""
+        if not self.between_requests:
+            return False
+        data = _without_empty_lines(data)
+        request = recognise(data)
+        if request is None:
+            return False
+        self._waiting = data[request.end :]
         self._plain = WholeRequest(request.body)
         self.keep_alive_requests += 1
         self.task_group.spawn(self._answer_plain, request, self._plain)
+        return True
 
     async def _answer_plain(self, request: PlainRequest, whole: WholeRequest) -> None:
         scope = scope_of(
@@ -215,7 +221,7 @@ class HttpProtocol(H11Protocol):
         if close or self.context.terminated.is_set():
             await self.send(Closed())
         else:
-            self._waiting = self._waiting.lstrip(b"\r\n")
+            self._waiting = _without_empty_lines(self._waiting)
             await self.send(Updated(idle=True))
 
     async def _handle_events(self) -> None:
@@ -278,10 +284,10 @@ class HttpProtocol(H11Protocol):
         if waiting[:1] not in (b"\r", b"\n"):
             return
         # h11 has no other way to take something out of its buffer.
-        self.connection = h11.Connection(
+        self.connection = self._h11 = h11.Connection(
             h11.SERVER, max_incomplete_event_size=self.config.h11_max_incomplete_size
         )
-        rest = waiting.lstrip(b"\r\n")
+        rest = _without_empty_lines(waiting)
         if rest:
             self._h11.receive_data(rest)
         if ended:
@@ -330,6 +336,11 @@ class HttpProtocol(H11Protocol):
                 http_version=request.http_version,
             )
         await super()._create_stream(request)
+
+
+def _without_empty_lines(data: bytes) -> bytes:
+    """RFC 9112, section 2.2: those before a request are no part of it."""
+    return data.lstrip(b"\r\n")
 
 
 def _refusal(request: h11.Request) -> int | None:
