@@ -263,7 +263,8 @@ class ClientConnection:
             self._has_answered = True
             if self._protocol.between_requests:
                 self._note_phase()
-                self._reception.deadline = min(self._reception.deadline, self._idle_until)
+                if self._idle_until < self._reception.deadline:
+                    self._reception.deadline = self._idle_until
             else:
                 self._answered = True
                 self._reception.cancel()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from contextlib import nullcontext
+from functools import lru_cache, partial
 from typing import Any
 
 import trio
@@ -13,6 +15,7 @@ from quart.wrappers import Request, Response
 from quart.wrappers.response import DataBody
 from quart_trio.asgi import TrioASGIHTTPConnection
 from quart_trio.wrappers import TrioRequest
+from werkzeug.datastructures import Headers
 
 from task_queue_engine.http.connection import GO_ON
 from task_queue_engine.http.plain_exchange import WholeRequest
@@ -44,6 +47,21 @@ class ApiRequest(TrioRequest):
         return super().blueprints if endpoint is not None and "." in endpoint else []
 
 
+class RequestHeaders(Headers):
+    """Those of a request, put in as they came: a parser has checked them, and werkzeug would look
+    at each for line ends once more."""
+
+    def __init__(self, raw: Iterable[tuple[bytes, bytes]], remote: str) -> None:
+        super().__init__()
+        self._list = [("Remote-Addr", remote)]
+        self._list += [(_title(name), value.decode("latin-1")) for name, value in raw]
+
+
+@lru_cache(maxsize=256)
+def _title(name: bytes) -> str:
+    return name.decode("latin-1").title()
+
+
 _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
@@ -66,6 +84,27 @@ class Exchange(TrioASGIHTTPConnection):
                 await self._answer(request, send)
         else:
             await self._answer(request, send)
+
+    def _create_request_from_scope(self, send: ASGISendCallable) -> Request:
+        """As Quart's, for what this server gives: HTTP/1.1 at the root, by a path."""
+        scope = self.scope
+        if scope["http_version"] < "1.1" or scope.get("root_path") or scope["path"][:1] != "/":
+            return super()._create_request_from_scope(send)
+        client = scope.get("client")
+        config = self.app.config
+        return self.app.request_class(
+            scope["method"],
+            scope["scheme"],
+            scope["path"],
+            scope["query_string"],
+            RequestHeaders(scope["headers"], client[0] if client else "<local>"),
+            "",
+            scope["http_version"],
+            max_content_length=config["MAX_CONTENT_LENGTH"],
+            body_timeout=config["BODY_TIMEOUT"],
+            send_push_promise=partial(self._send_push_promise, send),
+            scope=scope,
+        )
 
     async def _answer(self, request: Request, send: ASGISendCallable) -> None:
         response = await self.app.handle_request(request)
