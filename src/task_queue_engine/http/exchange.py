@@ -16,6 +16,7 @@ from quart.wrappers.response import DataBody
 from quart_trio.asgi import TrioASGIHTTPConnection
 from quart_trio.wrappers import TrioRequest
 from werkzeug.datastructures import Headers
+from werkzeug.exceptions import RequestEntityTooLarge
 
 from task_queue_engine.http.connection import GO_ON
 from task_queue_engine.http.plain_exchange import WholeRequest
@@ -25,11 +26,24 @@ class ApiRequest(TrioRequest):
     """Tells a client that waits for it (Expect: 100-continue) to send its body once that is wanted:
     a refusal that the head is enough for comes without."""
 
+    whole: bytes | None = None
+    """The body, where all of it was there from the start."""
+
     async def get_data(self, *args: Any, **options: Any) -> Any:  # Quart's, which is overloaded
         go_on = self.scope.get("state", {}).get(GO_ON)
         if go_on is not None:
             await go_on()
         return await super().get_data(*args, **options)
+
+    async def read(self) -> bytes:
+        """The body, to be asked for once. Raises RequestEntityTooLarge."""
+        if self.whole is None:
+            body: bytes = await self.get_data(cache=False, as_text=False, parse_form_data=False)
+            return body
+        limit = self.max_content_length
+        if limit is not None and len(self.whole) > limit:
+            raise RequestEntityTooLarge
+        return self.whole
 
 
     @property
@@ -79,6 +93,8 @@ class Exchange(TrioASGIHTTPConnection):
         # All of it is here: there is nothing to wait for beside the handler.
         request = self._create_request_from_scope(send)
         request.body.set_result(receive.body)
+        if isinstance(request, ApiRequest):
+            request.whole = receive.body
         if request.method in _SAFE_METHODS:
             with receive.until_disconnect():
                 await self._answer(request, send)
