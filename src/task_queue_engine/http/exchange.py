@@ -45,9 +45,8 @@ class ApiRequest(TrioRequest):
             raise RequestEntityTooLarge
         return self.whole
 
-
     @property
-    def content_length(self) -> int | None:  # type: ignore[override] # kept by werkzeug: asked once
+    def content_length(self) -> int | None:
         """As werkzeug's: None for a body that comes by chunks."""
         for name, value in self.scope["headers"]:
             if name == b"content-length":

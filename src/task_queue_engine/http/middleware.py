@@ -56,6 +56,7 @@ _SINGLE_HEADERS = frozenset(
     }
 )
 
+
 class Middleware:
     """Request id, API key, cross-site checks, declared body size, headers every response has,
     access log, and a last resort for errors."""
@@ -134,10 +135,11 @@ class _RequestCycle:
 
     def check_headers(self) -> None:
         """Raises ProblemError."""
-        if len(self.headers) == len(self.scope["headers"]):
+        given = list(self.scope["headers"])
+        if len(self.headers) == len(given):
             return  # none is there twice
         seen: set[bytes] = set()
-        for name, _ in self.scope["headers"]:
+        for name, _ in given:
             if name in _SINGLE_HEADERS:
                 if name in seen:
                     field = name.decode().title()

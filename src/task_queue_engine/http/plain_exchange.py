@@ -180,7 +180,7 @@ _date_of = (0, b"")
 
 def _date() -> bytes:
     """The header, made once a second (RFC 9110, section 6.6.1)."""
-    global _date_of  # noqa: PLW0603 - a cache of one
+    global _date_of
     now = int(time.time())
     if _date_of[0] != now:
         _date_of = now, b"date: %s\r\n" % format_date_time(now).encode("ascii")

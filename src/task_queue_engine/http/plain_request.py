@@ -1,9 +1,8 @@
 """Requests in the plain form that almost all have, recognised by one expression.
 
 The expression takes part of what h11 takes and reads it as h11 does; whatever is not of its form
-(chunks, `Expect`, HTTP/1.0, folded or repeated fields, bare line feeds, ...) is left to h11, byte by
-byte the same. So what is strict about h11 stays so, and there is no second opinion about any
-request: either it is of this form, or only h11 has an opinion.
+(chunks, `Expect`, HTTP/1.0, folded fields, two lengths, bare line feeds, ...) is left to h11, byte
+for byte. So all that is strict about h11 stays, and there are no two opinions about a request.
 """
 
 from __future__ import annotations

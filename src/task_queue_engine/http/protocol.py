@@ -208,7 +208,7 @@ class HttpProtocol(H11Protocol):
         )
         try:
             await self.app(scope, whole, answer, trio.to_thread.run_sync, trio.from_thread.run)
-        except Exception:  # a defect of the app: its client gets an answer, the others are served on
+        except Exception:  # a defect of the app: the other clients are served on
             logger.exception("Error in ASGI Framework")
         if not (answer.finished or whole.client_is_gone):
             await answer.give_up()
