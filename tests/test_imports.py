@@ -26,8 +26,6 @@ except SystemExit:
 SERVICE = """
 import task_queue_engine.cli.commands.services
 import task_queue_engine.cli.service
-from task_queue_engine.cli.apps import load_app
-load_app("task_queue_engine.handlers:registry")
 """
 OPERATING = """
 import task_queue_engine.cli.commands.tasks
@@ -69,7 +67,7 @@ def loaded_by(program: str) -> set[str]:
             (*FRAMEWORK, *CLIENTS, *HANDLERS, *(set(ENGINE) - {"msgspec"})),
             id="tqe --help",
         ),
-        pytest.param(SERVICE, (*FRAMEWORK, "boto3", "botocore", "rich", "PIL"), id="tqe worker"),
+        pytest.param(SERVICE, (*FRAMEWORK, *CLIENTS, *HANDLERS), id="tqe worker"),
         pytest.param(OPERATING, (*FRAMEWORK, *CLIENTS, *HANDLERS), id="tqe status"),
     ],
 )

@@ -14,7 +14,9 @@ _COMMANDS = {
     "serve": Lazy("services:serve", "Run the HTTP API and the workers in one process."),
     "api": Lazy("services:api", "Run the HTTP API alone; `tqe worker` elsewhere does the work."),
     "worker": Lazy("services:worker", "Run workers without HTTP."),
-    "submit": Lazy("tasks:submit", "Submit a task and print its id; with --wait the task at its end."),
+    "submit": Lazy(
+        "tasks:submit", "Submit a task and print its id; with --wait the task at its end."
+    ),
     "status": Lazy("tasks:status", "Show everything about one task."),
     "list": Lazy("tasks:list_", "List tasks, newest first."),
     "cancel": Lazy(
