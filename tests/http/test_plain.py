@@ -4,15 +4,21 @@ as it has them answered."""
 from __future__ import annotations
 
 import random
+from typing import Any
 
 import h11
 import pytest
 import trio
+from hypercorn.config import Config
+from hypercorn.events import RawData
+from hypercorn.trio.task_group import TaskGroup
+from hypercorn.trio.worker_context import WorkerContext
 from quart import Blueprint, Response, session
 from quart_trio import QuartTrio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from task_queue_engine.http.plain_request import MAX_HEAD, recognise
+from task_queue_engine.http.protocol import HttpProtocol
 from tests.http.conftest import Serve
 from tests.http.fakes import FakeEngine
 from tests.http.test_submit import one
@@ -206,6 +212,32 @@ async def test_the_last_request_of_a_connection_is_told(
         await wire.send(get("/health"))
         assert (await wire.answer()).headers["connection"] == "close"
         assert await wire.closed()
+
+
+async def test_what_comes_in_while_others_wait_stays_in_order() -> None:
+    """Read in the moment in which an answer is out and the next request is not begun."""
+    bodies: list[bytes] = []
+
+    async def app(scope: Any, receive: Any, send: Any, *_: Any) -> None:
+        bodies.append((await receive())["body"])
+        await send({"type": "http.response.start", "status": 204, "headers": []})
+        await send({"type": "http.response.body", "body": b""})
+
+    async def client(event: Any) -> None:
+        """Takes what it is sent."""
+
+    data = b"".join(post("/", b"%d" % n) for n in range(3))
+    async with TaskGroup() as tasks:
+        protocol = HttpProtocol(
+            app, Config(), WorkerContext(None), tasks, {}, False, None, None, client
+        )
+        assert protocol.begin_plain(data[:-20])
+        await wait_all_tasks_blocked()
+        await protocol.handle(RawData(data=data[-20:]))
+        while not protocol.between_requests:
+            await protocol.resume()
+            await wait_all_tasks_blocked()
+    assert bodies == [b"0", b"1", b"2"]
 
 
 # --- an application's own routes ------------------------------------------------------------------
