@@ -52,6 +52,13 @@ class Wire:
         body, self._buffer = self._buffer[:length], self._buffer[length:]
         return Answer(status, headers, body)
 
+    async def exactly(self, size: int) -> bytes:
+        """The next so many bytes."""
+        while len(self._buffer) < size:
+            await self._more()
+        data, self._buffer = self._buffer[:size], self._buffer[size:]
+        return data
+
     async def closed(self) -> bool:
         """Waits until the server closes the connection; False where it says something first."""
         try:

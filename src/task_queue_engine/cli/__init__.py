@@ -5,14 +5,35 @@ from __future__ import annotations
 import click
 
 from task_queue_engine._version import __version__
-from task_queue_engine.cli.commands.aws import doctor, provision
-from task_queue_engine.cli.commands.dead_letters import dlq
-from task_queue_engine.cli.commands.metrics import metrics
-from task_queue_engine.cli.commands.services import api, serve, worker
-from task_queue_engine.cli.commands.tasks import cancel, list_, retry, status, submit
 from task_queue_engine.cli.failures import MEANINGS
-from task_queue_engine.cli.group import Program
+from task_queue_engine.cli.group import Lazy, Program
 
+# In the order of the help. A command is imported when it is called: what the others need takes ten
+# times as long as to print this.
+_COMMANDS = {
+    "serve": Lazy("services:serve", "Run the HTTP API and the workers."),
+    "api": Lazy("services:api", "Run the HTTP API alone; `tqe worker` elsewhere does the work."),
+    "worker": Lazy("services:worker", "Run workers without HTTP."),
+    "submit": Lazy(
+        "tasks:submit", "Submit a task and print its id; with --wait the task at its end."
+    ),
+    "status": Lazy("tasks:status", "Show everything about one task."),
+    "list": Lazy("tasks:list_", "List tasks, newest first."),
+    "cancel": Lazy(
+        "tasks:cancel", "Cancel a task: one still queued never starts, a running one is stopped."
+    ),
+    "retry": Lazy("tasks:retry", "Run a FAILED or CANCELLED task again, as a new round."),
+    "dlq": Lazy("dead_letters:dlq", "Dead letters: messages of tasks that were given up."),
+    "metrics": Lazy("metrics:metrics", "Show counts of tasks and messages."),
+    "provision": Lazy(
+        "aws:provision",
+        "Create queue, dead-letter queue and table on AWS, or mend what differs.",
+    ),
+    "doctor": Lazy(
+        "aws:doctor",
+        "Check AWS credentials, permissions, queues and table; print the least IAM policy needed.",
+    ),
+}
 _EXIT_CODES = "\b\nExit codes:\n" + "\n".join(
     f"  {code.value:<4} {meaning}" for code, meaning in MEANINGS.items()
 )
@@ -25,6 +46,7 @@ Completion of commands and options, for bash (zsh and fish alike):
 @click.command(
     "tqe",
     cls=Program,
+    lazy=_COMMANDS,
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog=f"{_EXIT_CODES}\n\n{_COMPLETION}",
 )
@@ -39,21 +61,5 @@ def main() -> None:
     need run.
     """
 
-
-for command in (
-    serve,
-    api,
-    worker,
-    submit,
-    status,
-    list_,
-    cancel,
-    retry,
-    dlq,
-    metrics,
-    provision,
-    doctor,
-):
-    main.add_command(command)
 
 __all__ = ["main"]

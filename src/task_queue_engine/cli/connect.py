@@ -7,7 +7,6 @@ from contextlib import asynccontextmanager
 
 import trio
 
-from task_queue_engine.client import Client
 from task_queue_engine.config import Settings
 from task_queue_engine.engine.api import TaskApi
 from task_queue_engine.engine.engine import Engine
@@ -16,6 +15,9 @@ from task_queue_engine.registry import TaskRegistry
 
 @asynccontextmanager
 async def over_http(url: str, api_key: str | None) -> AsyncIterator[TaskApi]:
+    # Only here: httpx takes a quarter of a second to import, for the program it comes with.
+    from task_queue_engine.client import Client
+
     async with Client(url, api_key=api_key) as client:
         yield client
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
 import logging
 import os
 import sys
 import traceback
-from typing import Any, NoReturn
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 import click
 from click.exceptions import NoArgsIsHelpError
@@ -21,19 +23,60 @@ from task_queue_engine.cli.failures import (
 )
 from task_queue_engine.cli.leaving import leave
 from task_queue_engine.cli.logs import writes_json
-from task_queue_engine.cli.membership import Membership
 from task_queue_engine.cli.options import DEBUG, MEMBER, SERVICE
-from task_queue_engine.cli.output import printable
 from task_queue_engine.errors import ApiError, TaskQueueError
+
+if TYPE_CHECKING:
+    from task_queue_engine.cli.membership import Membership
 
 logger = logging.getLogger("task_queue_engine.cli")
 
 
+class Lazy(NamedTuple):
+    """A command that is not imported yet."""
+
+    where: str
+    """``module:name``, below `cli.commands`."""
+    help: str
+    """The first sentence of its own, for the list of commands."""
+
+    def load(self) -> click.Command:
+        module, _, name = self.where.partition(":")
+        found = getattr(importlib.import_module(f"{__package__}.commands.{module}"), name)
+        assert isinstance(found, click.Command)  # noqa: S101 - as this package wrote it
+        return found
+
+
 class Program(click.Group):
-    """Every error one line on stderr and an exit code, see `failures`."""
+    """Every error one line on stderr and an exit code, see `failures`.
+
+    Args:
+        lazy: its commands by name, in their order.
+    """
+
+    def __init__(self, *args: Any, lazy: Mapping[str, Lazy], **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.lazy = lazy
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(self.commands)
+        return list(self.lazy)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in self.lazy:
+            return None
+        if cmd_name not in self.commands:
+            self.commands[cmd_name] = self.lazy[cmd_name].load()
+        return self.commands[cmd_name]
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """As click's, without importing them."""
+        room = formatter.width - 6 - max(map(len, self.lazy))
+        rows = [
+            (name, click.Command(name, help=command.help).get_short_help_str(room))
+            for name, command in self.lazy.items()
+        ]
+        with formatter.section("Commands"):
+            formatter.write_dl(rows)
 
     def main(self, *args: Any, **extra: Any) -> NoReturn:
         extra["standalone_mode"] = False
@@ -102,6 +145,9 @@ def _line_of(error: BaseException, *, debug: bool) -> tuple[str, int]:
 
 
 def _fail(line: str, code: int) -> int:
+    # Only here: what it knows to print takes longer to import than a help to show.
+    from task_queue_engine.cli.output import printable
+
     line = printable(" ".join(line.split()))
     if writes_json():
         logger.critical(line)

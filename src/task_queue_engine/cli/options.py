@@ -8,8 +8,6 @@ from typing import Any
 
 import click
 
-from task_queue_engine.cli.session import Session
-
 Command = Callable[..., Any]
 
 SERVICE = "task_queue_engine.service"
@@ -63,6 +61,9 @@ def operating(command: Command) -> Command:
     def with_session(
         *args: Any, url: str | None, api_key: str | None, as_json: bool, debug: bool, **options: Any
     ) -> Any:
+        # Only here: `tqe --help` and the services have these options too, and no session.
+        from task_queue_engine.cli.session import Session
+
         session = Session.open(url=url, api_key=api_key, as_json=as_json, debug=debug)
         return command(session, *args, **options)
 

@@ -28,8 +28,7 @@ from task_queue_engine.config import Settings
 from task_queue_engine.engine.engine import Engine
 from task_queue_engine.engine.signals import on_signals
 from task_queue_engine.execution.environment import withheld
-from task_queue_engine.http import Bound, open_listeners, serve_http
-from task_queue_engine.http.listeners import adopt_listeners
+from task_queue_engine.http.listeners import Bound, adopt_listeners, open_listeners
 from task_queue_engine.http.open_files import raise_open_files_limit
 from task_queue_engine.registry import RunsIn, TaskRegistry
 
@@ -208,6 +207,9 @@ class _Service:
         self._tell_http(bound)
 
     async def _serve(self, listeners: Listeners, *, task_status: trio.TaskStatus[Bound]) -> None:
+        # Only here: a worker has no use for a web framework.
+        from task_queue_engine.http.server import serve_http
+
         self._http_started = True
         try:
             with self._http:

@@ -1,4 +1,8 @@
-"""The HTTP front end: the engine's API on Quart-Trio, served by hypercorn's protocol."""
+"""The HTTP front end: the engine's API on Quart-Trio, served by hypercorn's protocol.
+
+The names below are imported when they are first used: a worker looks at its open files here, and
+should not pay for a web framework it does not run.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +14,6 @@ if TYPE_CHECKING:
     from task_queue_engine.http.listeners import Bound, open_listeners
     from task_queue_engine.http.server import serve_http
 
-# Loaded when they are asked for: what only binds the port needs no web framework.
 _WHERE = {
     "Bound": "listeners",
     "create_app": "app",
@@ -27,3 +30,7 @@ def __getattr__(name: str) -> Any:
     value = getattr(importlib.import_module(f"{__name__}.{_WHERE[name]}"), name)
     globals()[name] = value
     return value
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -11,8 +11,8 @@ from task_queue_engine.config import Settings
 from task_queue_engine.engine.api import EngineApi
 from task_queue_engine.http import problems
 from task_queue_engine.http.app_state import AppState
-from task_queue_engine.http.exchange import ApiRequest, Exchange
 from task_queue_engine.http.middleware import Middleware
+from task_queue_engine.http.quart_app import ApiApp
 from task_queue_engine.http.responses import respond
 from task_queue_engine.http.routes.dead_letters import DeadLetterRoutes
 from task_queue_engine.http.routes.documents import DocumentRoutes
@@ -24,11 +24,6 @@ EXTENSION = "task_queue_engine"
 logger = logging.getLogger("task_queue_engine.http")
 
 
-class _App(QuartTrio):
-    asgi_http_class = Exchange
-    request_class = ApiRequest
-
-
 def create_app(engine: EngineApi, settings: Settings) -> QuartTrio:
     """An ASGI app in front of `engine`. It does no I/O until it is served (see `serve_http`).
 
@@ -36,7 +31,7 @@ def create_app(engine: EngineApi, settings: Settings) -> QuartTrio:
     request_timeout.
     """
     state = AppState(engine, settings)
-    app = _App("task_queue_engine.http", static_folder=None, template_folder=None)
+    app = ApiApp("task_queue_engine.http", static_folder=None, template_folder=None)
     app.extensions[EXTENSION] = state
     app.config["MAX_CONTENT_LENGTH"] = settings.max_body_bytes
     # The server keeps time for each connection as a whole; see connection.py.

@@ -23,6 +23,7 @@ a long poll whose client has gone holds no place.
 from __future__ import annotations
 
 import math
+import os
 import select
 import struct
 from dataclasses import dataclass
@@ -112,6 +113,7 @@ class ClientConnection:
         """Serve requests until the client or the server is done. Closes the stream."""
         try:
             sock = self._stream.socket
+            self._descriptor = sock.fileno()
             client = parse_socket_addr(sock.family, sock.getpeername())
             server = parse_socket_addr(sock.family, sock.getsockname())
             state = ConnectionState({CROWDED: self._for_probes})
@@ -166,23 +168,45 @@ class ClientConnection:
             self._answered = False
             await self._protocol.resume()
             self._note_phase()
+            data: bytes | None = None
             with trio.CancelScope(deadline=self._deadline()) as self._reception:
                 if self._answered or (self._crowded_out and not self._protocol.answering):
                     self._reception.cancel()
                 try:
-                    if not self._protocol.takes_input:
-                        await trio.sleep_forever()  # until the answer that goes before is out
-                    data = bytes(await self._stream.receive_some(CHUNK))
-                except (trio.BrokenResourceError, trio.ClosedResourceError):
+                    data = await self._receive_unplain()
+                except OSError:
                     return
-            if self._reception.cancelled_caught:
-                if self._answered:
+            if data is None:
+                # A deadline may be an earlier request's: it is not moved with each, which costs.
+                if self._answered or (
+                    not self._crowded_out and trio.current_time() < self._deadline()
+                ):
                     continue
                 await self._give_up()
                 return
             await self._protocol.handle(RawData(data=data))
             if not data:
                 return
+
+    async def _receive_unplain(self) -> bytes:
+        """What comes in, but for plain requests: those are begun here, one after the other."""
+        while True:
+            if not self._protocol.takes_input:
+                await trio.sleep_forever()  # until the answer that goes before is out
+            data = await self._receive()
+            if not self._protocol.begin_plain(data):
+                return data
+            self._crowd.move(self, Phase.BUSY)
+
+    async def _receive(self) -> bytes:
+        """Past trio's stream, which tries to read before it waits: in vain, mostly, since a client
+        that has been answered takes a moment to ask again. Raises OSError."""
+        while True:
+            await trio.lowlevel.wait_readable(self._descriptor)
+            try:
+                return os.read(self._descriptor, CHUNK)
+            except BlockingIOError:
+                continue
 
     async def _give_up(self) -> None:
         if not self._protocol.receiving:
@@ -239,12 +263,17 @@ class ClientConnection:
             self._has_answered = True
             if self._protocol.between_requests:
                 self._note_phase()
-                self._reception.deadline = self._deadline()
+                if self._idle_until < self._reception.deadline:
+                    self._reception.deadline = self._idle_until
             else:
                 self._answered = True
                 self._reception.cancel()
 
     async def _write(self, data: bytes) -> None:
+        if not self._sending.locked():
+            data = data[self._write_at_once(data) :]
+            if not data:
+                return
         try:
             async with self._sending:
                 self._note_phase()
@@ -260,6 +289,13 @@ class ClientConnection:
             self._broken = True  # a part may be out: nothing sensible can follow it
             self._reading.cancel()
             raise
+
+    def _write_at_once(self, data: bytes) -> int:
+        """How many bytes of it the kernel has taken without a wait: mostly all."""
+        try:
+            return os.write(self._descriptor, data)
+        except OSError:
+            return 0  # no room for now, or the client has gone: the stream finds out which
 
     async def _end(self) -> None:
         await self._tell_disconnect()

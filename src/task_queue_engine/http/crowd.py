@@ -8,7 +8,7 @@ has less. There is no fixed share for an address: behind a load balancer all cli
 from __future__ import annotations
 
 from collections.abc import Hashable
-from enum import Enum, auto
+from enum import IntEnum, auto
 from ipaddress import IPv6Address, ip_address
 from typing import Generic, Protocol, TypeVar
 
@@ -16,7 +16,7 @@ from typing import Generic, Protocol, TypeVar
 _IPV6_PREFIX = 64
 
 
-class Phase(Enum):
+class Phase(IntEnum):  # a plain one hashes in Python, at every step of every request
     """What a connection waits for."""
 
     IDLE = auto()

@@ -55,16 +55,6 @@ _SINGLE_HEADERS = frozenset(
         b"x-request-id",
     }
 )
-_HEADERS_READ = frozenset(
-    {
-        b"authorization",
-        b"content-length",
-        b"host",
-        b"origin",
-        b"sec-fetch-site",
-        b"x-request-id",
-    }
-)
 
 
 class Middleware:
@@ -87,7 +77,7 @@ class Middleware:
             return
         cycle = _RequestCycle(scope, send)
         try:
-            _check_headers(cycle.scope)
+            cycle.check_headers()
             self._admit(cycle.scope, cycle.headers)
             await self._app(cycle.scope, receive, cycle.send)
         except ProblemError as error:
@@ -125,24 +115,12 @@ class Middleware:
             raise ProblemError("too-large", f"the body is over the limit of {self._max_body} bytes")
 
 
-def _check_headers(scope: HTTPScope) -> None:
-    seen: set[bytes] = set()
-    for name, _ in scope["headers"]:
-        if name in _SINGLE_HEADERS:
-            if name in seen:
-                field = name.decode().title()
-                raise ProblemError("bad-request", "is given more than once", field=field)
-            seen.add(name)
-
-
 class _RequestCycle:
     """One request and its response, as far as the middleware has to know them."""
 
     def __init__(self, scope: HTTPScope, send: ASGISendCallable) -> None:
         self.scope = scope
-        self.headers: dict[bytes, bytes] = {
-            name: value for name, value in scope["headers"] if name in _HEADERS_READ
-        }
+        self.headers = dict(scope["headers"])
         given = self.headers.get(b"x-request-id", b"")
         accepted = given if _REQUEST_ID.fullmatch(given) else os.urandom(8).hex().encode()
         self.request_id = accepted.decode()
@@ -155,13 +133,26 @@ class _RequestCycle:
             (b"x-content-type-options", b"nosniff"),
         ]
 
+    def check_headers(self) -> None:
+        """Raises ProblemError."""
+        given = list(self.scope["headers"])
+        if len(self.headers) == len(given):
+            return  # none is there twice
+        seen: set[bytes] = set()
+        for name, _ in given:
+            if name in _SINGLE_HEADERS:
+                if name in seen:
+                    field = name.decode().title()
+                    raise ProblemError("bad-request", "is given more than once", field=field)
+                seen.add(name)
+
     async def send(self, message: ASGISendEvent) -> None:
         if message["type"] == "http.response.start":
             self.status = message["status"]
             headers = [*message["headers"], *self._common]
-            if not any(name == b"cache-control" for name, _ in headers):
+            if b"cache-control" not in dict(headers):
                 headers.append((b"cache-control", b"no-store"))
-            message = {**message, "headers": headers}
+            message["headers"] = headers
         await self._send(message)
 
     async def answer(self, problem: problems.Problem, headers: problems.Headers) -> None:

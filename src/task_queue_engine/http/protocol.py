@@ -10,11 +10,18 @@
   last request of a connection, both of Content-Length and Transfer-Encoding.
 - `100 Continue` is sent when the body is about to be read, and not before a refusal.
 - A pipelined request waits without the reader waiting with it, so that the client's end is noticed.
+
+A request in the plain form that almost all have (`plain_request.py`) goes past h11 and hypercorn's
+stream, which take ten times as long for the same: ADR 0035.
 """
 
 from __future__ import annotations
 
+import logging
+from typing import Any
+
 import h11
+import trio
 from hypercorn.events import Closed, RawData, Updated
 from hypercorn.events import Event as ConnectionEvent
 from hypercorn.protocol.events import Body, EndBody, Event, Response
@@ -22,6 +29,10 @@ from hypercorn.protocol.h11 import STREAM_ID, H11Protocol
 from hypercorn.typing import H11SendableEvent
 
 from task_queue_engine.http import problems
+from task_queue_engine.http.plain_exchange import PlainAnswer, WholeRequest, scope_of
+from task_queue_engine.http.plain_request import PlainRequest, recognise
+
+logger = logging.getLogger("task_queue_engine.http")
 
 # Status code -> the problem's detail.
 _DETAILS = {
@@ -51,6 +62,11 @@ _FRAMING_TO_SPARE = 16 * 1024
 class HttpProtocol(H11Protocol):
     """One connection's protocol. Bytes come in by `handle`, leave by the `send` given to it."""
 
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        assert isinstance(self.connection, h11.Connection)  # noqa: S101 - no WebSockets, see above
+        self._h11 = self.connection
+
     keep_alive = True
     """False: the connection is closed after the next answer."""
     _held_head = b""
@@ -58,16 +74,29 @@ class HttpProtocol(H11Protocol):
     """The connection cannot carry another request, whatever the client asked for."""
     _framing = 0
     """Bytes of the present body's framing so far, less those its chunks may need."""
+    _plain: WholeRequest | None = None
+    """The plain request that is being answered; h11 knows nothing of it."""
+    _waiting = b""
+    """What has come in behind it."""
 
     @property
     def between_requests(self) -> bool:
         """Nothing of a next request has come in yet."""
-        return self._h11.their_state is h11.IDLE and not self._h11.trailing_data[0]
+        return (
+            self._plain is None
+            and not self._waiting
+            and self._h11.their_state is h11.IDLE
+            and not self._h11.trailing_data[0]
+        )
 
     @property
     def receiving(self) -> bool:
         """A request has come in in part."""
-        return self._h11.their_state in (h11.IDLE, h11.SEND_BODY) and not self.between_requests
+        return (
+            self._plain is None
+            and self._h11.their_state in (h11.IDLE, h11.SEND_BODY)
+            and not self.between_requests
+        )
 
     @property
     def answering(self) -> bool:
@@ -77,36 +106,37 @@ class HttpProtocol(H11Protocol):
     @property
     def has_head(self) -> bool:
         """A request's head has come in, and its answer is not out yet."""
-        return self._h11.their_state is not h11.IDLE
+        return self._plain is not None or self._h11.their_state is not h11.IDLE
 
     @property
     def has_unread_input(self) -> bool:
         """The client has sent, or is still sending, what will not be read."""
         return self._h11.their_state in (h11.SEND_BODY, h11.ERROR) or bool(
-            self._h11.trailing_data[0]
+            self._waiting or self._h11.trailing_data[0]
         )
 
     @property
     def takes_input(self) -> bool:
         """False while so much of later requests is waiting that no more should be read."""
+        if self._plain is not None:
+            return len(self._waiting) < _MAX_PIPELINED
         return (
             self._h11.their_state is not h11.DONE
             or len(self._h11.trailing_data[0]) < _MAX_PIPELINED
         )
 
-    @property
-    def _h11(self) -> h11.Connection:
-        assert isinstance(self.connection, h11.Connection)  # noqa: S101 - no WebSockets, see above
-        return self.connection
-
     async def handle(self, event: ConnectionEvent) -> None:
         if not isinstance(event, RawData):
+            if self._plain is not None and isinstance(event, Closed):
+                self._plain.disconnect()
             await super().handle(event)
             return
         data = event.data
+        if self._plain is not None or self._waiting:
+            self._waiting += data
+            return
         if self.between_requests:
-            # RFC 9112, section 2.2: empty lines before a request are no part of it.
-            data = data.lstrip(b"\r\n")
+            data = _without_empty_lines(data)
         if data or not event.data:
             if self._h11.their_state is h11.SEND_BODY:
                 self._framing += len(data)
@@ -116,7 +146,11 @@ class HttpProtocol(H11Protocol):
 
     async def resume(self) -> None:
         """Go on with what came in while the last request was being answered."""
-        if self._h11.their_state is h11.IDLE:
+        if self._waiting and self._plain is None:
+            data, self._waiting = self._waiting, b""
+            if not self.begin_plain(data):
+                await self.handle(RawData(data=data))
+        elif self._h11.their_state is h11.IDLE and self._h11.trailing_data[0]:
             await self._handle_events()
 
     async def go_on(self) -> None:
@@ -132,10 +166,7 @@ class HttpProtocol(H11Protocol):
 
     async def stream_send(self, event: Event) -> None:
         if isinstance(event, Response) and (
-            self._close_after
-            or not self.keep_alive
-            or self.context.terminated.is_set()
-            or self._h11.their_state is h11.SEND_BODY
+            self._close_after or self._is_last or self._h11.their_state is h11.SEND_BODY
         ):
             # The server is going away, or the rest of this request's body will not be read.
             headers = [*event.headers, (b"connection", b"close")]
@@ -143,6 +174,55 @@ class HttpProtocol(H11Protocol):
                 stream_id=event.stream_id, headers=headers, status_code=event.status_code
             )
         await super().stream_send(event)
+
+    @property
+    def _is_last(self) -> bool:
+        """The connection is not to carry another request."""
+        return not self.keep_alive or self.context.terminated.is_set()
+
+    def begin_plain(self, data: bytes) -> bool:
+        """Begin with the plain request that has come in, whole, where another may begin. False:
+        there is none, and `handle` is to have the data."""
+        if not self.between_requests:
+            return False
+        data = _without_empty_lines(data)
+        request = recognise(data)
+        if request is None:
+            return False
+        self._waiting = data[request.end :]
+        self._plain = WholeRequest(request.body)
+        self.keep_alive_requests += 1
+        self.task_group.spawn(self._answer_plain, request, self._plain)
+        return True
+
+    async def _answer_plain(self, request: PlainRequest, whole: WholeRequest) -> None:
+        scope = scope_of(
+            request, client=self.client, server=self.server, state=self.connection_state
+        )
+        worn_out = self.keep_alive_requests >= self.config.keep_alive_max_requests
+        answer = PlainAnswer(
+            request.method,
+            close=lambda: worn_out or self._is_last,
+            write=self._write,
+            finish=self._finish_plain,
+        )
+        try:
+            await self.app(scope, whole, answer, trio.to_thread.run_sync, trio.from_thread.run)
+        except Exception:  # a defect of the app: the other clients are served on
+            logger.exception("Error in ASGI Framework")
+        if not (answer.finished or whole.client_is_gone):
+            await answer.give_up()
+
+    async def _write(self, data: bytes) -> None:
+        await self.send(RawData(data=data))
+
+    async def _finish_plain(self, close: bool) -> None:
+        self._plain = None
+        if close or self.context.terminated.is_set():
+            await self.send(Closed())
+        else:
+            self._waiting = _without_empty_lines(self._waiting)
+            await self.send(Updated(idle=True))
 
     async def _handle_events(self) -> None:
         while self._h11.their_state is not h11.MUST_CLOSE:
@@ -204,10 +284,10 @@ class HttpProtocol(H11Protocol):
         if waiting[:1] not in (b"\r", b"\n"):
             return
         # h11 has no other way to take something out of its buffer.
-        self.connection = h11.Connection(
+        self.connection = self._h11 = h11.Connection(
             h11.SERVER, max_incomplete_event_size=self.config.h11_max_incomplete_size
         )
-        rest = waiting.lstrip(b"\r\n")
+        rest = _without_empty_lines(waiting)
         if rest:
             self._h11.receive_data(rest)
         if ended:
@@ -256,6 +336,11 @@ class HttpProtocol(H11Protocol):
                 http_version=request.http_version,
             )
         await super()._create_stream(request)
+
+
+def _without_empty_lines(data: bytes) -> bytes:
+    """RFC 9112, section 2.2: those before a request are no part of it."""
+    return data.lstrip(b"\r\n")
 
 
 def _refusal(request: h11.Request) -> int | None:

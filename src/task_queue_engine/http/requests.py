@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Sequence
+from typing import cast
 
 from quart import Request
 from werkzeug.datastructures import Headers
 
 from task_queue_engine.errors import InvalidQuery, TaskNotFound
+from task_queue_engine.http.exchange import ApiRequest
 from task_queue_engine.http.problems import ProblemError
 from task_queue_engine.http.schemas import KEY_RULE, is_key
 from task_queue_engine.limits import DEFAULT_PAGE, MAX_PAGE, MAX_WAIT
@@ -31,8 +33,7 @@ async def read_json(request: Request) -> bytes:
             "a content coding (compression) is not supported",
             field="Content-Encoding",
         )
-    body: bytes = await request.get_data(cache=False, as_text=False, parse_form_data=False)
-    return body
+    return await cast("ApiRequest", request).read()  # the app's own request class
 
 
 def _check_media_type(request: Request) -> None:
@@ -78,6 +79,8 @@ class Query:
 
     def __init__(self, request: Request, known: Collection[str]) -> None:
         self._values: dict[str, str] = {}
+        if not request.query_string:
+            return
         for name, values in request.args.lists():
             if name not in known:
                 allowed = ", ".join(known)
