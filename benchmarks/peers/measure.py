@@ -1,0 +1,171 @@
+"""One worker command on no-op tasks: how fast it drains a full queue, how soon it starts one task.
+
+Every contender goes through the same steps, this engine too:
+
+- drain: one process submits all tasks, then the worker starts on the full queue. Tasks per second
+  are between the first and the last handler's start; CPU is that of the whole tree of the worker
+  from the first task until `_AFTERWARDS` after the last, over the tasks in between, so that starting
+  up is left out and the last results and acknowledgements are in.
+- start latency: the worker is idle; another process submits one task after the other. From just
+  before the submission to the handler's first line.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks import marks
+from benchmarks.peers.catalogue import Contender
+from benchmarks.peers.services import Redis, new_queue
+from benchmarks.processes import Failed, Process, cpu_seconds, emptied, peak_mib
+from benchmarks.rows.base import Figures
+
+# Seconds.
+_AFTERWARDS = 0.5
+_MOST_FILL = 120
+_MOST_DRAIN = 90
+_INTERVAL = 0.01
+# A worker that has used less CPU than this within _CALM seconds, twice, has started.
+_CALM_CPU = 0.03
+_CALM = 0.4
+_LEAST_START = 1.0
+_MOST_START = 12
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a contender is measured."""
+
+    folder: Path
+    redis: Redis | None
+
+
+@dataclass(frozen=True)
+class _Scene:
+    contender: Contender
+    folder: Path
+    marks: Path
+    environment: dict[str, str]
+    server_pid: int | None
+
+    def worker(self) -> Process:
+        return Process(self.contender.worker_command(), self.environment, self.folder)
+
+    def produce(self, *arguments: str) -> dict[str, Any]:
+        module = f"benchmarks.peers.apps.{self.contender.app}"
+        done = subprocess.run(
+            [self.contender.python(), "-m", "benchmarks.peers.produce", module, *arguments],
+            cwd=self.folder,
+            env=self.environment | {"BENCH_MARKS": "/dev/null"},
+            capture_output=True,
+            text=True,
+            timeout=_MOST_FILL,
+        )
+        if done.returncode != 0:
+            raise Failed(f"the producer: {done.stderr[-400:]}")
+        found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+        return found
+
+
+@contextmanager
+def _scene(contender: Contender, place: Place) -> Iterator[_Scene]:
+    with emptied(place.folder / "contender") as folder:
+        services, pid = {}, None
+        if contender.broker == "sqs":
+            services, pid = new_queue(contender.queue_suffix)
+        if place.redis is not None:
+            place.redis.empty()
+            services = {"BENCH_RESULTS": place.redis.url, "BENCH_BROKER": place.redis.url} | services
+        if contender.broker == "sqlite":
+            file = str(folder / "tasks.db")
+            services |= {"BENCH_BROKER": file, "TQE_DATABASE": file}
+        environment = contender.environment() | services
+        environment["BENCH_MARKS"] = str(folder / "marks")
+        yield _Scene(contender, folder, folder / "marks", environment, pid)
+
+
+def drain(contender: Contender, place: Place, tasks: int) -> Figures:
+    """
+    Raises:
+        Failed: tasks were lost or not done in time; the message says more.
+    """
+    with _scene(contender, place) as scene:
+        filled = scene.produce("fill", str(tasks))
+        server_cpu = _cpu(scene.server_pid)
+        with scene.worker() as worker:
+            worker.wait_for(
+                lambda: marks.count(scene.marks) > 0, "the first task", seconds=_MOST_START * 3
+            )
+            before, cpu = marks.count(scene.marks), cpu_seconds(worker.pid)
+            worker.wait_for(
+                lambda: marks.count(scene.marks) >= tasks, "all tasks", seconds=_MOST_DRAIN
+            )
+            time.sleep(_AFTERWARDS)
+            cpu = cpu_seconds(worker.pid) - cpu
+            peak = peak_mib(worker.pid)
+            server_cpu = _cpu(scene.server_pid) - server_cpu
+        found = marks.read(scene.marks)
+    at = sorted(when for _, when in found)
+    lost = tasks - len({number for number, _ in found})
+    if lost:
+        raise Failed(f"{lost} of {tasks} tasks were not run")
+    if len(at) == before:
+        raise Failed(f"{tasks} tasks were done before they could be measured")
+    figures = {
+        "tasks_per_second": (len(at) - 1) / (at[-1] - at[0]) * 1e9,
+        "cpu_us_per_task": cpu / (len(at) - before) * 1e6,
+        "peak_rss_mib": peak,
+        "submitted_per_second": tasks / filled["seconds"],
+        "submit_cpu_us": filled["cpu"] / tasks * 1e6,
+    }
+    if scene.server_pid:
+        figures["server_cpu_us_per_task"] = server_cpu / tasks * 1e6
+    return figures
+
+
+def start_latency(contender: Contender, place: Place, samples: int) -> Figures:
+    """
+    Raises:
+        Failed: as `drain`.
+    """
+    with _scene(contender, place) as scene, scene.worker() as worker:
+        _settle(worker)
+        began = scene.produce("pace", str(samples), str(_INTERVAL))["began"]
+        worker.wait_for(
+            lambda: len(_of(scene.marks, samples)) >= samples, "all tasks", seconds=20
+        )
+        waits = sorted((when - began[n]) / 1e6 for n, when in _of(scene.marks, samples))
+    return {
+        "p50_ms": statistics.median(waits),
+        "p99_ms": statistics.quantiles(waits, n=100, method="inclusive")[98],
+        "max_ms": waits[-1],
+    }
+
+
+def _of(path: Path, samples: int) -> list[tuple[int, int]]:
+    """Without what warmed up."""
+    return [each for each in marks.read(path) if each[0] < samples]
+
+
+def _settle(worker: Process) -> None:
+    """Wait until a worker has started: none says so in a way that all do."""
+    started = time.monotonic()
+    calm, last = 0, -1.0
+    while calm < 2 and time.monotonic() < started + _MOST_START:
+        time.sleep(_CALM)
+        cpu = cpu_seconds(worker.pid)
+        is_calm = cpu < last + _CALM_CPU and time.monotonic() > started + _LEAST_START
+        calm = calm + 1 if is_calm else 0
+        last = cpu
+
+
+def _cpu(pid: int | None) -> float:
+    return cpu_seconds(pid) if pid else 0.0
