@@ -51,6 +51,8 @@ class _Connection:
 
 @dataclass(frozen=True)
 class Answers:
+    began: float
+    """By `time.monotonic`."""
     seconds: float
     """All together."""
     waits: list[float]
@@ -72,7 +74,7 @@ def ask_all(
     open_ones: list[_Connection] = []
     busy = 0
     try:
-        began = time.perf_counter()
+        began = time.monotonic()
         for message in _first(requests, connections):
             connection = _Connection(socket.create_connection(("127.0.0.1", port)))
             connection.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -100,7 +102,7 @@ def ask_all(
                     busy -= 1
                 else:
                     connection.send(following)
-        return Answers(time.perf_counter() - began, waits, bodies)
+        return Answers(began, time.monotonic() - began, waits, bodies)
     finally:
         for connection in open_ones:
             connection.socket.close()

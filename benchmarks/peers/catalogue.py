@@ -120,7 +120,7 @@ PEERS = {
             "huey",
             (*_HUEY, "--workers", "10"),
             "sqlite",
-            5000,
+            4000,
             name=HUEY_SQLITE,
             about="WAL, synchronous FULL",
         ),

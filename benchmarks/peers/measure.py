@@ -2,10 +2,8 @@
 
 Every contender goes through the same steps, this engine too:
 
-- drain: one process submits all tasks, then the worker starts on the full queue. Tasks per second
-  are between the first and the last handler's start; CPU is that of the whole tree of the worker
-  from the first task until `_AFTERWARDS` after the last, over the tasks in between, so that starting
-  up is left out and the last results and acknowledgements are in.
+- drain: one process submits all tasks, then the worker starts on the full queue
+  (`benchmarks.drain`).
 - start latency: the worker is idle; another process submits one task after the other. From just
   before the submission to the handler's first line.
 """
@@ -23,16 +21,14 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import marks
+from benchmarks.drain import watch
 from benchmarks.peers.catalogue import Contender
 from benchmarks.peers.services import Redis, new_queue
-from benchmarks.processes import Failed, Process, cpu_seconds, emptied, peak_mib
+from benchmarks.processes import Failed, Process, cpu_seconds, emptied
 from benchmarks.rows.base import Figures
 
 # Seconds.
-_AFTERWARDS = 0.5
 _MOST_FILL = 120
-_MOST_DRAIN = 90
-_INTERVAL = 0.01
 # A worker that has used less CPU than this within _CALM seconds, twice, has started.
 _CALM_CPU = 0.03
 _CALM = 0.4
@@ -83,7 +79,9 @@ def _scene(contender: Contender, place: Place) -> Iterator[_Scene]:
             services, pid = new_queue(contender.queue_suffix)
         if place.redis is not None:
             place.redis.empty()
-            services = {"BENCH_RESULTS": place.redis.url, "BENCH_BROKER": place.redis.url} | services
+            url = place.redis.url
+            # The last one is RQ's own.
+            services = {"BENCH_RESULTS": url, "BENCH_BROKER": url, "RQ_REDIS_URL": url} | services
         if contender.broker == "sqlite":
             file = str(folder / "tasks.db")
             services |= {"BENCH_BROKER": file, "TQE_DATABASE": file}
@@ -101,28 +99,12 @@ def drain(contender: Contender, place: Place, tasks: int) -> Figures:
         filled = scene.produce("fill", str(tasks))
         server_cpu = _cpu(scene.server_pid)
         with scene.worker() as worker:
-            worker.wait_for(
-                lambda: marks.count(scene.marks) > 0, "the first task", seconds=_MOST_START * 3
-            )
-            before, cpu = marks.count(scene.marks), cpu_seconds(worker.pid)
-            worker.wait_for(
-                lambda: marks.count(scene.marks) >= tasks, "all tasks", seconds=_MOST_DRAIN
-            )
-            time.sleep(_AFTERWARDS)
-            cpu = cpu_seconds(worker.pid) - cpu
-            peak = peak_mib(worker.pid)
-            server_cpu = _cpu(scene.server_pid) - server_cpu
-        found = marks.read(scene.marks)
-    at = sorted(when for _, when in found)
-    lost = tasks - len({number for number, _ in found})
+            figures = watch(worker, scene.marks, tasks)
+        server_cpu = _cpu(scene.server_pid) - server_cpu
+        lost = tasks - len({number for number, _ in marks.read(scene.marks)})
     if lost:
         raise Failed(f"{lost} of {tasks} tasks were not run")
-    if len(at) == before:
-        raise Failed(f"{tasks} tasks were done before they could be measured")
-    figures = {
-        "tasks_per_second": (len(at) - 1) / (at[-1] - at[0]) * 1e9,
-        "cpu_us_per_task": cpu / (len(at) - before) * 1e6,
-        "peak_rss_mib": peak,
+    figures |= {
         "submitted_per_second": tasks / filled["seconds"],
         "submit_cpu_us": filled["cpu"] / tasks * 1e6,
     }
@@ -138,7 +120,7 @@ def start_latency(contender: Contender, place: Place, samples: int) -> Figures:
     """
     with _scene(contender, place) as scene, scene.worker() as worker:
         _settle(worker)
-        began = scene.produce("pace", str(samples), str(_INTERVAL))["began"]
+        began = scene.produce("pace", str(samples))["began"]
         worker.wait_for(
             lambda: len(_of(scene.marks, samples)) >= samples, "all tasks", seconds=20
         )

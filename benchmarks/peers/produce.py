@@ -1,7 +1,7 @@
 """Runs in a peer's environment: one process that submits.
 
-    python -m benchmarks.peers.produce APP fill COUNT         as fast as it can
-    python -m benchmarks.peers.produce APP pace COUNT SECONDS  one at a time, so far apart
+    python -m benchmarks.peers.produce APP fill COUNT     as fast as it can
+    python -m benchmarks.peers.produce APP pace COUNT     one at a time, with pauses
 
 Prints one JSON object: for `fill` the seconds and the CPU seconds it took, for `pace` when each
 submission began, in nanoseconds of CLOCK_MONOTONIC.
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import random
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -20,16 +21,17 @@ from typing import Any
 PRODUCERS = 50
 # Numbers of the tasks that only warm up, and how many.
 WARM_UP = range(1 << 40, (1 << 40) + 5)
-# Seconds after them: what polls has slept off its first polls.
+# Seconds between two: at no moment that anything else could be in step with.
+PAUSES = (0.01, 0.03)
+# Seconds after the first ones: what polls has slept off its first polls.
 _PAUSE = 1.5
 
 
 def main() -> None:
     module, mode, count = sys.argv[1], sys.argv[2], int(sys.argv[3])
-    interval = float(sys.argv[4]) if mode == "pace" else 0.0
     app = importlib.import_module(module)
     if not app.IS_ASYNC:
-        print(json.dumps(run(app, mode, count, interval)))
+        print(json.dumps(run(app, mode, count)))
     elif getattr(app, "LOOP", "asyncio") == "trio":
         import trio
 
@@ -38,7 +40,7 @@ def main() -> None:
                 for _ in range(PRODUCERS):
                     nursery.start_soon(submit_all)
 
-        print(json.dumps(trio.run(run_async, app, mode, count, interval, trio.sleep, together)))
+        print(json.dumps(trio.run(run_async, app, mode, count, trio.sleep, together)))
     else:
         import asyncio
 
@@ -48,10 +50,10 @@ def main() -> None:
             await asyncio.gather(*(submit_all() for _ in range(PRODUCERS)))
 
         asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())
-        print(json.dumps(asyncio.run(run_async(app, mode, count, interval, asyncio.sleep, gather))))
+        print(json.dumps(asyncio.run(run_async(app, mode, count, asyncio.sleep, gather))))
 
 
-def run(app: Any, mode: str, count: int, interval: float) -> dict[str, Any]:
+def run(app: Any, mode: str, count: int) -> dict[str, Any]:
     if mode == "fill":
         wall, cpu = time.monotonic(), time.process_time()
         for number in range(count):
@@ -64,12 +66,12 @@ def run(app: Any, mode: str, count: int, interval: float) -> dict[str, Any]:
     for number in range(count):
         began.append(time.monotonic_ns())
         app.submit(number)
-        time.sleep(interval)
+        time.sleep(random.uniform(*PAUSES))
     return {"began": began}
 
 
 async def run_async(
-    app: Any, mode: str, count: int, interval: float, sleep: Any, together: Any
+    app: Any, mode: str, count: int, sleep: Any, together: Any
 ) -> dict[str, Any]:
     await app.setup()
     found: dict[str, Any]
@@ -91,7 +93,7 @@ async def run_async(
         for number in range(count):
             began.append(time.monotonic_ns())
             await app.submit(number)
-            await sleep(interval)
+            await sleep(random.uniform(*PAUSES))
         found = {"began": began}
     await app.close()
     return found
