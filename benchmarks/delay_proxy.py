@@ -24,7 +24,7 @@ class _Toward(asyncio.Protocol):
         self._client = client
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = cast(asyncio.Transport, transport)
+        self.transport = cast("asyncio.Transport", transport)
 
     def data_received(self, data: bytes) -> None:
         self._client.write(data)
@@ -53,7 +53,7 @@ class _From(asyncio.Protocol):
         self._timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._client = cast(asyncio.Transport, transport)
+        self._client = cast("asyncio.Transport", transport)
         self._loop = asyncio.get_running_loop()
         self._connecting = self._loop.create_task(self._connect())
 

@@ -1,6 +1,6 @@
 """An HTTP client that costs little: raw bytes over a few sockets, one request at a time on each.
 
-Answers must have a Content-Length. It is for servers on this machine, whose CPU is what is measured.
+Answers must have a Content-Length. It is for servers on this machine: their CPU is measured.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What rows have in common: a phase in a child, a full file, a worker on it, a server that is ready."""
+"""What rows have in common: a phase in a child, a full file and a worker on it, a ready server."""
 
 from __future__ import annotations
 
@@ -84,9 +84,8 @@ def server(
 ) -> Iterator[tuple[Process, int]]:
     """`tqe serve` or `tqe api`, ready, and its port."""
     port = free_port()
-    environment = build.environment(
-        **({"TQE_DATABASE": str(folder / "tasks.db"), "BENCH_MARKS": str(folder / "marks")} | settings)
-    )
+    places = {"TQE_DATABASE": str(folder / "tasks.db"), "BENCH_MARKS": str(folder / "marks")}
+    environment = build.environment(**(places | settings))
     full = build.command(command, "--app", "benchmarks.work:tasks", "--port", str(port))
     with Process(full, environment, folder) as process:
         process.wait_for(lambda: is_ready(port), "ready", seconds=_READY)

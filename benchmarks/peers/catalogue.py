@@ -43,7 +43,7 @@ class Contender:
 
     def environment(self) -> dict[str, str]:
         base = self.base() if self.base else _plain()
-        return base | {"PYTHONDONTWRITEBYTECODE": "1"} | self.settings
+        return base | {"PYTHONDONTWRITEBYTECODE": "1"} | dict(self.settings)
 
 
 def _plain() -> dict[str, str]:
@@ -239,4 +239,3 @@ SQS_PEERS = {
         ),
     )
 }
-

@@ -74,7 +74,8 @@ class _Scene:
 @contextmanager
 def _scene(contender: Contender, place: Place) -> Iterator[_Scene]:
     with emptied(place.folder / "contender") as folder:
-        services, pid = {}, None
+        services: dict[str, str] = {}
+        pid: int | None = None
         if contender.broker == "sqs":
             services, pid = new_queue(contender.queue_suffix)
         if place.redis is not None:
@@ -121,9 +122,7 @@ def start_latency(contender: Contender, place: Place, samples: int) -> Figures:
     with _scene(contender, place) as scene, scene.worker() as worker:
         _settle(worker)
         began = scene.produce("pace", str(samples))["began"]
-        worker.wait_for(
-            lambda: len(_of(scene.marks, samples)) >= samples, "all tasks", seconds=20
-        )
+        worker.wait_for(lambda: len(_of(scene.marks, samples)) >= samples, "all tasks", seconds=20)
         waits = sorted((when - began[n]) / 1e6 for n, when in _of(scene.marks, samples))
     return {
         "p50_ms": statistics.median(waits),

@@ -70,9 +70,7 @@ def run(app: Any, mode: str, count: int) -> dict[str, Any]:
     return {"began": began}
 
 
-async def run_async(
-    app: Any, mode: str, count: int, sleep: Any, together: Any
-) -> dict[str, Any]:
+async def run_async(app: Any, mode: str, count: int, sleep: Any, together: Any) -> dict[str, Any]:
     await app.setup()
     found: dict[str, Any]
     if mode == "fill":

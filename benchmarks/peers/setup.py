@@ -13,6 +13,8 @@ import shutil
 import subprocess
 import sys
 import tomllib
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -75,10 +77,9 @@ def redis_server() -> str:
 
 def main() -> int:
     missing = 0
-    for title, make in [
-        ("redis", redis_server),
-        *((peer, lambda peer=peer: python_of(peer)) for peer in VERSIONS),
-    ]:
+    wanted: dict[str, Callable[[], object]] = {"redis": redis_server}
+    wanted |= {peer: partial(python_of, peer) for peer in VERSIONS}
+    for title, make in wanted.items():
         try:
             make()
         except NotAvailable as reason:

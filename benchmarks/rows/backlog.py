@@ -71,8 +71,8 @@ def _cases(setup: Setup) -> list[Case]:
 BACKLOG = Row(
     name="backlog",
     title="A thousand waiting, and a million",
-    how="A worker command starts on a file with so many no-op tasks (200,000 in a quick run). Measured"
-    " are its first thousand, and the time from its start to its first task.",
+    how="A worker command starts on a file with so many no-op tasks (200,000 in a quick run)."
+    " Measured are its first thousand, and the time from its start to its first task.",
     columns={
         "tasks_per_second": Column(heading="tasks/s", plotted=True),
         "cpu_us_per_task": Column(heading="CPU us/task"),

@@ -32,8 +32,8 @@ _COLUMNS = {
 END_TO_END = Row(
     name="end_to_end",
     title="End to end in one process",
-    how="64 coroutines call `submit`, one task at a time each, while the same engine runs them: from the"
-    " first submission until the last task is COMPLETED and its message gone.",
+    how="64 coroutines call `submit`, one task at a time each, while the same engine runs them:"
+    " from the first submission until the last task is COMPLETED and its message gone.",
     columns=_COLUMNS,
     cases=lambda setup: _cases(setup, "end_to_end", setup.size(10_000, 6_000, 50)),
     goals=[

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import ExitStack
 
 from benchmarks.engine import Build
 from benchmarks.processes import cpu_seconds, emptied, resident_mib, written_bytes
@@ -18,13 +19,12 @@ _SETTLED = 4.0
 
 def _measure(setup: Setup, build: Build, command: str) -> Figures:
     with emptied(setup.folder / "idle") as folder:
-        if command == WORKER:
-            database = str(folder / "tasks.db")
-            scene = worker(build, folder, TQE_DATABASE=database)
-        else:
-            scene = server(build, folder, "serve")
-        with scene as found:
-            process = found[0] if isinstance(found, tuple) else found
+        with ExitStack() as stack:
+            if command == WORKER:
+                database = str(folder / "tasks.db")
+                process = stack.enter_context(worker(build, folder, TQE_DATABASE=database))
+            else:
+                process, _ = stack.enter_context(server(build, folder, "serve"))
             time.sleep(0.5 if setup.tiny else _SETTLED)
             cpu, written = cpu_seconds(process.pid), written_bytes(process.pid)
             began = time.monotonic()
@@ -52,8 +52,8 @@ def _cases(setup: Setup) -> list[Case]:
 IDLE = Row(
     name="idle",
     title="Nothing to do",
-    how="CPU of the process, as a share of one core, and what it writes to files (`/proc/PID/io`), from four"
-    " seconds after its start on.",
+    how="CPU of the process, as a share of one core, and what it writes to files"
+    " (`/proc/PID/io`), from four seconds after its start on.",
     columns={
         "cpu_percent": Column(heading="CPU %", digits=2, plotted=True),
         "written_bytes": Column(heading="bytes written"),

@@ -56,8 +56,9 @@ def _sleeper_cases(setup: Setup) -> list[Case]:
 SLEEPERS = Row(
     name="sleepers",
     title="10,000 sleeping tasks at a time",
-    how=f"Asynchronous handlers that sleep {_NAP} s, WORKER_COUNT={_WORKERS}, a queue that stays full. The"
-    " ceiling is what as many workers could begin a second; measured once each has begun one.",
+    how=f"Asynchronous handlers that sleep {_NAP} s, WORKER_COUNT={_WORKERS}, a queue that"
+    " stays full. The ceiling is what as many workers could begin a second; measured once each"
+    " has begun one.",
     columns={
         "ceiling_percent": Column(heading="% of the ceiling", digits=1),
         "cpu_percent": Column(heading="CPU % of a core"),
@@ -113,8 +114,9 @@ def _waiter_cases(setup: Setup) -> list[Case]:
 WAITING = Row(
     name="waiters",
     title="10,000 callers that wait",
-    how="An engine inside one process: one no-op task after the other until its result is there, alone and"
-    " beside 10,000 waits for distinct tasks that have not ended (`python -m benchmarks.latency`).",
+    how="An engine inside one process: one no-op task after the other until its result is"
+    " there, alone and beside 10,000 waits for distinct tasks that have not ended (`python -m"
+    " benchmarks.latency`).",
     columns={
         "result_p50_ms": Column(heading="result p50 ms", digits=2, plotted=True),
         "result_p99_ms": Column(heading="result p99 ms", digits=2, plotted=True),

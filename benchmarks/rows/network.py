@@ -1,4 +1,4 @@
-"""A network away: every request to the local SQS and DynamoDB servers is held for some milliseconds."""
+"""A network away: every request to the local SQS and DynamoDB servers is held for a while."""
 
 from __future__ import annotations
 
@@ -43,9 +43,9 @@ _ALONE = 20
 _MOST = 200
 # After the last handler's start: its outcome has to be written and its message deleted.
 _AFTERWARDS = 1.0
-# CPU a task of the Go service, over what this engine took at commit e6db1f6 in the same run of both:
-# 1,463 and 2,750 us at 8 ms; 2,485 and 2,125 us without delay. Its sources are not here; by these it
-# can be compared all the same, on any machine that runs the earlier commit.
+# CPU a task of the Go service, over what this engine took at commit e6db1f6 in the same run of
+# both: 1,463 and 2,750 us at 8 ms; 2,485 and 2,125 us without delay. Its sources are not here; by
+# these it can be compared all the same, on any machine that runs the earlier commit.
 _GO_OVER_BEFORE_DELAYED = 1463 / 2750
 _GO_OVER_BEFORE = 2485 / 2125
 
@@ -139,8 +139,8 @@ def _cases(setup: Setup) -> list[Case]:
         Case(
             name=PREDECESSOR,
             measure=replayed,
-            about="PutItem and SendMessage by 16 submitters; five workers, each receives ten and handles"
-            " them one after the other; without its HTTP front end",
+            about="PutItem and SendMessage by 16 submitters; five workers, each receives ten"
+            " and handles them one after the other; without its HTTP front end",
         ),
     ]
 
@@ -148,9 +148,9 @@ def _cases(setup: Setup) -> list[Case]:
 NETWORK = Row(
     name="network",
     title="8 ms a request",
-    how=f"Local SQS and DynamoDB servers behind a proxy that holds each request for {DELAY_MS} ms; no-op"
-    " handlers; tasks by `POST /tasks` over 16 connections into one `tqe serve`. Tasks per second are"
-    " from the first POST to the last handler's start.",
+    how=f"Local SQS and DynamoDB servers behind a proxy that holds each request for {DELAY_MS}"
+    " ms; no-op handlers; tasks by `POST /tasks` over 16 connections into one `tqe serve`."
+    " Tasks per second are from the first POST to the last handler's start.",
     columns={
         "tasks_per_second": Column(heading="tasks/s", plotted=True),
         "posts_per_second": Column(heading="POST/s", plotted=True),
@@ -251,8 +251,8 @@ def _post_to_done_cases(setup: Setup) -> list[Case]:
 POST_TO_DONE = Row(
     name="post_to_done",
     title="From POST to done without delay, 64 workers",
-    how="As with 8 ms, with the local servers as they are. CPU is that of the one process of `tqe serve`:"
-    " HTTP, submitting, running and settling.",
+    how="As with 8 ms, with the local servers as they are. CPU is that of the one process of"
+    " `tqe serve`: HTTP, submitting, running and settling.",
     columns={
         "cpu_us_per_task": Column(heading="CPU us/task", plotted=True),
         "tasks_per_second": Column(heading="tasks/s"),

@@ -68,8 +68,8 @@ def _cases(setup: Setup) -> list[Case]:
 HTTP = Row(
     name="http",
     title="One request over HTTP",
-    how="A client of raw sockets keeps 16 connections busy: `POST /tasks` until the row is durable, then"
-    " `GET /tasks/{id}` of each. CPU is that of the server's process.",
+    how="A client of raw sockets keeps 16 connections busy: `POST /tasks` until the row is"
+    " durable, then `GET /tasks/{id}` of each. CPU is that of the server's process.",
     columns={
         "post_cpu_us": Column(heading="POST: CPU us", plotted=True),
         "posts_a_core": Column(heading="a core could/s"),

@@ -14,6 +14,7 @@ from benchmarks.peers.catalogue import (
 )
 from benchmarks.peers.measure import Place, drain, start_latency
 from benchmarks.peers.services import Redis, redis
+from benchmarks.rows.aws import engine_on_local_aws
 from benchmarks.rows.base import (
     BEFORE,
     BEFORE_TUNED,
@@ -29,7 +30,6 @@ from benchmarks.rows.base import (
     ratio,
     value,
 )
-from benchmarks.rows.aws import engine_on_local_aws
 from benchmarks.scenes import phase
 from local_aws.downloads import NotAvailable
 
@@ -120,9 +120,9 @@ _DRAINED = {
 DRAIN = Row(
     name="drain",
     title="A full queue of no-op tasks",
-    how="One process submits all tasks, one at a time (asynchronous ones from 50 coroutines). Then one"
-    " worker command starts on the full queue. Tasks per second are between the first and the last"
-    " handler's start; CPU is that of the whole tree of the worker's processes.",
+    how="One process submits all tasks, one at a time (asynchronous ones from 50 coroutines)."
+    " Then one worker command starts on the full queue. Tasks per second are between the first"
+    " and the last handler's start; CPU is that of the whole tree of the worker's processes.",
     columns=_DRAINED,
     cases=_drain_cases,
     goals=[
@@ -160,9 +160,9 @@ def _sqs_cases(setup: Setup) -> list[Case]:
 SQS = Row(
     name="sqs",
     title="The same on a local SQS server",
-    how="As above. The queue is fauxqs; the others keep results in Redis, this engine keeps task and"
-    " result in DynamoDB (ministack). The servers share the machine and limit the speed: the figure is"
-    " CPU a task of the worker's processes.",
+    how="As above. The queue is fauxqs; the others keep results in Redis, this engine keeps"
+    " task and result in DynamoDB (ministack). The servers share the machine and limit the"
+    " speed: the figure is CPU a task of the worker's processes.",
     columns={
         "cpu_us_per_task": Column(heading="CPU us/task", better="less", plotted=True),
         "tasks_per_second": Column(heading="tasks/s here", better="more"),

@@ -59,9 +59,9 @@ def _cases(setup: Setup) -> list[Case]:
 START = Row(
     name="start",
     title="Starting",
-    how="`tqe serve` on a new SQLite file, from its start until `GET /ready` answers 200; `import"
-    " task_queue_engine` inside a fresh interpreter, and with `Engine`, which is imported when it is first"
-    " used; `tqe --help`, the interpreter's own start included.",
+    how="`tqe serve` on a new SQLite file, from its start until `GET /ready` answers 200;"
+    " `import task_queue_engine` inside a fresh interpreter, and with `Engine`, which is"
+    " imported when it is first used; `tqe --help`, the interpreter's own start included.",
     columns={
         "serve_s": Column(heading="serve ready s", digits=2, plotted=True),
         "import_s": Column(heading="import s", digits=3),

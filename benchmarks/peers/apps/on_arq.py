@@ -20,7 +20,7 @@ async def noop(ctx, number):
 
 
 class WorkerSettings:
-    functions = [noop]
+    functions = (noop,)
     redis_settings = REDIS
     max_jobs = 100
 
