@@ -21,6 +21,12 @@ _PAGE = os.sysconf("SC_PAGE_SIZE")
 # Seconds that a process has to end after SIGTERM.
 _GRACE = 5.0
 
+# A process that has used less CPU than this within _CALM seconds, twice, has started.
+_CALM_CPU = 0.03
+_CALM = 0.4
+_LEAST_START = 1.0
+_MOST_START = 12.0
+
 
 class Failed(Exception):
     """A measurement that could not be made; the message says why."""
@@ -74,6 +80,17 @@ class Process:
             if time.monotonic() > deadline:
                 raise Failed(f"{what}: not within {seconds:g} s: {self.last_lines()}")
             time.sleep(0.01)
+
+    def settle(self) -> None:
+        """Wait until it has started: no two say so in the same way, but then all are calm."""
+        started = time.monotonic()
+        calm, last = 0, -1.0
+        while calm < 2 and time.monotonic() < started + _MOST_START:
+            time.sleep(_CALM)
+            cpu = cpu_seconds(self.pid)
+            is_calm = cpu < last + _CALM_CPU and time.monotonic() > started + _LEAST_START
+            calm = calm + 1 if is_calm else 0
+            last = cpu
 
     def output(self) -> str:
         return self._log.read_text(encoding="utf-8", errors="replace")

@@ -13,7 +13,6 @@ from __future__ import annotations
 import json
 import statistics
 import subprocess
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -29,11 +28,6 @@ from benchmarks.rows.base import Figures
 
 # Seconds.
 _MOST_FILL = 120
-# A worker that has used less CPU than this within _CALM seconds, twice, has started.
-_CALM_CPU = 0.03
-_CALM = 0.4
-_LEAST_START = 1.0
-_MOST_START = 12
 
 
 @dataclass(frozen=True)
@@ -120,7 +114,7 @@ def start_latency(contender: Contender, place: Place, samples: int) -> Figures:
         Failed: as `drain`.
     """
     with _scene(contender, place) as scene, scene.worker() as worker:
-        _settle(worker)
+        worker.settle()
         began = scene.produce("pace", str(samples))["began"]
         worker.wait_for(lambda: len(_of(scene.marks, samples)) >= samples, "all tasks", seconds=20)
         waits = sorted((when - began[n]) / 1e6 for n, when in _of(scene.marks, samples))
@@ -134,18 +128,6 @@ def start_latency(contender: Contender, place: Place, samples: int) -> Figures:
 def _of(path: Path, samples: int) -> list[tuple[int, int]]:
     """Without what warmed up."""
     return [each for each in marks.read(path) if each[0] < samples]
-
-
-def _settle(worker: Process) -> None:
-    """Wait until a worker has started: none says so in a way that all do."""
-    started = time.monotonic()
-    calm, last = 0, -1.0
-    while calm < 2 and time.monotonic() < started + _MOST_START:
-        time.sleep(_CALM)
-        cpu = cpu_seconds(worker.pid)
-        is_calm = cpu < last + _CALM_CPU and time.monotonic() > started + _LEAST_START
-        calm = calm + 1 if is_calm else 0
-        last = cpu
 
 
 def _cpu(pid: int | None) -> float:

@@ -27,8 +27,8 @@ QUEUE, TABLE = "fauxqs", "ministack"
 
 _TASKS = {
     # phase: full, quick, tiny
-    "drain": (2500, 1500, 50),
-    "end_to_end": (2000, 1000, 50),
+    "drain": (2000, 1000, 50),
+    "end_to_end": (1500, 800, 50),
 }
 
 

@@ -34,7 +34,7 @@ class Setup:
     tiny: bool = False
     """Only to see that it works: a few tasks."""
     stack: ExitStack = field(default_factory=ExitStack)
-    """Closed after the row: for servers."""
+    """Closed when all rows are measured: for servers."""
 
     def size(self, full: int, quick: int, tiny: int) -> int:
         return tiny if self.tiny else quick if self.quick else full

@@ -13,28 +13,28 @@ from benchmarks.scenes import server, worker
 WORKER = "`tqe worker`"
 SERVE = "`tqe serve`"
 
-# Seconds until what starting up left to do is done.
-_SETTLED = 4.0
+# Seconds from when it is calm: what starting up left to do later is done.
+_AFTERWARDS = 3.0
 
 
 def _measure(setup: Setup, build: Build, command: str) -> Figures:
-    with emptied(setup.folder / "idle") as folder:
-        with ExitStack() as stack:
-            if command == WORKER:
-                database = str(folder / "tasks.db")
-                process = stack.enter_context(worker(build, folder, TQE_DATABASE=database))
-            else:
-                process, _ = stack.enter_context(server(build, folder, "serve"))
-            time.sleep(0.5 if setup.tiny else _SETTLED)
-            cpu, written = cpu_seconds(process.pid), written_bytes(process.pid)
-            began = time.monotonic()
-            time.sleep(setup.size(15, 10, 1))
-            seconds = time.monotonic() - began
-            return {
-                "cpu_percent": (cpu_seconds(process.pid) - cpu) / seconds * 100,
-                "written_bytes": float(written_bytes(process.pid) - written),
-                "rss_mib": resident_mib(process.pid),
-            }
+    with emptied(setup.folder / "idle") as folder, ExitStack() as stack:
+        if command == WORKER:
+            database = str(folder / "tasks.db")
+            process = stack.enter_context(worker(build, folder, TQE_DATABASE=database))
+        else:
+            process, _ = stack.enter_context(server(build, folder, "serve"))
+        process.settle()
+        time.sleep(0 if setup.tiny else _AFTERWARDS)
+        cpu, written = cpu_seconds(process.pid), written_bytes(process.pid)
+        began = time.monotonic()
+        time.sleep(setup.size(15, 10, 1))
+        seconds = time.monotonic() - began
+        return {
+            "cpu_percent": (cpu_seconds(process.pid) - cpu) / seconds * 100,
+            "written_bytes": float(written_bytes(process.pid) - written),
+            "rss_mib": resident_mib(process.pid),
+        }
 
 
 def _cases(setup: Setup) -> list[Case]:
@@ -53,7 +53,7 @@ IDLE = Row(
     name="idle",
     title="Nothing to do",
     how="CPU of the process, as a share of one core, and what it writes to files"
-    " (`/proc/PID/io`), from four seconds after its start on.",
+    " (`/proc/PID/io`), from three seconds after it has started.",
     columns={
         "cpu_percent": Column(heading="CPU %", digits=2, plotted=True),
         "written_bytes": Column(heading="bytes written"),

@@ -188,7 +188,7 @@ def _over(number: float | None, other: float) -> float | None:
 
 
 def _alone_cases(setup: Setup) -> list[Case]:
-    count = setup.size(3000, 1500, 50)
+    count = setup.size(1500, 800, 50)
 
     def measure(build: Build, delay: float) -> Figures:
         with _place(setup, delay) as (folder, environment, direct):

@@ -93,5 +93,5 @@ HTTP = Row(
             needs=NEEDS_AGAINST,
         ),
     ],
-    rounds=(5, 3),
+    rounds=(3, 2),
 )

@@ -17,7 +17,6 @@ from benchmarks.peers.services import Redis, redis
 from benchmarks.rows.aws import engine_on_local_aws
 from benchmarks.rows.base import (
     BEFORE,
-    BEFORE_TUNED,
     OURS,
     TUNED,
     Case,
@@ -92,8 +91,7 @@ def _drain_cases(setup: Setup) -> list[Case]:
         _ours(TUNED, setup.ours, 20_000, tuned=True),
     ]
     if setup.before:
-        own.append(_ours(BEFORE, setup.before, 6000))
-        own.append(_ours(BEFORE_TUNED, setup.before, 20_000, tuned=True))
+        own.append(_ours(BEFORE, setup.before, 5000))
 
     def measure(contender: Contender, place: Place) -> Figures:
         full = contender.tasks
@@ -177,7 +175,7 @@ SQS = Row(
 
 
 def _latency_cases(setup: Setup) -> list[Case]:
-    samples = setup.size(150, 80, 5)
+    samples = setup.size(120, 80, 5)
     own = [_ours(OURS, setup.ours, 0)]
     if setup.before:
         own.append(_ours(BEFORE, setup.before, 0))

@@ -74,5 +74,5 @@ START = Row(
         Goal(text="`import task_queue_engine`", number=value(OURS, "import_s"), most=0.1, unit="s"),
         Goal(text="`tqe --help`", number=value(OURS, "help_s"), most=0.25, unit="s"),
     ],
-    rounds=(7, 5),
+    rounds=(5, 3),
 )

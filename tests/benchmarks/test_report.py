@@ -7,8 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from benchmarks.__main__ import command_of, measure, parse
+from benchmarks.__main__ import command_of, parse
 from benchmarks.engine import Build
+from benchmarks.measuring import Measurement, measure_all
 from benchmarks.record import Record
 from benchmarks.rows import ROWS
 from benchmarks.rows.base import Case, Column, Goal, Row, Setup, ratio, value
@@ -121,11 +122,29 @@ def test_a_case_that_fails_is_written_down_and_stops_nothing(tmp_path: Path) -> 
 
     cases = [Case(name="works", measure=works), Case(name="fails", measure=fails)]
     setup = Setup(folder=tmp_path, ours=Build(tmp_path, "abc1234"))
-    result = measure(row(cases=lambda setup: cases), setup, 2, "make bench")
+    measurement = Measurement(row(cases=lambda setup: cases), setup, 2, "make bench")
+    measurement.one_round()
+    measurement.one_round()
+    result = measurement.record()
 
     assert order == ["works", "fails", "fails", "works"]  # forwards, then backwards
     assert result.rounds == [{"works": {"speed": 1.0}}] * 2
     assert result.failures == {"fails": "no (path) here"}  # without a path of this machine
+
+
+def test_every_row_has_its_first_round_and_no_further_one_beyond_the_deadline(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saved: list[Record] = []
+    monkeypatch.setattr(record, "save", saved.append)
+    setup = Setup(folder=tmp_path, ours=Build(tmp_path, "abc1234"))
+    case = Case(name="works", measure=lambda: {"speed": 1.0})
+    measurements = [Measurement(row(cases=lambda setup: [case]), setup, 3, "") for _ in range(2)]
+
+    measure_all(measurements, deadline=float("-inf"))
+
+    assert [len(each.record().rounds) for each in measurements] == [1, 1]
+    assert len(saved) == 2  # what was found is kept at once
 
 
 def test_the_command_of_a_row_measures_it_again_wherever_it_is_read() -> None:
