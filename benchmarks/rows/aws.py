@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
+from benchmarks.aws.places import QUEUE, TABLE, endpoints, pids, servers
 from benchmarks.engine import Build
 from benchmarks.rows.base import (
     BEFORE,
@@ -21,9 +20,6 @@ from benchmarks.rows.base import (
     value,
 )
 from benchmarks.scenes import merged, phase
-from local_aws.pairs import LocalAws, Pair, start
-
-QUEUE, TABLE = "fauxqs", "ministack"
 
 _TASKS = {
     # phase: full, quick, tiny
@@ -32,45 +28,22 @@ _TASKS = {
 }
 
 
-def servers() -> LocalAws:
-    """The fastest pair, started where it does not run yet.
-
-    Raises:
-        NotAvailable: this machine cannot run them.
-    """
-    return start(Pair(QUEUE, TABLE))
-
-
-def endpoints(local: LocalAws) -> list[str]:
-    return ["--endpoints", local.queue.url, local.table.url]
-
-
-def pids(local: LocalAws) -> list[str]:
-    known = sorted({each.pid for each in (local.queue, local.table) if each.pid})
-    return ["--pids", *map(str, known)]
-
-
-def engine_on_local_aws(
-    setup: Setup, *, phases: Sequence[str] = ("drain", "end_to_end")
-) -> list[Case]:
-    """As it comes and tuned, of every build.
-
-    The figures of one phase have their own names, those of several its name in front.
-    """
+def _cases(setup: Setup) -> list[Case]:
+    """As it comes and tuned, of every build."""
 
     def measure(build: Build, tuned: bool) -> Figures:
         local = servers()
         found: dict[str, Figures] = {}
-        for name in phases:
+        for name, sizes in _TASKS.items():
             arguments = [
-                *("--phase", name, "--tasks", str(setup.size(*_TASKS[name]))),
+                *("--phase", name, "--tasks", str(setup.size(*sizes))),
                 *("--sqs", QUEUE, "--dynamodb", TABLE),
                 *endpoints(local),
-                *pids(local),
+                *("--pids", *map(str, pids(local))),
                 *([] if tuned else ["--as-it-comes"]),
             ]
             found[name] = phase(build, setup.folder, "benchmarks.aws.throughput", *arguments)
-        return found[phases[0]] if len(phases) == 1 else merged(found)
+        return merged(found)
 
     def case(name: str, build: Build, tuned: bool) -> Case:
         settings = "64 workers, prefetch 64" if tuned else "no settings"
@@ -126,7 +99,7 @@ AWS = Row(
         "end_to_end_requests_per_task": Column(heading="requests/task", digits=2),
         "end_to_end_tasks_per_second": Column(heading="tasks/s here"),
     },
-    cases=engine_on_local_aws,
+    cases=_cases,
     goals=[
         *(
             goal

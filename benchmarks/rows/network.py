@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import statistics
-import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import replace
-from pathlib import Path
 
 from benchmarks import marks
-from benchmarks.aws.setup import provisioned
-from benchmarks.drain import watch
+from benchmarks.aws.places import (
+    BusiestServer,
+    delayed,
+    drain_full_queue,
+    endpoints,
+    place,
+    servers,
+)
 from benchmarks.engine import HERE, Build
 from benchmarks.load import ask_all
-from benchmarks.processes import Process, cpu_seconds, emptied
-from benchmarks.rows.aws import endpoints, servers
+from benchmarks.processes import cpu_seconds, emptied
 from benchmarks.rows.base import (
     BEFORE,
     NEEDS_AGAINST,
@@ -31,8 +31,7 @@ from benchmarks.rows.base import (
     value,
 )
 from benchmarks.rows.over_http import CONNECTIONS, CREATED, POST
-from benchmarks.scenes import fill, phase, server, worker
-from local_aws.pairs import LocalAws
+from benchmarks.scenes import phase, server
 
 PREDECESSOR = "the Go service's calls, replayed"
 DELAY_MS = 8
@@ -50,46 +49,13 @@ _GO_OVER_BEFORE_DELAYED = 1463 / 2750
 _GO_OVER_BEFORE = 2485 / 2125
 
 
-@contextmanager
-def delayed(local: LocalAws, milliseconds: float, folder: Path) -> Iterator[LocalAws]:
-    """The same servers behind `benchmarks.delay_proxy`; 0: as they are."""
-    if not milliseconds:
-        yield local
-        return
-    targets = (local.queue.url, local.table.url)
-    command = [sys.executable, "-m", "benchmarks.delay_proxy", "--delay-ms", str(milliseconds)]
-    own = folder / "proxy"
-    own.mkdir()
-    with Process([*command, *targets], HERE.environment(), own) as proxy:
-        proxy.wait_for(lambda: len(proxy.output().split()) == 4, "the delay proxy", seconds=20)
-        found = dict(line.split() for line in proxy.output().splitlines())
-        yield replace(
-            local,
-            queue=replace(local.queue, url=found[targets[0]]),
-            table=replace(local.table, url=found[targets[1]]),
-        )
-
-
-@contextmanager
-def _place(setup: Setup, delay: float) -> Iterator[tuple[Path, dict[str, str], dict[str, str]]]:
-    """A folder; the environment of an engine on new queues and a new table; that of one which
-    fills them without delay."""
-    local = servers()
-    with emptied(setup.folder / "network") as folder, delayed(local, delay, folder) as asked:
-        settings = provisioned(local)
-        made = {
-            "SQS_QUEUE_URL": settings.sqs_queue_url or "",
-            "SQS_DLQ_URL": settings.sqs_dlq_url or "",
-            "DYNAMODB_TABLE": settings.dynamodb_table or "",
-            "TQE_DYNAMODB_WRITES": settings.dynamodb_writes,
-        }
-        yield folder, asked.aws_environment | made, local.aws_environment | made
-
-
 def _by_post(setup: Setup, build: Build, count: int, *, delay: float, **more: str) -> Figures:
     with (
-        _place(setup, delay) as (folder, environment, _),
-        server(build, folder, "serve", **environment, **more) as (process, port),
+        place(setup.folder / "network", delay) as found_place,
+        server(build, found_place.folder, "serve", **found_place.environment, **more) as (
+            process,
+            port,
+        ),
     ):
 
         def post(number: int, connections: int) -> list[float]:
@@ -97,11 +63,12 @@ def _by_post(setup: Setup, build: Build, count: int, *, delay: float, **more: st
             return ask_all(port, requests, connections=connections, expected=CREATED).waits
 
         alone = post(_ALONE, 1)
-        path = folder / "marks"
+        path = found_place.folder / "marks"
         process.wait_for(lambda: marks.count(path) >= _ALONE, "the first tasks", seconds=60)
-        cpu = cpu_seconds(process.pid)
+        cpu, busiest = cpu_seconds(process.pid), BusiestServer()
         found = ask_all(port, iter([POST] * count), connections=CONNECTIONS, expected=CREATED)
         process.wait_for(lambda: marks.count(path) >= _ALONE + count, "all tasks", seconds=_MOST)
+        server_percent = busiest.percent()
         at = sorted(when for _, when in marks.read(path))[_ALONE:]
         time.sleep(_AFTERWARDS)
         cpu = cpu_seconds(process.pid) - cpu
@@ -111,6 +78,7 @@ def _by_post(setup: Setup, build: Build, count: int, *, delay: float, **more: st
         "post_p50_ms": statistics.median(found.waits) * 1e3,
         "post_alone_ms": statistics.median(alone) * 1e3,
         "cpu_us_per_task": cpu / count * 1e6,
+        "server_percent": server_percent,
     }
 
 
@@ -132,7 +100,9 @@ def _cases(setup: Setup) -> list[Case]:
         ):
             through = ["--through", asked.queue.url, asked.table.url]
             arguments = ["--tasks", str(count), *endpoints(local), *through]
-            return phase(HERE, folder, "benchmarks.aws.predecessor", *arguments)
+            busiest = BusiestServer()
+            figures = phase(HERE, folder, "benchmarks.aws.predecessor", *arguments)
+            return figures | {"server_percent": busiest.percent()}
 
     return [
         *(case(name, build) for name, build in setup.builds().items()),
@@ -157,6 +127,7 @@ NETWORK = Row(
         "post_alone_ms": Column(heading="one POST alone, ms", digits=1),
         "post_p50_ms": Column(heading="POST p50 ms", digits=1),
         "cpu_us_per_task": Column(heading="CPU us/task", plotted=True),
+        "server_percent": Column(heading="busier server: CPU %"),
     },
     cases=_cases,
     goals=[
@@ -190,16 +161,12 @@ def _over(number: float | None, other: float) -> float | None:
 def _alone_cases(setup: Setup) -> list[Case]:
     count = setup.size(1500, 800, 50)
 
-    def measure(build: Build, delay: float) -> Figures:
-        with _place(setup, delay) as (folder, environment, direct):
-            fill(build, folder, "noop", count, **direct)
-            with worker(build, folder, **environment) as process:
-                return watch(process, folder / "marks", count)
+    folder = setup.folder / "network"
 
     def case(name: str, build: Build, delay: float) -> Case:
         return Case(
             name=f"{name}, {delay:g} ms",
-            measure=lambda: measure(build, delay),
+            measure=lambda: drain_full_queue(build, folder, count, delay_ms=delay),
             about=f"`tqe worker`, no settings; commit {build.commit}",
         )
 
@@ -257,6 +224,7 @@ POST_TO_DONE = Row(
         "cpu_us_per_task": Column(heading="CPU us/task", plotted=True),
         "tasks_per_second": Column(heading="tasks/s"),
         "posts_per_second": Column(heading="POST/s"),
+        "server_percent": Column(heading="busier server: CPU %"),
     },
     cases=_post_to_done_cases,
     goals=[

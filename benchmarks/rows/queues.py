@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
+from benchmarks.aws.places import drain_full_queue
 from benchmarks.engine import Build
 from benchmarks.peers.catalogue import (
     HUEY_SQLITE,
@@ -14,7 +15,6 @@ from benchmarks.peers.catalogue import (
 )
 from benchmarks.peers.measure import Place, drain, start_latency
 from benchmarks.peers.services import Redis, redis
-from benchmarks.rows.aws import engine_on_local_aws
 from benchmarks.rows.base import (
     BEFORE,
     OURS,
@@ -149,8 +149,17 @@ def _sqs_cases(setup: Setup) -> list[Case]:
     def measure(contender: Contender, place: Place) -> Figures:
         return drain(contender, place, setup.size(contender.tasks, contender.tasks // 2, 100))
 
+    def this_engine_case(name: str, settings: dict[str, str], about: str) -> Case:
+        folder, count = setup.folder / "sqs", setup.size(2000, 1000, 100)
+        return Case(
+            name=name,
+            measure=lambda: drain_full_queue(setup.ours, folder, count, settings=settings),
+            about=f"{about}; results in DynamoDB; commit {setup.ours.commit}",
+        )
+
     return [
-        *engine_on_local_aws(setup, phases=("drain",)),
+        this_engine_case(OURS, {}, "`tqe worker`, no settings"),
+        this_engine_case(TUNED, _TUNED, "WORKER_COUNT=64 TQE_PREFETCH=64"),
         *_cases(SQS_PEERS.values(), _Places(setup), measure),
     ]
 
@@ -164,7 +173,6 @@ SQS = Row(
     columns={
         "cpu_us_per_task": Column(heading="CPU us/task", better="less", plotted=True),
         "tasks_per_second": Column(heading="tasks/s here", better="more"),
-        "requests_per_task": Column(heading="requests/task", digits=2),
         "peak_rss_mib": Column(heading="peak RSS MiB", better="less"),
     },
     cases=_sqs_cases,
