@@ -124,7 +124,7 @@ def section(row: Row, found: Record, plot: str | None, explanation: str) -> str:
     lines = [
         f"## {row.title}\n",
         f"{row.how}\n",
-        f"{rounds} round{'s' if rounds > 1 else ''}, {found.seconds / 60:.1f} minutes\n",
+        f"{rounds} round{'s' if rounds > 1 else ''}, {found.seconds / 60:.1f} minutes.\n",
         "| | " + " | ".join(column.heading for column in row.columns.values()) + " |",
         "|---" * (len(row.columns) + 1) + "|",
     ]

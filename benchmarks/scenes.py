@@ -58,23 +58,29 @@ def fill(build: Build, folder: Path, task: str, count: int, **settings: str) -> 
 
 
 @contextmanager
-def worker(build: Build, folder: Path, *options: str, **settings: str) -> Iterator[Process]:
-    """`tqe worker` with the task types of benchmarks.work, and its marks in folder/marks."""
+def worker(
+    build: Build, folder: Path, *options: str, command: str = "worker", **settings: str
+) -> Iterator[Process]:
+    """`tqe worker` with the task types of benchmarks.work, and its marks in folder/marks.
+
+    Args:
+        command: `serve` works too, on any free port.
+    """
     (folder / "marks").unlink(missing_ok=True)
-    environment = build.environment(BENCH_MARKS=str(folder / "marks"), **settings)
-    command = build.command("worker", "--app", "benchmarks.work:tasks", *options)
-    with Process(command, environment, folder) as process:
+    environment = build.environment(BENCH_MARKS=str(folder / "marks"), PORT="0", **settings)
+    full = build.command(command, "--app", "benchmarks.work:tasks", *options)
+    with Process(full, environment, folder) as process:
         yield process
 
 
 def drain_full_file(
-    build: Build, scene: Path, task: str, count: int, *options: str, **settings: str
+    build: Build, scene: Path, task: str, count: int, *options: str, command: str = "worker"
 ) -> dict[str, float]:
-    """Fill a new SQLite file, then `tqe worker` with these options and variables empties it."""
+    """Fill a new SQLite file, then `tqe worker` (or `serve`) with these options empties it."""
     with emptied(scene) as folder:
         database = str(folder / "tasks.db")
         fill(build, folder, task, count, TQE_DATABASE=database)
-        with worker(build, folder, *options, TQE_DATABASE=database, **settings) as process:
+        with worker(build, folder, *options, command=command, TQE_DATABASE=database) as process:
             return watch(process, folder / "marks", count)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import sys
 from collections.abc import Iterator
@@ -44,7 +45,15 @@ def first_case(row: str, setup: Setup, name: str | None = None) -> Case:
         ("backlog", "1,000,000 waiting"),
         ("sleepers", None),
         ("start", None),
-        ("processes", "noop, 1 process"),
+        ("processes", "serve, noop, 1 process"),
+        pytest.param(
+            "waiters",
+            "10,000 waiters",
+            marks=pytest.mark.skipif(
+                importlib.util.find_spec("benchmarks.latency") is None,
+                reason="needs benchmarks.latency",
+            ),
+        ),
     ],
 )
 def test_a_row_finds_the_figures_of_its_table(row: str, case: str | None, setup: Setup) -> None:
