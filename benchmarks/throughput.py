@@ -143,7 +143,7 @@ async def run_latency(args: argparse.Namespace, folder: str, tick: Tick) -> Resu
                 latencies.append((started_at[-1] - submitted_at) * 1e3)
                 tick(1)
         await engine.stop()
-    cuts = statistics.quantiles(latencies, n=100)
+    cuts = statistics.quantiles(latencies, n=100, method="inclusive")
     return {
         "samples": len(latencies),
         "p50_ms": statistics.median(latencies),
