@@ -31,6 +31,7 @@ from benchmarks import report
 from benchmarks.engine import HERE, Build, checked_out
 from benchmarks.machine import ROOT, commit_of
 from benchmarks.measuring import Measurement, measure_all, say
+from benchmarks.peers.setup import prepare
 from benchmarks.rows import ROWS
 from benchmarks.rows.base import Row, Setup
 
@@ -75,6 +76,8 @@ def command_of(row: Row, args: argparse.Namespace, against: Build | None) -> str
 
 def run(args: argparse.Namespace) -> None:
     began = time.monotonic()
+    if any(ROWS[name].peers for name in args.rows):
+        prepare()
     minutes = args.minutes or MINUTES[1 if args.quick else 0]
     with (
         tempfile.TemporaryDirectory(prefix="tqe-bench-", dir=args.folder) as name,

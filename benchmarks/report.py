@@ -12,7 +12,7 @@ from benchmarks.machine import ROOT
 from benchmarks.plots import Bar, Panel, svg
 from benchmarks.record import Record
 from benchmarks.rows import ROWS
-from benchmarks.rows.base import Column, Goal, Row
+from benchmarks.rows.base import Column, Goal, Ratio, Row
 
 REPORT = ROOT / "docs" / "benchmarks.md"
 EXPLANATIONS = Path(__file__).with_name("explanations.toml")
@@ -95,9 +95,20 @@ def judged(goal: Goal, found: Record | None) -> tuple[str, str]:
         needs = f"; needs {goal.needs}" if goal.needs else ""
         return f"not measured{needs}", ""
     text = spread(numbers, _digits(numbers)) + (f" {goal.unit}" if goal.unit else "")
+    if found and isinstance(goal.number, Ratio):
+        text += _beside(goal.number, found)
     if goal.least is None and goal.most is None:
         return text, ""
     return text, "met" if goal.is_met(numbers) else "**falls short**"
+
+
+def _beside(ratio: Ratio, found: Record) -> str:
+    """The two that it is a ratio of."""
+    mine = found.middle(ratio.case, ratio.figure)
+    theirs = found.middle(ratio.other, ratio.others_figure or ratio.figure)
+    if mine is None or theirs is None:
+        return ""
+    return f": {mine:,.{_digits([mine])}f} against {theirs:,.{_digits([theirs])}f}"
 
 
 def _limit(goal: Goal) -> str:

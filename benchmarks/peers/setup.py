@@ -75,7 +75,12 @@ def redis_server() -> str:
     return found
 
 
-def main() -> int:
+def prepare() -> int:
+    """Make whatever is missing, and say of each whether it is there.
+
+    Returns:
+        How many cannot be made here: their rows will say so.
+    """
     missing = 0
     wanted: dict[str, Callable[[], object]] = {"redis": redis_server}
     wanted |= {peer: partial(python_of, peer) for peer in VERSIONS}
@@ -83,7 +88,7 @@ def main() -> int:
         try:
             make()
         except NotAvailable as reason:
-            missing = 1
+            missing += 1
             print(f"{title}: {reason}", file=sys.stderr)
         else:
             print(f"{title}: ready", file=sys.stderr, flush=True)
@@ -91,4 +96,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(1 if prepare() else 0)

@@ -14,9 +14,9 @@ from benchmarks.rows.base import (
     Column,
     Figures,
     Goal,
+    Ratio,
     Row,
     Setup,
-    ratio,
     value,
 )
 from benchmarks.scenes import merged, phase
@@ -68,7 +68,7 @@ def _cpu(title: str, case: str, phase_name: str, most: float) -> Goal:
 def _cpu_ratio(phase_name: str, most: float) -> Goal:
     return Goal(
         text=f"tuned: {phase_name.replace('_', ' ')}, CPU a task, times before",
-        number=ratio(TUNED, BEFORE_TUNED, f"{phase_name}_cpu_us_per_task"),
+        number=Ratio(TUNED, BEFORE_TUNED, f"{phase_name}_cpu_us_per_task"),
         most=most,
         needs=NEEDS_AGAINST,
     )
@@ -77,7 +77,7 @@ def _cpu_ratio(phase_name: str, most: float) -> Goal:
 def _requests(title: str, case: str, before: str, phase_name: str) -> Goal:
     return Goal(
         text=f"{title}: {phase_name.replace('_', ' ')}, requests a task, times before",
-        number=ratio(case, before, f"{phase_name}_requests_per_task"),
+        number=Ratio(case, before, f"{phase_name}_requests_per_task"),
         # 2 %: an empty poll more or less is no finding.
         most=1.02,
         needs=NEEDS_AGAINST,

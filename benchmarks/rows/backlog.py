@@ -10,7 +10,7 @@ from pathlib import Path
 from benchmarks import marks
 from benchmarks.drain import watch
 from benchmarks.processes import emptied
-from benchmarks.rows.base import Case, Column, Figures, Goal, Row, Setup, ratio
+from benchmarks.rows.base import Case, Column, Figures, Goal, Ratio, Row, Setup
 from benchmarks.scenes import fill, worker
 
 SHORT = "1,000 waiting"
@@ -83,17 +83,17 @@ BACKLOG = Row(
     goals=[
         Goal(
             text="tasks/s with a million, of those with a thousand",
-            number=ratio(LONG, SHORT, "tasks_per_second"),
+            number=Ratio(LONG, SHORT, "tasks_per_second"),
             least=0.85,
         ),
         Goal(
             text="memory with a million, times that with a thousand",
-            number=ratio(LONG, SHORT, "peak_rss_mib"),
+            number=Ratio(LONG, SHORT, "peak_rss_mib"),
             most=1.15,
         ),
         Goal(
             text="time to the first task, times that with a thousand",
-            number=ratio(LONG, SHORT, "first_task_s"),
+            number=Ratio(LONG, SHORT, "first_task_s"),
             most=1.15,
         ),
     ],

@@ -104,14 +104,20 @@ def value(case: str, figure: str) -> Callable[[Round], float | None]:
     return number
 
 
-def ratio(case: str, other: str, figure: str) -> Callable[[Round], float | None]:
+@dataclass(frozen=True)
+class Ratio:
     """The figure of a case as a multiple of another one's."""
 
-    def number(round_: Round) -> float | None:
-        mine, theirs = value(case, figure)(round_), value(other, figure)(round_)
-        return mine / theirs if mine is not None and theirs else None
+    case: str
+    other: str
+    figure: str
+    others_figure: str = ""
+    """"": the same."""
 
-    return number
+    def __call__(self, round_: Round) -> float | None:
+        mine = value(self.case, self.figure)(round_)
+        theirs = value(self.other, self.others_figure or self.figure)(round_)
+        return mine / theirs if mine is not None and theirs else None
 
 
 NEEDS_AGAINST = "`--against COMMIT`"

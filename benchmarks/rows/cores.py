@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from benchmarks.processes import Failed
-from benchmarks.rows.base import Case, Column, Figures, Goal, Row, Setup, ratio
+from benchmarks.rows.base import Case, Column, Figures, Goal, Ratio, Row, Setup
 from benchmarks.scenes import drain_full_file, has_option
 
 # (Command, task type) -> (tasks: full, quick, tiny), least times one process.
@@ -62,7 +62,7 @@ CORES = Row(
     goals=[
         Goal(
             text=f"`tqe {command} --processes 2`, {_HANDLERS[kind]}: tasks/s, times one process",
-            number=ratio(_name(command, kind, 2), _name(command, kind, 1), "tasks_per_second"),
+            number=Ratio(_name(command, kind, 2), _name(command, kind, 1), "tasks_per_second"),
             least=least,
             needs=f"`tqe {command} --processes`",
         )

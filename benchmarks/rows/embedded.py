@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from benchmarks.engine import Build
-from benchmarks.rows.base import BEFORE, NEEDS_AGAINST, OURS, Case, Column, Goal, Row, Setup, ratio
+from benchmarks.rows.base import BEFORE, NEEDS_AGAINST, OURS, Case, Column, Goal, Ratio, Row, Setup
 from benchmarks.scenes import phase
 
 
@@ -39,7 +39,7 @@ END_TO_END = Row(
     goals=[
         Goal(
             text="tasks/s, times before",
-            number=ratio(OURS, BEFORE, "tasks_per_second"),
+            number=Ratio(OURS, BEFORE, "tasks_per_second"),
             least=2.0,
             needs=NEEDS_AGAINST,
         )
@@ -56,7 +56,7 @@ SUBMIT_MANY = Row(
     goals=[
         Goal(
             text="tasks/s, times before",
-            number=ratio(OURS, BEFORE, "tasks_per_second"),
+            number=Ratio(OURS, BEFORE, "tasks_per_second"),
             least=1.5,
             needs=NEEDS_AGAINST,
         )

@@ -9,7 +9,7 @@ import time
 from benchmarks import marks
 from benchmarks.engine import Build
 from benchmarks.processes import Failed, cpu_seconds, emptied, peak_mib
-from benchmarks.rows.base import OURS, Case, Column, Figures, Goal, Row, Setup, ratio, value
+from benchmarks.rows.base import OURS, Case, Column, Figures, Goal, Ratio, Row, Setup, value
 from benchmarks.scenes import run_python, worker
 
 _WORKERS = 10_000
@@ -126,7 +126,7 @@ WAITING = Row(
     goals=[
         Goal(
             text="until the result, p50, times that without waiters",
-            number=ratio(WAITERS, NONE, "result_p50_ms"),
+            number=Ratio(WAITERS, NONE, "result_p50_ms"),
             most=2.0,
         )
     ],

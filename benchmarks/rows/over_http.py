@@ -16,9 +16,9 @@ from benchmarks.rows.base import (
     Column,
     Figures,
     Goal,
+    Ratio,
     Row,
     Setup,
-    ratio,
 )
 from benchmarks.scenes import server
 
@@ -82,13 +82,13 @@ HTTP = Row(
     goals=[
         Goal(
             text="`POST /tasks` a core, times before",
-            number=ratio(OURS, BEFORE, "posts_a_core"),
+            number=Ratio(OURS, BEFORE, "posts_a_core"),
             least=2.0,
             needs=NEEDS_AGAINST,
         ),
         Goal(
             text="`GET /tasks/{id}` a core, times before",
-            number=ratio(OURS, BEFORE, "gets_a_core"),
+            number=Ratio(OURS, BEFORE, "gets_a_core"),
             least=2.0,
             needs=NEEDS_AGAINST,
         ),

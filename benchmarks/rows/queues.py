@@ -14,7 +14,7 @@ from benchmarks.peers.catalogue import (
     this_engine,
 )
 from benchmarks.peers.measure import Place, drain, start_latency
-from benchmarks.peers.services import Redis, redis
+from benchmarks.peers.services import Redis, redis, redis_version
 from benchmarks.rows.base import (
     BEFORE,
     OURS,
@@ -23,10 +23,10 @@ from benchmarks.rows.base import (
     Column,
     Figures,
     Goal,
+    Ratio,
     Round,
     Row,
     Setup,
-    ratio,
     value,
 )
 from benchmarks.scenes import phase
@@ -75,11 +75,13 @@ class _Places:
 def _cases(
     contenders: Iterable[Contender], places: _Places, measure: Callable[[Contender, Place], Figures]
 ) -> list[Case]:
+    version = redis_version()
+
     def case(contender: Contender) -> Case:
         return Case(
             name=contender.name,
             measure=lambda: measure(contender, places.of(contender)),
-            about=contender.about,
+            about=contender.about.replace("Redis", version, 1),
         )
 
     return [case(each) for each in contenders]
@@ -126,18 +128,18 @@ DRAIN = Row(
     goals=[
         Goal(
             text="tasks/s, times Huey on SQLite",
-            number=ratio(OURS, HUEY_SQLITE, "tasks_per_second"),
+            number=Ratio(OURS, HUEY_SQLITE, "tasks_per_second"),
             least=6.0,
         ),
         Goal(text="tasks/s, times the best peer", number=_of_best_peer, least=2.8),
         Goal(
             text="CPU a task, of Huey's on SQLite",
-            number=ratio(OURS, HUEY_SQLITE, "cpu_us_per_task"),
+            number=Ratio(OURS, HUEY_SQLITE, "cpu_us_per_task"),
             most=0.3,
         ),
         Goal(
             text="default against hand-tuned, tasks/s",
-            number=ratio(OURS, TUNED, "tasks_per_second"),
+            number=Ratio(OURS, TUNED, "tasks_per_second"),
             least=0.9,
         ),
     ],

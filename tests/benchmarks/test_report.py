@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tomllib
 import xml.etree.ElementTree as ElementTree
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +13,7 @@ from benchmarks.engine import Build
 from benchmarks.measuring import Measurement, measure_all
 from benchmarks.record import Record
 from benchmarks.rows import ROWS
-from benchmarks.rows.base import Case, Column, Goal, Row, Setup, ratio, value
+from benchmarks.rows.base import Case, Column, Goal, Ratio, Row, Setup, value
 
 from benchmarks import record, report
 
@@ -30,7 +31,7 @@ def row(**changes: object) -> Row:
         },
         cases=lambda setup: [],
         goals=[
-            Goal(text="times the other", number=ratio("this engine", OTHER, "speed"), least=2.0)
+            Goal(text="times the other", number=Ratio("this engine", OTHER, "speed"), least=2.0)
         ],
         peers=True,
     )
@@ -62,7 +63,7 @@ def test_a_ratio_is_of_two_runs_of_the_same_round_and_its_median_is_judged() -> 
     ]
     (goal,) = row().goals
 
-    assert report.judged(goal, found(rounds)) == ("2.25 (2.00 to 2.50)", "met")
+    assert report.judged(goal, found(rounds)) == ("2.25 (2.00 to 2.50): 50.0 against 27.0", "met")
     assert report.judged(replace(goal, least=2.3), found(rounds))[1] == "**falls short**"
 
 
@@ -163,3 +164,19 @@ def test_nonsense_is_refused_by_name(capsys: pytest.CaptureFixture[str], tmp_pat
     with pytest.raises(SystemExit):
         parse(["--rows", "speed"])
     assert "speed" in capsys.readouterr().err
+
+
+def test_the_report_that_is_checked_in_is_the_one_its_results_make(tmp_path: Path) -> None:
+    """Edited by hand, or a row changed since: `make bench ARGS=--report` makes it anew."""
+    target = tmp_path / "benchmarks.md"
+    report.write(record.RESULTS, target)
+
+    assert target.read_text(encoding="utf-8") == report.REPORT.read_text(encoding="utf-8")
+    for plot in target.with_suffix("").iterdir():
+        assert plot.read_bytes() == (report.REPORT.with_suffix("") / plot.name).read_bytes()
+
+
+def test_an_explanation_belongs_to_a_row() -> None:
+    explanations = tomllib.loads(report.EXPLANATIONS.read_text(encoding="utf-8"))
+
+    assert set(explanations) <= set(ROWS)
