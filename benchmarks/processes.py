@@ -18,7 +18,7 @@ from typing import Self
 
 _TICKS = os.sysconf("SC_CLK_TCK")
 _PAGE = os.sysconf("SC_PAGE_SIZE")
-# Seconds that a process has to end after SIGTERM.
+# Seconds that a process has to end after SIGTERM, and all below it after SIGKILL.
 _GRACE = 5.0
 
 # A process that has used less CPU than this within _CALM seconds, twice, has started.
@@ -111,6 +111,10 @@ class Process:
                 with suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
         self._process.wait()
+        deadline = time.monotonic() + _GRACE
+        # They are no children of this process: nothing tells of their end.
+        while any(_is_running(pid) for pid in started) and time.monotonic() < deadline:
+            time.sleep(0.01)
 
 
 def tree(pid: int) -> list[int]:
@@ -131,11 +135,19 @@ def cpu_seconds(pid: int) -> float:
     for one in tree(pid):
         with suppress(OSError):
             fields = _stat(one)
-            # The CPU clock of a process by its number, as clock_getcpuclockid(3) makes it: finer
-            # than the ticks of /proc, and with the threads that have ended.
-            total += time.clock_gettime((~one << 3) | 2)
+            total += _own_cpu(one, fields)
             total += (int(fields[13]) + int(fields[14])) / _TICKS  # of children that have ended
     return total
+
+
+def _own_cpu(pid: int, fields: list[str]) -> float:
+    """With the threads that have ended."""
+    try:
+        # The CPU clock of a process by its number, as clock_getcpuclockid(3) makes it: finer than
+        # the ticks of /proc.
+        return time.clock_gettime((~pid << 3) | 2)
+    except OSError:  # gone, or a sandbox that knows none but the usual clocks
+        return (int(fields[11]) + int(fields[12])) / _TICKS
 
 
 def resident_mib(pid: int) -> float:
@@ -182,6 +194,13 @@ def emptied(folder: Path) -> Iterator[Path]:
 def _stat(pid: int) -> list[str]:
     """The fields after the name, which may hold blanks: the first one is the state (proc(5))."""
     return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+
+
+def _is_running(pid: int) -> bool:
+    try:
+        return _stat(pid)[0] not in "ZX"
+    except OSError:
+        return False
 
 
 def _is_in_session(pid: int, session: int) -> bool:

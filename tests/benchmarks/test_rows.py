@@ -13,7 +13,7 @@ import pytest
 from benchmarks.engine import HERE, Build
 from benchmarks.peers.catalogue import PEERS, SQS_PEERS
 from benchmarks.peers.setup import VERSIONS, version_of
-from benchmarks.processes import Failed, Process
+from benchmarks.processes import Failed, Process, cpu_seconds
 from benchmarks.rows import ROWS
 from benchmarks.rows.base import Case, Setup
 
@@ -128,3 +128,16 @@ def test_every_peer_is_named_with_its_version_and_its_durability() -> None:
         assert all("==" in package for package in VERSIONS[peer]["packages"])
         if contender.broker.startswith("redis"):
             assert "appendonly" in contender.about or "without persistence" in contender.about
+
+
+def test_cpu_is_that_of_the_process_and_of_all_below_it(tmp_path: Path) -> None:
+    """Of a child that still runs, and of one that has ended; they take 0.3 s each."""
+    spin = "import time\nwhile time.process_time() < 0.3: pass\n"
+    code = (
+        "import subprocess, sys, time\n"
+        f"subprocess.run([sys.executable, '-c', {spin!r}])\n"
+        f"child = subprocess.Popen([sys.executable, '-c', {spin!r} + 'time.sleep(600)'])\n"
+        "time.sleep(600)\n"
+    )
+    with Process([sys.executable, "-c", code], dict(os.environ), tmp_path) as process:
+        process.wait_for(lambda: cpu_seconds(process.pid) >= 0.6, "0.6 s of CPU", seconds=60)
