@@ -76,12 +76,11 @@ class _From(asyncio.Protocol):
 
     def _hold(self, data: bytes | None) -> None:
         self._held.append((self._loop.time() + self._delay, data))
-        self._pass_on()
+        if self._timer is None:  # one that is set is for the first of those held
+            self._pass_on()
 
     def _pass_on(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        self._timer = None
         if self._server is None:
             return
         now = self._loop.time()

@@ -18,8 +18,9 @@ from typing import Self
 
 _TICKS = os.sysconf("SC_CLK_TCK")
 _PAGE = os.sysconf("SC_PAGE_SIZE")
-# Seconds that a process has to end after SIGTERM, and all below it after SIGKILL.
-_GRACE = 5.0
+# Seconds that a process has to end after SIGTERM, then all below it after SIGKILL.
+_TERM_GRACE = 5.0
+_KILL_GRACE = 5.0
 
 # A process that has used less CPU than this within _CALM seconds, twice, has started.
 _CALM_CPU = 0.03
@@ -103,7 +104,7 @@ class Process:
         if self._process.poll() is None:
             self._process.terminate()
             with suppress(subprocess.TimeoutExpired):
-                self._process.wait(_GRACE)
+                self._process.wait(_TERM_GRACE)
         for pid in started:
             if pid == self.pid and self._process.poll() is not None:
                 continue  # its number may belong to another one by now
@@ -111,7 +112,7 @@ class Process:
                 with suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
         self._process.wait()
-        deadline = time.monotonic() + _GRACE
+        deadline = time.monotonic() + _KILL_GRACE
         # They are no children of this process: nothing tells of their end.
         while any(_is_running(pid) for pid in started) and time.monotonic() < deadline:
             time.sleep(0.01)

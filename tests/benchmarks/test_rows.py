@@ -92,8 +92,11 @@ def test_a_worker_that_is_measured_gets_none_of_the_settings_around_it(
     assert environment["TQE_DATABASE"] == "x.db"
 
 
-def test_a_process_is_gone_with_all_below_it(tmp_path: Path) -> None:
+def test_a_process_is_gone_with_all_below_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Also what ignores SIGTERM, or was started by what it had started."""
+    monkeypatch.setattr("benchmarks.processes._TERM_GRACE", 0.1)
     code = (
         "import signal, subprocess, sys, time\n"
         "signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
