@@ -31,13 +31,17 @@ def _sleepers(setup: Setup, build: Build) -> Figures:
         with worker(build, folder, WORKER_COUNT=str(workers), TQE_DATABASE=database) as process:
             path = folder / "marks"
             process.wait_for(lambda: marks.count(path) >= workers, "all workers", seconds=_MOST)
-            before, cpu, began = marks.count(path), cpu_seconds(process.pid), time.monotonic()
-            time.sleep(turns * nap)
-            seconds = time.monotonic() - began
-            begun = marks.count(path) - before
+            cpu, began = cpu_seconds(process.pid), time.monotonic()
+            last = workers * (turns + 1)
+            process.wait_for(lambda: marks.count(path) >= last, "all turns", seconds=_MOST * 2)
+            cpu, seconds = cpu_seconds(process.pid) - cpu, time.monotonic() - began
+            at = sorted(when for _, when in marks.read(path))
+            # From the last beginning of the first turn to that of the last one: were no worker ever
+            # without work, that would be so many naps. No window that cuts through a burst.
+            taken = (at[last - 1] - at[workers - 1]) / 1e9
             return {
-                "ceiling_percent": begun / seconds / (workers / nap) * 100,
-                "cpu_percent": (cpu_seconds(process.pid) - cpu) / seconds * 100,
+                "ceiling_percent": turns * nap / taken * 100,
+                "cpu_percent": cpu / seconds * 100,
                 "peak_rss_mib": peak_mib(process.pid),
             }
 
