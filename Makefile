@@ -50,9 +50,9 @@ format: setup ## mend formatting and what else can be mended mechanically
 	$(BIN)/ruff format .
 
 .PHONY: bench
-bench: ## measure throughput and latency
+bench: ## measure every goal, beside other task queues, and write docs/benchmarks.md
 	@sh scripts/setup serve
-	@exec $(BIN)/python -m benchmarks.throughput $(ARGS)
+	@exec $(BIN)/python -m benchmarks $(ARGS)
 
 .PHONY: setup
 setup: ## prepare .venv for development (every target does what it needs by itself)

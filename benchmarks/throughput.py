@@ -79,6 +79,8 @@ def make_backend(args: argparse.Namespace, folder: str) -> Backend:
 
 
 def make_settings(args: argparse.Namespace) -> Settings:
+    if args.as_it_comes:
+        return Settings()
     return Settings(worker_count=args.workers, prefetch=args.prefetch)
 
 
@@ -141,7 +143,7 @@ async def run_latency(args: argparse.Namespace, folder: str, tick: Tick) -> Resu
                 latencies.append((started_at[-1] - submitted_at) * 1e3)
                 tick(1)
         await engine.stop()
-    cuts = statistics.quantiles(latencies, n=100)
+    cuts = statistics.quantiles(latencies, n=100, method="inclusive")
     return {
         "samples": len(latencies),
         "p50_ms": statistics.median(latencies),
@@ -170,8 +172,11 @@ def parse_arguments() -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--tasks", type=int, default=20_000, help="per phase (20000)")
-    parser.add_argument("--workers", type=int, default=5, help="concurrent handlers (5)")
-    parser.add_argument("--prefetch", type=int, default=None, help="held beside those that run (by itself)")
+    parser.add_argument("--workers", type=int, default=64, help="concurrent handlers (64)")
+    parser.add_argument("--prefetch", type=int, default=64, help="claimed ahead of them (64)")
+    parser.add_argument(
+        "--as-it-comes", action="store_true", help="neither of the two: the defaults' own choice"
+    )
     parser.add_argument("--producers", type=int, default=64, help="concurrent submitters (64)")
     parser.add_argument("--samples", type=int, default=500, help="for the latency (500)")
     parser.add_argument("--payload-bytes", type=int, default=100, help="size of a payload (100)")

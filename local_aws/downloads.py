@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 import time
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -84,14 +85,16 @@ def npm(name: str, *packages: str) -> Path:
     return _installed(f"{name}-{version}", install) / "node_modules"
 
 
-def virtual_environment(name: str, requirement: str) -> Path:
-    """The Python of an environment of its own: for a package whose pins would fight ours."""
+def virtual_environment(name: str, *requirements: str) -> Path:
+    """The Python of an environment of its own: for packages whose pins would fight ours."""
 
     def install(folder: Path) -> None:
         _run([sys.executable, "-m", "venv", str(folder)], folder)
-        _run([str(folder / "bin/python"), "-m", "pip", "install", "-q", requirement], folder)
+        _run([str(folder / "bin/python"), "-m", "pip", "install", "-q", *requirements], folder)
 
-    version = requirement.rpartition("=")[2]
+    version = requirements[0].rpartition("=")[2]
+    if len(requirements) > 1:  # another pin of any of them is another environment
+        version += f"-{zlib.crc32(' '.join(requirements).encode()):08x}"
     return _installed(f"{name}-{version}", install, in_place=True) / "bin" / "python"
 
 

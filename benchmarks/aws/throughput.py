@@ -121,7 +121,8 @@ class Bench:
         self._tick = tick
         queue, table = map(LocalServer, (args.sqs, args.dynamodb), args.endpoints)
         self._local = LocalAws(Pair(args.sqs, args.dynamodb), queue, table)
-        self._settings = provisioned(self._local, worker_count=args.workers, prefetch=args.prefetch)
+        tuned = {"worker_count": args.workers, "prefetch": args.prefetch}
+        self._settings = provisioned(self._local, **({} if args.as_it_comes else tuned))
 
     def _engine(
         self, *, consume: bool = True, ended: Ended | None = None
@@ -200,6 +201,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--tasks", type=int, default=5000, help="per phase (5000)")
     parser.add_argument("--workers", type=int, default=64, help="concurrent handlers (64)")
     parser.add_argument("--prefetch", type=int, default=64, help="claimed ahead of them (64)")
+    parser.add_argument(
+        "--as-it-comes", action="store_true", help="neither of the two: the defaults' own choice"
+    )
     parser.add_argument("--producers", type=int, default=64, help="concurrent submitters (64)")
     parser.add_argument("--payload-bytes", type=int, default=100, help="size of a payload (100)")
     parser.add_argument(

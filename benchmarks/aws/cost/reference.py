@@ -75,8 +75,12 @@ class Reference:
         }
         await self._client.call("sqs", "SendMessage", message)
 
-    async def work(self, shape: Shape, tick: Tick) -> None:
-        """One poller, until it is cancelled."""
+    async def work(self, shape: Shape, tick: Tick, *, in_turn: bool = False) -> None:
+        """One poller, until it is cancelled.
+
+        Args:
+            in_turn: it handles what it received one after the other, not all at once.
+        """
         while True:
             parameters = {
                 "QueueUrl": self._queue,
@@ -85,8 +89,13 @@ class Reference:
                 "MessageSystemAttributeNames": ["ApproximateReceiveCount"],
             }
             answer = await self._client.call("sqs", "ReceiveMessage", parameters, long_poll=True)
+            messages = answer.get("Messages") or ()
+            if in_turn:
+                for message in messages:
+                    await self._work_on(shape, message, tick)
+                continue
             async with trio.open_nursery() as nursery:
-                for message in answer.get("Messages") or ():
+                for message in messages:
                     nursery.start_soon(self._work_on, shape, message, tick)
 
     async def _work_on(self, shape: Shape, message: dict[str, Any], tick: Tick) -> None:
@@ -136,15 +145,21 @@ class Reference:
         )
 
 
+def reference_provisioned(local: LocalAws) -> tuple[str, str, str]:
+    """New: the URL of its queue, of its dead-letter queue, the name of its table. Blocks."""
+    name = f"reference-{secrets.token_hex(4)}"
+    sqs = boto(local, "sqs")
+    queue = sqs.create_queue(QueueName=name)["QueueUrl"]
+    dead = sqs.create_queue(QueueName=f"{name}-dlq")["QueueUrl"]
+    boto(local, "dynamodb").create_table(**_table(name))
+    return queue, dead, name
+
+
 async def run_reference(local: LocalAws, shape: Shape, count: int, tick: Tick) -> list[Run]:
     """One run, priced for an index of all attributes (as it is made here) and for one of the keys
     alone: the calls are the same."""
-    name = f"reference-{secrets.token_hex(4)}"
-    sqs, dynamodb = boto(local, "sqs"), boto(local, "dynamodb")
-    queue = sqs.create_queue(QueueName=name)["QueueUrl"]
-    dead = sqs.create_queue(QueueName=f"{name}-dlq")["QueueUrl"]
-    dynamodb.create_table(**_table(name))
-    stream = TableStream(dynamodb, boto(local, "dynamodbstreams"), name)
+    queue, dead, name = reference_provisioned(local)
+    stream = TableStream(boto(local, "dynamodb"), boto(local, "dynamodbstreams"), name)
     producer = ObservedClient(**local.client_options())
     consumer = ObservedClient(**local.client_options())
 
