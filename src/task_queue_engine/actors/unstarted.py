@@ -85,6 +85,16 @@ class Unstarted:
 
 def log_silence(task: Task, what_follows: str) -> None:
     """That an attempt was taken over."""
+    if not task.retry_count:
+        # It had been claimed ahead, as hundreds may have been: no failure of its own.
+        logger.info(
+            "%s task %s: the worker that had claimed it ahead died or lost its lease: %s",
+            task.type,
+            task.id,
+            what_follows,
+            extra={"task_id": task.id, "task_type": task.type},
+        )
+        return
     logger.warning(
         "%s task %s: the worker that had it died or lost its lease (failure %d of %d allowed): %s",
         task.type,
