@@ -18,6 +18,7 @@ from tests.local_servers import (
     fauxqs,
     ministack,
     moto_server,
+    share,
 )
 from tests.virtual_time import run_on_virtual_time
 
@@ -25,11 +26,13 @@ from tests.virtual_time import run_on_virtual_time
 __all__ = ["dynamodb_local", "elasticmq", "fauxqs", "ministack", "moto_server"]
 
 
-def pytest_configure() -> None:
+def pytest_configure(config: pytest.Config) -> None:
     # Shells let what they run in the background ignore Ctrl-C, and the processes of the tests would
     # inherit that.
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    if config.getoption("dist", "no") != "no":  # it hands the tests out to processes of its own
+        share()
 
 
 @pytest.fixture(autouse=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import secrets
 
 import pytest
 import trio
@@ -60,7 +61,7 @@ async def die_three_times(name: str, *, claims: bool) -> None:
     client = ClockClient.of(server, clock)
     maker = ClockClient.of(server, clock)
     async with maker.open():
-        urls = await make_queue(maker, f"deaths-{random.getrandbits(40)}")
+        urls = await make_queue(maker, f"deaths-{secrets.token_hex(5)}")
     backend = make_backend(client, urls, clock)
     queue = backend.queue("default")
     async with backend.open():
@@ -105,7 +106,7 @@ async def test_a_task_whose_processes_die_has_all_its_attempts() -> None:
     client = ClockClient.of(server, clock)
     maker = ClockClient.of(server, clock)
     async with maker.open():
-        urls = await make_queue(maker, f"deaths-{random.getrandbits(40)}", max_receives=3)
+        urls = await make_queue(maker, f"deaths-{secrets.token_hex(5)}", max_receives=3)
     backend = make_backend(client, urls, clock)
     queue = backend.queue("default")
     async with backend.open():
