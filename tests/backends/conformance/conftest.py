@@ -15,6 +15,7 @@ from task_queue_engine.clock import ManualClock
 from task_queue_engine.testing.conformance import Harness, Promises
 from task_queue_engine.testing.conformance.needs import unmet_needs
 from tests.backends.aws.dynamodb.conformance import DYNAMODB, DYNAMODB_HARNESSES
+from tests.backends.aws.dynamodb.tables import WITH_MOTO
 from tests.backends.aws.sqs.conformance import AWS_HARNESSES, PAIR_HARNESSES, QUIRKS, SQS
 from tests.sizes import LONG
 
@@ -40,7 +41,7 @@ async def sqlite_harness(folder: Path) -> AsyncIterator[Harness]:
 
 
 # The code that others go through as well, on one more server: its own quirks are all it can show.
-ELSEWHERE = {**AWS_HARNESSES, "dynamodb-ministack": DYNAMODB_HARNESSES["dynamodb-ministack"]}
+ELSEWHERE = {*AWS_HARNESSES, "dynamodb-ministack"} | (set() if WITH_MOTO else {"dynamodb-moto"})
 
 HARNESSES: dict[str, Callable[[Path], AbstractAsyncContextManager[Harness]]] = {
     name: harness

@@ -8,14 +8,13 @@ import trio
 from task_queue_engine.backends.aws.dynamodb.store import DynamoStore
 from task_queue_engine.clock import ManualClock
 from tests.backends.aws.dynamodb.faults import FaultyClient
-from tests.backends.aws.dynamodb.tables import Table, table_on
+from tests.backends.aws.dynamodb.tables import AMAZONS_OWN, WITH_MOTO, Table, table_on
 from tests.local_servers import require
 
 
-@pytest.fixture(params=["dynamodb-local", "moto"])
+@pytest.fixture(params=[*AMAZONS_OWN, "moto"] if WITH_MOTO else AMAZONS_OWN)
 async def table(request: pytest.FixtureRequest) -> AsyncIterator[Table]:
-    """With batches on Amazon's own server, with single writes on moto; "SERVER/WRITES" where
-    a test asks for another pair."""
+    """On a server, "SERVER/WRITES" where that can take both ways to write."""
     name, _, writes = request.param.partition("/")
     with trio.fail_after(60):
         async with table_on(require(name), writes) as made:
