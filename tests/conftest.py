@@ -3,6 +3,7 @@ this machine could not run."""
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import threading
@@ -24,6 +25,17 @@ from tests.virtual_time import run_on_virtual_time
 
 # Fixtures for tests of all folders.
 __all__ = ["dynamodb_local", "elasticmq", "fauxqs", "ministack", "moto_server"]
+
+
+# Folders and files.
+_LONG_TESTS = {
+    "end_to_end",
+    "local_aws",
+    "test_handlers_doc.py",
+    "test_model.py",
+    "test_readme.py",
+    "testing",
+}
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -70,7 +82,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             run = partial(_run, item)
             item.add_marker(pytest.mark.trio(run=run), append=False)
     # The longest first: where several processes share the tests none is left with them at the end.
-    items.sort(key=lambda item: "end_to_end" not in item.path.parts)
+    items.sort(key=lambda item: _LONG_TESTS.isdisjoint(item.path.parts))
+
+
+def pytest_collection_finish() -> None:
+    # What was collected stays to the end: no collection of garbage has to walk through it again.
+    gc.freeze()
 
 
 def _run(item, function, *, clock, instruments):
