@@ -60,7 +60,7 @@ async def test_a_send_of_this_process_is_seen_without_looking(
             async def wait(received: list[Delivery] = received) -> None:
                 received += await queue.receive(1, wait=60, visibility=30)
 
-            with trio.fail_after(5):
+            with trio.fail_after(30):
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(wait)
                     await trio.testing.wait_all_tasks_blocked()

@@ -453,7 +453,7 @@ async def test_a_listing_does_not_hold_up_the_writes(
             nursery.start_soon(store.cancel_requested, [task.id])
             nursery.start_soon(store.cancel_requested, [task.id])
             await wait_all_tasks_blocked()
-            with trio.fail_after(5):
+            with trio.fail_after(30):
                 verdicts = await store.claim([request_of(task.id)])
             assert isinstance(verdicts[0], Started)
             stuck.set()
