@@ -41,7 +41,9 @@ async def sqlite_harness(folder: Path) -> AsyncIterator[Harness]:
 
 
 # The code that others go through as well, on one more server: its own quirks are all it can show.
-ELSEWHERE = {*AWS_HARNESSES, "dynamodb-ministack"} | (set() if WITH_MOTO else {"dynamodb-moto"})
+ELSEWHERE = {*AWS_HARNESSES, "dynamodb-ministack"}
+if not WITH_MOTO:
+    ELSEWHERE |= {"aws-moto", "dynamodb-moto"}
 
 HARNESSES: dict[str, Callable[[Path], AbstractAsyncContextManager[Harness]]] = {
     name: harness
