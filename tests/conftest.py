@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Iterator
 from functools import partial
 
+import hypothesis
 import pytest
 
 from tests.local_servers import (
@@ -43,6 +44,11 @@ def pytest_configure(config: pytest.Config) -> None:
     # inherit that.
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    # How long an example takes says how busy the machine is.
+    hypothesis.settings.register_profile(
+        "busy", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+    )
+    hypothesis.settings.load_profile("busy")
     if config.getoption("dist", "no") != "no":  # it hands the tests out to processes of its own
         share()
 
