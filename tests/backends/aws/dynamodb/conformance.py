@@ -59,6 +59,11 @@ class DynamoWithMemoryQueue:
             async with self._store.open():
                 yield
 
+    async def delete(self) -> None:
+        """DynamoDB Local gets slower with each table that it has."""
+        async with self._client.open():
+            await self._table.call("DeleteTable")
+
     async def ping(self) -> None:
         await self._store.ping()
 
@@ -94,6 +99,7 @@ def dynamodb_harness(
                 promises=DYNAMODB,
                 make_another=lambda: DynamoWithMemoryQueue(server, clock, writes),
             )
+        await backend.delete()
 
     return harness
 

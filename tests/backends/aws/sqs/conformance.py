@@ -129,13 +129,16 @@ def pair_harness(
             return client, make_backend(client, urls, clock, store)
 
         maker = ClockClient.of(servers[0], clock, dynamodb=servers[1])
+        table = Table(maker, table_name, servers[1])
         async with maker.open():
-            await create_table(Table(maker, table_name, servers[1]))
+            await create_table(table)
         client, backend = make()
         async with backend.open():
             yield AwsHarness(
                 client, backend, clock=clock, promises=promises, make_another=lambda: make()[1]
             )
+        async with maker.open():
+            await table.call("DeleteTable")
 
     return harness
 
