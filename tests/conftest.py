@@ -3,6 +3,7 @@ this machine could not run."""
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import threading
@@ -10,6 +11,7 @@ from collections import Counter
 from collections.abc import Iterator
 from functools import partial
 
+import hypothesis
 import pytest
 
 from tests.local_servers import (
@@ -18,6 +20,7 @@ from tests.local_servers import (
     fauxqs,
     ministack,
     moto_server,
+    share,
 )
 from tests.virtual_time import run_on_virtual_time
 
@@ -25,11 +28,29 @@ from tests.virtual_time import run_on_virtual_time
 __all__ = ["dynamodb_local", "elasticmq", "fauxqs", "ministack", "moto_server"]
 
 
-def pytest_configure() -> None:
+# Folders and files.
+_LONG_TESTS = {
+    "end_to_end",
+    "local_aws",
+    "test_handlers_doc.py",
+    "test_model.py",
+    "test_readme.py",
+    "testing",
+}
+
+
+def pytest_configure(config: pytest.Config) -> None:
     # Shells let what they run in the background ignore Ctrl-C, and the processes of the tests would
     # inherit that.
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    # How long an example takes says how busy the machine is.
+    hypothesis.settings.register_profile(
+        "busy", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+    )
+    hypothesis.settings.load_profile("busy")
+    if config.getoption("dist", "no") != "no":  # it hands the tests out to processes of its own
+        share()
 
 
 @pytest.fixture(autouse=True)
@@ -67,7 +88,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             run = partial(_run, item)
             item.add_marker(pytest.mark.trio(run=run), append=False)
     # The longest first: where several processes share the tests none is left with them at the end.
-    items.sort(key=lambda item: "end_to_end" not in item.path.parts)
+    items.sort(key=lambda item: _LONG_TESTS.isdisjoint(item.path.parts))
+
+
+def pytest_collection_finish() -> None:
+    # What was collected stays to the end: no collection of garbage has to walk through it again.
+    gc.freeze()
 
 
 def _run(item, function, *, clock, instruments):

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import ast
 import re
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -32,6 +33,13 @@ def test_every_promise_has_its_tests() -> None:
     assert list(TESTS) == list(PROMISES)
 
 
+@cache
+def functions_of(file: str) -> set[str]:
+    tree = ast.parse((ROOT / file).read_text(encoding="utf-8"))
+    functions = (ast.FunctionDef, ast.AsyncFunctionDef)
+    return {node.name for node in ast.walk(tree) if isinstance(node, functions)}
+
+
 def named_for(promise: str) -> list[str]:
     return re.findall(r"`(\S+\.py::test_\w+)`", TESTS[promise])
 
@@ -40,9 +48,7 @@ def named_for(promise: str) -> list[str]:
 def test_they_exist(promise: str) -> None:
     assert named_for(promise)
     for file, name in (test.split("::") for test in named_for(promise)):
-        tree = ast.parse((ROOT / file).read_text(encoding="utf-8"))
-        functions = (ast.FunctionDef, ast.AsyncFunctionDef)
-        assert name in {node.name for node in ast.walk(tree) if isinstance(node, functions)}, file
+        assert name in functions_of(file), file
 
 
 @pytest.mark.parametrize("promise", TESTS)

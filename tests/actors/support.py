@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
+import pytest
 import trio
 
 from task_queue_engine import Task, TaskStatus
@@ -14,7 +15,8 @@ from task_queue_engine.actors.backend_retry import BackendRetry
 from task_queue_engine.actors.health import ActorHealth
 from task_queue_engine.actors.messages import AbortReason, Attempt, Lease
 from task_queue_engine.backends.base import Delivery, Message, NewTask
-from task_queue_engine.backends.memory import MemoryBackend
+from task_queue_engine.backends.memory import MemoryBackend, MemoryQueue
+from task_queue_engine.errors import BackendUnavailable
 from task_queue_engine.lifecycle import ClaimRequest, Started
 from task_queue_engine.task import new_task_id
 
@@ -88,6 +90,21 @@ def status(backend: MemoryBackend, task_id: str) -> TaskStatus:
     row = backend.store.row(task_id)
     assert row is not None
     return row.task.status
+
+
+@contextmanager
+def queue_gone(name: str) -> Iterator[None]:
+    """In the block nothing can be sent to this queue; the others are as ever."""
+    send = MemoryQueue.send
+
+    async def send_unless_gone(queue: MemoryQueue, messages: Sequence[Message]) -> object:
+        if queue.name == name:
+            raise BackendUnavailable(f"the queue {name} does not exist")
+        return await send(queue, messages)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(MemoryQueue, "send", send_unless_gone)
+        yield
 
 
 @asynccontextmanager

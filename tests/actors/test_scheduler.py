@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from contextlib import ExitStack, asynccontextmanager
 from datetime import timedelta
 
@@ -12,10 +12,9 @@ import trio
 from task_queue_engine import TaskStatus
 from task_queue_engine.actors.health import ActorHealth
 from task_queue_engine.actors.scheduler import Scheduler
-from task_queue_engine.backends.base import Message, NewTask
-from task_queue_engine.backends.memory import MemoryBackend, MemoryQueue
-from task_queue_engine.errors import BackendUnavailable
-from tests.actors.support import background, make_task, retry
+from task_queue_engine.backends.base import NewTask
+from task_queue_engine.backends.memory import MemoryBackend
+from tests.actors.support import background, make_task, queue_gone, retry
 
 LEAD = 30.0
 
@@ -70,26 +69,18 @@ async def test_what_is_overdue_is_sent_at_once(backend: MemoryBackend) -> None:
 
 
 async def test_what_is_due_on_another_queue_is_left_to_the_engines_that_serve_it(
-    backend: MemoryBackend, monkeypatch: pytest.MonkeyPatch
+    backend: MemoryBackend,
 ) -> None:
-    """Even where that queue is gone: own tasks are sent on time, and nobody here is in trouble."""
-    send = MemoryQueue.send
-
-    async def send_unless_gone(queue: MemoryQueue, messages: Sequence[Message]) -> object:
-        if queue.name == "mail":
-            raise BackendUnavailable("the queue mail does not exist")
-        return await send(queue, messages)
-
-    monkeypatch.setattr(MemoryQueue, "send", send_unless_gone)
+    """Even where that queue is gone: own tasks are sent on time, and no trouble shows here."""
     health = ActorHealth()
     start = trio.current_time()
     mail = [await due_in(backend, 10, queue="mail") for _ in range(250)]
-    async with scheduling(backend, health):
-        await due_in(backend, 20)
-        assert await arrival(backend) - start == pytest.approx(20, abs=0.01)
-        await trio.sleep(3600)
-        assert health.troubles == ()
-    monkeypatch.undo()
+    with queue_gone("mail"):
+        async with scheduling(backend, health):
+            await due_in(backend, 20)
+            assert await arrival(backend) - start == pytest.approx(20, abs=0.01)
+            await trio.sleep(3600)
+            assert health.troubles == ()
     async with scheduling(backend, queue="mail"):
         await trio.sleep(10)
     assert (await backend.queue("mail").depth()).waiting == len(mail)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -28,7 +28,7 @@ from task_queue_engine.backends.base import (
 )
 from task_queue_engine.backends.memory import MAX_DELAY, MemoryBackend, MemoryQueue
 from task_queue_engine.errors import BackendUnavailable
-from tests.actors.support import claimed, make_task, put, retry, status
+from tests.actors.support import claimed, make_task, put, queue_gone, retry, status
 from tests.actors.test_scheduler import scheduling
 
 
@@ -177,22 +177,13 @@ async def test_repeated_for_ever_a_submission_causes_a_message_a_minute_at_most(
             assert await waiting(backend) <= 2 + 10
 
 
-async def test_a_queue_that_is_down_costs_another_no_try(
-    backend: MemoryBackend, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    send = MemoryQueue.send
-
-    async def send_unless_gone(queue: MemoryQueue, messages: Sequence[Message]) -> object:
-        if queue.name == "mail":
-            raise BackendUnavailable("the queue mail does not exist")
-        return await send(queue, messages)
-
-    monkeypatch.setattr(MemoryQueue, "send", send_unless_gone)
-    async with submitting(backend) as rig:
-        assert await rig.submit(new(backend, queue="mail")) == (Created(),)
-        backend.faults.unavailable("send", times=2)
-        assert await rig.submit(new(backend)) == (Created(),)
-        assert await waiting(backend) == 1
+async def test_a_queue_that_is_down_costs_another_no_try(backend: MemoryBackend) -> None:
+    with queue_gone("mail"):
+        async with submitting(backend) as rig:
+            assert await rig.submit(new(backend, queue="mail")) == (Created(),)
+            backend.faults.unavailable("send", times=2)
+            assert await rig.submit(new(backend)) == (Created(),)
+            assert await waiting(backend) == 1
 
 
 async def test_what_the_queue_refuses_for_good_is_told_and_fails(backend: MemoryBackend) -> None:

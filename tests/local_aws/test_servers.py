@@ -65,7 +65,44 @@ def test_servers_end_with_a_process_that_is_killed(tmp_path: Path) -> None:
     assert is_alive(pid)
     parent.kill()
     parent.wait()
-    deadline = time.monotonic() + 10
+    wait_for_the_end_of(pid)
+
+
+ASKS = "import sys; from tests.local_servers import running; print(running(sys.argv[1]).pid)"
+SHARES = f"""
+import subprocess, sys
+from tests.local_servers import share
+share()
+for name in ("moto", "no such server", "moto"):
+    subprocess.run([sys.executable, "-c", {ASKS!r}, name], stderr=subprocess.DEVNULL)
+print("done", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_a_shared_server_ends_with_the_process_that_shares_it() -> None:
+    if not servers._die_with_parent():
+        pytest.skip("this system has no setpriv")
+    program = subprocess.Popen(
+        [sys.executable, "-c", SHARES],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+    )
+    with program:
+        assert program.stdout is not None
+        said = list(iter(lambda: program.stdout.readline().strip(), "done"))
+        assert len(said) == 2, "one of the three asked for what there is not"
+        assert said[0] == said[1]
+        pid = int(said[0])
+        assert is_alive(pid), "though those that asked have ended"
+        program.kill()
+    wait_for_the_end_of(pid)
+
+
+def wait_for_the_end_of(pid: int) -> None:
+    deadline = time.monotonic() + 30
     while is_alive(pid):
         assert time.monotonic() < deadline, "the server outlived its test process"
         time.sleep(0.02)

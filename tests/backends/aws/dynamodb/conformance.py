@@ -33,11 +33,11 @@ from tests.local_servers import require
 class DynamoWithMemoryQueue:
     """What the store can only guess, whether a message exists, this queue can tell."""
 
-    def __init__(self, server: LocalServer, clock: Clock) -> None:
+    def __init__(self, server: LocalServer, clock: Clock, writes: str = "") -> None:
         self._client = open_client(server)
         self._clock = clock
         name = f"conformance-{secrets.token_hex(6)}"
-        self._table = Table(self._client, name, server, writes_of(server))
+        self._table = Table(self._client, name, server, writes or writes_of(server))
         self._queues = MemoryBackend(clock=clock)
         self.faults = FaultyClient(self._client)
         """Between the store and the server."""
@@ -75,6 +75,11 @@ class DynamoWithMemoryQueue:
             async with self._store.open():
                 yield
 
+    async def delete(self) -> None:
+        """DynamoDB Local gets slower with each table that it has."""
+        async with self._client.open():
+            await self._table.call("DeleteTable")
+
     async def ping(self) -> None:
         await self._store.ping()
 
@@ -95,19 +100,22 @@ class DynamoWithMemoryQueue:
         return queue.why_stranded(to_row(item)) is stranded.kind
 
 
-def dynamodb_harness(server_name: str) -> Callable[[Path], AbstractAsyncContextManager[Harness]]:
+def dynamodb_harness(
+    server_name: str, writes: str = ""
+) -> Callable[[Path], AbstractAsyncContextManager[Harness]]:
     @asynccontextmanager
     async def harness(_: Path) -> AsyncIterator[Harness]:
         server = require(server_name)
         clock = ManualClock()
-        backend = DynamoWithMemoryQueue(server, clock)
+        backend = DynamoWithMemoryQueue(server, clock, writes)
         async with backend.open():
             yield Harness(
                 backend,
                 clock=clock,
                 promises=DYNAMODB,
-                make_another=lambda: DynamoWithMemoryQueue(server, clock),
+                make_another=lambda: DynamoWithMemoryQueue(server, clock, writes),
             )
+        await backend.delete()
 
     return harness
 
@@ -116,6 +124,7 @@ DYNAMODB = Promises(expires_dead_letters=False, steps_are_one_transaction=False)
 
 DYNAMODB_HARNESSES = {
     "dynamodb": dynamodb_harness("dynamodb-local"),
+    "dynamodb-single": dynamodb_harness("dynamodb-local", "single"),
     "dynamodb-ministack": dynamodb_harness("ministack"),
     "dynamodb-moto": dynamodb_harness("moto"),
 }

@@ -7,7 +7,7 @@ the item before and after it.
 from __future__ import annotations
 
 import math
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -57,24 +57,34 @@ def _index_units(before: Item | None, after: Item | None, index: Index) -> int:
 class Meter:
     """The writes of tasks to a table since the last look."""
 
-    def __init__(self, table: Table, streams: Any, iterator: str) -> None:
-        self._table = table
+    def __init__(self, streams: Any, shard: Mapping[str, str]) -> None:
         self._streams = streams
-        self._iterator = iterator
+        self._shard = shard
+        self._last = ""
+        """Sequence number of the last record read."""
 
     async def units(self) -> int:
         return await trio.to_thread.run_sync(lambda: sum(self._read()))
 
     def _read(self) -> Iterator[int]:
-        while True:
-            answer = self._streams.get_records(ShardIterator=self._iterator)
-            self._iterator = answer["NextShardIterator"]
-            if not answer["Records"]:
-                return
-            for record in answer["Records"]:
+        while records := self._records():
+            for record in records:
                 images = record["dynamodb"]
+                self._last = images["SequenceNumber"]
                 if not images["Keys"][KEY]["S"].startswith("@"):
                     yield units(images.get("OldImage"), images.get("NewImage"))
+
+    def _records(self) -> list[Any]:
+        # A place is looked up for each look: DynamoDB Local takes one where no record was yet for
+        # trimmed once other tables are written to.
+        where = (
+            {"ShardIteratorType": "AFTER_SEQUENCE_NUMBER", "SequenceNumber": self._last}
+            if self._last
+            else {"ShardIteratorType": "TRIM_HORIZON"}
+        )
+        found = self._streams.get_shard_iterator(**self._shard, **where)
+        answer = self._streams.get_records(ShardIterator=found["ShardIterator"])
+        return list(answer["Records"])
 
 
 @asynccontextmanager
@@ -98,10 +108,7 @@ async def metered(table: Table) -> AsyncIterator[Meter]:
             config=Config(retries={"total_max_attempts": 1}),
         )
         (shard,) = streams.describe_stream(StreamArn=arn)["StreamDescription"]["Shards"]
-        found = streams.get_shard_iterator(
-            StreamArn=arn, ShardId=shard["ShardId"], ShardIteratorType="TRIM_HORIZON"
-        )
-        return Meter(table, streams, found["ShardIterator"])
+        return Meter(streams, {"StreamArn": arn, "ShardId": shard["ShardId"]})
 
     meter = await trio.to_thread.run_sync(start)
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import shutil
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -16,10 +17,14 @@ from local_aws.servers import LocalServer
 from task_queue_engine.backends.aws.dynamodb.schema import create_table_parameters
 from task_queue_engine.backends.aws.dynamodb.store import DynamoStore
 from task_queue_engine.backends.aws.wire.client import AwsClient
+from tests.sizes import LONG
 
-amazons_own = pytest.mark.parametrize(
-    "table", ["dynamodb-local/batch", "dynamodb-local/single"], indirect=True
-)
+AMAZONS_OWN = ["dynamodb-local/batch", "dynamodb-local/single"]
+"""Both ways to write, on Amazon's own server."""
+WITH_MOTO = LONG or shutil.which("java") is None
+"""moto takes three times as long for the single writes that Amazon's own server takes as well."""
+
+amazons_own = pytest.mark.parametrize("table", AMAZONS_OWN, indirect=True)
 """For tests that moto has no answer to: it carries out conditional writes in several threads at
 once without a lock, and changes an item before it finds it too large."""
 

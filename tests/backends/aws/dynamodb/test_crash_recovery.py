@@ -3,17 +3,19 @@ it had not counted, soon, in a table of any size."""
 
 from __future__ import annotations
 
+import gc
 import signal
 import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import botocore.credentials
 import pytest
 import trio
 
+from task_queue_engine.backends.aws.dynamodb import counter_repair, crash_recovery
 from task_queue_engine.backends.aws.dynamodb.store import DynamoStore
 from task_queue_engine.backends.aws.wire.client import AwsClient
 from task_queue_engine.backends.base import Counts
@@ -217,6 +219,31 @@ async def test_what_others_take_over_and_start_once_more(
         true = Counts(pending=2, completed=1)
         assert await rows(table) == true
         await until_counts(store, true)
+
+
+class InTrouble:
+    """A table whose index can be read, and its rows cannot."""
+
+    async def query(self, purpose: str, parameters: Any) -> dict[str, Any]:
+        return {"Items": []}
+
+    async def get(self, *_: Any, **__: Any) -> Any:
+        raise BackendUnavailable("by a test")
+
+
+@pytest.mark.parametrize(
+    "look",
+    [
+        lambda table: crash_recovery.uncounted_changes(table, {}, datetime.now(UTC)),
+        lambda table: counter_repair._count_by_rows(table, "a shard", above="a position"),
+    ],
+    ids=["recovery", "repair"],
+)
+async def test_trouble_in_the_middle_of_a_look_leaves_nothing_open(look: Any) -> None:
+    """Else the garbage collector closes it, with a warning."""
+    with pytest.raises(BackendUnavailable):
+        await look(InTrouble())
+    gc.collect()
 
 
 @amazons_own

@@ -41,6 +41,10 @@ from tests.backends.aws.dynamodb.tasks import create, get, make_task, request_of
 
 batches_only = pytest.mark.parametrize("table", ["dynamodb-local"], indirect=True)
 
+ANSWERED = 1.0
+"""Seconds without an event after which a local server has answered what it was asked, on a busy
+machine too."""
+
 PASSING = [
     "ThrottlingError",
     "ProvisionedThroughputExceeded",
@@ -218,7 +222,7 @@ async def test_a_batch_goes_out_in_requests_of_25(
     store: DynamoStore, client: FaultyClient, clock: ManualClock, table: Table
 ) -> None:
     await create(store, clock, 60)
-    if table.server.name == "moto":
+    if table.writes == "single":
         assert client.calls["PutItem"] == 60
     else:
         assert sorted(client.statements) == [10, 25, 25]
@@ -303,7 +307,7 @@ async def test_a_write_to_a_silent_server_ends_in_time(
     """Shielded from cancellation, but not for ever."""
     (task,) = await create(store, clock)
     client.arm_writes(silent)
-    mock_clock.autojump_threshold = 0.05
+    mock_clock.autojump_threshold = ANSWERED
     start_time = trio.current_time()
     with pytest.raises(BackendUnavailable):
         await store.claim([request_of(task.id)])
@@ -457,7 +461,7 @@ async def test_what_was_answered_is_counted_though_the_rest_takes_too_long(
         await store.create([NewTask(task=task) for task in tasks])
     client.arm(statements_failing("ThrottlingError"), "BatchExecuteStatement")
     client.arm(silent, "BatchExecuteStatement", "PutItem", "UpdateItem")
-    mock_clock.autojump_threshold = 0.1
+    mock_clock.autojump_threshold = ANSWERED
     if call == "create":
         verdicts = await store.create([NewTask(task=task) for task in tasks])
         assert {type(verdict) for verdict in verdicts} == {TryAgain, Created}
@@ -491,7 +495,7 @@ async def test_a_listing_does_not_hold_up_the_writes(
             nursery.start_soon(store.cancel_requested, [task.id])
             nursery.start_soon(store.cancel_requested, [task.id])
             await wait_all_tasks_blocked()
-            with trio.fail_after(5):
+            with trio.fail_after(30):
                 verdicts = await store.claim([request_of(task.id)])
             assert isinstance(verdicts[0], Started)
             stuck.set()

@@ -22,12 +22,10 @@ from task_queue_engine.lifecycle import (
 )
 from task_queue_engine.task import Task
 from tests.backends.aws.dynamodb.price import Meter, metered
-from tests.backends.aws.dynamodb.tables import Table
+from tests.backends.aws.dynamodb.tables import Table, amazons_own
 from tests.backends.aws.dynamodb.tasks import ERROR, create, make_task, request_of, start
 
-pytestmark = pytest.mark.parametrize(
-    "table", ["dynamodb-local/batch", "dynamodb-local/single"], indirect=True
-)
+pytestmark = amazons_own
 
 CREATE, START, COMPLETE = 1 + 1, 1 + 0, 1 + 0
 MOVE = 1 + 2

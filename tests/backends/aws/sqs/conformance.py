@@ -6,7 +6,6 @@ import secrets
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import datetime
-from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +23,6 @@ from tests.backends.aws.dynamodb.tables import Table, create_table
 from tests.backends.aws.sqs.clock_client import ClockClient
 from tests.backends.aws.sqs.queues import make_queue
 from tests.local_servers import require
-
-_numbers = count()
 
 
 class MemoryAwsStore:
@@ -69,7 +66,7 @@ class AwsHarness(Harness):
 
 async def make_queues(server: LocalServer) -> QueueUrls:
     """New ones, for the default queue and for one called `other`."""
-    name = f"conformance-{next(_numbers)}"
+    name = f"conformance-{secrets.token_hex(6)}"
     client = ClockClient.of(server, ManualClock())
     async with client.open():
         # Some tests receive a message more often than the redrive policy would let them.
@@ -132,13 +129,16 @@ def pair_harness(
             return client, make_backend(client, urls, clock, store)
 
         maker = ClockClient.of(servers[0], clock, dynamodb=servers[1])
+        table = Table(maker, table_name, servers[1])
         async with maker.open():
-            await create_table(Table(maker, table_name, servers[1]))
+            await create_table(table)
         client, backend = make()
         async with backend.open():
             yield AwsHarness(
                 client, backend, clock=clock, promises=promises, make_another=lambda: make()[1]
             )
+        async with maker.open():
+            await table.call("DeleteTable")
 
     return harness
 

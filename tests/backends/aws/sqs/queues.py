@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
+import secrets
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
-from itertools import count
 from typing import Any
 
 import boto3
@@ -24,8 +24,6 @@ from tests.backends.aws.wire.canned import CannedServer
 
 URLS = QueueUrls("https://sqs.test/1/tasks", "https://sqs.test/1/tasks-dlq")
 NOW = datetime(2030, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
-
-_names = count()
 
 
 def make_task(**fields: Any) -> Task:
@@ -93,7 +91,7 @@ async def queue_of(server: LocalServer, *, max_receives: int = 3) -> AsyncIterat
     """A new queue on a local server, provisioned as they are."""
     client = client_of(server.url, *server.credentials)
     async with client.open():
-        urls = await make_queue(client, f"queue-{next(_names)}", max_receives=max_receives)
+        urls = await make_queue(client, f"queue-{secrets.token_hex(6)}", max_receives=max_receives)
         queue = SqsQueue("default", urls, client, clock=SystemClock())
         queue.attach(is_open=True)
         yield queue

@@ -10,7 +10,7 @@ import logging
 import random
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
@@ -249,10 +249,11 @@ async def _count_by_rows(table: TableClient, shard: str, above: str) -> Counter[
         "ExpressionAttributeValues": values | {":above": {"S": above}},
     }
     counted: Counter[TaskStatus] = Counter()
-    async for document in pages(table, _PURPOSE, query):
-        ids = [id_of_sort_key(sort_key_of(entry)) for entry in document["Items"]]
-        found = await table.get(_PURPOSE, ids, consistent=False, attributes=("id", "status"))
-        for item in found.values():
-            with suppress(MalformedItem):
-                counted[status_of(item)] += 1
+    async with aclosing(pages(table, _PURPOSE, query)) as documents:
+        async for document in documents:
+            ids = [id_of_sort_key(sort_key_of(entry)) for entry in document["Items"]]
+            found = await table.get(_PURPOSE, ids, consistent=False, attributes=("id", "status"))
+            for item in found.values():
+                with suppress(MalformedItem):
+                    counted[status_of(item)] += 1
     return counted

@@ -24,6 +24,7 @@ import logging
 import random
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import aclosing
 from datetime import UTC, datetime, timedelta
 from functools import partial
 
@@ -181,14 +182,15 @@ async def uncounted_changes(
             "ExpressionAttributeNames": names | {"#position": "position"},
             "ExpressionAttributeValues": values | {":since": {"S": moment_text(since)}},
         }
-        async for document in pages(table, _PURPOSE, query):
-            ids = [id_of_sort_key(sort_key_of(entry)) for entry in document["Items"]]
-            # Moved in the index meanwhile, it may be met twice.
-            new = [task_id for task_id in ids if task_id not in seen]
-            seen.update(new)
-            rows = await table.get(_PURPOSE, new, consistent=False, attributes=_ATTRIBUTES)
-            for item in rows.values():
-                _add_uncounted(item, settled, found)
+        async with aclosing(pages(table, _PURPOSE, query)) as documents:
+            async for document in documents:
+                ids = [id_of_sort_key(sort_key_of(entry)) for entry in document["Items"]]
+                # Moved in the index meanwhile, it may be met twice.
+                new = [task_id for task_id in ids if task_id not in seen]
+                seen.update(new)
+                rows = await table.get(_PURPOSE, new, consistent=False, attributes=_ATTRIBUTES)
+                for item in rows.values():
+                    _add_uncounted(item, settled, found)
 
     await gather([partial(look_at, shard) for shard in shards])
     return dict(found)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -26,8 +26,8 @@ def of_shard(shard: str) -> tuple[str, dict[str, str], Item]:
 
 async def pages(
     table: TableClient, purpose: str, query: Mapping[str, Any]
-) -> AsyncIterator[dict[str, Any]]:
-    """The answers, to the end of the query."""
+) -> AsyncGenerator[dict[str, Any], None]:
+    """The answers, to the end of the query. To be closed by who may stop before."""
     start: Item | None = None
     while True:
         parameters = {"IndexName": STATUS_INDEX.name, **query}
