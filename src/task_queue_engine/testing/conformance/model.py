@@ -47,7 +47,10 @@ def check_against_model(
     def same_answers(program: list[Operation]) -> None:
         with tempfile.TemporaryDirectory() as folder:
             clock = ManualClock()
-            both = Pairwise(MemoryBackend(clock=clock), make(Path(folder), clock), clock)
+            real = make(Path(folder), clock)
+            in_one = real.steps("default").is_one_transaction
+            model = MemoryBackend(clock=clock, is_one_transaction=in_one)
+            both = Pairwise(model, real, clock)
             trio.run(_run, both, program)
 
     same_answers()

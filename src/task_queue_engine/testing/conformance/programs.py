@@ -17,8 +17,12 @@ from task_queue_engine.backends.base import (
     DeadLettering,
     Delivery,
     DueChange,
+    Finish,
+    GiveBack,
     Message,
     NewTask,
+    Taken,
+    TakePlan,
 )
 from task_queue_engine.clock import ManualClock
 from task_queue_engine.lifecycle import (
@@ -60,15 +64,28 @@ class Pairwise:
         assert found == expected
         return expected
 
-    async def receive(self, number: int, *, claims: bool) -> None:
+    async def receive(self, number: int, *, claims: bool, ahead: bool = False) -> None:
         model, real = await self.pair(
             lambda backend: backend.queue("default").receive(number, wait=0, visibility=VISIBILITY)
         )
         assert list(map(anonymous_delivery, real)) == list(map(anonymous_delivery, model))
         self.deliveries += zip(model, real, strict=True)
         if claims:
-            found = await self.real.store.claim(list(map(claim_request, real)))
-            assert found == await self.model.store.claim(list(map(claim_request, model)))
+
+            def requests(deliveries: list[Delivery]) -> list[ClaimRequest]:
+                return [structs.replace(claim_request(each), ahead=ahead) for each in deliveries]
+
+            found = await self.real.store.claim(requests(real))
+            assert found == await self.model.store.claim(requests(model))
+
+    async def take(self, plan: TakePlan) -> None:
+        model, real = await self.pair(
+            lambda backend: backend.steps("default").take(plan, wait=0, visibility=VISIBILITY)
+        )
+        assert list(map(anonymous_taken, real)) == list(map(anonymous_taken, model))
+        self.deliveries += zip(
+            [one.delivery for one in model], [one.delivery for one in real], strict=True
+        )
 
     async def pair(self, call: Callable[[Backend], Awaitable[Any]]) -> Pair:
         return await call(self.model), await call(self.real)
@@ -93,6 +110,14 @@ class Pairwise:
 
 def anonymous_delivery(delivery: Delivery) -> Delivery:
     return structs.replace(delivery, message_id="", receipt="")
+
+
+def anonymous_taken(taken: Taken) -> Taken:
+    """A payload is in its delivery for a look before the claim alone."""
+    delivery = anonymous_delivery(taken.delivery)
+    if taken.started is not None:
+        delivery = structs.replace(delivery, payload_json=b"")
+    return structs.replace(taken, delivery=delivery)
 
 
 def anonymous_dead_letter(dead_letter: DeadLetter) -> DeadLetter:
@@ -122,6 +147,7 @@ def creating(draw: st.DrawFn) -> Operation:
             max_size=5,
         )
     )
+    sends = draw(st.booleans())
 
     async def create(both: Pairwise) -> None:
         now = both.clock.now()
@@ -138,7 +164,10 @@ def creating(draw: st.DrawFn) -> Operation:
                 run_at=run_at,
             )
             new.append(NewTask(task=task, due_at=run_at if scheduled else None))
-        await both.same(lambda backend: backend.store.create(new))
+        if sends:
+            await both.same(lambda backend: backend.submit(new))
+        else:
+            await both.same(lambda backend: backend.store.create(new))
 
     return create
 
@@ -194,11 +223,34 @@ def submitting(draw: st.DrawFn) -> Operation:
 def receiving(draw: st.DrawFn) -> Operation:
     number = draw(st.integers(1, 4))
     claims = draw(st.sampled_from([True, True, False]))
+    ahead = draw(st.sampled_from([False, False, True]))
 
     async def receive(both: Pairwise) -> None:
-        await both.receive(number, claims=claims)
+        await both.receive(number, claims=claims, ahead=ahead)
 
     return receive
+
+
+WHERE = {"email": "here", "export": "there"}
+some_types = st.sampled_from([TYPES, TYPES, TYPES[:1], []])
+
+
+@st.composite
+def taking(draw: st.DrawFn) -> Operation:
+    free = draw(st.integers(0, 3))
+    plan = TakePlan(
+        worker="taker",
+        free=free,
+        ahead=draw(st.integers(0 if free else 1, 3)),
+        types={name: WHERE[name] for name in draw(some_types)},
+        ahead_types=frozenset(draw(some_types)),
+        places=draw(st.sampled_from([{}, {}, {"there": 1}, {"here": 0, "there": 2}])),
+    )
+
+    async def take(both: Pairwise) -> None:
+        await both.take(plan)
+
+    return take
 
 
 @st.composite
@@ -207,10 +259,12 @@ def claiming(draw: st.DrawFn) -> Operation:
     wrong_task = draw(st.sampled_from([None, None, *TASKS]))
 
     def requests(deliveries: list[Delivery]) -> list[ClaimRequest]:
-        made = [claim_request(delivery) for delivery in deliveries]
+        made = [structs.replace(claim_request(each), ahead=ahead) for each in deliveries]
         if wrong_task is not None and made:
             made[0] = structs.replace(made[0], task_id=wrong_task)
         return made
+
+    ahead = draw(st.sampled_from([False, False, True]))
 
     async def claim(both: Pairwise) -> None:
         await both.on_held(chosen, lambda backend, held: backend.store.claim(requests(held)))
@@ -220,6 +274,32 @@ def claiming(draw: st.DrawFn) -> Operation:
 
 KINDS = ["complete", "complete", "fail", "retry", "retry later", "snooze", "interrupt"]
 KINDS += ["cancel", "progress"]
+
+
+def attempt_write(both: Pairwise, task_id: str, attempt: int, kind: str) -> AttemptWrite:
+    match kind:
+        case "complete":
+            return Complete(task_id=task_id, attempt=attempt, result={"by": attempt})
+        case "fail":
+            return Fail(task_id=task_id, attempt=attempt, error=ERROR)
+        case "retry" | "retry later":
+            return ScheduleRetry(
+                task_id=task_id,
+                attempt=attempt,
+                error=ERROR,
+                run_at=both.later(10),
+                scheduled=kind == "retry later",
+            )
+        case "snooze":
+            return ScheduleSnooze(
+                task_id=task_id, attempt=attempt, run_at=both.later(10), scheduled=True
+            )
+        case "interrupt":
+            return Interrupt(task_id=task_id, attempt=attempt)
+        case "cancel":
+            return Cancel(task_id=task_id, attempt=attempt, error=ERROR)
+        case _:
+            return Progress(task_id=task_id, attempt=attempt, value=[attempt])
 
 
 @st.composite
@@ -232,40 +312,72 @@ def recording(draw: st.DrawFn) -> Operation:
         )
     )
 
-    def write(both: Pairwise, task_id: str, attempt: int, kind: str) -> AttemptWrite:
-        match kind:
-            case "complete":
-                return Complete(task_id=task_id, attempt=attempt, result={"by": attempt})
-            case "fail":
-                return Fail(task_id=task_id, attempt=attempt, error=ERROR)
-            case "retry" | "retry later":
-                return ScheduleRetry(
-                    task_id=task_id,
-                    attempt=attempt,
-                    error=ERROR,
-                    run_at=both.later(10),
-                    scheduled=kind == "retry later",
-                )
-            case "snooze":
-                return ScheduleSnooze(
-                    task_id=task_id, attempt=attempt, run_at=both.later(10), scheduled=True
-                )
-            case "interrupt":
-                return Interrupt(task_id=task_id, attempt=attempt)
-            case "cancel":
-                return Cancel(task_id=task_id, attempt=attempt, error=ERROR)
-            case _:
-                return Progress(task_id=task_id, attempt=attempt, value=[attempt])
-
     async def record(both: Pairwise) -> None:
         rows = await both.model.store.get([task_id for task_id, _, _ in items])
         writes = [
-            write(both, task_id, (row.attempt if row else 0) + offset, kind)
+            attempt_write(both, task_id, (row.attempt if row else 0) + offset, kind)
             for (task_id, offset, kind), row in zip(items, rows, strict=True)
         ]
         await both.same(lambda backend: backend.store.record(writes))
 
     return record
+
+
+THEN = ["delete", "give back", "give back", "give back later", "too late", "dead letter"]
+
+
+@st.composite
+def finishing(draw: st.DrawFn) -> Operation:
+    items = draw(
+        st.lists(
+            st.tuples(
+                st.integers(0, 7),
+                st.sampled_from([0] * 8 + [-1, 1]),
+                st.sampled_from(KINDS),
+                st.sampled_from(THEN),
+            ),
+            min_size=1,
+            max_size=5,
+            unique_by=lambda item: item[0],
+        )
+    )
+
+    def then(both: Pairwise, delivery: Delivery, what: str) -> GiveBack | DeadLettering | None:
+        match what:
+            case "give back":
+                return GiveBack()
+            case "give back later":
+                return GiveBack(15.0)
+            case "too late":
+                return GiveBack(901.0)
+            case "dead letter":
+                return DeadLettering(
+                    delivery=delivery, reason="a test", error=ERROR, at=both.clock.now()
+                )
+            case _:
+                return None
+
+    async def finish(both: Pairwise) -> None:
+        model, real = both.held([pick for pick, *_ in items])
+        rows = await both.model.store.get([delivery.task_id for delivery in model])
+        attempts = [row.attempt if row else 0 for row in rows]
+
+        def finishes(deliveries: list[Delivery]) -> list[Finish]:
+            return [
+                Finish(
+                    attempt_write(both, delivery.task_id, attempt + offset, kind),
+                    delivery,
+                    then(both, delivery, what),
+                )
+                for delivery, attempt, (_, offset, kind, what) in zip(
+                    deliveries, attempts, items, strict=False
+                )
+            ]
+
+        found = await both.real.steps("default").finish(finishes(real))
+        assert found == await both.model.steps("default").finish(finishes(model))
+
+    return finish
 
 
 @st.composite
@@ -375,9 +487,12 @@ operations = st.one_of(
     sending(),
     receiving(),
     receiving(),
+    taking(),
+    taking(),
     recording(),
     claiming(),
-    recording(),
+    finishing(),
+    finishing(),
     handling(),
     asking(),
     passing_time(),
