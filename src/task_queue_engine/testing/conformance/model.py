@@ -21,14 +21,13 @@ from task_queue_engine.backends.base import Backend, DeadLetter, ListQuery, Stra
 from task_queue_engine.backends.memory import MemoryBackend
 from task_queue_engine.clock import ManualClock
 from task_queue_engine.task import Task, TaskStatus
-from task_queue_engine.testing.conformance.programs import (
-    TASKS,
+from task_queue_engine.testing.conformance.pairwise import (
     TYPES,
     Operation,
     Pairwise,
     anonymous_dead_letter,
-    operations,
 )
+from task_queue_engine.testing.conformance.programs import TASKS, operations
 
 
 def check_against_model(

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field, replace
-from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -13,116 +10,28 @@ from msgspec import structs
 
 from task_queue_engine.backends.base import (
     Backend,
-    DeadLetter,
     DeadLettering,
     Delivery,
     DueChange,
-    Finish,
-    GiveBack,
     Message,
     NewTask,
-    Taken,
-    TakePlan,
 )
-from task_queue_engine.clock import ManualClock
-from task_queue_engine.lifecycle import (
-    AttemptWrite,
-    Cancel,
-    ClaimRequest,
-    Complete,
-    Fail,
-    Interrupt,
-    PendingFailure,
-    Progress,
-    ScheduleRetry,
-    ScheduleSnooze,
-)
-from task_queue_engine.task import Task, TaskError
+from task_queue_engine.lifecycle import ClaimRequest, PendingFailure
+from task_queue_engine.task import Task
 from task_queue_engine.testing.conformance.harness import claim_request
+from task_queue_engine.testing.conformance.pairwise import (
+    ERROR,
+    KINDS,
+    TYPES,
+    VISIBILITY,
+    Operation,
+    Pairwise,
+    anonymous_dead_letter,
+    attempt_write,
+)
+from task_queue_engine.testing.conformance.step_programs import finishing, taking
 
-ERROR = TaskError(type="ValueError", message="no")
 TASKS = [str(UUID(int=number)) for number in range(4)]
-TYPES = ["email", "export"]
-VISIBILITY = 30.0
-
-Pair = tuple[Any, Any]
-Operation = Callable[["Pairwise"], Awaitable[None]]
-
-
-@dataclass(slots=True)
-class Pairwise:
-    """Both backends, and what has been received from each so far."""
-
-    model: Backend
-    real: Backend
-    clock: ManualClock
-    deliveries: list[tuple[Delivery, Delivery]] = field(default_factory=list)
-
-    async def same(self, call: Callable[[Backend], Awaitable[Any]]) -> Any:
-        """Call both; their answers must be equal. Returns the model's."""
-        expected, found = await call(self.model), await call(self.real)
-        assert found == expected
-        return expected
-
-    async def receive(self, number: int, *, claims: bool, ahead: bool = False) -> None:
-        model, real = await self.pair(
-            lambda backend: backend.queue("default").receive(number, wait=0, visibility=VISIBILITY)
-        )
-        assert list(map(anonymous_delivery, real)) == list(map(anonymous_delivery, model))
-        self.deliveries += zip(model, real, strict=True)
-        if claims:
-
-            def requests(deliveries: list[Delivery]) -> list[ClaimRequest]:
-                return [structs.replace(claim_request(each), ahead=ahead) for each in deliveries]
-
-            found = await self.real.store.claim(requests(real))
-            assert found == await self.model.store.claim(requests(model))
-
-    async def take(self, plan: TakePlan) -> None:
-        model, real = await self.pair(
-            lambda backend: backend.steps("default").take(plan, wait=0, visibility=VISIBILITY)
-        )
-        assert list(map(anonymous_taken, real)) == list(map(anonymous_taken, model))
-        self.deliveries += zip(
-            [one.delivery for one in model], [one.delivery for one in real], strict=True
-        )
-
-    async def pair(self, call: Callable[[Backend], Awaitable[Any]]) -> Pair:
-        return await call(self.model), await call(self.real)
-
-    def held(self, picks: Sequence[int]) -> tuple[list[Delivery], list[Delivery]]:
-        """Some of the last deliveries, live and stale, as each backend knows them."""
-        recent = self.deliveries[-8:]
-        chosen = [recent[pick % len(recent)] for pick in picks] if recent else []
-        return [model for model, _ in chosen], [real for _, real in chosen]
-
-    async def on_held(
-        self,
-        picks: Sequence[int],
-        call: Callable[[Backend, list[Delivery]], Awaitable[Any]],
-    ) -> None:
-        model, real = self.held(picks)
-        assert await call(self.real, real) == await call(self.model, model)
-
-    def later(self, seconds: float) -> datetime:
-        return self.clock.now() + timedelta(seconds=seconds)
-
-
-def anonymous_delivery(delivery: Delivery) -> Delivery:
-    return structs.replace(delivery, message_id="", receipt="")
-
-
-def anonymous_taken(taken: Taken) -> Taken:
-    """A payload is in its delivery for a look before the claim alone."""
-    delivery = anonymous_delivery(taken.delivery)
-    if taken.started is not None:
-        delivery = structs.replace(delivery, payload_json=b"")
-    return structs.replace(taken, delivery=delivery)
-
-
-def anonymous_dead_letter(dead_letter: DeadLetter) -> DeadLetter:
-    return replace(dead_letter, id="", receipt="")
-
 
 # --- operations: strategies of functions ----------------------------------------------------
 
@@ -231,28 +140,6 @@ def receiving(draw: st.DrawFn) -> Operation:
     return receive
 
 
-WHERE = {"email": "here", "export": "there"}
-some_types = st.sampled_from([TYPES, TYPES, TYPES[:1], []])
-
-
-@st.composite
-def taking(draw: st.DrawFn) -> Operation:
-    free = draw(st.integers(0, 3))
-    plan = TakePlan(
-        worker="taker",
-        free=free,
-        ahead=draw(st.integers(0 if free else 1, 3)),
-        types={name: WHERE[name] for name in draw(some_types)},
-        ahead_types=frozenset(draw(some_types)),
-        places=draw(st.sampled_from([{}, {}, {"there": 1}, {"here": 0, "there": 2}])),
-    )
-
-    async def take(both: Pairwise) -> None:
-        await both.take(plan)
-
-    return take
-
-
 @st.composite
 def claiming(draw: st.DrawFn) -> Operation:
     chosen = draw(picks)
@@ -270,36 +157,6 @@ def claiming(draw: st.DrawFn) -> Operation:
         await both.on_held(chosen, lambda backend, held: backend.store.claim(requests(held)))
 
     return claim
-
-
-KINDS = ["complete", "complete", "fail", "retry", "retry later", "snooze", "interrupt"]
-KINDS += ["cancel", "progress"]
-
-
-def attempt_write(both: Pairwise, task_id: str, attempt: int, kind: str) -> AttemptWrite:
-    match kind:
-        case "complete":
-            return Complete(task_id=task_id, attempt=attempt, result={"by": attempt})
-        case "fail":
-            return Fail(task_id=task_id, attempt=attempt, error=ERROR)
-        case "retry" | "retry later":
-            return ScheduleRetry(
-                task_id=task_id,
-                attempt=attempt,
-                error=ERROR,
-                run_at=both.later(10),
-                scheduled=kind == "retry later",
-            )
-        case "snooze":
-            return ScheduleSnooze(
-                task_id=task_id, attempt=attempt, run_at=both.later(10), scheduled=True
-            )
-        case "interrupt":
-            return Interrupt(task_id=task_id, attempt=attempt)
-        case "cancel":
-            return Cancel(task_id=task_id, attempt=attempt, error=ERROR)
-        case _:
-            return Progress(task_id=task_id, attempt=attempt, value=[attempt])
 
 
 @st.composite
@@ -321,63 +178,6 @@ def recording(draw: st.DrawFn) -> Operation:
         await both.same(lambda backend: backend.store.record(writes))
 
     return record
-
-
-THEN = ["delete", "give back", "give back", "give back later", "too late", "dead letter"]
-
-
-@st.composite
-def finishing(draw: st.DrawFn) -> Operation:
-    items = draw(
-        st.lists(
-            st.tuples(
-                st.integers(0, 7),
-                st.sampled_from([0] * 8 + [-1, 1]),
-                st.sampled_from(KINDS),
-                st.sampled_from(THEN),
-            ),
-            min_size=1,
-            max_size=5,
-            unique_by=lambda item: item[0],
-        )
-    )
-
-    def then(both: Pairwise, delivery: Delivery, what: str) -> GiveBack | DeadLettering | None:
-        match what:
-            case "give back":
-                return GiveBack()
-            case "give back later":
-                return GiveBack(15.0)
-            case "too late":
-                return GiveBack(901.0)
-            case "dead letter":
-                return DeadLettering(
-                    delivery=delivery, reason="a test", error=ERROR, at=both.clock.now()
-                )
-            case _:
-                return None
-
-    async def finish(both: Pairwise) -> None:
-        model, real = both.held([pick for pick, *_ in items])
-        rows = await both.model.store.get([delivery.task_id for delivery in model])
-        attempts = [row.attempt if row else 0 for row in rows]
-
-        def finishes(deliveries: list[Delivery]) -> list[Finish]:
-            return [
-                Finish(
-                    attempt_write(both, delivery.task_id, attempt + offset, kind),
-                    delivery,
-                    then(both, delivery, what),
-                )
-                for delivery, attempt, (_, offset, kind, what) in zip(
-                    deliveries, attempts, items, strict=False
-                )
-            ]
-
-        found = await both.real.steps("default").finish(finishes(real))
-        assert found == await both.model.steps("default").finish(finishes(model))
-
-    return finish
 
 
 @st.composite
