@@ -80,10 +80,20 @@ class ClaimBuffer:
         """Where handlers may run that are only so many at a time."""
         return self._free.copy()
 
-    def take_all(self) -> list[Lease]:
+    @property
+    def waits_for_worker(self) -> bool:
+        """Not for a thread or a process."""
+        return bool(self._for_worker or self._incoming)
+
+    def take_waiting(self) -> list[Lease]:
+        """All that wait for a worker."""
         leases = [*self._for_worker, *self._incoming]
         self._for_worker.clear()
         self._incoming.clear()
+        return leases
+
+    def take_all(self) -> list[Lease]:
+        leases = self.take_waiting()
         for held in self._held_back.values():
             leases += held
             held.clear()

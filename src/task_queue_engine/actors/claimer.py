@@ -208,11 +208,15 @@ class Claimer:
         if self._stopping:
             return
         with self._waiting:
-            if self._demand.waiting_ahead:
+            if self._demand.waiting_ahead or self._holds_too_much:
                 self._waiting.deadline = trio.current_time() + HORIZON
             self._note_waiting_events(await self._channels.claim_events.receive())
         if self._waiting.cancelled_caught and not self._stopping:
             await self._take_back()
+
+    @property
+    def _holds_too_much(self) -> bool:
+        return self._buffer.waits_for_worker and not self._demand.may_hold
 
     def _take(self) -> list[Lease]:
         """Of what is only leased: for each worker that waits, and ahead."""
@@ -254,6 +258,10 @@ class Claimer:
         for attempt in attempts:
             self._buffer.ended(attempt.task.type)
             await self._channels.outcomes.send(Interrupted(attempt))
+        if self._holds_too_much and not self._stopping:
+            leases = self._buffer.take_waiting()
+            self._returned += len(leases)
+            await self._channels.settlements.send(tuple(map(Release, leases)))
 
     # --- one batch --------------------------------------------------------------------------
 

@@ -45,6 +45,11 @@ class Demand:
         return 0 if self.is_paused else max(0, self._pace.ahead - self.waiting_ahead)
 
     @property
+    def may_hold(self) -> bool:
+        """What is only leased may wait for a worker however long that takes: so it was set."""
+        return self._pace.is_fixed
+
+    @property
     def short_types(self) -> frozenset[str]:
         return self._pace.short_types
 

@@ -35,8 +35,8 @@ async def test_one_id_twice_in_a_batch_is_stored_and_sent_once(harness: Harness)
 
 
 async def test_what_the_scheduler_sends_is_stored_alone(harness: Harness) -> None:
-    task = harness.make_task(run_at=harness.later(3600))
-    new = NewTask(task=task, due_at=task.run_at)
+    task = harness.make_task()
+    new = NewTask(task=task, due_at=harness.later(3600))
     assert await harness.backend.submit([new]) == [Created()]
     assert await harness.receive() == []
     (due,) = await harness.store.due("default", before=harness.later(3600), limit=10)
