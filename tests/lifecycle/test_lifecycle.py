@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -14,6 +15,7 @@ from hypothesis import given, settings
 from task_queue_engine import Task, TaskError, TaskStatus, lifecycle
 from task_queue_engine.lifecycle import (
     AlreadyFinished,
+    BrokerDeadLetter,
     Cancel,
     CancelledNow,
     CancelRequested,
@@ -27,6 +29,7 @@ from task_queue_engine.lifecycle import (
     Finished,
     Interrupt,
     Missing,
+    NotAhead,
     NotDue,
     NotReopened,
     Progress,
@@ -100,6 +103,108 @@ def test_a_lapsed_attempt_is_taken_over_and_counted_as_a_crash() -> None:
     assert (row.task.attempt, row.task.retry_count, row.receive_count) == (4, 2, 3)
     assert row.task.error.type == "task_queue_engine.errors.AttemptCrashed"
     assert "attempt 3 on owner" in row.task.error.message
+
+
+# --- claimed ahead: before a worker is free -------------------------------------------------
+
+
+def claim_ahead(row: Row | None, message: str = "m", count: int = 3) -> Any:
+    request = ClaimRequest(
+        task_id="1", message_id=message, receive_count=count, worker="me", ahead=True
+    )
+    return lifecycle.decide_claim(row, request, LATER)
+
+
+def ahead(**fields: Any) -> Row:
+    """An attempt that was claimed ahead."""
+    return replace(processing(**fields), claimed_ahead=True)
+
+
+def test_a_pending_task_is_claimed_ahead_and_the_row_says_so() -> None:
+    verdict, row = claim_ahead(pending(retry_count=1, error=ERROR))
+    assert verdict == Started(row.task)
+    assert row.claimed_ahead
+    _, row = claim(pending())
+    assert not row.claimed_ahead
+
+
+@pytest.mark.parametrize("retry_count", [2, 3])
+def test_a_last_chance_waits_for_its_worker(retry_count: int) -> None:
+    row = pending(max_attempts=3, retry_count=retry_count)
+    assert claim_ahead(row) == (NotAhead(), None)
+    assert isinstance(claim(row)[0], Started)
+
+
+def test_what_may_have_killed_its_worker_waits_for_one() -> None:
+    crashed = pending(max_attempts=5, error=lifecycle.crash_error(1, "owner"))
+    assert claim_ahead(crashed) == (NotAhead(), None)
+    assert isinstance(claim(crashed)[0], Started)
+
+
+@pytest.mark.parametrize("make", [processing, ahead])
+def test_a_lapsed_attempt_is_not_taken_over_ahead(make: Any) -> None:
+    assert claim_ahead(make(max_attempts=5)) == (NotAhead(), None)
+    # What does not start may be settled at once.
+    assert claim_ahead(make(cancel_requested=True))[0] == Finished(CANCELLED)
+    assert isinstance(claim_ahead(processing(max_attempts=1))[0], Exhausted)
+    assert claim_ahead(make(), "m", 2)[0] == DuplicateDelivery()
+
+
+@pytest.mark.parametrize("how", ["claimed again", "reclaimed", "dead-lettered by the broker"])
+def test_a_lapse_of_an_attempt_claimed_ahead_counts_nothing_and_the_next_one_does(
+    how: str,
+) -> None:
+    """It may never have started. The next claim is none ahead, since the row says that it may have
+    crashed."""
+
+    def lapsed(row: Row) -> Row:
+        if how == "claimed again":
+            _, after = claim(row, "m", row.receive_count + 1)
+        elif how == "reclaimed":
+            _, after = lifecycle.decide_reclaim(row, row.task.attempt, LATER)
+        else:
+            letter = BrokerDeadLetter(task_id="1", message_id="m", reason="received too often")
+            _, after = lifecycle.decide_fail_dead_lettered(row, letter, LATER)
+        assert after is not None
+        return after
+
+    row = lapsed(ahead(max_attempts=3, retry_count=1))
+    assert row.task.retry_count == 1
+    if how == "dead-lettered by the broker":
+        assert row.task.status is FAILED
+        return
+    assert row.task.error == lifecycle.crash_error(3, "owner")
+    if how == "reclaimed":
+        assert row.task.status is PENDING
+        assert claim_ahead(row) == (NotAhead(), None)
+        _, row = claim(row)
+    assert not row.claimed_ahead
+    assert lapsed(row).task.retry_count == 2
+
+
+@pytest.mark.parametrize("how", ["cancel", "reclaim"])
+def test_a_cancelled_attempt_that_was_claimed_ahead_counts_nothing(how: str) -> None:
+    row = ahead(cancel_requested=True, retry_count=1)
+    if how == "cancel":
+        _, after = claim(row)
+    else:
+        _, after = lifecycle.decide_reclaim(row, 3, LATER)
+    assert after is not None
+    assert (after.task.status, after.task.retry_count) == (CANCELLED, 1)
+
+
+def test_what_an_attempt_claimed_ahead_came_to_counts_as_any_other() -> None:
+    own = {"task_id": "1", "attempt": 3}
+    retry = ScheduleRetry(**own, error=ERROR, run_at=LATER, scheduled=False)
+    _, row = lifecycle.decide_record(ahead(), retry, LATER)
+    assert (row.task.status, row.task.retry_count) == (PENDING, 1)
+    _, row = claim(row)
+    assert not row.claimed_ahead
+    _, row = lifecycle.decide_record(ahead(max_attempts=1), Fail(**own, error=ERROR), LATER)
+    assert (row.task.status, row.task.retry_count) == (FAILED, 1)
+
+
+# --- the claim table, continued -------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("retry_count", "max_attempts"), [(0, 1), (2, 3), (5, 3)])

@@ -16,7 +16,7 @@ from task_queue_engine.testing import MemoryBackend
 
 class MyBackend(MemoryBackend):
     def __init__(self, path, *, clock):
-        super().__init__(clock=clock)
+        super().__init__(clock=clock, is_one_transaction=True)
 """
 
 DELETES_BY_ANY_RECEIPT = (

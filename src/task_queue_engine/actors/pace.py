@@ -43,13 +43,13 @@ class Pace:
         if (mean <= SHORT) is not (task_type in self.short_types):
             self.short_types ^= {task_type}
 
-    @property
-    def is_fixed(self) -> bool:
-        return self._fixed is not None
-
     def stall(self) -> None:
         """All workers are busy for longer than the horizon: hold nothing until one is free."""
         self._is_stalled = True
+
+    @property
+    def is_fixed(self) -> bool:
+        return self._fixed is not None
 
     @property
     def ahead(self) -> int:

@@ -73,6 +73,7 @@ from task_queue_engine.testing.conformance import (  # noqa: E402  # after the c
     claim,
     counts,
     dead_letters,
+    finish,
     listing,
     opening,
     payloads,
@@ -80,8 +81,9 @@ from task_queue_engine.testing.conformance import (  # noqa: E402  # after the c
     record,
     requests,
     schedule,
-    steps,
     stranded,
+    submit,
+    take,
     waiting,
 )
 from task_queue_engine.testing.conformance.harness import (  # noqa: E402  # after the call above
@@ -96,6 +98,7 @@ __all__ = [
     "TestClaim",
     "TestCounts",
     "TestDeadLetters",
+    "TestFinish",
     "TestListing",
     "TestOpening",
     "TestPayloads",
@@ -103,8 +106,9 @@ __all__ = [
     "TestRecord",
     "TestRequests",
     "TestSchedule",
-    "TestSteps",
     "TestStranded",
+    "TestSubmit",
+    "TestTake",
     "TestWaiting",
 ]
 
@@ -126,6 +130,7 @@ TestBrokerDeadLetters = _tests_of(broker_dead_letters)
 TestClaim = _tests_of(claim)
 TestCounts = _tests_of(counts)
 TestDeadLetters = _tests_of(dead_letters)
+TestFinish = _tests_of(finish)
 TestListing = _tests_of(listing)
 TestOpening = _tests_of(opening)
 TestPayloads = _tests_of(payloads)
@@ -133,6 +138,7 @@ TestQueue = _tests_of(queue)
 TestRecord = _tests_of(record)
 TestRequests = _tests_of(requests)
 TestSchedule = _tests_of(schedule)
-TestSteps = _tests_of(steps)
 TestStranded = _tests_of(stranded)
+TestSubmit = _tests_of(submit)
+TestTake = _tests_of(take)
 TestWaiting = _tests_of(waiting)

@@ -21,14 +21,13 @@ from task_queue_engine.backends.base import Backend, DeadLetter, ListQuery, Stra
 from task_queue_engine.backends.memory import MemoryBackend
 from task_queue_engine.clock import ManualClock
 from task_queue_engine.task import Task, TaskStatus
-from task_queue_engine.testing.conformance.programs import (
-    TASKS,
+from task_queue_engine.testing.conformance.pairwise import (
     TYPES,
     Operation,
     Pairwise,
     anonymous_dead_letter,
-    operations,
 )
+from task_queue_engine.testing.conformance.programs import TASKS, operations
 
 
 def check_against_model(
@@ -47,7 +46,10 @@ def check_against_model(
     def same_answers(program: list[Operation]) -> None:
         with tempfile.TemporaryDirectory() as folder:
             clock = ManualClock()
-            both = Pairwise(MemoryBackend(clock=clock), make(Path(folder), clock), clock)
+            real = make(Path(folder), clock)
+            in_one = real.steps("default").is_one_transaction
+            model = MemoryBackend(clock=clock, is_one_transaction=in_one)
+            both = Pairwise(model, real, clock)
             trio.run(_run, both, program)
 
     same_answers()

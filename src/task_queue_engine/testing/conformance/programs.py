@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field, replace
-from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -13,91 +10,28 @@ from msgspec import structs
 
 from task_queue_engine.backends.base import (
     Backend,
-    DeadLetter,
     DeadLettering,
     Delivery,
     DueChange,
     Message,
     NewTask,
 )
-from task_queue_engine.clock import ManualClock
-from task_queue_engine.lifecycle import (
-    AttemptWrite,
-    Cancel,
-    ClaimRequest,
-    Complete,
-    Fail,
-    Interrupt,
-    PendingFailure,
-    Progress,
-    ScheduleRetry,
-    ScheduleSnooze,
-)
-from task_queue_engine.task import Task, TaskError
+from task_queue_engine.lifecycle import ClaimRequest, PendingFailure
+from task_queue_engine.task import Task
 from task_queue_engine.testing.conformance.harness import claim_request
+from task_queue_engine.testing.conformance.pairwise import (
+    ERROR,
+    KINDS,
+    TYPES,
+    VISIBILITY,
+    Operation,
+    Pairwise,
+    anonymous_dead_letter,
+    attempt_write,
+)
+from task_queue_engine.testing.conformance.step_programs import finishing, taking
 
-ERROR = TaskError(type="ValueError", message="no")
 TASKS = [str(UUID(int=number)) for number in range(4)]
-TYPES = ["email", "export"]
-VISIBILITY = 30.0
-
-Pair = tuple[Any, Any]
-Operation = Callable[["Pairwise"], Awaitable[None]]
-
-
-@dataclass(slots=True)
-class Pairwise:
-    """Both backends, and what has been received from each so far."""
-
-    model: Backend
-    real: Backend
-    clock: ManualClock
-    deliveries: list[tuple[Delivery, Delivery]] = field(default_factory=list)
-
-    async def same(self, call: Callable[[Backend], Awaitable[Any]]) -> Any:
-        """Call both; their answers must be equal. Returns the model's."""
-        expected, found = await call(self.model), await call(self.real)
-        assert found == expected
-        return expected
-
-    async def receive(self, number: int, *, claims: bool) -> None:
-        model, real = await self.pair(
-            lambda backend: backend.queue("default").receive(number, wait=0, visibility=VISIBILITY)
-        )
-        assert list(map(anonymous_delivery, real)) == list(map(anonymous_delivery, model))
-        self.deliveries += zip(model, real, strict=True)
-        if claims:
-            found = await self.real.store.claim(list(map(claim_request, real)))
-            assert found == await self.model.store.claim(list(map(claim_request, model)))
-
-    async def pair(self, call: Callable[[Backend], Awaitable[Any]]) -> Pair:
-        return await call(self.model), await call(self.real)
-
-    def held(self, picks: Sequence[int]) -> tuple[list[Delivery], list[Delivery]]:
-        """Some of the last deliveries, live and stale, as each backend knows them."""
-        recent = self.deliveries[-8:]
-        chosen = [recent[pick % len(recent)] for pick in picks] if recent else []
-        return [model for model, _ in chosen], [real for _, real in chosen]
-
-    async def on_held(
-        self,
-        picks: Sequence[int],
-        call: Callable[[Backend, list[Delivery]], Awaitable[Any]],
-    ) -> None:
-        model, real = self.held(picks)
-        assert await call(self.real, real) == await call(self.model, model)
-
-    def later(self, seconds: float) -> datetime:
-        return self.clock.now() + timedelta(seconds=seconds)
-
-
-def anonymous_delivery(delivery: Delivery) -> Delivery:
-    return structs.replace(delivery, message_id="", receipt="")
-
-
-def anonymous_dead_letter(dead_letter: DeadLetter) -> DeadLetter:
-    return replace(dead_letter, id="", receipt="")
-
 
 # --- operations: strategies of functions ----------------------------------------------------
 
@@ -122,6 +56,7 @@ def creating(draw: st.DrawFn) -> Operation:
             max_size=5,
         )
     )
+    sends = draw(st.booleans())
 
     async def create(both: Pairwise) -> None:
         now = both.clock.now()
@@ -138,7 +73,10 @@ def creating(draw: st.DrawFn) -> Operation:
                 run_at=run_at,
             )
             new.append(NewTask(task=task, due_at=run_at if scheduled else None))
-        await both.same(lambda backend: backend.store.create(new))
+        if sends:
+            await both.same(lambda backend: backend.submit(new))
+        else:
+            await both.same(lambda backend: backend.store.create(new))
 
     return create
 
@@ -194,9 +132,10 @@ def submitting(draw: st.DrawFn) -> Operation:
 def receiving(draw: st.DrawFn) -> Operation:
     number = draw(st.integers(1, 4))
     claims = draw(st.sampled_from([True, True, False]))
+    ahead = draw(st.sampled_from([False, False, True]))
 
     async def receive(both: Pairwise) -> None:
-        await both.receive(number, claims=claims)
+        await both.receive(number, claims=claims, ahead=ahead)
 
     return receive
 
@@ -207,19 +146,17 @@ def claiming(draw: st.DrawFn) -> Operation:
     wrong_task = draw(st.sampled_from([None, None, *TASKS]))
 
     def requests(deliveries: list[Delivery]) -> list[ClaimRequest]:
-        made = [claim_request(delivery) for delivery in deliveries]
+        made = [structs.replace(claim_request(each), ahead=ahead) for each in deliveries]
         if wrong_task is not None and made:
             made[0] = structs.replace(made[0], task_id=wrong_task)
         return made
+
+    ahead = draw(st.sampled_from([False, False, True]))
 
     async def claim(both: Pairwise) -> None:
         await both.on_held(chosen, lambda backend, held: backend.store.claim(requests(held)))
 
     return claim
-
-
-KINDS = ["complete", "complete", "fail", "retry", "retry later", "snooze", "interrupt"]
-KINDS += ["cancel", "progress"]
 
 
 @st.composite
@@ -232,35 +169,10 @@ def recording(draw: st.DrawFn) -> Operation:
         )
     )
 
-    def write(both: Pairwise, task_id: str, attempt: int, kind: str) -> AttemptWrite:
-        match kind:
-            case "complete":
-                return Complete(task_id=task_id, attempt=attempt, result={"by": attempt})
-            case "fail":
-                return Fail(task_id=task_id, attempt=attempt, error=ERROR)
-            case "retry" | "retry later":
-                return ScheduleRetry(
-                    task_id=task_id,
-                    attempt=attempt,
-                    error=ERROR,
-                    run_at=both.later(10),
-                    scheduled=kind == "retry later",
-                )
-            case "snooze":
-                return ScheduleSnooze(
-                    task_id=task_id, attempt=attempt, run_at=both.later(10), scheduled=True
-                )
-            case "interrupt":
-                return Interrupt(task_id=task_id, attempt=attempt)
-            case "cancel":
-                return Cancel(task_id=task_id, attempt=attempt, error=ERROR)
-            case _:
-                return Progress(task_id=task_id, attempt=attempt, value=[attempt])
-
     async def record(both: Pairwise) -> None:
         rows = await both.model.store.get([task_id for task_id, _, _ in items])
         writes = [
-            write(both, task_id, (row.attempt if row else 0) + offset, kind)
+            attempt_write(both, task_id, (row.attempt if row else 0) + offset, kind)
             for (task_id, offset, kind), row in zip(items, rows, strict=True)
         ]
         await both.same(lambda backend: backend.store.record(writes))
@@ -375,9 +287,12 @@ operations = st.one_of(
     sending(),
     receiving(),
     receiving(),
+    taking(),
+    taking(),
     recording(),
     claiming(),
-    recording(),
+    finishing(),
+    finishing(),
     handling(),
     asking(),
     passing_time(),
