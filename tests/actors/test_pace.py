@@ -67,7 +67,7 @@ def test_a_fixed_number_is_kept_whatever_attempts_take() -> None:
 
 
 @pytest.mark.parametrize("fixed", [None, 7])
-def test_after_a_stall_nothing_waits_until_a_worker_has_come_free(fixed: int | None) -> None:
+async def test_after_a_stall_nothing_waits_until_a_worker_has_come_free(fixed: int | None) -> None:
     pace = Pace(workers=5, fixed=fixed)
     pace.note("t", SHORT / 10)
     assert pace.ahead
@@ -89,7 +89,7 @@ def plan_of(demand: Demand, *, waiting: int = 0) -> TakePlan | None:
     return None if news is None else news.plan
 
 
-def test_free_workers_are_asked_for_and_told_once() -> None:
+async def test_free_workers_are_asked_for_and_told_once() -> None:
     demand = demanding(fixed=0)
     assert plan_of(demand) == TakePlan(worker="here", free=0, types={"t": "trio"})
     demand.worker_is_free(WorkerFree())
@@ -104,7 +104,7 @@ def test_free_workers_are_asked_for_and_told_once() -> None:
     assert plan.free == 1
 
 
-def test_what_waits_takes_places_first_of_workers_then_ahead() -> None:
+async def test_what_waits_takes_places_first_of_workers_then_ahead() -> None:
     demand = demanding()
     demand.worker_is_free(WorkerFree())
     for waiting, free, ahead in [(0, 1, 10), (1, 0, 10), (4, 0, 7)]:
@@ -113,7 +113,7 @@ def test_what_waits_takes_places_first_of_workers_then_ahead() -> None:
         assert (plan.free, plan.ahead) == (free, ahead)
 
 
-def test_with_no_worker_free_more_is_asked_for_by_halves() -> None:
+async def test_with_no_worker_free_more_is_asked_for_by_halves() -> None:
     """A commit for each few would cost more than it brings."""
     demand = demanding()
     for _ in range(4):
@@ -129,7 +129,7 @@ def test_with_no_worker_free_more_is_asked_for_by_halves() -> None:
     assert plan.ahead == 0
 
 
-def test_while_it_is_paused_nothing_is_asked_for() -> None:
+async def test_while_it_is_paused_nothing_is_asked_for() -> None:
     demand = demanding()
     demand.worker_is_free(WorkerFree())
     demand.is_paused = True

@@ -110,7 +110,7 @@ class Claimer:
         self._turning_away = TurningAway(
             store=store, retry=retry, type_check=type_check, max_delay=queue.max_delay
         )
-        self._demand = Demand(worker_name=worker_name, workers=pace.workers, pace=pace)
+        self._demand = Demand(worker_name=worker_name, pace=pace)
         self._channels = channels
         self._claims = StoreClaims(store=store, worker_name=worker_name, retry=retry)
         self._isolation = CrashIsolation(clock)
@@ -212,7 +212,7 @@ class Claimer:
         most = self._store.max_batch
         leases = self._buffer.take(min(self._demand.free_workers, most))
         ahead = min(self._demand.ahead, most - len(leases))
-        for lease in self._buffer.take_ahead(ahead, self._demand.short_types):
+        for lease in self._buffer.take_ahead(ahead, self._demand.short_types, beside=leases):
             lease.claimed_ahead = True
             leases.append(lease)
         return leases

@@ -24,11 +24,10 @@ class Demand:
 
     Args:
         worker_name: claims are made under it.
-        workers: how many there are.
         pace: how many may wait.
     """
 
-    def __init__(self, *, worker_name: str, workers: int, pace: Pace) -> None:
+    def __init__(self, *, worker_name: str, pace: Pace) -> None:
         self._worker_name = worker_name
         self._pace = pace
         # Workers that wait, less the attempts that wait for a worker.
@@ -37,7 +36,6 @@ class Demand:
         self.freed = 0
         """How often a worker has come free."""
         self._told: Room | None = None
-        self._workers = workers
         self._all_busy_since: float | None = None
         self._has_said_so = False
         self.is_paused = False
@@ -78,7 +76,7 @@ class Demand:
         if self.all_busy_for < _WORTH_SAYING:
             return ()
         said = (
-            f"all {self._workers} workers of this process have been busy for "
+            f"all {self._pace.workers} workers of this process have been busy for "
             f"{self.all_busy_for:.0f} s: where tasks wait, and handlers do so most of their time, "
             "a higher WORKER_COUNT runs more of them at once"
         )

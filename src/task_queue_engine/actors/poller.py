@@ -165,7 +165,11 @@ class Poller:
             return plan if plan.most else None
         free = max(0, plan.free - taken)
         ahead = max(0, plan.ahead - max(0, taken - plan.free))
-        return structs.replace(plan, free=free, ahead=ahead) if free + ahead else None
+        if not free + ahead:
+            return None
+        # Any of them may have taken a place.
+        places = {where: max(0, number - taken) for where, number in plan.places.items()}
+        return structs.replace(plan, free=free, ahead=ahead, places=places)
 
     async def _acquire(self, taken: Sequence[Taken]) -> tuple[Lease, ...]:
         """Have leases kept of what was taken; returns those to go on with."""
