@@ -84,7 +84,7 @@ class Demand:
 
     def _note_whether_all_are_busy(self) -> None:
         """Asked when everything that can be handed over has been."""
-        if self.free_workers:
+        if self._balance > 0:
             self._all_busy_since, self._has_said_so = None, False
         elif self._all_busy_since is None:
             self._all_busy_since = trio.current_time()
