@@ -76,7 +76,7 @@ class Poller:
         self._channels = channels
         self._room: Room | None = None
         self._handed_over = 0
-        # Of what the claimer may not have seen yet: its number, and where its handler takes a place.
+        # Of what the claimer may not have seen yet: its number, and where its handler is to run.
         self._takes_place: deque[tuple[int, Hashable]] = deque()
         self._stopping = False
         self._stoppable = trio.CancelScope()
