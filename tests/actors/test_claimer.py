@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import trio
 import trio.testing
+from trio.testing import MockClock
 
 from task_queue_engine import TaskError, TaskStatus
 from task_queue_engine.actors.messages import (
@@ -21,6 +22,7 @@ from task_queue_engine.actors.messages import (
 )
 from task_queue_engine.backends.base import Message
 from task_queue_engine.backends.memory import MemoryBackend
+from task_queue_engine.clock import TrioClock
 from task_queue_engine.lifecycle import (
     ClaimRequest,
     Complete,
@@ -511,6 +513,30 @@ async def test_what_would_wait_for_a_thread_is_not_claimed_and_others_pass_it(
         assert rig.claimer.statistics().waiting == 1
         rig.free(after="heavy")
         assert (await rig.deliveries.receive()).task.id == second.id
+
+
+async def test_of_places_that_are_taken_no_poll_under_way_knows_too_little(
+    autojump_clock: MockClock,
+) -> None:
+    """Where what is received is claimed at once, a receive waits by what was known when it began:
+    what has been handed over just before has its places."""
+    backend = MemoryBackend(clock=TrioClock(), is_one_transaction=True)
+    registry = known("quick")
+
+    @registry.task("heavy")
+    def heavy(payload: Any) -> None: ...
+
+    async with backend.open():
+        running = await put(backend, type="heavy")
+        async with polling(backend, demand=4, registry=registry, places={RunsIn.THREAD: 1}) as rig:
+            assert (await rig.deliveries.receive()).task.id == running.id
+            await trio.testing.wait_all_tasks_blocked()
+            waits, quick = await put(backend, type="heavy"), await put(backend, type="quick")
+            assert (await rig.deliveries.receive()).task.id == quick.id
+            await trio.testing.wait_all_tasks_blocked()
+            assert status(backend, waits.id) is TaskStatus.PENDING
+            rig.free(after="heavy")
+            assert (await rig.deliveries.receive()).task.id == waits.id
 
 
 async def test_what_was_not_claimed_for_want_of_a_thread_goes_back_at_a_stop(

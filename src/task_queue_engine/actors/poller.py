@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Hashable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -75,6 +76,8 @@ class Poller:
         self._channels = channels
         self._room: Room | None = None
         self._handed_over = 0
+        # Of what the claimer may not have seen yet: its number, and where its handler is to run.
+        self._takes_place: deque[tuple[int, Hashable]] = deque()
         self._stopping = False
         self._stoppable = trio.CancelScope()
         self._is_polling = False
@@ -162,13 +165,17 @@ class Poller:
             return None
         plan, taken = self._room.plan, self._handed_over - self._room.seen
         if not taken:
+            self._takes_place.clear()
             return plan if plan.most else None
         free = max(0, plan.free - taken)
         ahead = max(0, plan.ahead - max(0, taken - plan.free))
         if not free + ahead:
             return None
-        # Any of them may have taken a place.
-        places = {where: max(0, number - taken) for where, number in plan.places.items()}
+        while self._takes_place and self._takes_place[0][0] < self._room.seen:
+            self._takes_place.popleft()
+        places = dict(plan.places)
+        for _, where in self._takes_place:
+            places[where] -= 1
         return structs.replace(plan, free=free, ahead=ahead, places=places)
 
     async def _acquire(self, taken: Sequence[Taken]) -> tuple[Lease, ...]:
@@ -201,6 +208,12 @@ class Poller:
         except trio.BrokenResourceError:  # the claimer has ended, and so does the engine
             self._stopping = True
             return False
+        if self._room is not None:
+            types, places = self._room.plan.types, self._room.plan.places
+            for number, lease in enumerate(leases, self._handed_over):
+                where = types.get(lease.delivery.task_type)
+                if where in places:
+                    self._takes_place.append((number, where))
         self._handed_over += len(leases)
         return True
 

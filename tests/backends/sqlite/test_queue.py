@@ -10,11 +10,21 @@ import pytest
 import trio
 import trio.testing
 
-from task_queue_engine.backends.base import AlreadyExists, Created, Delivery, Done, Message, NewTask
+from task_queue_engine.backends.base import (
+    AlreadyExists,
+    Created,
+    Delivery,
+    Done,
+    Finish,
+    GiveBack,
+    Message,
+    NewTask,
+    TakePlan,
+)
 from task_queue_engine.backends.sqlite import SqliteBackend
 from task_queue_engine.backends.sqlite import queue as sqlite_queue
 from task_queue_engine.clock import TrioClock
-from task_queue_engine.lifecycle import Complete, Started
+from task_queue_engine.lifecycle import Complete, Interrupt, Started
 from task_queue_engine.testing.conformance.harness import claim_request
 from tests.backends.sqlite.child import new_task
 from tests.backends.sqlite.harness import SqliteHarness
@@ -100,6 +110,18 @@ async def test_the_clock_is_asked_on_the_event_loop(tmp_path: Path) -> None:
         await store.reclaim([(task.id, 1)])
         await queue.extend([delivery], visibility=30)
         assert await queue.release([(delivery, 0.0)]) == [Done()]
+
+
+async def test_the_clock_is_asked_on_the_event_loop_by_each_step(tmp_path: Path) -> None:
+    backend = SqliteBackend(tmp_path / "tasks.db", clock=TrioClock())
+    async with backend.open():
+        steps, task = backend.steps("default"), new_task()
+        plan = TakePlan(worker="here", free=1, types={task.type: "anywhere"})
+        assert await backend.submit([NewTask(task=task)]) == [Created()]
+        (taken,) = await steps.take(plan, wait=0, visibility=30)
+        interrupt = Interrupt(task_id=task.id, attempt=1)
+        (finished,) = await steps.finish([Finish(interrupt, taken.delivery, GiveBack())])
+        assert finished.settled == Done()
 
 
 @pytest.mark.parametrize("size", [10, 1_998, 1_999, 9_000])

@@ -85,9 +85,7 @@ class SqliteBackend:
         return self._queues[name]
 
     def steps(self, name: str) -> SqliteSteps:
-        return SqliteSteps(
-            queue=self.queue(name), store=self._store, file=self._file, clock=self._clock
-        )
+        return SqliteSteps(queue=self.queue(name), store=self._store, file=self._file)
 
     async def submit(self, tasks: Sequence[NewTask]) -> list[SubmitVerdict]:
         return await submit(tasks, file=self._file, store=self._store, queue_of=self.queue)

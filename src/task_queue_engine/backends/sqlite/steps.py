@@ -36,7 +36,6 @@ from task_queue_engine.backends.sqlite.rows import (
 )
 from task_queue_engine.backends.sqlite.store import SqliteStore
 from task_queue_engine.backends.sqlite.transaction import Transaction
-from task_queue_engine.clock import Clock
 from task_queue_engine.lifecycle import (
     Recorded,
     RecordVerdict,
@@ -89,11 +88,12 @@ async def submit(
     """`Backend.submit`: rows and messages in one transaction."""
     creation = store.creation(tasks)
     queues = {new.task.queue: queue_of(new.task.queue) for new in tasks if new.due_at is None}
+    times = {name: queue.now() for name, queue in queues.items()}
 
     def work(transaction: Transaction) -> list[SubmitVerdict]:
         verdicts: list[SubmitVerdict] = [*creation.carry_out(transaction)]
         for name, queue in queues.items():
-            now = queue.now()
+            now = times[name]
             latest = now + round(MAX_DELAY * 1e6)
             rows = [
                 (new.task.id, min(max(now, to_us_or_none(new.task.run_at) or now), latest))
@@ -115,13 +115,10 @@ class SqliteSteps:
     is_one_transaction = True
     max_batch = 256
 
-    def __init__(
-        self, *, queue: SqliteQueue, store: SqliteStore, file: DatabaseFile, clock: Clock
-    ) -> None:
+    def __init__(self, *, queue: SqliteQueue, store: SqliteStore, file: DatabaseFile) -> None:
         self._queue = queue
         self._store = store
         self._file = file
-        self._clock = clock
 
     # --- take -------------------------------------------------------------------------------
 
@@ -151,10 +148,11 @@ class SqliteSteps:
 
     async def finish(self, items: Sequence[Finish]) -> list[Finished]:
         record = self._store.recording([item.write for item in items])
+        now = self._queue.now()
 
         def work(transaction: Transaction) -> list[Finished]:
             recorded = record(transaction)
-            return self._settle(transaction, items, recorded)
+            return self._settle(transaction, items, recorded, now)
 
         answered = await self._file.write(work)
         # Those that go back are visible again.
@@ -163,7 +161,11 @@ class SqliteSteps:
         return answered
 
     def _settle(
-        self, transaction: Transaction, items: Sequence[Finish], recorded: Sequence[RecordVerdict]
+        self,
+        transaction: Transaction,
+        items: Sequence[Finish],
+        recorded: Sequence[RecordVerdict],
+        now: int,
     ) -> list[Finished]:
         deleted: list[int] = []
         given_back: list[tuple[int, float]] = []
@@ -189,7 +191,7 @@ class SqliteSteps:
             note(deleted, self._queue.messages.delete(transaction, deliveries))
         if given_back:
             released = [(items[index].delivery, delay) for index, delay in given_back]
-            answers = self._queue.messages.release(transaction, released, self._queue.now())
+            answers = self._queue.messages.release(transaction, released, now)
             note([index for index, _ in given_back], answers)
         if dead:
             answers = self._queue.messages.dead_letter(transaction, [letter for _, letter in dead])
