@@ -53,11 +53,18 @@ class ClaimBuffer:
             taken.append(lease)
         return taken
 
-    def take_ahead(self, most: int, short_types: Container[str]) -> list[Lease]:
+    def take_ahead(
+        self, most: int, short_types: Container[str], *, beside: Iterable[Lease]
+    ) -> list[Lease]:
         """At most so many to claim before a worker is free: those of these types that are next in
-        turn. What has to wait for its worker keeps those behind it waiting too."""
+        turn. What has to wait for its worker keeps those behind it waiting too. `beside`: taken
+        for the same claim, and in places of their own."""
         taken: list[Lease] = []
         free = self._free.copy()
+        for lease in beside:
+            where_to = self._runs_in(lease.delivery.task_type)
+            if where_to is not None and where_to in free:
+                free[where_to] -= 1
         while self._incoming and len(taken) < most:
             lease = self._incoming[0]
             task_type = lease.delivery.task_type

@@ -223,7 +223,7 @@ class Claimer:
         most = self._store.max_batch
         leases = self._buffer.take(min(self._demand.free_workers, most))
         ahead = min(self._demand.ahead, most - len(leases))
-        for lease in self._buffer.take_ahead(ahead, self._demand.short_types):
+        for lease in self._buffer.take_ahead(ahead, self._demand.short_types, beside=leases):
             lease.claimed_ahead = True
             leases.append(lease)
         return leases

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Hashable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -75,6 +76,9 @@ class Poller:
         self._channels = channels
         self._room: Room | None = None
         self._handed_over = 0
+        # Of what was claimed for places that are only so many: how much was handed over with it,
+        # and where it runs.
+        self._placed: list[tuple[int, Hashable]] = []
         self._stopping = False
         self._stoppable = trio.CancelScope()
         self._is_polling = False
@@ -158,11 +162,17 @@ class Poller:
         if self._room is None:
             return None
         plan, taken = self._room.plan, self._handed_over - self._room.seen
+        if self._placed:
+            self._placed = [one for one in self._placed if one[0] > self._room.seen]
         if not taken:
             return plan if plan.most else None
         free = max(0, plan.free - taken)
         ahead = max(0, plan.ahead - max(0, taken - plan.free))
-        return structs.replace(plan, free=free, ahead=ahead) if free + ahead else None
+        if not free + ahead:
+            return None
+        places = Counter(where for _, where in self._placed)
+        left = {where: number - places[where] for where, number in plan.places.items()}
+        return structs.replace(plan, free=free, ahead=ahead, places=left)
 
     async def _acquire(self, taken: Sequence[Taken]) -> tuple[Lease, ...]:
         """Have leases kept of what was taken; returns those to go on with."""
@@ -195,6 +205,13 @@ class Poller:
             self._stopping = True
             return False
         self._handed_over += len(leases)
+        if self._room is not None and self._room.plan.places:
+            types, places = self._room.plan.types, self._room.plan.places
+            self._placed += [
+                (self._handed_over, types[lease.started.task.type])
+                for lease in leases
+                if lease.started is not None and types.get(lease.started.task.type) in places
+            ]
         return True
 
     async def _give_back(self, leases: Sequence[Lease]) -> None:
