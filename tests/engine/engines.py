@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import trio
+import trio.testing
 
 from task_queue_engine import Backoff, Engine, Settings, Task, TaskRegistry, TaskStatus
 from task_queue_engine.backends.base import (
@@ -245,6 +246,9 @@ async def reaches(engine: Engine, task_id: str, status: TaskStatus) -> Task:
     with trio.fail_after(3600):
         while (task := await engine.get(task_id)).status is not status:  # noqa: ASYNC110 - as above
             await trio.sleep(0.01)
+    if status is TaskStatus.PROCESSING:
+        # Claimed together with its receive it is on its way to its worker.
+        await trio.testing.wait_all_tasks_blocked()
     return task
 
 

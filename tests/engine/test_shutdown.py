@@ -64,6 +64,7 @@ async def stopped_after(engine: Engine) -> float:
 # --- giving back ----------------------------------------------------------------------------
 
 
+@pytest.mark.two_services
 @pytest.mark.parametrize("prefetch", [0, 1, 7, 50])
 @pytest.mark.parametrize("grace", [0, GRACE])
 async def test_all_that_has_not_started_goes_back_at_once_and_costs_no_attempt(
@@ -123,6 +124,7 @@ async def test_the_long_poll_under_way_takes_nothing_after_the_stop(
         assert await depth(backend) == QueueDepth(waiting=1, in_flight=0, dead=0)
 
 
+@pytest.mark.two_services
 async def test_a_stop_while_a_batch_is_being_claimed_gives_it_back(
     tasks: TaskRegistry, backend: MemoryBackend, runs: Runs
 ) -> None:
@@ -236,6 +238,7 @@ async def test_a_second_stop_means_now(tasks: TaskRegistry, backend: MemoryBacke
     assert row(backend, task_id).task.status is TaskStatus.PENDING
 
 
+@pytest.mark.two_services
 async def test_what_a_worker_takes_after_the_interruption_does_not_start(
     tasks: TaskRegistry, backend: MemoryBackend, runs: Runs
 ) -> None:
@@ -330,6 +333,7 @@ async def test_an_idle_engine_stops_at_once_whatever_hangs_beside_the_line(
 # --- submissions ----------------------------------------------------------------------------
 
 
+@pytest.mark.two_services
 async def test_submissions_under_way_are_carried_out_and_later_ones_refused(
     tasks: TaskRegistry, backend: MemoryBackend
 ) -> None:
@@ -379,6 +383,7 @@ async def hosting(
         yield await nursery.start(engine.run), nursery
 
 
+@pytest.mark.two_services
 async def test_cancelling_the_hosts_nursery_drains_all_the_same(
     tasks: TaskRegistry, backend: MemoryBackend
 ) -> None:
