@@ -12,7 +12,7 @@ from trio.testing import MockClock
 
 from task_queue_engine import TaskRegistry, TaskStatus
 from task_queue_engine.actors.messages import Attempt, Errored, Interrupted, Release
-from task_queue_engine.actors.pace import HORIZON, SHORT
+from task_queue_engine.actors.pace import PATIENCE, SHORT
 from task_queue_engine.backends.memory import MemoryBackend
 from task_queue_engine.clock import TrioClock
 from task_queue_engine.registry import RunsIn
@@ -91,7 +91,7 @@ async def test_without_a_free_worker_it_goes_back_in_a_moment(backend: MemoryBac
         began = trio.current_time()
         for _ in range(9):
             assert isinstance(await rig.outcomes.receive(), Interrupted)
-        assert trio.current_time() - began == pytest.approx(HORIZON)
+        assert trio.current_time() - began == pytest.approx(PATIENCE)
         assert (rig.claimer.statistics().returned, rig.claimer.statistics().ahead) == (9, 0)
         # And no more is taken until a worker comes free.
         calls = backend.faults.calls["take"] + backend.faults.calls["receive"]
@@ -109,7 +109,7 @@ async def test_it_is_not_taken_back_while_workers_come_free(backend: MemoryBacke
         for _ in range(10):
             warm(rig)
             await rig.deliveries.receive()
-            await trio.sleep(HORIZON / 2)
+            await trio.sleep(PATIENCE / 2)
         assert rig.claimer.statistics().returned == 0
 
 
@@ -164,7 +164,7 @@ async def test_a_last_chance_is_claimed_when_a_worker_is_free(backend: MemoryBac
         await put(backend)
         await rig.deliveries.receive()
         waiting, other = await put(backend, max_attempts=1), await put(backend)
-        await trio.sleep(HORIZON / 2)
+        await trio.sleep(PATIENCE / 2)
         attempt = rig.deliveries.receive_nowait()
         assert (attempt.task.id, attempt.lease.claimed_ahead) == (other.id, True)
         assert status(backend, waiting.id) is TaskStatus.PENDING
@@ -187,7 +187,7 @@ async def test_what_is_only_leased_goes_back_too(backend: MemoryBackend) -> None
         for _ in range(3):
             await put(backend, max_attempts=1)
         assert (await rig.deliveries.receive()).task.id == first.id
-        await trio.sleep(2 * HORIZON)
+        await trio.sleep(2 * PATIENCE)
         depth = await backend.queue("default").depth()
         released = 0
         while True:

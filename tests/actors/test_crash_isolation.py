@@ -9,7 +9,7 @@ from trio.testing import MockClock
 from task_queue_engine import Task, TaskError
 from task_queue_engine.actors.crash_isolation import CrashIsolation
 from task_queue_engine.actors.messages import Attempt
-from task_queue_engine.clock import ManualClock
+from task_queue_engine.clock import ManualClock, SystemClock
 from task_queue_engine.lifecycle import crash_error
 from tests.actors.support import loose_lease
 
@@ -24,7 +24,7 @@ def attempt(*, crashes: int, of: int = 3, error: TaskError | None = None) -> Att
 
 
 async def test_what_never_crashed_always_runs(autojump_clock: MockClock) -> None:
-    isolation = CrashIsolation()
+    isolation = CrashIsolation(SystemClock())
     assert isolation.admit(attempt(crashes=2))
     assert isolation.admit(attempt(crashes=0))
     assert isolation.admit(attempt(crashes=0, of=1))
@@ -33,12 +33,12 @@ async def test_what_never_crashed_always_runs(autojump_clock: MockClock) -> None
 
 
 async def test_those_with_chances_left_run_together(autojump_clock: MockClock) -> None:
-    isolation = CrashIsolation()
+    isolation = CrashIsolation(SystemClock())
     assert all(isolation.admit(attempt(crashes=1)) for _ in range(5))
 
 
 async def test_a_last_chance_waits_for_the_others_to_end(autojump_clock: MockClock) -> None:
-    isolation = CrashIsolation()
+    isolation = CrashIsolation(SystemClock())
     others = [attempt(crashes=1), attempt(crashes=1, of=9)]
     for other in others:
         assert isolation.admit(other)
@@ -50,7 +50,7 @@ async def test_a_last_chance_waits_for_the_others_to_end(autojump_clock: MockClo
 
 
 async def test_others_wait_for_a_last_chance_to_end(autojump_clock: MockClock) -> None:
-    isolation = CrashIsolation()
+    isolation = CrashIsolation(SystemClock())
     last = attempt(crashes=2)
     assert isolation.admit(last)
     for other in (attempt(crashes=1, of=9), attempt(crashes=2)):

@@ -81,7 +81,7 @@ def test_after_a_stall_nothing_waits_until_a_worker_has_come_free(fixed: int | N
 
 
 def demanding(workers: int = 2, fixed: int | None = 10) -> Demand:
-    return Demand(worker_name="here", pace=Pace(workers=workers, fixed=fixed))
+    return Demand(worker_name="here", workers=workers, pace=Pace(workers=workers, fixed=fixed))
 
 
 def plan_of(demand: Demand, *, waiting: int = 0) -> TakePlan | None:
@@ -89,7 +89,7 @@ def plan_of(demand: Demand, *, waiting: int = 0) -> TakePlan | None:
     return None if news is None else news.plan
 
 
-def test_free_workers_are_asked_for_and_told_once() -> None:
+async def test_free_workers_are_asked_for_and_told_once() -> None:
     demand = demanding(fixed=0)
     assert plan_of(demand) == TakePlan(worker="here", free=0, types={"t": "trio"})
     demand.worker_is_free(WorkerFree())
@@ -104,7 +104,7 @@ def test_free_workers_are_asked_for_and_told_once() -> None:
     assert plan.free == 1
 
 
-def test_what_waits_takes_places_first_of_workers_then_ahead() -> None:
+async def test_what_waits_takes_places_first_of_workers_then_ahead() -> None:
     demand = demanding()
     demand.worker_is_free(WorkerFree())
     for waiting, free, ahead in [(0, 1, 10), (1, 0, 10), (4, 0, 7)]:
@@ -113,7 +113,7 @@ def test_what_waits_takes_places_first_of_workers_then_ahead() -> None:
         assert (plan.free, plan.ahead) == (free, ahead)
 
 
-def test_with_no_worker_free_more_is_asked_for_by_halves() -> None:
+async def test_with_no_worker_free_more_is_asked_for_by_halves() -> None:
     """A commit for each few would cost more than it brings."""
     demand = demanding()
     for _ in range(4):
@@ -129,7 +129,7 @@ def test_with_no_worker_free_more_is_asked_for_by_halves() -> None:
     assert plan.ahead == 0
 
 
-def test_while_it_is_paused_nothing_is_asked_for() -> None:
+async def test_while_it_is_paused_nothing_is_asked_for() -> None:
     demand = demanding()
     demand.worker_is_free(WorkerFree())
     demand.is_paused = True
@@ -141,7 +141,7 @@ def test_while_it_is_paused_nothing_is_asked_for() -> None:
     assert demand.free_workers == 1
 
 
-def test_what_was_taken_back_has_no_worker_to_wait_for() -> None:
+async def test_what_was_taken_back_has_no_worker_to_wait_for() -> None:
     demand = demanding()
     for _ in range(3):
         demand.handed_over()
@@ -151,7 +151,7 @@ def test_what_was_taken_back_has_no_worker_to_wait_for() -> None:
     assert (demand.free_workers, demand.ahead) == (1, 10)
 
 
-def test_a_worker_that_takes_what_waits_ahead_is_not_free() -> None:
+async def test_a_worker_that_takes_what_waits_ahead_is_not_free() -> None:
     demand = demanding()
     demand.handed_over()
     demand.worker_is_free(WorkerFree("t", 0.001))

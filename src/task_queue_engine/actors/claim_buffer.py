@@ -29,7 +29,7 @@ class ClaimBuffer:
         self._held_back: dict[RunsIn, deque[Lease]] = {where: deque() for where in places}
 
     def __len__(self) -> int:
-        return len(self._for_worker) + len(self._incoming) + sum(map(len, self._held_back.values()))
+        return self.ready + sum(map(len, self._held_back.values()))
 
     def add(self, leases: Iterable[Lease]) -> None:
         self._incoming.extend(leases)
@@ -88,19 +88,18 @@ class ClaimBuffer:
         return self._free.copy()
 
     @property
-    def waits_for_worker(self) -> bool:
-        """Not for a thread or a process."""
-        return bool(self._for_worker or self._incoming)
+    def ready(self) -> int:
+        """Those that wait for a worker, and for no place."""
+        return len(self._for_worker) + len(self._incoming)
 
-    def take_waiting(self) -> list[Lease]:
-        """All that wait for a worker."""
+    def take_ready(self) -> list[Lease]:
         leases = [*self._for_worker, *self._incoming]
         self._for_worker.clear()
         self._incoming.clear()
         return leases
 
     def take_all(self) -> list[Lease]:
-        leases = self.take_waiting()
+        leases = self.take_ready()
         for held in self._held_back.values():
             leases += held
             held.clear()

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import timedelta
 from typing import Any
 
 import trio
@@ -23,7 +21,6 @@ from task_queue_engine.actors.messages import (
     Interrupted,
     Lease,
     Leased,
-    Leave,
     Outcome,
     Recording,
     Release,
@@ -31,23 +28,17 @@ from task_queue_engine.actors.messages import (
     Settlement,
     WorkerFree,
 )
-from task_queue_engine.actors.pace import HORIZON, Pace
+from task_queue_engine.actors.pace import PATIENCE, Pace
 from task_queue_engine.actors.store_claims import StoreClaims
-from task_queue_engine.actors.type_check import Checked, ClaimIt, FailIt, GiveBack, TypeCheck
+from task_queue_engine.actors.turning_away import Candidate, TurningAway, sort
+from task_queue_engine.actors.type_check import TypeCheck
 from task_queue_engine.actors.unstarted import Unstarted, log_silence
 from task_queue_engine.backends.base import TaskQueue, TaskStore
 from task_queue_engine.clock import Clock
-from task_queue_engine.errors import BackendUnavailable
-from task_queue_engine.lifecycle import DuplicateDelivery, NotAhead, Started, crash_error
+from task_queue_engine.lifecycle import DuplicateDelivery, NotAhead, Started
 from task_queue_engine.registry import RunsIn
-from task_queue_engine.retry import Decision, GiveUp, SnoozeUntil
+from task_queue_engine.retry import Decision
 from task_queue_engine.task import TaskError
-
-logger = logging.getLogger("task_queue_engine.claimer")
-
-# Seconds until a task that may not run beside another is looked at again: few claims for one that
-# has killed its worker before, and not long for one that has not.
-_ISOLATION_DELAY = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +51,8 @@ class ClaimerStatistics:
     """Received, and not claimed yet."""
     ahead: int
     """Claimed before a worker was free, and not started yet."""
+    all_busy_for: float
+    """Seconds for which no worker has waited for work."""
     returned: int
     """Given back unstarted: at the stop, or since the store did not answer in time."""
     given_back_by_type: dict[str, int]
@@ -79,16 +72,6 @@ class ClaimerChannels:
     """Its other end: what was claimed ahead is taken back by it."""
     outcomes: trio.MemorySendChannel[Outcome]
     settlements: trio.MemorySendChannel[tuple[Settlement, ...]]
-
-
-@dataclass(slots=True, eq=False)
-class _Candidate:
-    """A lease whose claim is under way."""
-
-    lease: Lease
-    checked: Checked
-    to_fail: tuple[TaskError, GiveUp] | None = None
-    """It is claimed to be FAILED, and not to be run."""
 
 
 class Claimer:
@@ -122,15 +105,15 @@ class Claimer:
         pace: Pace,
         channels: ClaimerChannels,
     ) -> None:
-        self._max_delay = queue.max_delay
         self._store = store
-        self._clock = clock
-        self._retry = retry
         self._types = type_check
-        self._demand = Demand(worker_name=worker_name, pace=pace)
+        self._turning_away = TurningAway(
+            store=store, retry=retry, type_check=type_check, max_delay=queue.max_delay
+        )
+        self._demand = Demand(worker_name=worker_name, workers=pace.workers, pace=pace)
         self._channels = channels
         self._claims = StoreClaims(store=store, worker_name=worker_name, retry=retry)
-        self._isolation = CrashIsolation()
+        self._isolation = CrashIsolation(clock)
         self._unstarted = Unstarted(clock=clock, visibility=visibility, max_delay=queue.max_delay)
         self._buffer = ClaimBuffer(runs_in=type_check.runs_in, places=places)
         self._claimed_already: list[Lease] = []
@@ -148,13 +131,14 @@ class Claimer:
             duplicates=self._unstarted.duplicates,
             waiting=len(self._buffer),
             ahead=self._demand.waiting_ahead,
+            all_busy_for=self._demand.all_busy_for,
             returned=self._returned + self._unstarted.returned,
             given_back_by_type=self._types.given_back,
         )
 
     def notes(self) -> tuple[str, ...]:
         """What a person should know who asks how this worker is."""
-        return self._types.notes()
+        return self._types.notes() + self._demand.notes()
 
     def stop(self) -> None:
         """Start nothing more, and give back what waits. Safe to call at any time."""
@@ -208,15 +192,20 @@ class Claimer:
         if self._stopping:
             return
         with self._waiting:
-            if self._demand.waiting_ahead or self._holds_too_much:
-                self._waiting.deadline = trio.current_time() + HORIZON
+            if self._waits_for_worker:
+                self._waiting.deadline = trio.current_time() + PATIENCE
             self._note_waiting_events(await self._channels.claim_events.receive())
         if self._waiting.cancelled_caught and not self._stopping:
-            await self._take_back()
+            freed = self._demand.freed
+            self._note_waiting_events()
+            if self._demand.freed == freed:
+                await self._take_back()
 
     @property
-    def _holds_too_much(self) -> bool:
-        return self._buffer.waits_for_worker and not self._demand.may_hold
+    def _waits_for_worker(self) -> bool:
+        """Something that is to go back where none comes free in time."""
+        holds = self._demand.holds_by_itself and self._buffer.ready > 0
+        return self._demand.waiting_ahead > 0 or holds
 
     def _take(self) -> list[Lease]:
         """Of what is only leased: for each worker that waits, and ahead."""
@@ -245,7 +234,7 @@ class Claimer:
                     self._demand.is_paused = not event.works
                 event = self._channels.claim_events.receive_nowait()
         except (trio.WouldBlock, trio.EndOfChannel):  # not `suppress`, as this is for every batch
-            pass
+            return
 
     async def _take_back(self) -> None:
         """No worker came free in time: what waits is for other processes."""
@@ -254,34 +243,26 @@ class Claimer:
             while True:
                 attempts.append(self._channels.handed_over.receive_nowait())
         self._demand.taken_back(len(attempts))
-        self._returned += len(attempts)
+        leases = self._buffer.take_ready() if self._demand.holds_by_itself else []
+        self._returned += len(attempts) + len(leases)
+        if leases:
+            await self._channels.settlements.send(tuple(map(Release, leases)))
         for attempt in attempts:
             self._buffer.ended(attempt.task.type)
             await self._channels.outcomes.send(Interrupted(attempt))
-        if self._holds_too_much and not self._stopping:
-            leases = self._buffer.take_waiting()
-            self._returned += len(leases)
-            await self._channels.settlements.send(tuple(map(Release, leases)))
 
     # --- one batch --------------------------------------------------------------------------
 
     async def _serve(self, leases: list[Lease]) -> None:
         self._in_hand = leases
-        settlements: list[Settlement] = []
         checks = await self._types.check([lease.delivery for lease in leases])
-        candidates: list[_Candidate] = []
-        refused: list[tuple[_Candidate, TaskError]] = []
-        for lease, checked in zip(leases, checks, strict=True):
-            if lease.lost:  # it was with another worker by now
-                settlements.append(Leave(lease))
-            elif lease.delivery.is_worn:
-                settlements.append(Release(lease))  # as a fresh copy
-            elif checked.refusal is None:
-                candidates.append(_Candidate(lease, checked))
-            else:
-                refused.append((_Candidate(lease, checked), checked.refusal))
+        settlements, candidates, refused = sort(leases, checks)
         if refused:
-            settlements += await self._turn_away(refused, candidates)
+            turned_away, to_claim = await self._turning_away.look_at(
+                refused, is_stopping=lambda: self._stopping
+            )
+            settlements += turned_away
+            candidates += to_claim
         if self._stopping:
             await self._settle(settlements)
             return
@@ -296,33 +277,8 @@ class Claimer:
             self._in_hand = [lease for lease in self._in_hand if lease not in settled]
             await self._channels.settlements.send(tuple(settlements))
 
-    async def _turn_away(
-        self, refused: Sequence[tuple[_Candidate, TaskError]], candidates: list[_Candidate]
-    ) -> list[Settlement]:
-        """Look at the rows of what this worker cannot run. What is to be claimed all the same joins
-        `candidates`; returns what becomes of the others."""
-        ids = [candidate.lease.delivery.task_id for candidate, _ in refused]
-        try:
-            tasks = await self._retry.call(
-                lambda: self._store.get(ids), give_up=lambda: self._stopping
-            )
-        except BackendUnavailable:
-            return []  # they are still in hand, and go back
-        settlements: list[Settlement] = []
-        for (candidate, refusal), task in zip(refused, tasks, strict=True):
-            lease = candidate.lease
-            match self._types.turn_away(task, refusal, lease.delivery, candidate.checked.data):
-                case GiveBack(delay):
-                    settlements.append(Release(lease, min(delay, self._max_delay)))
-                case FailIt(reason):
-                    candidate.to_fail = refusal, GiveUp(reason)
-                    candidates.append(candidate)
-                case ClaimIt():
-                    candidates.append(candidate)
-        return settlements
-
     async def _claim(
-        self, candidates: Sequence[_Candidate], settlements: list[Settlement]
+        self, candidates: Sequence[Candidate], settlements: list[Settlement]
     ) -> list[Outcome]:
         """Claim, and let workers start what may. Returns what came of attempts that do not start;
         what was not claimed goes to `settlements`."""
@@ -403,18 +359,13 @@ class Claimer:
         self, attempt: Attempt, refused: tuple[TaskError, Decision] | None
     ) -> Outcome | None:
         """None: let a worker start it."""
-        task = attempt.task
         if self._stopping:
             self._returned += 1
             return Interrupted(attempt)
-        refused = refused or self._types.after_claim(task)
+        refused = refused or self._types.after_claim(attempt.task)
         if refused is not None:
             return Errored(attempt, *refused)
-        if not self._isolation.admit(attempt):
-            run_at = self._clock.now() + timedelta(seconds=_ISOLATION_DELAY)
-            error = task.error or crash_error(task.attempt, task.worker)
-            return Errored(attempt, error, SnoozeUntil(run_at, _ISOLATION_DELAY))
-        return None
+        return self._isolation.postpone(attempt)
 
     def _hand_over(self, attempt: Attempt) -> Interrupted | None:
         """None: a worker starts it."""

@@ -8,16 +8,34 @@ after a crash never runs beside another whose worker died.
 
 from __future__ import annotations
 
-from task_queue_engine.actors.messages import Attempt
-from task_queue_engine.lifecycle import CRASH_ERROR_TYPE
+from datetime import timedelta
+
+from task_queue_engine.actors.messages import Attempt, Errored
+from task_queue_engine.clock import Clock
+from task_queue_engine.lifecycle import CRASH_ERROR_TYPE, crash_error
+from task_queue_engine.retry import SnoozeUntil
 from task_queue_engine.task import Task
+
+# Seconds until a task that may not run beside another is looked at again: few claims for one that
+# has killed its worker before, and not long for one that has not.
+_ISOLATION_DELAY = 5.0
 
 
 class CrashIsolation:
     """Decides it for the attempts of one engine."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
         self._after_crash: list[Attempt] = []
+
+    def postpone(self, attempt: Attempt) -> Errored | None:
+        """None: it may run now. Else it comes again, at no cost."""
+        if self.admit(attempt):
+            return None
+        task = attempt.task
+        run_at = self._clock.now() + timedelta(seconds=_ISOLATION_DELAY)
+        error = task.error or crash_error(task.attempt, task.worker)
+        return Errored(attempt, error, SnoozeUntil(run_at, _ISOLATION_DELAY))
 
     def admit(self, attempt: Attempt) -> bool:
         """Whether it may run now; False: later, when others have ended."""

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Hashable, Mapping
 from typing import Any
+
+import trio
 
 from task_queue_engine.actors.messages import Room, WorkerFree
 from task_queue_engine.actors.pace import Pace
 from task_queue_engine.backends.base import TakePlan
+
+logger = logging.getLogger("task_queue_engine.claimer")
+
+# Seconds: a burst that is worked off by then needs nothing.
+_WORTH_SAYING = 60.0
 
 
 class Demand:
@@ -16,16 +24,22 @@ class Demand:
 
     Args:
         worker_name: claims are made under it.
+        workers: how many there are.
         pace: how many may wait.
     """
 
-    def __init__(self, *, worker_name: str, pace: Pace) -> None:
+    def __init__(self, *, worker_name: str, workers: int, pace: Pace) -> None:
         self._worker_name = worker_name
         self._pace = pace
         # Workers that wait, less the attempts that wait for a worker.
         self._balance = 0
         self._seen = 0
+        self.freed = 0
+        """How often a worker has come free."""
         self._told: Room | None = None
+        self._workers = workers
+        self._all_busy_since: float | None = None
+        self._has_said_so = False
         self.is_paused = False
         """Nothing is to be claimed."""
 
@@ -45,19 +59,47 @@ class Demand:
         return 0 if self.is_paused else max(0, self._pace.ahead - self.waiting_ahead)
 
     @property
-    def may_hold(self) -> bool:
-        """What is only leased may wait for a worker however long that takes: so it was set."""
-        return self._pace.is_fixed
+    def holds_by_itself(self) -> bool:
+        """What waits is held since there seemed to be work for it, and by no setting."""
+        return not self._pace.is_fixed
 
     @property
     def short_types(self) -> frozenset[str]:
         return self._pace.short_types
+
+    @property
+    def all_busy_for(self) -> float:
+        """Seconds for which there was no worker that waits for work."""
+        since = self._all_busy_since
+        return 0.0 if since is None else trio.current_time() - since
+
+    def notes(self) -> tuple[str, ...]:
+        """For a person who asks how this worker is."""
+        if self.all_busy_for < _WORTH_SAYING:
+            return ()
+        said = (
+            f"all {self._workers} workers of this process have been busy for "
+            f"{self.all_busy_for:.0f} s: where tasks wait, and handlers do so most of their time, "
+            "a higher WORKER_COUNT runs more of them at once"
+        )
+        return (said,)
+
+    def _note_whether_all_are_busy(self) -> None:
+        """Asked when everything that can be handed over has been."""
+        if self.free_workers:
+            self._all_busy_since, self._has_said_so = None, False
+        elif self._all_busy_since is None:
+            self._all_busy_since = trio.current_time()
+        elif not self._has_said_so and (notes := self.notes()):
+            self._has_said_so = True
+            logger.info("%s", notes[0])
 
     def leased(self, number: int) -> None:
         self._seen += number
 
     def worker_is_free(self, event: WorkerFree) -> None:
         self._balance += 1
+        self.freed += 1
         if event.after is not None:
             self._pace.note(event.after, event.seconds)
 
@@ -78,6 +120,7 @@ class Demand:
             waiting: leases that wait for their claim.
             types, places: as in `TakePlan`.
         """
+        self._note_whether_all_are_busy()
         free = max(0, self.free_workers - waiting)
         ahead = self.ahead - max(0, waiting - self.free_workers)
         # Half of them at a time, unless a worker waits: a few make a poor batch.

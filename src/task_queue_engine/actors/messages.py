@@ -30,13 +30,13 @@ T = TypeVar("T")
 class Reply(Generic[T]):
     """Where the sender of an event waits for the receiver's answer to it."""
 
-    __slots__ = ("_answer", "_is_refused", "_is_settled", "_settled")
+    __slots__ = ("_answer", "_is_refused", "_is_settled", "_waiter")
 
     def __init__(self) -> None:
         self._is_settled = self._is_refused = False
         self._answer: T | None = None
-        # Made when the answer is waited for, which is seldom that of a batch received.
-        self._settled: trio.Event | None = None
+        # The one task that waits: a `trio.Event` for many costs three times as much.
+        self._waiter: trio.lowlevel.Task | None = None
 
     def give(self, answer: T) -> None:
         self._answer = answer
@@ -49,20 +49,26 @@ class Reply(Generic[T]):
 
     def _settle(self) -> None:
         self._is_settled = True
-        if self._settled is not None:
-            self._settled.set()
+        if self._waiter is not None:
+            waiter, self._waiter = self._waiter, None
+            trio.lowlevel.reschedule(waiter)
 
     async def get(self) -> T:
-        """Wait for the answer.
+        """Wait for the answer, which one task may.
 
         Raises:
             trio.BrokenResourceError: there will be none.
         """
-        if self._settled is None:
-            self._settled = trio.Event()
         if self._is_settled:
-            self._settled.set()
-        await self._settled.wait()
+            await trio.lowlevel.checkpoint()
+        else:
+            self._waiter = trio.lowlevel.current_task()
+
+            def abort(_: object) -> trio.lowlevel.Abort:
+                self._waiter = None
+                return trio.lowlevel.Abort.SUCCEEDED
+
+            await trio.lowlevel.wait_task_rescheduled(abort)
         if self._is_refused:
             raise trio.BrokenResourceError
         return cast("T", self._answer)

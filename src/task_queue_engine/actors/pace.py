@@ -5,6 +5,9 @@ from __future__ import annotations
 # Seconds of work that may wait here. Longer than it takes to fetch more over a network (a receive
 # and a claim of some 10 ms each), and too short for a task to be missed by another process.
 HORIZON = 0.05
+# Seconds for which what was claimed ahead waits while no worker comes free: several times what it
+# was meant to wait, since on a busy machine a process itself stands still for as long.
+PATIENCE = 0.2
 # Seconds. A type whose handlers take no longer is claimed before a worker is free for it: its turn
 # comes within the horizon, and commits serve many tasks in place of one for each worker.
 SHORT = 0.01
@@ -24,7 +27,7 @@ class Pace:
     """
 
     def __init__(self, *, workers: int, fixed: int | None) -> None:
-        self._workers = workers
+        self.workers = workers
         self._fixed = fixed
         self._mean: float | None = None
         self._mean_of: dict[str, float] = {}
@@ -40,13 +43,13 @@ class Pace:
         if (mean <= SHORT) is not (task_type in self.short_types):
             self.short_types ^= {task_type}
 
-    def stall(self) -> None:
-        """All workers are busy for longer than the horizon: hold nothing until one is free."""
-        self._is_stalled = True
-
     @property
     def is_fixed(self) -> bool:
         return self._fixed is not None
+
+    def stall(self) -> None:
+        """All workers are busy for longer than the horizon: hold nothing until one is free."""
+        self._is_stalled = True
 
     @property
     def ahead(self) -> int:
@@ -57,7 +60,7 @@ class Pace:
             return self._fixed
         if self._mean is None:
             return 0
-        return min(MOST, int(self._workers * HORIZON / max(self._mean, 1e-6)))
+        return min(MOST, int(self.workers * HORIZON / max(self._mean, 1e-6)))
 
 
 def _mix(mean: float | None, latest: float) -> float:

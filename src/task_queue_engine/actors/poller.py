@@ -139,6 +139,9 @@ class Poller:
         self._is_polling = True
         try:
             taken += await self._steps.take(plan, wait=self._poll_wait, visibility=self._visibility)
+            if not taken and not plan.free:
+                # What is there has no place before a worker is free, or nothing is there.
+                self._room = None
         finally:
             self._is_polling = False
 

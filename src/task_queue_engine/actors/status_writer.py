@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -34,9 +35,11 @@ from task_queue_engine.actors.messages import (
 )
 from task_queue_engine.backends.base import (
     DeadLettering,
+    Done,
     Finish,
     Finished,
     GiveBack,
+    LeaseLost,
     Rejected,
     Steps,
     TryAgain,
@@ -75,6 +78,11 @@ class StatusWriterStatistics:
     flushes_by_size: int
     flushes_by_time: int
     flushes_by_end: int
+    deleted: int
+    """Messages settled together with the record; so are the next three."""
+    released: int
+    dead_lettered: int
+    stale: int
 
 
 OnRecorded = Callable[[Outcome, TaskStatus], None]
@@ -113,7 +121,8 @@ class StatusWriter:
         self._batches = Batcher(outcomes, size=steps.max_batch, linger=linger)
         self._settlements = settlements
         self._on_recorded = on_recorded
-        self._recorded = self._fenced = 0
+        self._settled: Counter[type[Settlement]] = Counter()
+        self._recorded = self._fenced = self._settled_too_late = 0
         self._completed = self._failed = self._cancelled = 0
         self._retried = self._snoozed = self._interrupted = 0
 
@@ -130,6 +139,10 @@ class StatusWriter:
             flushes_by_size=self._batches.flushes["size"],
             flushes_by_time=self._batches.flushes["time"],
             flushes_by_end=self._batches.flushes["end"],
+            deleted=self._settled[Ack],
+            released=self._settled[Release],
+            dead_lettered=self._settled[MoveToDeadLetters],
+            stale=self._settled_too_late,
         )
 
     async def run(self) -> None:
@@ -162,8 +175,13 @@ class StatusWriter:
             if one.settled is None:
                 to_settle.append(settlement)
                 continue
-            if isinstance(one.settled, Rejected | TryAgain):
-                logger.error("task %s was not settled: %s", outcome.attempt.task.id, one.settled)
+            match one.settled:
+                case Done():
+                    self._settled[type(settlement)] += 1
+                case LeaseLost():
+                    self._settled_too_late += 1
+                case Rejected(why) | TryAgain(why):
+                    logger.error("task %s was not settled: %s", outcome.attempt.task.id, why)
             settled.append(settlement.lease)
         return tuple(to_settle), tuple(settled)
 

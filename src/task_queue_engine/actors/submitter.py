@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections import Counter, OrderedDict
+from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -95,7 +95,7 @@ class Submitter:
         self._batches = Batcher(submissions, size=store.max_batch, linger=0)
         self._queues_down: set[str] = set()
         self._marked: OrderedDict[str, float] = OrderedDict()
-        self._under_way: Counter[str] = Counter()
+        self._under_way: list[frozenset[str]] = []
         self._submitted = self._replayed = self._refused = self._unsent = 0
 
     def statistics(self) -> SubmitterStatistics:
@@ -119,13 +119,10 @@ class Submitter:
 
     async def _serve(self, requests: Sequence[SubmitRequest], places: trio.Semaphore) -> None:
         tasks = [new for request in requests for new in request.tasks]
-        ids = [new.task.id for new in tasks]
-        self._under_way.update(ids)
+        ids = frozenset(new.task.id for new in tasks)
+        self._under_way.append(ids)
         results = await self._submit(tasks)
-        self._under_way.subtract(ids)
-        for task_id in ids:
-            if not self._under_way[task_id]:
-                del self._under_way[task_id]
+        self._under_way.remove(ids)
         start = 0
         for request in requests:
             end = start + len(request.tasks)
@@ -186,7 +183,7 @@ class Submitter:
         and sending. What is due later is the scheduler's already."""
         if task.status is not TaskStatus.PENDING or task.attempt:
             return False
-        if self._under_way[task.id] > 1:  # whoever stored it sends it right now
+        if sum(task.id in ids for ids in self._under_way) > 1:  # the other one sends it right now
             return False
         wait = delay_until(task.run_at, self._clock.now())
         return wait <= self._queue_of(task.queue).max_delay

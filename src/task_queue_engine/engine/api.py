@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Generic, TypedDict, TypeVar, cast
 
+import msgspec
 import trio
 
 from task_queue_engine.backends.base import (
@@ -47,8 +48,8 @@ logger = logging.getLogger("task_queue_engine.waiting")
 _ONE_WAIT = 3600.0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Submission:
+# Structs, like `Task`, since one is made of every submission.
+class Submission(msgspec.Struct, frozen=True, kw_only=True):
     """One task to be submitted; the arguments of `Engine.submit` as a value, for `submit_many`."""
 
     task: str | Handler
@@ -70,8 +71,7 @@ class SubmitOptions(TypedDict, total=False):
     idempotency_key: str | None
 
 
-@dataclass(frozen=True, slots=True)
-class Accepted:
+class Accepted(msgspec.Struct, frozen=True):
     """The task is stored and will run. `created` is False where its idempotency key had been used
     for the same submission before: `task` is then the one of that time."""
 
@@ -121,6 +121,9 @@ class EngineMetrics:
     """Of this process; those of other processes on the same queue are not known here."""
     active_workers: int
     """Those of `workers` that run a handler."""
+    all_busy_for: float = 0.0
+    """Seconds for which none of `workers` has waited for work: where messages wait too, their
+    number (WORKER_COUNT) or this machine is what limits."""
     abandoned_threads: int = 0
     """Threads of this process whose `def` handler outlived its attempt and still runs."""
     counters: dict[str, int] = field(default_factory=dict)

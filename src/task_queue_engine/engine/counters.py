@@ -73,9 +73,10 @@ def counters_of(pipeline: Pipeline) -> dict[str, int]:
             "attempts_cancelled": writer.cancelled,
             "attempts_interrupted": writer.interrupted,
             "attempts_fenced": writer.fenced,
-            "messages_deleted": acker.deleted,
-            "messages_released": acker.released,
-            "messages_dead_lettered": acker.dead_lettered,
-            "settlements_stale": acker.stale,
+            # Settled with the record, or by a step of its own.
+            "messages_deleted": writer.deleted + acker.deleted,
+            "messages_released": writer.released + acker.released,
+            "messages_dead_lettered": writer.dead_lettered + acker.dead_lettered,
+            "settlements_stale": writer.stale + acker.stale,
         }
     return counters

@@ -228,6 +228,7 @@ class Engine(Commands):
             queue=self._settings.queue,
             workers=len(line.workers) if line else 0,
             active_workers=line.busy_workers if line else 0,
+            all_busy_for=line.claimer.statistics().all_busy_for if line else 0.0,
             counters=counters_of(running.pipeline),
             given_back_by_type=line.claimer.statistics().given_back_by_type if line else {},
             abandoned_threads=running.handlers().abandoned_threads,

@@ -1,15 +1,16 @@
 """The whole engine in one place: which channels there are, and which actor holds which end.
 
-    engine.submit ─ submissions ─> Submitter ──> store: create ──> queue: send
+    engine.submit ─ submissions ─> Submitter ──> submit: the row, then the message
                                                                       │
-    Poller <───────────────────── receive ── queue <──────────────────┘
-      │ ^ room (places for what is received: free workers, and the prefetch)
+    Poller <──────────────────────── take ── queue <──────────────────┘
+      │ ^ room (places for what is taken: free workers, and what may wait)
       v │
-    Claimer ──> store: claim, as many as workers are free
-      │ ^ claim events (leased, worker free)
+    Claimer ──> store: claim, as many as workers are free, and ahead what proved short
+      │ ^ claim events (leased, worker free, recording)
       v │
-    deliveries ─> Workers ─ outcomes ─> StatusWriter ─ settlements ─> Acker ──> queue
-       (claimed, and started at once)
+    deliveries ─> Workers ─ outcomes ─> StatusWriter ──> finish: record, and settle where that
+       (claimed)                             │            is one transaction
+                                             └ settlements ─> Acker ──> queue
     lease events (acquired, settled, cancel asked) ──> LeaseKeeper ──> stops attempts
     Scheduler, Reconciler, Metrics run beside the line and hold nothing
 

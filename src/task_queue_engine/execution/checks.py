@@ -64,6 +64,8 @@ class PayloadChecks:
     async def call(self, definition: TaskDefinition, payload: object, check: Callable[[], T]) -> T:
         """`check()`, which checks a payload of this type; raises what it raises. A checkpoint only
         where it goes to a thread, which is left behind when the caller is cancelled."""
+        if definition.payload_type is Any and is_small_json(payload):
+            return check()  # which is no code but the engine's
         if self.is_quick(definition, payload):
             return self.call_here(definition, check)
         return await self.call_in_thread(definition, check)
@@ -137,8 +139,21 @@ class _Place:
             self._limiter.total_tokens += 1
 
 
+def is_small_json(payload: object) -> bool:
+    """Whether it is nothing but JSON, as builtins or `msgspec.Raw`, and not large."""
+    return _room_left(payload, only_json=True) > 0
+
+
 def is_large(payload: object) -> bool:
     """Whether this JSON has more than LARGE characters and members; takes some microseconds."""
+    return _room_left(payload, only_json=False) <= 0
+
+
+_PLAIN = frozenset({int, float, bool, type(None)})
+
+
+def _room_left(payload: object, *, only_json: bool) -> int:
+    """Of LARGE characters and members; 0 where it is not `only_json`."""
     left, stack = LARGE, [payload]
     while stack and left > 0:
         item = stack.pop()
@@ -153,7 +168,9 @@ def is_large(payload: object) -> bool:
             if left > 0:
                 stack.extend(item)
                 stack.extend(item.values() if type(item) is dict else ())
-    return left <= 0
+        elif only_json and type(item) not in _PLAIN:
+            return 0
+    return left
 
 
 def _uninterrupted(check: Callable[[], T]) -> T:

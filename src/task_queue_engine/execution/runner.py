@@ -227,7 +227,9 @@ class _TrioCall:
     async def run(self, waited: float) -> Any:
         definition, task, limit = self._definition, self._task, self._runner.max_result_bytes
         payload = self._payload
-        if payload is UNSET:
+        if payload is UNSET and definition.payload_type is Any:
+            payload = task.payload  # which there is nothing to check of
+        elif payload is UNSET:
             payload = await self._runner.checks.convert(definition, task.payload)
         open_nurseries = len(trio.lowlevel.current_task().child_nurseries)
         try:

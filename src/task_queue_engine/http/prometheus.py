@@ -83,6 +83,12 @@ def _lines(metrics: EngineMetrics) -> Iterator[str]:
         "active_workers", "Workers of this process that run a handler.", metrics.active_workers
     )
     yield from _gauge(
+        "workers_all_busy_seconds",
+        "Seconds for which no worker of this process has waited for work; where messages wait "
+        "too, WORKER_COUNT or the machine is what limits.",
+        metrics.all_busy_for,
+    )
+    yield from _gauge(
         "abandoned_threads",
         "Threads of this process whose handler outlived its attempt.",
         metrics.abandoned_threads,

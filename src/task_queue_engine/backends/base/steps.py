@@ -136,7 +136,8 @@ class Steps(Protocol):
         done in one transaction, claim what the plan allows: a task that is PENDING and due, by the
         first receive of its message, as `lifecycle.decide_claim` would. Everything else is leased
         and left to be claimed, since it may be held right here; and what neither a free worker nor
-        the claim ahead has a place for is left on the queue."""
+        the claim ahead has a place for is left on the queue: with nothing else there it answers at
+        once, with an empty list."""
         ...
 
     async def finish(self, items: Sequence[Finish]) -> list[Finished]:

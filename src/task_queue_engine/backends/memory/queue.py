@@ -89,12 +89,13 @@ class MemoryQueue:
         )
 
     async def when_visible(
-        self, operation: str, take: Callable[[], list[T]], *, wait: float
+        self, operation: str, take: Callable[[], list[T] | None], *, wait: float
     ) -> list[T]:
-        """`take()` until it takes something, or `wait` seconds are over."""
+        """`take()` until it takes something, or `wait` seconds are over. None from it ends the
+        wait: there is something, and it is left there."""
         deadline = trio.current_time() + wait
         taken = await self._state.call(operation, take)
-        while not taken:
+        while taken is not None and not taken:
             left = deadline - trio.current_time()
             if left <= 0:
                 break
@@ -104,7 +105,7 @@ class MemoryQueue:
                 await self._queue.changed.wait()
             self._state.check_open()
             taken = take()
-        return taken
+        return taken or []
 
     async def extend(
         self, deliveries: Sequence[Delivery], *, visibility: float
@@ -230,8 +231,10 @@ class MemoryQueue:
         self.take_while(take, most=max_messages, visibility=visibility)
         return taken
 
-    def take_while(self, take: Callable[[Delivery], bool], *, most: int, visibility: float) -> None:
-        """Lease visible messages in their order while `take` takes them, at most so many."""
+    def take_while(self, take: Callable[[Delivery], bool], *, most: int, visibility: float) -> bool:
+        """Lease visible messages in their order while `take` takes them, at most so many. False
+        where it has refused one."""
+        all_taken = True
         left = most
         left -= self._repeat(take, left)
         now = self._now()
@@ -242,6 +245,7 @@ class MemoryQueue:
         for message in visible[:left]:
             delivery = self._delivery(message)
             if not take(delivery):
+                all_taken = False
                 break
             left -= 1
             message.receive_count += 1
@@ -252,6 +256,7 @@ class MemoryQueue:
         self._repeat(take, left)
         if self._queue.duplicates:
             self._queue.changed.set()
+        return all_taken
 
     def _repeat(self, take: Callable[[Delivery], bool], most: int) -> int:
         """Hand out what is to be delivered twice; returns how many."""

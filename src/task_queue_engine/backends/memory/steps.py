@@ -76,15 +76,15 @@ class MemorySteps:
             taken.append(Taken(delivery, started, ahead and started is not None))
             return True
 
-        def take() -> list[Taken]:
+        def take() -> list[Taken] | None:
             taken: list[Taken] = []
             places = dict(plan.places)
-            self._queue.take_while(
+            all_taken = self._queue.take_while(
                 lambda delivery: claim(delivery, taken, places),
                 most=min(plan.most, self.max_batch),
                 visibility=visibility,
             )
-            return taken
+            return taken if taken or all_taken else None
 
         return await self._queue.when_visible("take", take, wait=wait)
 

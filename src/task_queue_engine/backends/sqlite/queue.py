@@ -159,15 +159,18 @@ class SqliteQueue:
         return await self.take_when_visible(take, wait=wait)
 
     async def take_when_visible(
-        self, take: Callable[[Transaction, int], list[T]], *, wait: float
+        self, take: Callable[[Transaction, int], list[T] | None], *, wait: float
     ) -> list[T]:
-        """`take(transaction, now)` until it takes something, or `wait` seconds are over."""
+        """`take(transaction, now)` until it takes something, or `wait` seconds are over. None from
+        it ends the wait: there is something, and it is left there."""
         deadline = trio.current_time() + wait
         while True:
             changed = self._changed
             await self._after_set_back()
             now = self._watch.now()
             taken = await self._file.write(lambda t: take(t, now))  # noqa: B023  # done before the next turn
+            if taken is None:
+                return []
             if taken or not await self._wait_for_visible(changed, deadline):
                 return taken
 

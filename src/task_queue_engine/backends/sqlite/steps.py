@@ -127,7 +127,7 @@ class SqliteSteps:
     async def take(self, plan: TakePlan, *, wait: float, visibility: float) -> list[Taken]:
         lease_us = round(visibility * 1e6)
 
-        def take(transaction: Transaction, now: int) -> list[Taken]:
+        def take(transaction: Transaction, now: int) -> list[Taken] | None:
             limit = min(plan.most, self.max_batch)
             place = (self._queue.name, now, limit)
             found = _visible.of(transaction.execute(_VISIBLE, place).fetchall())
@@ -135,6 +135,8 @@ class SqliteSteps:
             for visible in found:
                 if not taking.add(visible):
                     break
+            if found and not taking.taken:
+                return None
             self._queue.lease(transaction, taking.message_ids, now, now + lease_us)
             leased = f"leased:{self._queue.name}"
             transaction.counters[leased] += taking.newly_leased

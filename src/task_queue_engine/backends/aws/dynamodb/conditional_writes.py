@@ -21,6 +21,7 @@ from task_queue_engine.backends.aws.dynamodb.item_format import (
     Item,
     as_json,
     changeable,
+    delivery_of,
     expiry,
     is_counted,
     moment,
@@ -50,7 +51,7 @@ class Condition:
     """On one attribute. `value` is None for "missing" and "exists" alone."""
 
     attribute: str
-    relation: Literal["=", "<=", "missing", "exists"]
+    relation: Literal["=", "<=", ">=", "missing", "exists"]
     value: AttributeValue | None = None
 
 
@@ -110,6 +111,13 @@ def start(request: ClaimRequest, now: datetime, token: str) -> Update:
     """`lifecycle.decide_claim` of a task that is PENDING and due. (That it has a `status_shard`
     says that the item is one of ours: other programs' go the long way.)"""
     at = moment(now)
+    ahead: Item = {}
+    conditions: tuple[Condition, ...] = ()
+    if request.ahead:
+        delivery = delivery_of(request.message_id, request.receive_count)
+        ahead = {"claimed_ahead": text(delivery)}
+        # A task that has failed before goes the long way: it takes a look at how.
+        conditions = (Condition("error", "missing"), Condition("max_attempts", ">=", number(2)))
     return Update(
         task_id=request.task_id,
         sets={
@@ -122,6 +130,7 @@ def start(request: ClaimRequest, now: datetime, token: str) -> Update:
             # The second until the next start: `token` is the last write's.
             "token": text(token),
             "claim_token": text(token),
+            **ahead,
         },
         increments=("attempt",),
         removes=_START_REMOVES,
@@ -129,6 +138,7 @@ def start(request: ClaimRequest, now: datetime, token: str) -> Update:
             Condition("status", "=", _PENDING),
             Condition("status_shard", "exists"),
             Condition("not_before", "<=", at),
+            *conditions,
         ),
         returning=True,
     )

@@ -188,10 +188,18 @@ def changeable(row: Row, *, retention: float) -> Item:
     if row.message_id is not None:
         item["message_id"] = text(row.message_id)
         item["receive_count"] = number(row.receive_count)
+        if row.claimed_ahead:
+            item["claimed_ahead"] = text(delivery_of(row.message_id, row.receive_count))
     if row.due_at is not None:
         item["due_at"] = moment(row.due_at)
         item["due_shard"] = text(schema.due_shard(task.id))
     return item
+
+
+def delivery_of(message_id: str, receive_count: int) -> str:
+    """What `claimed_ahead` holds: the delivery that was claimed ahead, and not a flag, which a
+    process that does not know it would leave there for its own claims."""
+    return f"{receive_count}.{message_id}"
 
 
 def expiry(finished_at: datetime, status: TaskStatus, retention: float) -> AttributeValue:
@@ -227,10 +235,15 @@ def to_row(item: Item) -> Row:
         MalformedItem
     """
     task = to_task(item)
+    message_id = _text_or_none(item, "message_id")
+    receive_count = _integer(item, "receive_count", 0)
+    claimed_ahead = _text_or_none(item, "claimed_ahead")
     return Row(
         task=task,
-        message_id=_text_or_none(item, "message_id"),
-        receive_count=_integer(item, "receive_count", 0),
+        message_id=message_id,
+        receive_count=receive_count,
+        claimed_ahead=claimed_ahead is not None
+        and claimed_ahead == delivery_of(message_id or "", receive_count),
         due_at=_moment_or_none(item, "due_at"),
     )
 

@@ -19,7 +19,13 @@ from task_queue_engine.backends.aws.dynamodb.conditional_writes import (
 )
 from task_queue_engine.backends.aws.dynamodb.item_format import AttributeValue, text
 
-_RELATIONS = {"=": "=?", "<=": "<=?", "missing": " IS MISSING", "exists": " IS NOT MISSING"}
+_RELATIONS = {
+    "=": "=?",
+    "<=": "<=?",
+    ">=": ">=?",
+    "missing": " IS MISSING",
+    "exists": " IS NOT MISSING",
+}
 
 _Shape = tuple[tuple[str, str], ...]
 
