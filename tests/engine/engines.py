@@ -202,6 +202,12 @@ async def claim_and_die(backend: MemoryBackend, queue: str = "default") -> Deliv
     return delivery
 
 
+def step_of(backend: MemoryBackend, operation: str) -> str:
+    """The operation by which this backend does it: a step where that is one transaction."""
+    steps = {"record": "finish", "receive": "take", "claim": "take", "create": "submit"}
+    return steps.get(operation, operation) if backend.is_one_transaction else operation
+
+
 # --- looking --------------------------------------------------------------------------------
 
 

@@ -115,6 +115,7 @@ async def test_while_claims_fail_messages_are_kept_and_run_afterwards(
 
 
 @pytest.mark.parametrize("operation", ["delete", "release", "dead_letter"])
+@pytest.mark.two_services
 async def test_while_messages_cannot_be_settled_they_are_kept(
     tasks: TaskRegistry, backend: MemoryBackend, runs: Runs, operation: str
 ) -> None:

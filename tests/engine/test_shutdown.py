@@ -26,6 +26,7 @@ from tests.engine.engines import (
     row,
     running,
     settings,
+    step_of,
     until,
 )
 
@@ -281,7 +282,21 @@ async def test_a_handler_may_stop_its_own_engine(
 
 @pytest.mark.parametrize("operation", ["record", "delete", "release"])
 @pytest.mark.parametrize("trouble", ["outage", "block"])
+@pytest.mark.two_services
 async def test_a_backend_in_trouble_does_not_hold_the_exit_up_past_the_deadline(
+    tasks: TaskRegistry, backend: MemoryBackend, operation: str, trouble: str
+) -> None:
+    await stop_in_trouble(tasks, backend, operation, trouble)
+
+
+@pytest.mark.parametrize("trouble", ["outage", "block"])
+async def test_outcomes_that_cannot_be_recorded_do_not_hold_the_exit_up_past_the_deadline(
+    tasks: TaskRegistry, backend: MemoryBackend, trouble: str
+) -> None:
+    await stop_in_trouble(tasks, backend, step_of(backend, "record"), trouble)
+
+
+async def stop_in_trouble(
     tasks: TaskRegistry, backend: MemoryBackend, operation: str, trouble: str
 ) -> None:
     async with process(tasks, backend, worker_count=4) as one:
@@ -306,7 +321,7 @@ async def test_a_call_that_hangs_does_not_hold_the_exit_up_past_the_deadline(
     async with running(tasks, backend, worker_count=2) as engine, trio.open_nursery() as nursery:
         (task_id,) = await submit(engine, 1000)
         await reaches(engine, task_id, TaskStatus.PROCESSING)
-        with backend.faults.block(operation) as gate:
+        with backend.faults.block(step_of(backend, operation)) as gate:
 
             async def one_more() -> None:
                 with suppress(BackendUnavailable, EngineNotRunning):
@@ -324,7 +339,7 @@ async def test_an_idle_engine_stops_at_once_whatever_hangs_beside_the_line(
     tasks: TaskRegistry, backend: MemoryBackend
 ) -> None:
     for operation in ("receive", "due", "stranded", "counts"):
-        with backend.faults.block(operation) as gate:
+        with backend.faults.block(step_of(backend, operation)) as gate:
             async with running(tasks, backend) as engine:
                 await gate.arrived.wait()
                 assert await stopped_after(engine) < 1
