@@ -81,7 +81,7 @@ async def test_after_a_stall_nothing_waits_until_a_worker_has_come_free(fixed: i
 
 
 def demanding(workers: int = 2, fixed: int | None = 10) -> Demand:
-    return Demand(worker_name="here", pace=Pace(workers=workers, fixed=fixed))
+    return Demand(worker_name="here", workers=workers, pace=Pace(workers=workers, fixed=fixed))
 
 
 def plan_of(demand: Demand, *, waiting: int = 0) -> TakePlan | None:
@@ -141,7 +141,7 @@ async def test_while_it_is_paused_nothing_is_asked_for() -> None:
     assert demand.free_workers == 1
 
 
-def test_what_was_taken_back_has_no_worker_to_wait_for() -> None:
+async def test_what_was_taken_back_has_no_worker_to_wait_for() -> None:
     demand = demanding()
     for _ in range(3):
         demand.handed_over()
@@ -151,7 +151,7 @@ def test_what_was_taken_back_has_no_worker_to_wait_for() -> None:
     assert (demand.free_workers, demand.ahead) == (1, 10)
 
 
-def test_a_worker_that_takes_what_waits_ahead_is_not_free() -> None:
+async def test_a_worker_that_takes_what_waits_ahead_is_not_free() -> None:
     demand = demanding()
     demand.handed_over()
     demand.worker_is_free(WorkerFree("t", 0.001))

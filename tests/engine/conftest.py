@@ -19,9 +19,29 @@ def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
             monkeypatch.delenv(name)
 
 
+BOTH_WAYS = {"test_cancelling", "test_shutdown", "test_crashes", "test_outages", "test_random_runs"}
+"""Modules whose tests run on queue and store as two services, and once more on a backend whose
+steps are one transaction; but for those marked `two_services`, which are about what happens between
+the two."""
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "two_services: of a queue and a store that fail separately")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if (
+        "backend" in metafunc.fixturenames
+        and metafunc.module.__name__.rpartition(".")[2] in BOTH_WAYS
+        and metafunc.definition.get_closest_marker("two_services") is None
+    ):
+        ways = {"two services": False, "one transaction": True}
+        metafunc.parametrize("backend", ways.values(), ids=ways, indirect=True)
+
+
 @pytest.fixture
-def backend(autojump_clock: MockClock) -> MemoryBackend:
-    return MemoryBackend(clock=TrioClock())
+def backend(request: pytest.FixtureRequest, autojump_clock: MockClock) -> MemoryBackend:
+    return MemoryBackend(clock=TrioClock(), is_one_transaction=getattr(request, "param", False))
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import trio
+import trio.testing
 
 from task_queue_engine import Backoff, Engine, Settings, Task, TaskRegistry, TaskStatus
 from task_queue_engine.backends.base import (
@@ -201,6 +202,12 @@ async def claim_and_die(backend: MemoryBackend, queue: str = "default") -> Deliv
     return delivery
 
 
+def step_of(backend: MemoryBackend, operation: str) -> str:
+    """The operation by which this backend does it: a step where that is one transaction."""
+    steps = {"record": "finish", "receive": "take", "claim": "take", "create": "submit"}
+    return steps.get(operation, operation) if backend.is_one_transaction else operation
+
+
 # --- looking --------------------------------------------------------------------------------
 
 
@@ -245,6 +252,9 @@ async def reaches(engine: Engine, task_id: str, status: TaskStatus) -> Task:
     with trio.fail_after(3600):
         while (task := await engine.get(task_id)).status is not status:  # noqa: ASYNC110 - as above
             await trio.sleep(0.01)
+    if status is TaskStatus.PROCESSING:
+        # Claimed together with its receive it is on its way to its worker.
+        await trio.testing.wait_all_tasks_blocked()
     return task
 
 

@@ -100,6 +100,7 @@ async def test_a_task_that_waits_for_its_retry_never_starts_again(
     assert starts == 2
 
 
+@pytest.mark.two_services
 @pytest.mark.parametrize("from_elsewhere", [False, True])
 async def test_a_cancel_that_lands_while_the_delivery_waits_in_the_buffer(
     tasks: TaskRegistry, backend: MemoryBackend, runs: Runs, from_elsewhere: bool
@@ -119,6 +120,7 @@ async def test_a_cancel_that_lands_while_the_delivery_waits_in_the_buffer(
     assert waiting[1].id not in [task_id for task_id, _ in runs.starts]
 
 
+@pytest.mark.two_services
 async def test_what_waits_in_the_buffer_is_pending(
     tasks: TaskRegistry, backend: MemoryBackend
 ) -> None:

@@ -20,7 +20,6 @@ from tests.engine.engines import (
     depth,
     ended,
     process,
-    reaches,
     row,
     running,
     until,
@@ -111,7 +110,7 @@ async def test_a_zombie_that_finishes_after_it_was_taken_over_changes_nothing(
 
     async with process(tasks, backend, worker_count=1) as zombie:
         handle = await zombie.engine.submit(work, max_attempts=2)
-        await reaches(zombie.engine, handle.id, TaskStatus.PROCESSING)
+        await until(lambda: zombie.engine.statistics()["worker-1"]["started"] == 1)
         zombie.engine.stop_taking_work()
         async with running(tasks, backend) as other:
             with zombie.link.faults.block("extend"):
@@ -140,7 +139,7 @@ async def test_a_zombie_whose_task_had_ended_meanwhile_changes_nothing(
 
     async with process(tasks, backend, worker_count=1) as zombie:
         handle = await zombie.engine.submit(work)
-        await reaches(zombie.engine, handle.id, TaskStatus.PROCESSING)
+        await until(lambda: zombie.engine.statistics()["worker-1"]["started"] == 1)
         zombie.engine.stop_taking_work()
         async with running(tasks, backend) as other:
             with zombie.link.faults.block("extend"):
@@ -154,7 +153,8 @@ async def test_a_zombie_whose_task_had_ended_meanwhile_changes_nothing(
 async def test_a_process_cut_off_and_reconnected_drops_what_it_no_longer_owns(
     tasks: TaskRegistry, backend: MemoryBackend, runs: Runs
 ) -> None:
-    operations = ("extend", "record", "delete", "claim", "receive", "release", "cancel_requested")
+    operations = ("extend", "record", "delete", "claim", "receive", "release")
+    operations += ("take", "finish", "cancel_requested")
     async with process(tasks, backend, worker_count=1) as one:
         handle = await one.engine.submit("nap", 10)
         await until(lambda: len(runs) == 1)
@@ -249,6 +249,7 @@ async def test_the_neighbours_of_such_a_task_are_not_quarantined_along_with_it(
         nursery.cancel_scope.cancel()
 
 
+@pytest.mark.two_services
 async def test_an_exhausted_message_that_is_delivered_twice_has_its_dead_letter(
     tasks: TaskRegistry, backend: MemoryBackend
 ) -> None:
@@ -283,6 +284,7 @@ async def test_a_quarantined_task_can_be_redriven(
 # --- between two steps ----------------------------------------------------------------------
 
 
+@pytest.mark.two_services
 async def test_a_crash_between_saving_and_sending(
     tasks: TaskRegistry, backend: MemoryBackend, runs: Runs
 ) -> None:
@@ -300,6 +302,7 @@ async def test_a_crash_between_saving_and_sending(
     assert len(runs) == 1
 
 
+@pytest.mark.two_services
 async def test_a_crash_between_recording_and_deleting(
     tasks: TaskRegistry, backend: MemoryBackend, runs: Runs
 ) -> None:
@@ -318,6 +321,7 @@ async def test_a_crash_between_recording_and_deleting(
     assert len(runs) == 1
 
 
+@pytest.mark.two_services
 async def test_a_crash_between_recording_a_failure_and_dead_lettering(
     tasks: TaskRegistry, backend: MemoryBackend
 ) -> None:
@@ -346,6 +350,7 @@ async def test_a_crash_between_recording_a_failure_and_dead_lettering(
     assert await depth(backend) == QueueDepth(waiting=0, in_flight=0, dead=1)
 
 
+@pytest.mark.two_services
 async def test_a_crash_between_receiving_and_claiming_costs_no_attempt(
     tasks: TaskRegistry, backend: MemoryBackend, runs: Runs
 ) -> None:
@@ -385,6 +390,7 @@ async def test_a_crash_between_recording_a_retry_and_giving_the_message_back(
     assert await depth(backend) == QueueDepth(waiting=0, in_flight=0, dead=0)
 
 
+@pytest.mark.two_services
 async def test_a_crash_while_giving_back_at_a_shutdown_costs_no_attempt(
     tasks: TaskRegistry, backend: MemoryBackend, runs: Runs
 ) -> None:

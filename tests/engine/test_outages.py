@@ -29,6 +29,7 @@ STORE = (
     "reclaim",
 )  # fmt: skip
 QUEUE = ("send", "receive", "extend", "release", "delete", "dead_letter", "depth")
+STEPS = ("submit", "take", "finish")
 LONG = 600.0
 """Seconds: many leases."""
 
@@ -71,7 +72,7 @@ async def test_while_the_store_is_down_finished_work_is_kept_and_nothing_acked(
     async with running(tasks, backend, worker_count=4) as engine, running(tasks, backend) as other:
         ids = [await submitted(engine, 5) for _ in range(4)]
         await until(lambda: len(runs) == 4)
-        with backend.faults.outage("record"):
+        with backend.faults.outage("record", "finish"):
             await trio.sleep(LONG)
             for task_id in ids:
                 assert row(backend, task_id).task.status is TaskStatus.PROCESSING
@@ -88,7 +89,7 @@ async def test_no_new_work_is_started_on_top_of_results_that_cannot_be_stored(
     tasks: TaskRegistry, backend: MemoryBackend, runs: Runs
 ) -> None:
     async with running(tasks, backend, worker_count=2) as engine:
-        with backend.faults.outage("record"):
+        with backend.faults.outage("record", "finish"):
             for _ in range(50):
                 await submitted(engine, 1)
             await trio.sleep(LONG)
@@ -101,7 +102,7 @@ async def test_while_claims_fail_messages_are_kept_and_run_afterwards(
     tasks: TaskRegistry, backend: MemoryBackend, runs: Runs
 ) -> None:
     async with running(tasks, backend) as engine:
-        with backend.faults.outage("claim"):
+        with backend.faults.outage("claim", "take"):
             ids = [await submitted(engine, 1) for _ in range(5)]
             await trio.sleep(LONG)
         for task_id in ids:
@@ -114,6 +115,7 @@ async def test_while_claims_fail_messages_are_kept_and_run_afterwards(
 
 
 @pytest.mark.parametrize("operation", ["delete", "release", "dead_letter"])
+@pytest.mark.two_services
 async def test_while_messages_cannot_be_settled_they_are_kept(
     tasks: TaskRegistry, backend: MemoryBackend, runs: Runs, operation: str
 ) -> None:
@@ -142,7 +144,7 @@ async def test_while_nothing_can_be_received_nothing_is_lost(
     tasks: TaskRegistry, backend: MemoryBackend, runs: Runs
 ) -> None:
     async with running(tasks, backend) as engine:
-        with backend.faults.outage("receive"):
+        with backend.faults.outage("receive", "take"):
             ids = [await submitted(engine, 1) for _ in range(5)]
             await trio.sleep(LONG)
         for task_id in ids:
@@ -156,7 +158,7 @@ async def test_a_short_outage_of_everything_goes_unnoticed_by_what_runs(
         ids = [await submitted(engine, 60) for _ in range(2)]
         await until(lambda: len(runs) == 2)
         await trio.sleep(20)
-        with backend.faults.outage(*STORE, *QUEUE):
+        with backend.faults.outage(*STORE, *QUEUE, *STEPS):
             await trio.sleep(10)
         for task_id in ids:
             task = await ended(engine, task_id)
@@ -170,7 +172,7 @@ async def test_after_a_long_outage_of_everything_all_is_done(
     async with running(tasks, backend, worker_count=3, prefetch=2) as engine:
         ids = [await submitted(engine, 20) for _ in range(12)]
         await until(lambda: len(runs) == 3)
-        with backend.faults.outage(*STORE, *QUEUE):
+        with backend.faults.outage(*STORE, *QUEUE, *STEPS):
             await trio.sleep(LONG)
         for task_id in ids:
             assert (await ended(engine, task_id)).status is TaskStatus.COMPLETED
@@ -224,6 +226,7 @@ async def test_a_handler_longer_than_many_leases_runs_once(
 # --- deliveries -----------------------------------------------------------------------------
 
 
+@pytest.mark.two_services
 @pytest.mark.parametrize("seconds", [1, LEASE * 4])
 async def test_a_duplicate_of_a_live_attempt_is_neither_run_nor_acked(
     tasks: TaskRegistry, backend: MemoryBackend, runs: Runs, seconds: float
@@ -239,6 +242,7 @@ async def test_a_duplicate_of_a_live_attempt_is_neither_run_nor_acked(
     assert len(runs) == 1
 
 
+@pytest.mark.two_services
 async def test_a_task_of_a_duplicate_survives_the_death_of_its_first_worker(
     tasks: TaskRegistry, backend: MemoryBackend, runs: Runs
 ) -> None:
@@ -255,6 +259,7 @@ async def test_a_task_of_a_duplicate_survives_the_death_of_its_first_worker(
     assert (task.status, task.attempt) == (TaskStatus.COMPLETED, 2)
 
 
+@pytest.mark.two_services
 async def test_many_duplicates_cost_no_place_of_a_worker(
     tasks: TaskRegistry, backend: MemoryBackend, runs: Runs
 ) -> None:

@@ -30,6 +30,9 @@ TASKS = 25
 TROUBLED_FOR = 600.0
 """Seconds of trouble after the last submission."""
 OPERATIONS = (
+    "submit",
+    "take",
+    "finish",
     "send",
     "receive",
     "extend",
@@ -287,6 +290,6 @@ async def killed(one: Process) -> None:
 
 
 async def cut_off(one: Process) -> None:
-    with one.link.faults.outage("extend", "record", "receive", "delete", "release", "claim"):
+    with one.link.faults.outage(*OPERATIONS):
         await trio.sleep(LEASE * 2)
     await one.engine.stop()

@@ -26,6 +26,7 @@ from tests.engine.engines import (
     row,
     running,
     settings,
+    step_of,
     until,
 )
 
@@ -64,6 +65,7 @@ async def stopped_after(engine: Engine) -> float:
 # --- giving back ----------------------------------------------------------------------------
 
 
+@pytest.mark.two_services
 @pytest.mark.parametrize("prefetch", [0, 1, 7, 50])
 @pytest.mark.parametrize("grace", [0, GRACE])
 async def test_all_that_has_not_started_goes_back_at_once_and_costs_no_attempt(
@@ -123,6 +125,7 @@ async def test_the_long_poll_under_way_takes_nothing_after_the_stop(
         assert await depth(backend) == QueueDepth(waiting=1, in_flight=0, dead=0)
 
 
+@pytest.mark.two_services
 async def test_a_stop_while_a_batch_is_being_claimed_gives_it_back(
     tasks: TaskRegistry, backend: MemoryBackend, runs: Runs
 ) -> None:
@@ -236,6 +239,7 @@ async def test_a_second_stop_means_now(tasks: TaskRegistry, backend: MemoryBacke
     assert row(backend, task_id).task.status is TaskStatus.PENDING
 
 
+@pytest.mark.two_services
 async def test_what_a_worker_takes_after_the_interruption_does_not_start(
     tasks: TaskRegistry, backend: MemoryBackend, runs: Runs
 ) -> None:
@@ -278,7 +282,21 @@ async def test_a_handler_may_stop_its_own_engine(
 
 @pytest.mark.parametrize("operation", ["record", "delete", "release"])
 @pytest.mark.parametrize("trouble", ["outage", "block"])
+@pytest.mark.two_services
 async def test_a_backend_in_trouble_does_not_hold_the_exit_up_past_the_deadline(
+    tasks: TaskRegistry, backend: MemoryBackend, operation: str, trouble: str
+) -> None:
+    await stop_in_trouble(tasks, backend, operation, trouble)
+
+
+@pytest.mark.parametrize("trouble", ["outage", "block"])
+async def test_outcomes_that_cannot_be_recorded_do_not_hold_the_exit_up_past_the_deadline(
+    tasks: TaskRegistry, backend: MemoryBackend, trouble: str
+) -> None:
+    await stop_in_trouble(tasks, backend, step_of(backend, "record"), trouble)
+
+
+async def stop_in_trouble(
     tasks: TaskRegistry, backend: MemoryBackend, operation: str, trouble: str
 ) -> None:
     async with process(tasks, backend, worker_count=4) as one:
@@ -303,7 +321,7 @@ async def test_a_call_that_hangs_does_not_hold_the_exit_up_past_the_deadline(
     async with running(tasks, backend, worker_count=2) as engine, trio.open_nursery() as nursery:
         (task_id,) = await submit(engine, 1000)
         await reaches(engine, task_id, TaskStatus.PROCESSING)
-        with backend.faults.block(operation) as gate:
+        with backend.faults.block(step_of(backend, operation)) as gate:
 
             async def one_more() -> None:
                 with suppress(BackendUnavailable, EngineNotRunning):
@@ -321,7 +339,7 @@ async def test_an_idle_engine_stops_at_once_whatever_hangs_beside_the_line(
     tasks: TaskRegistry, backend: MemoryBackend
 ) -> None:
     for operation in ("receive", "due", "stranded", "counts"):
-        with backend.faults.block(operation) as gate:
+        with backend.faults.block(step_of(backend, operation)) as gate:
             async with running(tasks, backend) as engine:
                 await gate.arrived.wait()
                 assert await stopped_after(engine) < 1
@@ -330,6 +348,7 @@ async def test_an_idle_engine_stops_at_once_whatever_hangs_beside_the_line(
 # --- submissions ----------------------------------------------------------------------------
 
 
+@pytest.mark.two_services
 async def test_submissions_under_way_are_carried_out_and_later_ones_refused(
     tasks: TaskRegistry, backend: MemoryBackend
 ) -> None:
@@ -379,6 +398,7 @@ async def hosting(
         yield await nursery.start(engine.run), nursery
 
 
+@pytest.mark.two_services
 async def test_cancelling_the_hosts_nursery_drains_all_the_same(
     tasks: TaskRegistry, backend: MemoryBackend
 ) -> None:

@@ -145,6 +145,17 @@ async def test_what_has_no_place_stays_on_the_queue_with_all_behind_it(harness: 
 
 
 @needs("steps_are_one_transaction")
+async def test_where_nothing_has_a_place_it_says_so_at_once(harness: Harness) -> None:
+    """Without waiting for more, which would come behind it."""
+    task = await harness.submit(type="export")
+    plan = TakePlan(worker="w", free=0, ahead=3, types=TYPES, ahead_types=SHORT)
+    with trio.fail_after(5):
+        found = await steps_of(harness).take(plan, wait=3600, visibility=harness.visibility)
+    assert found == []
+    assert ids(await take(harness, 1)) == [task.id]
+
+
+@needs("steps_are_one_transaction")
 async def test_of_a_type_it_was_not_told_it_claims_nothing(harness: Harness) -> None:
     first, known, other = [
         await harness.submit(type=name) for name in ("unknown", "email", "unknown")
