@@ -81,7 +81,7 @@ async def test_after_a_stall_nothing_waits_until_a_worker_has_come_free(fixed: i
 
 
 def demanding(workers: int = 2, fixed: int | None = 10) -> Demand:
-    return Demand(worker_name="here", workers=workers, pace=Pace(workers=workers, fixed=fixed))
+    return Demand(worker_name="here", pace=Pace(workers=workers, fixed=fixed))
 
 
 def plan_of(demand: Demand, *, waiting: int = 0) -> TakePlan | None:
