@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TypeVar
 
-from task_queue_engine.backends.sqlite.threads import ReaderThread, WriterThread
+from task_queue_engine.backends.sqlite.threads import Parking, ReaderThread, WriterThread
 from task_queue_engine.backends.sqlite.transaction import Transaction
 from task_queue_engine.errors import BackendUnavailable
 
@@ -26,6 +26,12 @@ class DatabaseFile:
         if self.writer is None:
             raise BackendUnavailable("the backend is not open")
         return await self.writer.run(work)
+
+    async def park(self, topic: str, work: Callable[[Transaction], T], until: Parking) -> T | None:
+        """See `WriterThread.park`. Raises BackendUnavailable where the backend is closed."""
+        if self.writer is None:
+            raise BackendUnavailable("the backend is not open")
+        return await self.writer.park(topic, work, until)
 
     async def read(self, work: Callable[[Transaction], T]) -> T:
         """Run `work`, which only reads. Raises BackendUnavailable where the backend is closed."""

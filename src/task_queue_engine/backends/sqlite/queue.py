@@ -25,6 +25,7 @@ from task_queue_engine.backends.sqlite.database_file import DatabaseFile
 from task_queue_engine.backends.sqlite.dead_letters import SqliteDeadLetters
 from task_queue_engine.backends.sqlite.doorbell import Doorbell
 from task_queue_engine.backends.sqlite.messages import MAX_DELAY, Messages, refuse_bad_delays
+from task_queue_engine.backends.sqlite.threads import Parking
 from task_queue_engine.backends.sqlite.transaction import Transaction
 from task_queue_engine.clock import Clock
 
@@ -71,6 +72,7 @@ class SqliteQueue:
         self._retimed = -1
         self._dead_letters = SqliteDeadLetters(name, file=file)
         self._changed = trio.Event()
+        self._parkings: list[Parking] = []
         self._topic = topic_of_messages(name)
         self.messages = Messages(name)
         self.hears_others = False
@@ -128,8 +130,13 @@ class SqliteQueue:
             taken = await self._file.write(lambda t: take(t, now))  # noqa: B023  # done before the next turn
             if taken is None:
                 return []
-            if taken or not await self._wait_for_visible(changed, deadline):
+            if taken:
                 return taken
+            found = await self._wait_for_visible(changed, deadline, take)
+            if not found:
+                return []
+            if found is not True:
+                return found
 
     async def _after_set_back(self) -> None:
         """A clock set back hides what has no delay, and leases, until it has caught up: measure
@@ -155,22 +162,35 @@ class SqliteQueue:
                 self._name,
             )
 
-    async def _wait_for_visible(self, changed: trio.Event, deadline: float) -> bool:
+    async def _wait_for_visible(
+        self,
+        changed: trio.Event,
+        deadline: float,
+        take: Callable[[Transaction, int], list[T] | None],
+    ) -> list[T] | bool:
         """Wait until a message may be visible; False when `deadline` came first.
 
-        This process says at once when it changed something, and so do others while `listen` runs.
+        What this process sends or gives back meanwhile is taken in the very transaction that brings
+        it: then this returns what was taken. Other processes say so at once while `listen` runs.
         Beneath that is a look every so often, which takes a read and no lock.
         """
         with self._listening():
             while (left := deadline - trio.current_time()) > 0:
                 until_visible = await self._seconds_to_next()
-                if until_visible <= 0:
+                if until_visible <= 0 or changed.is_set():
                     return True
                 look_in = LOOK_EVERY_WHERE_HEARD if self.hears_others else LOOK_EVERY
                 with trio.move_on_after(min(left, until_visible, look_in)):
-                    await changed.wait()
-                    return True
+                    return await self._park(take) or True
             return False
+
+    async def _park(self, take: Callable[[Transaction, int], list[T] | None]) -> list[T] | None:
+        parking = Parking()
+        self._parkings.append(parking)
+        try:
+            return await self._file.park(self._topic, lambda t: take(t, t.at), parking)
+        finally:
+            self._parkings.remove(parking)
 
     async def _seconds_to_next(self) -> float:
         ((earliest,),) = await self._file.read(
@@ -187,6 +207,9 @@ class SqliteQueue:
         """Let receivers that wait look again."""
         self._changed.set()
         self._changed = trio.Event()
+        for parking in self._parkings:
+            if parking.leave is not None:
+                parking.leave()
 
     async def listen(self, doorbell: Doorbell) -> None:
         """Until cancelled, wake receivers when other processes make messages visible."""

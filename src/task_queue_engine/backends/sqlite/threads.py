@@ -12,6 +12,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, TypeVar
 
 import apsw
@@ -55,6 +56,18 @@ class Request:
     """Acquired once and for good, by whichever is first: the thread that begins the work, or the
     trio task that is cancelled before."""
     result: outcome.Outcome[Any] | None = None
+
+
+@dataclass(slots=True, eq=False)
+class Parking:
+    """Where a trio task waits in `WriterThread.park`."""
+
+    leave: Callable[[], None] | None = None
+    """Ends the wait, unless the work has begun. None while nothing waits."""
+
+
+# For a parked request whose transaction came to nothing: it may look for itself.
+_NOTHING = outcome.Value(None)
 
 
 class ConnectionThread(ABC):
@@ -247,6 +260,35 @@ class WriterThread(ConnectionThread):
     def __init__(self, path: str, *, name: str, busy_timeout: float, ringer: Ringer) -> None:
         super().__init__(path, name=name, busy_timeout=busy_timeout)
         self._ringer = ringer
+        self._parked: dict[str, list[Request]] = {}
+        """By topic, what waits for news of it. Changed in trio's thread."""
+
+    @trio.lowlevel.enable_ki_protection  # as `run`
+    async def park(self, topic: str, work: Callable[[Transaction], T], until: Parking) -> T | None:
+        """Wait until a transaction of this process brings news of `topic`, and have `work` done in
+        the very same one: what one task sends another takes, at the price of one commit.
+
+        Returns:
+            What `work` returns, durable; None where `until` was left before.
+
+        Raises:
+            Cancelled: before the work was begun.
+        """
+        request = Request(work, trio.lowlevel.current_task())
+        until.leave = partial(_withdraw, request)
+        waiting = self._parked.setdefault(topic, [])
+        waiting.append(request)
+
+        def abort(_: object) -> trio.lowlevel.Abort:
+            withdrawn = request.begun.acquire(blocking=False)
+            return trio.lowlevel.Abort.SUCCEEDED if withdrawn else trio.lowlevel.Abort.FAILED
+
+        try:
+            result: T | None = await trio.lowlevel.wait_task_rescheduled(abort)
+        finally:
+            waiting.remove(request)
+            until.leave = None
+        return result
 
     def _serve(self) -> None:
         try:
@@ -262,16 +304,26 @@ class WriterThread(ConnectionThread):
         if isinstance(locked, outcome.Error):
             _fail(group, locked.error)
             return
-        transaction = Transaction(connection)
-        done = self._outcome(_work_off, transaction, group)
+        transaction, parked = Transaction(connection), list[Request]()
+        done = self._outcome(_work_off, transaction, group, partial(self._take_parked, parked))
         if isinstance(done, outcome.Error):
             self.last_failed = isinstance(done.error, BackendError)
-            if len(group) == 1 or transaction.committing:
+            for request in parked:
+                request.result = _NOTHING
+            if (len(group) == 1 and not parked) or transaction.committing:
                 _fail(group, done.error)
             else:
                 self._carry_out_each(connection, group)
         else:
             self._tell_others(transaction)
+        group += parked
+
+    def _take_parked(self, begun: list[Request], transaction: Transaction) -> list[Request]:
+        for topic in transaction.news:
+            for request in tuple(self._parked.get(topic, ())):
+                if request.begun.acquire(blocking=False):
+                    begun.append(request)
+        return begun
 
     def _lock(self, connection: apsw.Connection) -> None:
         begin(connection)
@@ -290,7 +342,7 @@ class WriterThread(ConnectionThread):
                 _fail(group[i:], locked.error)
                 return
             transaction = Transaction(connection)
-            done = self._outcome(_work_off, transaction, [request])
+            done = self._outcome(_work_off, transaction, [request], _nothing_parked)
             if isinstance(done, outcome.Error):
                 request.result = done
             else:
@@ -306,10 +358,29 @@ class WriterThread(ConnectionThread):
             logger.exception("other processes could not be told of a commit")
 
 
-def _work_off(transaction: Transaction, group: Sequence[Request]) -> None:
-    values = commit(transaction, [request.work for request in group])
-    for request, value in zip(group, values, strict=True):
+def _work_off(
+    transaction: Transaction,
+    group: Sequence[Request],
+    take_parked: Callable[[Transaction], list[Request]],
+) -> None:
+    parked: list[Request] = []
+
+    def waiting(transaction: Transaction) -> list[Work]:
+        parked.extend(take_parked(transaction))
+        return [request.work for request in parked]
+
+    values = commit(transaction, [request.work for request in group], waiting)
+    for request, value in zip([*group, *parked], values, strict=True):
         request.result = outcome.Value(value)
+
+
+def _nothing_parked(_: Transaction) -> list[Request]:
+    return []
+
+
+def _withdraw(request: Request) -> None:
+    if request.begun.acquire(blocking=False):
+        trio.lowlevel.reschedule(request.task, outcome.Value(None))
 
 
 def _fail(group: Sequence[Request], error: BaseException) -> None:

@@ -21,7 +21,7 @@ _MOVE_COUNTERS = Batch(
 class Transaction:
     """The connection, and counters to move: they are collected and written once."""
 
-    __slots__ = ("changes", "committing", "connection", "counters", "execute", "news")
+    __slots__ = ("at", "changes", "committing", "connection", "counters", "execute", "news")
 
     def __init__(self, connection: apsw.Connection) -> None:
         self.connection = connection
@@ -32,11 +32,14 @@ class Transaction:
         self.committing = False
         """The work is done; what fails now fails for all of it."""
         self.news: dict[str, list[str]] = {}
-        """What other processes are told of once it is committed: by topic, the tasks' ids."""
+        """What others are told of once it is committed: by topic, the tasks' ids."""
+        self.at = 0
+        """The latest time that it was told at, as it is kept."""
 
-    def tell(self, topic: str, task_ids: Iterable[str] = ()) -> None:
-        """Have those who listen for `topic` in other processes told."""
+    def tell(self, topic: str, task_ids: Iterable[str] = (), *, at: int = 0) -> None:
+        """Have those who listen for `topic` told, in other processes and in this one."""
         self.news.setdefault(topic, []).extend(task_ids)
+        self.at = max(self.at, at)
 
 
 Work = Callable[[Transaction], Any]
@@ -50,11 +53,15 @@ def begin(connection: apsw.Connection) -> None:
     connection.execute("BEGIN IMMEDIATE")
 
 
-def commit(transaction: Transaction, work: Sequence[Work]) -> list[Any]:
-    """Do the work and commit. What it returns counts only then."""
+def commit(
+    transaction: Transaction, work: Sequence[Work], waiting: Callable[[Transaction], Sequence[Work]]
+) -> list[Any]:
+    """Do the work, and what waits for the changes that it made, and commit. What it returns, for
+    both in their order, counts only then."""
     connection = transaction.connection
     try:
         values = [each(transaction) for each in work]
+        values += [each(transaction) for each in waiting(transaction)]
         transaction.committing = True
         moved = [(name, n) for name, n in transaction.counters.items() if n]
         _MOVE_COUNTERS.run(connection.execute, moved)
