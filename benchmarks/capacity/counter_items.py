@@ -21,7 +21,7 @@ GAUGES_EVERY = 5.0
 """Seconds: TQE_METRICS_INTERVAL."""
 
 # Of a process that has written for some days: milliseconds of the clock, and a number of writes.
-_FLUSHED, _SETTLED = "1767225600123", "123456789"
+_FLUSHED, _SETTLED, _AGE = "1767225600123", "123456789", "120"
 _NAME_BITS = 48  # as `write_tokens.new_process` makes them
 
 
@@ -40,8 +40,8 @@ def size_of(processes: int) -> int:
     item |= {name.value.lower(): {"N": "123456789"} for name in TaskStatus}
     item[MOVES] = {"N": "1234567890"}
     for number in range(processes):
-        flushed, upto = mark_names(f"{number:012x}")
-        item |= {flushed: {"N": _FLUSHED}, upto: {"N": _SETTLED}}
+        flushed, upto, age = mark_names(f"{number:012x}")
+        item |= {flushed: {"N": _FLUSHED}, upto: {"N": _SETTLED}, age: {"N": _AGE}}
     return units.item_size(item)
 
 

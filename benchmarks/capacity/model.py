@@ -17,7 +17,7 @@ from benchmarks.capacity import counter_items, quotas, sweep_turns
 from benchmarks.capacity.inputs import Inputs, Use
 from benchmarks.capacity.pattern import ONCE, TABLE, Shape
 from task_queue_engine.backends.aws.dynamodb import crash_recovery, schema
-from task_queue_engine.backends.aws.dynamodb.counters import FOUND_UP_TO_AGE
+from task_queue_engine.backends.aws.dynamodb.process_marks import FOUND_UP_TO_AGE
 from task_queue_engine.backends.aws.dynamodb.table_client import MAX_KEYS
 
 HEADROOM = 0.8

@@ -19,6 +19,7 @@ import trio
 
 from task_queue_engine.backends.aws.dynamodb import schema
 from task_queue_engine.backends.aws.dynamodb.counters import (
+    JITTER,
     MOVES,
     Counters,
     counts_of,
@@ -123,7 +124,7 @@ class CounterRepair:
 
     async def repair(self) -> CountRepair:
         """Count the tasks, and correct the counters where they are off by more than what changed
-        meanwhile. Takes six flush intervals longer than the counting.
+        meanwhile. Takes some flush intervals longer than the counting.
 
         Raises:
             BackendUnavailable
@@ -135,7 +136,7 @@ class CounterRepair:
         await trio.sleep(_SETTLING * self._flush_interval)
         counted = await self._count_rows()
         # What other processes did before the counting ended is in their items by then.
-        await trio.sleep(self._flush_interval)
+        await trio.sleep(self._counters.slowest_interval * (1 + JITTER))
         last = await self._counters.totals()
         uncertainty = last[MOVES] - first[MOVES]
         corrected = {

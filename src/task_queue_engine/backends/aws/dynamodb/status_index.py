@@ -24,16 +24,26 @@ def of_shard(shard: str) -> tuple[str, dict[str, str], Item]:
     return "#shard = :shard", {"#shard": STATUS_INDEX.hash_key}, {":shard": {"S": shard}}
 
 
+async def page(
+    table: TableClient, purpose: str, query: Mapping[str, Any], start: Item | None
+) -> dict[str, Any]:
+    """
+    Args:
+        start: what the answer before ended with, `LastEvaluatedKey`; None for the first.
+    """
+    parameters = {"IndexName": STATUS_INDEX.name, **query}
+    if start is not None:
+        parameters["ExclusiveStartKey"] = start
+    return await table.query(purpose, parameters)
+
+
 async def pages(
     table: TableClient, purpose: str, query: Mapping[str, Any]
 ) -> AsyncIterator[dict[str, Any]]:
     """The answers, to the end of the query."""
     start: Item | None = None
     while True:
-        parameters = {"IndexName": STATUS_INDEX.name, **query}
-        if start is not None:
-            parameters["ExclusiveStartKey"] = start
-        document = await table.query(purpose, parameters)
+        document = await page(table, purpose, query, start)
         yield document
         start = document.get("LastEvaluatedKey")
         if start is None:
