@@ -63,8 +63,9 @@ _FIELDS = tuple(status.value.lower() for status in TaskStatus)
 # Seconds after a flush after which a process without a change takes its mark away: one that stays
 # is that of a dead one.
 _IDLE_AFTER = 10.0
-# Flush intervals between two flushes, at most. With a tenth more by chance, and a try that fails
-# (4 s) before one that succeeds, a mark stands still for less than `crash_recovery.DEAD_AFTER`.
+# Flush intervals between two flushes, at most. With a tenth more by chance, and two tries that fail
+# (4 s each) before one that does not, a mark stands still for less than
+# `crash_recovery.DEAD_AFTER`, by which processes of older versions go, too.
 LONGEST: Final = 8.0
 # Of the interval between flushes: processes that began together do not write together.
 JITTER: Final = 0.1
@@ -237,10 +238,10 @@ class Counters:
                 continue
             # One that failed is tried again soon: the mark must not stand still.
             interval = self._interval(self._units if self._unconfirmed is None else 1.0)
+            interval *= self._rng.uniform(1 - JITTER, 1 + JITTER)
             soon = min(_URGENT_INTERVAL * self._units, interval)
             await trio.sleep(soon)
-            interval *= self._rng.uniform(1 - JITTER, 1 + JITTER)
-            with trio.move_on_after(max(0.0, interval - soon)):
+            with trio.move_on_after(interval - soon):
                 await self._urgent.wait()
 
     def _interval(self, units: float) -> float:

@@ -60,10 +60,8 @@ class TaskAges:
         # What is older than that is flushed at once.
         oldest = now - FOUND_UP_TO_AGE
         known = [at for at in (*self._running.values(), *in_hand) if at is not None]
-        since = max(
-            oldest,
-            min(now - max(_LEAST_AGE, self._usual), *(at for at in known if at >= oldest), now),
-        )
+        at_most = now - max(_LEAST_AGE, self._usual)
+        since = max(oldest, min([at_most, *(at for at in known if at >= oldest)]))
         self._found_since = max(self._found_since, since)
         return since
 
