@@ -168,18 +168,25 @@ def simulate(
     )
 
 
-def simulate_counters(processes: int, flushes: float, conditions: Conditions) -> Outcome:
+def simulate_counters(processes: int, kind: str, conditions: Conditions) -> Outcome:
     """So many busy processes that flush their counters, and nothing else. Not scaled: what an item
-    costs follows from how many processes it really holds."""
+    costs follows from how many processes it really holds.
+
+    Args:
+        kind: of `counter_items.KINDS`.
+    """
     rng = random.Random(conditions.seed)
     names = counter_items.process_names(processes, rng)
     items = [counter_items.item_of(name) for name in names]
     units = {item: counter_items.units_a_flush(n) for item, n in Counter(items).items()}
     stores = stores_for(1_000, replace(conditions, scale=1.0, grown=True))
     done = refused = 0
+    # Flushes, of each process; they began at any time.
+    owed = [rng.random() for _ in items]
     for _ in range(conditions.seconds):
-        for item in items:
-            times = int(flushes)
+        for n, item in enumerate(items):
+            owed[n] += 1 / counter_items.seconds_between(units[item], kind)
+            times, owed[n] = int(owed[n]), owed[n] % 1
             done += times
             touch = Touch(TABLE, item, "", units[item])
             refused += sum(not carry_out(stores, [touch]) for _ in range(times))
@@ -238,12 +245,12 @@ def find_end(
     return ends
 
 
-def find_end_of_counters(flushes: float, conditions: Conditions, *, most: int = 8_192) -> Outcome:
+def find_end_of_counters(kind: str, conditions: Conditions, *, most: int = 8_192) -> Outcome:
     low, high = 0, most
-    ends = simulate_counters(high, flushes, conditions)
+    ends = simulate_counters(high, kind, conditions)
     while high - low > 1:
         middle = (low + high) // 2
-        found = simulate_counters(middle, flushes, conditions)
+        found = simulate_counters(middle, kind, conditions)
         if found.holds:
             low = middle
         else:
@@ -269,10 +276,7 @@ def all_ends(conditions: Conditions, shapes: Sequence[Shape]) -> dict[str, objec
         }
         print(shape.name, file=sys.stderr)
     short = replace(conditions, seconds=30)
-    counters = {
-        name: asdict(find_end_of_counters(flushes, short))
-        for name, flushes in counter_items.FLUSHES.items()
-    }
+    counters = {kind: asdict(find_end_of_counters(kind, short)) for kind in counter_items.KINDS}
     return {
         "command": "python -m benchmarks.partition_simulation "
         "--json benchmarks/results/partition_simulation.json",

@@ -1,5 +1,6 @@
-"""The counter items: every busy process writes to one of them, every second, and all of them grow
-with the number of processes, since each has a mark of its own there (`process_marks`)."""
+"""The counter items: every busy process writes to one of them, and all of them grow with the number
+of processes, since each has a mark of its own there (`process_marks`). So the larger the item, the
+rarer the writes."""
 
 from __future__ import annotations
 
@@ -7,21 +8,22 @@ import random
 from collections import Counter
 
 from benchmarks.aws.cost import units
-from task_queue_engine.backends.aws.dynamodb import crash_recovery, schema
-from task_queue_engine.backends.aws.dynamodb.counters import MOVES
+from task_queue_engine.backends.aws.dynamodb import counters, crash_recovery, schema
 from task_queue_engine.backends.aws.dynamodb.item_format import Item
 from task_queue_engine.backends.aws.dynamodb.process_marks import mark_names
+from task_queue_engine.backends.aws.dynamodb.totals import MOVES
 from task_queue_engine.task import TaskStatus
 
-FLUSHES = {"calm": 1.0, "urgent": 10.0}
-"""A second and busy process: `counters` flushes every second, and every tenth of one what a crash
-would lose for good: retries, snoozes, cancels, changes of tasks older than a quarter of an hour."""
+KINDS = ("calm", "urgent")
+"""Of what a busy process does: `counters` flushes every so many seconds as a flush takes units, and
+ten times as often what a crash would lose for good: retries, snoozes, cancels, changes of tasks
+that are older than the process has said."""
 
 GAUGES_EVERY = 5.0
 """Seconds: TQE_METRICS_INTERVAL."""
 
 # Of a process that has written for some days: milliseconds of the clock, and a number of writes.
-_FLUSHED, _SETTLED = "1767225600123", "123456789"
+_FLUSHED, _SETTLED, _AGE = "1767225600123", "123456789", "120"
 _NAME_BITS = 48  # as `write_tokens.new_process` makes them
 
 
@@ -40,8 +42,8 @@ def size_of(processes: int) -> int:
     item |= {name.value.lower(): {"N": "123456789"} for name in TaskStatus}
     item[MOVES] = {"N": "1234567890"}
     for number in range(processes):
-        flushed, upto = mark_names(f"{number:012x}")
-        item |= {flushed: {"N": _FLUSHED}, upto: {"N": _SETTLED}}
+        flushed, upto, age = mark_names(f"{number:012x}")
+        item |= {flushed: {"N": _FLUSHED}, upto: {"N": _SETTLED}, age: {"N": _AGE}}
     return units.item_size(item)
 
 
@@ -66,10 +68,16 @@ def most_readers(partition_reads: float) -> int:
     return count
 
 
-def write_units(processes: int, flushes: float = FLUSHES["calm"]) -> float:
+def seconds_between(units: int, kind: str = KINDS[0]) -> float:
+    """Between two flushes of a process whose flush takes so many units."""
+    calm = min(units, counters.LONGEST)
+    return calm if kind == KINDS[0] else min(units * counters._URGENT_INTERVAL, calm)
+
+
+def write_units(processes: int, kind: str = KINDS[0]) -> float:
     """A second, of all items, where the processes are spread evenly."""
-    each = processes / schema.COUNTER_SHARDS
-    return processes * flushes * units_a_flush(round(each))
+    units = units_a_flush(round(processes / schema.COUNTER_SHARDS))
+    return processes * units / seconds_between(units, kind)
 
 
 def fullest(names: list[str]) -> tuple[str, int]:
@@ -77,10 +85,12 @@ def fullest(names: list[str]) -> tuple[str, int]:
     return Counter(map(item_of, names)).most_common(1)[0]
 
 
-def most_processes(partition_writes: float, flushes: float = FLUSHES["calm"]) -> int:
+def most_processes(partition_writes: float, kind: str = KINDS[0]) -> int:
     """So many busy processes the items take, spread evenly: more, and an item is over what its
     partition takes. One item cannot be split."""
-    here = 1
-    while (here + 1) * flushes * units_a_flush(here + 1) <= partition_writes:
-        here += 1
-    return here * schema.COUNTER_SHARDS
+    count = schema.COUNTER_SHARDS
+    while True:
+        more = count + schema.COUNTER_SHARDS
+        if write_units(more, kind) / schema.COUNTER_SHARDS > partition_writes:
+            return count
+        count = more

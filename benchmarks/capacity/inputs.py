@@ -44,6 +44,8 @@ class Inputs:
     drain_cpu_us: float
     sweep_cpu_us: float
     """Looking at one entry of the index."""
+    recovery_cpu_us: float
+    """Looking at one row after a crash."""
     files: dict[str, OneFile]
     sync_seconds: float
     submit_cpu_us: float
@@ -61,6 +63,7 @@ def read(path: Path = FILE) -> Inputs:
         end_to_end_cpu_us=cpu["end_to_end"],
         drain_cpu_us=cpu["drain"],
         sweep_cpu_us=sweep["cpu_us_per_entry"],
+        recovery_cpu_us=sweep["cpu_us_per_row_recovered"],
         files={
             name: OneFile(
                 cpu_us=each["cpu_us_per_task"],

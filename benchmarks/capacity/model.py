@@ -16,8 +16,8 @@ from benchmarks.aws.cost.prices import PRICES
 from benchmarks.capacity import counter_items, quotas, sweep_turns
 from benchmarks.capacity.inputs import Inputs, Use
 from benchmarks.capacity.pattern import ONCE, TABLE, Shape
-from task_queue_engine.backends.aws.dynamodb import crash_recovery, schema
-from task_queue_engine.backends.aws.dynamodb.counters import FOUND_UP_TO_AGE
+from task_queue_engine.backends.aws.dynamodb import crash_recovery, schema, task_ages
+from task_queue_engine.backends.aws.dynamodb.process_marks import FOUND_UP_TO_AGE
 from task_queue_engine.backends.aws.dynamodb.table_client import MAX_KEYS
 
 HEADROOM = 0.8
@@ -38,7 +38,7 @@ _DELETE_LINGER = 0.1
 
 _SHARDS = {"DUE": schema.DUE_SHARDS, schema.CANCEL_SHARD: 1}
 
-Remedy = Literal["ask AWS", "warm up", "more shards", "mend"]
+Remedy = Literal["ask AWS", "warm up", "more shards", "more processes"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +97,7 @@ def limits(shape: Shape, inputs: Inputs) -> list[Limit]:
     for processes in SWEEPERS:
         rate = sweep_rate(processes, inputs)
         named = f"the sweep, by {processes} process{'es' * (processes > 1)}"
-        found.append(Limit(named, rate, "mend"))
+        found.append(Limit(named, rate, "more processes"))
     return sorted(found, key=lambda limit: limit.tasks_per_second)
 
 
@@ -107,10 +107,10 @@ def sweep_rate(processes: int, inputs: Inputs, *, interval: float = sweep_turns.
     Args:
         interval: TQE_RECONCILE_INTERVAL.
     """
-    piece = sweep_turns.piece_seconds(
+    page = sweep_turns.page_seconds(
         cpu_us_per_entry=inputs.sweep_cpu_us, request_seconds=REQUEST_SECONDS
     )
-    return sweep_turns.tasks_per_second(processes, piece, interval=interval)
+    return sweep_turns.tasks_per_second(processes, page, interval=interval)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,26 +119,31 @@ class Recovery:
 
     rows: float
     seconds: float
+    """Of reading, after those until the process counts as dead."""
     read_units: float
-    megabytes: float
-    """Of the ids that it remembers meanwhile: 122 bytes each (tracemalloc, a set of UUIDs)."""
 
 
-def recovery(rate: float, inputs: Inputs) -> Recovery:
-    rows = rate * FOUND_UP_TO_AGE.total_seconds()
-    waiting = rows / MAX_KEYS / sweep_turns.CONCURRENCY * REQUEST_SECONDS
+NOTICED_AFTER = crash_recovery.DEAD_AFTER + 2 * 1.2 * crash_recovery._LOOK_EVERY
+"""Seconds after the last flush until a process that was killed counts as dead, at most."""
+
+
+def recovery(rate: float, inputs: Inputs, *, age: float) -> Recovery:
+    """
+    Args:
+        age: in seconds, of the oldest task that it had in hand.
+    """
+    back = min(max(age, task_ages._LEAST_AGE.total_seconds()), FOUND_UP_TO_AGE.total_seconds())
+    rows = rate * (back + crash_recovery._SKEW.total_seconds() + NOTICED_AFTER)
+    gets = crash_recovery._PAGE / MAX_KEYS
+    pages = rows / crash_recovery._PAGE / crash_recovery._PAGES_AT_ONCE
+    at_once = crash_recovery._PAGES_AT_ONCE * gets / sweep_turns.CONCURRENCY
+    waiting = pages * (1 + math.ceil(at_once)) * REQUEST_SECONDS
     # Half a unit a row, and 290 bytes of index entry a row in half units of 4 KB: ADR 0031.
     return Recovery(
         rows=rows,
-        seconds=rows * inputs.sweep_cpu_us / 1e6 + waiting,
+        seconds=rows * inputs.recovery_cpu_us / 1e6 + waiting,
         read_units=0.55 * rows,
-        megabytes=rows * 122 / 1e6,
     )
-
-
-def recovery_within_lease(inputs: Inputs) -> float:
-    """Tasks a second up to which a recovery is over before another process may begin the same."""
-    return crash_recovery._LEASE.total_seconds() / recovery(1.0, inputs).seconds
 
 
 def in_flight_seconds(rate: float) -> float:
@@ -149,10 +154,7 @@ def in_flight_seconds(rate: float) -> float:
 def most_processes() -> dict[str, int]:
     """Busy processes that one table's counters take."""
     limit = quotas.PARTITION_WRITES.value
-    return {
-        name: counter_items.most_processes(limit, flushes)
-        for name, flushes in counter_items.FLUSHES.items()
-    }
+    return {kind: counter_items.most_processes(limit, kind) for kind in counter_items.KINDS}
 
 
 # --- what a rate takes ------------------------------------------------------------------------
@@ -199,7 +201,8 @@ def plan(rate: float, inputs: Inputs) -> Plan:
     """For tasks that run once, submitted and run by processes whose handlers take no CPU."""
     at_load = inputs.shapes[ONCE.measured or ""]
     tables = math.ceil(rate / table_rate(inputs))
-    busy = rate * inputs.end_to_end_cpu_us / 1e6
+    # Each entry is looked at twice.
+    busy = rate * (inputs.end_to_end_cpu_us + 2 * inputs.sweep_cpu_us) / 1e6
     processes = max(tables, math.ceil(busy / HEADROOM))
     counting = tables * counter_items.write_units(math.ceil(processes / tables))
     use = Use(

@@ -94,7 +94,7 @@ _REMEDIES: dict[str, str] = {
     "ask AWS": "a quota that is raised on request",
     "warm up": "warm throughput, or an hour of growing load",
     "more shards": "more tables",
-    "mend": "`TQE_RECONCILE_INTERVAL`, or more tables",
+    "more processes": "more processes",
 }
 
 
@@ -178,8 +178,15 @@ def processes(known: Known) -> str:
         units = counter_items.write_units(each)
         a_day = PRICES.dollars(write_units=units) * 86_400
         size = counter_items.size_of(round(each / 4))
-        rows.append([f"{each:,}", f"{size:,}", count(units), f"${count(a_day)}"])
-    header = ("busy processes on a table", "bytes an item", "write units/s", "a day")
+        between = counter_items.seconds_between(counter_items.units_a_flush(round(each / 4)))
+        rows.append([f"{each:,}", f"{size:,}", f"{between:g}", count(units), f"${count(a_day)}"])
+    header = (
+        "busy processes on a table",
+        "bytes an item",
+        "seconds between flushes",
+        "write units/s",
+        "a day",
+    )
     return markdown(header, rows)
 
 
@@ -187,9 +194,7 @@ def process_limits(known: Known) -> str:
     most = model.most_processes()
     rows = [
         [
-            {"calm": "plain tasks: a flush a second", "urgent": "retries, snoozes, cancels: ten"}[
-                name
-            ],
+            {"calm": "plain tasks", "urgent": "retries, snoozes, cancels, all the time"}[name],
             f"{most[name]:,}",
             f"{found['rate']:,}",
         ]
@@ -205,20 +210,29 @@ def process_limits(known: Known) -> str:
 
 def recoveries(known: Known) -> str:
     rows = []
-    for rate in (100.0, model.recovery_within_lease(known.inputs), 10_000.0):
-        found = model.recovery(rate, known.inputs)
+    for rate, age in ((100.0, 10.0), (1_000.0, 10.0), (10_000.0, 10.0), (10_000.0, 900.0)):
+        found = model.recovery(rate, known.inputs, age=age)
         dollars = PRICES.dollars(read_units=found.read_units)
         rows.append(
             [
                 count(rate),
+                f"{age:g} s",
                 count(found.rows),
+                count(model.NOTICED_AFTER + found.seconds),
                 count(found.seconds),
-                count(found.megabytes),
                 count(found.read_units),
                 f"${count(dollars)}",
             ]
         )
-    header = ("tasks/s", "rows read", "seconds of one process", "MB", "read units", "dollars")
+    header = (
+        "tasks/s",
+        "oldest in hand",
+        "rows read",
+        "counts right after, s",
+        "of that reading, s",
+        "read units",
+        "dollars",
+    )
     return markdown(header, rows)
 
 
@@ -260,6 +274,11 @@ def aws_inputs(known: Known) -> str:
         ["CPU of submitting and running a task, us", f"{found.end_to_end_cpu_us:.0f}", "cpu"],
         ["CPU of running one from a full queue, us", f"{found.drain_cpu_us:.0f}", "cpu"],
         ["CPU of the sweep's look at an entry, us", f"{found.sweep_cpu_us:.0f}", "sweep"],
+        [
+            "CPU of looking at a row after a crash, at most, us",
+            f"{found.recovery_cpu_us:.0f}",
+            "sweep",
+        ],
         ["CPU of `submit_many` on SQLite, us", f"{found.submit_cpu_us:.0f}", "submit"],
         ["a sync of the disk, ms", f"{found.sync_seconds * 1e3:.2f}", "sqlite"],
     ]

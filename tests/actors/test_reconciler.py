@@ -11,6 +11,7 @@ import pytest
 import trio
 
 from task_queue_engine import TaskStatus
+from task_queue_engine.actors import reconciler
 from task_queue_engine.actors.health import ActorHealth
 from task_queue_engine.actors.reconciler import Reconciler
 from task_queue_engine.backends.base import NewTask
@@ -35,13 +36,17 @@ FOUND = MIN_AGE + INTERVAL * 1.2 + 1
 
 @asynccontextmanager
 async def reconciling(
-    backend: MemoryBackend, *, retention: float = 0, health: ActorHealth | None = None
+    backend: MemoryBackend,
+    *,
+    interval: float = INTERVAL,
+    retention: float = 0,
+    health: ActorHealth | None = None,
 ) -> AsyncIterator[Reconciler]:
     reconciler = Reconciler(
         backend=backend,
         queue="default",
         clock=backend.clock,
-        interval=INTERVAL,
+        interval=interval,
         min_age=MIN_AGE,
         retention=retention,
         retry=retry("reconciler", health),
@@ -148,6 +153,21 @@ async def test_a_long_backlog_is_walked_through_in_pieces(backend: MemoryBackend
         assert backend.faults.calls["stranded"] >= 3
         sent = [m.task_id for m in backend.state.queue("default").messages.values()]
         assert sent.count(stuck.id) == 1
+
+
+@pytest.mark.parametrize(("interval", "looks"), [(1.0, 11), (10.0, 8), (30.0, 4)])
+async def test_pieces_of_a_walk_are_never_close_together(
+    backend: MemoryBackend, monkeypatch: pytest.MonkeyPatch, interval: float, looks: int
+) -> None:
+    """A backend that is asked for the next within a second may have nothing to say yet."""
+    monkeypatch.setattr(reconciler, "_PAGE_SIZE", 5)
+    for _ in range(100):
+        await put(backend)
+    await trio.sleep(MIN_AGE + 1)
+    async with reconciling(backend, interval=interval):
+        await trio.sleep(9.9)
+        # The first at once; then a tenth of the interval, no less than 1.25 s, or the interval.
+        assert backend.faults.calls["stranded"] <= looks
 
 
 @pytest.mark.parametrize("operation", ["stranded", "send", "reclaim", "expire"])

@@ -25,7 +25,10 @@ logger = logging.getLogger("task_queue_engine.reconciler")
 
 # Rows a look: a bounded piece of work, and few of them to a backlog of any size.
 _PAGE_SIZE = 1000
-
+# Seconds between two pieces of a walk that is not over, at least (or the interval, where that is
+# shorter). More than the one that an older process on DynamoDB leaves between two pieces of its
+# sweep: one that asks sooner asks in vain, and is told that there is nothing to do.
+_SHORTEST_PAUSE = 1.25
 
 Step = Callable[[], Awaitable[None]]
 
@@ -92,7 +95,8 @@ class Reconciler:
                 )
             except BackendUnavailable:
                 continue  # what works is due again
-            await trio.sleep(wait if self._cursor is None else wait / 10)
+            soon = min(wait, max(wait / 10, _SHORTEST_PAUSE))
+            await trio.sleep(wait if self._cursor is None else soon)
 
     async def _walk(self) -> None:
         before = self._clock.now() - timedelta(seconds=self._min_age)

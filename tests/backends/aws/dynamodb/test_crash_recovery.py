@@ -8,14 +8,15 @@ import signal
 import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
 import botocore.credentials
 import pytest
 import trio
 
-from task_queue_engine.backends.aws.dynamodb import counter_repair, crash_recovery
+from task_queue_engine.backends.aws.dynamodb import counter_repair
+from task_queue_engine.backends.aws.dynamodb.schema import counter_ids
 from task_queue_engine.backends.aws.dynamodb.store import DynamoStore
 from task_queue_engine.backends.aws.wire.client import AwsClient
 from task_queue_engine.backends.base import Counts
@@ -231,18 +232,11 @@ class InTrouble:
         raise BackendUnavailable("by a test")
 
 
-@pytest.mark.parametrize(
-    "look",
-    [
-        lambda table: crash_recovery.uncounted_changes(table, {}, datetime.now(UTC)),
-        lambda table: counter_repair._count_by_rows(table, "a shard", above="a position"),
-    ],
-    ids=["recovery", "repair"],
-)
-async def test_trouble_in_the_middle_of_a_look_leaves_nothing_open(look: Any) -> None:
+async def test_trouble_in_the_middle_of_a_look_leaves_nothing_open() -> None:
     """Else the garbage collector closes it, with a warning."""
+    table: Any = InTrouble()
     with pytest.raises(BackendUnavailable):
-        await look(InTrouble())
+        await counter_repair._count_by_rows(table, "a shard", above="a position")
     gc.collect()
 
 
@@ -333,26 +327,81 @@ async def test_a_repair_and_a_recovery_do_not_count_the_same(
         assert await store.counts() == true
 
 
+@pytest.mark.parametrize("minutes", [2, 60])
 async def test_it_looks_at_recent_tasks_only(
-    table: Table, clock: ManualClock, rescuer: Rescuer
+    table: Table, clock: ManualClock, rescuer: Rescuer, minutes: int
 ) -> None:
-    """Whatever the size of the table."""
+    """Whatever the size of the table: where the dead process had young tasks in hand, at those."""
     async with (store := table.store(clock=clock)).open():
         await create(store, clock, 150)
-    clock.advance(3600)
+    clock.advance(minutes * 60)
     async with killed(table, clock) as dead:
         await create(dead, clock, 3)
     client = FaultyClient(table.client)
     async with (store := rescuer(client)).open():
         await until_counts(store, Counts(pending=154))
         usage = store.usage().by_step["crash_recovery"]
-        # 40 empty queries and the four tasks.
+        # 40 queries and the four tasks.
         assert usage.requests <= 40 + 4 + 1
         if "moto" not in table.server.name:
             assert usage.read_units <= 40 * 0.5 + 4 * 0.5 + 4
 
 
-@pytest.mark.parametrize("what", ["claim", "end", "cancel", "retry"])
+async def test_it_looks_as_far_back_as_what_was_in_hand(
+    table: Table, clock: ManualClock, rescuer: Rescuer
+) -> None:
+    """A handler has run for ten minutes, beside many short ones."""
+    client = Mortal(table.client)
+    async with (dead := table.store(client, clock=clock)).open():
+        long, *_ = await start(dead, clock, 2)
+        await dead.flush_counts()
+        clock.advance(600)
+        await create(dead, clock)
+        await dead.flush_counts()
+        client.dead = True
+        await complete(dead, long)
+    async with (store := rescuer()).open():
+        await until_counts(store, Counts(pending=1, processing=1, completed=1))
+
+
+async def test_it_looks_as_far_back_as_what_was_started_lately(
+    table: Table, clock: ManualClock, rescuer: Rescuer
+) -> None:
+    """The queue is behind: the next tasks will be about as old."""
+    client = Mortal(table.client)
+    async with (other := table.store(clock=clock)).open():
+        await create(other, clock, 1)
+        clock.advance(60)
+        waiting = await create(other, clock, 2)
+    clock.advance(240)
+    async with (dead := table.store(client, clock=clock)).open():
+        await dead.claim([request_of(waiting[0].id)])
+        await complete(dead, waiting[0])
+        await dead.flush_counts()
+        client.dead = True
+        clock.advance(60)
+        await dead.claim([request_of(waiting[1].id)])
+    async with (store := rescuer()).open():
+        await until_counts(store, Counts(pending=1, processing=1, completed=1))
+
+
+async def test_one_of_an_older_version_does_not_say_how_far_back(
+    table: Table, clock: ManualClock, rescuer: Rescuer
+) -> None:
+    async with killed(table, clock) as dead:
+        (mark,) = await marks(table)
+        for item_id in counter_ids():
+            item = await table.item(item_id) or {}
+            if mark in item:
+                del item[mark.replace("flushed_", "age_")]
+                await table.put(item)
+        created_at = clock.now() - timedelta(minutes=10)
+        await create(dead, clock, created_at=created_at)
+    async with (store := rescuer()).open():
+        await until_counts(store, Counts(pending=2))
+
+
+@pytest.mark.parametrize("what", ["claim", "claim of one that waited", "end", "cancel", "retry"])
 async def test_what_would_not_be_found_is_flushed_at_once(
     table: Table, clock: ManualClock, what: str
 ) -> None:
@@ -360,6 +409,9 @@ async def test_what_would_not_be_found_is_flushed_at_once(
         await create(store, clock)
         await until_flushed(table)
         old = make_old(clock) if what in ("claim", "end") else {}
+        if what == "claim of one that waited":
+            # Far less than the limit, and older than the process has said that its tasks are.
+            old = {"created_at": clock.now() - timedelta(minutes=5)}
         (task,) = await create(store, clock, **old)
         await store.claim([request_of(task.id)])
         if what == "end":

@@ -12,6 +12,7 @@ import trio
 from task_queue_engine.backends.aws.dynamodb import store as store_module
 from task_queue_engine.backends.aws.dynamodb import sweep
 from task_queue_engine.backends.aws.dynamodb.schema import SWEEP_ID
+from task_queue_engine.backends.aws.dynamodb.sort_keys import LOWEST_SORT_KEY
 from task_queue_engine.backends.aws.dynamodb.store import DynamoStore
 from task_queue_engine.backends.aws.dynamodb.transitions import Claim, Record
 from task_queue_engine.backends.base import Counts, Created, NewTask
@@ -109,7 +110,7 @@ async def test_a_crash_between_moving_and_noting_it(
     clock.advance(LAG + 1)
 
     async def not_noted(send: Send, parameters: Parameters) -> dict[str, Any]:
-        if "swept" in parameters["ExpressionAttributeNames"].values():
+        if "#swept[" in parameters["UpdateExpression"]:
             raise BackendUnavailable("killed by a test")
         return await send(parameters)
 
@@ -118,7 +119,7 @@ async def test_a_crash_between_moving_and_noting_it(
         await look(store, clock)
     noted = await table.item(SWEEP_ID)
     assert noted is not None
-    assert "swept" not in noted
+    assert {place["S"] for place in noted["swept"]["L"]} == {LOWEST_SORT_KEY}
     (late,) = await create(store, clock, created_at=clock.now() - timedelta(seconds=20))
 
     clock.advance(LAG)
@@ -163,7 +164,7 @@ async def test_one_engine_sweeps_for_all(
 async def test_a_piece_is_bounded_and_the_next_goes_on(
     table: Table, store: DynamoStore, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sweep, "_PIECE", 40)
+    monkeypatch.setattr(sweep, "_TURN", 0.0)
     monkeypatch.setattr(sweep, "_PAGE", 2)
     tasks = await create(store, clock, 60)
     ended = await start(store, clock, 60)
@@ -180,8 +181,8 @@ async def test_a_piece_is_bounded_and_the_next_goes_on(
         is_open = [item is not None and "OPEN" in item["status_shard"]["S"] for item in items]
         pieces.append(sum(is_open))
         clock.advance(1)
-    # A round of a page of 2 from each partition, and the first piece that comes to its bound.
-    assert max(after - before for before, after in pairwise(pieces)) <= 40
+    # A page of 2 from each shard.
+    assert max(after - before for before, after in pairwise(pieces)) <= 20
     assert len(pieces) > 3
     assert await partitions(table, tasks) == {"OPEN"}
     assert await partitions(table, ended) == {"ROUTINE"}
@@ -195,16 +196,22 @@ async def before_the_move(
 ) -> None:
     """Between the sweep's look at the rows and what it writes."""
 
+    has_written = False
+
     async def meanwhile(send: Send, parameters: Parameters) -> dict[str, Any]:
+        nonlocal has_written
         answer = await send(parameters)
-        async with (other := table.store(clock=clock)).open():
-            await other_write(other)
+        # Of the task, and the last look: what is written goes by it.
+        if "status_shard" in parameters.get("ExpressionAttributeNames", {}).values():
+            async with (other := table.store(clock=clock)).open():
+                await other_write(other)
+            has_written = True
         return answer
 
     clock.advance(LAG + 1)
-    client.arm(meanwhile, "GetItem")
+    client.arm(meanwhile, "GetItem", times=4)
     await look(store, clock)
-    assert not client.armed("GetItem")
+    assert has_written
 
 
 async def test_a_task_that_starts_meanwhile_is_moved(

@@ -18,18 +18,8 @@ from functools import partial
 import trio
 
 from task_queue_engine.backends.aws.dynamodb import schema
-from task_queue_engine.backends.aws.dynamodb.counters import (
-    MOVES,
-    Counters,
-    counts_of,
-)
-from task_queue_engine.backends.aws.dynamodb.item_format import (
-    LOWEST_SORT_KEY,
-    MalformedItem,
-    id_of_sort_key,
-    sort_key_of,
-    status_of,
-)
+from task_queue_engine.backends.aws.dynamodb.counters import JITTER, Counters
+from task_queue_engine.backends.aws.dynamodb.item_format import MalformedItem, status_of
 from task_queue_engine.backends.aws.dynamodb.process_marks import (
     forget_old_marks,
     milliseconds,
@@ -37,8 +27,14 @@ from task_queue_engine.backends.aws.dynamodb.process_marks import (
     settle_mark,
 )
 from task_queue_engine.backends.aws.dynamodb.schema import IndexPartition
+from task_queue_engine.backends.aws.dynamodb.sort_keys import (
+    LOWEST_SORT_KEY,
+    id_of_sort_key,
+    sort_key_of,
+)
 from task_queue_engine.backends.aws.dynamodb.status_index import of_shard, pages
 from task_queue_engine.backends.aws.dynamodb.table_client import TableClient
+from task_queue_engine.backends.aws.dynamodb.totals import MOVES, counts_of
 from task_queue_engine.backends.aws.wire.concurrently import gather
 from task_queue_engine.backends.base import Counts
 from task_queue_engine.errors import BackendUnavailable
@@ -123,7 +119,7 @@ class CounterRepair:
 
     async def repair(self) -> CountRepair:
         """Count the tasks, and correct the counters where they are off by more than what changed
-        meanwhile. Takes six flush intervals longer than the counting.
+        meanwhile. Takes some flush intervals longer than the counting.
 
         Raises:
             BackendUnavailable
@@ -135,7 +131,7 @@ class CounterRepair:
         await trio.sleep(_SETTLING * self._flush_interval)
         counted = await self._count_rows()
         # What other processes did before the counting ended is in their items by then.
-        await trio.sleep(self._flush_interval)
+        await trio.sleep(self._counters.slowest_interval * (1 + JITTER))
         last = await self._counters.totals()
         uncertainty = last[MOVES] - first[MOVES]
         corrected = {

@@ -1,13 +1,17 @@
 """How many tasks there are of each status, read in O(1).
 
 Items of their own hold the numbers, spread over a few by process. A process sums up what its
-writes change and adds it to its item, every `flush_interval` seconds while it is busy and exactly
+writes change and adds it to its item, now and then while it is busy and exactly
 once: the same update notes the batch's number under the process's name and is refused where it has
 been noted before.
 
+Every process has a mark in its item, and a flush is paid by the item's size. So the seconds between
+two flushes are as many as the units that the last one took, up to eight: a process's flushes cost
+a unit a second, however many processes there are.
+
 `read` adds what this process has not written yet, so its own view is exact. It is off by
 
-- what other processes did since their last flush (`flush_interval` at most), until they flush;
+- what other processes did since their last flush, until they flush;
 - what a process did since its last flush when it is killed, until another finds out what that was:
   see `crash_recovery`;
 - writes whose answer was lost and which were not repeated;
@@ -15,21 +19,27 @@ been noted before.
 
 The last two stay until a repair, which counts the tasks: see `counter_repair`.
 
-A flush says up to which of its process's tokens all is counted. What others cannot find by that is
-flushed at once: see `move`.
+A flush says up to which of its process's tokens all is counted, and how old the oldest task is that
+the process may write before the next. What others cannot find by that is flushed at once: see
+`move`.
 """
 
 from __future__ import annotations
 
 import logging
-from collections import Counter, OrderedDict
-from collections.abc import Callable, Iterable, Mapping
-from datetime import datetime, timedelta
+import math
+import random
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
 from typing import Final
 
 import trio
 
 from task_queue_engine.backends.aws.dynamodb import schema
+from task_queue_engine.backends.aws.dynamodb.item_format import Item
+from task_queue_engine.backends.aws.dynamodb.item_size import item_size
 from task_queue_engine.backends.aws.dynamodb.process_marks import (
     mark_names,
     milliseconds,
@@ -37,50 +47,44 @@ from task_queue_engine.backends.aws.dynamodb.process_marks import (
     remove_marks,
 )
 from task_queue_engine.backends.aws.dynamodb.table_client import TableClient
+from task_queue_engine.backends.aws.dynamodb.task_ages import TaskAges
+from task_queue_engine.backends.aws.dynamodb.totals import FIELDS, MOVES, add, changes_of, counts_of
 from task_queue_engine.backends.base import Counts
 from task_queue_engine.errors import BackendUnavailable
 from task_queue_engine.task import TaskStatus
 
 logger = logging.getLogger("task_queue_engine.dynamodb")
 
-MOVES: Final = "moves"
-"""In the totals beside the statuses: all changes of status and moves in the index there ever were.
-What a count of the index may be off by is measured in it."""
-
-_FIELDS = tuple(status.value.lower() for status in TaskStatus)
-_FIELD_OF = dict(zip(TaskStatus, _FIELDS, strict=True))
-
-_Step = tuple[TaskStatus | None, TaskStatus | None]
-
-
-def _changes(old: TaskStatus | None, new: TaskStatus | None) -> dict[str, int]:
-    changes = {MOVES: 1}
-    if old is not None:
-        changes[_FIELD_OF[old]] = -1
-    if new is not None:
-        changes[_FIELD_OF[new]] = 1
-    return changes
-
-
-# A task makes three of them, so they are put together once.
-_CHANGES: dict[_Step, dict[str, int]] = {
-    (old, new): _changes(old, new)
-    for old in (None, *TaskStatus)
-    for new in (None, *TaskStatus)
-    if old is not new
-}
-FOUND_UP_TO_AGE = timedelta(minutes=15)
-"""How long after a task's creation `crash_recovery` finds what was done to it. Looking for it takes
-half a read unit for each task created in that time."""
-# Seconds without a change after which a process takes its mark away: one that stays is that of a
-# dead one.
+# Seconds after a flush after which a process without a change takes its mark away: one that stays
+# is that of a dead one.
 _IDLE_AFTER = 10.0
-# Seconds between flushes of what nobody could find: 10 write units a second at most.
+# Flush intervals between two flushes, at most. With a tenth more by chance, and two tries that fail
+# (4 s each) before one that does not, a mark stands still for less than
+# `crash_recovery.DEAD_AFTER`, by which processes of older versions go, too.
+LONGEST: Final = 8.0
+# Of the interval between flushes: processes that began together do not write together.
+JITTER: Final = 0.1
+# Seconds, for each unit, between flushes of what others could not find: 10 write units a second at
+# most.
 _URGENT_INTERVAL = 0.1
-# Tasks that run here whose creation is remembered; of others a change counts as one of an old task.
-_REMEMBERED = 10_000
 # Seconds. The end of a process waits for it, and what it fails to write a repair finds.
 _LAST_FLUSH_TIMEOUT = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Move:
+    number: int
+    """Of the token; 0: without one."""
+    changes: Mapping[str, int]
+    created_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Flush:
+    number: int
+    """Of the batch."""
+    settled: int
+    since: datetime
 
 
 class Counters:
@@ -88,7 +92,7 @@ class Counters:
     Args:
         process: of `write_tokens.new_process`.
         settled: the number up to which this process's tokens are not in use.
-        flush_interval: seconds between flushes of a busy process.
+        flush_interval: seconds between flushes of a busy process, for each unit that one takes.
     """
 
     def __init__(
@@ -105,14 +109,15 @@ class Counters:
         self._now = now
         self._flush_interval = flush_interval
         self._process = process
-        self._mark, self._upto = mark_names(process)
+        self._mark, self._upto, self._age = mark_names(process)
+        # Other processes draw other numbers.
+        self._rng = random.Random(process)  # noqa: S311  # jitter, not a secret
         self._item_id = schema.counter_ids()[schema.shard_of(process, schema.COUNTER_SHARDS)]
-        # By the number of the token they were written with; 0: without one.
-        self._moves: list[tuple[int, Mapping[str, int]]] = []
+        self._moves: list[_Move] = []
         # Batches by their numbers, from their making until it is certain that a `read` sees them.
         self._batches: dict[int, Counter[str]] = {}
-        self._unconfirmed: tuple[int, int] | None = None
-        """Number and settled token of the batch that was sent and not answered."""
+        self._unconfirmed: _Flush | None = None
+        """Sent and not answered."""
         self._last_number = 0
         self._reading = 0
         self._marked = False
@@ -120,7 +125,12 @@ class Counters:
         self._flushing = trio.Lock()
         self._dirty = trio.Event()
         self._urgent = trio.Event()
-        self._running: OrderedDict[str, datetime] = OrderedDict()
+        self._ages = TaskAges(now)
+        self._units = 1.0
+        """Of the last flush."""
+        self._flushed_at = -math.inf
+        self.slowest_interval = flush_interval
+        """Seconds between the flushes of the slowest process, as of the last `totals`."""
 
     # --- what happens -----------------------------------------------------------------------
 
@@ -133,14 +143,11 @@ class Counters:
 
     def started(self, task_id: str, created_at: datetime | None) -> None:
         """It runs here from now on: its end is told by `ended`."""
-        if created_at is not None:
-            self._running[task_id] = created_at
-            while len(self._running) > _REMEMBERED:
-                self._running.popitem(last=False)
+        self._ages.started(task_id, created_at)
 
     def ended(self, task_id: str) -> datetime | None:
         """When it was created, where that is remembered."""
-        return self._running.pop(task_id, None)
+        return self._ages.ended(task_id)
 
     def move(
         self,
@@ -155,22 +162,21 @@ class Counters:
         Args:
             number: of the token that the row has from it.
             created_at: the task's, for a step on its ordinary way (created, started, ended). Where
-                it is old or not given, the change would not be found after a crash, and is flushed
-                at once.
+                it is older than this process has said, or not given, the change would not be found
+                after a crash, and is flushed at once.
         """
         if old is new:
             return
-        self._moves.append((number, _CHANGES[old, new]))
-        if not self._dirty.is_set():
-            self._dirty.set()
-        if created_at is None or self._now() - created_at > FOUND_UP_TO_AGE:
+        self._moves.append(_Move(number, changes_of(old, new), created_at))
+        self._dirty.set()
+        if created_at is None or not self._ages.is_found(created_at):
             self._urgent.set()
 
     def reindexed(self, number: int) -> None:
         """So many tasks went from one partition of the index to another, and kept their status: a
         count of the index just now may see them twice, or not at all."""
         if number:
-            self._moves.append((0, {MOVES: number}))
+            self._moves.append(_Move(0, {MOVES: number}, None))
             self._dirty.set()
 
     # --- reading ----------------------------------------------------------------------------
@@ -191,15 +197,16 @@ class Counters:
         self._reading += 1
         try:
             found = await self._table.get("counts", schema.counter_ids())
+            self.slowest_interval = self._interval(max(map(_units_of, found.values()), default=1.0))
             totals: Counter[str] = Counter()
             for item in found.values():
-                for name in (*_FIELDS, MOVES):
+                for name in (*FIELDS, MOVES):
                     totals[name] += number_of(item, name)
             flushed = number_of(found.get(self._item_id, {}), self._mark)
             for number, batch in self._batches.items():
                 if number > flushed:
                     totals.update(batch)
-            _add(totals, (changes for _, changes in self._moves))
+            add(totals, (move.changes for move in self._moves))
             return totals
         finally:
             self._reading -= 1
@@ -212,7 +219,8 @@ class Counters:
         """Flush while there is something to flush; until cancelled."""
         while True:
             if self._marked:
-                with trio.move_on_after(_IDLE_AFTER) as idle:
+                idle_at = self._flushed_at + _IDLE_AFTER
+                with trio.move_on_at(max(idle_at, trio.current_time())) as idle:
                     await self._dirty.wait()
                 if idle.cancelled_caught:
                     await self._retire()
@@ -222,10 +230,16 @@ class Counters:
             if announced and self._marked and not had_changes:
                 # The first change of an idle process shows up at once, not after the interval.
                 continue
-            soon = min(_URGENT_INTERVAL, self._flush_interval)
+            # One that failed is tried again soon: the mark must not stand still.
+            interval = self._interval(self._units if self._unconfirmed is None else 1.0)
+            interval *= self._rng.uniform(1 - JITTER, 1 + JITTER)
+            soon = min(_URGENT_INTERVAL * self._units, interval)
             await trio.sleep(soon)
-            with trio.move_on_after(self._flush_interval - soon):
+            with trio.move_on_after(interval - soon):
                 await self._urgent.wait()
+
+    def _interval(self, units: float) -> float:
+        return self._flush_interval * min(units, LONGEST)
 
     async def close(self) -> None:
         """The last flush, within two seconds; the process's mark goes with it."""
@@ -251,13 +265,17 @@ class Counters:
         """
         async with self._flushing:
             if self._unconfirmed is not None:
-                await self._write(*self._unconfirmed)
+                await self._write(self._unconfirmed)
             self._dirty = trio.Event() if self._dirty.is_set() else self._dirty
             self._urgent = trio.Event() if self._urgent.is_set() else self._urgent
             settled = self._settled()
-            early = [move for move in self._moves if move[0] > settled]
             batch: Counter[str] = Counter()
-            _add(batch, (changes for number, changes in self._moves if number <= settled))
+            early: list[_Move] = []
+            for move in self._moves:
+                if move.number > settled:
+                    early.append(move)
+                else:
+                    add(batch, [move.changes])
             self._moves = early
             if early:
                 # Counted before their turn: a flush says "up to here", and for that they are to
@@ -269,14 +287,22 @@ class Counters:
             # Larger than the last one even where the clock was set back.
             self._last_number = max(self._last_number + 1, milliseconds(self._now()))
             self._batches[self._last_number] = batch
-            await self._write(self._last_number, settled)
+            since = self._ages.announce([move.created_at for move in early])
+            await self._write(_Flush(self._last_number, settled, since))
             return bool(batch)
 
-    async def _write(self, number: int, settled: int) -> None:
-        self._unconfirmed = number, settled
+    async def _write(self, flush: _Flush) -> None:
+        self._unconfirmed = flush
+        number = flush.number
         changes = {name: change for name, change in self._batches[number].items() if change}
-        names = {"#mark": self._mark, "#upto": self._upto} | {f"#{name}": name for name in changes}
-        values = {":number": {"N": str(number)}, ":settled": {"N": str(settled)}}
+        names = {"#mark": self._mark, "#upto": self._upto, "#age": self._age}
+        names |= {f"#{name}": name for name in changes}
+        age = math.ceil(number / 1000 - flush.since.timestamp())
+        values = {
+            ":number": {"N": str(number)},
+            ":settled": {"N": str(flush.settled)},
+            ":age": {"N": str(age)},
+        }
         values |= {f":{name}": {"N": str(change)} for name, change in changes.items()}
         added = " ADD " + ", ".join(f"#{name} :{name}" for name in changes) if changes else ""
         first = "" if self._marked else "attribute_not_exists(#mark) OR "
@@ -284,10 +310,11 @@ class Counters:
             done = await self._table.update(
                 "counters",
                 self._item_id,
-                f"SET #mark = :number, #upto = :settled{added}",
+                f"SET #mark = :number, #upto = :settled, #age = :age{added}",
                 condition=f"{first}#mark < :number",
                 names=names,
                 values=values,
+                consumed=self._has_consumed,
             )
             if done is None and self._marked and not await self._is_marked():
                 # Not written by a try whose answer was lost, but counted by another process, which
@@ -304,15 +331,20 @@ class Counters:
             self._dirty.set()
             raise
         self._unconfirmed = None
+        self._ages.announced(flush.since)
+        self._flushed_at = trio.current_time()
         if not self._reading:
             self._forget_confirmed()
+
+    def _has_consumed(self, units: float) -> None:
+        self._units = units
 
     async def _is_marked(self) -> bool:
         found = await self._table.get("counters", [self._item_id])
         return self._mark in found.get(self._item_id, {})
 
     def _forget_confirmed(self) -> None:
-        unconfirmed = None if self._unconfirmed is None else self._unconfirmed[0]
+        unconfirmed = None if self._unconfirmed is None else self._unconfirmed.number
         self._batches = {
             number: batch for number, batch in self._batches.items() if number == unconfirmed
         }
@@ -335,16 +367,9 @@ class Counters:
         """Add these to the counters, with the next flush."""
         changes = {status.value.lower(): number for status, number in differences.items()}
         if changes:
-            self._moves.append((0, changes))
+            self._moves.append(_Move(0, changes, None))
 
 
-def _add(totals: Counter[str], moves: Iterable[Mapping[str, int]]) -> None:
-    for changes in moves:  # not `Counter.update`: it looks at what it is given for longer
-        for name, change in changes.items():
-            totals[name] += change
-
-
-def counts_of(totals: Mapping[str, int]) -> Counts:
-    """Never negative: a process may have been killed before it could count what others go on
-    with."""
-    return Counts(**{name: max(0, totals[name]) for name in _FIELDS})
+def _units_of(item: Item) -> float:
+    """What a write to it takes."""
+    return math.ceil(item_size(item) / 1024)

@@ -13,12 +13,14 @@ from task_queue_engine.backends.aws.dynamodb import conditional_writes
 from task_queue_engine.backends.aws.dynamodb.item_format import (
     AttributeValue,
     MalformedItem,
-    id_of_sort_key,
-    moment_text,
-    sort_key_of,
     status_of,
 )
 from task_queue_engine.backends.aws.dynamodb.schema import IndexPartition, status_shards
+from task_queue_engine.backends.aws.dynamodb.sort_keys import (
+    id_of_sort_key,
+    moment_text,
+    sort_key_of,
+)
 from task_queue_engine.backends.aws.dynamodb.status_index import WalkedPage, walk
 from task_queue_engine.backends.aws.dynamodb.table_client import TableClient
 from task_queue_engine.backends.aws.dynamodb.writers import Applied, Writer

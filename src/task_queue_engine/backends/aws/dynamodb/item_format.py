@@ -21,6 +21,11 @@ import msgspec
 from task_queue_engine.backends.aws.dynamodb import schema
 from task_queue_engine.backends.aws.dynamodb.native_values import native
 from task_queue_engine.backends.aws.dynamodb.schema import IndexPartition
+from task_queue_engine.backends.aws.dynamodb.sort_keys import (
+    created_at_of_sort_key,
+    moment_text,
+    sort_key,
+)
 from task_queue_engine.lifecycle import Row
 from task_queue_engine.task import DEFAULT_QUEUE, Task, TaskError, TaskStatus
 
@@ -78,15 +83,6 @@ def moment(value: datetime) -> AttributeValue:
     return {"S": moment_text(value)}
 
 
-def moment_text(value: datetime) -> str:
-    """RFC 3339 in UTC, always with microseconds: so texts compare as the times do."""
-    if value.tzinfo is not UTC:  # the engine's own are
-        value = value.astimezone(UTC)
-    # Four times as fast as `isoformat`, and without the microseconds where there are none.
-    found = _encode(value)[1:-1].decode()
-    return found if value.microsecond else f"{found[:-1]}.000000Z"
-
-
 STATUS: dict[TaskStatus, AttributeValue] = {each: text(each.value) for each in TaskStatus}
 _NEVER_DELAYED = text(NOT_DELAYED)
 _STATUS_OF = {each.value: each for each in TaskStatus}
@@ -94,29 +90,6 @@ _STATUS_OF = {each.value: each for each in TaskStatus}
 
 def as_json(value: Any) -> AttributeValue:
     return {"S": _encode(value).decode()}
-
-
-LOWEST_SORT_KEY, HIGHEST_SORT_KEY = "0", "~"
-"""Below and above every sort key: those begin with a year."""
-
-
-def sort_key(created_at: datetime, task_id: str) -> str:
-    """The range key of `status-index`, the attribute `position`: orders by (created_at, id)."""
-    return f"{moment_text(created_at)}#{task_id}"
-
-
-def created_at_of_sort_key(sort_key: str) -> str:
-    return sort_key.partition("#")[0]
-
-
-def id_of_sort_key(sort_key: str) -> str:
-    return sort_key.partition("#")[2]
-
-
-def sort_key_of(entry: Item) -> str:
-    """Of an entry of `status-index`, or of the key that a page of them ends with."""
-    found: str = entry["position"]["S"]
-    return found
 
 
 # --- from a row -----------------------------------------------------------------------------

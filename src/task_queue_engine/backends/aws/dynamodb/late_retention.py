@@ -18,12 +18,14 @@ from task_queue_engine.backends.aws.dynamodb.item_format import (
     MalformedItem,
     expiry,
     finished_at_of,
-    id_of_sort_key,
-    moment_text,
-    sort_key_of,
     status_of,
 )
 from task_queue_engine.backends.aws.dynamodb.schema import IndexPartition
+from task_queue_engine.backends.aws.dynamodb.sort_keys import (
+    id_of_sort_key,
+    moment_text,
+    sort_key_of,
+)
 from task_queue_engine.backends.aws.dynamodb.status_index import walk
 from task_queue_engine.backends.aws.dynamodb.table_client import TableClient
 from task_queue_engine.backends.aws.dynamodb.writers import Unanswered, Writer

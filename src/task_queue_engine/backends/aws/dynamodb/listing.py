@@ -19,15 +19,14 @@ from functools import partial
 from typing import Any
 
 from task_queue_engine.backends.aws.dynamodb import schema
-from task_queue_engine.backends.aws.dynamodb.item_format import (
+from task_queue_engine.backends.aws.dynamodb.item_format import Item, read_row
+from task_queue_engine.backends.aws.dynamodb.schema import IndexPartition
+from task_queue_engine.backends.aws.dynamodb.sort_keys import (
     HIGHEST_SORT_KEY,
     LOWEST_SORT_KEY,
-    Item,
     id_of_sort_key,
-    read_row,
     sort_key_of,
 )
-from task_queue_engine.backends.aws.dynamodb.schema import IndexPartition
 from task_queue_engine.backends.aws.dynamodb.status_index import check_sort_key
 from task_queue_engine.backends.aws.dynamodb.sweep import Sweep
 from task_queue_engine.backends.aws.dynamodb.table_client import TableClient

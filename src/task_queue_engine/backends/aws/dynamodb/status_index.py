@@ -7,13 +7,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from task_queue_engine.backends.aws.dynamodb.item_format import (
-    Item,
-    id_of_sort_key,
-    moment,
-    sort_key_of,
-)
+from task_queue_engine.backends.aws.dynamodb.item_format import Item, moment
 from task_queue_engine.backends.aws.dynamodb.schema import STATUS_INDEX
+from task_queue_engine.backends.aws.dynamodb.sort_keys import id_of_sort_key, sort_key_of
 from task_queue_engine.backends.aws.dynamodb.table_client import TableClient
 from task_queue_engine.errors import InvalidQuery
 from task_queue_engine.task import DEFAULT_QUEUE
@@ -24,16 +20,26 @@ def of_shard(shard: str) -> tuple[str, dict[str, str], Item]:
     return "#shard = :shard", {"#shard": STATUS_INDEX.hash_key}, {":shard": {"S": shard}}
 
 
+async def page(
+    table: TableClient, purpose: str, query: Mapping[str, Any], start: Item | None
+) -> dict[str, Any]:
+    """
+    Args:
+        start: what the answer before ended with, `LastEvaluatedKey`; None for the first.
+    """
+    parameters = {"IndexName": STATUS_INDEX.name, **query}
+    if start is not None:
+        parameters["ExclusiveStartKey"] = start
+    return await table.query(purpose, parameters)
+
+
 async def pages(
     table: TableClient, purpose: str, query: Mapping[str, Any]
 ) -> AsyncGenerator[dict[str, Any], None]:
     """The answers, to the end of the query. To be closed by who may stop before."""
     start: Item | None = None
     while True:
-        parameters = {"IndexName": STATUS_INDEX.name, **query}
-        if start is not None:
-            parameters["ExclusiveStartKey"] = start
-        document = await table.query(purpose, parameters)
+        document = await page(table, purpose, query, start)
         yield document
         start = document.get("LastEvaluatedKey")
         if start is None:

@@ -21,17 +21,13 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 
 from task_queue_engine.backends.aws.dynamodb import conditional_writes
-from task_queue_engine.backends.aws.dynamodb.item_format import (
-    Item,
-    id_of_sort_key,
-    read_row,
-    sort_key_of,
-)
+from task_queue_engine.backends.aws.dynamodb.item_format import Item, read_row
 from task_queue_engine.backends.aws.dynamodb.schema import (
     WALK_PREFIX,
     IndexPartition,
     status_shards,
 )
+from task_queue_engine.backends.aws.dynamodb.sort_keys import id_of_sort_key, sort_key_of
 from task_queue_engine.backends.aws.dynamodb.status_index import check_sort_key, walk
 from task_queue_engine.backends.aws.dynamodb.sweep import Sweep
 from task_queue_engine.backends.aws.dynamodb.table_client import TableClient

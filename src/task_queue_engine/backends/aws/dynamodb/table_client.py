@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -116,8 +116,12 @@ class TableClient:
         values: Item | None = None,
         condition: str | None = None,
         returning: bool = False,
+        consumed: Callable[[float], None] | None = None,
     ) -> Item | None:
         """UpdateItem of one of the store's own items, which are no tasks.
+
+        Args:
+            consumed: told the write units, where it was carried out and the server says.
 
         Returns:
             The new item where it is wanted (`returning`), else an empty one; None where the
@@ -144,6 +148,9 @@ class TableClient:
             if meaning_of(error.code) & Meaning.CONDITION_FAILED:
                 return None
             raise BackendUnavailable(f"table {self.name}: {error}") from error
+        units = sum(capacity_units(document))
+        if consumed is not None and units:
+            consumed(units)
         found: Item = document.get("Attributes", {})
         return found
 
