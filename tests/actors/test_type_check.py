@@ -10,8 +10,9 @@ from typing import Any
 import msgspec
 import pytest
 import trio
+from trio.testing import MockClock
 
-from task_queue_engine import TaskRegistry
+from task_queue_engine import Task, TaskError, TaskRegistry
 from task_queue_engine.actors import type_check
 from task_queue_engine.actors.type_check import TypeCheck
 from task_queue_engine.backends.base import Delivery
@@ -139,3 +140,17 @@ async def test_a_check_that_does_not_come_back_holds_up_no_other_type(
         _, blocked, after = await check.check(batch)
     assert blocked.payload is msgspec.UNSET
     assert after.payload == Payload("Bob")
+
+
+async def test_what_was_refused_is_claimed_unseen_again_after_a_while(
+    check: TypeCheck, autojump_clock: MockClock
+) -> None:
+    """One payload that did not fit must not slow its type down for as long as the process lasts."""
+    assert {"sync", "async"} <= check.claimable.keys()
+    now = SystemClock().now()
+    task = Task(id="1", type="async", payload={}, created_at=now, updated_at=now)
+    check.give_back(task, TaskError(type="E", message="it does not fit"))
+    assert "async" not in check.claimable
+    assert "sync" in check.claimable
+    await trio.sleep(601)
+    assert "async" in check.claimable

@@ -33,7 +33,7 @@ from task_queue_engine.actors.worker import Worker
 from task_queue_engine.backends.memory import MemoryBackend
 from task_queue_engine.execution.runner import HandlerRunner
 from task_queue_engine.retry import MAX_SECONDS, GiveUp, RetryAt, SnoozeUntil
-from tests.actors.support import claimed
+from tests.actors.support import LEASE, claimed
 
 
 @dataclass
@@ -382,6 +382,18 @@ async def test_an_attempt_handed_over_in_the_moment_of_the_end_is_given_back(
 
 
 # --- not started ----------------------------------------------------------------------------
+
+
+async def test_what_waited_until_its_lease_was_over_does_not_start(backend: MemoryBackend) -> None:
+    """The process stood still, and another worker may have it by now. The lease keeper finds out
+    when it has its turn, which is no earlier than this worker's."""
+    ran: list[int] = []
+    async with working(backend, handler(lambda: ran.append(1))) as rig:
+        attempt = await claimed(backend)
+        await trio.sleep(LEASE)
+        assert await rig.run(attempt) == Interrupted(attempt)
+        assert attempt.abort_reason is AbortReason.LEASE_LOST
+    assert not ran
 
 
 @asynccontextmanager

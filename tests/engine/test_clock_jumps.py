@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import trio
 from trio.testing import MockClock
 
@@ -10,7 +11,10 @@ from task_queue_engine.backends.memory import MemoryBackend
 from task_queue_engine.clock import TrioClock
 
 
-async def test_an_engine_does_not_take_its_own_attempt_over(autojump_clock: MockClock) -> None:
+@pytest.mark.parametrize("together", [False, True], ids=["two services", "one transaction"])
+async def test_an_engine_does_not_take_its_own_attempt_over(
+    autojump_clock: MockClock, *, together: bool
+) -> None:
     starts: list[int] = []
     running, finish = trio.Event(), trio.Event()
     tasks = TaskRegistry()
@@ -22,7 +26,7 @@ async def test_an_engine_does_not_take_its_own_attempt_over(autojump_clock: Mock
         await finish.wait()
         return number
 
-    backend = MemoryBackend(clock=TrioClock())
+    backend = MemoryBackend(clock=TrioClock(), is_one_transaction=together)
     queue = backend.queue("default")
     async with trio.open_nursery() as nursery:
         engine = await nursery.start(Engine(tasks, Settings(), backend=backend).run)
@@ -47,7 +51,10 @@ async def test_an_engine_does_not_take_its_own_attempt_over(autojump_clock: Mock
     assert (depth.waiting, depth.in_flight, depth.dead) == (0, 0, 0)
 
 
-async def test_what_waits_in_the_buffer_is_not_claimed_twice(autojump_clock: MockClock) -> None:
+@pytest.mark.parametrize("together", [False, True], ids=["two services", "one transaction"])
+async def test_what_waits_in_the_buffer_is_not_claimed_twice(
+    autojump_clock: MockClock, *, together: bool
+) -> None:
     """The second claim would count the first as a crash."""
     finish = trio.Event()
     tasks = TaskRegistry()
@@ -57,7 +64,7 @@ async def test_what_waits_in_the_buffer_is_not_claimed_twice(autojump_clock: Moc
         await finish.wait()
         return number
 
-    backend = MemoryBackend(clock=TrioClock())
+    backend = MemoryBackend(clock=TrioClock(), is_one_transaction=together)
     async with trio.open_nursery() as nursery:
         settings = Settings(worker_count=2, prefetch=6)
         engine = await nursery.start(Engine(tasks, settings, backend=backend).run)

@@ -52,6 +52,10 @@ OPERATIONS = (
 )
 
 
+STEPS = ("submit", "take", "finish")
+"""Where they are one transaction, which every second seed has: no answer of theirs gets lost."""
+
+
 @dataclass
 class Ledger:
     """What really happened, as the handlers saw it."""
@@ -101,11 +105,11 @@ async def make_trouble(faults: Faults, rng: random.Random) -> None:
     """For as long as it is not cancelled."""
     while True:
         await trio.sleep(rng.expovariate(1 / 20))
-        operation = rng.choice(OPERATIONS)
+        operation = rng.choice(OPERATIONS + STEPS)
         match rng.randrange(6):
             case 0:
                 faults.unavailable(operation, rng.randrange(1, 5))
-            case 1:
+            case 1 if operation not in STEPS:
                 faults.lose_answer(operation)
             case 2:
                 faults.try_again(operation, rng.randrange(1, 10))
@@ -207,9 +211,9 @@ def run_seeded(scenario: Callable[[], Awaitable[None]], seed: int) -> None:
 def test_one_engine_under_random_trouble(seed: int) -> None:
     async def scenario() -> None:
         rng = random.Random(seed)
-        workers, prefetch = rng.randrange(1, 6), rng.randrange(5)
+        workers, prefetch = rng.randrange(1, 6), rng.choice([None, 0, 1, 4])
         ledger, ids, cancelled = Ledger(), [], set()
-        backend = MemoryBackend(clock=TrioClock())
+        backend = MemoryBackend(clock=TrioClock(), is_one_transaction=bool(seed % 2))
         tasks = registry(ledger, rng)
         async with running(tasks, backend, worker_count=workers, prefetch=prefetch) as engine:
             async with trio.open_nursery() as trouble:
@@ -238,7 +242,7 @@ def test_engines_that_come_go_and_die_under_random_trouble(seed: int) -> None:
     async def scenario() -> None:
         rng = random.Random(seed)
         ledger, ids, cancelled = Ledger(), [], set()
-        backend = MemoryBackend(clock=TrioClock())
+        backend = MemoryBackend(clock=TrioClock(), is_one_transaction=bool(seed % 2))
         tasks = registry(ledger, rng)
         async with running(tasks, backend, consume=False) as front:
             async with trio.open_nursery() as trouble:
@@ -272,7 +276,7 @@ async def processes(tasks: TaskRegistry, backend: MemoryBackend, rng: random.Ran
                     tasks,
                     backend,
                     worker_count=rng.randrange(1, 4),
-                    prefetch=rng.randrange(3),
+                    prefetch=rng.choice([None, 0, 2]),
                     shutdown_grace=rng.choice([0, 10]),
                     shutdown_flush=1,
                 )

@@ -143,7 +143,7 @@ class Attempt:
 
     def abort(self, reason: AbortReason) -> None:
         """Stop the run, or keep it from starting. The lease keeper may, the claimer, and the worker
-        at a shutdown; the first reason stands."""
+        at a shutdown or before a start; the first reason stands."""
         if self.abort_reason is None:
             self.abort_reason = reason
             self.scope.cancel(reason=reason.value)

@@ -116,13 +116,15 @@ class TypeCheck:
 
     def notes(self) -> tuple[str, ...]:
         """For a person who asks how this worker is: types it gave back lately."""
-        since = trio.current_time() - 2 * _LONGEST_DELAY
         return tuple(
             f"tasks of type {name!r} are given back: this worker does not know the type, or "
             f"refuses their payload ({self._given_back[name]} times so far)"
-            for name, at in sorted(self._given_back_at.items())
-            if at >= since
+            for name in sorted(self._given_back_lately())
         )
+
+    def _given_back_lately(self) -> list[str]:
+        since = trio.current_time() - 2 * _LONGEST_DELAY
+        return [name for name, at in self._given_back_at.items() if at >= since]
 
     def runs_in(self, task_type: str) -> RunsIn | None:
         """None: this worker does not know the type, or it was not told."""
@@ -216,7 +218,7 @@ class TypeCheck:
         """By type, where its handler runs: what may be claimed unseen. Not what was refused here
         lately, which is looked at before its claim."""
         claimable = self._registry.runs_in()
-        for name in self._given_back_at:
+        for name in self._given_back_lately():
             claimable.pop(name, None)
         return claimable
 

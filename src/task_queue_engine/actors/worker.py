@@ -113,6 +113,10 @@ class Worker:
                     if self._gives_back:
                         attempt.abort(AbortReason.SHUTDOWN)
                     taken_at = trio.current_time()
+                    # It waited here while the process stood still, and the lease keeper has not
+                    # had its turn since.
+                    if attempt.lease.expires_at <= taken_at:
+                        attempt.abort(AbortReason.LEASE_LOST)
                     outcome = await self._run_attempt(attempt)
                     self._current = None
                     await self._answer(outcome)
