@@ -330,7 +330,7 @@ def test_killed_with_many_claimed_ahead_no_more_than_its_workers_lost_an_attempt
             answer = httpx.post(f"{server.url}/tasks/batch", json=body, trust_env=False)
             assert answer.json()["accepted"] == 500
         # Warmed up, and far from the end.
-        eventually(lambda: metric(server, "completed") >= 200)
+        eventually(lambda: metric(server, "completed_tasks") >= 200)
         server.signal(signal.SIGKILL)
         server.wait()
     held = [task for task in shop.tasks() if task["status"] == "PROCESSING"]
