@@ -171,7 +171,9 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument("--tasks", type=int, default=20_000, help="per phase (20000)")
     parser.add_argument("--workers", type=int, default=5, help="concurrent handlers (5)")
-    parser.add_argument("--prefetch", type=int, default=None, help="held beside those that run (by itself)")
+    parser.add_argument(
+        "--prefetch", type=int, default=None, help="held beside those that run (by itself)"
+    )
     parser.add_argument("--producers", type=int, default=64, help="concurrent submitters (64)")
     parser.add_argument("--samples", type=int, default=500, help="for the latency (500)")
     parser.add_argument("--payload-bytes", type=int, default=100, help="size of a payload (100)")

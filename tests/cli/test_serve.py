@@ -132,20 +132,27 @@ def test_sigterm_gives_everything_back(shop: Shop) -> None:
     """At once: the leases would last far longer than the next worker waits."""
     leases = {"TQE_VISIBILITY_TIMEOUT": "3600"}
     with shop.serve("serve", "--workers", "2", TQE_PREFETCH="3", **leases) as server:
-        for number in range(8):
+        for number in range(40):  # what may wait here has to prove short
+            server.post("echo", number)
+        eventually(lambda: statuses(shop) == {"COMPLETED": 40})
+        for number in range(2):
             server.post("gate", f"gate-{number}")
         eventually(lambda: len(list(shop.path.glob("*.running"))) == 2)
+        # Their last chance: held here, and claimed when a worker is free.
+        waiting = [{"type": "echo", "payload": n, "max_attempts": 1} for n in range(6)]
+        httpx.post(f"{server.url}/tasks/batch", json={"tasks": waiting}, trust_env=False)
+        eventually(lambda: metric(server, "in_flight") == 2 + 3)
         server.signal()
         assert server.wait() == 0
     tasks = shop.tasks()
-    assert [task["status"] for task in tasks] == ["PENDING"] * 8
+    assert statuses(shop) == {"COMPLETED": 40, "PENDING": 8}
     assert {task["retry_count"] for task in tasks} == {0}
     metrics = tqe("metrics", "--json").json
     assert (metrics["queue_depth"], metrics["in_flight"]) == (8, 0)
-    for number in range(8):
+    for number in range(2):
         (shop.path / f"gate-{number}.open").touch()
     with shop.serve("worker", **leases) as worker:
-        eventually(lambda: statuses(shop) == {"COMPLETED": 8})
+        eventually(lambda: statuses(shop) == {"COMPLETED": 48})
         worker.signal()
         assert worker.wait() == 0
 

@@ -244,8 +244,8 @@ MUTANTS = (
         promise=OTHERS,
         without="containment of what payloads and checks raise",
         file="foreign.py",
-        old="    except BaseException as error:",
-        new="    except MemoryError as error:",
+        old="        if error is None or isinstance(error, InvalidTask | KeyboardInterrupt):\n",
+        new="        if not isinstance(error, MemoryError):\n",
         killed_by=(
             "tests/engine/test_intake.py::test_a_check_with_a_defect_refuses_its_own_submission_alone",
         ),
