@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import trio
+from trio.testing import MockClock
 
 from task_queue_engine import TaskError, TaskStatus
 from task_queue_engine.actors.health import ActorHealth
@@ -26,16 +27,19 @@ from task_queue_engine.actors.messages import (
     MoveToDeadLetters,
     Outcome,
     Progressed,
+    Recording,
     Release,
+    Settled,
     Settlement,
     Stopped,
     Succeeded,
 )
 from task_queue_engine.actors.status_writer import StatusWriter
 from task_queue_engine.backends.memory import MAX_DELAY, MemoryBackend
+from task_queue_engine.clock import TrioClock
 from task_queue_engine.lifecycle import Row
 from task_queue_engine.retry import GiveUp, RetryAt, SnoozeUntil
-from tests.actors.support import claim, claimed, receive, retry, status
+from tests.actors.support import LEASE, claim, claimed, receive, retry, status
 
 ERROR = TaskError(type="ValueError", message="bad")
 
@@ -371,3 +375,67 @@ async def test_the_end_of_the_stream_flushes_what_lingers(backend: MemoryBackend
             await rig.settlements.receive()
         await rig.done.wait()
         assert rig.writer.statistics().flushes_by_end == 1
+
+
+# --- where recording settles, too -----------------------------------------------------------
+
+
+@pytest.fixture
+async def one(autojump_clock: MockClock) -> AsyncIterator[MemoryBackend]:
+    """Of which a step is one transaction."""
+    backend = MemoryBackend(clock=TrioClock(), is_one_transaction=True)
+    async with backend.open():
+        yield backend
+
+
+async def test_what_was_settled_with_its_record_is_done_with(one: MemoryBackend) -> None:
+    async with writing(one) as rig:
+        attempt = await claimed(one)
+        await rig.outcomes.send(Succeeded(attempt, 1))
+        assert await rig.leases.receive() == Settled((attempt.lease,))
+        assert stored(one, attempt).task.status is TaskStatus.COMPLETED
+        assert (await one.queue("default").depth()).in_flight == 0
+        assert attempt.lease.settling
+        with pytest.raises(trio.WouldBlock):
+            rig.settlements.receive_nowait()
+
+
+async def test_a_failure_and_a_retry_are_settled_with_their_record(one: MemoryBackend) -> None:
+    async with writing(one) as rig:
+        failed = await claimed(one)
+        await rig.outcomes.send(Errored(failed, ERROR, GiveUp("no use")))
+        await rig.leases.receive()
+        (letter,) = await one.queue("default").dead_letters.take(limit=10)
+        assert (letter.task_id, letter.reason, letter.attempts) == (failed.task.id, "no use", 1)
+        retried = await claimed(one)
+        await rig.outcomes.send(errored(one, retried, RetryAt, 7.0))
+        await rig.leases.receive()
+        depth = await one.queue("default").depth()
+        assert (depth.waiting, depth.delayed, depth.in_flight) == (1, 1, 0)
+
+
+async def test_an_attempt_that_goes_on_is_not_settled(one: MemoryBackend) -> None:
+    async with writing(one) as rig:
+        attempt = await claimed(one)
+        await rig.outcomes.send(Progressed(attempt, 50))
+        await trio.sleep(1)
+        assert stored(one, attempt).task.progress == 50
+        assert not attempt.lease.settling
+        with pytest.raises(trio.WouldBlock):
+            rig.leases.receive_nowait()
+
+
+async def test_while_it_cannot_be_recorded_its_lease_is_kept_and_the_claimer_is_told(
+    backend: MemoryBackend, one: MemoryBackend
+) -> None:
+    for way in (backend, one):
+        async with writing(way) as rig:
+            attempt = await claimed(way)
+            with way.faults.outage("record", "finish"):
+                await rig.outcomes.send(Succeeded(attempt, 1))
+                assert await rig.claim_events.receive() == Recording(works=False)
+                await trio.sleep(LEASE)
+                assert not attempt.lease.settling, "as long as it is not, its lease is kept"
+                with pytest.raises(trio.WouldBlock):
+                    rig.claim_events.receive_nowait()
+            assert await rig.claim_events.receive() == Recording(works=True)

@@ -24,6 +24,13 @@ async def echo(payload: object) -> object:
     return payload
 
 
+@tasks.task("short")
+async def short(number: int) -> int:
+    """Of the length of a look-up somewhere."""
+    await trio.sleep(0.003)
+    return number
+
+
 @tasks.task("ship")
 async def ship(order: Order) -> str:
     return f"PKG-{order.number}"

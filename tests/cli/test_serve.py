@@ -19,13 +19,18 @@ def statuses(shop: Shop) -> Counter[str]:
     return Counter(task["status"] for task in shop.tasks())
 
 
+def metric(server: Server, name: str) -> int:
+    number: int = httpx.get(f"{server.url}/metrics", trust_env=False).json()[name]
+    return number
+
+
 # --- starting -------------------------------------------------------------------------------
 
 
 def test_it_says_what_runs_where(server: Server, shop: Shop) -> None:
     assert httpx.get(f"{server.url}/health", trust_env=False).json()["status"] == "healthy"
     assert str(shop.path / "tasks.db") in server.log
-    types = "block, echo, fail, gate, hold, poison, poison_beside, ship, square"
+    types = "block, echo, fail, gate, hold, poison, poison_beside, ship, short, square"
     assert f"5 workers for {types}" in server.log
     assert f"{server.url}/docs" in server.log
 
@@ -127,20 +132,27 @@ def test_sigterm_gives_everything_back(shop: Shop) -> None:
     """At once: the leases would last far longer than the next worker waits."""
     leases = {"TQE_VISIBILITY_TIMEOUT": "3600"}
     with shop.serve("serve", "--workers", "2", TQE_PREFETCH="3", **leases) as server:
-        for number in range(8):
+        for number in range(40):  # what may wait here has to prove short
+            server.post("echo", number)
+        eventually(lambda: statuses(shop) == {"COMPLETED": 40})
+        for number in range(2):
             server.post("gate", f"gate-{number}")
         eventually(lambda: len(list(shop.path.glob("*.running"))) == 2)
+        # Their last chance: held here, and claimed when a worker is free.
+        waiting = [{"type": "echo", "payload": n, "max_attempts": 1} for n in range(6)]
+        httpx.post(f"{server.url}/tasks/batch", json={"tasks": waiting}, trust_env=False)
+        eventually(lambda: metric(server, "in_flight") == 2 + 3)
         server.signal()
         assert server.wait() == 0
     tasks = shop.tasks()
-    assert [task["status"] for task in tasks] == ["PENDING"] * 8
+    assert statuses(shop) == {"COMPLETED": 40, "PENDING": 8}
     assert {task["retry_count"] for task in tasks} == {0}
     metrics = tqe("metrics", "--json").json
     assert (metrics["queue_depth"], metrics["in_flight"]) == (8, 0)
-    for number in range(8):
+    for number in range(2):
         (shop.path / f"gate-{number}.open").touch()
     with shop.serve("worker", **leases) as worker:
-        eventually(lambda: statuses(shop) == {"COMPLETED": 8})
+        eventually(lambda: statuses(shop) == {"COMPLETED": 48})
         worker.signal()
         assert worker.wait() == 0
 
@@ -293,24 +305,49 @@ def test_killed_in_mid_flight_and_started_again_every_task_ends(shop: Shop) -> N
 def test_killed_beside_a_full_buffer_only_what_had_started_lost_an_attempt(shop: Shop) -> None:
     few = {"TQE_VISIBILITY_TIMEOUT": "1", "WORKER_COUNT": "2", "TQE_PREFETCH": "18"}
     with shop.serve("serve", **few) as server:
+        # What takes long, or is not known to be short, waits on the queue.
+        for number in range(40):
+            server.post("echo", number)
+        eventually(lambda: statuses(shop) == {"COMPLETED": 40})
         one_attempt = {"max_attempts": 1}
         held = [server.post("gate", "gate", **one_attempt)["id"] for _ in range(2)]
         eventually(lambda: statuses(shop)["PROCESSING"] == 2)
-        for number in range(18):
-            server.post("echo", number, **one_attempt)
-
-        def received() -> bool:
-            metrics = httpx.get(f"{server.url}/metrics", trust_env=False).json()
-            return bool(metrics["in_flight"] == 20)
-
-        eventually(received)
-        assert statuses(shop) == {"PROCESSING": 2, "PENDING": 18}
+        tasks = [{"type": "echo", "payload": number, **one_attempt} for number in range(18)]
+        httpx.post(f"{server.url}/tasks/batch", json={"tasks": tasks}, trust_env=False)
+        eventually(lambda: metric(server, "in_flight") == 20)
+        # Their last chance: they are held here, and claimed when a worker is free.
+        assert statuses(shop) == {"COMPLETED": 40, "PROCESSING": 2, "PENDING": 18}
         server.signal(signal.SIGKILL)
         server.wait()
     with shop.serve("serve", **few) as server:
-        eventually(lambda: statuses(shop) == {"COMPLETED": 18, "FAILED": 2})
+        eventually(lambda: statuses(shop) == {"COMPLETED": 58, "FAILED": 2})
         assert {task["id"] for task in shop.tasks() if task["status"] == "FAILED"} == set(held)
         assert all(task["attempt"] == 1 for task in shop.tasks())
+        server.signal()
+        assert server.wait() == 0
+
+
+def test_killed_with_many_claimed_ahead_no_more_than_its_workers_lost_an_attempt(
+    shop: Shop,
+) -> None:
+    """With default settings: five workers, and what proved short is claimed before one is free."""
+    with shop.serve("serve", TQE_VISIBILITY_TIMEOUT="2") as server:
+        body = {"tasks": [{"type": "short", "payload": number} for number in range(500)]}
+        for _ in range(4):
+            answer = httpx.post(f"{server.url}/tasks/batch", json=body, trust_env=False)
+            assert answer.json()["accepted"] == 500
+        # Warmed up, and far from the end.
+        eventually(lambda: metric(server, "completed_tasks") >= 200)
+        server.signal(signal.SIGKILL)
+        server.wait()
+    held = [task for task in shop.tasks() if task["status"] == "PROCESSING"]
+    assert len(held) > 10, "it held more than its workers ran"
+    with shop.serve("serve", TQE_VISIBILITY_TIMEOUT="2") as server:
+        eventually(lambda: statuses(shop) == {"COMPLETED": 2000})
+        tasks = shop.tasks()
+        lost = [task for task in tasks if task["retry_count"]]
+        assert len(lost) <= 5
+        assert {task["id"] for task in lost} <= {task["id"] for task in held}
         server.signal()
         assert server.wait() == 0
 

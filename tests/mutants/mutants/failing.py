@@ -11,6 +11,7 @@ OTHERS = (
     "task, type, queue, dead-letter queue, client, handler, hook."
 )
 
+AHEAD = "tests/engine/test_claiming_ahead.py"
 ACKER = "tests/actors/test_acker.py"
 CANCELLING = "tests/engine/test_cancelling.py"
 CLAIMER = "tests/actors/test_claimer.py"
@@ -21,6 +22,7 @@ OUTAGES = "tests/engine/test_outages.py"
 OUTCOMES = "tests/engine/test_outcomes.py"
 WORKER = "tests/actors/test_worker.py"
 CLAIM = "src/task_queue_engine/testing/conformance/claim.py"
+TAKE = "src/task_queue_engine/testing/conformance/take.py"
 RECORD = "src/task_queue_engine/testing/conformance/record.py"
 SCHEDULE = "src/task_queue_engine/testing/conformance/schedule.py"
 
@@ -34,6 +36,51 @@ MUTANTS = (
         killed_by=(
             f"{CANCELLING}::test_what_waits_in_the_buffer_is_pending",
             "tests/cli/test_serve.py::test_killed_beside_a_full_buffer_only_what_had_started_lost_an_attempt",
+        ),
+    ),
+    Mutant(
+        promise=COST,
+        without="that a lapse of what was claimed ahead is free",
+        file="lifecycle/claim.py",
+        old="    return row.task.retry_count + (not row.claimed_ahead)\n",
+        new="    return row.task.retry_count + 1\n",
+        killed_by=(
+            f"{AHEAD}::test_a_kill_costs_no_task_a_retry_that_had_not_started",
+            "tests/cli/test_serve.py::test_killed_with_many_claimed_ahead_no_more_than_its_workers_lost_an_attempt",
+        ),
+    ),
+    Mutant(
+        promise=COST,
+        without="a place for each that is claimed with its receive, in SQLite",
+        file="backends/sqlite/steps.py",
+        old="                self._places[where] -= 1\n",
+        new="                pass\n",
+        killed_by=(f"{TAKE}::test_it_claims_no_more_than_may_run_in_a_place",),
+    ),
+    Mutant(
+        promise=COST,
+        without="a stop at what has no place, in SQLite",
+        file="backends/sqlite/steps.py",
+        old="                if not taking.add(visible):\n                    break\n",
+        new="                taking.add(visible)\n",
+        killed_by=(f"{TAKE}::test_what_has_no_place_stays_on_the_queue_with_all_behind_it",),
+    ),
+    Mutant(
+        promise=COST,
+        without="a look at the receive count, in SQLite",
+        file="backends/sqlite/steps.py",
+        old="        if visible.receive_count or row.status != _PENDING",
+        new="        if row.status != _PENDING",
+        killed_by=(f"{TAKE}::test_a_message_received_before_is_leased_and_not_claimed",),
+    ),
+    Mutant(
+        promise=COST,
+        without="taking back what waits for outcomes that cannot be recorded",
+        file="actors/claimer.py",
+        old="                    if self._demand.is_paused and self._demand.waiting_ahead:\n",
+        new="                    if False:\n",
+        killed_by=(
+            "tests/actors/test_claiming_ahead.py::test_nothing_waits_or_starts_on_top_of_outcomes_that_cannot_be_recorded",
         ),
     ),
     Mutant(
