@@ -6,6 +6,7 @@ import itertools
 import time
 from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
 import msgspec
 import trio
@@ -30,7 +31,7 @@ from task_queue_engine.errors import (
     MessageRefused,
     PayloadTooLarge,
 )
-from task_queue_engine.execution.checks import PayloadChecks
+from task_queue_engine.execution.checks import PayloadChecks, is_small_json
 from task_queue_engine.task import Task
 
 # Seconds after which a batch lets others have their turn.
@@ -105,8 +106,12 @@ class Intake:
                 turn_ends = time.perf_counter() + _TURN
             try:
                 definition = self._builder.definition(submission)
-                pack = partial(self._builder.pack, definition, submission)
-                packed = await self._checks.call(definition, submission.payload, pack)
+                if definition.payload_type is Any and is_small_json(submission.payload):
+                    # No code but the engine's.
+                    packed = self._builder.pack(definition, submission)
+                else:
+                    pack = partial(self._builder.pack, definition, submission)
+                    packed = await self._checks.call(definition, submission.payload, pack)
                 new = self._builder.build(definition, submission, packed)
             except InvalidTask as error:
                 verdicts[index] = Refused(error)
@@ -125,9 +130,14 @@ class Intake:
         # By its number: a request that held itself would keep its payloads until the garbage
         # collector comes, which then has all of them to walk through.
         request = SubmitRequest(tasks, partial(self._on_answer, number))
+        await trio.lowlevel.checkpoint_if_cancelled()
         self._unanswered[number] = request
         try:
-            await self._submissions.send(request)
+            # Where there is room the checkpoint is the wait for the answer.
+            try:
+                self._submissions.send_nowait(request)
+            except trio.WouldBlock:
+                await self._submissions.send(request)
         except (trio.ClosedResourceError, trio.BrokenResourceError):
             del self._unanswered[number]
             raise EngineNotRunning from None

@@ -41,6 +41,8 @@ class TaskBuilder:
 
     def definition(self, submission: Submission) -> TaskDefinition:
         """Raises UnknownTaskType."""
+        if type(submission.task) is str:
+            return self._registry.get(submission.task)
         with contained("looking it up", field="type"):
             return self._registry.get(submission.task)
 
