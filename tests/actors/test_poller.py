@@ -66,7 +66,9 @@ async def test_no_more_is_received_than_was_asked_for(backend: MemoryBackend) ->
 
 
 async def test_a_batch_never_exceeds_what_the_queue_takes(backend: MemoryBackend) -> None:
-    async with polling(backend, demand=backend.queue("default").max_batch * 2 + 1) as rig:
+    for _ in range(backend.queue("default").max_batch * 4):
+        await put(backend)
+    async with polling(backend, demand=backend.queue("default").max_batch * 4 + 1) as rig:
         asked: list[int] = []
         queue = backend.queue("default")
         original = queue.receive

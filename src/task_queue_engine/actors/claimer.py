@@ -283,11 +283,13 @@ class Claimer:
         """Claim, and let workers start what may. Returns what came of attempts that do not start;
         what was not claimed goes to `settlements`."""
         leases = [candidate.lease for candidate in candidates]
+        asked_at = trio.current_time()
         verdicts = await self._claims.claim(
             leases,
             is_stopping=lambda: self._stopping,
             is_cut_short=lambda: self._is_cut_short,
         )
+        self._demand.claim_took(trio.current_time() - asked_at)
         outcomes: list[Outcome] = []
         # No checkpoint from here to the end: what the lease keeper says of a lease is either seen
         # by `_begin`, or finds the attempt there.

@@ -101,6 +101,9 @@ class Demand:
         if event.after is not None:
             self._pace.note(event.after, event.seconds)
 
+    def claim_took(self, seconds: float) -> None:
+        self._pace.note_claim(seconds)
+
     def handed_over(self) -> None:
         self._balance -= 1
 

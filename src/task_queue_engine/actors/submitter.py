@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
@@ -47,9 +48,21 @@ _MAX_REMEMBERED = 10_000
 # After the first. Enough for a connection that was lost; what takes longer is for the scheduler.
 _SEND_TRIES = 2
 
-# Batches on their way at a time: what comes when all are out waits an eighth of a round trip for
-# the next one to come back.
+# Batches on their way at a time: what comes when all are out waits for the next one to come back.
 _UNDER_WAY = 8
+
+# Where a batch takes long, on a network, they set out by time instead: each so large a share of a
+# round trip after the one before it, so that a submission waits for half of that on average, and
+# what comes in between shares its requests. On a machine's own file a wait would be as long as the
+# timer is exact, a millisecond.
+_SHARE = 1 / 10
+_LONG = 0.01
+# Seconds: a backend in trouble makes no caller wait longer between two batches.
+_LONGEST_GAP = 0.05
+# As many as set out in a round trip, and some more for those that take longer than others.
+_UNDER_WAY_BY_TIME = 20
+# Share of the latest batch in the mean of what they take.
+_LATEST = 1 / 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +82,8 @@ class Submitter:
     was stored is answered as accepted, since it will run.
 
     While some batches are on their way the next one sets out, so that no caller waits for others'
-    round trips; with `_UNDER_WAY` of them, what comes meanwhile gathers.
+    round trips: a tenth of one after the last where they are long, else as soon as fewer than
+    `_UNDER_WAY` are out. What comes meanwhile gathers.
     """
 
     def __init__(
@@ -96,6 +110,10 @@ class Submitter:
         self._queues_down: set[str] = set()
         self._marked: OrderedDict[str, float] = OrderedDict()
         self._under_way: list[frozenset[str]] = []
+        self._one_is_back = trio.Event()
+        # Seconds that a batch takes, in the mean.
+        self._takes = 0.0
+        self._last_set_out = -math.inf
         self._submitted = self._replayed = self._refused = self._unsent = 0
 
     def statistics(self) -> SubmitterStatistics:
@@ -107,28 +125,39 @@ class Submitter:
         )
 
     async def run(self) -> None:
-        places = trio.Semaphore(_UNDER_WAY)
         with self._submissions:
             async with trio.open_nursery() as nursery:
                 while True:
-                    await places.acquire()
+                    await self._until_next()
                     requests = await self._batches.next()
                     if not requests:
                         return
-                    nursery.start_soon(self._serve, requests, places)
+                    self._last_set_out = trio.current_time()
+                    ids = frozenset(new.task.id for each in requests for new in each.tasks)
+                    self._under_way.append(ids)
+                    nursery.start_soon(self._serve, requests, ids)
 
-    async def _serve(self, requests: Sequence[SubmitRequest], places: trio.Semaphore) -> None:
+    async def _until_next(self) -> None:
+        """Wait until a further batch may set out."""
+        if self._takes >= _LONG:
+            gap = min(_LONGEST_GAP, self._takes * _SHARE)
+            await trio.sleep_until(self._last_set_out + gap)
+        while len(self._under_way) >= (_UNDER_WAY_BY_TIME if self._takes >= _LONG else _UNDER_WAY):
+            self._one_is_back = trio.Event()
+            await self._one_is_back.wait()
+
+    async def _serve(self, requests: Sequence[SubmitRequest], ids: frozenset[str]) -> None:
         tasks = [new for request in requests for new in request.tasks]
-        ids = frozenset(new.task.id for new in tasks)
-        self._under_way.append(ids)
+        set_out = trio.current_time()
         results = await self._submit(tasks)
+        self._takes += (trio.current_time() - set_out - self._takes) * _LATEST
         self._under_way.remove(ids)
+        self._one_is_back.set()
         start = 0
         for request in requests:
             end = start + len(request.tasks)
             request.answer(tuple(results[start:end]))
             start = end
-        places.release()
 
     async def _submit(self, tasks: Sequence[NewTask]) -> list[SubmitResult]:
         verdicts: list[SubmitVerdict | BackendUnavailable] = []
