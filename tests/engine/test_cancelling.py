@@ -31,6 +31,7 @@ from tests.engine.engines import (
     reaches,
     row,
     running,
+    step_of,
     until,
 )
 
@@ -147,7 +148,8 @@ async def test_a_cancel_that_lands_while_the_claim_is_under_way(
 ) -> None:
     """The store has started the attempt; its answer is on the way."""
     async with process(tasks, backend) as one:
-        with hold_answers(one.link, "claim") as answered:
+        with hold_answers(one.link, step_of(backend, "claim")) as answered:
+            await past_the_open_poll(one.engine, backend)
             handle = await one.engine.submit("work", 1)
             await reaches(one.engine, handle.id, TaskStatus.PROCESSING)
             await handle.cancel()
@@ -163,7 +165,11 @@ async def test_a_cancel_and_a_claim_that_are_answered_in_one_moment(
 ) -> None:
     """What has not started when the cancel is answered does not start in the next moment."""
     async with process(tasks, backend) as one, trio.open_nursery() as nursery:
-        with hold_answers(one.link, "claim") as claim, hold_answers(one.link, "cancel") as cancel:
+        with (
+            hold_answers(one.link, step_of(backend, "claim")) as claim,
+            hold_answers(one.link, "cancel") as cancel,
+        ):
+            await past_the_open_poll(one.engine, backend)
             handle = await one.engine.submit("work", 1)
             await reaches(one.engine, handle.id, TaskStatus.PROCESSING)
             started: list[int] = []
@@ -179,6 +185,12 @@ async def test_a_cancel_and_a_claim_that_are_answered_in_one_moment(
         assert (await ended(one.engine, handle.id)).status is TaskStatus.CANCELLED
         await trio.sleep(10)
         assert started == [len(runs)]
+
+
+async def past_the_open_poll(engine: Engine, backend: MemoryBackend) -> None:
+    """Where a poll claims, the one that is open was asked for before: this is what it brings."""
+    if backend.is_one_transaction:
+        await (await engine.submit("echo", 0)).result(timeout=10)
 
 
 class hold_answers:  # noqa: N801 - used like a function
@@ -212,7 +224,7 @@ async def test_a_cancel_at_any_moment_means_it_does_not_start_after(
 ) -> None:
     """Whatever the answer is: what has not started when it comes never does."""
     async with process(tasks, backend, worker_count=2, prefetch=prefetch) as one:
-        with late_answers(one.link, "claim", turns=4):
+        with late_answers(one.link, step_of(backend, "claim"), turns=4):
             for _ in range(3):  # trio draws who of those that can run goes first
                 await cancel_one_of_two(one.engine, runs, after_turns=seed)
     assert (await depth(backend)).waiting == 0

@@ -40,6 +40,9 @@ _RENEW_INTERVAL = 1 / 6
 # Given up for lost this much before its end, so that a handler has stopped by the time another
 # worker can have the message.
 _EXPIRY_MARGIN = 1 / 15
+# Cancels of attempts that are not held here, kept for as long as a lease: far more than can come in
+# while one receive is answered.
+_CANCELS_KEPT = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +84,8 @@ class LeaseKeeper:
         self._held: dict[Lease, None] = {}
         self._heard_cancels: set[str] = set()
         self._heard = trio.Event()
+        # Attempt, and how long to remember it, by task.
+        self._cancels_to_come: dict[str, tuple[int, float]] = {}
         self._renewed = self._lost = self._cancels_seen = 0
 
     def hear_of_cancels(self, task_ids: Collection[str] | None) -> None:
@@ -132,12 +137,14 @@ class LeaseKeeper:
             case Settled(leases):
                 for lease in leases:
                     self._held.pop(lease, None)
-            case CancelAsked(task_id, asked):
+            case CancelAsked(task_id, attempt, asked):
+                is_held = False
                 for lease in self._held:
                     if lease.delivery.task_id == task_id:
-                        lease.cancel_asked = True
-                        if lease.attempt is not None:
-                            lease.attempt.abort(AbortReason.CANCELLED)
+                        is_held = True
+                        self._cancel(lease)
+                if not is_held:
+                    self._remember_cancel(task_id, attempt)
                 asked.give(None)
             case _:
                 assert_never(event)
@@ -160,7 +167,29 @@ class LeaseKeeper:
                     held.delivery, held.expires_at = new, lease.expires_at
                     return False
         self._held[lease] = None
+        if self._cancels_to_come and lease.started is not None:
+            attempt, _ = self._cancels_to_come.pop(new.task_id, (0, 0.0))
+            if attempt == lease.started.task.attempt:
+                self._cancel(lease)
         return True
+
+    def _cancel(self, lease: Lease) -> None:
+        lease.cancel_asked = True
+        if lease.attempt is not None:
+            lease.attempt.abort(AbortReason.CANCELLED)
+
+    def _remember_cancel(self, task_id: str, attempt: int) -> None:
+        """It may have been claimed with its receive, and the answer is under way to the poller."""
+        now = trio.current_time()
+        while self._cancels_to_come:
+            earliest = next(iter(self._cancels_to_come))
+            if (
+                len(self._cancels_to_come) < _CANCELS_KEPT
+                and self._cancels_to_come[earliest][1] > now
+            ):
+                break
+            del self._cancels_to_come[earliest]
+        self._cancels_to_come[task_id] = attempt, now + self._visibility
 
     async def _keep_renewing(self) -> None:
         while True:

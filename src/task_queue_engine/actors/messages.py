@@ -302,6 +302,8 @@ class CancelAsked:
     its handler either runs (and is being stopped) or does not start any more."""
 
     task_id: str
+    attempt: int = 0
+    """That is to stop: it may have been claimed with a receive whose answer is still to come."""
     reply: Reply[None] = field(default_factory=Reply)
 
 

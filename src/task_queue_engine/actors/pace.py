@@ -73,10 +73,6 @@ class Pace:
         self._is_stalled = True
 
     @property
-    def is_fixed(self) -> bool:
-        return self._fixed is not None
-
-    @property
     def ahead(self) -> int:
         """Tasks that may wait here beside those that run."""
         if self._is_stalled:

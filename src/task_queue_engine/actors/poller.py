@@ -190,8 +190,9 @@ class Poller:
         event = Acquired(leases)
         try:
             await self._channels.leases.send(event)
-            # Nearly all come for the first time. They are not held here, so the answer is known.
-            if any(one.delivery.receive_count > 1 for one in taken):
+            # What comes for the first time is not held here: the answer is known. What was claimed
+            # with its receive may have been cancelled before this.
+            if any(one.started is not None or one.delivery.receive_count > 1 for one in taken):
                 leases = await event.reply.get()
         except trio.BrokenResourceError:
             # Without a lease keeper the engine ends.

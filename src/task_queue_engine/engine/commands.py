@@ -205,7 +205,7 @@ class Commands(EngineApi):
                 self._waiters.ended(task_id)
             case CancelRequested(task):
                 if self._running is not None:  # it may have ended meanwhile
-                    await self._running.pipeline.stop_cancelled(task_id)
+                    await self._running.pipeline.stop_cancelled(task)
             case AlreadyFinished(task):
                 raise WrongState(task_id, task.status, "it can no longer be cancelled")
             case Missing():

@@ -65,6 +65,7 @@ from task_queue_engine.engine.line import Actor, Line
 from task_queue_engine.engine.supervisor import Supervisor
 from task_queue_engine.execution.runner import HandlerRunner
 from task_queue_engine.registry import RunsIn, TaskRegistry
+from task_queue_engine.task import Task
 
 # A due task is sent this many seconds ahead, with the rest of its delay on the message; the look
 # into the due index comes often enough to never miss the moment.
@@ -268,10 +269,10 @@ class Pipeline:
             actors |= self.line.actors
         return {name: actor.statistics() for name, actor in actors.items()}
 
-    async def stop_cancelled(self, task_id: str) -> None:
+    async def stop_cancelled(self, task: Task) -> None:
         """Stop the attempt of a task that was cancelled, if it runs here; when this returns, its
         handler has started already or does not start any more."""
-        event = CancelAsked(task_id)
+        event = CancelAsked(task.id, task.attempt)
         try:
             try:
                 self._lease_events.send_nowait(event)  # also for a caller that is cancelled now
