@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import trio
+import trio.testing
 
 from task_queue_engine import (
     Engine,
@@ -148,8 +149,9 @@ async def test_a_cancel_that_lands_while_the_claim_is_under_way(
 ) -> None:
     """The store has started the attempt; its answer is on the way."""
     async with process(tasks, backend) as one:
+        await trio.testing.wait_all_tasks_blocked()  # the poll is open
         with hold_answers(one.link, step_of(backend, "claim")) as answered:
-            await past_the_open_poll(one.engine, backend)
+            await past_the_open_poll(one.engine, backend, tasks)
             handle = await one.engine.submit("work", 1)
             await reaches(one.engine, handle.id, TaskStatus.PROCESSING)
             await handle.cancel()
@@ -165,11 +167,12 @@ async def test_a_cancel_and_a_claim_that_are_answered_in_one_moment(
 ) -> None:
     """What has not started when the cancel is answered does not start in the next moment."""
     async with process(tasks, backend) as one, trio.open_nursery() as nursery:
+        await trio.testing.wait_all_tasks_blocked()  # the poll is open
         with (
             hold_answers(one.link, step_of(backend, "claim")) as claim,
             hold_answers(one.link, "cancel") as cancel,
         ):
-            await past_the_open_poll(one.engine, backend)
+            await past_the_open_poll(one.engine, backend, tasks)
             handle = await one.engine.submit("work", 1)
             await reaches(one.engine, handle.id, TaskStatus.PROCESSING)
             started: list[int] = []
@@ -187,10 +190,14 @@ async def test_a_cancel_and_a_claim_that_are_answered_in_one_moment(
         assert started == [len(runs)]
 
 
-async def past_the_open_poll(engine: Engine, backend: MemoryBackend) -> None:
+async def past_the_open_poll(engine: Engine, backend: MemoryBackend, tasks: TaskRegistry) -> None:
     """Where a poll claims, the one that is open was asked for before: this is what it brings."""
+
+    @tasks.task("first")
+    async def first(payload: Any) -> None: ...
+
     if backend.is_one_transaction:
-        await (await engine.submit("echo", 0)).result(timeout=10)
+        await (await engine.submit(first)).result(timeout=10)
 
 
 class hold_answers:  # noqa: N801 - used like a function
