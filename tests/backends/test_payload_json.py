@@ -17,9 +17,8 @@ import trio
 
 from task_queue_engine import Engine, Settings, Submission, TaskRegistry
 from task_queue_engine.backends.aws.sqs.message_format import outgoing
-from task_queue_engine.backends.base import Message, NewTask, QueueVerdict
+from task_queue_engine.backends.base import Message, NewTask
 from task_queue_engine.backends.sqlite import SqliteBackend
-from task_queue_engine.backends.sqlite.queue import SqliteQueue
 from task_queue_engine.clock import ManualClock
 from task_queue_engine.engine.submission import TaskBuilder
 
@@ -76,14 +75,14 @@ def counted_encodings() -> Iterator[list[str]]:
 async def test_a_submission_encodes_its_payload_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    sent: list[Message] = []
-    send = SqliteQueue.send
+    submitted: list[NewTask] = []
+    submit = SqliteBackend.submit
 
-    async def remembering(queue: SqliteQueue, messages: Sequence[Message]) -> list[QueueVerdict]:
-        sent.extend(messages)
-        return await send(queue, messages)
+    async def remembering(backend: SqliteBackend, tasks: Sequence[NewTask]) -> list[SubmitVerdict]:
+        submitted.extend(tasks)
+        return await submit(backend, tasks)
 
-    monkeypatch.setattr(SqliteQueue, "send", remembering)
+    monkeypatch.setattr(SqliteBackend, "submit", remembering)
     with counted_encodings() as calls:
         msgspec.json.encode(1)
         msgspec.json.Encoder().encode(1)
@@ -100,8 +99,8 @@ async def test_a_submission_encodes_its_payload_once(
             await engine.submit("plain", {"to": "user@example.com"})
             assert len(calls) == 1, calls
             await engine.stop()
-    (message,) = sent
-    assert message.payload_json == b'{"to":"user@example.com"}'
+    (new,) = submitted
+    assert new.payload_json == b'{"to":"user@example.com"}'
 
 
 @each_payload

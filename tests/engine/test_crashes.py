@@ -365,6 +365,7 @@ async def test_a_crash_between_receiving_and_claiming_costs_no_attempt(
             assert (task.status, task.retry_count) == (TaskStatus.COMPLETED, 0)
 
 
+@pytest.mark.two_services
 @pytest.mark.parametrize("delay", [10, 2000])
 async def test_a_crash_between_recording_a_retry_and_giving_the_message_back(
     tasks: TaskRegistry, backend: MemoryBackend, runs: Runs, delay: float

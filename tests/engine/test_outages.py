@@ -371,6 +371,7 @@ async def test_items_that_fail_one_by_one_cost_no_task(
 # --- one of two queues ----------------------------------------------------------------------
 
 
+@pytest.mark.two_services
 async def test_a_dead_letter_queue_that_is_gone_holds_up_nothing_but_dead_letters(
     tasks: TaskRegistry, backend: MemoryBackend
 ) -> None:
