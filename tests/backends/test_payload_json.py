@@ -17,7 +17,7 @@ import trio
 
 from task_queue_engine import Engine, Settings, Submission, TaskRegistry
 from task_queue_engine.backends.aws.sqs.message_format import outgoing
-from task_queue_engine.backends.base import Message, NewTask
+from task_queue_engine.backends.base import Message, NewTask, SubmitVerdict
 from task_queue_engine.backends.sqlite import SqliteBackend
 from task_queue_engine.clock import ManualClock
 from task_queue_engine.engine.submission import TaskBuilder

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import random
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
@@ -227,26 +228,40 @@ class Submitter:
             self._marked.popitem(last=False)
         new = {task.id: task for task in tasks if task.id not in self._marked}
         changes = [
-            DueChange(task.id, None, max(now, task.run_at or now) + _RESEND_AFTER)
+            DueChange(task.id, None, max(now, task.run_at or now) + _RESEND_AFTER + _some_moment())
             for task in new.values()
         ]
         won: dict[str, list[NewTask]] = {}
         for batch in in_batches(changes, self._store.max_batch):
             try:
-                taken = await self._store.change_due(batch)
+                taken = await self._mark(batch)
             except BackendUnavailable as error:
-                # The reconciler finds rows without a message; this only takes longer.
+                # They may bear it all the same, and then none but this process would send them.
                 logger.warning("%d repeated tasks could not be marked: %s", len(batch), error)
-            else:
-                until = at + _RESEND_AFTER.total_seconds()
-                self._marked |= dict.fromkeys((change.task_id for change in batch), until)
-                for change, is_ours in zip(batch, taken, strict=True):
-                    if is_ours:
-                        task = new[change.task_id]
-                        won.setdefault(task.queue, []).append(NewTask(task=task))
+                taken = [True] * len(batch)
+            until = at + _RESEND_AFTER.total_seconds()
+            self._marked |= dict.fromkeys((change.task_id for change in batch), until)
+            for change, is_ours in zip(batch, taken, strict=True):
+                if is_ours:
+                    task = new[change.task_id]
+                    won.setdefault(task.queue, []).append(NewTask(task=task))
         for queue_name, unsent in won.items():
             if refused := await self._send(self._queue_of(queue_name), unsent):
                 await self._fail(refused)
+
+    async def _mark(self, changes: Sequence[DueChange]) -> list[bool]:
+        """Whose marks are this process's, where the answer was lost and the store made the change
+        again, too: then the mark is the very one that was to be set."""
+        taken = await self._store.change_due(changes)
+        refused = [index for index, is_ours in enumerate(taken) if not is_ours]
+        again = [
+            DueChange(changes[i].task_id, changes[i].due_at, changes[i].due_at) for i in refused
+        ]
+        for index, is_ours in zip(
+            refused, await self._store.change_due(again) if again else [], strict=True
+        ):
+            taken[index] = is_ours
+        return taken
 
     async def _create_and_send(
         self, tasks: Sequence[NewTask]
@@ -318,6 +333,11 @@ class Submitter:
         except BackendUnavailable as error:
             # The reconciler finds rows without a message; this only takes longer.
             logger.warning("%d stored tasks could not be sent or marked: %s", len(tasks), error)
+
+
+def _some_moment() -> timedelta:
+    """So that no two processes ever set the same mark."""
+    return timedelta(microseconds=random.randrange(1_000_000))  # noqa: S311  # no secret
 
 
 def _still_unsent(

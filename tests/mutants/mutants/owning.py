@@ -36,7 +36,7 @@ MUTANTS = (
         promise=CANCELLED,
         without="passing a cancel in this process on",
         file="engine/commands.py",
-        old="                    await self._running.pipeline.stop_cancelled(task_id)\n",
+        old="                    await self._running.pipeline.stop_cancelled(task)\n",
         new="                    pass\n",
         killed_by=(
             f"{CANCELLING}::test_a_cancel_at_any_moment_means_it_does_not_start_after",
@@ -55,7 +55,7 @@ MUTANTS = (
         promise=CANCELLED,
         without="a mark on the lease whose claim is under way",
         file="actors/lease_keeper.py",
-        old="                        lease.cancel_asked = True\n",
+        old="        lease.cancel_asked = True\n",
         new="",
         killed_by=(
             f"{LEASE_KEEPER}::test_a_cancel_asked_while_the_claim_is_under_way_keeps_it_from_starting",
