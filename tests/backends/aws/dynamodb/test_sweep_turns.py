@@ -45,7 +45,7 @@ async def test_processes_share_a_backlog(
     table: Table, store: DynamoStore, client: FaultyClient, clock: ManualClock
 ) -> None:
     """One is held up in the shard that it went on with: another does all of the others."""
-    tasks = await create(store, clock, 60)
+    tasks = await create(store, clock, 150)  # more than a page in every shard
     clock.advance(LAG + 1)
     goes_on, may_go_on = trio.Event(), trio.Event()
     shard = ""
