@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
@@ -12,13 +14,21 @@ from tests.http.test_submit import one
 from tests.http.wire import get, post
 
 
+def by_chunks(request: bytes) -> bytes:
+    head, _, body = request.partition(b"\r\n\r\n")
+    lines = [line for line in head.split(b"\r\n") if not line.lower().startswith(b"content-length")]
+    head = b"\r\n".join([*lines, b"transfer-encoding: chunked"])
+    return b"%b\r\n\r\n%x\r\n%b\r\n0\r\n\r\n" % (head, len(body), body)
+
+
+@pytest.mark.parametrize("sent_as", [bytes, by_chunks], ids=["plain", "by chunks"])
 async def test_a_whole_submission_is_carried_out(
-    socket_clock: MockClock, serve: Serve, engine: FakeEngine
+    socket_clock: MockClock, serve: Serve, engine: FakeEngine, sent_as: Callable[[bytes], bytes]
 ) -> None:
     engine.hold = trio.Event()
     async with serve() as server:
         wire = await server.connect()
-        await wire.send(post("/tasks", one(payload="kept")))
+        await wire.send(sent_as(post("/tasks", one(payload="kept"))))
         await engine.reached.wait()
         await wire.close()
         await trio.sleep(1)

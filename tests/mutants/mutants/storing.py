@@ -52,8 +52,8 @@ MUTANTS = (
         promise=ACCEPTED,
         without="the refusal of what the queue will never take",
         file="actors/submitter.py",
-        old="            refused[new.task.id] = verdict\n",
-        new="            pass\n",
+        old="        if refused:\n            await self._fail(refused)\n",
+        new="",
         killed_by=(f"{SUBMITTING}::test_a_task_whose_message_the_queue_refuses_is_told_and_fails",),
     ),
     Mutant(
@@ -65,6 +65,14 @@ MUTANTS = (
         killed_by=(
             f"{SUBMITTING}::test_a_task_whose_sender_died_before_sending_is_found_and_sent",
         ),
+    ),
+    Mutant(
+        promise=ACCEPTED,
+        without="going on with a plain request whose client has hung up",
+        file="http/exchange.py",
+        old="        if request.method in _SAFE_METHODS:\n            with receive",
+        new="        if True:\n            with receive",
+        killed_by=("tests/http/test_disconnect.py::test_a_whole_submission_is_carried_out",),
     ),
     Mutant(
         promise=ACCEPTED,
