@@ -28,4 +28,8 @@ def test_all_commands_are_listed() -> None:
 
 def test_a_command_that_is_none() -> None:
     ran = tqe("statsu")
-    assert (ran.code, ran.error) == (2, "No such command 'statsu'; see tqe --help")
+    assert ran.code == 2
+    # Some versions of click say which one may have been meant.
+    assert ran.error.startswith("No such command 'statsu'")
+    assert ran.error.endswith("; see tqe --help")
+    assert "\n" not in ran.error
