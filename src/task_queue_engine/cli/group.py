@@ -68,6 +68,19 @@ class Program(click.Group):
             self.commands[cmd_name] = self.lazy[cmd_name].load()
         return self.commands[cmd_name]
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        name = args[0]
+        if name.startswith("-") or name in self.lazy or ctx.resilient_parsing:
+            return super().resolve_command(ctx, args)
+        # click would look for similar names among the commands that were imported: none.
+        from difflib import get_close_matches
+
+        close = get_close_matches(name, self.lazy, n=1)
+        meant = f" (did you mean {close[0]!r}?)" if close else ""
+        raise click.UsageError(f"No such command {name!r}{meant}", ctx)
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """As click's, without importing them."""
         room = formatter.width - 6 - max(map(len, self.lazy))
