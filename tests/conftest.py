@@ -4,6 +4,7 @@ this machine could not run."""
 from __future__ import annotations
 
 import gc
+import logging
 import os
 import signal
 import threading
@@ -111,3 +112,17 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         terminalreporter.section("left out")
     for reason, tests in left_out.items():
         terminalreporter.write_line(f"{tests} tests: {reason}")
+
+
+@pytest.fixture(autouse=True)
+def _logging_as_before() -> Iterator[None]:
+    """The command line sets up logging for its process, which in some tests is that of all."""
+    handlers, level = list(logging.root.handlers), logging.root.level
+    engine = logging.getLogger("task_queue_engine")
+    engines = list(engine.handlers), engine.level, engine.propagate
+    yield
+    logging.captureWarnings(False)
+    logging.root.handlers[:] = handlers
+    logging.root.setLevel(level)
+    engine.handlers[:], engine.propagate = engines[0], engines[2]
+    engine.setLevel(engines[1])

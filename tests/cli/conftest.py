@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import sys
 from collections.abc import Iterator
@@ -14,7 +13,7 @@ from tests.cli.runner import Server, Shop
 
 
 @pytest.fixture(autouse=True)
-def _clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+def _clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for name in os.environ:
         if name.startswith(("TQE_", "SQS_", "AWS_", "DYNAMODB_", "SMTP_")) or name in (
             "WORKER_COUNT",
@@ -23,16 +22,6 @@ def _clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Itera
             monkeypatch.delenv(name)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
-    handlers, level = list(logging.root.handlers), logging.root.level
-    engine = logging.getLogger("task_queue_engine")
-    engines = list(engine.handlers), engine.level, engine.propagate
-    yield
-    # The command line sets up logging for its process, which here is that of the tests.
-    logging.captureWarnings(False)
-    logging.root.handlers[:] = handlers
-    logging.root.setLevel(level)
-    engine.handlers[:], engine.propagate = engines[0], engines[2]
-    engine.setLevel(engines[1])
 
 
 @pytest.fixture

@@ -38,9 +38,7 @@ def without_module(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
 def test_without_pillow_the_log_says_how_to_get_it(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    caplog.set_level(logging.INFO, logger="task_queue_engine.handlers")
-    # A test that set up the program's own logging may have gone before.
-    monkeypatch.setattr(logging.getLogger("task_queue_engine"), "propagate", True)
+    caplog.set_level(logging.INFO)
     without_module(monkeypatch, "PIL")
     assert handlers._assemble().names == ("data-export", "email")
     assert "install this package with its extra 'images'" in caplog.text
