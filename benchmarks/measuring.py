@@ -46,7 +46,7 @@ class Measurement:
             try:
                 found[case.name] = case.measure()
             # Whatever a peer does wrong is a line of the report.
-            except Exception as error:  # noqa: BLE001
+            except Exception as error:  # noqa: BLE001 - a case that fails is a line of the report
                 reason = _PATH.sub("(path)", f"{error}" or type(error).__name__)
                 self._failures[case.name] = " ".join(reason.split())[-400:]
                 outcome = f"FAILED: {self._failures[case.name]}"

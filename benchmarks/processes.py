@@ -22,6 +22,10 @@ _PAGE = os.sysconf("SC_PAGE_SIZE")
 _TERM_GRACE = 5.0
 _KILL_GRACE = 5.0
 
+# Seconds between two looks at a file that handlers write, or at a process that is no child of this
+# one: nothing tells of either. Short beside what is measured, and next to no CPU.
+_LOOK = 0.01
+
 # A process that has used less CPU than this within _CALM seconds, twice, has started.
 _CALM_CPU = 0.03
 _CALM = 0.4
@@ -80,7 +84,7 @@ class Process:
                 raise Failed(f"ended with {self._process.returncode}: {self.last_lines()}")
             if time.monotonic() > deadline:
                 raise Failed(f"{what}: not within {seconds:g} s: {self.last_lines()}")
-            time.sleep(0.01)
+            time.sleep(_LOOK)
 
     def settle(self) -> None:
         """Wait until it has started: no two say so in the same way, but then all are calm."""
@@ -115,7 +119,7 @@ class Process:
         deadline = time.monotonic() + _KILL_GRACE
         # They are no children of this process: nothing tells of their end.
         while any(_is_running(pid) for pid in started) and time.monotonic() < deadline:
-            time.sleep(0.01)
+            time.sleep(_LOOK)
 
 
 def tree(pid: int) -> list[int]:

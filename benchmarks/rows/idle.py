@@ -28,7 +28,7 @@ def _measure(setup: Setup, build: Build, command: str) -> Figures:
         time.sleep(0 if setup.tiny else _AFTERWARDS)
         cpu, written = cpu_seconds(process.pid), written_bytes(process.pid)
         began = time.monotonic()
-        time.sleep(setup.size(15, 10, 1))
+        time.sleep(setup.size(15, 10, 1))  # the time that is measured
         seconds = time.monotonic() - began
         return {
             "cpu_percent": (cpu_seconds(process.pid) - cpu) / seconds * 100,
