@@ -11,7 +11,7 @@ import trio
 from task_queue_engine import TaskRegistry, TaskStatus
 from task_queue_engine.backends.memory import MemoryBackend
 from task_queue_engine.clock import TrioClock
-from tests.engine.engines import Runs, ended, process, row, running, until
+from tests.engine.engines import Runs, ended, process, reaches, row, running, until
 
 
 @pytest.fixture(params=[False, True], ids=["two services", "one transaction"])
@@ -67,10 +67,7 @@ async def test_what_is_cancelled_while_it_waits_ahead_never_starts(
         for _ in range(30):
             await (await engine.submit("short", 0.001)).result()
         first, waiting = [await engine.submit("short", 0.04) for _ in range(2)]
-        await until(
-            lambda: row(backend, waiting.id).task.status is TaskStatus.PROCESSING,
-            look_every=0.001,
-        )
+        await reaches(engine, waiting.id, TaskStatus.PROCESSING)
         assert (first.id, 1) in runs.starts
         assert (waiting.id, 1) not in runs.starts
         await waiting.cancel()

@@ -29,13 +29,16 @@ from task_queue_engine.task import Task, TaskError, TaskStatus
 
 logger = logging.getLogger("task_queue_engine.claimer")
 
-# Seconds until a message given back is received again: doubled each time, since another worker that
-# knows the type is either met soon, or waits for a deployment.
+# Seconds until a message given back is received again: the first time, and at most.
 _FIRST_DELAY = 1.0
 _LONGEST_DELAY = 300.0
-# Receives before a task may be failed: by then the delay has reached its longest. A task's age
-# alone is no proof where the queue has a backlog of days.
-_ENOUGH_RECEIVES = 10
+# How the delay grows: by this factor it is a quarter of what the task has waited so far. Doubled,
+# it would be as long as all before: of two workers the one that does not know the type has a task
+# six times in a row once in 64, and each further time would as much as double what it waits.
+_GROWTH = 1.25
+# Receives before a task may be failed, in some ten minutes. A task's age alone is no proof where
+# the queue has a backlog of days.
+_ENOUGH_RECEIVES = 24
 # Seconds for the checks of a batch that run in threads. They take microseconds; one that does not
 # come back must not keep other types from being claimed.
 _IN_THREAD_FOR = 5.0
@@ -274,7 +277,8 @@ class TypeCheck:
                 f"no worker has been able to run it for {waited:.0f} s: {refusal.message}"
             )
         self._note(task, refusal)
-        longest = min(_LONGEST_DELAY, _FIRST_DELAY * 2.0 ** min(times - 1, 20))
+        # The exponent is bounded, or a number of receives that is a lie would overflow.
+        longest = min(_LONGEST_DELAY, _FIRST_DELAY * _GROWTH ** min(times - 1, 100))
         # Half of it at least: with full jitter some would come back at once, time and again.
         return GiveBack(self._rng.uniform(longest / 2, longest))
 
