@@ -20,6 +20,7 @@ from task_queue_engine.handlers.email.addresses import parse_address
 from task_queue_engine.handlers.email.mime import Mail, compose
 from task_queue_engine.handlers.email.payload import EmailPayload
 from task_queue_engine.retry import Discard
+from tests.sizes import size
 
 ENCODED = "=?utf-8?q?Hi=0D=0ABcc:_evil@example.com=0D=0A=0D=0Abody?="
 
@@ -112,7 +113,7 @@ def lines(text: str) -> str:
 @example([f'"{ENCODED}" <a@example.com>'], [], f"{ENCODED} <r@example.com>", "x", "x", None)
 @example(["a@example.com"], [], "jörg@example.com", "x" * 998, "\r.\r\n\r\n", "\n")
 @example(["a@example.com"], [], None, "word " * 199 + "end", "From me", None)
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=size(150, in_full=5_000), deadline=None)
 def test_only_the_headers_meant_are_sent_and_say_what_was_given(
     to: list[str], bcc: list[str], reply_to: str | None, subject: str, text: str | None, html: Any
 ) -> None:

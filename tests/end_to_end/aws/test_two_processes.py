@@ -32,7 +32,7 @@ from tests.end_to_end.background import in_a_thread
 from tests.engine.accounting import Account, Note, read_log
 from tests.sizes import size
 
-TASKS = size(750, in_full=5_000)
+TASKS = size(500, in_full=5_000)
 BATCH = 250
 BIG = {"WORKER_COUNT": "40", "TQE_PREFETCH": "20"}
 

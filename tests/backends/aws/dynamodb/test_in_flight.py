@@ -28,6 +28,7 @@ from task_queue_engine.task import Task, TaskStatus
 from tests.backends.aws.dynamodb.faults import FaultyClient, lost_answer, not_sent, nothing_wrong
 from tests.backends.aws.dynamodb.tables import Table
 from tests.backends.aws.dynamodb.tasks import make_task, request_of
+from tests.sizes import size
 
 pytestmark = pytest.mark.parametrize("table", ["dynamodb-local"], indirect=True)
 
@@ -54,7 +55,7 @@ async def all_at_once(calls: Sequence[Callable[[], Awaitable[T]]]) -> list[T]:
     return [results[number] for number in range(len(calls))]
 
 
-@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("seed", range(size(1, in_full=10)))
 async def test_many_calls_in_flight_and_lost_answers_among_them(
     store: DynamoStore, client: FaultyClient, table: Table, clock: ManualClock, seed: int
 ) -> None:

@@ -18,6 +18,7 @@ from task_queue_engine.backends.aws.dynamodb.schema import counter_ids
 from task_queue_engine.backends.aws.dynamodb.sort_keys import sort_key
 from task_queue_engine.clock import ManualClock
 from tests.backends.aws.dynamodb.faults import Parameters
+from tests.sizes import size
 
 BEGIN = ManualClock().now()
 DEAD = "0123456789ab"
@@ -134,7 +135,8 @@ async def test_no_other_process_begins_the_same(autojump_clock: trio.testing.Moc
 async def test_it_takes_no_memory_for_what_it_has_read(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
-    table = Large(10_000, 0.001)
+    tasks = size(4_000, in_full=10_000)  # of each of ten shards
+    table = Large(tasks, 0.001)
     async with trio.open_nursery() as nursery:
         tracemalloc.start()
         try:
@@ -144,6 +146,6 @@ async def test_it_takes_no_memory_for_what_it_has_read(
         finally:
             tracemalloc.stop()
         nursery.cancel_scope.cancel()
-    assert table.read == 100_000
-    # Eight pages of 500; the ids of all would be 12 MB.
+    assert table.read == 10 * tasks
+    # Eight pages of 500 take 5.6 MB; the ids of all would add 120 bytes a task.
     assert peak < 8e6
