@@ -13,7 +13,8 @@ from typing import Any
 import trio
 
 from task_queue_engine import TaskRegistry
-from task_queue_engine.actors.claimer import Claimer, ClaimerChannels
+from task_queue_engine.actors.claimer import Claimer
+from task_queue_engine.actors.claimer_ends import ClaimerChannels
 from task_queue_engine.actors.health import ActorHealth
 from task_queue_engine.actors.messages import (
     Acquired,

@@ -2,17 +2,32 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from itertools import chain
+
+import trio
 
 from task_queue_engine.actors.messages import Lease
 from task_queue_engine.registry import RunsIn
+
+# Seconds for which a lease waits for a place here, before it is for other processes. SQS hides what
+# is given back for whole seconds: given back sooner, it would be away for longer than it was here.
+HELD_FOR = 1.0
+# Leases that wait for places of one kind before no more is received, where there are fewer of those
+# places: what one request to SQS brings.
+_HELD_AT_LEAST = 10
 
 
 class ClaimBuffer:
     """Leases in their order, but for those that would wait for a thread or a worker process: they
     stay here while others pass them. Claimed, they would be PROCESSING without a handler, and a
     process that dies would cost them an attempt.
+
+    Only a queue that cannot choose what it receives brings many of them. They take nothing away
+    from what can run: as many are held as there are places (`_HELD_AT_LEAST` at least), and one
+    receive more, and none for longer than `HELD_FOR`.
 
     Args:
         runs_in: where handlers of a task type run; None where the type is not known.
@@ -26,7 +41,11 @@ class ClaimBuffer:
         self._free = dict(places)
         self._incoming: deque[Lease] = deque()
         self._for_worker: deque[Lease] = deque()
-        self._held_back: dict[RunsIn, deque[Lease]] = {where: deque() for where in places}
+        self._most_held = {where: max(_HELD_AT_LEAST, number) for where, number in places.items()}
+        # With the time until which they wait.
+        self._held_back: dict[RunsIn, deque[tuple[float, Lease]]] = {
+            where: deque() for where in places
+        }
 
     def __len__(self) -> int:
         return self.ready + sum(map(len, self._held_back.values()))
@@ -41,13 +60,13 @@ class ClaimBuffer:
         for where, held in self._held_back.items():
             while held and free[where] > 0 and len(taken) < most:
                 free[where] -= 1
-                taken.append(held.popleft())
+                taken.append(held.popleft()[1])
         while (self._for_worker or self._incoming) and len(taken) < most:
             lease = (self._for_worker or self._incoming).popleft()
             where_to = self._runs_in(lease.delivery.task_type)
             if where_to is not None and where_to in free:
                 if free[where_to] <= 0:
-                    self._held_back[where_to].append(lease)
+                    self._hold_back(lease, where_to)
                     continue
                 free[where_to] -= 1
             taken.append(lease)
@@ -57,8 +76,8 @@ class ClaimBuffer:
         self, most: int, short_types: Container[str], *, beside: Iterable[Lease]
     ) -> list[Lease]:
         """At most so many to claim before a worker is free: those of these types that are next in
-        turn. What has to wait for its worker keeps those behind it waiting too. `beside`: taken
-        for the same claim, and in places of their own."""
+        turn. What has to wait for its worker keeps those behind it waiting too; what has to wait
+        for a place does not. `beside`: taken for the same claim, and in places of their own."""
         taken: list[Lease] = []
         free = self._free.copy()
         for lease in beside:
@@ -69,11 +88,12 @@ class ClaimBuffer:
             lease = self._incoming[0]
             task_type = lease.delivery.task_type
             where_to = self._runs_in(task_type)
+            if where_to is not None and where_to in free and free[where_to] <= 0:
+                self._hold_back(self._incoming.popleft(), where_to)
+                continue
             if task_type not in short_types or where_to is None or lease.delivery.receives > 1:
                 break
             if where_to in free:
-                if free[where_to] <= 0:
-                    break
                 free[where_to] -= 1
             taken.append(self._incoming.popleft())
         return taken
@@ -82,10 +102,31 @@ class ClaimBuffer:
         """They are claimed when a worker is free for them, and next in turn."""
         self._for_worker.extend(leases)
 
+    def _hold_back(self, lease: Lease, where: RunsIn) -> None:
+        self._held_back[where].append((trio.current_time() + HELD_FOR, lease))
+
     @property
     def free_places(self) -> dict[RunsIn, int]:
-        """Where handlers may run that are only so many at a time."""
-        return self._free.copy()
+        """Where handlers may run that are only so many at a time; nothing waits for these."""
+        return {where: self._free[where] - len(held) for where, held in self._held_back.items()}
+
+    @property
+    def holds_enough(self) -> bool:
+        """As many wait for places as may."""
+        return any(len(held) >= self._most_held[where] for where, held in self._held_back.items())
+
+    @property
+    def held_until(self) -> float:
+        """When the first of those that wait for a place has waited for long enough."""
+        return min((held[0][0] for held in self._held_back.values() if held), default=math.inf)
+
+    def take_overdue(self) -> list[Lease]:
+        """Those that have."""
+        overdue: list[Lease] = []
+        for held in self._held_back.values():
+            while held and held[0][0] <= trio.current_time():
+                overdue.append(held.popleft()[1])
+        return overdue
 
     @property
     def ready(self) -> int:
@@ -99,11 +140,10 @@ class ClaimBuffer:
         return leases
 
     def take_all(self) -> list[Lease]:
-        leases = self.take_ready()
+        held_back = [lease for _, lease in chain.from_iterable(self._held_back.values())]
         for held in self._held_back.values():
-            leases += held
             held.clear()
-        return leases
+        return self.take_ready() + held_back
 
     def started(self, task_type: str) -> None:
         self._change(task_type, -1)

@@ -36,7 +36,8 @@ import trio
 
 from task_queue_engine.actors.acker import Acker
 from task_queue_engine.actors.backend_retry import BackendRetry
-from task_queue_engine.actors.claimer import Claimer, ClaimerChannels
+from task_queue_engine.actors.claimer import Claimer
+from task_queue_engine.actors.claimer_ends import ClaimerChannels
 from task_queue_engine.actors.health import ActorHealth
 from task_queue_engine.actors.lease_keeper import LeaseKeeper
 from task_queue_engine.actors.messages import (
