@@ -188,7 +188,7 @@ async def test_it_claims_no_more_than_may_run_in_a_place(harness: Harness) -> No
 @needs("steps_are_one_transaction")
 async def test_what_can_start_is_found_behind_any_number_that_cannot(harness: Harness) -> None:
     """More of them than one batch has, and than one look goes through."""
-    full = {"places": {"there": 0}}
+    full: dict[str, Any] = {"places": {"there": 0}}
     number = 2500
     for _ in range(number // 50):
         batch = [NewTask(task=harness.make_task(type="export")) for _ in range(50)]
