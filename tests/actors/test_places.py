@@ -76,7 +76,7 @@ async def test_behind_any_number_that_cannot_run(backend: MemoryBackend) -> None
     ):
         nursery.start_soon(give_back, rig, backend)
         # A queue that cannot choose brings some ten of them a second.
-        with trio.fail_after(200 / HELD * HELD_FOR):
+        with trio.fail_after(200 / HELD):
             assert await started(rig, 2) == {heavy[0].id, quick.id}
         nursery.cancel_scope.cancel()
 
@@ -94,8 +94,7 @@ async def test_what_waits_for_a_place_is_bounded_and_goes_back_in_time(
             await trio.testing.wait_all_tasks_blocked()
             waiting = rig.claimer.statistics().waiting
             assert HELD <= waiting < HELD + 5
-            # Short of what SQS hides for anyway, half of it jitter.
-            released = [one for _ in range(1) for one in await rig.settlements.receive()]
+            released = await rig.settlements.receive()
             assert trio.current_time() - began == pytest.approx(HELD_FOR)
             assert len(released) == waiting
             assert all(isinstance(one, Release) and 0 < one.delay <= 1 for one in released)
@@ -120,7 +119,8 @@ async def test_a_take_that_passes_them_ends_when_there_is_a_place(
         heavy = await many(backend, "heavy", 3)
         async with polling(backend, demand=5, registry=mixed(), places=ONE_THREAD) as rig:
             for task in heavy:
-                assert await started(rig, 1) == {task.id}
+                with trio.fail_after(1):
+                    assert await started(rig, 1) == {task.id}
                 await trio.sleep(5)
                 # They are where they were, and free for others.
                 assert (await backend.queue("default").depth()).in_flight == heavy.index(task) + 1
