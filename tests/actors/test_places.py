@@ -12,7 +12,7 @@ from trio.testing import MockClock
 
 from task_queue_engine import Task, TaskRegistry, TaskStatus
 from task_queue_engine.actors.claim_buffer import HELD_FOR
-from task_queue_engine.actors.messages import Release
+from task_queue_engine.actors.messages import ProcessTried, Release
 from task_queue_engine.backends.memory import MemoryBackend
 from task_queue_engine.clock import TrioClock
 from task_queue_engine.registry import RunsIn
@@ -31,6 +31,15 @@ async def backend(
     backend = MemoryBackend(clock=TrioClock(), is_one_transaction=request.param)
     async with backend.open():
         yield backend
+
+
+def in_process(payload: Any) -> None: ...
+
+
+def with_processes() -> TaskRegistry:
+    registry = known("quick")
+    registry.task("apart", process=True)(in_process)
+    return registry
 
 
 def mixed() -> TaskRegistry:
@@ -140,3 +149,80 @@ async def test_an_outage_while_it_passes_them_is_ridden_out(autojump_clock: Mock
                 await trio.sleep(60)
             (quick,) = await many(backend, "quick", 1)
             assert await started(rig, 1) == {quick.id}
+
+
+# --- worker processes -----------------------------------------------------------------------
+
+
+async def test_what_runs_in_a_process_is_claimed_when_the_process_is_there(
+    backend: MemoryBackend,
+) -> None:
+    """Until then it has no handler, and a worker that dies costs it nothing."""
+    (apart,) = [await put(backend, type="apart", max_attempts=1)]
+    (quick,) = await many(backend, "quick", 1)
+    ready = 0
+    async with polling(
+        backend,
+        demand=3,
+        registry=with_processes(),
+        places={RunsIn.PROCESS: 2},
+        ready_processes=lambda promised: ready - promised,
+    ) as rig:
+        assert await started(rig, 1) == {quick.id}
+        await rig.wishes.receive()
+        # For as long as it takes: it goes to no other process either.
+        await trio.sleep(10 * HELD_FOR)
+        assert status(backend, apart.id) is TaskStatus.PENDING
+        ready = 1
+        rig.demand.send_nowait(ProcessTried())
+        with trio.fail_after(1):
+            assert await started(rig, 1) == {apart.id}
+        await trio.testing.wait_all_tasks_blocked()
+        with pytest.raises(trio.WouldBlock):
+            rig.wishes.receive_nowait()
+        # The next one waits for a process of its own.
+        (second,) = await many(backend, "apart", 1)
+        await rig.wishes.receive()
+        assert status(backend, second.id) is TaskStatus.PENDING
+
+
+async def test_with_a_process_that_waits_it_is_claimed_at_once(backend: MemoryBackend) -> None:
+    (apart,) = await many(backend, "apart", 1)
+    async with polling(
+        backend,
+        demand=3,
+        registry=with_processes(),
+        places={RunsIn.PROCESS: 2},
+        ready_processes=lambda promised: 1 - promised,
+    ) as rig:
+        assert await started(rig, 1) == {apart.id}
+        with pytest.raises(trio.WouldBlock):
+            rig.wishes.receive_nowait()
+
+
+async def test_where_no_process_can_be_started_it_goes_to_other_workers(
+    backend: MemoryBackend,
+) -> None:
+    await many(backend, "apart", 1)
+    async with polling(
+        backend,
+        demand=3,
+        registry=with_processes(),
+        places={RunsIn.PROCESS: 2},
+        ready_processes=lambda promised: -promised,
+    ) as rig:
+        await rig.wishes.receive()
+        rig.demand.send_nowait(ProcessTried(not_for=5))
+        with trio.fail_after(2 * HELD_FOR):
+            settlement = await rig.settlement()
+        assert isinstance(settlement, Release)
+        assert settlement.delay > 0
+        await many(backend, "apart", 1)
+        with trio.move_on_after(4 - HELD_FOR):
+            await rig.wishes.receive()
+            pytest.fail("it was tried again too soon")
+        await many(backend, "apart", 1)
+        await trio.sleep(3)
+        await many(backend, "apart", 1)
+        with trio.fail_after(5):
+            await rig.wishes.receive()

@@ -32,12 +32,22 @@ class ClaimBuffer:
     Args:
         runs_in: where handlers of a task type run; None where the type is not known.
         places: so many handlers may run there at a time; where it says nothing, any number.
+        ready_processes: how many wait for a task, when so many are promised to tasks or have one.
+            What would have to wait until one has been started is held back too.
     """
 
     def __init__(
-        self, *, runs_in: Callable[[str], RunsIn | None], places: Mapping[RunsIn, int]
+        self,
+        *,
+        runs_in: Callable[[str], RunsIn | None],
+        places: Mapping[RunsIn, int],
+        ready_processes: Callable[[int], int],
     ) -> None:
         self._runs_in = runs_in
+        self._places = places
+        self._ready_processes = ready_processes
+        self._being_started = 0
+        self._start_from = -math.inf
         self._free = dict(places)
         self._incoming: deque[Lease] = deque()
         self._for_worker: deque[Lease] = deque()
@@ -56,7 +66,7 @@ class ClaimBuffer:
     def take(self, most: int) -> list[Lease]:
         """At most so many to claim now. Places are taken with `started`, not here."""
         taken: list[Lease] = []
-        free = self._free.copy()
+        free = self._ready_places()
         for where, held in self._held_back.items():
             while held and free[where] > 0 and len(taken) < most:
                 free[where] -= 1
@@ -79,7 +89,7 @@ class ClaimBuffer:
         turn. What has to wait for its worker keeps those behind it waiting too; what has to wait
         for a place does not. `beside`: taken for the same claim, and in places of their own."""
         taken: list[Lease] = []
-        free = self._free.copy()
+        free = self._ready_places()
         for lease in beside:
             where_to = self._runs_in(lease.delivery.task_type)
             if where_to is not None and where_to in free:
@@ -105,10 +115,40 @@ class ClaimBuffer:
     def _hold_back(self, lease: Lease, where: RunsIn) -> None:
         self._held_back[where].append((trio.current_time() + HELD_FOR, lease))
 
-    @property
-    def free_places(self) -> dict[RunsIn, int]:
-        """Where handlers may run that are only so many at a time; nothing waits for these."""
-        return {where: self._free[where] - len(held) for where, held in self._held_back.items()}
+    def _ready_places(self) -> dict[RunsIn, int]:
+        free = self._free.copy()
+        if (left := free.get(RunsIn.PROCESS, 0)) > 0:
+            promised = self._places[RunsIn.PROCESS] - left
+            free[RunsIn.PROCESS] = min(left, self._ready_processes(promised))
+        return free
+
+    def to_claim_unseen(
+        self, types: Mapping[str, RunsIn]
+    ) -> tuple[Mapping[str, RunsIn], dict[RunsIn, int]]:
+        """Of what may be claimed with its receive, see `TakePlan`: types and places. What has a
+        place in a process that is still to be started is received, so that it is, and not claimed.
+        """
+        ready = self._ready_places()
+        places = {where: ready[where] - len(held) for where, held in self._held_back.items()}
+        place, total = RunsIn.PROCESS, self._free.get(RunsIn.PROCESS, 0)
+        if places.get(place, 1) <= 0 and total > len(self._held_back[place]):
+            types = {name: where for name, where in types.items() if where is not place}
+        return types, places
+
+    def processes_to_start(self) -> int:
+        """For what is held back. They are being started from now on."""
+        if not self._held_back.get(RunsIn.PROCESS) or trio.current_time() < self._start_from:
+            return 0
+        wanted = min(len(self._held_back[RunsIn.PROCESS]), self._free[RunsIn.PROCESS])
+        ready = max(0, self._ready_places()[RunsIn.PROCESS])
+        number = max(0, wanted - ready - self._being_started)
+        self._being_started += number
+        return number
+
+    def process_tried(self, not_for: float) -> None:
+        """One that was to be started is ready, or is not to be tried for so many seconds."""
+        self._being_started -= 1
+        self._start_from = trio.current_time() + not_for
 
     @property
     def holds_enough(self) -> bool:
@@ -118,12 +158,20 @@ class ClaimBuffer:
     @property
     def held_until(self) -> float:
         """When the first of those that wait for a place has waited for long enough."""
-        return min((held[0][0] for held in self._held_back.values() if held), default=math.inf)
+        return min((held[0][0] for held in self._may_be_overdue() if held), default=math.inf)
+
+    def _may_be_overdue(self) -> list[deque[tuple[float, Lease]]]:
+        """Not what a process is being started for: that has its place in a moment."""
+        return [
+            held
+            for where, held in self._held_back.items()
+            if where is not RunsIn.PROCESS or not self._being_started
+        ]
 
     def take_overdue(self) -> list[Lease]:
         """Those that have."""
         overdue: list[Lease] = []
-        for held in self._held_back.values():
+        for held in self._may_be_overdue():
             while held and held[0][0] <= trio.current_time():
                 overdue.append(held.popleft()[1])
         return overdue

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -23,6 +23,7 @@ from task_queue_engine.actors.messages import (
     Lease,
     Leased,
     Outcome,
+    ProcessTried,
     Recording,
     Release,
     Settlement,
@@ -69,6 +70,7 @@ class Claimer:
         retry: BackendRetry,
         type_check: TypeCheck,
         places: Mapping[RunsIn, int],
+        ready_processes: Callable[[int], int],
         pace: Pace,
         channels: ClaimerChannels,
     ) -> None:
@@ -82,7 +84,9 @@ class Claimer:
         self._claims = StoreClaims(store=store, worker_name=worker_name, retry=retry)
         self._isolation = CrashIsolation(clock)
         self._unstarted = Unstarted(clock=clock, visibility=visibility, max_delay=queue.max_delay)
-        self._buffer = ClaimBuffer(runs_in=type_check.runs_in, places=places)
+        self._buffer = ClaimBuffer(
+            runs_in=type_check.runs_in, places=places, ready_processes=ready_processes
+        )
         self._claimed_already: list[Lease] = []
         # Of the batch under way, what has not come to anything yet.
         self._in_hand: list[Lease] = []
@@ -125,6 +129,7 @@ class Claimer:
             ends.deliveries,
             ends.handed_over,
             ends.outcomes,
+            ends.wishes,
             ends.settlements,
         ):
             try:
@@ -148,10 +153,14 @@ class Claimer:
     async def _wait(self) -> None:
         """For the next event; and take back what was claimed ahead where none comes for so long."""
         await self._give_back_without_place()
+        with suppress(trio.BrokenResourceError):  # the warmer has been stopped, so is this
+            for _ in range(self._buffer.processes_to_start()):
+                self._channels.wishes.send_nowait(None)
+        types, places = self._buffer.to_claim_unseen(self._types.claimable)
         news = self._demand.news(
             waiting=self._buffer.ready,
-            types=self._types.claimable,
-            places=self._buffer.free_places,
+            types=types,
+            places=places,
             holds_enough=self._buffer.holds_enough,
         )
         if news is not None:
@@ -201,6 +210,8 @@ class Claimer:
                         self._buffer.ended(event.after)
                 elif isinstance(event, Recording):
                     self._demand.is_paused = not event.works
+                elif isinstance(event, ProcessTried):
+                    self._buffer.process_tried(event.not_for)
                 event = self._channels.claim_events.receive_nowait()
         except (trio.WouldBlock, trio.EndOfChannel):  # not `suppress`, as this is for every batch
             return

@@ -45,4 +45,6 @@ class ClaimerChannels:
     handed_over: trio.MemoryReceiveChannel[Attempt]
     """Its other end: what was claimed ahead is taken back by it."""
     outcomes: trio.MemorySendChannel[Outcome]
+    wishes: trio.MemorySendChannel[None]
+    """For a worker process each."""
     settlements: trio.MemorySendChannel[tuple[Settlement, ...]]
