@@ -66,6 +66,16 @@ MUTANTS = (
         killed_by=(f"{TAKE}::test_it_claims_no_more_than_may_run_in_a_place",),
     ),
     Mutant(
+        promise=COST,
+        without="a process that is there before the claim",
+        file="actors/claim_buffer.py",
+        old="            free[RunsIn.PROCESS] = min(left, self._ready_processes(promised))\n",
+        new="            free[RunsIn.PROCESS] = left\n",
+        killed_by=(
+            "tests/engine/test_process_start.py::test_a_kill_while_a_process_comes_up_costs_the_task_nothing",
+        ),
+    ),
+    Mutant(
         promise=OTHERS,
         without="room for others beside what waits for a place",
         file="actors/claimer.py",
