@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,7 +13,8 @@ from typing import Any
 import trio
 
 from task_queue_engine import TaskRegistry
-from task_queue_engine.actors.claimer import Claimer, ClaimerChannels
+from task_queue_engine.actors.claimer import Claimer
+from task_queue_engine.actors.claimer_ends import ClaimerChannels
 from task_queue_engine.actors.health import ActorHealth
 from task_queue_engine.actors.messages import (
     Acquired,
@@ -47,6 +48,8 @@ class Rig:
     lease_events: trio.MemoryReceiveChannel[LeaseEvent]
     """Answered already, where the keeper runs."""
     health: ActorHealth
+    wishes: trio.MemoryReceiveChannel[None]
+    """For worker processes."""
     done: trio.Event = field(default_factory=trio.Event)
     adopting: set[str] = field(default_factory=set)
     """Messages that the keeper says belong to an attempt that runs here."""
@@ -121,6 +124,7 @@ async def polling(
     room_for_events: float = math.inf,
     registry: TaskRegistry | None = None,
     places: Mapping[RunsIn, int] | None = None,
+    ready_processes: Callable[[int], int] = lambda promised: 1000,
 ) -> AsyncIterator[Rig]:
     """`keeper=False`: its place is the test's, at the other end of `lease_events`. `workers`: how
     many there are; as many as are free at the beginning where None."""
@@ -129,6 +133,7 @@ async def polling(
     deliveries_out, deliveries_in = trio.open_memory_channel[Attempt](math.inf)
     outcomes_out, outcomes_in = trio.open_memory_channel[Outcome](100)
     settlements_out, settlements_in = trio.open_memory_channel[tuple[Settlement, ...]](100)
+    wishes_out, wishes_in = trio.open_memory_channel[None](math.inf)
     leases_out, leases_in = trio.open_memory_channel[LeaseEvent](room_for_events)
     seen_out, seen_in = trio.open_memory_channel[LeaseEvent](math.inf)
     health = ActorHealth()
@@ -163,6 +168,7 @@ async def polling(
         ),
         pace=Pace(workers=demand if workers is None else workers, fixed=prefetch),
         places=places or {},
+        ready_processes=ready_processes,
         channels=ClaimerChannels(
             claim_events=demand_in,
             room=room_out,
@@ -170,6 +176,7 @@ async def polling(
             handed_over=deliveries_in.clone(),
             outcomes=outcomes_out,
             settlements=settlements_out,
+            wishes=wishes_out,
         ),
     )
     rig = Rig(
@@ -179,6 +186,7 @@ async def polling(
         deliveries=deliveries_in,
         outcomes=outcomes_in,
         settlements=settlements_in,
+        wishes=wishes_in,
         lease_events=seen_in if keeper else leases_in,
         health=health,
     )

@@ -191,6 +191,7 @@ async def test_every_actor_tells_its_own_numbers(
         assert set(statistics) == {
             "acker",
             "claimer",
+            "warmer",
             "lease_keeper",
             "metrics",
             "poller",

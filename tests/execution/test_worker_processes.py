@@ -614,3 +614,59 @@ async def test_a_spent_process_that_does_not_end_is_killed_before_the_next() -> 
         spent = await run(runner, handlers.hang_at_exit, process=True)
         assert await run(runner, handlers.pid, process=True) != spent
         assert is_gone(spent)
+
+
+# --- ready before they are needed -----------------------------------------------------------
+
+
+@bounded(30)
+async def test_a_process_can_be_made_ready_and_is_promised_once() -> None:
+    runner = make_runner(processes=2)
+    async with runner.open():
+        assert runner.ready_processes(0) == 0
+        await runner.make_process_ready()
+        assert [runner.ready_processes(promised) for promised in range(3)] == [1, 0, -1]
+        first = await run(runner, handlers.pid, None, process=True)
+        assert runner.ready_processes(0) == 1
+        assert await run(runner, handlers.pid, None, process=True) == first
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(runner.make_process_ready)
+            await trio.testing.wait_all_tasks_blocked()
+            assert runner.ready_processes(0) == 1, "what comes up is not ready"
+        assert runner.ready_processes(0) == runner.statistics().worker_processes == 2
+        with pytest.raises(HandlerNotStarted):  # as many as may run
+            await runner.make_process_ready()
+
+
+@bounded(30)
+async def test_what_cannot_be_made_ready_is_said_and_comes_right(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    runner = make_runner(processes=1)
+
+    def refuse(environment: object) -> None:
+        raise OSError("no memory")
+
+    async with runner.open():
+        with monkeypatch.context() as patch:
+            patch.setattr(processes, "spawn", refuse)
+            with pytest.raises(HandlerNotStarted, match="no memory"):
+                await runner.make_process_ready()
+        assert runner.statistics().trouble is not None
+        assert runner.ready_processes(0) == 0
+        await runner.make_process_ready()
+        assert runner.statistics().trouble is None
+        assert runner.ready_processes(0) == 1
+
+
+@bounded(30)
+async def test_who_is_cancelled_while_it_makes_one_ready_leaves_none() -> None:
+    runner = make_runner(processes=1)
+    async with runner.open():
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(runner.make_process_ready)
+            await trio.testing.wait_all_tasks_blocked()
+            nursery.cancel_scope.cancel()
+        assert runner.statistics().worker_processes == 0
+        await runner.make_process_ready()
+        assert runner.ready_processes(0) == 1

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import Any
 
 import trio
 
 from task_queue_engine.actors.backend_retry import BackendRetry
 from task_queue_engine.actors.claim_buffer import ClaimBuffer
+from task_queue_engine.actors.claimer_ends import ClaimerChannels, ClaimerStatistics
 from task_queue_engine.actors.crash_isolation import CrashIsolation
 from task_queue_engine.actors.demand import Demand
 from task_queue_engine.actors.messages import (
@@ -22,9 +23,9 @@ from task_queue_engine.actors.messages import (
     Lease,
     Leased,
     Outcome,
+    ProcessTried,
     Recording,
     Release,
-    Room,
     Settlement,
     WorkerFree,
 )
@@ -39,39 +40,6 @@ from task_queue_engine.lifecycle import DuplicateDelivery, NotAhead, Started
 from task_queue_engine.registry import RunsIn
 from task_queue_engine.retry import Decision
 from task_queue_engine.task import TaskError
-
-
-@dataclass(frozen=True, slots=True)
-class ClaimerStatistics:
-    claimed: int
-    taken_over: int
-    quarantined: int
-    duplicates: int
-    waiting: int
-    """Received, and not claimed yet."""
-    ahead: int
-    """Claimed before a worker was free, and not started yet."""
-    all_busy_for: float
-    """Seconds for which no worker has waited for work."""
-    returned: int
-    """Given back unstarted: at the stop, or since the store did not answer in time."""
-    given_back_by_type: dict[str, int]
-    """Given back since this worker cannot run them."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ClaimerChannels:
-    """The ends that the claimer holds, and closes when it ends."""
-
-    claim_events: trio.MemoryReceiveChannel[ClaimEvent]
-    room: trio.MemorySendChannel[Room]
-    deliveries: trio.MemorySendChannel[Attempt]
-    """With a place for every worker and for all that is claimed ahead, so that handing over never
-    waits."""
-    handed_over: trio.MemoryReceiveChannel[Attempt]
-    """Its other end: what was claimed ahead is taken back by it."""
-    outcomes: trio.MemorySendChannel[Outcome]
-    settlements: trio.MemorySendChannel[tuple[Settlement, ...]]
 
 
 class Claimer:
@@ -102,6 +70,7 @@ class Claimer:
         retry: BackendRetry,
         type_check: TypeCheck,
         places: Mapping[RunsIn, int],
+        ready_processes: Callable[[int], int],
         pace: Pace,
         channels: ClaimerChannels,
     ) -> None:
@@ -115,7 +84,9 @@ class Claimer:
         self._claims = StoreClaims(store=store, worker_name=worker_name, retry=retry)
         self._isolation = CrashIsolation(clock)
         self._unstarted = Unstarted(clock=clock, visibility=visibility, max_delay=queue.max_delay)
-        self._buffer = ClaimBuffer(runs_in=type_check.runs_in, places=places)
+        self._buffer = ClaimBuffer(
+            runs_in=type_check.runs_in, places=places, ready_processes=ready_processes
+        )
         self._claimed_already: list[Lease] = []
         # Of the batch under way, what has not come to anything yet.
         self._in_hand: list[Lease] = []
@@ -158,6 +129,7 @@ class Claimer:
             ends.deliveries,
             ends.handed_over,
             ends.outcomes,
+            ends.wishes,
             ends.settlements,
         ):
             try:
@@ -180,10 +152,16 @@ class Claimer:
 
     async def _wait(self) -> None:
         """For the next event; and take back what was claimed ahead where none comes for so long."""
+        await self._give_back_without_place()
+        with suppress(trio.BrokenResourceError):  # the warmer has been stopped, so is this
+            for _ in range(self._buffer.processes_to_start()):
+                self._channels.wishes.send_nowait(None)
+        types, places = self._buffer.to_claim_unseen(self._types.claimable)
         news = self._demand.news(
-            waiting=len(self._buffer),
-            types=self._types.claimable,
-            places=self._buffer.free_places,
+            waiting=self._buffer.ready,
+            types=types,
+            places=places,
+            holds_enough=self._buffer.holds_enough,
         )
         if news is not None:
             with suppress(trio.BrokenResourceError):  # the poller has ended, so does the engine
@@ -191,14 +169,14 @@ class Claimer:
         self._waiting = trio.CancelScope()
         if self._stopping:
             return
+        patient_until = trio.current_time() + (PATIENCE if self._waits_for_worker else math.inf)
         with self._waiting:
-            if self._waits_for_worker:
-                self._waiting.deadline = trio.current_time() + PATIENCE
+            self._waiting.deadline = min(patient_until, self._buffer.held_until)
             self._note_waiting_events(await self._channels.claim_events.receive())
         if self._waiting.cancelled_caught and not self._stopping:
             freed = self._demand.freed
             self._note_waiting_events()
-            if self._demand.freed == freed:
+            if self._demand.freed == freed and trio.current_time() >= patient_until:
                 await self._take_back()
 
     @property
@@ -232,6 +210,8 @@ class Claimer:
                         self._buffer.ended(event.after)
                 elif isinstance(event, Recording):
                     self._demand.is_paused = not event.works
+                elif isinstance(event, ProcessTried):
+                    self._buffer.process_tried(event.not_for)
                 event = self._channels.claim_events.receive_nowait()
         except (trio.WouldBlock, trio.EndOfChannel):  # not `suppress`, as this is for every batch
             return
@@ -250,6 +230,13 @@ class Claimer:
         for attempt in attempts:
             self._buffer.ended(attempt.task.type)
             await self._channels.outcomes.send(Interrupted(attempt))
+
+    async def _give_back_without_place(self) -> None:
+        """Others may have one."""
+        if leases := self._buffer.take_overdue():
+            self._returned += len(leases)
+            delays = [self._types.delay_for_place(lease.delivery) for lease in leases]
+            await self._channels.settlements.send(tuple(map(Release, leases, delays)))
 
     # --- one batch --------------------------------------------------------------------------
 

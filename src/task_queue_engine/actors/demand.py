@@ -113,18 +113,26 @@ class Demand:
         self._pace.stall()
 
     def news(
-        self, *, waiting: int, types: Mapping[str, Hashable], places: Mapping[Any, int]
+        self,
+        *,
+        waiting: int,
+        types: Mapping[str, Hashable],
+        places: Mapping[Any, int],
+        holds_enough: bool = False,
     ) -> Room | None:
         """What there are places for; None where the poller knows it already.
 
         Args:
-            waiting: leases that wait for their claim.
+            waiting: leases that wait for a worker.
             types, places: as in `TakePlan`.
+            holds_enough: so much waits for places that no more is to be received.
         """
         self._note_whether_all_are_busy()
         free = max(0, self.free_workers - waiting)
         ahead = self.ahead - max(0, waiting - self.free_workers)
         # Half of them at a time, unless a worker waits: a few make a poor batch.
+        if holds_enough:
+            free = ahead = 0
         if ahead <= 0 or (not free and 2 * ahead < self._pace.ahead):
             ahead = 0
         plan = TakePlan(

@@ -237,7 +237,7 @@ class Leave:
 Settlement = Ack | Release | MoveToDeadLetters | Leave
 
 
-# --- poller, workers, status writer -> claimer ----------------------------------------------
+# --- poller, workers, status writer, warmer -> claimer --------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -263,7 +263,13 @@ class Recording:
     works: bool
 
 
-ClaimEvent = Leased | WorkerFree | Recording
+class ProcessTried(msgspec.Struct, frozen=True):
+    """A worker process was to be started: it is ready, or not to be tried for so many seconds."""
+
+    not_for: float = 0.0
+
+
+ClaimEvent = Leased | WorkerFree | Recording | ProcessTried
 
 
 # --- claimer -> poller ----------------------------------------------------------------------

@@ -135,14 +135,44 @@ class Poller:
         plan = await self._next_plan()
         if plan is None:
             return
-        self._is_polling = True
+        self._is_polling, room = True, self._room
         try:
-            taken += await self._steps.take(plan, wait=self._poll_wait, visibility=self._visibility)
-            if not taken and not plan.free:
+            if plan.without_place and self._steps.is_one_transaction:
+                await self._take_what_has_place(plan, taken)
+            else:
+                await self._take_into(taken, plan)
+            if not taken and not plan.free and self._room is room:
                 # What is there has no place before a worker is free, or nothing is there.
                 self._room = None
         finally:
             self._is_polling = False
+
+    async def _take_into(self, taken: list[Taken], plan: TakePlan) -> None:
+        taken += await self._steps.take(plan, wait=self._poll_wait, visibility=self._visibility)
+
+    async def _take_what_has_place(self, plan: TakePlan, taken: list[Taken]) -> None:
+        """Until there is a place for what such a take passes."""
+        trouble: BackendUnavailable | None = None
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._until_more_places, plan, nursery.cancel_scope)
+            try:
+                await self._take_into(taken, plan)
+            except BackendUnavailable as error:
+                trouble = error
+            nursery.cancel_scope.cancel()
+        if trouble is not None:
+            raise trouble
+
+    async def _until_more_places(self, plan: TakePlan, take: trio.CancelScope) -> None:
+        with suppress(trio.EndOfChannel):  # which is seen by who asks next
+            while plan.without_place <= self._room_of(await self._channels.room.receive()):
+                pass
+            take.cancel()
+
+    def _room_of(self, room: Room) -> frozenset[str]:
+        """Note it; returns the types that have no place in it."""
+        self._room = room
+        return room.plan.without_place
 
     async def _next_plan(self) -> TakePlan | None:
         """Wait until there is room. None: the claimer has ended, and so does the engine."""

@@ -32,6 +32,8 @@ logger = logging.getLogger("task_queue_engine.claimer")
 # Seconds until a message given back is received again: the first time, and at most.
 _FIRST_DELAY = 1.0
 _LONGEST_DELAY = 300.0
+# The same of what had no place to run: that may be free at any time, and must not be for long.
+_LONGEST_FOR_PLACE = 30.0
 # How the delay grows: by this factor it is a quarter of what the task has waited so far. Doubled,
 # it would be as long as all before: of two workers the one that does not know the type has a task
 # six times in a row once in 64, and each further time would as much as double what it waits.
@@ -277,10 +279,17 @@ class TypeCheck:
                 f"no worker has been able to run it for {waited:.0f} s: {refusal.message}"
             )
         self._note(task, refusal)
+        return GiveBack(self._delay(times, _LONGEST_DELAY))
+
+    def delay_for_place(self, delivery: Delivery) -> float:
+        """Seconds until what had no place to run here is received again, here or elsewhere."""
+        return self._delay(delivery.receives, _LONGEST_FOR_PLACE)
+
+    def _delay(self, times: int, at_most: float) -> float:
         # The exponent is bounded, or a number of receives that is a lie would overflow.
-        longest = min(_LONGEST_DELAY, _FIRST_DELAY * _GROWTH ** min(times - 1, 100))
+        longest = min(at_most, _FIRST_DELAY * _GROWTH ** min(times - 1, 100))
         # Half of it at least: with full jitter some would come back at once, time and again.
-        return GiveBack(self._rng.uniform(longest / 2, longest))
+        return self._rng.uniform(longest / 2, longest)
 
     def _note(self, task: Task, refusal: TaskError) -> None:
         name = task.type

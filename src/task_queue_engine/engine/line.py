@@ -9,6 +9,7 @@ from task_queue_engine.actors.acker import Acker
 from task_queue_engine.actors.claimer import Claimer
 from task_queue_engine.actors.poller import Poller
 from task_queue_engine.actors.status_writer import StatusWriter
+from task_queue_engine.actors.warmer import Warmer
 from task_queue_engine.actors.worker import Worker
 
 
@@ -25,6 +26,7 @@ class Line:
 
     poller: Poller
     claimer: Claimer
+    warmer: Warmer
     workers: tuple[Worker, ...]
     status_writer: StatusWriter
     acker: Acker
@@ -35,6 +37,7 @@ class Line:
         return {
             "poller": self.poller,
             "claimer": self.claimer,
+            "warmer": self.warmer,
             **{f"worker-{n}": worker for n, worker in enumerate(self.workers, start=1)},
             "status_writer": self.status_writer,
             "acker": self.acker,
@@ -49,6 +52,7 @@ class Line:
         waits for a place in a worker too."""
         self.poller.stop()
         self.claimer.stop()
+        self.warmer.stop()
         for worker in self.workers:
             worker.give_back_unstarted()
 

@@ -36,7 +36,8 @@ import trio
 
 from task_queue_engine.actors.acker import Acker
 from task_queue_engine.actors.backend_retry import BackendRetry
-from task_queue_engine.actors.claimer import Claimer, ClaimerChannels
+from task_queue_engine.actors.claimer import Claimer
+from task_queue_engine.actors.claimer_ends import ClaimerChannels
 from task_queue_engine.actors.health import ActorHealth
 from task_queue_engine.actors.lease_keeper import LeaseKeeper
 from task_queue_engine.actors.messages import (
@@ -57,6 +58,7 @@ from task_queue_engine.actors.scheduler import Scheduler
 from task_queue_engine.actors.status_writer import OnRecorded, StatusWriter
 from task_queue_engine.actors.submitter import Submitter
 from task_queue_engine.actors.type_check import TypeCheck
+from task_queue_engine.actors.warmer import Warmer
 from task_queue_engine.actors.worker import Worker
 from task_queue_engine.backends.base import Backend, NotifyingBackend, TaskChange
 from task_queue_engine.clock import Clock
@@ -171,6 +173,7 @@ class Pipeline:
         # says that it is free once for every attempt. So sending never waits. Of room the latest
         # counts, and it is said once for every batch.
         claim_events_out, claim_events_in = trio.open_memory_channel[ClaimEvent](math.inf)
+        wishes_out, wishes_in = trio.open_memory_channel[None](math.inf)
         room_out, room_in = trio.open_memory_channel[Room](math.inf)
 
         poller = Poller(
@@ -204,14 +207,21 @@ class Pipeline:
                 ),
                 pace=Pace(workers=settings.worker_count, fixed=settings.prefetch),
                 places={RunsIn.THREAD: settings.threads, RunsIn.PROCESS: settings.processes},
+                ready_processes=config.runner.ready_processes,
                 channels=ClaimerChannels(
                     claim_events=claim_events_in,
                     room=room_out,
                     deliveries=deliveries_out,
                     handed_over=deliveries_in.clone(),
                     outcomes=outcomes_out.clone(),
+                    wishes=wishes_out,
                     settlements=settlements_out.clone(),
                 ),
+            )
+            warmer = Warmer(
+                make_ready=config.runner.make_process_ready,
+                wishes=wishes_in,
+                claim_events=claim_events_out.clone(),
             )
             workers = tuple(
                 Worker(
@@ -248,6 +258,7 @@ class Pipeline:
         return Line(
             poller=poller,
             claimer=claimer,
+            warmer=warmer,
             workers=workers,
             status_writer=status_writer,
             acker=acker,

@@ -86,6 +86,8 @@ class ProcessPool:
         self._is_open = False
         self._workers: set[WorkerProcess] = set()
         self._idle: list[WorkerProcess] = []
+        self._taken = 0
+        """By calls that are not over."""
         self._spent: list[WorkerProcess] = []
         """They were asked to end, and are to be gone before another one takes their place."""
 
@@ -97,6 +99,27 @@ class ProcessPool:
     def alive(self) -> int:
         """Processes, idle ones included."""
         return sum(worker.is_alive() for worker in self._workers)
+
+    def ready(self, promised: int) -> int:
+        """Processes that wait for a task. `promised`: tasks that are to have one, or have it."""
+        return len(self._idle) - max(0, promised - self._taken)
+
+    async def make_ready(self) -> None:
+        """Have one more process wait for a task.
+
+        Raises:
+            HandlerNotStarted: it could not be started, or there may be no more.
+        """
+        await self._end_spent()
+        if not self._is_open or len(self._workers) >= self.limiter.total_tokens:
+            raise HandlerNotStarted("no more worker processes may run", retry_in=START_AGAIN)
+        try:
+            worker = await self._start()
+        except WorkerProcessDied as error:
+            self.trouble = str(error)
+            raise HandlerNotStarted(str(error), retry_in=START_AGAIN) from None
+        self.trouble = None
+        self._idle.append(worker)
 
     def call(
         self, definition: TaskDefinition, task: Task, report_progress: ReportProgress
@@ -123,6 +146,7 @@ class ProcessPool:
 
     async def take(self) -> WorkerProcess:
         """An idle process, or a new one."""
+        self._taken += 1
         if not self._is_open:
             raise RuntimeError("process=True handlers run inside `async with runner.open()`")
         while self._idle:
@@ -130,11 +154,18 @@ class ProcessPool:
             if worker.is_alive():
                 return worker
             await self._end(worker)  # it died while it was idle
-        spent, self._spent = self._spent, []
-        await self._end(*spent, grace=_CLOSE_GRACE)
+        await self._end_spent()
         return await self._start()
 
-    def give_back(self, worker: WorkerProcess) -> None:
+    async def _end_spent(self) -> None:
+        spent, self._spent = self._spent, []
+        await self._end(*spent, grace=_CLOSE_GRACE)
+
+    def end_call(self, worker: WorkerProcess | None) -> None:
+        """After `take`, whatever came of it. None: the process is gone."""
+        self._taken -= 1
+        if worker is None:
+            return
         reason = self.recycling.reason(worker)
         if reason is None:
             self._idle.append(worker)
@@ -228,8 +259,7 @@ class ProcessCall:
             raise
 
     def release(self) -> None:
-        if self._worker is not None:
-            self._pool.give_back(self._worker)
+        self._pool.end_call(self._worker)
         self._pool.limiter.release_on_behalf_of(self)
 
     async def run(self, waited: float) -> Any:

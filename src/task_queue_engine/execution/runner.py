@@ -99,6 +99,14 @@ class HandlerRunner:
         finally:
             await self._processes.aclose()
 
+    def ready_processes(self, promised: int) -> int:
+        """See `ProcessPool.ready`."""
+        return self._processes.ready(promised)
+
+    async def make_process_ready(self) -> None:
+        """See `ProcessPool.make_ready`."""
+        await self._processes.make_ready()
+
     async def wait_worn_out(self) -> None:
         """Returns when so many threads are abandoned that this process should be replaced."""
         await self._threads.worn_out.wait()

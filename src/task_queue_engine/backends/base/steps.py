@@ -56,18 +56,24 @@ class TakePlan(msgspec.Struct, frozen=True, kw_only=True):
 
     worker: str
     free: int
-    """Workers that are free: so many are taken, whatever their type."""
+    """Workers that are free: so many are taken, of any type that has a place."""
     ahead: int = 0
     """So many more, of `ahead_types` alone, are claimed before a worker is free for them."""
     types: Mapping[str, Hashable] = {}
     """What may be claimed: by task type, where its handler runs."""
     ahead_types: frozenset[str] = frozenset()
     places: Mapping[Hashable, int] = {}
-    """So many may be claimed for handlers that run there; where it says nothing, any number."""
+    """So many handlers may still start there; where it says nothing, any number."""
 
     @property
     def most(self) -> int:
         return self.free + self.ahead
+
+    @property
+    def without_place(self) -> frozenset[str]:
+        """Types whose handlers cannot start before another has ended."""
+        full = {where for where, number in self.places.items() if number <= 0}
+        return frozenset(name for name, where in self.types.items() if where in full)
 
 
 class Taken(msgspec.Struct, frozen=True):
@@ -135,9 +141,12 @@ class Steps(Protocol):
         """As `TaskQueue.receive`, of at most `plan.most`, at most `max_batch`; and, where it can be
         done in one transaction, claim what the plan allows: a task that is PENDING and due, by the
         first receive of its message, as `lifecycle.decide_claim` would. Everything else is leased
-        and left to be claimed, since it may be held right here; and what neither a free worker nor
-        the claim ahead has a place for is left on the queue: with nothing else there it answers at
-        once, with an empty list."""
+        and left to be claimed, since it may be held right here.
+
+        A queue that is one transaction with the store chooses what it takes. Messages of types that
+        have no place (`TakePlan.places`) are left where they are, and those behind them are taken,
+        however many they pass. What has a place, and neither a free worker nor the claim ahead, is
+        left with all behind it: with nothing before it, the answer is an empty list at once."""
         ...
 
     async def finish(self, items: Sequence[Finish]) -> list[Finished]:

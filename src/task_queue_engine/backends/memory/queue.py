@@ -224,16 +224,18 @@ class MemoryQueue:
     def _take(self, max_messages: int, visibility: float) -> list[Delivery]:
         taken: list[Delivery] = []
 
-        def take(delivery: Delivery) -> bool:
+        def take(delivery: Delivery) -> bool | None:
             taken.append(delivery)
             return True
 
         self.take_while(take, most=max_messages, visibility=visibility)
         return taken
 
-    def take_while(self, take: Callable[[Delivery], bool], *, most: int, visibility: float) -> bool:
-        """Lease visible messages in their order while `take` takes them, at most so many. False
-        where it has refused one."""
+    def take_while(
+        self, take: Callable[[Delivery], bool | None], *, most: int, visibility: float
+    ) -> bool:
+        """Lease visible messages in their order while `take` takes them, at most so many; those of
+        which it says None are passed. False where it has refused one."""
         all_taken = True
         left = most
         left -= self._repeat(take, left)
@@ -242,9 +244,14 @@ class MemoryQueue:
             (message for message in self._queue.messages.values() if message.visible_at <= now),
             key=lambda message: (message.visible_at, int(message.id)),
         )
-        for message in visible[:left]:
+        for message in visible:
+            if not left:
+                break
             delivery = self._delivery(message)
-            if not take(delivery):
+            is_taken = take(delivery)
+            if is_taken is None:
+                continue
+            if not is_taken:
                 all_taken = False
                 break
             left -= 1
@@ -258,7 +265,7 @@ class MemoryQueue:
             self._queue.changed.set()
         return all_taken
 
-    def _repeat(self, take: Callable[[Delivery], bool], most: int) -> int:
+    def _repeat(self, take: Callable[[Delivery], bool | None], most: int) -> int:
         """Hand out what is to be delivered twice; returns how many."""
         number = 0
         while self._queue.duplicates and number < most and take(self._queue.duplicates[0]):
@@ -283,12 +290,11 @@ class MemoryQueue:
         return message if message is not None and message.receipt == delivery.receipt else None
 
     def _until_next_visible(self) -> float:
-        """Seconds; infinite for an empty queue. Never 0: a visible message would have been
-        taken, and a clock that lags behind trio's must not make the waiting spin."""
-        if not self._queue.messages:
-            return math.inf
-        earliest = min(message.visible_at for message in self._queue.messages.values())
-        return max(1e-6, (earliest - self._now()).total_seconds())
+        """Seconds; infinite where none is hidden. Never 0: what is visible was taken or passed, and
+        a clock that lags behind trio's must not make the waiting spin."""
+        now = self._now()
+        hidden = [one.visible_at for one in self._queue.messages.values() if one.visible_at > now]
+        return max(1e-6, (min(hidden) - now).total_seconds()) if hidden else math.inf
 
     def _now(self) -> datetime:
         return self._state.clock.now()

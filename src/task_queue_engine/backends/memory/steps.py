@@ -60,17 +60,17 @@ class MemorySteps:
         self._state = state
 
     async def take(self, plan: TakePlan, *, wait: float, visibility: float) -> list[Taken]:
-        def claim(delivery: Delivery, taken: list[Taken], places: dict[Hashable, int]) -> bool:
-            """False: there is no place for it."""
-            ahead = len(taken) >= plan.free
+        def claim(
+            delivery: Delivery, taken: list[Taken], places: dict[Hashable, int]
+        ) -> bool | None:
+            """None: it has no place. False: it has one, and is not its turn."""
             where = plan.types.get(delivery.task_type)
+            if where in places and places[where] <= 0:
+                return None
+            ahead = len(taken) >= plan.free
             if ahead and (where is None or delivery.task_type not in plan.ahead_types):
                 return False
-            if where is not None and places.get(where, 1) <= 0:
-                if ahead:
-                    return False
-                where = None
-            elif where in places:
+            if where in places:
                 places[where] -= 1
             started = None if where is None else self._start(delivery, plan.worker, ahead=ahead)
             taken.append(Taken(delivery, started, ahead and started is not None))

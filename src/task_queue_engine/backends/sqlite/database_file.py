@@ -20,12 +20,17 @@ class DatabaseFile:
         """None while the backend is closed; so is `reader`."""
         self.reader: ReaderThread | None = None
 
-    async def write(self, work: Callable[[Transaction], T]) -> T:
+    async def write(
+        self,
+        work: Callable[[Transaction], T],
+        *,
+        spare: Callable[[Transaction], T | None] | None = None,
+    ) -> T:
         """Run `work` in a transaction and return once that is durable. Raises BackendUnavailable
-        where the backend is closed."""
+        where the backend is closed. `spare`: see `WriterThread.run`."""
         if self.writer is None:
             raise BackendUnavailable("the backend is not open")
-        return await self.writer.run(work)
+        return await self.writer.run(work, spare=spare)
 
     async def park(self, topic: str, work: Callable[[Transaction], T], until: Parking) -> T | None:
         """See `WriterThread.park`. Raises BackendUnavailable where the backend is closed."""

@@ -41,12 +41,16 @@ LOOK_EVERY_WHERE_HEARD = 1.0
 """Seconds, where other processes ring. What has been missed, or was sent by a process of an older
 version, waits no longer; and a look a second costs an idle worker nothing to speak of."""
 
+LOOK_AGAIN = -math.inf
+"""Of a look that has not come to an end."""
+
 # Messages that are counted one by one: about a millisecond's work, whatever the queue's length.
 _COUNTED = 10_000
 _COUNT = (
     "SELECT count(*) FROM (SELECT 1 FROM messages "
     "WHERE queue = ? AND visible_at {relation} ? AND leased = 0 LIMIT ?)"
 )
+_EARLIEST = "SELECT min(visible_at) FROM messages WHERE queue = ?"
 # Hidden by a time of day that is yet to come again: from now, for as long as was meant then.
 _RETIME = (
     "UPDATE messages SET visible_at = :now + (visible_at - hidden_at), hidden_at = :now "
@@ -107,6 +111,11 @@ class SqliteQueue:
         """In microseconds, as it is kept."""
         return self._watch.now()
 
+    @property
+    def times_set_back(self) -> int:
+        """How often the machine's clock was."""
+        return self._watch.times_set_back
+
     async def receive(self, max_messages: int, *, wait: float, visibility: float) -> list[Delivery]:
         if max_messages < 1:
             raise ValueError(f"max_messages must be at least 1, not {max_messages}")
@@ -118,25 +127,52 @@ class SqliteQueue:
         return await self.take_when_visible(take, wait=wait)
 
     async def take_when_visible(
-        self, take: Callable[[Transaction, int], list[T] | None], *, wait: float
+        self,
+        take: Callable[[Transaction, int], list[T] | None],
+        *,
+        wait: float,
+        look: Callable[[Transaction, int], float] | None = None,
     ) -> list[T]:
         """`take(transaction, now)` until it takes something, or `wait` seconds are over. None from
-        it ends the wait: there is something, and it is left there."""
+        it ends the wait: there is something, and it is left there.
+
+        Args:
+            look: when it could take something, by a read; `LOOK_AGAIN`: to be asked once more.
+                None: as soon as a message is visible.
+        """
         deadline = trio.current_time() + wait
         while True:
             changed = self._changed
             await self._after_set_back()
-            now = self._watch.now()
-            taken = await self._file.write(lambda t: take(t, now))  # noqa: B023  # done before the next turn
+            taken: list[T] | None = []
+            if look is None:
+                taken = await self._take_if_visible(take)
+            elif await self._seconds_to_next(look) <= 0:
+                now = self._watch.now()
+                taken = await self._file.write(lambda t: take(t, now))  # noqa: B023  # done before the next turn
             if taken is None:
                 return []
             if taken:
                 return taken
-            found = await self._wait_for_visible(changed, deadline, take)
+            found = await self._wait_for_visible(changed, deadline, take, look or self._earliest)
             if not found:
                 return []
             if found is not True:
                 return found
+
+    async def _take_if_visible(
+        self, take: Callable[[Transaction, int], list[T] | None]
+    ) -> list[T] | None:
+        """Without the file's lock, for which others may be waiting, where nothing is."""
+        now = self._watch.now()
+        return await self._file.write(
+            lambda t: take(t, now), spare=lambda t: [] if self._earliest(t, now) > now else None
+        )
+
+    def _earliest(self, transaction: Transaction, _: int) -> float:
+        """When the first message is visible."""
+        ((earliest,),) = transaction.execute(_EARLIEST, (self._name,)).fetchall()
+        return math.inf if earliest is None else float(earliest)
 
     async def _after_set_back(self) -> None:
         """A clock set back hides what has no delay, and leases, until it has caught up: measure
@@ -167,6 +203,7 @@ class SqliteQueue:
         changed: trio.Event,
         deadline: float,
         take: Callable[[Transaction, int], list[T] | None],
+        look: Callable[[Transaction, int], float],
     ) -> list[T] | bool:
         """Wait until a message may be visible; False when `deadline` came first.
 
@@ -176,7 +213,7 @@ class SqliteQueue:
         """
         with self._listening():
             while (left := deadline - trio.current_time()) > 0:
-                until_visible = await self._seconds_to_next()
+                until_visible = await self._seconds_to_next(look)
                 if until_visible <= 0 or changed.is_set():
                     return True
                 look_in = LOOK_EVERY_WHERE_HEARD if self.hears_others else LOOK_EVERY
@@ -192,16 +229,15 @@ class SqliteQueue:
         finally:
             self._parkings.remove(parking)
 
-    async def _seconds_to_next(self) -> float:
-        ((earliest,),) = await self._file.read(
-            lambda t: t.execute(
-                "SELECT min(visible_at) FROM messages WHERE queue = ?", (self._name,)
-            ).fetchall()
-        )
+    async def _seconds_to_next(self, look: Callable[[Transaction, int], float]) -> float:
+        earliest = LOOK_AGAIN
+        while earliest == LOOK_AGAIN:
+            now = self._watch.now()
+            earliest = await self._file.read(lambda t: look(t, now))  # noqa: B023  # as above
         now = self._watch.now()
         if self._watch.times_set_back != self._retimed:
             return 0.0
-        return math.inf if earliest is None else float(earliest - now) / 1e6
+        return (earliest - now) / 1e6
 
     def wake(self) -> None:
         """Let receivers that wait look again."""

@@ -25,6 +25,7 @@ from task_queue_engine.backends.base import (
 from task_queue_engine.backends.sqlite.batches import Batch, JsonRows
 from task_queue_engine.backends.sqlite.database_file import DatabaseFile
 from task_queue_engine.backends.sqlite.messages import MAX_DELAY
+from task_queue_engine.backends.sqlite.passing import FIRST, PASSING, AllPassing
 from task_queue_engine.backends.sqlite.queue import SqliteQueue
 from task_queue_engine.backends.sqlite.rows import (
     NUMBER_OF,
@@ -63,9 +64,10 @@ _VISIBLE = (
     "m.leased, ifnull(tasks.rowid, 0), "
     f"iif(tasks.id IS NULL, 'null', '[' || {ROW_AS_JSON} || ']')), '],[' "
     "ORDER BY m.visible_at, m.id) || ']]' "
-    "FROM (SELECT * FROM messages WHERE queue = ? AND visible_at <= ? "
-    "ORDER BY visible_at, id LIMIT ?) AS m LEFT JOIN tasks ON tasks.id = m.task_id"
+    "FROM ({chosen}) AS m LEFT JOIN tasks ON tasks.id = m.task_id"
 )
+_FIRST = _VISIBLE.format(chosen=FIRST)
+_PASSING = _VISIBLE.format(chosen=PASSING)
 _visible = JsonRows(_Visible)
 # `lifecycle.decide_claim` of a task that is PENDING and due.
 _START = Batch(
@@ -119,16 +121,21 @@ class SqliteSteps:
         self._queue = queue
         self._store = store
         self._file = file
+        self._passing = AllPassing(queue)
 
     # --- take -------------------------------------------------------------------------------
 
     async def take(self, plan: TakePlan, *, wait: float, visibility: float) -> list[Taken]:
         lease_us = round(visibility * 1e6)
+        passing = self._passing.of(plan.without_place)
+        limit = min(plan.most, self.max_batch)
 
         def take(transaction: Transaction, now: int) -> list[Taken] | None:
-            limit = min(plan.most, self.max_batch)
-            place = (self._queue.name, now, limit)
-            found = _visible.of(transaction.execute(_VISIBLE, place).fetchall())
+            if passing is None:
+                rows = transaction.execute(_FIRST, (self._queue.name, now, limit))
+            else:
+                rows = transaction.execute(_PASSING, passing.place(now, limit))
+            found = _visible.of(rows.fetchall())
             taking = _Taking(plan, now)
             for visible in found:
                 if not taking.add(visible):
@@ -142,7 +149,8 @@ class SqliteSteps:
             transaction.counters[TaskStatus.PROCESSING] += len(taking.starts)
             return taking.taken
 
-        return await self._queue.take_when_visible(take, wait=wait)
+        look = None if passing is None else passing.look
+        return await self._queue.take_when_visible(take, wait=wait, look=look)
 
     # --- finish -----------------------------------------------------------------------------
 
@@ -218,21 +226,18 @@ class _Taking:
         self._places = dict(self.plan.places)
 
     def add(self, visible: _Visible) -> bool:
-        """False: there is no place for this one, and none for those behind it."""
+        """False: it is not the turn of this one, nor of those behind it."""
         plan, row = self.plan, visible.row
         where = None if row is None else plan.types.get(row.type)
+        if where in self._places and self._places[where] <= 0:
+            return True  # it is passed
         ahead = self._free >= plan.free
         if ahead:
             is_short = row is not None and row.type in plan.ahead_types
             if where is None or not is_short or self._ahead >= plan.ahead:
                 return False
-        if where is not None and where in self._places:
-            if self._places[where] <= 0:
-                if ahead:
-                    return False
-                where = None
-            else:
-                self._places[where] -= 1
+        if where in self._places:
+            self._places[where] -= 1
         self._ahead += ahead
         self._free += not ahead
         self.message_ids.append(visible.message_id)

@@ -52,6 +52,7 @@ class Request:
 
     work: Work
     task: trio.lowlevel.Task
+    spare: Work | None = None
     begun: threading.Lock = field(default_factory=threading.Lock)
     """Acquired once and for good, by whichever is first: the thread that begins the work, or the
     trio task that is cancelled before."""
@@ -118,8 +119,9 @@ class ConnectionThread(ABC):
     # A Ctrl-C between handing over and waiting would end the task, and the thread would then wake
     # one that is gone, which trio does not survive.
     @trio.lowlevel.enable_ki_protection
-    async def run(self, work: Callable[[Transaction], T]) -> T:
-        """`work(transaction)` in the thread; durable when it returns (writer).
+    async def run(self, work: Callable[[Transaction], T], *, spare: Work | None = None) -> T:
+        """`work(transaction)` in the thread; durable when it returns (writer). Where `spare`, which
+        reads without the lock, has an answer that is not None, that is it.
 
         Raises:
             Cancelled: before the work was begun. From then on it is finished, whatever comes.
@@ -128,7 +130,7 @@ class ConnectionThread(ABC):
         await trio.lowlevel.checkpoint_if_cancelled()
         if self._closing:
             raise BackendUnavailable("the backend is not open")
-        request = Request(work, trio.lowlevel.current_task())
+        request = Request(work, trio.lowlevel.current_task(), spare)
         self._requests.put(request)
 
         def abort(_: object) -> trio.lowlevel.Abort:
@@ -297,6 +299,11 @@ class WriterThread(ConnectionThread):
             self._ringer.close()
 
     def _carry_out(self, connection: apsw.Connection, first: Request, group: list[Request]) -> None:
+        if first.spare is not None and not self.last_failed:
+            spared = self._outcome(self._look, connection, first.spare)
+            if isinstance(spared, outcome.Value) and spared.value is not None:
+                first.result = spared
+                return  # `_serve` begins it
         # The lock first: what is cancelled while we wait for it has not begun.
         locked = self._outcome(self._lock, connection)
         self._begin(first, group)
@@ -332,6 +339,10 @@ class WriterThread(ConnectionThread):
         except BackendUnavailable:
             connection.execute("ROLLBACK")
             raise
+
+    def _look(self, connection: apsw.Connection, spare: Work) -> object:
+        self.files.check()
+        return spare(Transaction(connection))
 
     def _carry_out_each(self, connection: apsw.Connection, group: list[Request]) -> None:
         """One of them failed and took the others along: each for itself."""

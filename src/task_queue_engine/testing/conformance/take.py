@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import trio
 
-from task_queue_engine.backends.base import Done, Message, Steps, Taken, TakePlan
+from task_queue_engine.backends.base import Done, Message, NewTask, Steps, Taken, TakePlan
 from task_queue_engine.lifecycle import ClaimRequest, Row, ScheduleRetry, Started, decide_claim
 from task_queue_engine.task import TaskError, TaskStatus
 from task_queue_engine.testing.conformance.harness import Harness
@@ -175,12 +175,55 @@ async def test_it_claims_no_more_than_may_run_in_a_place(harness: Harness) -> No
     types = ["export", "export", "email", "export"]
     tasks = [await harness.submit(type=name) for name in types]
     taken = await take(harness, 3, places={"there": 1})
-    assert ids(taken) == [task.id for task in tasks[:3]]
-    assert started(taken) == [tasks[0].id, tasks[2].id]
-    # Nor ahead: there it stays on the queue.
+    assert ids(taken) == started(taken) == [tasks[0].id, tasks[2].id]
+    # Nor ahead.
     ahead = {"ahead_types": frozenset(TYPES)}
     assert await take(harness, 0, 5, places={"there": 0}, **ahead) == []
-    assert started(await take(harness, 0, 5, places={"there": 1}, **ahead)) == [tasks[3].id]
+    assert started(await take(harness, 0, 5, places={"there": 1}, **ahead)) == [tasks[1].id]
+    # What was left has not been received.
+    (last,) = await take(harness, 1)
+    assert (last.delivery.task_id, last.delivery.receive_count) == (tasks[3].id, 1)
+
+
+@needs("steps_are_one_transaction")
+async def test_what_can_start_is_found_behind_any_number_that_cannot(harness: Harness) -> None:
+    """More of them than one batch has, and than one look goes through."""
+    full: dict[str, Any] = {"places": {"there": 0}}
+    number = 2500
+    for _ in range(number // 50):
+        batch = [NewTask(task=harness.make_task(type="export")) for _ in range(50)]
+        await harness.backend.submit(batch)
+    first, second = [await harness.submit(type="email") for _ in range(2)]
+    unknown = await harness.submit(type="unknown")
+    assert ids(await take(harness, 1, **full)) == [first.id]
+    assert ids(await take(harness, 0, 1, **full)) == [second.id]
+    assert ids(await take(harness, 1, **full)) == [unknown.id]
+    assert await take(harness, 1, **full) == []
+    depth = await harness.queue.depth()
+    assert (depth.waiting, depth.in_flight) == (number, 3)
+    # With a place for one of them: the one that has waited for longest.
+    found = await take(harness, 2, places={"there": 1})
+    assert len(found) == 1
+    assert found[0].delivery.receive_count == 1
+    later = await harness.submit(type="email")
+    assert ids(await take(harness, 1, **full)) == [later.id]
+
+
+@needs("steps_are_one_transaction")
+async def test_a_take_that_passes_what_is_there_waits_for_what_can_start(harness: Harness) -> None:
+    await harness.submit(type="export")
+    found: list[Taken] = []
+    plan = TakePlan(worker="w", free=1, types=TYPES, places={"there": 0})
+
+    async def wait() -> None:
+        found.extend(await steps_of(harness).take(plan, wait=30, visibility=harness.visibility))
+
+    with trio.fail_after(20):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(wait)
+            await trio.sleep(0.05)  # for it to wait; that it found the message at once does no harm
+            task = await harness.submit(type="email")
+    assert ids(found) == [task.id]
 
 
 @needs("steps_are_one_transaction")
