@@ -12,7 +12,7 @@ import task_queue_engine
 # Each takes 30 ms or more, or brings what does.
 FRAMEWORK = ("quart", "quart_trio", "quart_schema", "hypercorn", "werkzeug", "flask", "jinja2")
 CLIENTS = ("httpx", "boto3", "botocore", "rich")
-HANDLERS = ("PIL", "cryptography", "email_validator")
+HANDLERS = ("PIL", "cryptography", "email_validator", "httpcore", "smtplib", "apsw.ext")
 ENGINE = ("trio", "pydantic", "pydantic_settings", "apsw", "msgspec", "asyncio")
 
 # As `tqe` begins, up to the point where it would run.
@@ -26,6 +26,18 @@ except SystemExit:
 SERVICE = """
 import task_queue_engine.cli.commands.services
 import task_queue_engine.cli.service
+"""
+SUPERVISOR = """
+import task_queue_engine.cli.commands.services
+import task_queue_engine.cli.process_group
+"""
+COMING_WITH_IT = """
+from task_queue_engine.handlers import check_settings
+check_settings()
+"""
+AWS = """
+import task_queue_engine.engine.engine
+import task_queue_engine.backends.aws.backend
 """
 OPERATING = """
 import task_queue_engine.cli.commands.tasks
@@ -69,10 +81,63 @@ def loaded_by(program: str) -> set[str]:
         ),
         pytest.param(SERVICE, (*FRAMEWORK, *CLIENTS, *HANDLERS), id="tqe worker"),
         pytest.param(OPERATING, (*FRAMEWORK, *CLIENTS, *HANDLERS), id="tqe status"),
+        pytest.param(
+            SUPERVISOR,
+            (
+                *FRAMEWORK,
+                *CLIENTS,
+                *HANDLERS,
+                "apsw",
+                "task_queue_engine.registry",
+                "task_queue_engine.backends.base",
+            ),
+            id="the supervisor of --processes",
+        ),
+        pytest.param(
+            COMING_WITH_IT,
+            (*FRAMEWORK, *CLIENTS, *HANDLERS),
+            id="the task types that come with the package",
+        ),
+        pytest.param(AWS, (*FRAMEWORK, *HANDLERS, "boto3", "httpx", "apsw"), id="an engine on AWS"),
+        pytest.param(
+            "import task_queue_engine.execution.child",
+            (*FRAMEWORK, *CLIENTS, *HANDLERS, "trio", "apsw", "asyncio", "pydantic_settings"),
+            id="a worker process",
+        ),
     ],
 )
 def test_what_is_not_needed_is_not_imported(program: str, unwanted: tuple[str, ...]) -> None:
     assert loaded_by(program) & set(unwanted) == set()
+
+
+@pytest.mark.parametrize(
+    ("program", "most"),
+    [
+        # As counted on Python 3.11, and a tenth more for other versions of Python and libraries.
+        pytest.param("import task_queue_engine", 70, id="the package"),
+        pytest.param(HELP, 155, id="tqe --help"),
+        pytest.param(SUPERVISOR, 500, id="the supervisor of --processes"),
+        pytest.param(OPERATING, 590, id="tqe status"),
+        pytest.param(SERVICE, 600, id="tqe worker"),
+        pytest.param(COMING_WITH_IT, 550, id="the task types that come with the package"),
+        pytest.param("import task_queue_engine.execution.child", 205, id="a worker process"),
+        pytest.param("import task_queue_engine.http.server", 890, id="the HTTP server"),
+        pytest.param(AWS, 810, id="an engine on AWS"),
+    ],
+)
+def test_no_more_is_imported_than_was(program: str, most: int) -> None:
+    assert len(loaded_by(program)) <= most
+
+
+def test_no_garbage_is_looked_for_in_what_is_imported() -> None:
+    program = f"""{HELP}
+import gc
+before = sum(each["collections"] for each in gc.get_stats())
+{SERVICE}
+print(sum(each["collections"] for each in gc.get_stats()) - before)
+"""
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True)
+    assert int(ended.stdout.split()[-1]) <= 1
 
 
 def test_the_package_tells_all_its_names() -> None:

@@ -214,7 +214,7 @@ def test_a_corrupt_database(tmp_path: Path) -> None:
 
 def test_a_locked_database(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
     impatient = partial(SqliteBackend, busy_timeout=0.05)
-    monkeypatch.setattr("task_queue_engine.engine.backend_factory.SqliteBackend", impatient)
+    monkeypatch.setattr("task_queue_engine.backends.sqlite.SqliteBackend", impatient)
     shop.submit("echo", "1")
     with closing(apsw.Connection("tasks.db")) as other:
         other.execute("BEGIN EXCLUSIVE")

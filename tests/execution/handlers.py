@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import gc
 import math
 import os
 import signal
@@ -43,6 +44,10 @@ def double(order: Order, context: SyncTaskContext) -> Order:
 
 def pid(payload: Any) -> int:
     return os.getpid()
+
+
+def looks_for_garbage(payload: Any) -> bool:
+    return gc.isenabled()
 
 
 _kept: list[bytes] = []

@@ -162,6 +162,14 @@ async def test_an_idle_process_that_was_killed_is_replaced() -> None:
         assert await run(runner, handlers.pid, process=True) != first
 
 
+@bounded(20)
+async def test_garbage_is_looked_for_once_a_process_has_started() -> None:
+    """Not while it imports what it needs."""
+    runner = make_runner()
+    async with runner.open():
+        assert await run(runner, handlers.looks_for_garbage, process=True)
+
+
 @pytest.mark.parametrize("to_group", [False, True])
 @bounded(20)
 async def test_signals_for_the_whole_service_do_not_end_a_running_task(

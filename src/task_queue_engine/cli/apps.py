@@ -12,8 +12,6 @@ from typing import Any
 from task_queue_engine.errors import ConfigurationError
 from task_queue_engine.registry import TaskRegistry
 
-DEFAULT_APP = "task_queue_engine.handlers:registry"
-
 _OPTION = "--app"
 
 # Where lines lie that raise on behalf of a team's.

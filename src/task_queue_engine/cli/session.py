@@ -13,13 +13,13 @@ import click
 import msgspec
 import trio
 
-from task_queue_engine.backends.sqlite import check_path
-from task_queue_engine.cli.apps import DEFAULT_APP, load_app
+from task_queue_engine.backends.sqlite_path import check_path
+from task_queue_engine.cli.apps import load_app
 from task_queue_engine.cli.connect import direct, over_http
 from task_queue_engine.cli.environment import warn_of_unknown_variables
 from task_queue_engine.cli.logs import set_up_logging
 from task_queue_engine.cli.output import emit
-from task_queue_engine.cli.settings import CommandSettings
+from task_queue_engine.cli.settings import DEFAULT_APP, CommandSettings
 from task_queue_engine.config import Settings
 from task_queue_engine.engine.api import TaskApi
 from task_queue_engine.errors import ConfigurationError, UnknownTaskType

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pydantic import Field, SecretStr
 
-from task_queue_engine.cli.apps import DEFAULT_APP
 from task_queue_engine.config import EnvironmentSettings
+
+DEFAULT_APP = "task_queue_engine.handlers:registry"
 
 
 class CommandSettings(EnvironmentSettings):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from task_queue_engine.backends.base import Backend
-from task_queue_engine.backends.sqlite import SqliteBackend
 from task_queue_engine.clock import Clock
 from task_queue_engine.config import Settings
 from task_queue_engine.errors import ConfigurationError
@@ -20,6 +19,9 @@ def create_backend(settings: Settings, clock: Clock, *, runs_tasks: bool = False
     if settings.uses_aws:
         return _aws_backend(settings, clock, runs_tasks)
     _refuse_half_of_aws(settings)
+    # Only here: an engine on AWS has no use for it.
+    from task_queue_engine.backends.sqlite import SqliteBackend
+
     return SqliteBackend(settings.database, clock=clock)
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import faulthandler
+import gc
 import logging
 import os
 import selectors
@@ -49,6 +50,8 @@ _EXIT_GRACE = 5.0
 
 def main(descriptor: int, engine_pid: int) -> None:
     """Serve the engine on this socket until it hangs up."""
+    gc.freeze()  # what was imported stays
+    gc.enable()  # see _BOOTSTRAP in worker_process.py
     for signum in SHUTDOWN_SIGNALS:
         # A handler that does nothing rather than SIG_IGN: programs started from here do not
         # inherit it, so that they can be terminated.

@@ -26,8 +26,9 @@ _KILL_WAIT = 5.0
 
 # The engine's own sys.path comes first thing, so that the engine and the handlers are found as
 # they were here; -P keeps the working directory from shadowing the standard library until then.
+# Looking for garbage in what is being imported, all of it in use, is left out until `main` runs.
 _BOOTSTRAP = (
-    "import sys; sys.path[:] = sys.argv[3:]; "
+    "import gc, sys; gc.disable(); sys.path[:] = sys.argv[3:]; "
     "from task_queue_engine.execution.child import main; main(int(sys.argv[1]), int(sys.argv[2]))"
 )
 

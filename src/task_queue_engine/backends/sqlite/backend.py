@@ -23,13 +23,13 @@ from task_queue_engine.backends.sqlite.doorbell import Doorbell
 from task_queue_engine.backends.sqlite.fairness import YieldToThreads
 from task_queue_engine.backends.sqlite.listing import StrandedSearch
 from task_queue_engine.backends.sqlite.messages import MAX_DELAY
-from task_queue_engine.backends.sqlite.opening import check_path
 from task_queue_engine.backends.sqlite.queue import SqliteQueue
 from task_queue_engine.backends.sqlite.ringer import Ringer
 from task_queue_engine.backends.sqlite.steps import SqliteSteps, submit
 from task_queue_engine.backends.sqlite.store import MAX_ITEM_BYTES, SqliteStore
 from task_queue_engine.backends.sqlite.threads import BUSY_TIMEOUT, ReaderThread, WriterThread
 from task_queue_engine.backends.sqlite.transaction import Transaction
+from task_queue_engine.backends.sqlite_path import check_path
 from task_queue_engine.clock import Clock, SystemClock
 
 __all__ = ["MAX_DELAY", "SqliteBackend"]

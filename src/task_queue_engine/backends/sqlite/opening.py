@@ -65,21 +65,6 @@ def _said_of(path: str, error: BaseException) -> BackendError | None:
     return translate(error, path) if isinstance(error, apsw.Error) else None
 
 
-def check_path(path: str) -> None:
-    """Raises BackendRefused for what SQLite would take for something else than a file's name."""
-    if not path or path == ":memory:" or path.startswith("file:") or "\0" in path:
-        raise BackendRefused(
-            f"{path!r} is not the path of a file; set TQE_DATABASE to one (nothing else outlives "
-            "the process, and a queue has to)"
-        )
-    try:
-        path.encode()
-    except UnicodeEncodeError:  # bytes that are not UTF-8 come as lone surrogates (PEP 383)
-        raise BackendRefused(
-            f"{path!r} is not UTF-8, as SQLite needs a path to be; set TQE_DATABASE to another one"
-        ) from None
-
-
 def _check_place(path: str) -> None:
     """Find the plain mistakes before SQLite calls them all "unable to open database file"."""
     place = Path(path)

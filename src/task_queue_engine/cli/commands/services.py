@@ -8,8 +8,7 @@ from typing import Any
 
 import click
 
-from task_queue_engine.backends.sqlite import check_path
-from task_queue_engine.cli.apps import DEFAULT_APP, load_app
+from task_queue_engine.backends.sqlite_path import check_path
 from task_queue_engine.cli.container_init import put_init_in_front
 from task_queue_engine.cli.cores import available_cores
 from task_queue_engine.cli.environment import warn_of_unknown_variables
@@ -17,7 +16,7 @@ from task_queue_engine.cli.failures import ServiceEnded, expected_error
 from task_queue_engine.cli.logs import set_up_logging
 from task_queue_engine.cli.membership import Membership
 from task_queue_engine.cli.options import MEMBER, SERVICE, Command, app_option, debug_option
-from task_queue_engine.cli.settings import CommandSettings
+from task_queue_engine.cli.settings import DEFAULT_APP, CommandSettings
 from task_queue_engine.config import MAX_SERVICE_PROCESSES, Settings
 from task_queue_engine.engine.loggers import protect_loggers
 
@@ -115,6 +114,9 @@ def _run(
     elif (count := _count(settings)) > 1:
         _supervise(settings, count, http=http)
         return
+    # Only here: a supervisor runs no task.
+    from task_queue_engine.cli.apps import load_app
+
     spec = app or CommandSettings().app
     registry = load_app(spec)
     protect_loggers()  # the app may have configured logging, and disabled what there was

@@ -6,8 +6,6 @@ import re
 import unicodedata
 from dataclasses import dataclass
 
-from email_validator import EmailNotValidError, validate_email
-
 # Not deliverable on the Internet (RFC 6761, RFC 6762), which is why email-validator refuses them,
 # but relays inside a company and on a developer's machine do deliver to them.
 _PRIVATE_DOMAINS = frozenset({"local", "localhost", "test"})
@@ -47,6 +45,9 @@ def parse_address(text: str) -> Address:
 
     Raises ValueError with the reason.
     """
+    # Only here: most starts of a program that knows the task type see no address.
+    from email_validator import EmailNotValidError, validate_email
+
     if len(text) > MAX_LENGTH:
         raise ValueError(f"is longer than {MAX_LENGTH} characters")
     check_header_text(text)

@@ -6,39 +6,18 @@ stops between two steps of the conversation; within a step it waits `SMTP_TIMEOU
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Literal
-
 from task_queue_engine.clock import SystemClock
 from task_queue_engine.context import SyncTaskContext
 from task_queue_engine.errors import ConfigurationError
-from task_queue_engine.handlers.email import mime, outbox, smtp
+from task_queue_engine.handlers.email import outbox
 from task_queue_engine.handlers.email.addresses import Address, parse_address
 from task_queue_engine.handlers.email.payload import EmailPayload
+from task_queue_engine.handlers.email.receipt import EmailReceipt
 from task_queue_engine.handlers.email.settings import EmailSettings
 from task_queue_engine.registry import TaskRegistry
 from task_queue_engine.retry import Backoff, Retry
 
 tasks = TaskRegistry()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EmailReceipt:
-    """What became of the mail."""
-
-    message_id: str
-    """The mail's Message-ID, made of the task's id."""
-    transport: Literal["smtp", "outbox"]
-    accepted: list[str]
-    """Addresses the server, or the outbox, has taken the mail for."""
-    refused: list[smtp.Refusal] = field(default_factory=list)
-    """Addresses the server did not take; the others have got the mail."""
-    response: str | None = None
-    """The server's answer to the mail."""
-    path: str | None = None
-    """The file in the outbox."""
-    duplicate: bool = False
-    """An earlier attempt had written the mail to the outbox; it was not written again."""
 
 
 @tasks.task(
@@ -69,6 +48,9 @@ def send_email(payload: EmailPayload, context: SyncTaskContext) -> EmailReceipt:
 def _to_server(
     payload: EmailPayload, context: SyncTaskContext, settings: EmailSettings, sender: Address
 ) -> EmailReceipt:
+    # Only here, and below: with them comes all of Python's mail, which most starts do not need.
+    from task_queue_engine.handlers.email import mime, smtp
+
     now = SystemClock().now()
     mail = mime.compose(payload, task_id=context.task_id, sender=sender, date=now)
     delivery = smtp.deliver(
@@ -92,6 +74,8 @@ def _to_server(
 def _to_outbox(
     payload: EmailPayload, context: SyncTaskContext, settings: EmailSettings, sender: Address
 ) -> EmailReceipt:
+    from task_queue_engine.handlers.email import mime
+
     now = SystemClock().now()
     mail = mime.compose(payload, task_id=context.task_id, sender=sender, date=now, keep_bcc=True)
     try:

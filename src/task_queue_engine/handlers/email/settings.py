@@ -87,9 +87,9 @@ class EmailSettings(EnvironmentSettings):
     def _sender_is_an_address(cls, sender: str, info: ValidationInfo) -> str:
         if not sender and info.data.get("host") is not None:
             raise ValueError("is needed with SMTP_HOST: the address that mail is sent from")
-        sender = sender or _DEFAULT_SENDER
-        parse_address(sender)
-        return sender
+        if sender:
+            parse_address(sender)
+        return sender or _DEFAULT_SENDER
 
     def folder_limits(self) -> FolderLimits:
         """Of the outbox."""

@@ -13,21 +13,12 @@ import ssl
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
+from task_queue_engine.handlers.email.receipt import Refusal
 from task_queue_engine.handlers.email.settings import EmailSettings
 from task_queue_engine.retry import Discard, Retry
 
 # Characters of a reply that are stored; RFC 5321 limits a line of one to 512.
 _MAX_REPLY = 500
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Refusal:
-    """A recipient the server did not take, and what it said."""
-
-    address: str
-    code: int
-    """SMTP reply code: 4xx for now, 5xx for good."""
-    message: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

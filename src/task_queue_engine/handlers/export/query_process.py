@@ -22,7 +22,6 @@ from task_queue_engine.errors import CpuTimeExceeded
 from task_queue_engine.execution.runner import HandlerRunner
 from task_queue_engine.handlers.export.file import ExportAttempt, ExportResult, write_export
 from task_queue_engine.handlers.export.payload import ExportPayload
-from task_queue_engine.handlers.export.query import open_query
 from task_queue_engine.handlers.export.settings import ExportSettings
 from task_queue_engine.handlers.files import part_name
 from task_queue_engine.handlers.process_limits import address_space_limit, cpu_time_limit
@@ -41,6 +40,9 @@ _in_the_process = TaskRegistry()
 def write_query(payload: ExportPayload, context: SyncTaskContext) -> ExportResult:
     """What the process does. Raises as `open_query` and `write_export`; also Discard, for want of
     memory within the limit."""
+    # Only here: the process that runs the engine has no use for it.
+    from task_queue_engine.handlers.export.query import open_query
+
     settings = ExportSettings()
     attempt = ExportAttempt(
         task_id=context.task_id,

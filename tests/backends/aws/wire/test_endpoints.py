@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import botocore.session
 import pytest
 
 from task_queue_engine.backends.aws.wire.client import AwsClient
-from task_queue_engine.backends.aws.wire.endpoints import Endpoint, parse_endpoint
+from task_queue_engine.backends.aws.wire.endpoints import (
+    Endpoint,
+    parse_endpoint,
+    resolve_endpoints,
+)
 from task_queue_engine.errors import ConfigurationError
 from tests.backends.aws.wire.opened_client import put
 
@@ -39,6 +44,52 @@ async def test_from_the_environment(monkeypatch, variables, sqs, dynamodb):
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     assert (await _addresses())[:2] == (sqs, dynamodb)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        "[default]\nendpoint_url = http://profile:1\n",
+        """[default]
+services = own
+[services own]
+sqs =
+  endpoint_url = http://profile:1
+dynamodb =
+  endpoint_url = http://profile:1
+""",
+    ],
+)
+async def test_from_the_profile(tmp_path, config):
+    (tmp_path / "config").write_text(config)
+    assert (await _addresses())[:2] == ("http://profile:1", "http://profile:1")
+
+
+async def test_a_region_that_is_none_is_refused_beside_an_endpoint_too(monkeypatch):
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://here:1")
+    with pytest.raises(ConfigurationError, match=r"^AWS_REGION: .*eu west"):
+        await _addresses(region="eu west")
+
+
+@pytest.mark.parametrize("variables", [{}, {"AWS_ENDPOINT_URL": "http://here:1"}])
+async def test_no_client_of_botocore_is_made_for_a_plain_endpoint(monkeypatch, variables):
+    # It reads the models of all that a service can do: a tenth of a second, at every start.
+    monkeypatch.setattr(botocore.session.Session, "create_client", None)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    await _addresses()
+
+
+@pytest.mark.parametrize("service", ["sqs", "dynamodb"])
+def test_a_plain_endpoint_is_what_botocore_says_in_every_region(service):
+    session = botocore.session.Session()
+    for partition in session.get_available_partitions():
+        for region in session.get_available_regions(service, partition):
+            found = resolve_endpoints(session, region, {})[service]
+            said = session.create_client(
+                service, region_name=region, aws_access_key_id="x", aws_secret_access_key="x"
+            )
+            assert found.url == said.meta.endpoint_url
 
 
 async def test_arguments_win(monkeypatch):
