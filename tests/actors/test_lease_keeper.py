@@ -93,6 +93,25 @@ async def test_a_lease_is_kept_for_as_long_as_it_takes(backend: MemoryBackend) -
         assert rig.keeper.statistics().renewed > 100
 
 
+async def test_without_leases_nothing_wakes_it(backend: MemoryBackend) -> None:
+    def next_wake() -> float:
+        return trio.lowlevel.current_statistics().seconds_to_next_deadline
+
+    async with keeping(backend) as rig:
+        await wait_all_tasks_blocked()
+        assert next_wake() > 1e6  # seconds: the limit of the test itself
+        for _ in range(3):
+            lease = await received(backend)
+            await rig.keep(lease)
+            await wait_all_tasks_blocked()
+            assert next_wake() < LEASE
+            await trio.sleep(2 * LEASE)
+            assert not lease.lost
+            await rig.events.send(Settled((lease,)))
+            await trio.sleep(2 * LEASE)
+            assert next_wake() > 1e6  # seconds: the limit of the test itself
+
+
 async def test_short_work_costs_no_renewal(backend: MemoryBackend) -> None:
     async with keeping(backend) as rig:
         for _ in range(50):

@@ -82,6 +82,7 @@ class LeaseKeeper:
         self._events = events
         # By identity: a duplicate delivery may come with the very same receipt.
         self._held: dict[Lease, None] = {}
+        self._holds = trio.Event()
         self._heard_cancels: set[str] = set()
         self._heard = trio.Event()
         # Attempt, and how long to remember it, by task.
@@ -167,6 +168,7 @@ class LeaseKeeper:
                     held.delivery, held.expires_at = new, lease.expires_at
                     return False
         self._held[lease] = None
+        self._holds.set()
         if self._cancels_to_come and lease.started is not None:
             attempt, _ = self._cancels_to_come.pop(new.task_id, (0, 0.0))
             if attempt == lease.started.task.attempt:
@@ -191,8 +193,22 @@ class LeaseKeeper:
             del self._cancels_to_come[earliest]
         self._cancels_to_come[task_id] = attempt, now + self._visibility
 
+    async def _until_held(self, job: str | None = None) -> None:
+        """At once where a lease is held; an engine without work is not woken for its leases.
+
+        Args:
+            job: in `/ready`. With nothing held there is nothing that it fails to do.
+        """
+        if not self._held:
+            if job is not None:
+                self._health.ok(job)
+            if self._holds.is_set():
+                self._holds = trio.Event()
+            await self._holds.wait()
+
     async def _keep_renewing(self) -> None:
         while True:
+            await self._until_held("lease_keeper")
             await trio.sleep(self._visibility * _RENEW_INTERVAL)
             soon = trio.current_time() + self._visibility * RENEW_BELOW
             due = [lease for lease in self._held if lease.expires_at < soon and not lease.lost]
@@ -231,6 +247,7 @@ class LeaseKeeper:
 
     async def _keep_expiring(self) -> None:
         while True:
+            await self._until_held()
             await trio.sleep(self._visibility * _EXPIRY_MARGIN / 2)
             latest = trio.current_time() + self._visibility * _EXPIRY_MARGIN
             for lease in self._held:
@@ -247,6 +264,7 @@ class LeaseKeeper:
     async def _keep_asking_for_cancels(self) -> None:
         seen: set[str] = set()
         while True:
+            await self._until_held("cancel_watch")
             with trio.move_on_after(self._cancel_poll):
                 await self._heard.wait()
             heard, self._heard_cancels = self._heard_cancels, set()
