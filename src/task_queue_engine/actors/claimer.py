@@ -9,6 +9,7 @@ from typing import Any
 
 import trio
 
+from task_queue_engine.actors.already_claimed import AlreadyClaimed
 from task_queue_engine.actors.backend_retry import BackendRetry
 from task_queue_engine.actors.claim_buffer import ClaimBuffer
 from task_queue_engine.actors.crash_isolation import CrashIsolation
@@ -116,7 +117,7 @@ class Claimer:
         self._isolation = CrashIsolation(clock)
         self._unstarted = Unstarted(clock=clock, visibility=visibility, max_delay=queue.max_delay)
         self._buffer = ClaimBuffer(runs_in=type_check.runs_in, places=places)
-        self._claimed_already: list[Lease] = []
+        self._already_claimed = AlreadyClaimed()
         # Of the batch under way, what has not come to anything yet.
         self._in_hand: list[Lease] = []
         self._stopping = self._is_cut_short = False
@@ -222,9 +223,7 @@ class Claimer:
             while True:
                 if isinstance(event, Leased):
                     self._demand.leased(len(event.leases))
-                    claimed = [lease for lease in event.leases if lease.started is not None]
-                    self._claimed_already += claimed
-                    if len(claimed) < len(event.leases):
+                    if not self._already_claimed.add(event):
                         self._buffer.add(one for one in event.leases if one.started is None)
                 elif isinstance(event, WorkerFree):
                     self._demand.worker_is_free(event)
@@ -318,11 +317,14 @@ class Claimer:
 
     async def _start_claimed(self) -> None:
         """What was claimed together with its receive."""
-        leases, self._claimed_already = self._claimed_already, []
+        leases = self._already_claimed.take()
         started = [lease.started for lease in leases if lease.started is not None]
         if not started:
             return
         self._in_hand = leases
+        if not await self._already_claimed.are_noted():
+            self._stopping = True
+            return
         checks = await self._types.check_started([each.task for each in started])
         outcomes: list[Outcome] = []
         for lease, claim, checked in zip(leases, started, checks, strict=True):
@@ -386,8 +388,7 @@ class Claimer:
         self._stopping = True
         self._note_waiting_events()
         await self._take_back()
-        in_hand, self._in_hand = self._in_hand + self._claimed_already, []
-        self._claimed_already = []
+        in_hand, self._in_hand = self._in_hand + self._already_claimed.take(), []
         leases = [lease for lease in in_hand if lease.attempt is None]
         for lease in leases:
             if lease.started is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import datetime
 from pathlib import Path
@@ -116,7 +116,11 @@ class SqliteBackend:
             self._path, own=self._doorbell.own, is_shared=lambda: self._times_open > 1
         )
         writer = WriterThread(
-            self._path, name="sqlite-writer", busy_timeout=self._busy_timeout, ringer=ringer
+            self._path,
+            name="sqlite-writer",
+            busy_timeout=self._busy_timeout,
+            ringer=ringer,
+            on_news=self._wake,
         )
         reader = ReaderThread(self._path, name="sqlite-reader", busy_timeout=self._busy_timeout)
         await writer.open()
@@ -143,6 +147,12 @@ class SqliteBackend:
         self._file.writer, self._file.reader = writer, reader
         for queue in self._queues.values():
             queue.wake()
+
+    def _wake(self, topics: Collection[str]) -> None:
+        """This process has made messages visible."""
+        for queue in self._queues.values():
+            if queue.topic in topics:
+                queue.wake()
 
     async def hear_messages(self, queue: str) -> None:
         await self.queue(queue).listen(self._doorbell)

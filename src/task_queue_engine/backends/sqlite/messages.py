@@ -80,7 +80,7 @@ class Messages:
         """Messages: task id, and when it becomes visible."""
         if rows:
             _SEND.run(transaction.execute, rows, after=(self._queue, now))
-            transaction.tell(self._topic, at=now)
+            transaction.tell_of_messages(self._topic, len(rows), at=now)
             transaction.counters[self._number] += len(rows)
 
     def take(self, transaction: Transaction, limit: int, now: int, until: int) -> list[Delivery]:
@@ -126,7 +126,7 @@ class Messages:
             else:
                 given_back.append((message_id, now + round(items[i][1] * 1e6)))
         _RELEASE.run(transaction.execute, given_back, after=(now,))
-        transaction.tell(self._topic, at=now)
+        transaction.tell_of_messages(self._topic, len(given_back), at=now)
         transaction.counters[self._leased] -= len(given_back)
         return verdicts
 

@@ -6,7 +6,7 @@ import logging
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 import trio
 
@@ -54,6 +54,31 @@ _RETIME = (
 )
 
 
+class _Look(NamedTuple, Generic[T]):
+    """What came of a look for messages."""
+
+    taken: list[T] | None
+    """None: there are some, and they are left there."""
+    next_at: int | None
+    """When the first of those that were left becomes visible, in microseconds as it is kept; None
+    where there are none."""
+
+
+class _Seen(NamedTuple):
+    """What is known of the queue since a look: the next one need not find out again."""
+
+    changed: trio.Event
+    """Set where more have become visible since."""
+    next_at: int | None
+    """As in `_Look`."""
+
+    def may_hold_some(self, now: int) -> bool:
+        return self.changed.is_set() or (self.next_at is not None and self.next_at <= now)
+
+    def seconds_left(self, now: int) -> float:
+        return math.inf if self.next_at is None else (self.next_at - now) / 1e6
+
+
 class SqliteQueue:
     """One queue in the file.
 
@@ -72,8 +97,10 @@ class SqliteQueue:
         self._retimed = -1
         self._dead_letters = SqliteDeadLetters(name, file=file)
         self._changed = trio.Event()
+        # Nothing was seen yet: look.
+        self._seen = _Seen(self._changed, 0)
         self._parkings: list[Parking] = []
-        self._topic = topic_of_messages(name)
+        self.topic = topic_of_messages(name)
         self.messages = Messages(name)
         self.hears_others = False
         """Whether other processes say at once when they make messages visible."""
@@ -100,7 +127,6 @@ class SqliteQueue:
         rows = [(messages[i].task.id, now + round(messages[i].delay * 1e6)) for i in good]
 
         await self._file.write(lambda t: self.messages.put(t, rows, now))
-        self.wake()
         return verdicts
 
     def now(self) -> int:
@@ -123,20 +149,30 @@ class SqliteQueue:
         """`take(transaction, now)` until it takes something, or `wait` seconds are over. None from
         it ends the wait: there is something, and it is left there."""
         deadline = trio.current_time() + wait
+        look = wait <= 0
         while True:
-            changed = self._changed
             await self._after_set_back()
-            now = self._watch.now()
-            taken = await self._file.write(lambda t: take(t, now))  # noqa: B023  # done before the next turn
-            if taken is None:
-                return []
-            if taken:
+            if look or self._seen.may_hold_some(self._watch.now()):
+                changed, now = self._changed, self._watch.now()
+                found = await self._file.write(lambda t: self._look(t, take, now))  # noqa: B023  # done before the next turn
+                if found.taken is None:
+                    return []
+                self._seen = _Seen(changed, found.next_at)
+                if found.taken:
+                    return found.taken
+            taken = await self._wait_for_visible(deadline, take)
+            if taken is not None:
                 return taken
-            found = await self._wait_for_visible(changed, deadline, take)
-            if not found:
-                return []
-            if found is not True:
-                return found
+            look = True
+
+    def _look(
+        self, transaction: Transaction, take: Callable[[Transaction, int], list[T] | None], now: int
+    ) -> _Look[T]:
+        taken = take(transaction, now)
+        transaction.takes_messages(self.topic, len(taken or ()))
+        # Where there were some there may be more; those that were parked took what had just come.
+        next_at = now if taken and not transaction.at else _earliest(transaction, self._name)
+        return _Look(taken, next_at)
 
     async def _after_set_back(self) -> None:
         """A clock set back hides what has no delay, and leases, until it has caught up: measure
@@ -154,6 +190,7 @@ class SqliteQueue:
 
         number = await self._file.write(work)
         self._retimed = times
+        self._seen = _Seen(self._changed, 0)
         if number:
             logger.warning(
                 "the machine's clock was set back: %d messages of queue %s were hidden until times "
@@ -163,12 +200,9 @@ class SqliteQueue:
             )
 
     async def _wait_for_visible(
-        self,
-        changed: trio.Event,
-        deadline: float,
-        take: Callable[[Transaction, int], list[T] | None],
-    ) -> list[T] | bool:
-        """Wait until a message may be visible; False when `deadline` came first.
+        self, deadline: float, take: Callable[[Transaction, int], list[T] | None]
+    ) -> list[T] | None:
+        """Wait until a message may be visible: None then; empty when `deadline` came first.
 
         What this process sends or gives back meanwhile is taken in the very transaction that brings
         it: then this returns what was taken. Other processes say so at once while `listen` runs.
@@ -176,32 +210,29 @@ class SqliteQueue:
         """
         with self._listening():
             while (left := deadline - trio.current_time()) > 0:
-                until_visible = await self._seconds_to_next()
-                if until_visible <= 0 or changed.is_set():
-                    return True
+                changed, seen, now = self._changed, self._seen, self._watch.now()
+                if seen.may_hold_some(now) or self._watch.times_set_back != self._retimed:
+                    return None
                 look_in = LOOK_EVERY_WHERE_HEARD if self.hears_others else LOOK_EVERY
-                with trio.move_on_after(min(left, until_visible, look_in)):
-                    return await self._park(take) or True
-            return False
+                with trio.move_on_after(min(left, look_in, seen.seconds_left(now))):
+                    found = await self._park(take)
+                    if found is None or found.taken is None:
+                        return None
+                    self._seen = _Seen(changed, found.next_at)
+                    if found.taken:
+                        return found.taken
+                    continue
+                next_at = await self._file.read(lambda t: _earliest(t, self._name))
+                self._seen = _Seen(changed, next_at)
+            return []
 
-    async def _park(self, take: Callable[[Transaction, int], list[T] | None]) -> list[T] | None:
+    async def _park(self, take: Callable[[Transaction, int], list[T] | None]) -> _Look[T] | None:
         parking = Parking()
         self._parkings.append(parking)
         try:
-            return await self._file.park(self._topic, lambda t: take(t, t.at), parking)
+            return await self._file.park(self.topic, lambda t: self._look(t, take, t.at), parking)
         finally:
             self._parkings.remove(parking)
-
-    async def _seconds_to_next(self) -> float:
-        ((earliest,),) = await self._file.read(
-            lambda t: t.execute(
-                "SELECT min(visible_at) FROM messages WHERE queue = ?", (self._name,)
-            ).fetchall()
-        )
-        now = self._watch.now()
-        if self._watch.times_set_back != self._retimed:
-            return 0.0
-        return math.inf if earliest is None else float(earliest - now) / 1e6
 
     def wake(self) -> None:
         """Let receivers that wait look again."""
@@ -219,7 +250,7 @@ class SqliteQueue:
             self.wake()  # those that wait look at other times from now on
 
         await doorbell.listen(
-            self._topic, lambda _: self.wake(), hears=hears, wanted=self._until_received
+            self.topic, lambda _: self.wake(), hears=hears, wanted=self._until_received
         )
 
     async def _until_received(self) -> None:
@@ -249,9 +280,7 @@ class SqliteQueue:
 
     async def release(self, items: Sequence[tuple[Delivery, float]]) -> list[QueueVerdict]:
         now = self._watch.now()
-        answered = await self._file.write(lambda t: self.messages.release(t, items, now))
-        self.wake()
-        return answered
+        return await self._file.write(lambda t: self.messages.release(t, items, now))
 
     async def delete(self, deliveries: Sequence[Delivery]) -> list[QueueVerdict]:
         return await self._file.write(lambda t: self.messages.delete(t, deliveries))
@@ -282,3 +311,10 @@ class SqliteQueue:
             return QueueDepth(waiting=waiting, delayed=delayed, in_flight=leased, dead=dead)
 
         return await self._file.read(look)
+
+
+def _earliest(transaction: Transaction, queue: str) -> int | None:
+    ((earliest,),) = transaction.execute(
+        "SELECT min(visible_at) FROM messages WHERE queue = ?", (queue,)
+    ).fetchall()
+    return None if earliest is None else int(earliest)

@@ -103,10 +103,7 @@ async def submit(
             queue.messages.put(transaction, rows, now)
         return verdicts
 
-    answered = await file.write(work)
-    for queue in queues.values():
-        queue.wake()
-    return answered
+    return await file.write(work)
 
 
 class SqliteSteps:
@@ -154,11 +151,7 @@ class SqliteSteps:
             recorded = record(transaction)
             return self._settle(transaction, items, recorded, now)
 
-        answered = await self._file.write(work)
-        # Those that go back are visible again.
-        if any(item.then is not None for item in items):
-            self._queue.wake()
-        return answered
+        return await self._file.write(work)
 
     def _settle(
         self,

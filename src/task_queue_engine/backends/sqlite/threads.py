@@ -10,7 +10,7 @@ import random
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, TypeVar
@@ -257,9 +257,22 @@ class WriterThread(ConnectionThread):
     last_failed = False
     """The last commit did not go through: the file is locked, its disk is full or read-only."""
 
-    def __init__(self, path: str, *, name: str, busy_timeout: float, ringer: Ringer) -> None:
+    def __init__(
+        self,
+        path: str,
+        *,
+        name: str,
+        busy_timeout: float,
+        ringer: Ringer,
+        on_news: Callable[[Collection[str]], object],
+    ) -> None:
+        """
+        Args:
+            on_news: called in trio's thread with the topics of a commit, before it is answered.
+        """
         super().__init__(path, name=name, busy_timeout=busy_timeout)
         self._ringer = ringer
+        self._on_news = on_news
         self._parked: dict[str, list[Request]] = {}
         """By topic, what waits for news of it. Changed in trio's thread."""
 
@@ -349,10 +362,12 @@ class WriterThread(ConnectionThread):
                 self._tell_others(transaction)
 
     def _tell_others(self, transaction: Transaction) -> None:
-        if not transaction.news:
+        news = transaction.news_left
+        if not news:
             return
+        self._tell(self._on_news, list(news))
         try:
-            self._ringer.ring(transaction.news)
+            self._ringer.ring(news)
         # It is committed, and whoever was not told finds it by looking.
         except Exception:
             logger.exception("other processes could not be told of a commit")

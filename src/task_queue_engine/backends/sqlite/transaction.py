@@ -21,7 +21,16 @@ _MOVE_COUNTERS = Batch(
 class Transaction:
     """The connection, and counters to move: they are collected and written once."""
 
-    __slots__ = ("at", "changes", "committing", "connection", "counters", "execute", "news")
+    __slots__ = (
+        "at",
+        "changes",
+        "committing",
+        "connection",
+        "counters",
+        "execute",
+        "news",
+        "still_there",
+    )
 
     def __init__(self, connection: apsw.Connection) -> None:
         self.connection = connection
@@ -33,13 +42,31 @@ class Transaction:
         """The work is done; what fails now fails for all of it."""
         self.news: dict[str, list[str]] = {}
         """What others are told of once it is committed: by topic, the tasks' ids."""
+        self.still_there: dict[str, int] = {}
+        """By topic of messages: so many of those told of were not taken again at once."""
         self.at = 0
         """The latest time that it was told at, as it is kept."""
 
-    def tell(self, topic: str, task_ids: Iterable[str] = (), *, at: int = 0) -> None:
+    def tell(self, topic: str, task_ids: Iterable[str] = ()) -> None:
         """Have those who listen for `topic` told, in other processes and in this one."""
         self.news.setdefault(topic, []).extend(task_ids)
+
+    def tell_of_messages(self, topic: str, number: int, *, at: int) -> None:
+        """The same, unless this transaction itself takes as many."""
+        self.tell(topic)
+        self.still_there[topic] = self.still_there.get(topic, 0) + number
         self.at = max(self.at, at)
+
+    def takes_messages(self, topic: str, number: int) -> None:
+        if topic in self.still_there:
+            self.still_there[topic] -= number
+
+    @property
+    def news_left(self) -> dict[str, list[str]]:
+        """What is left to tell of when all is done."""
+        if not any(number <= 0 for number in self.still_there.values()):
+            return self.news
+        return {t: ids for t, ids in self.news.items() if self.still_there.get(t, 1) > 0}
 
 
 Work = Callable[[Transaction], Any]
