@@ -152,7 +152,10 @@ class ConnectionThread(ABC):
         with trio.CancelScope(shield=True):
             await trio.to_thread.run_sync(self._thread.join, self._busy_timeout + _CLOSE_TIMEOUT)
 
-    def _answer(self, group: Sequence[Request]) -> None:
+    def _answer(self, group: Sequence[Request], then: Sequence[Request] = ()) -> None:
+        """`then`: have their turn after those of `group`."""
+        if then:
+            self._tell(self._answer, then)
         for request in group:
             result = request.result or outcome.Error(BackendUnavailable(f"{self._path}: closed"))
             trio.lowlevel.reschedule(request.task, result)
@@ -182,13 +185,16 @@ class ConnectionThread(ABC):
                 finally:
                     if first.begun.acquire(blocking=False):
                         group.append(first)
-                    self._tell(self._answer, group)
+                    self._tell_results(group)
         finally:
             if connection is not None:
                 # Everything is committed; what could not be tidied up, the next opening does.
                 with contextlib.suppress(apsw.Error):
                     connection.close()
             self._tell(self._end)
+
+    def _tell_results(self, group: Sequence[Request]) -> None:
+        self._tell(self._answer, group)
 
     @abstractmethod
     def _carry_out(self, connection: apsw.Connection, first: Request, group: list[Request]) -> None:
@@ -273,6 +279,7 @@ class WriterThread(ConnectionThread):
         super().__init__(path, name=name, busy_timeout=busy_timeout)
         self._ringer = ringer
         self._on_news = on_news
+        self._parked_of_group = 0
         self._parked: dict[str, list[Request]] = {}
         """By topic, what waits for news of it. Changed in trio's thread."""
 
@@ -330,6 +337,15 @@ class WriterThread(ConnectionThread):
         else:
             self._tell_others(transaction)
         group += parked
+        self._parked_of_group = len(parked)
+
+    def _tell_results(self, group: Sequence[Request]) -> None:
+        # What was parked is to start; those that sent it only have to hear that it is there.
+        first, self._parked_of_group = len(group) - self._parked_of_group, 0
+        if first < len(group):
+            self._tell(self._answer, group[first:], group[:first])
+        else:
+            self._tell(self._answer, group)
 
     def _take_parked(self, begun: list[Request], transaction: Transaction) -> list[Request]:
         for topic in transaction.news:
