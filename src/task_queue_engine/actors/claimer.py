@@ -334,8 +334,7 @@ class Claimer:
             attempt = self._begin(lease, claim, checked.payload)
             if attempt is None:  # no attempt is claimed twice
                 continue
-            outcome = self._keep_from_starting(attempt, refused) or self._hand_over(attempt)
-            if outcome is not None:
+            if outcome := self._keep_from_starting(attempt, refused) or self._hand_over(attempt):
                 outcomes.append(outcome)
         self._in_hand = []
         for outcome in outcomes:
@@ -389,7 +388,7 @@ class Claimer:
         self._note_waiting_events()
         await self._take_back()
         in_hand, self._in_hand = self._in_hand + self._already_claimed.take(), []
-        leases = [lease for lease in in_hand if lease.attempt is None]
+        leases = [one for one in in_hand if one.attempt is None]
         for lease in leases:
             if lease.started is not None:
                 lease.attempt = Attempt(lease.started.task, lease)

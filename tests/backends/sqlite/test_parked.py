@@ -176,3 +176,73 @@ async def test_two_that_wait_do_not_get_the_same(tmp_path: Path) -> None:
         await backend.submit([NewTask(task=new_task()) for _ in range(2)])
     assert len({one.message_id for one in received}) == 2
     check(tmp_path / "tasks.db")
+
+
+async def test_the_next_one_waits_at_once(tmp_path: Path) -> None:
+    """What the queue held is known from the transaction that took: no look, no read."""
+    backend = SqliteBackend(tmp_path / "tasks.db")
+    steps = backend.steps("default")
+
+    async with backend.open(), trio.open_nursery() as nursery:
+        writer, reader = backend._file.writer, backend._file.reader
+        assert writer is not None
+        assert reader is not None
+        statements: list[str] = []
+        for thread in (writer, reader):
+            await thread.run(
+                lambda t: t.connection.trace_v2(
+                    apsw.SQLITE_TRACE_PROFILE, lambda event: statements.append(event["sql"])
+                )
+            )
+        taken: list[Taken] = []
+
+        async def take() -> None:
+            taken.extend(await steps.take(FREE, wait=60, visibility=30))
+
+        nursery.start_soon(take)
+        await parked(backend)
+        await backend.submit([NewTask(task=new_task())])
+        await trio.testing.wait_all_tasks_blocked()
+        assert len(taken) == 1
+        statements.clear()
+        nursery.start_soon(take)
+        await trio.testing.wait_all_tasks_blocked()
+        assert any(writer._parked.values())
+        assert statements == []
+        await backend.submit([NewTask(task=new_task())])
+        await trio.testing.wait_all_tasks_blocked()
+        assert len(taken) == 2
+
+
+async def test_more_than_it_has_room_for_is_there_for_others(tmp_path: Path) -> None:
+    """And for itself: what is known of the queue says so."""
+    backend = SqliteBackend(tmp_path / "tasks.db")
+    queue = backend.queue("default")
+    received: list[Delivery] = []
+
+    async with backend.open(), trio.open_nursery() as nursery:
+
+        async def receive() -> None:
+            received.extend(await queue.receive(1, wait=60, visibility=30))
+
+        nursery.start_soon(receive)
+        await parked(backend)
+        await backend.submit([NewTask(task=new_task()) for _ in range(3)])
+        with trio.fail_after(30):
+            for _ in range(2):
+                received.extend(await queue.receive(1, wait=60, visibility=30))
+        assert len({one.message_id for one in received}) == 3
+
+
+async def test_what_another_process_sent_between_two_takes_is_found(tmp_path: Path) -> None:
+    """Unheard, as by a process of an older version: within one look."""
+    backend, other = (SqliteBackend(tmp_path / "tasks.db") for _ in range(2))
+    queue = backend.queue("default")
+    async with backend.open(), other.open(), trio.open_nursery() as nursery:
+        nursery.start_soon(lambda: queue.receive(1, wait=60, visibility=30))
+        await parked(backend)
+        await queue.send([Message(task=new_task())])
+        await trio.testing.wait_all_tasks_blocked()
+        await other.queue("default").send([Message(task=new_task())])
+        with trio.fail_after(30):
+            assert len(await queue.receive(1, wait=60, visibility=30)) == 1

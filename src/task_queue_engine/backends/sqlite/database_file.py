@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TypeVar
 
-from task_queue_engine.backends.sqlite.threads import Parking, ReaderThread, WriterThread
+from task_queue_engine.backends.sqlite.requests import Parking
+from task_queue_engine.backends.sqlite.threads import ReaderThread, WriterThread
 from task_queue_engine.backends.sqlite.transaction import Transaction
 from task_queue_engine.errors import BackendUnavailable
 

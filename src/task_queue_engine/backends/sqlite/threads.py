@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import logging
 import queue
 import random
@@ -11,7 +10,6 @@ import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, TypeVar
 
@@ -22,6 +20,13 @@ import trio
 from task_queue_engine.backends.sqlite.failures import translate
 from task_queue_engine.backends.sqlite.files_in_use import FilesInUse
 from task_queue_engine.backends.sqlite.opening import connect
+from task_queue_engine.backends.sqlite.requests import (
+    NOTHING,
+    Parking,
+    Request,
+    fail,
+    withdraw,
+)
 from task_queue_engine.backends.sqlite.ringer import Ringer
 from task_queue_engine.backends.sqlite.transaction import Transaction, Work, begin, commit
 from task_queue_engine.errors import BackendError, BackendUnavailable
@@ -44,30 +49,6 @@ _GROUP = 64
 # Seconds beyond the busy timeout. A thread that hangs in the file system does not hold the exit of
 # the process for ever.
 _CLOSE_TIMEOUT = 10.0
-
-
-@dataclass(slots=True, eq=False)
-class Request:
-    """A trio task waits for this work."""
-
-    work: Work
-    task: trio.lowlevel.Task
-    begun: threading.Lock = field(default_factory=threading.Lock)
-    """Acquired once and for good, by whichever is first: the thread that begins the work, or the
-    trio task that is cancelled before."""
-    result: outcome.Outcome[Any] | None = None
-
-
-@dataclass(slots=True, eq=False)
-class Parking:
-    """Where a trio task waits in `WriterThread.park`."""
-
-    leave: Callable[[], None] | None = None
-    """Ends the wait, unless the work has begun. None while nothing waits."""
-
-
-# For a parked request whose transaction came to nothing: it may look for itself.
-_NOTHING = outcome.Value(None)
 
 
 class ConnectionThread(ABC):
@@ -295,7 +276,7 @@ class WriterThread(ConnectionThread):
             Cancelled: before the work was begun.
         """
         request = Request(work, trio.lowlevel.current_task())
-        until.leave = partial(_withdraw, request)
+        until.leave = partial(withdraw, request)
         waiting = self._parked.setdefault(topic, [])
         waiting.append(request)
 
@@ -322,16 +303,16 @@ class WriterThread(ConnectionThread):
         self._begin(first, group)
         self.last_failed = isinstance(locked, outcome.Error)
         if isinstance(locked, outcome.Error):
-            _fail(group, locked.error)
+            fail(group, locked.error)
             return
         transaction, parked = Transaction(connection), list[Request]()
         done = self._outcome(_work_off, transaction, group, partial(self._take_parked, parked))
         if isinstance(done, outcome.Error):
             self.last_failed = isinstance(done.error, BackendError)
             for request in parked:
-                request.result = _NOTHING
+                request.result = NOTHING
             if (len(group) == 1 and not parked) or transaction.committing:
-                _fail(group, done.error)
+                fail(group, done.error)
             else:
                 self._carry_out_each(connection, group)
         else:
@@ -368,7 +349,7 @@ class WriterThread(ConnectionThread):
             locked = self._outcome(self._lock, connection)
             if isinstance(locked, outcome.Error):
                 # The others would only wait as long, one after the other, for the same.
-                _fail(group[i:], locked.error)
+                fail(group[i:], locked.error)
                 return
             transaction = Transaction(connection)
             done = self._outcome(_work_off, transaction, [request], _nothing_parked)
@@ -407,14 +388,3 @@ def _work_off(
 
 def _nothing_parked(_: Transaction) -> list[Request]:
     return []
-
-
-def _withdraw(request: Request) -> None:
-    if request.begun.acquire(blocking=False):
-        trio.lowlevel.reschedule(request.task, outcome.Value(None))
-
-
-def _fail(group: Sequence[Request], error: BaseException) -> None:
-    for request in group:
-        # To each its own: an exception that is raised twice carries both tracebacks.
-        request.result = outcome.Error(copy.copy(error))
