@@ -14,6 +14,7 @@ from task_queue_engine import TaskError, TaskStatus
 from task_queue_engine.actors.messages import (
     AbortReason,
     Ack,
+    Acquired,
     Errored,
     Interrupted,
     Leave,
@@ -184,6 +185,26 @@ async def test_an_attempt_cancelled_while_its_claim_was_under_way_does_not_start
 
 
 # --- a claim whose answer was lost ----------------------------------------------------------
+
+
+async def test_what_was_claimed_with_its_receive_waits_until_the_lease_keeper_has_seen_it(
+    backend: MemoryBackend,
+) -> None:
+    """It may know of a cancel that came while the take was under way."""
+    await put(backend)
+    backend.is_one_transaction = True
+    async with polling(backend, keeper=False) as rig:
+        event = await rig.lease_events.receive()
+        assert isinstance(event, Acquired)
+        (lease,) = event.leases
+        assert lease.started is not None
+        await trio.testing.wait_all_tasks_blocked()
+        with pytest.raises(trio.WouldBlock):
+            rig.deliveries.receive_nowait()
+        lease.cancel_asked = True
+        event.reply.give(event.leases)
+        attempt = await rig.deliveries.receive()
+        assert attempt.abort_reason is AbortReason.CANCELLED
 
 
 async def test_a_claim_whose_answer_was_lost_is_recognised_as_its_own(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ from typing import Any
 
 import pytest
 import trio
+from msgspec import structs
 from trio.testing import wait_all_tasks_blocked
 
 from task_queue_engine.actors.health import ActorHealth
@@ -16,6 +18,7 @@ from task_queue_engine.actors.lease_keeper import LeaseKeeper
 from task_queue_engine.actors.messages import (
     AbortReason,
     Acquired,
+    Attempt,
     CancelAsked,
     Lease,
     LeaseEvent,
@@ -491,6 +494,24 @@ async def test_short_attempts_are_never_asked_about(backend: MemoryBackend) -> N
             await trio.sleep(0.9)
             await rig.events.send(Settled((attempt.lease,)))
         assert backend.faults.calls["cancel_requested"] == 0
+
+
+async def test_ten_thousand_that_run_are_asked_about_in_no_time(backend: MemoryBackend) -> None:
+    """Once a second, on the event loop: it must not take seconds."""
+    first = await claimed(backend)
+    attempts = []
+    for n in range(10_000):
+        lease = loose_lease(str(n))
+        lease.attempt = Attempt(structs.replace(first.task, id=str(n)), lease)
+        attempts.append(lease.attempt)
+    async with keeping(backend) as rig:
+        await rig.keep(*(attempt.lease for attempt in attempts))
+        await trio.sleep(1.5)
+        began = time.process_time()
+        await trio.sleep(1)
+        assert backend.faults.calls["cancel_requested"] > 0
+        # Thirty milliseconds; with work for each of them that grows with their number, seconds.
+        assert time.process_time() - began < 0.75
 
 
 # --- the end --------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ from typing import Any
 
 import trio
 
+from task_queue_engine.actors.already_claimed import AlreadyClaimed
 from task_queue_engine.actors.backend_retry import BackendRetry
 from task_queue_engine.actors.claim_buffer import ClaimBuffer
 from task_queue_engine.actors.claimer_ends import ClaimerChannels, ClaimerStatistics
@@ -87,7 +88,7 @@ class Claimer:
         self._buffer = ClaimBuffer(
             runs_in=type_check.runs_in, places=places, ready_processes=ready_processes
         )
-        self._claimed_already: list[Lease] = []
+        self._already_claimed = AlreadyClaimed()
         # Of the batch under way, what has not come to anything yet.
         self._in_hand: list[Lease] = []
         self._stopping = self._is_cut_short = False
@@ -200,9 +201,7 @@ class Claimer:
             while True:
                 if isinstance(event, Leased):
                     self._demand.leased(len(event.leases))
-                    claimed = [lease for lease in event.leases if lease.started is not None]
-                    self._claimed_already += claimed
-                    if len(claimed) < len(event.leases):
+                    if not self._already_claimed.add(event):
                         self._buffer.add(one for one in event.leases if one.started is None)
                 elif isinstance(event, WorkerFree):
                     self._demand.worker_is_free(event)
@@ -305,11 +304,14 @@ class Claimer:
 
     async def _start_claimed(self) -> None:
         """What was claimed together with its receive."""
-        leases, self._claimed_already = self._claimed_already, []
+        leases = self._already_claimed.take()
         started = [lease.started for lease in leases if lease.started is not None]
         if not started:
             return
         self._in_hand = leases
+        if not await self._already_claimed.are_noted():
+            self._stopping = True
+            return
         checks = await self._types.check_started([each.task for each in started])
         outcomes: list[Outcome] = []
         for lease, claim, checked in zip(leases, started, checks, strict=True):
@@ -319,8 +321,7 @@ class Claimer:
             attempt = self._begin(lease, claim, checked.payload)
             if attempt is None:  # no attempt is claimed twice
                 continue
-            outcome = self._keep_from_starting(attempt, refused) or self._hand_over(attempt)
-            if outcome is not None:
+            if outcome := self._keep_from_starting(attempt, refused) or self._hand_over(attempt):
                 outcomes.append(outcome)
         self._in_hand = []
         for outcome in outcomes:
@@ -373,9 +374,8 @@ class Claimer:
         self._stopping = True
         self._note_waiting_events()
         await self._take_back()
-        in_hand, self._in_hand = self._in_hand + self._claimed_already, []
-        self._claimed_already = []
-        leases = [lease for lease in in_hand if lease.attempt is None]
+        in_hand, self._in_hand = self._in_hand + self._already_claimed.take(), []
+        leases = [one for one in in_hand if one.attempt is None]
         for lease in leases:
             if lease.started is not None:
                 lease.attempt = Attempt(lease.started.task, lease)

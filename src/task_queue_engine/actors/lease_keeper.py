@@ -276,7 +276,8 @@ class LeaseKeeper:
             }
             # One that just arrived was claimed a moment ago: short tasks are never asked about,
             # which keeps this free for a queue of them.
-            long_running = [task_id for task_id in running if task_id in seen | heard]
+            known = seen | heard
+            long_running = [task_id for task_id in running if task_id in known]
             seen = set(running)
             with self._health.attempt("cancel_watch"):
                 for ids in in_batches(long_running, self._store.max_batch):

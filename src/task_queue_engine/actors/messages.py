@@ -53,6 +53,10 @@ class Reply(Generic[T]):
             waiter, self._waiter = self._waiter, None
             trio.lowlevel.reschedule(waiter)
 
+    @property
+    def is_given(self) -> bool:
+        return self._is_settled and not self._is_refused
+
     async def get(self) -> T:
         """Wait for the answer, which one task may.
 
@@ -245,6 +249,9 @@ class Leased:
     """Received, and to be claimed as workers come free."""
 
     leases: tuple[Lease, ...]
+    noted: Reply[tuple[Lease, ...]] | None = None
+    """Answered when the lease keeper has seen them: nothing that was claimed with its receive
+    starts before. None: it has."""
 
 
 class WorkerFree(msgspec.Struct, frozen=True):

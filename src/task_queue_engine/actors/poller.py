@@ -115,9 +115,9 @@ class Poller:
         ends = self._channels
         with ends.room, ends.claim_events, ends.outcomes, ends.settlements, ends.leases:
             while not self._stopping:
-                leases = await self._acquire(await self._take())
-                if leases and not self._hand_over(leases):
-                    await self._give_back(leases)
+                leased = await self._acquire(await self._take())
+                if leased.leases and not self._hand_over(leased):
+                    await self._give_back(leased.leases)
 
     async def _take(self) -> list[Taken]:
         """Wait for room, then for messages. Empty when there are none, or on `stop`."""
@@ -208,10 +208,10 @@ class Poller:
             places[where] -= 1
         return structs.replace(plan, free=free, ahead=ahead, places=places)
 
-    async def _acquire(self, taken: Sequence[Taken]) -> tuple[Lease, ...]:
+    async def _acquire(self, taken: Sequence[Taken]) -> Leased:
         """Have leases kept of what was taken; returns those to go on with."""
         if not taken:
-            return ()
+            return Leased(())
         expires_at = trio.current_time() + self._visibility
         leases = tuple(
             Lease(one.delivery, expires_at, started=one.started, claimed_ahead=one.ahead)
@@ -219,33 +219,39 @@ class Poller:
         )
         event = Acquired(leases)
         try:
-            await self._channels.leases.send(event)
+            try:
+                self._channels.leases.send_nowait(event)
+            except trio.WouldBlock:
+                await self._channels.leases.send(event)
             # What comes for the first time is not held here: the answer is known. What was claimed
-            # with its receive may have been cancelled before this.
-            if any(one.started is not None or one.delivery.receive_count > 1 for one in taken):
+            # with its receive may have been cancelled before this, for the claimer to wait for:
+            # the keeper has its turn meanwhile.
+            if any(one.delivery.receive_count > 1 for one in taken):
                 leases = await event.reply.get()
+            elif any(one.started is not None for one in taken):
+                return Leased(leases, noted=event.reply)
         except trio.BrokenResourceError:
             # Without a lease keeper the engine ends.
             self._stopping = True
         self._duplicates += len(taken) - len(leases)
-        return leases
+        return Leased(leases)
 
-    def _hand_over(self, leases: tuple[Lease, ...]) -> bool:
+    def _hand_over(self, leased: Leased) -> bool:
         """False: they are to be given back."""
         if self._stopping:
             return False
         try:
-            self._channels.claim_events.send_nowait(Leased(leases))
+            self._channels.claim_events.send_nowait(leased)
         except trio.BrokenResourceError:  # the claimer has ended, and so does the engine
             self._stopping = True
             return False
         if self._room is not None:
             types, places = self._room.plan.types, self._room.plan.places
-            for number, lease in enumerate(leases, self._handed_over):
+            for number, lease in enumerate(leased.leases, self._handed_over):
                 where = types.get(lease.delivery.task_type)
                 if where in places:
                     self._takes_place.append((number, where))
-        self._handed_over += len(leases)
+        self._handed_over += len(leased.leases)
         return True
 
     async def _give_back(self, leases: Sequence[Lease]) -> None:
