@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 import trio
-from trio.testing import MockClock
+import trio.lowlevel
+from trio.testing import MockClock, wait_all_tasks_blocked
 
 from task_queue_engine import TaskError, TaskStatus
 from task_queue_engine.actors.health import ActorHealth
@@ -35,9 +36,10 @@ from task_queue_engine.actors.messages import (
     Succeeded,
 )
 from task_queue_engine.actors.status_writer import StatusWriter
+from task_queue_engine.backends.base import Finish, Finished, Steps, Taken, TakePlan, TryAgain
 from task_queue_engine.backends.memory import MAX_DELAY, MemoryBackend
 from task_queue_engine.clock import TrioClock
-from task_queue_engine.lifecycle import Row
+from task_queue_engine.lifecycle import AttemptWrite, Row
 from task_queue_engine.retry import GiveUp, RetryAt, SnoozeUntil
 from tests.actors.support import LEASE, claim, claimed, receive, retry, status
 
@@ -62,7 +64,9 @@ class Rig:
 
 
 @asynccontextmanager
-async def writing(backend: MemoryBackend, *, linger: float = 0) -> AsyncIterator[Rig]:
+async def writing(
+    backend: MemoryBackend, *, linger: float = 0, steps: Steps | None = None
+) -> AsyncIterator[Rig]:
     outcomes_out, outcomes_in = trio.open_memory_channel[Outcome](0)
     settlements_out, settlements_in = trio.open_memory_channel[tuple[Settlement, ...]](0)
     health = ActorHealth()
@@ -70,7 +74,7 @@ async def writing(backend: MemoryBackend, *, linger: float = 0) -> AsyncIterator
     leases_out, leases_in = trio.open_memory_channel[LeaseEvent](math.inf)
     claim_events_out, claim_events_in = trio.open_memory_channel[ClaimEvent](math.inf)
     writer = StatusWriter(
-        steps=backend.steps("default"),
+        steps=steps or backend.steps("default"),
         max_delay=MAX_DELAY,
         linger=linger,
         retry=retry("status_writer", health),
@@ -358,6 +362,146 @@ async def test_while_one_batch_is_written_the_next_one_gathers(backend: MemoryBa
         while settled < len(attempts):
             settled += len(await rig.settlements.receive())
         assert backend.faults.calls["record"] <= 3
+
+
+# --- side by side, where queue and store are two services ------------------------------------
+
+
+class Uneven:
+    """Steps that are slow for some tasks, and leave some undone."""
+
+    max_batch = 100
+
+    def __init__(self, backend: MemoryBackend) -> None:
+        self._steps = backend.steps("default")
+        self.is_one_transaction = self._steps.is_one_transaction
+        self.undone: dict[str, int] = {}
+        """How many times yet, by task."""
+        self.held: dict[str, trio.Event] = {}
+        self.calls: list[list[AttemptWrite]] = []
+
+    async def take(self, plan: TakePlan, *, wait: float, visibility: float) -> list[Taken]:
+        return await self._steps.take(plan, wait=wait, visibility=visibility)
+
+    async def finish(self, items: Sequence[Finish]) -> list[Finished]:
+        self.calls.append([item.write for item in items])
+        for item in items:
+            if item.write.task_id in self.held:
+                await self.held[item.write.task_id].wait()
+        undone = [item for item in items if self.undone.get(item.write.task_id, 0) > 0]
+        for item in undone:
+            self.undone[item.write.task_id] -= 1
+        done = iter(await self._steps.finish([item for item in items if item not in undone]))
+        again = Finished(TryAgain("throttled"))
+        return [again if item in undone else next(done) for item in items]
+
+
+async def test_a_late_batch_holds_up_none_behind_it(
+    backend: MemoryBackend, one: MemoryBackend
+) -> None:
+    late, prompt = await claimed(backend), await claimed(backend)
+    steps = Uneven(backend)
+    steps.held[late.task.id] = trio.Event()
+    async with writing(backend, steps=steps) as rig:
+        await rig.outcomes.send(Succeeded(late, 1))
+        await wait_all_tasks_blocked()
+        await rig.outcomes.send(Succeeded(prompt, 2))
+        assert await rig.settlements.receive() == (Ack(prompt.lease),)
+        steps.held[late.task.id].set()
+        assert await rig.settlements.receive() == (Ack(late.lease),)
+
+    attempts = [await claimed(one), await claimed(one)]
+    steps = Uneven(one)
+    steps.held[attempts[0].task.id] = trio.Event()
+    async with writing(one, steps=steps) as rig:
+        await rig.outcomes.send(Succeeded(attempts[0], 1))
+        await wait_all_tasks_blocked()
+        with trio.move_on_after(60):
+            await rig.outcomes.send(Succeeded(attempts[1], 2))
+        assert len(steps.calls) == 1, "one thread writes: a second call would wait for it there"
+
+
+async def test_batches_that_take_their_time_are_waited_for(backend: MemoryBackend) -> None:
+    """What comes meanwhile shares a request."""
+    steps = Uneven(backend)
+    async with writing(backend, steps=steps) as rig, trio.open_nursery() as nursery:
+        for _ in range(50):
+            attempt = await claimed(backend)
+            steps.held[attempt.task.id] = trio.Event()
+            nursery.start_soon(rig.outcomes.send, Succeeded(attempt, 1))
+            await wait_all_tasks_blocked()
+            await trio.sleep(0.001)
+            if len(steps.held) % 10 == 0:
+                for event in steps.held.values():
+                    event.set()
+                await trio.lowlevel.checkpoint()
+            while True:
+                try:
+                    rig.settlements.receive_nowait()
+                except trio.WouldBlock:
+                    break
+        for event in steps.held.values():
+            event.set()
+        assert len(steps.calls) <= 12
+
+
+async def test_what_is_left_undone_holds_up_nothing_of_its_batch(backend: MemoryBackend) -> None:
+    attempts = [await claimed(backend) for _ in range(3)]
+    steps = Uneven(backend)
+    steps.undone[attempts[1].task.id] = 20
+    async with writing(backend, steps=steps, linger=1) as rig:
+        for attempt in attempts:
+            await rig.outcomes.send(Succeeded(attempt, 1))
+        prompt = (attempts[0], attempts[2])
+        assert await rig.settlements.receive() == tuple(Ack(each.lease) for each in prompt)
+        assert await rig.settlements.receive() == (Ack(attempts[1].lease),)
+        assert {len(call) for call in steps.calls[1:]} == {1}
+        kept_from_claiming = Recording(works=False)
+        while True:
+            try:
+                assert rig.claim_events.receive_nowait() != kept_from_claiming
+            except trio.WouldBlock:
+                break
+        assert rig.health.troubles == ()
+
+
+async def test_one_attempts_writes_keep_their_order(backend: MemoryBackend) -> None:
+    slow, other = await claimed(backend), await claimed(backend)
+    steps = Uneven(backend)
+    steps.held[slow.task.id] = trio.Event()
+    async with writing(backend, steps=steps) as rig:
+        await rig.outcomes.send(Progressed(slow, 1))
+        await wait_all_tasks_blocked()
+        for value in (2, 3):
+            await rig.outcomes.send(Progressed(slow, value))
+        await rig.outcomes.send(Succeeded(slow, "done"))
+        assert await rig.write(Succeeded(other, 1)) == Ack(other.lease)
+        del steps.held[slow.task.id]
+        steps.undone[slow.task.id] = 3
+        await trio.sleep(60)
+        assert sum(write.task_id == slow.task.id for call in steps.calls for write in call) == 1
+    steps = Uneven(backend)
+    steps.undone[slow.task.id] = 3
+    async with writing(backend, steps=steps, linger=0.001) as rig:
+        await rig.outcomes.send(Progressed(slow, 1))
+        await rig.outcomes.send(Progressed(slow, 2))
+        assert await rig.write(Succeeded(slow, "done")) == Ack(slow.lease)
+        assert stored(backend, slow).task.progress == 2
+
+
+async def test_what_is_on_its_way_is_bounded(backend: MemoryBackend) -> None:
+    steps = Uneven(backend)
+    opened = trio.Event()
+    async with writing(backend, steps=steps) as rig:
+        taken = 0
+        with trio.move_on_after(60):
+            for _ in range(30):
+                attempt = await claimed(backend)
+                steps.held[attempt.task.id] = opened
+                await wait_all_tasks_blocked()
+                await rig.outcomes.send(Succeeded(attempt, 1))
+                taken += 1
+        assert taken == len(steps.calls) == 8
 
 
 # --- the end --------------------------------------------------------------------------------

@@ -59,5 +59,5 @@ async def test_several_come_up_at_a_time_and_are_kept(
         async with running(tasks, backend, worker_count=4, processes=2) as engine:
             handles = [await engine.submit("pid", number) for number in range(10)]
             results: list[Any] = [await handle.result(timeout=60) for handle in handles]
-            assert len(set(results)) <= 2
-            assert engine.statistics()["warmer"]["started"] == len(set(results))
+            # One of them may do all of it while the other comes up.
+            assert len(set(results)) <= engine.statistics()["warmer"]["started"] <= 2

@@ -208,7 +208,7 @@ async def test_a_crowd_that_comes_at_once_shares_its_looks(autojump_clock: MockC
         for number in range(3000):
             nursery.start_soon(partial(waiters.wait, str(number), timeout=600))
     assert looks.count < 50
-    assert max(looks.sizes) <= 256
+    assert max(looks.sizes) <= 200
     assert len(waiters) == 0
 
 

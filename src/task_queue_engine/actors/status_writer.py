@@ -11,6 +11,8 @@ from typing import assert_never
 
 import trio
 
+from task_queue_engine.actors.attempt_log import log_error
+from task_queue_engine.actors.attempt_order import AttemptOrder
 from task_queue_engine.actors.backend_retry import BackendRetry
 from task_queue_engine.actors.batching import Batcher
 from task_queue_engine.actors.messages import (
@@ -33,6 +35,7 @@ from task_queue_engine.actors.messages import (
     Stopped,
     Succeeded,
 )
+from task_queue_engine.actors.side_by_side import SideBySide
 from task_queue_engine.backends.base import (
     DeadLettering,
     Done,
@@ -60,9 +63,12 @@ from task_queue_engine.lifecycle import (
     ScheduleSnooze,
 )
 from task_queue_engine.retry import Decision, GiveUp, RetryAt, SnoozeUntil
-from task_queue_engine.task import Task, TaskError, TaskStatus
+from task_queue_engine.task import TaskError, TaskStatus
 
 logger = logging.getLogger("task_queue_engine.status_writer")
+
+# Batches' worth of outcomes that may be on their way: each holds a lease and a result.
+_BATCHES_OF_OUTCOMES = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,8 +97,12 @@ OnRecorded = Callable[[Outcome, TaskStatus], None]
 class StatusWriter:
     """The only actor that writes what attempts came to.
 
-    A message is settled only after its status is durable: a batch goes on to the acker when the
+    A message is settled only after its status is durable: an outcome goes on to the acker when the
     store has answered for it, however long that takes. The leases are kept meanwhile.
+
+    Where queue and store are two services, batches go side by side, and what could not be recorded
+    is tried on by itself. An attempt's own writes keep their order: what comes behind a progress
+    that is on its way waits for it.
     """
 
     def __init__(
@@ -121,6 +131,8 @@ class StatusWriter:
         self._batches = Batcher(outcomes, size=steps.max_batch, linger=linger)
         self._settlements = settlements
         self._on_recorded = on_recorded
+        self._side_by_side = SideBySide(most=_BATCHES_OF_OUTCOMES * steps.max_batch)
+        self._order = AttemptOrder()
         self._settled: Counter[type[Settlement]] = Counter()
         self._recorded = self._fenced = self._settled_too_late = 0
         self._completed = self._failed = self._cancelled = 0
@@ -147,28 +159,67 @@ class StatusWriter:
 
     async def run(self) -> None:
         with self._outcomes, self._settlements, self._leases, self._claim_events:
-            while batch := await self._batches.next():
-                to_settle, settled = await self._write(batch)
-                if settled:
-                    # Without a lease keeper the engine ends; what can still be settled is settled.
-                    with suppress(trio.BrokenResourceError):
-                        await self._leases.send(Settled(settled))
-                if to_settle:
-                    await self._settlements.send(to_settle)
+            if self._steps.is_one_transaction:  # one thread writes
+                while batch := await self._batches.next():
+                    await self._serve(batch)
+                return
+            async with trio.open_nursery() as nursery:
+                while True:
+                    await self._side_by_side.until_next()
+                    if not (batch := await self._batches.next()):
+                        return
+                    self._set_out(nursery, self._order.of(batch))
+
+    def _set_out(self, nursery: trio.Nursery, batch: Sequence[Outcome]) -> None:
+        if batch:
+            set_out = self._side_by_side.sets_out(len(batch))
+            nursery.start_soon(self._serve_beside, nursery, batch, set_out)
+
+    async def _serve_beside(
+        self, nursery: trio.Nursery, batch: Sequence[Outcome], set_out: float
+    ) -> None:
+        left = await self._serve(batch)
+        self._side_by_side.is_back(set_out, len(batch))
+        self._set_out(nursery, self._order.behind(batch, left))
+        if left:
+            self._side_by_side.keeps(len(left))
+            nursery.start_soon(self._try_on, nursery, left)
+
+    async def _try_on(self, nursery: trio.Nursery, rest: Sequence[Outcome]) -> None:
+        while rest:
+            left = await self._serve(rest, is_rest=True)
+            self._side_by_side.has_done(len(rest) - len(left))
+            self._set_out(nursery, self._order.behind(rest, left))
+            rest = left
+
+    async def _serve(self, batch: Sequence[Outcome], *, is_rest: bool = False) -> list[Outcome]:
+        """Returns what the store could not record, having recorded others."""
+        to_settle, settled, left = await self._write(batch, is_rest)
+        if settled:
+            # Without a lease keeper the engine ends; what can still be settled is settled.
+            with suppress(trio.BrokenResourceError):
+                await self._leases.send(Settled(settled))
+        if to_settle:
+            await self._settlements.send(to_settle)
+        return left
 
     async def _write(
-        self, batch: Sequence[Outcome]
-    ) -> tuple[tuple[Settlement, ...], tuple[Lease, ...]]:
-        """Returns what is still to be settled, and the leases of what is."""
+        self, batch: Sequence[Outcome], is_rest: bool
+    ) -> tuple[tuple[Settlement, ...], tuple[Lease, ...], list[Outcome]]:
+        """Returns what is still to be settled, the leases of what is, and what to try on."""
         to_settle: list[Settlement] = [
             Leave(outcome.attempt.lease) for outcome in batch if isinstance(outcome, Lost)
         ]
         outcomes, writes = self._to_writes(batch)
         if not writes:
-            return tuple(to_settle), ()
+            return tuple(to_settle), (), []
         settled: list[Lease] = []
-        finished = await self._retry.call(lambda: self._finish(outcomes, writes))
+        left: list[Outcome] = []
+        finished = await self._retry.call(lambda: self._finish(outcomes, writes, is_rest))
         for outcome, one in zip(outcomes, finished, strict=True):
+            if isinstance(one.recorded, TryAgain):
+                left.append(outcome)
+                continue
             settlement = self._settle(outcome, one.recorded)
             if settlement is None:
                 continue
@@ -183,10 +234,10 @@ class StatusWriter:
                 case Rejected(why) | TryAgain(why):
                     logger.error("task %s was not settled: %s", outcome.attempt.task.id, why)
             settled.append(settlement.lease)
-        return tuple(to_settle), tuple(settled)
+        return tuple(to_settle), tuple(settled), left
 
     async def _finish(
-        self, outcomes: Sequence[Outcome], writes: Sequence[AttemptWrite]
+        self, outcomes: Sequence[Outcome], writes: Sequence[AttemptWrite], is_rest: bool
     ) -> list[Finished]:
         # Made anew for each try: the lease keeper may have got a new receipt meanwhile.
         items = [
@@ -200,10 +251,14 @@ class StatusWriter:
             lease.settling = True
         try:
             finished = await self._steps.finish(items)
+            unrecorded = [one.recorded for one in finished if isinstance(one.recorded, TryAgain)]
+            if len(unrecorded) == len(finished):
+                raise BackendUnavailable(unrecorded[0].reason)
         except BackendUnavailable:
             for lease in settling:
                 lease.settling = False
-            self._say_whether_it_works(False)
+            if not is_rest:  # of which it is known that others can be recorded
+                self._say_whether_it_works(False)
             raise
         self._say_whether_it_works(True)
         return finished
@@ -211,6 +266,7 @@ class StatusWriter:
     def _say_whether_it_works(self, works: bool) -> None:  # it is the message
         if works is not self._works:
             self._works = works
+            self._side_by_side.is_blocked = not works
             with suppress(trio.BrokenResourceError):  # the claimer has stopped
                 self._claim_events.send_nowait(Recording(works))
 
@@ -330,7 +386,7 @@ class StatusWriter:
 
     def _settle_error(self, attempt: Attempt, error: TaskError, decision: Decision) -> Settlement:
         lease = attempt.lease
-        _log_error(attempt.task, error, decision)
+        log_error(attempt.task, error, decision)
         if isinstance(decision, GiveUp):
             self._failed += 1
             return MoveToDeadLetters(lease, decision.reason, task=attempt.task, error=error)
@@ -341,28 +397,3 @@ class StatusWriter:
         if decision.delay > self._max_delay:
             return Ack(lease)
         return Release(lease, decision.delay)
-
-
-def _log_error(task: Task, error: TaskError, decision: Decision) -> None:
-    about = {"task_id": task.id, "task_type": task.type}
-    why = error.in_one_line()
-    match decision:
-        case GiveUp(reason):
-            logger.warning(
-                "%s task %s FAILED (%s): %s", task.type, task.id, reason, why, extra=about
-            )
-        case RetryAt(_, delay):
-            logger.info(
-                "%s task %s: attempt failed (%d of %d), next in %.1f s: %s",
-                task.type,
-                task.id,
-                task.retry_count + 1,
-                task.max_attempts,
-                delay,
-                why,
-                extra=about,
-            )
-        case SnoozeUntil(_, delay):
-            logger.debug("%s task %s: snoozed for %.1f s", task.type, task.id, delay, extra=about)
-        case _:
-            assert_never(decision)

@@ -12,9 +12,9 @@ from task_queue_engine.task import Task
 
 LookAtMany = Callable[[Sequence[str]], Awaitable[Sequence[Task | None]]]
 
-LOOK_SIZE = 256
-"""Tasks of one look, which is a statement or a few requests: what else the store is asked for waits
-for no more than their rows."""
+LOOK_SIZE = 200
+"""Tasks of one look, which is a statement or two requests that are full (DynamoDB reads a hundred
+items with one): what else the store is asked for waits for no more than their rows."""
 
 # Callers that look by themselves at one time, and so wait for no other.
 _ALONE = 2

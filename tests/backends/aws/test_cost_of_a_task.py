@@ -21,10 +21,12 @@ import trio
 from task_queue_engine.backends import aws as aws_package
 from task_queue_engine.backends.aws.backend import AwsBackend
 from task_queue_engine.backends.aws.dynamodb.store import DynamoStore
+from task_queue_engine.backends.aws.dynamodb.table_client import MAX_KEYS
 from task_queue_engine.backends.aws.sqs.queue_urls import QueueUrls
 from task_queue_engine.backends.aws.wire.client import AwsClient
 from task_queue_engine.backends.base import Created, Delivery, Done, Message, NewTask
 from task_queue_engine.clock import SystemClock
+from task_queue_engine.engine.shared_looks import LOOK_SIZE
 from task_queue_engine.lifecycle import ClaimRequest, Complete, Recorded, Started
 from task_queue_engine.task import Task, TaskStatus, new_task_id
 from tests.backends.aws.thread_aws import ThreadAws, thread_aws
@@ -203,6 +205,10 @@ async def test_nothing_is_in_the_way_of_calls_that_are_made_together() -> None:
                         nursery.start_soon(stages.send, each)
                         nursery.start_soon(stages.receive, 10)
                         nursery.start_soon(stages.create, each)
+
+
+def test_a_look_for_those_that_wait_takes_full_requests() -> None:
+    assert LOOK_SIZE % MAX_KEYS == 0
 
 
 # --- Python calls ---------------------------------------------------------------------------

@@ -15,6 +15,10 @@ CRASHES = "tests/engine/test_crashes.py"
 OUTAGES = "tests/engine/test_outages.py"
 RECORD = "src/task_queue_engine/testing/conformance/record.py"
 
+_FINISH = (
+    "        finished = await self._retry.call(lambda: self._finish(outcomes, writes, is_rest))\n"
+)
+
 MUTANTS = (
     Mutant(
         promise=ACCEPTED,
@@ -107,10 +111,10 @@ MUTANTS = (
         promise=DURABLE,
         without="recording before the message is deleted",
         file="actors/status_writer.py",
-        old="        finished = await self._retry.call(lambda: self._finish(outcomes, writes))\n",
+        old=_FINISH,
         new=(
             "        await self._settlements.send(tuple(Ack(o.attempt.lease) for o in outcomes))\n"
-            "        finished = await self._retry.call(lambda: self._finish(outcomes, writes))\n"
+            + _FINISH
         ),
         killed_by=(
             f"{STATUS_WRITER}::test_nothing_is_settled_before_it_is_recorded",
@@ -122,12 +126,12 @@ MUTANTS = (
         promise=DURABLE,
         without="waiting for a store that is down",
         file="actors/status_writer.py",
-        old="        finished = await self._retry.call(lambda: self._finish(outcomes, writes))\n",
+        old=_FINISH,
         new=(
             "        try:\n"
-            "            finished = await self._finish(outcomes, writes)\n"
+            "            finished = await self._finish(outcomes, writes, is_rest)\n"
             "        except Exception:\n"
-            "            return tuple(Ack(outcome.attempt.lease) for outcome in outcomes), ()\n"
+            "            return tuple(Ack(outcome.attempt.lease) for outcome in outcomes), (), []\n"
         ),
         killed_by=(
             f"{STATUS_WRITER}::test_while_the_store_is_down_it_waits_and_says_so",

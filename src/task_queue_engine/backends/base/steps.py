@@ -105,14 +105,14 @@ class Finish(msgspec.Struct, frozen=True):
 
 
 class Finished(msgspec.Struct, frozen=True):
-    """`settled` is None where the message was left: the write was fenced, the attempt goes on, or
-    settling is a step of its own here."""
+    """`settled` is None where the message was left: the write was fenced or is to be tried again,
+    the attempt goes on, or settling is a step of its own here."""
 
-    recorded: RecordVerdict
+    recorded: RecordVerdict | TryAgain
     settled: QueueVerdict | None = None
 
 
-def is_settled_by(recorded: RecordVerdict) -> bool:
+def is_settled_by(recorded: RecordVerdict | TryAgain) -> bool:
     """Whether the message of an attempt is to be settled after this."""
     return isinstance(recorded, Recorded) and recorded.status is not TaskStatus.PROCESSING
 

@@ -10,7 +10,7 @@ from typing import Protocol
 
 import msgspec
 
-from task_queue_engine.backends.base.verdicts import CreateVerdict
+from task_queue_engine.backends.base.verdicts import CreateVerdict, TryAgain
 from task_queue_engine.lifecycle import (
     AttemptWrite,
     BrokerDeadLetter,
@@ -156,9 +156,11 @@ class TaskStore(Protocol):
         """
         ...
 
-    async def record(self, writes: Sequence[AttemptWrite]) -> list[RecordVerdict]:
+    async def record(self, writes: Sequence[AttemptWrite]) -> Sequence[RecordVerdict | TryAgain]:
         """See `lifecycle.decide_record`. Several writes of one attempt in a batch take effect in
-        their order; the same write again, after an answer was lost, is answered the same."""
+        their order; the same write again, after an answer was lost, is answered the same.
+        `TryAgain`: this one and what follows it of its attempt are not known to be written; it
+        raises BackendUnavailable where that is so of all."""
         ...
 
     async def cancel(self, task_ids: Sequence[str]) -> list[CancelVerdict]:

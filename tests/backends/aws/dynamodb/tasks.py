@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from task_queue_engine.backends.aws.dynamodb.store import DynamoStore
-from task_queue_engine.backends.base import Created, NewTask
+from task_queue_engine.backends.base import Created, NewTask, TryAgain
 from task_queue_engine.clock import Clock
-from task_queue_engine.lifecycle import ClaimRequest, Started
+from task_queue_engine.errors import BackendUnavailable
+from task_queue_engine.lifecycle import AttemptWrite, ClaimRequest, RecordVerdict, Started
 from task_queue_engine.task import Task, TaskError, new_task_id
 
 ERROR = TaskError(type="ValueError", message="no", traceback="Traceback ...")
@@ -47,3 +49,17 @@ async def get(store: DynamoStore, task_id: str) -> Task:
     (task,) = await store.get([task_id])
     assert task is not None
     return task
+
+
+async def record_all(store: DynamoStore, writes: Sequence[AttemptWrite]) -> list[RecordVerdict]:
+    """`store.record`, where each has to be answered.
+
+    Raises:
+        BackendUnavailable: one was not.
+    """
+    verdicts: list[RecordVerdict] = []
+    for verdict in await store.record(writes):
+        if isinstance(verdict, TryAgain):
+            raise BackendUnavailable(verdict.reason)
+        verdicts.append(verdict)
+    return verdicts

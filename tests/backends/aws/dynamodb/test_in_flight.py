@@ -27,7 +27,7 @@ from task_queue_engine.lifecycle import (
 from task_queue_engine.task import Task, TaskStatus
 from tests.backends.aws.dynamodb.faults import FaultyClient, lost_answer, not_sent, nothing_wrong
 from tests.backends.aws.dynamodb.tables import Table
-from tests.backends.aws.dynamodb.tasks import make_task, request_of
+from tests.backends.aws.dynamodb.tasks import make_task, record_all, request_of
 from tests.sizes import size
 
 pytestmark = pytest.mark.parametrize("table", ["dynamodb-local"], indirect=True)
@@ -142,4 +142,4 @@ def _record(
     store: DynamoStore, batch: Sequence[Task], attempt: int
 ) -> Callable[[], Awaitable[list[RecordVerdict]]]:
     writes = [Complete(task_id=task.id, attempt=attempt, result=None) for task in batch]
-    return lambda: store.record(writes)
+    return lambda: record_all(store, writes)

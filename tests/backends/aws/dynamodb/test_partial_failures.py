@@ -37,7 +37,7 @@ from tests.backends.aws.dynamodb.faults import (
     statements_failing,
 )
 from tests.backends.aws.dynamodb.tables import Table
-from tests.backends.aws.dynamodb.tasks import create, get, make_task, request_of, start
+from tests.backends.aws.dynamodb.tasks import create, get, make_task, record_all, request_of, start
 
 batches_only = pytest.mark.parametrize("table", ["dynamodb-local"], indirect=True)
 
@@ -101,6 +101,24 @@ async def test_one_submission_that_is_throttled_does_not_fail_the_others(
     assert isinstance(verdicts[0], TryAgain)
     assert verdicts[1:] == [Created(), Created()]
     assert await store.counts() == Counts(pending=2)
+
+
+@batches_only
+async def test_an_outcome_that_is_throttled_holds_up_no_other(
+    store: DynamoStore, client: FaultyClient, clock: ManualClock
+) -> None:
+    """And is recorded once when it is written again."""
+    tasks = await start(store, clock, 3)
+    endings = [Complete(task_id=task.id, attempt=1, result=1) for task in tasks]
+    client.statements.clear()
+    client.arm(statements_failing("ThrottlingError"), "BatchExecuteStatement", times=1000)
+    verdicts = await store.record(endings)
+    assert isinstance(verdicts[0], TryAgain)
+    assert verdicts[1:] == [Recorded(TaskStatus.COMPLETED)] * 2
+    assert client.statements == [3, 1, 1], "others wait for their answers"
+    client.disarm()
+    assert await store.record(endings[:1]) == [Recorded(TaskStatus.COMPLETED)]
+    assert await store.counts() == Counts(completed=3)
 
 
 async def test_a_throttled_request_is_a_backend_in_trouble(
@@ -395,19 +413,19 @@ STEPS: dict[str, tuple[str, Callable[[DynamoStore, list[str]], Any], int, Counts
     ),
     "complete": (
         "start",
-        lambda s, ids: s.record([Complete(task_id=i, attempt=1, result=1) for i in ids]),
+        lambda s, ids: record_all(s, [Complete(task_id=i, attempt=1, result=1) for i in ids]),
         0,
         Counts(completed=2),
     ),
     "interrupt": (
         "start",
-        lambda s, ids: s.record([Interrupt(task_id=i, attempt=1) for i in ids]),
+        lambda s, ids: record_all(s, [Interrupt(task_id=i, attempt=1) for i in ids]),
         0,
         Counts(pending=2),
     ),
     "interrupt where cancelled": (
         "cancel the running",
-        lambda s, ids: s.record([Interrupt(task_id=i, attempt=1) for i in ids]),
+        lambda s, ids: record_all(s, [Interrupt(task_id=i, attempt=1) for i in ids]),
         1,
         Counts(cancelled=2),
     ),

@@ -55,6 +55,7 @@ from task_queue_engine.backends.base import (
     NewTask,
     StrandedPage,
     TaskPage,
+    TryAgain,
 )
 from task_queue_engine.clock import Clock, SystemClock
 from task_queue_engine.lifecycle import (
@@ -235,11 +236,11 @@ class DynamoStore:
                 self._costs.started(verdict.task)
         return verdicts
 
-    async def record(self, writes: Sequence[AttemptWrite]) -> list[RecordVerdict]:
+    async def record(self, writes: Sequence[AttemptWrite]) -> list[RecordVerdict | TryAgain]:
         updates = [transitions.Record(write, retention=self._retention) for write in writes]
-        verdicts = await self._updater.carry_out("record", updates)
-        for write in writes:
-            if not isinstance(write, Progress):
+        verdicts = await self._updater.carry_out_each("record", updates)
+        for write, verdict in zip(writes, verdicts, strict=True):
+            if not isinstance(verdict, TryAgain) and not isinstance(write, Progress):
                 self._costs.ended(write.task_id)
         return verdicts
 

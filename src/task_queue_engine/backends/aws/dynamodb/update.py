@@ -23,14 +23,17 @@ from task_queue_engine.backends.aws.dynamodb.item_format import (
     to_row,
     token_of,
 )
+from task_queue_engine.backends.aws.dynamodb.table_client import RETRY_AFTER_REFUSAL
 from task_queue_engine.backends.aws.dynamodb.write_context import WriteContext
 from task_queue_engine.backends.aws.dynamodb.write_tokens import StatusChange, WriteToken
 from task_queue_engine.backends.aws.dynamodb.writers import (
+    TRIES,
     Applied,
     ConditionFailed,
     Invalid,
     Unanswered,
 )
+from task_queue_engine.backends.base import TryAgain
 from task_queue_engine.errors import BackendRefused, BackendUnavailable
 from task_queue_engine.lifecycle import Row
 from task_queue_engine.task import TaskStatus
@@ -42,6 +45,9 @@ V = TypeVar("V")
 # Tries of one update against others that write the same row; then the call fails. In every round
 # that is lost another engine has written: ten in a row mean that something else is wrong.
 _ROUNDS = 10
+
+# With pauses of 0.1 and 0.2 s at most: others wait for their answers.
+_TRIES_BESIDE_OTHERS = 3
 
 
 class RowUpdate(ABC, Generic[V]):
@@ -119,6 +125,40 @@ class RowUpdater:
         Raises:
             BackendUnavailable: some were not answered; the call may be repeated.
         """
+        pending = await self._carry_out(purpose, updates, TRIES)
+        verdicts = [each.verdict for each in pending if each.verdict is not None]
+        if len(verdicts) < len(pending):
+            self._remember(pending)
+            raise self._first_failure(pending)
+        return verdicts
+
+    async def carry_out_each(
+        self, purpose: str, updates: Sequence[RowUpdate[V]]
+    ) -> list[V | TryAgain]:
+        """The same, where a write that DynamoDB leaves undone is not to hold up the others: it is
+        tried again for a moment only, and answered `TryAgain`.
+
+        Raises:
+            BackendUnavailable: none was answered, or the table is not to be written to, which
+                passes for no row alone; the call may be repeated.
+        """
+        pending = await self._carry_out(purpose, updates, _TRIES_BESIDE_OTHERS)
+        left = [each for each in pending if each.verdict is None]
+        if not left:
+            return [each.verdict for each in pending if each.verdict is not None]
+        failure = self._first_failure(left)
+        if len(left) == len(pending) or failure.retry_after >= RETRY_AFTER_REFUSAL:
+            self._remember(pending)
+            raise failure
+        self._remember(left)
+        return [
+            TryAgain(str(each.failure or failure)) if each.verdict is None else each.verdict
+            for each in pending
+        ]
+
+    async def _carry_out(
+        self, purpose: str, updates: Sequence[RowUpdate[V]], tries: int
+    ) -> list[_PendingUpdate[V]]:
         if not updates:
             return []
         context = self._context
@@ -128,23 +168,25 @@ class RowUpdater:
         if any(update.changes_status for update in updates):
             context.counters.about_to_write()
         try:
-            await self._carry_out_all(purpose, pending)
+            await self._carry_out_all(purpose, pending, tries)
         finally:
             context.tokens.release([each.token for each in pending])
-        verdicts = [each.verdict for each in pending if each.verdict is not None]
-        if len(verdicts) < len(pending):
-            failures = [each.failure for each in pending if each.failure is not None]
-            # Of several equal requests the first is the one that may have been carried out.
-            for each in reversed(pending):
-                context.tokens.remember(each.update.request_key, each.token)
-            raise (
-                failures[0]
-                if failures
-                else BackendUnavailable(f"DynamoDB did not answer within {context.timeout:g} s")
-            )
-        return verdicts
+        return pending
 
-    async def _carry_out_all(self, purpose: str, pending: Sequence[_PendingUpdate[V]]) -> None:
+    def _remember(self, pending: Sequence[_PendingUpdate[V]]) -> None:
+        # Of several equal requests the first is the one that may have been carried out.
+        for each in reversed(pending):
+            self._context.tokens.remember(each.update.request_key, each.token)
+
+    def _first_failure(self, pending: Sequence[_PendingUpdate[V]]) -> BackendUnavailable:
+        for each in pending:
+            if each.failure is not None:
+                return each.failure
+        return BackendUnavailable(f"DynamoDB did not answer within {self._context.timeout:g} s")
+
+    async def _carry_out_all(
+        self, purpose: str, pending: Sequence[_PendingUpdate[V]], tries: int
+    ) -> None:
         # The writer sees to it that the call is not cancelled before, and is over then.
         deadline = trio.current_time() + self._context.timeout
         failed: dict[str, BackendUnavailable] = {}
@@ -154,7 +196,7 @@ class RowUpdater:
                     # Order is kept: nothing overtakes a write that may be on its way.
                     each.failure = failed.get(each.update.task_id)
                 wave = [each for each in wave if not each.is_done]
-            await self._carry_out_wave(purpose, wave, deadline)
+            await self._carry_out_wave(purpose, wave, deadline, tries)
             failed |= {
                 each.update.task_id: each.failure for each in wave if each.failure is not None
             }
@@ -164,7 +206,7 @@ class RowUpdater:
         return _PendingUpdate(update, token, (token.written, token.counted))
 
     async def _carry_out_wave(
-        self, purpose: str, wave: Sequence[_PendingUpdate[V]], deadline: float
+        self, purpose: str, wave: Sequence[_PendingUpdate[V]], deadline: float, tries: int
     ) -> None:
         now = self._context.now()
         unread: list[_PendingUpdate[V]] = []
@@ -180,7 +222,7 @@ class RowUpdater:
         for _ in range(_ROUNDS):
             if not left:
                 return
-            await self._write(purpose, left, deadline)
+            await self._write(purpose, left, deadline, tries)
             left = [each for each in left if not each.is_done]
         for each in left:
             each.failure = BackendUnavailable(
@@ -206,7 +248,7 @@ class RowUpdater:
             each.failure = failure
 
     async def _write(
-        self, purpose: str, left: Sequence[_PendingUpdate[V]], deadline: float
+        self, purpose: str, left: Sequence[_PendingUpdate[V]], deadline: float, tries: int
     ) -> None:
         prepared = [(each, each.write) for each in left if each.write is not None]
         for each, _ in prepared:
@@ -218,6 +260,7 @@ class RowUpdater:
             purpose,
             [write for _, write in prepared],
             deadline=deadline,
+            tries=tries,
         )
         now = self._context.now()
         to_read: list[_PendingUpdate[V]] = []

@@ -38,7 +38,7 @@ _MAX_REQUEST_BYTES = 4 * 2**20
 _LARGE = ("payload", "result", "error", "progress")
 
 # Full jitter below 0.1, 0.2, 0.4, 0.8 and 1 s between them: together within a store's call.
-_TRIES = 6
+TRIES = 6
 
 
 class Applied(msgspec.Struct, frozen=True):
@@ -84,6 +84,7 @@ class Writer(Protocol):
         *,
         explain: bool = True,
         deadline: float = math.inf,
+        tries: int = TRIES,
     ) -> list[Answer]:
         """
         Args:
@@ -93,6 +94,7 @@ class Writer(Protocol):
             deadline: on trio's clock. Where one is given, the call is not cancelled before, and
                 returns then: one write that is refused over and over does not take with it what
                 is known of the others. Without one it can be cancelled.
+            tries: of a write that DynamoDB leaves undone.
         """
         ...
 
@@ -112,10 +114,11 @@ class _RetryingWriter(ABC):
         *,
         explain: bool = True,
         deadline: float = math.inf,
+        tries: int = TRIES,
     ) -> list[Answer]:
         answers = [Answer(_UNTRIED) for _ in writes]
         with trio.CancelScope(deadline=deadline, shield=deadline < math.inf):
-            await self._try_until_done(purpose, writes, answers)
+            await self._try_until_done(purpose, writes, answers, tries)
         puzzling = [i for i, each in enumerate(answers) if each.result == _NOT_EXPLAINED]
         if explain and puzzling:
             with trio.CancelScope(deadline=deadline, shield=deadline < math.inf):
@@ -123,10 +126,10 @@ class _RetryingWriter(ABC):
         return answers
 
     async def _try_until_done(
-        self, purpose: str, writes: Sequence[Write], answers: Sequence[Answer]
+        self, purpose: str, writes: Sequence[Write], answers: Sequence[Answer], tries: int
     ) -> None:
         left = list(range(len(writes)))
-        for attempt in range(_TRIES):
+        for attempt in range(tries):
             if attempt:
                 await self._table.pause(attempt)
             await self._try(purpose, writes, left, answers)
