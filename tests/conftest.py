@@ -50,6 +50,8 @@ def pytest_configure(config: pytest.Config) -> None:
         "busy", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
     )
     hypothesis.settings.load_profile("busy")
+    # Programs under test are started hundreds of times, and each would compile all of its modules.
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     if config.getoption("dist", "no") != "no":  # it hands the tests out to processes of its own
         share()
 

@@ -97,6 +97,15 @@ OF_THE_STORE = {
 }
 OF_BOTH = {"TestOpening", "TestPayloads", "TestSubmit", "TestTake"}
 """In batches on the whole backend."""
+READING = {
+    "TestBrokerDeadLetters",
+    "TestCounts",
+    "TestListing",
+    "TestOpening",
+    "TestStranded",
+    "TestTake",
+}
+"""How it was written makes no difference to them."""
 
 # What would test the memory backend once more, which stands in for the other half.
 LEFT_OUT: dict[str, set[str]] = {
@@ -108,6 +117,7 @@ if not LONG:
     # own server. The whole backend opens queues as well, which is a third of such a test: there,
     # what is of the store alone would be tested once more.
     LEFT_OUT["dynamodb"] = OF_THE_QUEUE | OF_BOTH
+    LEFT_OUT["dynamodb-single"] = OF_THE_QUEUE | READING
     LEFT_OUT |= dict.fromkeys(("aws-elasticmq", "aws-moto", "aws-fauxqs"), OF_THE_STORE)
 
 
