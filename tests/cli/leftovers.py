@@ -2,10 +2,10 @@
 
 import atexit
 import concurrent.futures
+import ctypes
 import logging.config
 import multiprocessing
 import os
-import re
 import subprocess
 import sys
 import time
@@ -45,15 +45,23 @@ def at_exit_hangs(payload: Any) -> None:
 
 @tasks.task("lock")
 def lock(payload: Any) -> None:
-    """Hold the interpreter lock inside C."""
     Path("lock.running").touch()
-    re.match(r"(a+)+$", "a" * 64 + "b")
+    _hold_the_interpreter()
+
+
+def _hold_the_interpreter() -> None:
+    """Inside C, where no signal is noticed, for ever: a mutex that this thread has locked."""
+    c = ctypes.PyDLL(None)  # keeps the interpreter's lock while it calls
+    mutex = ctypes.create_string_buffer(128)  # more than any system's takes
+    c.pthread_mutex_init(mutex, None)
+    c.pthread_mutex_lock(mutex)
+    c.pthread_mutex_lock(mutex)
 
 
 @tasks.task("async-lock")
 async def async_lock(payload: Any) -> None:
     await trio.Path("lock.running").touch()
-    re.match(r"(a+)+$", "a" * 64 + "b")
+    _hold_the_interpreter()
 
 
 @tasks.task("terminate")

@@ -20,6 +20,7 @@ CROWD = "tests/http/test_crowd.py"
 FOREIGN = "tests/engine/test_foreign_code.py"
 OUTAGES = "tests/engine/test_outages.py"
 OUTCOMES = "tests/engine/test_outcomes.py"
+STATUS_WRITER = "tests/actors/test_status_writer.py"
 WORKER = "tests/actors/test_worker.py"
 CLAIM = "src/task_queue_engine/testing/conformance/claim.py"
 TAKE = "src/task_queue_engine/testing/conformance/take.py"
@@ -27,6 +28,22 @@ RECORD = "src/task_queue_engine/testing/conformance/record.py"
 SCHEDULE = "src/task_queue_engine/testing/conformance/schedule.py"
 
 MUTANTS = (
+    Mutant(
+        promise=OTHERS,
+        without="trying on, by itself, what alone could not be recorded",
+        file="actors/status_writer.py",
+        old="            if len(unrecorded) == len(finished):\n",
+        new="            if unrecorded:\n",
+        killed_by=(f"{STATUS_WRITER}::test_what_is_left_undone_holds_up_nothing_of_its_batch",),
+    ),
+    Mutant(
+        promise=OTHERS,
+        without="passing a late batch",
+        file="actors/side_by_side.py",
+        old="            if late_at <= trio.current_time():\n",
+        new="            if False:\n",
+        killed_by=(f"{STATUS_WRITER}::test_a_late_batch_holds_up_none_behind_it",),
+    ),
     Mutant(
         promise=COST,
         without="claiming no more than workers are free",
