@@ -357,11 +357,12 @@ def test_a_task_that_kills_its_process_is_quarantined_and_the_others_go_on(shop:
     beside = {shop.submit("gate", f"gate-{n}", "--max-attempts", "2") for n in range(3)}
     poison = shop.submit("poison_beside", "3", "--max-attempts", "2")
     for _ in range(2):
-        with shop.serve("worker", TQE_VISIBILITY_TIMEOUT="1") as worker:
+        with shop.serve("worker", TQE_VISIBILITY_TIMEOUT="2") as worker:
             assert worker.wait() == 9
         for n in range(3):  # the first time, all of them run when it dies
             (shop.path / f"gate-{n}.open").touch()
-    with shop.serve("worker", TQE_VISIBILITY_TIMEOUT="1") as worker:
+    with shop.serve("worker", TQE_VISIBILITY_TIMEOUT="2") as worker:
+        eventually(lambda: statuses(shop).get("COMPLETED") == 3)
         eventually(lambda: statuses(shop) == {"COMPLETED": 3, "FAILED": 1})
         worker.signal()
         assert worker.wait() == 0
