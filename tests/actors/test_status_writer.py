@@ -504,6 +504,23 @@ async def test_what_is_on_its_way_is_bounded(backend: MemoryBackend) -> None:
         assert taken == len(steps.calls) == 8
 
 
+async def test_what_is_tried_on_is_bounded_as_well(backend: MemoryBackend) -> None:
+    """One of each batch stays behind, and each holds a lease and a result."""
+    steps = Uneven(backend)
+    steps.max_batch = 2
+    async with writing(backend, steps=steps, linger=1) as rig:
+        taken = 0
+        with trio.move_on_after(600):
+            for _ in range(30):
+                stuck, prompt = await claimed(backend), await claimed(backend)
+                steps.undone[stuck.task.id] = 1_000_000
+                await rig.outcomes.send(Succeeded(stuck, 1))
+                await rig.outcomes.send(Succeeded(prompt, 1))
+                assert await rig.settlements.receive() == (Ack(prompt.lease),)
+                taken += 1
+        assert taken == 8 * steps.max_batch
+
+
 # --- the end --------------------------------------------------------------------------------
 
 
