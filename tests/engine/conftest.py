@@ -19,7 +19,14 @@ def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
             monkeypatch.delenv(name)
 
 
-BOTH_WAYS = {"test_cancelling", "test_shutdown", "test_crashes", "test_outages", "test_random_runs"}
+BOTH_WAYS = {
+    "test_cancelling",
+    "test_claiming_ahead",
+    "test_crashes",
+    "test_outages",
+    "test_random_runs",
+    "test_shutdown",
+}
 """Modules whose tests run on queue and store as two services, and once more on a backend whose
 steps are one transaction; but for those marked `two_services`, which are about what happens between
 the two."""

@@ -10,13 +10,7 @@ import trio
 
 from task_queue_engine import TaskRegistry, TaskStatus
 from task_queue_engine.backends.memory import MemoryBackend
-from task_queue_engine.clock import TrioClock
 from tests.engine.engines import Runs, ended, process, reaches, row, running, until
-
-
-@pytest.fixture(params=[False, True], ids=["two services", "one transaction"])
-def backend(request: pytest.FixtureRequest, autojump_clock: Any) -> MemoryBackend:
-    return MemoryBackend(clock=TrioClock(), is_one_transaction=request.param)
 
 
 @pytest.fixture
