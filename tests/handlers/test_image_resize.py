@@ -19,7 +19,7 @@ import pytest
 
 from task_queue_engine.errors import ConfigurationError, CpuTimeExceeded, InvalidTask
 from task_queue_engine.handlers.fetch.safe_fetch import FetchFailed
-from task_queue_engine.handlers.image import render as image_render
+from task_queue_engine.handlers.image import payload as image_payload
 from task_queue_engine.handlers.image.handler import ResizedImage, resize_image, tasks
 from task_queue_engine.handlers.image.payload import ImageResize, Source
 from task_queue_engine.registry import RunsIn
@@ -190,7 +190,7 @@ def test_a_file_name_that_is_no_plain_base_name_is_refused(name: str) -> None:
 def test_avif_is_refused_at_submission_where_it_cannot_be_written(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(image_render, "SUPPORTED_FORMATS", ("jpeg", "png"))
+    monkeypatch.setattr(image_payload, "SUPPORTED_FORMATS", ("jpeg", "png"))
     for members in ({"format": "avif"}, {"filename": "a.avif"}):
         with pytest.raises(InvalidTask, match="cannot write avif"):
             payload(source="a.jpg", **members)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import re
 import ssl
+from dataclasses import dataclass, field
 from datetime import UTC
 from email.utils import parsedate_to_datetime
 from functools import cache
@@ -14,9 +15,11 @@ import httpx
 
 from task_queue_engine._version import __version__
 from task_queue_engine.clock import Clock, SystemClock
-from task_queue_engine.handlers.fetch.policy import FetchFailed, FetchPolicy, FetchRefused
+from task_queue_engine.handlers.fetch.address_policy import AddressPolicy
 from task_queue_engine.handlers.fetch.transport import (
     Deadline,
+    FetchFailed,
+    FetchRefused,
     GuardedTransport,
     Resolver,
     resolve_by_system,
@@ -36,6 +39,20 @@ _TRANSIENT = frozenset(
     {HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_EARLY, HTTPStatus.TOO_MANY_REQUESTS}
 )
 _DIGITS = re.compile(r"[0-9]{1,20}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FetchPolicy:
+    """What one fetch may cost. Times are seconds."""
+
+    max_bytes: int
+    addresses: AddressPolicy = field(default_factory=AddressPolicy)
+    connect_timeout: float = 5.0
+    read_timeout: float = 10.0
+    """The longest silence."""
+    total_timeout: float = 60.0
+    """From the start to the last byte, over all redirects."""
+    max_redirects: int = 5
 
 
 def check_url(url: str) -> None:

@@ -21,11 +21,24 @@ from typing import Any
 import httpcore
 import httpx
 
+from task_queue_engine.errors import TaskQueueError
 from task_queue_engine.handlers.fetch.address_policy import AddressPolicy
-from task_queue_engine.handlers.fetch.policy import FetchFailed, FetchRefused
 
 Resolver = Callable[[str, int], Sequence[str]]
 """(host name, port) -> numeric addresses, the preferred one first; raises OSError."""
+
+
+class FetchRefused(TaskQueueError):
+    """This fetch will never be made or never succeed: forbidden address, 404, too large, ..."""
+
+
+class FetchFailed(TaskQueueError):
+    """This fetch did not succeed now: timeout, connection trouble, 503, ... Trying again may
+    help, after `retry_after` seconds where the server named a time."""
+
+    def __init__(self, message: str, *, retry_after: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
 
 
 # A name in ASCII (RFC 1123, and the underscores of the wild), or an IPv6 address.

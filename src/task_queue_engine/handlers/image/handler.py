@@ -10,28 +10,26 @@ Needs Pillow (the extra `images`); without it importing this module raises Impor
 from __future__ import annotations
 
 import hashlib
-from importlib.util import find_spec
 from typing import Literal
 
 import msgspec
 
 from task_queue_engine.context import SyncTaskContext
 from task_queue_engine.errors import ConfigurationError, CpuTimeExceeded
-from task_queue_engine.handlers.fetch.policy import FetchFailed, FetchRefused
-from task_queue_engine.handlers.image.formats import Format
+from task_queue_engine.handlers.fetch.safe_fetch import FetchFailed, FetchRefused, fetch
 from task_queue_engine.handlers.image.input import read_below
 from task_queue_engine.handlers.image.output import write_output
 from task_queue_engine.handlers.image.payload import ImageResize, Source, as_source, format_of
+from task_queue_engine.handlers.image.render import (
+    Format,
+    RenderLimits,
+    RenderOptions,
+    render,
+)
 from task_queue_engine.handlers.image.settings import ImageSettings
 from task_queue_engine.handlers.process_limits import cpu_time_limit
 from task_queue_engine.registry import TaskRegistry
 from task_queue_engine.retry import Discard, Retry
-
-# Looked for and not imported: it takes long, and is needed in the worker process alone.
-if find_spec("PIL") is None:
-    raise ImportError(
-        "image-resize needs Pillow: install this package with its extra 'images'", name="PIL"
-    )
 
 tasks = TaskRegistry()
 
@@ -89,8 +87,6 @@ def resize_image(payload: ImageResize, context: SyncTaskContext) -> ResizedImage
     A picture that takes more CPU time than `TQE_IMAGE_MAX_CPU_SECONDS` ends the process; the task
     then fails with CpuTimeExceeded, and is not retried.
     """
-    from task_queue_engine.handlers.image.render import RenderLimits, RenderOptions, render
-
     settings = ImageSettings()
     source = as_source(payload.source)
     data = _read(source, settings)
@@ -153,8 +149,6 @@ def _read(source: Source, settings: ImageSettings) -> bytes:
 
 
 def _fetch(url: str, settings: ImageSettings) -> bytes:
-    from task_queue_engine.handlers.fetch.safe_fetch import fetch  # brings httpx
-
     try:
         return fetch(url, settings.fetch_policy())
     except FetchRefused as error:

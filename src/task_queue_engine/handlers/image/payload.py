@@ -9,9 +9,10 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-from task_queue_engine.handlers.image.formats import MAX_SIDE, Format
+from task_queue_engine.handlers.fetch.safe_fetch import check_url
 from task_queue_engine.handlers.image.geometry import Fit
 from task_queue_engine.handlers.image.input import check_relative
+from task_queue_engine.handlers.image.render import MAX_SIDE, SUPPORTED_FORMATS, Format
 
 Side = Annotated[int, Meta(ge=1, le=MAX_SIDE)]
 Quality = Annotated[int, Meta(ge=1, le=100)]
@@ -47,10 +48,6 @@ class Source(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         if self.path is not None:
             _check("path", check_relative, self.path)
         if self.url is not None:
-            # Only here, and Pillow below: they take longer to import than the engine, and most
-            # programs that know this task type never see one.
-            from task_queue_engine.handlers.fetch.safe_fetch import check_url
-
             _check("url", check_url, self.url)
 
 
@@ -86,11 +83,8 @@ class ImageResize(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         if named and self.format and named != self.format:
             raise ValueError(f"filename {self.filename!r} does not go with format {self.format!r}")
         wanted = self.output_format
-        if wanted is not None:
-            from task_queue_engine.handlers.image.render import SUPPORTED_FORMATS
-
-            if wanted not in SUPPORTED_FORMATS:
-                raise ValueError(f"format: the installed Pillow cannot write {wanted}")
+        if wanted is not None and wanted not in SUPPORTED_FORMATS:
+            raise ValueError(f"format: the installed Pillow cannot write {wanted}")
 
     @property
     def output_format(self) -> Format | None:

@@ -17,22 +17,26 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from math import ceil
-from typing import Any
+from typing import Any, Literal
 
-# The plugins by name: Pillow then never loads all of them to look for one.
-from PIL import (
-    ExifTags,
-    GifImagePlugin,
-    Image,
-    ImageColor,
-    JpegImagePlugin,
-    PngImagePlugin,
-    UnidentifiedImageError,
-    WebPImagePlugin,
-)
+try:
+    # The plugins by name: Pillow then never loads all of them to look for one.
+    from PIL import (
+        ExifTags,
+        GifImagePlugin,
+        Image,
+        ImageColor,
+        JpegImagePlugin,
+        PngImagePlugin,
+        UnidentifiedImageError,
+        WebPImagePlugin,
+    )
+except ImportError as missing:
+    raise ImportError(
+        "image-resize needs Pillow: install this package with its extra 'images'", name="PIL"
+    ) from missing
 
 from task_queue_engine.handlers.image.color import to_plain, to_srgb
-from task_queue_engine.handlers.image.formats import MAX_SIDE, Format
 from task_queue_engine.handlers.image.geometry import Fit, Plan, Size, plan
 from task_queue_engine.handlers.image.jpeg_scans import has_more_scans_than
 from task_queue_engine.handlers.process_limits import address_space_limit
@@ -44,6 +48,11 @@ try:
     _AVIF_SUPPORTED = AvifImagePlugin.SUPPORTED
 except ImportError:  # Pillow before 11.3
     _AVIF_SUPPORTED = False
+
+Format = Literal["jpeg", "png", "webp", "gif", "avif"]
+
+MAX_SIDE = 16_383
+"""Pixels: the longest side a WebP can have (RFC 9649), the least of all these formats."""
 
 _PILLOW_NAMES: dict[Format, str] = {
     "jpeg": JpegImagePlugin.JpegImageFile.format,

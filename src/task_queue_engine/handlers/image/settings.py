@@ -11,7 +11,7 @@ from pydantic_settings import NoDecode
 
 from task_queue_engine.config import EnvironmentSettings, Seconds
 from task_queue_engine.handlers.fetch.address_policy import AddressPolicy, Network
-from task_queue_engine.handlers.fetch.policy import FetchPolicy
+from task_queue_engine.handlers.fetch.safe_fetch import FetchPolicy
 from task_queue_engine.handlers.folder_limits import FolderLimits
 from task_queue_engine.retry import MAX_SECONDS
 
