@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 import shutil
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -59,6 +59,20 @@ class Table:
         """The item as it is stored."""
         answer = await self.call("GetItem", Key={"id": {"S": item_id}}, ConsistentRead=True)
         return answer.get("Item")
+
+    async def items(self, ids: Iterable[str]) -> list[dict[str, Any]]:
+        """Those that there are, in no order."""
+        found: list[dict[str, Any]] = []
+        wanted = list(ids)
+        for start in range(0, len(wanted), 100):  # the most that a request may ask for
+            some = [{"id": {"S": one}} for one in wanted[start : start + 100]]
+            keys = {"Keys": some, "ConsistentRead": True}
+            answer = await self.client.call(
+                "dynamodb", "BatchGetItem", {"RequestItems": {self.name: keys}}
+            )
+            found += answer["Responses"][self.name]
+            assert not answer.get("UnprocessedKeys")
+        return found
 
     async def put(self, item: Mapping[str, Any]) -> None:
         await self.call("PutItem", Item=item)

@@ -51,8 +51,8 @@ def counters_client(table: Table) -> FaultyClient:
 async def totals(table: Table) -> dict[str, int]:
     """What the counter items hold together."""
     sums: dict[str, int] = {}
-    for item_id in counter_ids():
-        for name, value in (await table.item(item_id) or {}).items():
+    for item in await table.items(counter_ids()):
+        for name, value in item.items():
             if "N" in value and not name.startswith(("flushed_", "upto_", "age_", "re")):
                 sums[name] = sums.get(name, 0) + int(value["N"])
     return sums
@@ -66,9 +66,8 @@ async def until_counts(store: DynamoStore, expected: Counts) -> None:
 
 async def marks(table: Table) -> set[str]:
     found: set[str] = set()
-    for item_id in counter_ids():
-        names = await table.item(item_id) or {}
-        found |= {name for name in names if name.startswith("flushed_")}
+    for item in await table.items(counter_ids()):
+        found |= {name for name in item if name.startswith("flushed_")}
     return found
 
 

@@ -19,6 +19,7 @@ from task_queue_engine.task import Task, TaskStatus
 from tests.backends.aws.dynamodb.faults import FaultyClient, Parameters, Send
 from tests.backends.aws.dynamodb.tables import Table
 from tests.backends.aws.dynamodb.tasks import ERROR, create, make_task, request_of, start
+from tests.sizes import size
 
 LAG = 120.0
 
@@ -58,7 +59,7 @@ async def populate(store: DynamoStore, clock: ManualClock, number: int) -> list[
 
 async def test_shards_are_merged_newest_first(store: DynamoStore, clock: ManualClock) -> None:
     tasks = await populate(store, clock, 150)
-    for limit in (7, 50, 149, 150, 151):
+    for limit in (size(40, in_full=7), 50, 149, 150, 151):
         found, sizes = await everything(store, limit=limit)
         assert found == tasks
         assert set(sizes[:-1]) <= {limit}
@@ -193,7 +194,7 @@ async def test_lists_by_status_before_and_after_the_sweep(
     """Whatever partition they are in, and page by page."""
     expected: dict[TaskStatus, list[str]] = {status: [] for status in TaskStatus}
     for _ in range(2):
-        tasks = (await populate(store, clock, 50))[::-1]
+        tasks = (await populate(store, clock, size(30, in_full=50)))[::-1]
         by_status = dict(zip(TaskStatus, (tasks[n::5] for n in range(5)), strict=True))
         await store.claim(
             [
@@ -217,7 +218,7 @@ async def test_lists_by_status_before_and_after_the_sweep(
             expected[status] += [
                 each.id for each in sorted(those, key=lambda task: (task.created_at, task.id))
             ]
-        for limit in (3, 10, 11):
+        for limit in size((5, 6), in_full=(3, 10, 11)):  # even and uneven numbers of pages
             for status in TaskStatus:
                 found, sizes = await everything(store, limit=limit, status=status)
                 assert [task.id for task in found] == expected[status][::-1]

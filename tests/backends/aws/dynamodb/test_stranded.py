@@ -19,6 +19,7 @@ from tests.backends.aws.dynamodb.faults import FaultyClient
 from tests.backends.aws.dynamodb.tables import Table, amazons_own
 from tests.backends.aws.dynamodb.tasks import ERROR, create, make_task, request_of, start
 from tests.backends.aws.dynamodb.test_foreign_items import foreign
+from tests.sizes import size
 
 HOUR = 3600.0
 SHORT = timedelta(seconds=180)
@@ -111,8 +112,9 @@ async def test_the_same_task_is_found_ever_more_rarely(
     """The guess may be wrong: an hour's wait must not cost a message every 30 seconds."""
     await create(store, clock)
     found_at = []
-    for minute in range(0, 8 * 60, 6):
-        clock.advance(360)
+    step = size(12, in_full=6)
+    for minute in range(0, 8 * 60, step):
+        clock.advance(step * 60)
         if await look(store, clock):
             found_at.append(minute)
     assert 5 <= len(found_at) <= 10

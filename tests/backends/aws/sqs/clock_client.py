@@ -163,8 +163,8 @@ class ClockClient(AwsClient):
         return answer
 
     async def _attributes(self, parameters: dict[str, Any], _: bool) -> dict[str, Any]:
-        # ElasticMQ counts by the millisecond: what came, or came back, within the one in which it is
-        # asked is not yet visible to it.
+        # ElasticMQ counts by the millisecond: what came, or came back, within the one in which
+        # it is asked is not yet visible to it.
         await trio.sleep(0.002)
         answer = await super().call("sqs", "GetQueueAttributes", parameters)
         name = "ApproximateNumberOfMessagesDelayed"
