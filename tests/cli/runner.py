@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -127,7 +128,23 @@ class Shop:
 READY = re.compile(r"listening on (http://127\.0\.0\.1:\d+)")
 
 
-class Server:
+class Api(ABC):
+    """What answers at a URL."""
+
+    @property
+    @abstractmethod
+    def url(self) -> str: ...
+
+    def post(self, type_: str, payload: object, **members: object) -> dict[str, Any]:
+        """The task that was accepted."""
+        body = {"type": type_, "payload": payload, **members}
+        answer = httpx.post(f"{self.url}/tasks", json=body, trust_env=False)
+        assert answer.status_code == 201, answer.text
+        task: dict[str, Any] = answer.json()
+        return task
+
+
+class Server(Api):
     """A process that logs to stderr."""
 
     def __init__(self, process: subprocess.Popen[str]) -> None:
@@ -165,13 +182,6 @@ class Server:
     @property
     def url(self) -> str:
         return self.wait_for(READY)[1]
-
-    def post(self, type_: str, payload: object, **members: object) -> dict[str, Any]:
-        body = {"type": type_, "payload": payload, **members}
-        answer = httpx.post(f"{self.url}/tasks", json=body, trust_env=False)
-        assert answer.status_code == 201, answer.text
-        task: dict[str, Any] = answer.json()
-        return task
 
     @property
     def is_over(self) -> bool:
