@@ -223,12 +223,12 @@ class Run:
         if self.environment.in_queue() != (0, 0, 0):
             return False
         left = [
-            task
-            for task in read_back(self.environment)["tasks"]
-            if task["status"] in ("PENDING", "PROCESSING")
+            item["id"]["S"]
+            for item in self.environment.items()
+            if item["status"]["S"] in ("PENDING", "PROCESSING")
         ]
-        for task in left:  # shown where it never comes to an end
-            print("nothing is in the queue for", task, self.trouble.hit.get(task["id"]))
+        for task_id in left:  # shown where it never comes to an end
+            print("nothing is in the queue for", task_id, self.trouble.hit.get(task_id))
         return not left
 
     def check(self, number: int) -> Account:
