@@ -26,7 +26,8 @@ from tests.engine.accounting import Account, Note, read_log
 
 SUBMISSIONS = 120
 TROUBLES = 4
-TYPES = ["quick"] * 5 + ["slow", "slow", "flaky", "flaky", "thread", "hopeless", "poison"]
+TYPES = (["quick"] * 5 + ["slow", "slow", "flaky", "flaky", "thread", "hopeless"]) * 2 + ["poison"]
+"""Each attempt of a poison costs a worker process, and another has to be started."""
 
 
 @dataclass
