@@ -16,7 +16,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.cli.runner import KEY, Server, Shop, eventually
+from tests.cli.runner import KEY, Server, Shop, eventually, request
 
 APP = "leftovers:tasks"
 
@@ -39,29 +39,23 @@ def kill_child(shop: Shop) -> None:
 def run_task(shop: Shop, server: Server, type_: str, payload: object = "x") -> object:
     """Its result, once it has COMPLETED."""
     task = server.post(type_, payload)
-    answer = httpx.get(f"{server.url}/tasks/{task['id']}?wait=20", timeout=30, trust_env=False)
+    answer = request("GET", f"{server.url}/tasks/{task['id']}?wait=20")
     assert answer.json()["status"] == "COMPLETED", answer.text
     return answer.json().get("result")
 
 
 @pytest.mark.parametrize("left", ["thread", "child", "atexit-hangs"])
 def test_nothing_that_a_handler_leaves_keeps_the_process(shop: Shop, left: str) -> None:
+    """And atexit functions run all the same, also where the interpreter's own end would first wait
+    for a thread."""
     with shop.serve("serve", TQE_APP=APP) as server:
         run_task(shop, server, left)
+        run_task(shop, server, "atexit")  # the last to be registered is the first to run
         server.signal()
         server.process.wait(20)
         assert server.process.returncode == 0
         kill_child(shop)
     assert "stopped" in server.log
-
-
-def test_atexit_functions_run_all_the_same(shop: Shop) -> None:
-    """Also where the interpreter's own end would first wait for a thread."""
-    with shop.serve("serve", TQE_APP=APP) as server:
-        run_task(shop, server, "atexit")
-        run_task(shop, server, "thread")
-        server.signal()
-        assert server.wait() == 0
     assert (shop.path / "atexit.ran").exists()
 
 
@@ -82,20 +76,20 @@ def test_a_handler_that_holds_the_interpreter_does_not_keep_the_process(
     assert log_format == "text" or json.loads(last)["level"] == "CRITICAL"
 
 
-def test_a_guard_that_was_killed_holds_nothing_up(shop: Shop) -> None:
+def test_what_a_handler_forks_can_be_terminated_and_every_start_method_works(shop: Shop) -> None:
+    """And a guard that was killed holds nothing up."""
     with shop.serve("serve", TQE_APP=APP) as server:
+        for type_ in ("terminate", "terminate-in-process"):
+            assert run_task(shop, server, type_) == -signal.SIGTERM
+        for name in ("fork", "spawn", "forkserver"):
+            assert run_task(shop, server, "start-method", name) == [1, 2]
+            assert run_task(shop, server, "start-method-in-process", name) == [1, 2]
+        assert "SIGTERM received" not in server.log
         (guard,) = guards_of(server.process.pid)
         os.kill(guard, signal.SIGKILL)
         server.signal()
         assert server.wait() == 0
-
-
-def test_a_hangup_drains(shop: Shop) -> None:
-    with shop.serve("serve", TQE_APP=APP) as server:
-        server.signal(signal.SIGHUP)
-        server.wait_for("SIGHUP received")
-        assert server.wait() == 0
-    assert "stopped" in server.log
+    assert server.log.count(" INFO    signals: SIGTERM received") == 1
 
 
 def test_under_nohup_a_hangup_changes_nothing(shop: Shop) -> None:
@@ -110,25 +104,6 @@ def test_under_nohup_a_hangup_changes_nothing(shop: Shop) -> None:
     finally:
         signal.signal(signal.SIGHUP, former)
     assert "SIGHUP received" not in server.log
-
-
-@pytest.mark.parametrize("type_", ["terminate", "terminate-in-process"])
-def test_what_a_handler_forks_can_be_terminated(shop: Shop, type_: str) -> None:
-    with shop.serve("serve", TQE_APP=APP) as server:
-        assert run_task(shop, server, type_) == -signal.SIGTERM
-        assert run_task(shop, server, "pool") == [1, 2]
-        server.signal()
-        assert server.wait() == 0
-    assert server.log.count(" INFO    signals: SIGTERM received") == 1
-
-
-@pytest.mark.parametrize("name", ["fork", "spawn", "forkserver"])
-def test_every_start_method_works_in_a_handler(shop: Shop, name: str) -> None:
-    with shop.serve("serve", TQE_APP=APP) as server:
-        assert run_task(shop, server, "start-method", name) == [1, 2]
-        assert run_task(shop, server, "start-method-in-process", name) == [1, 2]
-        server.signal()
-        assert server.wait() == 0
 
 
 def test_a_killed_server_leaves_its_port_though_a_forked_child_lives(shop: Shop) -> None:
@@ -162,7 +137,7 @@ def test_worker_processes_get_only_what_is_allowed(shop: Shop) -> None:
     with shop.serve("worker", TQE_APP=APP, **secrets, **more) as worker:
         for name in (*secrets, "SMTP_PASSWORD", "SHOP_REGION", "PATH"):
             shop.submit("--app", APP, "variable", json.dumps(name))
-        eventually(lambda: {task["status"] for task in shop.tasks()} == {"COMPLETED"})
+        eventually(lambda: shop.statuses().keys() == {"COMPLETED"})
         seen = {task["payload"]: task.get("result") for task in shop.tasks()}
         worker.signal()
         assert worker.wait() == 0
@@ -190,14 +165,16 @@ def test_what_a_worker_process_logs_is_in_the_log_in_its_format(shop: Shop) -> N
     assert not [line for line in lines if "not at this level" in line["message"]]
 
 
-def test_an_application_that_configures_logging_does_not_silence_the_engine(shop: Shop) -> None:
+def test_a_hangup_drains_and_no_logging_that_an_application_configures_silences_the_engine(
+    shop: Shop,
+) -> None:
     app = shop.path / "configures.py"
     app.write_text("from leftovers import configure_logging, tasks\nconfigure_logging(None)\n")
     with shop.serve("serve", TQE_APP="configures:tasks") as server:
         run_task(shop, server, "configure-logging")
-        server.signal()
+        server.signal(signal.SIGHUP)
         assert server.wait() == 0
-    assert "SIGTERM received" in server.log
+    assert "SIGHUP received" in server.log
     assert "INFO    service: stopped" in server.log
 
 

@@ -8,7 +8,6 @@ import re
 import shutil
 import signal
 import socket
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
@@ -19,7 +18,7 @@ import pytest
 from task_queue_engine import ConfigurationError, Engine, Settings
 from task_queue_engine.cli.cores import available_cores
 from task_queue_engine.testing import MemoryBackend
-from tests.cli.runner import APP, Server, Shop, eventually
+from tests.cli.runner import APP, Server, Shop, eventually, request
 from tests.cli.shop import tasks as shop_tasks
 
 TWO = ("--processes", "2")
@@ -61,16 +60,12 @@ def is_gone(pid: int) -> bool:
 
 def get(server: Server, path: str, **headers: str) -> httpx.Response:
     """On a connection of its own, so that any of the processes may answer."""
-    return httpx.get(f"{server.url}{path}", headers=headers, trust_env=False, timeout=30)
+    return request("GET", f"{server.url}{path}", headers=headers)
 
 
 def counters(server: Server) -> dict[str, int]:
     found: dict[str, int] = get(server, "/metrics").json()["counters"]
     return found
-
-
-def statuses(shop: Shop) -> Counter[str]:
-    return Counter(task["status"] for task in shop.tasks())
 
 
 def said_by(server: Server, text: str) -> set[str]:
@@ -110,10 +105,10 @@ def test_workers_of_both_run_tasks_at_one_time(shop: Shop) -> None:
     with shop.serve("worker", "--workers", "1", *TWO) as server:
         server.wait_for("2 processes are up;")
         eventually(lambda: len(list(shop.path.glob("*.running"))) == 2)
-        assert statuses(shop) == {"PROCESSING": 2, "PENDING": 1}
+        assert shop.statuses() == {"PROCESSING": 2, "PENDING": 1}
         for number in range(3):
             (shop.path / f"gate-{number}.open").touch()
-        eventually(lambda: statuses(shop) == {"COMPLETED": 3})
+        eventually(lambda: shop.statuses() == {"COMPLETED": 3})
         server.signal()
         assert server.wait() == 0
 
@@ -122,7 +117,7 @@ def test_metrics_are_of_all_whichever_answers(shop: Shop) -> None:
     with two(shop, WORKER_COUNT="3") as server:
         for number in range(12):
             server.post("echo", number)
-        eventually(lambda: statuses(shop) == {"COMPLETED": 12})
+        eventually(lambda: shop.statuses() == {"COMPLETED": 12})
         eventually(lambda: counters(server)["messages_deleted"] == 12)
         for _ in range(6):
             metrics = get(server, "/metrics").json()
@@ -241,7 +236,7 @@ def test_those_that_are_left_when_the_supervisor_is_killed_end_in_order(shop: Sh
         server.wait()
         eventually(lambda: all(is_gone(pid) for pid in pids))
     assert said_by(server, "stopped") == {"process-1", "process-2"}
-    assert statuses(shop) == {"COMPLETED": 2, "PENDING": 2}
+    assert shop.statuses() == {"COMPLETED": 2, "PENDING": 2}
     assert {task["retry_count"] for task in shop.tasks()} == {0}
 
 
@@ -268,7 +263,7 @@ def test_sigterm_lets_what_runs_end_and_gives_the_rest_back(shop: Shop, to_all: 
         for number in range(6):
             (shop.path / f"gate-{number}.open").touch()
         assert server.wait() == 0
-    assert statuses(shop) == {"COMPLETED": 2, "PENDING": 4}
+    assert shop.statuses() == {"COMPLETED": 2, "PENDING": 4}
     assert {task["retry_count"] for task in shop.tasks()} == {0}
     assert "stopping at once" not in server.log
 
@@ -283,7 +278,7 @@ def test_a_second_signal_means_now(shop: Shop) -> None:
         server.wait_for("process-2 service: stopping")
         server.ctrl_c()
         assert server.wait() == 0
-    assert statuses(shop) == {"PENDING": 2}
+    assert shop.statuses() == {"PENDING": 2}
 
 
 def test_one_that_cannot_even_be_asked_is_killed(shop: Shop) -> None:

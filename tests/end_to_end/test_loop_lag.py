@@ -26,6 +26,7 @@ import trio
 from task_queue_engine import Engine, Settings, TaskRegistry
 from task_queue_engine.handlers import registry as handlers
 from task_queue_engine.http import serve_http
+from tests.cli.runner import Client
 
 LIMIT = 0.05
 """Seconds of CPU."""
@@ -254,7 +255,7 @@ class Asking:
 
 async def ask_everything(path: Path) -> dict[str, tuple[float, str]]:
     async with served(path) as (url, step):
-        with httpx.Client(base_url=url, trust_env=False, timeout=60) as client:
+        with Client(base_url=url, timeout=60) as client:
             ask = Asking(client, step)
             await ask("warming up", "GET", "/health")
             for name, (target, body) in bodies().items():

@@ -9,10 +9,9 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-import httpx
 import pytest
 
-from tests.cli.runner import Api
+from tests.cli.runner import Api, request
 from tests.end_to_end.aws.accounting import read_back, wait_until
 from tests.end_to_end.aws.environment import Environment
 from tests.end_to_end.crash_tasks import tasks
@@ -88,7 +87,7 @@ def go(environment: Environment) -> GoService:
 
 
 def get(server: Api, path: str, **query: Any) -> dict[str, Any]:
-    answer = httpx.get(f"{server.url}{path}", params=query, trust_env=False, timeout=30)
+    answer = request("GET", f"{server.url}{path}", params=query)
     assert answer.status_code == 200, answer.text
     found: dict[str, Any] = answer.json()
     return found
@@ -167,7 +166,7 @@ def test_a_message_without_its_item_is_dead_lettered_and_says_why(
         wait_until(lambda: sum(environment.in_queue(environment.dead)) == 2)
         wait_until(lambda: environment.in_queue() == (0, 0, 0))
         shown = {one["reason"] for one in get(server, "/dead-letters")["dead_letters"]}
-        assert httpx.get(f"{server.url}/tasks/{task_id}", trust_env=False).status_code == 404
+        assert request("GET", f"{server.url}/tasks/{task_id}").status_code == 404
         assert get(server, "/metrics")["failed_tasks"] == 0
     dead_letters = {
         dead_letter["body"]: dead_letter["attributes"]
@@ -186,7 +185,7 @@ def test_an_item_without_a_message_stays_findable(environment: Environment, go: 
     left, unwanted = go.submit(send=False), go.submit(send=False)
     with environment.embedded(tasks) as server:
         assert get(server, f"/tasks/{left}")["status"] == "PENDING"
-        answer = httpx.delete(f"{server.url}/tasks/{unwanted}", trust_env=False)
+        answer = request("DELETE", f"{server.url}/tasks/{unwanted}")
         assert answer.json()["status"] == "CANCELLED"
         (found,) = get(server, "/tasks")["tasks"]
         assert found["id"] == unwanted

@@ -16,7 +16,7 @@ import pytest
 
 from task_queue_engine import TaskRegistry
 from task_queue_engine.clock import SystemClock
-from tests.cli.runner import Api, Server, eventually
+from tests.cli.runner import Api, Server, eventually, request
 from tests.cli.shop import echo
 from tests.end_to_end.aws.accounting import wait_until
 from tests.end_to_end.aws.environment import Environment
@@ -44,10 +44,10 @@ def through(environment: Environment, **troubles: Trouble) -> Iterator[Environme
 
 
 def get(server: Api, task_id: str, *, wait: float = 0) -> dict[str, Any]:
-    answer = httpx.get(
+    answer = request(
+        "GET",
         f"{server.url}/tasks/{task_id}",
         params={"wait": wait} if wait else {},
-        trust_env=False,
         timeout=wait + 10,
     )
     assert answer.status_code == 200, answer.text
@@ -56,7 +56,7 @@ def get(server: Api, task_id: str, *, wait: float = 0) -> dict[str, Any]:
 
 
 def metrics(server: Api) -> dict[str, Any]:
-    found: dict[str, Any] = httpx.get(f"{server.url}/metrics", trust_env=False, timeout=10).json()
+    found: dict[str, Any] = request("GET", f"{server.url}/metrics", timeout=10).json()
     return found
 
 
@@ -103,7 +103,7 @@ def test_a_crash_between_saving_and_sending(
     with through(environment, sqs=trouble) as troubled, troubled.serve("api", **before) as api:
         body = {"type": "echo", "payload": "saved"}
         with pytest.raises(httpx.TransportError):
-            httpx.post(f"{api.url}/tasks", json=body, trust_env=False, timeout=2)
+            request("POST", f"{api.url}/tasks", json=body, timeout=2)
         assert trouble.held.is_set()
         kill(api)
     (saved,) = (item["id"]["S"] for item in environment.items())
@@ -132,7 +132,7 @@ def test_while_the_table_is_down_a_result_waits_and_its_message_stays(
         item = environment.item(task["id"])
         assert item is not None
         assert item["status"] == {"S": "PROCESSING"}
-        ready = httpx.get(f"{server.url}/ready", trust_env=False)
+        ready = request("GET", f"{server.url}/ready")
         assert ready.status_code == 503
         trouble.rate = 0.0
         found = get(server, task["id"], wait=20)
@@ -190,7 +190,7 @@ def test_cancelled_while_queued_and_while_delayed(environment: Environment) -> N
         delayed = server.post("gate", "delayed", delay_seconds=1)
         wait_until(lambda: environment.in_queue()[2] == 2)  # one runs, one is received
         for task in [*waiting, delayed]:
-            answer = httpx.delete(f"{server.url}/tasks/{task['id']}", trust_env=False)
+            answer = request("DELETE", f"{server.url}/tasks/{task['id']}")
             assert answer.status_code in (200, 202), answer.text
         open_gate(environment, "first")
         assert get(server, first["id"], wait=20)["status"] == "COMPLETED"
