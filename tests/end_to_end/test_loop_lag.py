@@ -261,7 +261,8 @@ async def ask_everything(path: Path) -> dict[str, tuple[float, str]]:
             for name, (target, body) in bodies().items():
                 content = json.dumps(body, separators=(",", ":"))
                 assert len(content) <= ROOM
-                for _ in range(2):  # the second time keys are replays
+                # The second time keys are replays, and a slow type is known to be one.
+                for _ in range(2 if name in ("batch of keys", "batch of slow") else 1):
                     await ask(name, "POST", target, content)
             task = (await ask("one more", "POST", "/tasks", '{"type":"any","payload":1}')).json()
             for target in PATHS:
