@@ -16,7 +16,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.cli.runner import KEY, Server, Shop, eventually
+from tests.cli.runner import KEY, TIMEOUT, Server, Shop, eventually, tqe
 
 APP = "leftovers:tasks"
 
@@ -36,32 +36,30 @@ def kill_child(shop: Shop) -> None:
             os.kill(int(pid.read_text()), signal.SIGKILL)
 
 
-def run_task(shop: Shop, server: Server, type_: str, payload: object = "x") -> object:
-    """Its result, once it has COMPLETED."""
-    task = server.post(type_, payload)
-    answer = httpx.get(f"{server.url}/tasks/{task['id']}?wait=20", timeout=30, trust_env=False)
-    assert answer.json()["status"] == "COMPLETED", answer.text
-    return answer.json().get("result")
+def submit(type_: str) -> None:
+    ran = tqe("submit", "--app", APP, type_)
+    assert ran.code == 0, ran.err
+
+
+def run_task(type_: str, payload: str = "x") -> object:
+    """Its result, once a worker has COMPLETED it."""
+    ran = tqe("submit", "--app", APP, type_, payload, "--wait", f"{TIMEOUT:g}", "--json")
+    assert ran.json["status"] == "COMPLETED", ran.out
+    return ran.json.get("result")
 
 
 @pytest.mark.parametrize("left", ["thread", "child", "atexit-hangs"])
 def test_nothing_that_a_handler_leaves_keeps_the_process(shop: Shop, left: str) -> None:
-    with shop.serve("serve", TQE_APP=APP) as server:
-        run_task(shop, server, left)
-        server.signal()
-        server.process.wait(20)
-        assert server.process.returncode == 0
+    """And atexit functions run all the same, also where the interpreter's own end would first wait
+    for a thread."""
+    with shop.serve("worker", TQE_APP=APP) as worker:
+        run_task(left)
+        run_task("atexit")  # the last to be registered is the first to run
+        worker.signal()
+        worker.process.wait(20)
+        assert worker.process.returncode == 0
         kill_child(shop)
-    assert "stopped" in server.log
-
-
-def test_atexit_functions_run_all_the_same(shop: Shop) -> None:
-    """Also where the interpreter's own end would first wait for a thread."""
-    with shop.serve("serve", TQE_APP=APP) as server:
-        run_task(shop, server, "atexit")
-        run_task(shop, server, "thread")
-        server.signal()
-        assert server.wait() == 0
+    assert "stopped" in worker.log
     assert (shop.path / "atexit.ran").exists()
 
 
@@ -71,69 +69,50 @@ def test_a_handler_that_holds_the_interpreter_does_not_keep_the_process(
 ) -> None:
     """Python does not even notice the signal then."""
     with shop.serve(
-        "serve", TQE_APP=APP, TQE_SHUTDOWN_FLUSH="0.1", TQE_LOG_FORMAT=log_format
-    ) as server:
-        server.post(type_, "x")
+        "worker", TQE_APP=APP, TQE_SHUTDOWN_FLUSH="0.1", TQE_LOG_FORMAT=log_format
+    ) as worker:
+        submit(type_)
         eventually(shop.is_there("lock.running"))
-        server.signal()
-        assert server.wait() == -signal.SIGKILL
-    last = server.lines[-1]
+        worker.signal()
+        assert worker.wait() == -signal.SIGKILL
+    last = worker.lines[-1]
     assert "a handler holds its lock" in last
     assert log_format == "text" or json.loads(last)["level"] == "CRITICAL"
 
 
-def test_a_guard_that_was_killed_holds_nothing_up(shop: Shop) -> None:
-    with shop.serve("serve", TQE_APP=APP) as server:
-        (guard,) = guards_of(server.process.pid)
+def test_what_a_handler_forks_can_be_terminated_and_every_start_method_works(shop: Shop) -> None:
+    """And a guard that was killed holds nothing up."""
+    with shop.serve("worker", TQE_APP=APP) as worker:
+        for type_ in ("terminate", "terminate-in-process"):
+            assert run_task(type_) == -signal.SIGTERM
+        for name in ("fork", "spawn", "forkserver"):
+            assert run_task("start-method", name) == [1, 2]
+            assert run_task("start-method-in-process", name) == [1, 2]
+        assert "SIGTERM received" not in worker.log
+        (guard,) = guards_of(worker.process.pid)
         os.kill(guard, signal.SIGKILL)
-        server.signal()
-        assert server.wait() == 0
-
-
-def test_a_hangup_drains(shop: Shop) -> None:
-    with shop.serve("serve", TQE_APP=APP) as server:
-        server.signal(signal.SIGHUP)
-        server.wait_for("SIGHUP received")
-        assert server.wait() == 0
-    assert "stopped" in server.log
+        worker.signal()
+        assert worker.wait() == 0
+    assert worker.log.count(" INFO    signals: SIGTERM received") == 1
 
 
 def test_under_nohup_a_hangup_changes_nothing(shop: Shop) -> None:
     former = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
-        with shop.serve("serve", TQE_APP=APP) as server:
+        with shop.serve("worker", TQE_APP=APP) as worker:
             signal.signal(signal.SIGHUP, former)
-            server.signal(signal.SIGHUP)
-            assert run_task(shop, server, "pool") == [1, 2]
-            server.signal()
-            assert server.wait() == 0
+            worker.signal(signal.SIGHUP)
+            assert run_task("pool") == [1, 2]
+            worker.signal()
+            assert worker.wait() == 0
     finally:
         signal.signal(signal.SIGHUP, former)
-    assert "SIGHUP received" not in server.log
-
-
-@pytest.mark.parametrize("type_", ["terminate", "terminate-in-process"])
-def test_what_a_handler_forks_can_be_terminated(shop: Shop, type_: str) -> None:
-    with shop.serve("serve", TQE_APP=APP) as server:
-        assert run_task(shop, server, type_) == -signal.SIGTERM
-        assert run_task(shop, server, "pool") == [1, 2]
-        server.signal()
-        assert server.wait() == 0
-    assert server.log.count(" INFO    signals: SIGTERM received") == 1
-
-
-@pytest.mark.parametrize("name", ["fork", "spawn", "forkserver"])
-def test_every_start_method_works_in_a_handler(shop: Shop, name: str) -> None:
-    with shop.serve("serve", TQE_APP=APP) as server:
-        assert run_task(shop, server, "start-method", name) == [1, 2]
-        assert run_task(shop, server, "start-method-in-process", name) == [1, 2]
-        server.signal()
-        assert server.wait() == 0
+    assert "SIGHUP received" not in worker.log
 
 
 def test_a_killed_server_leaves_its_port_though_a_forked_child_lives(shop: Shop) -> None:
     with shop.serve("serve", TQE_APP=APP) as server:
-        run_task(shop, server, "child")
+        run_task("child")
         url = httpx.URL(server.url)
         server.process.kill()
         server.process.wait(20)
@@ -161,8 +140,8 @@ def test_worker_processes_get_only_what_is_allowed(shop: Shop) -> None:
     }
     with shop.serve("worker", TQE_APP=APP, **secrets, **more) as worker:
         for name in (*secrets, "SMTP_PASSWORD", "SHOP_REGION", "PATH"):
-            shop.submit("--app", APP, "variable", json.dumps(name))
-        eventually(lambda: {task["status"] for task in shop.tasks()} == {"COMPLETED"})
+            shop.submit("--app", APP, "variable", name)
+        eventually(lambda: shop.statuses().keys() == {"COMPLETED"})
         seen = {task["payload"]: task.get("result") for task in shop.tasks()}
         worker.signal()
         assert worker.wait() == 0
@@ -175,11 +154,11 @@ def test_worker_processes_get_only_what_is_allowed(shop: Shop) -> None:
 
 
 def test_what_a_worker_process_logs_is_in_the_log_in_its_format(shop: Shop) -> None:
-    with shop.serve("serve", "--json", TQE_APP=APP) as server:
-        run_task(shop, server, "log")
-        server.signal()
-        assert server.wait() == 0
-    lines = [json.loads(line) for line in server.lines]
+    with shop.serve("worker", "--json", TQE_APP=APP) as worker:
+        run_task("log")
+        worker.signal()
+        assert worker.wait() == 0
+    lines = [json.loads(line) for line in worker.lines]
     (info,) = (line for line in lines if line["message"] == "counted 3")
     assert (info["level"], info["logger"], info["shelf"]) == ("INFO", "shop.stock", "A")
     assert len(info["task_id"]) == 36
@@ -190,24 +169,26 @@ def test_what_a_worker_process_logs_is_in_the_log_in_its_format(shop: Shop) -> N
     assert not [line for line in lines if "not at this level" in line["message"]]
 
 
-def test_an_application_that_configures_logging_does_not_silence_the_engine(shop: Shop) -> None:
+def test_a_hangup_drains_and_no_logging_that_an_application_configures_silences_the_engine(
+    shop: Shop,
+) -> None:
     app = shop.path / "configures.py"
     app.write_text("from leftovers import configure_logging, tasks\nconfigure_logging(None)\n")
-    with shop.serve("serve", TQE_APP="configures:tasks") as server:
-        run_task(shop, server, "configure-logging")
-        server.signal()
-        assert server.wait() == 0
-    assert "SIGTERM received" in server.log
-    assert "INFO    service: stopped" in server.log
+    with shop.serve("worker", TQE_APP="configures:tasks") as worker:
+        run_task("configure-logging")
+        worker.signal(signal.SIGHUP)
+        assert worker.wait() == 0
+    assert "SIGHUP received" in worker.log
+    assert "INFO    service: stopped" in worker.log
 
 
 def test_a_service_whose_threads_are_worn_out_ends_to_be_replaced(shop: Shop) -> None:
-    with shop.serve("serve", TQE_APP=APP, TQE_THREADS="2") as server:
+    with shop.serve("worker", TQE_APP=APP, TQE_THREADS="2") as worker:
         for _ in range(2):
-            server.post("hang", "x")
-        assert server.wait() == 8
+            submit("hang")
+        assert worker.wait() == 8
     assert {task["status"] for task in shop.tasks()} == {"FAILED"}
-    assert server.lines[-1].startswith("tqe: 2 `def` handlers outlived their attempts")
+    assert worker.lines[-1].startswith("tqe: 2 `def` handlers outlived their attempts")
 
 
 @pytest.mark.skipif(
@@ -227,27 +208,27 @@ def test_as_process_1_of_a_container_it_reaps_orphans_and_passes_signals_on(
     inside = subprocess.Popen(
         [
             *("unshare", "--pid", "--fork", "--mount-proc", "--kill-child"),
-            *(sys.executable, "-m", "task_queue_engine", "serve", "--processes", str(processes)),
+            *(sys.executable, "-m", "task_queue_engine", "worker", "--processes", str(processes)),
         ],
         cwd=shop.path,
-        env=kept | {"TQE_APP": APP, "PORT": "0", "TQE_SHUTDOWN_GRACE": "0"},
+        env=kept | {"TQE_APP": APP, "TQE_SHUTDOWN_GRACE": "0"},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     )
-    with closing(Server(inside)) as server:
+    with closing(Server(inside)) as worker:
         try:
-            run_task(shop, server, "orphan")
+            run_task("orphan")
             children = Path(f"/proc/{inside.pid}/task/{inside.pid}/children")
             (init,) = (int(pid) for pid in children.read_text().split())
             # It ends by itself; what is not reaped then stays in the list, as a zombie.
             eventually(lambda: "sleep" not in children_of(init))
             os.kill(init, signal.SIGTERM)
-            assert server.wait() == 0
+            assert worker.wait() == 0
         finally:
             inside.kill()  # and all in its namespace with it
-    assert server.log.count(" INFO    signals: SIGTERM received") == 1
+    assert worker.log.count(" INFO    signals: SIGTERM received") == 1
 
 
 def guards_of(service: int) -> list[int]:

@@ -11,10 +11,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
-import httpx
-import pytest
-
-from tests.cli.runner import APP, READY, TIMEOUT, Server, Shop, eventually
+from tests.cli.runner import APP, READY, TIMEOUT, Client, Server, Shop, eventually
 
 
 @contextmanager
@@ -40,42 +37,45 @@ def serving(shop: Shop, limits: str, **environment: str) -> Iterator[Server]:
         server.close()
 
 
-def test_the_soft_limit_is_raised_to_the_hard_one(shop: Shop) -> None:
-    with serving(shop, "ulimit -S -n 256") as server:
-        limits = Path(f"/proc/{server.process.pid}/limits").read_text()
-        found = re.search(r"Max open files +(\S+) +(\S+)", limits)
-        assert found is not None
-        assert found[1] == found[2]
-        assert found[1] != "256"
-
-
-@pytest.mark.parametrize("sent", ["GET /health HTTP/1.1\r\nHost: loc", ""], ids=["half", "silent"])
-def test_more_clients_than_files(shop: Shop, sent: str) -> None:
+def test_the_soft_limit_is_raised_and_more_clients_than_files_are_cut_off(shop: Shop) -> None:
     """Nothing but the clients over the limit suffers."""
-    with serving(shop, "ulimit -n 160", TQE_PROCESSES="2") as server, ExitStack() as clients:
+    with serving(shop, "ulimit -S -n 100; ulimit -H -n 160", TQE_PROCESSES="2") as server:
+        limits = Path(f"/proc/{server.process.pid}/limits").read_text()
+        assert re.search(r"Max open files +160 +160 ", limits), "to the hard one"
         server.wait_for("TQE_MAX_CONNECTIONS: 1000 do not fit into the 160 files")
-        address = urlsplit(server.url)
-        for _ in range(400):
+        for all_tasks, sent in ((20, "GET /health HTTP/1.1\r\nHost: loc"), (40, "")):
+            with clients_that_stay(server, 400, sent):
+                run_twenty(shop, server, all_tasks)
+        server.signal()
+        assert server.wait() == 0
+    assert "Traceback" not in server.log
+
+
+@contextmanager
+def clients_that_stay(server: Server, number: int, sent: str) -> Iterator[None]:
+    """Each sends no more than that."""
+    address = urlsplit(server.url)
+    with ExitStack() as clients:
+        for _ in range(number):
             client = clients.enter_context(
                 socket.create_connection((address.hostname, address.port), timeout=TIMEOUT)
             )
             client.sendall(sent.encode())
-        with httpx.Client(base_url=server.url, trust_env=False, timeout=TIMEOUT) as asking:
-            assert asking.get("/health").status_code == 200
-            assert asking.get("/ready").status_code == 200
-            ids = [
-                asking.post("/tasks", json={"type": kind, "payload": 7, "max_attempts": 1}).json()[
-                    "id"
-                ]
-                for kind in ("square", "echo") * 10
-            ]
+        yield
 
-            def ended() -> bool:
-                counts = asking.get("/metrics").json()
-                assert counts["failed_tasks"] == 0, shop.tasks()
-                return bool(counts["completed_tasks"] == len(ids))
 
-            eventually(ended)
-        server.signal()
-        assert server.wait() == 0
-    assert "Traceback" not in server.log
+def run_twenty(shop: Shop, server: Server, all_tasks: int) -> None:
+    """Tasks in worker processes and others, which are `all_tasks` with those before."""
+    with Client(base_url=server.url, timeout=TIMEOUT) as asking:
+        assert asking.get("/health").status_code == 200
+        assert asking.get("/ready").status_code == 200
+        for kind in ("square", "echo") * 10:
+            task = {"type": kind, "payload": 7, "max_attempts": 1}
+            assert asking.post("/tasks", json=task).status_code == 201
+
+        def ended() -> bool:
+            counts = asking.get("/metrics").json()
+            assert counts["failed_tasks"] == 0, shop.tasks()
+            return bool(counts["completed_tasks"] == all_tasks)
+
+        eventually(ended)

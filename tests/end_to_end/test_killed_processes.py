@@ -20,13 +20,14 @@ import httpx
 import pytest
 
 from task_queue_engine.task import TaskStatus
-from tests.cli.runner import TIMEOUT, Server, Shop, eventually
+from tests.cli.runner import TIMEOUT, Client, Server, Shop, eventually
 from tests.end_to_end.background import in_a_thread
 from tests.engine.accounting import Account, Note, read_log
 
 SUBMISSIONS = 120
 TROUBLES = 4
-TYPES = ["quick"] * 5 + ["slow", "slow", "flaky", "flaky", "thread", "hopeless", "poison"]
+TYPES = (["quick"] * 5 + ["slow", "slow", "flaky", "flaky", "thread", "hopeless"]) * 2 + ["poison"]
+"""Each attempt of a poison costs a worker process, and another has to be started."""
 
 
 @dataclass
@@ -65,7 +66,7 @@ class Run:
     def submit_all(self, seed: int, over: threading.Event) -> None:
         """In a thread of its own, whatever becomes of the servers meanwhile."""
         rng = random.Random(seed)
-        with httpx.Client(timeout=TIMEOUT, trust_env=False) as client:
+        with Client(timeout=TIMEOUT) as client:
             for _ in range(SUBMISSIONS):
                 if over.is_set():
                     return

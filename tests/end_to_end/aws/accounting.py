@@ -12,8 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import httpx
-
+from tests.cli.runner import Client
 from tests.end_to_end.aws.environment import Environment
 
 READ_BACK = Path(__file__).with_name("read_back.py")
@@ -38,7 +37,7 @@ def listed(url: str) -> list[dict[str, Any]]:
     """All tasks, page by page, as the API lists them."""
     tasks: list[dict[str, Any]] = []
     query: dict[str, Any] = {"limit": 100}
-    with httpx.Client(trust_env=False, timeout=30) as client:
+    with Client(timeout=30) as client:
         while True:
             page = client.get(f"{url}/tasks", params=query).json()
             tasks += page["tasks"]

@@ -12,7 +12,9 @@ __all__ = ["bare_environment", "environment"]
 
 
 @pytest.fixture
-def environment(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Environment]:
+def environment(
+    bare_environment: None, tmp_path: Path, request: pytest.FixtureRequest
+) -> Iterator[Environment]:
     """On the main pair of servers; on another with `indirect` and its name."""
     with environment_on(tmp_path, getattr(request, "param", "elasticmq")) as made:
         yield made

@@ -8,16 +8,29 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from local_aws.pairs import PAIRS, LocalAws
+from task_queue_engine import TaskRegistry
 from task_queue_engine.backends.aws.dynamodb.schema import create_table_parameters
 from tests.backends.aws.sqs.queues import boto
+from tests.cli.embedded import Embedded, embedded
 from tests.cli.runner import Server, Shop
+from tests.cli.shop import tasks as shop_tasks
+from tests.end_to_end.aws.read_back import dead_letters
 from tests.local_servers import require
 
 _TASKS = Path(__file__).parent.parent / "crash_tasks.py"
+QUICK = {
+    "TQE_VISIBILITY_TIMEOUT": "2",
+    "TQE_POLL_WAIT": "1",
+    "TQE_RECONCILE_INTERVAL": "0.5",
+    "TQE_METRICS_INTERVAL": "0.5",
+}
+"""Of engines: leases of 2 s, for tests that let some lapse; idle polls of 1 s, which local servers
+notice sooner when they are given up."""
 
 
 @dataclass(frozen=True)
@@ -52,25 +65,27 @@ class Environment:
 
     @contextmanager
     def serve(self, command: str = "serve", **settings: str) -> Iterator[Server]:
-        """An engine process. Its settings are quick: leases of 2 s, for tests that let some lapse;
-        idle polls of 1 s, which local servers notice sooner when they are given up."""
-        defaults = {
-            "TQE_APP": "crash_tasks:tasks",
-            "TQE_VISIBILITY_TIMEOUT": "2",
-            "TQE_POLL_WAIT": "1",
-            "TQE_RECONCILE_INTERVAL": "0.5",
-            "TQE_METRICS_INTERVAL": "0.5",
-        }
-        with self.shop.serve(command, **(self.variables | defaults | settings)) as server:
+        """An engine process, for what a signal, its end or other processes have a part in."""
+        variables = self.variables | {"TQE_APP": "crash_tasks:tasks"} | QUICK | settings
+        with self.shop.serve(command, **variables) as server:
+            yield server
+
+    @contextmanager
+    def embedded(
+        self, tasks: TaskRegistry = shop_tasks, *, consume: bool = True, **settings: str
+    ) -> Iterator[Embedded]:
+        """An engine in the test's own process, for everything else."""
+        variables = self.variables | QUICK | settings
+        with embedded(tasks, self.shop.path, consume=consume, **variables) as server:
             yield server
 
     # --- as another program does it ---------------------------------------------------------
 
-    @property
+    @cached_property
     def sqs(self) -> Any:
         return boto("sqs", self.servers.queue)
 
-    @property
+    @cached_property
     def dynamodb(self) -> Any:
         return boto("dynamodb", self.servers.table)
 
@@ -80,6 +95,19 @@ class Environment:
         )
         found: dict[str, Any] | None = answer.get("Item")
         return found
+
+    def items(self) -> list[dict[str, Any]]:
+        """All tasks; as `item`, what DynamoDB's client gives."""
+        pages = self.dynamodb.get_paginator("scan").paginate(
+            TableName=self.table, ConsistentRead=True
+        )
+        # What is called @... belongs to the engine: counters.
+        return [
+            item for page in pages for item in page["Items"] if not item["id"]["S"].startswith("@")
+        ]
+
+    def dead_letters(self) -> list[dict[str, Any]]:
+        return dead_letters(self.sqs, self.dead)
 
     def in_queue(self, url: str | None = None) -> tuple[int, int, int]:
         """Messages of the queue: visible, delayed, in flight."""

@@ -9,12 +9,12 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-import httpx
 import pytest
 
-from tests.cli.runner import Server
+from tests.cli.runner import Api, request
 from tests.end_to_end.aws.accounting import read_back, wait_until
 from tests.end_to_end.aws.environment import Environment
+from tests.end_to_end.crash_tasks import tasks
 
 SEVEN = ("id", "type", "payload", "status", "retry_count", "created_at", "updated_at")
 
@@ -86,14 +86,14 @@ def go(environment: Environment) -> GoService:
     return GoService(environment)
 
 
-def get(server: Server, path: str, **query: Any) -> dict[str, Any]:
-    answer = httpx.get(f"{server.url}{path}", params=query, trust_env=False, timeout=30)
+def get(server: Api, path: str, **query: Any) -> dict[str, Any]:
+    answer = request("GET", f"{server.url}{path}", params=query)
     assert answer.status_code == 200, answer.text
     found: dict[str, Any] = answer.json()
     return found
 
 
-def ended(server: Server, task_id: str) -> dict[str, Any]:
+def ended(server: Api, task_id: str) -> dict[str, Any]:
     return get(server, f"/tasks/{task_id}", wait=20)
 
 
@@ -115,7 +115,7 @@ def test_what_it_submits_is_processed_and_shown(environment: Environment, go: Go
         "more attributes": go.submit(item=extra, tenant="acme", nested={"deep": [1]}),
         "payload of DynamoDB's own": go.submit(item={"payload": native}),
     }
-    with environment.serve() as server:
+    with environment.embedded(tasks) as server:
         found = {name: ended(server, task_id) for name, task_id in cases.items()}
 
         assert {task["status"] for task in found.values()} == {"COMPLETED"}
@@ -162,14 +162,12 @@ def test_a_message_without_its_item_is_dead_lettered_and_says_why(
 ) -> None:
     task_id = go.submit(store=False)
     environment.sqs.send_message(QueueUrl=environment.queue, MessageBody="hello")
-    with environment.serve() as server:
+    with environment.embedded(tasks) as server:
         wait_until(lambda: sum(environment.in_queue(environment.dead)) == 2)
         wait_until(lambda: environment.in_queue() == (0, 0, 0))
         shown = {one["reason"] for one in get(server, "/dead-letters")["dead_letters"]}
-        assert httpx.get(f"{server.url}/tasks/{task_id}", trust_env=False).status_code == 404
+        assert request("GET", f"{server.url}/tasks/{task_id}").status_code == 404
         assert get(server, "/metrics")["failed_tasks"] == 0
-        server.signal()
-        assert server.wait() == 0
     dead_letters = {
         dead_letter["body"]: dead_letter["attributes"]
         for dead_letter in read_back(environment)["dead_letters"]
@@ -185,9 +183,9 @@ def test_an_item_without_a_message_stays_findable(environment: Environment, go: 
     """Nothing says that a message was ever to be sent: the engine leaves it to the program
     that put it there, shows it and cancels it."""
     left, unwanted = go.submit(send=False), go.submit(send=False)
-    with environment.serve() as server:
+    with environment.embedded(tasks) as server:
         assert get(server, f"/tasks/{left}")["status"] == "PENDING"
-        answer = httpx.delete(f"{server.url}/tasks/{unwanted}", trust_env=False)
+        answer = request("DELETE", f"{server.url}/tasks/{unwanted}")
         assert answer.json()["status"] == "CANCELLED"
         (found,) = get(server, "/tasks")["tasks"]
         assert found["id"] == unwanted
@@ -198,8 +196,8 @@ def test_an_item_without_a_message_stays_findable(environment: Environment, go: 
 def test_it_reads_and_processes_what_the_engine_has_submitted(
     environment: Environment, go: GoService
 ) -> None:
-    """The other way: `tqe api` without workers, and the Go service as the worker."""
-    with environment.serve("api") as server:
+    """The other way: an engine without workers, and the Go service as the worker."""
+    with environment.embedded(tasks, consume=False) as server:
         task = server.post("quick", "user@example.com")
         (message,) = environment.sqs.receive_message(
             QueueUrl=environment.queue, WaitTimeSeconds=5, MessageAttributeNames=["All"]

@@ -1,4 +1,5 @@
-"""Each promise on SQS and DynamoDB, with processes that are killed, frozen and stopped."""
+"""Each promise on SQS and DynamoDB, with processes that are killed, frozen and stopped. Engines to
+which nothing like that happens run in the test's own process."""
 
 from __future__ import annotations
 
@@ -7,13 +8,17 @@ import signal
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from datetime import timedelta
 from typing import Any
 
 import httpx
 import pytest
 
-from tests.cli.runner import Server, eventually
-from tests.end_to_end.aws.accounting import read_back, wait_until
+from task_queue_engine import TaskRegistry
+from task_queue_engine.clock import SystemClock
+from tests.cli.runner import Api, Server, eventually, request
+from tests.cli.shop import echo
+from tests.end_to_end.aws.accounting import wait_until
 from tests.end_to_end.aws.environment import Environment
 from tests.end_to_end.aws.faults import Trouble, faulty
 
@@ -38,11 +43,11 @@ def through(environment: Environment, **troubles: Trouble) -> Iterator[Environme
         )
 
 
-def get(server: Server, task_id: str, *, wait: float = 0) -> dict[str, Any]:
-    answer = httpx.get(
+def get(server: Api, task_id: str, *, wait: float = 0) -> dict[str, Any]:
+    answer = request(
+        "GET",
         f"{server.url}/tasks/{task_id}",
         params={"wait": wait} if wait else {},
-        trust_env=False,
         timeout=wait + 10,
     )
     assert answer.status_code == 200, answer.text
@@ -50,8 +55,8 @@ def get(server: Server, task_id: str, *, wait: float = 0) -> dict[str, Any]:
     return task
 
 
-def metrics(server: Server) -> dict[str, Any]:
-    found: dict[str, Any] = httpx.get(f"{server.url}/metrics", trust_env=False, timeout=10).json()
+def metrics(server: Api) -> dict[str, Any]:
+    found: dict[str, Any] = request("GET", f"{server.url}/metrics", timeout=10).json()
     return found
 
 
@@ -74,38 +79,39 @@ def open_gate(environment: Environment, name: str) -> None:
     (environment.shop.path / f"{name}.open").touch()
 
 
-def at_another_time(environment: Environment, seconds: float) -> dict[str, str]:
-    """The shop's tasks on a clock that is set wrong by so much; a variable to serve with."""
-    (environment.shop.path / "another_time.py").write_text(
+def an_hour_ago(environment: Environment) -> dict[str, str]:
+    """The shop's tasks on a clock that is so much slow; a variable to serve with."""
+    (environment.shop.path / "an_hour_ago.py").write_text(
         "from datetime import timedelta\n"
         "from task_queue_engine.clock import SystemClock\n"
         "from shop import tasks\n"
         "now = SystemClock.now\n"
-        f"SystemClock.now = lambda self: now(self) + timedelta(seconds={seconds})\n"
+        "SystemClock.now = lambda self: now(self) - timedelta(hours=1)\n"
     )
-    return {"TQE_APP": "another_time:tasks"}
+    return {"TQE_APP": "an_hour_ago:tasks"}
 
 
 # --- a task answered with 201 is never lost -------------------------------------------------
 
 
-def test_a_crash_between_saving_and_sending(environment: Environment) -> None:
+def test_a_crash_between_saving_and_sending(
+    environment: Environment, caplog: pytest.LogCaptureFixture
+) -> None:
     """Messages are known to be lost after 17 minutes: the process that dies lives an hour ago."""
     trouble = Trouble(hold=lambda operation, _: operation == "SendMessageBatch")
-    an_hour_ago = at_another_time(environment, -3600)
-    with through(environment, sqs=trouble) as troubled, troubled.serve("api", **an_hour_ago) as api:
+    before = an_hour_ago(environment)
+    with through(environment, sqs=trouble) as troubled, troubled.serve("api", **before) as api:
         body = {"type": "echo", "payload": "saved"}
         with pytest.raises(httpx.TransportError):
-            httpx.post(f"{api.url}/tasks", json=body, trust_env=False, timeout=2)
+            request("POST", f"{api.url}/tasks", json=body, timeout=2)
         assert trouble.held.is_set()
         kill(api)
-    (saved,) = read_back(environment)["tasks"]
+    (saved,) = (item["id"]["S"] for item in environment.items())
     assert environment.in_queue() == (0, 0, 0)
-    with environment.serve(**SHOP) as server:
-        task = get(server, saved["id"], wait=20)
+    with environment.embedded() as server:
+        task = get(server, saved, wait=20)
         assert (task["status"], task["attempt"], task["result"]) == ("COMPLETED", 1, "saved")
-        stop(server)
-    assert f"task {saved['id']} is PENDING without a message" in server.log
+    assert f"task {saved} is PENDING without a message" in caplog.text
 
 
 # --- a terminal status is durable before its message is deleted -----------------------------
@@ -115,7 +121,7 @@ def test_while_the_table_is_down_a_result_waits_and_its_message_stays(
     environment: Environment,
 ) -> None:
     trouble = Trouble(only=frozenset({"failing"}))
-    with through(environment, dynamodb=trouble) as troubled, troubled.serve(**SHOP) as server:
+    with through(environment, dynamodb=trouble) as troubled, troubled.embedded() as server:
         task = server.post("gate", "gate")
         is_running(environment, "gate")
         trouble.rate = 1.0
@@ -126,13 +132,12 @@ def test_while_the_table_is_down_a_result_waits_and_its_message_stays(
         item = environment.item(task["id"])
         assert item is not None
         assert item["status"] == {"S": "PROCESSING"}
-        ready = httpx.get(f"{server.url}/ready", trust_env=False)
+        ready = request("GET", f"{server.url}/ready")
         assert ready.status_code == 503
         trouble.rate = 0.0
         found = get(server, task["id"], wait=20)
         assert (found["status"], found["attempt"]) == ("COMPLETED", 1)
         wait_until(lambda: environment.in_queue() == (0, 0, 0))
-        stop(server)
 
 
 def test_a_crash_between_recording_and_deleting(environment: Environment) -> None:
@@ -143,60 +148,55 @@ def test_a_crash_between_recording_and_deleting(environment: Environment) -> Non
         assert trouble.held.wait(10)
         kill(server)
     assert sum(environment.in_queue()) == 1
-    with environment.serve(**SHOP) as server:
+    with environment.embedded() as server:
         wait_until(lambda: environment.in_queue() == (0, 0, 0))
         assert get(server, task["id"])["attempt"] == 1
         assert metrics(server)["counters"]["attempts_started"] == 0
-        stop(server)
 
 
 # --- COMPLETED means a handler returned; a terminal status never changes --------------------
 
 
 def test_a_zombie_changes_nothing(environment: Environment) -> None:
-    with environment.serve(**SHOP) as zombie, environment.serve(**SHOP) as other:
-        # `zombie` is the only one that can have it: the other has no free worker... yet.
-        other.signal(signal.SIGSTOP)
+    with environment.serve(**SHOP) as zombie:
         task = zombie.post("gate", "gate")
         is_running(environment, "gate")
         assert get(zombie, task["id"])["attempt"] == 1
         zombie.signal(signal.SIGSTOP)
-        other.signal(signal.SIGCONT)
-        wait_until(lambda: get(other, task["id"])["attempt"] == 2)
-        open_gate(environment, "gate")
-        ended = get(other, task["id"], wait=20)
-        assert (ended["status"], ended["attempt"], ended["retry_count"]) == ("COMPLETED", 2, 1)
+        with environment.embedded() as other:
+            wait_until(lambda: get(other, task["id"])["attempt"] == 2)
+            open_gate(environment, "gate")
+            ended = get(other, task["id"], wait=20)
+            assert (ended["status"], ended["attempt"], ended["retry_count"]) == ("COMPLETED", 2, 1)
 
-        zombie.signal(signal.SIGCONT)
-        wait_until(lambda: metrics(zombie)["counters"]["leases_lost"] == 1)
-        wait_until(lambda: metrics(zombie)["active_workers"] == 0)
-        assert metrics(zombie)["counters"]["attempts_completed"] == 0
-        assert get(zombie, task["id"]) == ended
-        stop(zombie)
-        # On a busy machine a lease lapses more than once, and a copy is left to come due.
-        wait_until(lambda: environment.in_queue() == (0, 0, 0))
-        stop(other)
+            zombie.signal(signal.SIGCONT)
+            wait_until(lambda: metrics(zombie)["counters"]["leases_lost"] == 1)
+            wait_until(lambda: metrics(zombie)["active_workers"] == 0)
+            assert metrics(zombie)["counters"]["attempts_completed"] == 0
+            assert get(zombie, task["id"]) == ended
+            stop(zombie)
+            # On a busy machine a lease lapses more than once, and a copy is left to come due.
+            wait_until(lambda: environment.in_queue() == (0, 0, 0))
 
 
 # --- no handler starts once its task is cancelled -------------------------------------------
 
 
 def test_cancelled_while_queued_and_while_delayed(environment: Environment) -> None:
-    with environment.serve(**SHOP, WORKER_COUNT="1", TQE_PREFETCH="1") as server:
+    with environment.embedded(WORKER_COUNT="1", TQE_PREFETCH="1") as server:
         first = server.post("gate", "first")
         is_running(environment, "first")
         waiting = [server.post("gate", f"waiting-{n}") for n in range(3)]
         delayed = server.post("gate", "delayed", delay_seconds=1)
         wait_until(lambda: environment.in_queue()[2] == 2)  # one runs, one is received
         for task in [*waiting, delayed]:
-            answer = httpx.delete(f"{server.url}/tasks/{task['id']}", trust_env=False)
+            answer = request("DELETE", f"{server.url}/tasks/{task['id']}")
             assert answer.status_code in (200, 202), answer.text
         open_gate(environment, "first")
         assert get(server, first["id"], wait=20)["status"] == "COMPLETED"
         wait_until(lambda: environment.in_queue() == (0, 0, 0))
         for task in [*waiting, delayed]:
             assert get(server, task["id"], wait=20)["status"] == "CANCELLED"
-        stop(server)
     assert {path.name for path in environment.shop.path.glob("*.running")} == {"first.running"}
 
 
@@ -208,7 +208,7 @@ def test_a_message_delivered_twice_neither_runs_twice_nor_is_lost(environment: E
     with through(environment, sqs=trouble) as troubled, troubled.serve(**SHOP) as owner:
         task = owner.post("gate", "gate")
         is_running(environment, "gate")
-        with troubled.serve(**SHOP, TQE_POLL_WAIT="1") as other:
+        with troubled.embedded() as other:
             wait_until(lambda: metrics(other)["counters"]["duplicate_deliveries"] >= 3)
             found = get(other, task["id"])
             assert (found["status"], found["attempt"]) == ("PROCESSING", 1)
@@ -219,14 +219,13 @@ def test_a_message_delivered_twice_neither_runs_twice_nor_is_lost(environment: E
             wait_until(lambda: get(other, task["id"])["attempt"] == 2)
             open_gate(environment, "gate")
             assert get(other, task["id"], wait=20)["status"] == "COMPLETED"
-            stop(other)
 
 
 # --- losing the lease stops the attempt; keeping it takes no luck ---------------------------
 
 
 def test_a_handler_longer_than_many_leases_runs_once(environment: Environment) -> None:
-    with environment.serve(**SHOP) as one, environment.serve(**SHOP) as two:
+    with environment.embedded() as one, environment.embedded() as two:
         task = one.post("gate", "gate")
         is_running(environment, "gate")
         time.sleep(3 * LEASE)  # what is tested
@@ -237,8 +236,6 @@ def test_a_handler_longer_than_many_leases_runs_once(environment: Environment) -
         assert sum(counters["attempts_started"] for counters in both) == 1
         assert sum(counters["leases_renewed"] for counters in both) >= 3
         assert sum(counters["leases_lost"] for counters in both) == 0
-        stop(one)
-        stop(two)
 
 
 def test_without_its_lease_a_handler_is_stopped(environment: Environment) -> None:
@@ -247,14 +244,13 @@ def test_without_its_lease_a_handler_is_stopped(environment: Environment) -> Non
     with through(environment, sqs=trouble) as troubled, troubled.serve(**SHOP) as cut_off:
         task = cut_off.post("gate", "gate")
         is_running(environment, "gate")
-        with environment.serve(**SHOP) as other:
+        with environment.embedded() as other:
             trouble.silent = True
             cut_off.wait_for("lost the lease")
             wait_until(lambda: metrics(cut_off)["active_workers"] == 0)
             wait_until(lambda: get(other, task["id"])["attempt"] == 2)
             open_gate(environment, "gate")
             assert get(other, task["id"], wait=20)["status"] == "COMPLETED"
-            stop(other)
         assert metrics(cut_off)["counters"]["attempts_completed"] == 0
         kill(cut_off)
 
@@ -285,11 +281,10 @@ def test_sigterm_leaves_nothing_in_flight(environment: Environment) -> None:
         assert item is not None
         assert (item["status"], item["retry_count"]) == ({"S": "PENDING"}, {"N": "0"})
         open_gate(environment, task["payload"])
-    with environment.serve(**SHOP) as server:
+    with environment.embedded() as server:
         for task in tasks:
             found = get(server, task["id"], wait=20)
             assert (found["status"], found["retry_count"]) == ("COMPLETED", 0)
-        stop(server)
     assert environment.in_queue() == (0, 0, 0)
     assert environment.in_queue(environment.dead) == (0, 0, 0)
 
@@ -299,7 +294,7 @@ def test_what_comes_in_on_the_poll_of_a_stopping_engine_is_given_back(
 ) -> None:
     settings = {"TQE_POLL_WAIT": "10", "TQE_VISIBILITY_TIMEOUT": "30", "TQE_SHUTDOWN_GRACE": "20"}
     with (
-        environment.serve("api", **SHOP) as api,
+        environment.embedded(consume=False) as api,
         environment.serve("worker", **SHOP | settings) as worker,
     ):
         time.sleep(0.5)  # the poll is open
@@ -311,74 +306,83 @@ def test_what_comes_in_on_the_poll_of_a_stopping_engine_is_given_back(
         assert time.monotonic() - before < 5, "a poll that has brought something is over"
         assert environment.in_queue() == (1, 0, 0)
         assert get(api, task["id"])["status"] == "PENDING"
-        stop(api)
 
 
 # --- a poison task is quarantined; others go on ---------------------------------------------
 
 
+HARMLESS = TaskRegistry()
+"""For the test's own process: an engine that ran the poison all the same would complete it."""
+HARMLESS.task("echo")(echo)
+
+
+@HARMLESS.task("poison")
+async def drink(payload: object) -> None: ...
+
+
+def die(environment: Environment, times: int, **settings: str) -> None:
+    """One worker after the other, of the poison."""
+    for _ in range(times):
+        with environment.serve("worker", **ALONE | settings) as worker:
+            assert worker.wait() == 9
+
+
 def test_a_task_that_kills_its_process_is_quarantined_by_the_engine(
     environment: Environment,
 ) -> None:
-    with environment.serve("api", **SHOP) as api:
+    with environment.embedded(consume=False) as api:
         poison = api.post("poison", 9, max_attempts=2)
-        for _ in range(2):
-            with environment.serve("worker", **ALONE) as worker:
-                assert worker.wait() == 9
-        with environment.serve("worker", **SHOP) as worker:
-            other = api.post("echo", 1)
-            assert get(api, other["id"], wait=20)["status"] == "COMPLETED"
-            found = get(api, poison["id"], wait=20)
-            assert (found["status"], found["attempt"], found["retry_count"]) == ("FAILED", 2, 2)
-            wait_until(lambda: environment.in_queue() == (0, 0, 0))
-            stop(worker)
-        stop(api)
-    (dead_letter,) = read_back(environment)["dead_letters"]
+    die(environment, 2)
+    with environment.embedded(HARMLESS) as worker:
+        other = worker.post("echo", 1)
+        assert get(worker, other["id"], wait=20)["status"] == "COMPLETED"
+        found = get(worker, poison["id"], wait=20)
+        assert (found["status"], found["attempt"], found["retry_count"]) == ("FAILED", 2, 2)
+        wait_until(lambda: environment.in_queue() == (0, 0, 0))
+    (dead_letter,) = environment.dead_letters()
     assert dead_letter["attributes"]["Reason"] == "its worker died 2 times of 2 allowed"
     assert json.loads(dead_letter["body"])["id"] == poison["id"]
 
 
+def allow_receives(environment: Environment, number: int) -> None:
+    asked = environment.sqs.get_queue_attributes(
+        QueueUrl=environment.queue, AttributeNames=["RedrivePolicy"]
+    )
+    policy = json.loads(asked["Attributes"]["RedrivePolicy"]) | {"maxReceiveCount": number}
+    environment.sqs.set_queue_attributes(
+        QueueUrl=environment.queue, Attributes={"RedrivePolicy": json.dumps(policy)}
+    )
+
+
 def test_the_redrive_policy_takes_no_attempt_away(environment: Environment) -> None:
     """More attempts than SQS allows receives: each of them is made, and the engine ends it."""
-    quick = ALONE | {"TQE_VISIBILITY_TIMEOUT": "1", "TQE_SUBMIT_MAX_ATTEMPTS": "5"}
-    with environment.serve("api", **quick) as api:
-        poison = api.post("poison", 9, max_attempts=5)
-        for _ in range(5):
-            with environment.serve("worker", **quick) as worker:
-                assert worker.wait() == 9
-        with environment.serve("worker", **quick) as worker:
-            found = get(api, poison["id"], wait=25)
-            assert (found["status"], found["attempt"], found["retry_count"]) == ("FAILED", 5, 5)
-            stop(worker)
-        stop(api)
-    (dead_letter,) = read_back(environment)["dead_letters"]
+    quick = {"TQE_VISIBILITY_TIMEOUT": "1", "TQE_SUBMIT_MAX_ATTEMPTS": "5"}
+    allow_receives(environment, 2)
+    with environment.embedded(consume=False, **quick) as api:
+        poison = api.post("poison", 9, max_attempts=3)
+    die(environment, 3, **quick)
+    with environment.embedded(HARMLESS, **quick) as worker:
+        found = get(worker, poison["id"], wait=25)
+        assert (found["status"], found["attempt"], found["retry_count"]) == ("FAILED", 3, 3)
+    (dead_letter,) = environment.dead_letters()
     assert json.loads(dead_letter["body"])["id"] == poison["id"]
-    assert dead_letter["attributes"]["Reason"] == "its worker died 5 times of 5 allowed"
+    assert dead_letter["attributes"]["Reason"] == "its worker died 3 times of 3 allowed"
 
 
 def test_one_that_sqs_itself_gives_up_is_found_in_the_dead_letter_queue(
     environment: Environment,
 ) -> None:
     """One receive is all that the queue allows: no process can replace the message in time."""
-    quick = ALONE | {"TQE_VISIBILITY_TIMEOUT": "1"}
-    asked = environment.sqs.get_queue_attributes(
-        QueueUrl=environment.queue, AttributeNames=["RedrivePolicy"]
-    )
-    policy = json.loads(asked["Attributes"]["RedrivePolicy"]) | {"maxReceiveCount": 1}
-    environment.sqs.set_queue_attributes(
-        QueueUrl=environment.queue, Attributes={"RedrivePolicy": json.dumps(policy)}
-    )
-    with environment.serve("api", **quick) as api:
+    quick = {"TQE_VISIBILITY_TIMEOUT": "1"}
+    allow_receives(environment, 1)
+    with environment.embedded(consume=False, **quick) as api:
         poison = api.post("poison", 9)
-        with environment.serve("worker", **quick) as worker:
-            assert worker.wait() == 9
-        with environment.serve("worker", **quick) as worker:
-            found = get(api, poison["id"], wait=25)
-            assert (found["status"], found["attempt"], found["retry_count"]) == ("FAILED", 1, 1)
-            assert found["error"]["message"].startswith("moved by SQS: received 1 time")
-            stop(worker)
-        stop(api)
-    (dead_letter,) = read_back(environment)["dead_letters"]
+    die(environment, 1, **quick)
+    with environment.embedded(HARMLESS, **quick) as worker:
+        found = get(worker, poison["id"], wait=25)
+        assert (found["status"], found["attempt"], found["retry_count"]) == ("FAILED", 1, 1)
+        assert found["error"]["message"].startswith("moved by SQS: received 1 time")
+    (dead_letter,) = environment.dead_letters()
     assert json.loads(dead_letter["body"])["id"] == poison["id"]
     assert "Reason" not in dead_letter["attributes"], "as SQS left it"
 
@@ -399,11 +403,10 @@ def test_a_crash_between_failed_and_its_dead_letter(environment: Environment) ->
         assert get(server, task["id"], wait=20)["status"] == "FAILED"
         assert trouble.held.wait(10)
         kill(server)
-    with environment.serve(**SHOP, TQE_RECONCILE_INTERVAL="60") as server:
+    with environment.embedded(TQE_RECONCILE_INTERVAL="60"):
         wait_until(lambda: sum(environment.in_queue(environment.dead)) == 1)
         wait_until(lambda: environment.in_queue() == (0, 0, 0))
-        stop(server)
-    (dead_letter,) = read_back(environment)["dead_letters"]
+    (dead_letter,) = environment.dead_letters()
     assert dead_letter["attributes"]["Reason"].startswith(
         "FAILED, and the worker that wrote this died"
     )
@@ -420,36 +423,34 @@ def test_the_task_of_a_dead_owner_survives_that_its_message_is_given_back_unclai
         is_running(environment, "gate")
         kill(owner)
     trouble = Trouble(only=frozenset({"failing"}))
-    with (
-        through(environment, dynamodb=trouble) as troubled,
-        troubled.serve("worker", **SHOP) as worker,
-    ):
+    with through(environment, dynamodb=trouble) as troubled, troubled.embedded() as next_one:
         trouble.rate = 1.0
         wait_until(lambda: task["id"] in trouble.hit)  # its claim fails, again and again
-        stop(worker)
+        next_one.stop()
     assert sum(environment.in_queue()) == 1
     open_gate(environment, "gate")
-    with environment.serve(**SHOP) as server:
+    with environment.embedded() as server:
         found = get(server, task["id"], wait=20)
         assert (found["status"], found["attempt"], found["retry_count"]) == ("COMPLETED", 2, 1)
-        stop(server)
 
 
 # --- a delayed task never starts early, and any delay works ---------------------------------
 
 
-def test_a_delay_longer_than_sqs_can_hold(environment: Environment) -> None:
-    with environment.serve(**SHOP) as server:
+def test_a_delay_longer_than_sqs_can_hold(
+    environment: Environment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with environment.embedded() as server:
         task = server.post("gate", "later", delay_seconds=1000)
         assert sum(environment.in_queue()) == 0, "it lives in the table"
-        stop(server)
     open_gate(environment, "later")
-    with environment.serve(**at_another_time(environment, 990)) as server:
+    now = SystemClock.now
+    monkeypatch.setattr(SystemClock, "now", lambda self: now(self) + timedelta(seconds=990))
+    with environment.embedded() as server:
         wait_until(lambda: sum(environment.in_queue()) == 1)
         assert environment.in_queue()[1] == 1, "sent ahead, with the rest of the delay on it"
         assert get(server, task["id"])["status"] == "PENDING"
         assert get(server, task["id"], wait=20)["status"] == "COMPLETED"
-        stop(server)
     ended = environment.item(task["id"])
     assert ended is not None
     assert ended["started_at"]["S"] >= task["run_at"]

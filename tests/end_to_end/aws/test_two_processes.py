@@ -18,7 +18,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.cli.runner import TIMEOUT, Server
+from tests.cli.runner import TIMEOUT, Client, Server
 from tests.end_to_end.aws.accounting import (
     listed,
     read_back,
@@ -53,7 +53,7 @@ def test_each_of_many_tasks_runs_once(environment: Environment) -> None:
     # Leases that a busy machine does not let lapse: nothing is to go wrong here.
     settings = BIG | {"TQE_VISIBILITY_TIMEOUT": "60"}
     with environment.serve(**settings) as one, environment.serve(**settings) as two:
-        with httpx.Client(trust_env=False, timeout=60) as client:
+        with Client(timeout=60) as client:
             for start in range(0, TASKS, BATCH):
                 batch: list[dict[str, Any]] = [
                     {"type": "quick", "payload": {"number": number, "to": "ü ☃"}}
@@ -150,7 +150,7 @@ class Run:
         """Through whichever server answers. Keys make a batch whose answer was lost the same one
         when it is sent again."""
         rng = random.Random(seed)
-        with httpx.Client(timeout=TIMEOUT, trust_env=False) as client:
+        with Client(timeout=TIMEOUT) as client:
             for start in range(0, number, BATCH):
                 batch: list[dict[str, Any]] = []
                 for i in range(start, min(start + BATCH, number)):
@@ -223,12 +223,12 @@ class Run:
         if self.environment.in_queue() != (0, 0, 0):
             return False
         left = [
-            task
-            for task in read_back(self.environment)["tasks"]
-            if task["status"] in ("PENDING", "PROCESSING")
+            item["id"]["S"]
+            for item in self.environment.items()
+            if item["status"]["S"] in ("PENDING", "PROCESSING")
         ]
-        for task in left:  # shown where it never comes to an end
-            print("nothing is in the queue for", task, self.trouble.hit.get(task["id"]))
+        for task_id in left:  # shown where it never comes to an end
+            print("nothing is in the queue for", task_id, self.trouble.hit.get(task_id))
         return not left
 
     def check(self, number: int) -> Account:
