@@ -1,0 +1,91 @@
+"""The audit log: a line for each change that was asked for, on whose behalf, and what came of it.
+
+Its logger is `task_queue_engine.audit`, so that it can be sent elsewhere. A line's members are its
+`extra` too, for JSON. What comes from clients (ids, types) is shown as ASCII with everything else
+escaped: one change is one line, and no terminal obeys it.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+logger = logging.getLogger("task_queue_engine.audit")
+
+# Ids in one line. Log collectors cut lines at 16 KB, and an id is 36 characters.
+_IDS = 100
+# Characters of what is a client's own text.
+_LONGEST = 128
+
+
+class Change:
+    """What one request changes, gathered on its way."""
+
+    __slots__ = ("action", "details", "path", "task_ids", "task_types")
+
+    def __init__(self) -> None:
+        self.action: str | None = None
+        """None: nothing to write a line about."""
+        self.path = ""
+        self.task_ids: list[str] = []
+        self.task_types: set[str] = set()
+        self.details: dict[str, int] = {}
+
+
+def write(
+    change: Change,
+    *,
+    key: str,
+    address: str,
+    status: int | None,
+    request_id: str,
+) -> None:
+    """The line, or some where there are very many ids.
+
+    Args:
+        key: the principal's name.
+        status: of the answer; None: it never began.
+    """
+    if change.action is None or not logger.isEnabledFor(logging.INFO):
+        return
+    types = sorted(_inert(each) for each in change.task_types)
+    outcome = "unanswered" if status is None else "done" if status < 400 else "refused"
+    about = "".join(f" {name}={count}" for name, count in change.details.items())
+    for start in range(0, max(1, len(change.task_ids)), _IDS):
+        ids = [_inert(each) for each in change.task_ids[start : start + _IDS]]
+        extra: dict[str, Any] = {
+            "action": change.action,
+            "outcome": outcome,
+            "status": status,
+            "key": key,
+            "address": address,
+            "path": _inert(change.path),
+            "task_ids": ids,
+            "task_types": types,
+            "request_id": request_id,
+            **change.details,
+        }
+        logger.info(
+            "%s %s (%s) key=%s address=%s task=%s type=%s%s path=%s request=%s",
+            change.action,
+            outcome,
+            status if status is not None else "-",
+            key,
+            address,
+            ",".join(ids) or "-",
+            ",".join(types) or "-",
+            about,
+            extra["path"],
+            request_id,
+            extra=extra,
+        )
+
+
+def _inert(text: str) -> str:
+    if text.isascii() and text.isprintable() and len(text) <= _LONGEST and not set(text) & _OURS:
+        return text
+    return ascii(text[:_LONGEST])
+
+
+# What separates the parts of a line.
+_OURS = frozenset(" ,='\"\\")
