@@ -70,11 +70,18 @@ def admit(request: Request) -> None:
             ),
             missing_role=needed.role,
         )
-    if principal.types is not None and not needed.by_type:
+    if not needed.by_type:
+        check_all_types(principal)
+
+
+def check_all_types(principal: Principal, *, field: str | None = None) -> None:
+    """Raises ProblemError (403) for a key that is for some task types only."""
+    if principal.types is not None:
         raise ProblemError(
             "type-not-allowed",
-            f"this concerns all task types, and the key {principal.name!r} is for "
+            f"this concerns all task types, and the key {principal.name!r} is for tasks of "
             f"{_listed(principal)} only",
+            field=field,
         )
 
 

@@ -9,8 +9,8 @@ from quart import Quart, Response, request
 from quart_schema import document_querystring, document_request, document_response, tag
 
 from task_queue_engine.engine.views import DeadLetterList, PurgeResult
+from task_queue_engine.http.access import check_all_types
 from task_queue_engine.http.app_state import AppState
-from task_queue_engine.http.problems import ProblemError
 from task_queue_engine.http.requests import Query, read_json
 from task_queue_engine.http.responses import respond
 from task_queue_engine.http.schemas import (
@@ -73,13 +73,8 @@ class DeadLetterRoutes:
         wanted = decode_redrive(await read_json(request))
         asker = self._state.asker
         principal = asker.principal
-        if principal.types is not None and wanted.all:
-            raise ProblemError(
-                "type-not-allowed",
-                f"all are of all task types, and the key {principal.name!r} is for some: send the "
-                '"ids" of those it lists',
-                field="all",
-            )
+        if wanted.all:
+            check_all_types(principal, field="all")
         is_own = None if principal.types is None else partial(self._types.has, principal)
         with self._state.request_deadline():
             report = await self._engine.redrive(
