@@ -57,7 +57,7 @@ def admit(request: Request) -> None:
     change, principal = asker.change, asker.principal
     if change is not None and needed.change is not None and request.method not in _READS:
         change.action = needed.change
-        change.path = request.scope["path"]
+        change.path = request.scope["raw_path"].decode("latin-1")
     if not principal.may(needed.role):
         raise ProblemError(
             "missing-role",

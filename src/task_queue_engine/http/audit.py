@@ -1,21 +1,24 @@
 """The audit log: a line for each change that was asked for, on whose behalf, and what came of it.
 
 Its logger is `task_queue_engine.audit`, so that it can be sent elsewhere. A line's members are its
-`extra` too, for JSON. What comes from clients (ids, types) is shown as ASCII with everything else
-escaped: one change is one line, and no terminal obeys it.
+`extra` too, for JSON. What comes from clients (ids, types, paths) is percent-encoded: one change is
+one line, its parts are what they seem, and no terminal obeys it.
 """
 
 from __future__ import annotations
 
 import logging
 from typing import Any
+from urllib.parse import quote
 
 logger = logging.getLogger("task_queue_engine.audit")
 
 # Ids in one line. Log collectors cut lines at 16 KB, and an id is 36 characters.
 _IDS = 100
-# Characters of what is a client's own text.
+# Characters of what is a client's own text: those of a type's name, or an id with room to spare.
 _LONGEST = 128
+# What needs no quoting. No space is in it, nor what separates the parts of a line.
+_PLAIN = "/:.@+-_~%"
 
 
 class Change:
@@ -82,10 +85,4 @@ def write(
 
 
 def _inert(text: str) -> str:
-    if text.isascii() and text.isprintable() and len(text) <= _LONGEST and not set(text) & _OURS:
-        return text
-    return ascii(text[:_LONGEST])
-
-
-# What separates the parts of a line.
-_OURS = frozenset(" ,='\"\\")
+    return quote(text[:_LONGEST], safe=_PLAIN, errors="backslashreplace")

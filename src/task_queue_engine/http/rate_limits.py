@@ -57,6 +57,7 @@ class Buckets:
         full_at = max(now, self._full_at.get(name, now))
         wait = full_at - now - (size - 1) / rate
         if wait > 1e-9:  # what adding up in floating point leaves
+            self._full_at.move_to_end(name)
             return Taken(size, window, 0, full_at - now, wait)
         full_at += 1 / rate
         self._full_at[name] = full_at

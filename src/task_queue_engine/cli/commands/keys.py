@@ -62,8 +62,8 @@ def new(
 ) -> None:
     """Make a key, add its entry to the keys file, and print the key: this once.
 
-    It is stored nowhere, the entry has its hash. A server that runs reads the file again by itself. Without a file
-    the entry is printed too, on stderr. To take a key back delete its entry.
+    It is stored nowhere, the entry has its hash. A server that runs reads the file again by itself.
+    Without a file the entry is printed too, on stderr. To take a key back delete its entry.
     """
     del debug
     made = make_key(
