@@ -20,7 +20,7 @@ from task_queue_engine.http.problems import Headers, ProblemError
 BURST = 10.0
 """Seconds."""
 MOST_BUCKETS = 65_536
-"""Kept at one time, some 15 MB. Beyond that the one that was used longest ago is forgotten, with
+"""Kept at one time, some 20 MB. Beyond that the one that was used longest ago is forgotten, with
 what had been taken from it: a client with that many addresses is limited by none of them."""
 
 
