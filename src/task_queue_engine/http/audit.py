@@ -8,6 +8,7 @@ one line, its parts are what they seem, and no terminal obeys it.
 from __future__ import annotations
 
 import logging
+import re
 from typing import Any
 from urllib.parse import quote
 
@@ -19,6 +20,7 @@ _IDS = 100
 _LONGEST = 128
 # What needs no quoting. No space is in it, nor what separates the parts of a line.
 _PLAIN = "/:.@+-_~%"
+_PLAIN_TEXT = re.compile(rf"[A-Za-z0-9{re.escape(_PLAIN)}]{{0,{_LONGEST}}}")
 
 
 class Change:
@@ -51,38 +53,38 @@ def write(
     """
     if change.action is None or not logger.isEnabledFor(logging.INFO):
         return
-    types = sorted(_inert(each) for each in change.task_types)
+    types = sorted(map(_inert, change.task_types))
+    path = _inert(change.path)
     outcome = "unanswered" if status is None else "done" if status < 400 else "refused"
     about = "".join(f" {name}={count}" for name, count in change.details.items())
     for start in range(0, max(1, len(change.task_ids)), _IDS):
-        ids = [_inert(each) for each in change.task_ids[start : start + _IDS]]
+        ids = [*map(_inert, change.task_ids[start : start + _IDS])]
+        message = (
+            f"{change.action} {outcome} ({'-' if status is None else status}) key={key} "
+            f"address={address} task={','.join(ids) or '-'} type={','.join(types) or '-'}{about} "
+            f"path={path} request={request_id}"
+        )
         extra: dict[str, Any] = {
             "action": change.action,
             "outcome": outcome,
             "status": status,
             "key": key,
             "address": address,
-            "path": _inert(change.path),
+            "path": path,
             "task_ids": ids,
             "task_types": types,
             "request_id": request_id,
             **change.details,
         }
-        logger.info(
-            "%s %s (%s) key=%s address=%s task=%s type=%s%s path=%s request=%s",
-            change.action,
-            outcome,
-            status if status is not None else "-",
-            key,
-            address,
-            ",".join(ids) or "-",
-            ",".join(types) or "-",
-            about,
-            extra["path"],
-            request_id,
-            extra=extra,
+        # Not logger.info, which walks the stack to say that it was called here.
+        logger.handle(
+            logger.makeRecord(
+                logger.name, logging.INFO, __file__, 0, message, (), None, "write", extra
+            )
         )
 
 
 def _inert(text: str) -> str:
+    if _PLAIN_TEXT.fullmatch(text):
+        return text
     return quote(text[:_LONGEST], safe=_PLAIN, errors="backslashreplace")
