@@ -43,11 +43,12 @@ def test_without_a_file_the_entry_is_printed() -> None:
     [
         (("a b", "--role", "read"), "NAME: must be 1 to 64 of"),
         (("x", "--role", "admin", "--type", "echo"), "--type: admin is for all types"),
+        (("x", "--role", "read", "--type", "\udcff"), "--type: is not Unicode text"),
         (("x", "--role", "root"), "Invalid value for '--role'"),
         (("x",), "Missing option '--role'"),
         (("x", "--role", "read", "--expires", "soon"), "Invalid value for '--expires'"),
         (("x", "--role", "read", "--file", "."), "TQE_KEYS_FILE: . cannot be written: Is a dir"),
-        (("x", "--role", "read", "--file", "bad"), "TQE_KEYS_FILE: bad: is not TOML"),
+        (("x", "--role", "read", "--file", "bad"), "TQE_KEYS_FILE: bad is not TOML"),
         (("here", "--role", "read", "--file", "good"), "good has a key with the name 'here'"),
     ],
 )

@@ -52,6 +52,17 @@ def admin(keys: Keys, engine: FakeEngine) -> TrioClient:
     return keys.client(engine)
 
 
+async def test_it_is_no_matter_of_the_log_level(
+    keys: Keys, engine: FakeEngine, caplog: pytest.LogCaptureFixture
+) -> None:
+    headers = keys.add("boss", Role.ADMIN)
+    caplog.set_level(logging.ERROR, "task_queue_engine")
+    caplog.handler.setLevel(logging.NOTSET)
+    client = keys.client(engine)
+    await client.delete("/dead-letters", headers=headers)
+    assert len(lines(caplog)) == 1
+
+
 async def test_each_change_has_a_line(
     admin: TrioClient, keys: Keys, engine: FakeEngine, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -36,8 +36,8 @@ GOOD = f'[keys.a]\nroles = ["read"]\nsha256 = "{"0" * 64}"\n'
         (b"# nothing yet\n", "has no keys in it"),
         (b"[key.a]\n", "has [keys.NAME] tables and nothing else"),
         (b"keys = 1\n", "has [keys.NAME] tables and nothing else"),
-        (b"[keys]\na = 1\n", "keys.a: must be a table"),
-        (b'[keys."a b"]\n', "a key's name is"),
+        (b"[keys]\na = 1\n", "keys.a must be a table"),
+        (b'[keys."a b"]\n', "a key's name is 1 to 64"),
         (b'[keys.a]\nroles = ["read"]\n', "keys.a.sha256: must be the 64 hexadecimal digits"),
         (GOOD.replace("0" * 64, "tqe_a-secret").encode(), "keys.a.sha256: must be the 64"),
         (GOOD.replace('["read"]', '"read"').encode(), "keys.a.roles: must be a list"),
@@ -54,9 +54,12 @@ GOOD = f'[keys.a]\nroles = ["read"]\nsha256 = "{"0" * 64}"\n'
         (f"{GOOD}rate_limit = true\n".encode(), "keys.a.rate_limit: must be requests a second"),
         (f"{GOOD}type = ['x']\n".encode(), "keys.a: 'type' is none of roles, types"),
         (f"{GOOD}{GOOD}".encode(), "is not TOML"),
-        (f"{GOOD}{GOOD.replace('.a]', '.b]')}".encode(), "keys.b.sha256: is that of keys.a"),
+        (f"{GOOD}{GOOD.replace('.a]', '.b]')}".encode(), "keys.b.sha256 is that of keys.a"),
         (b"#" * (MAX_BYTES + 1), "has more than"),
         (b"a = " + b"[" * 5000, "is not TOML"),
+        (b"a = " + b"1" * 5000, "is not TOML"),
+        (f"{GOOD}rate_limit = nan\n".encode(), "keys.a.rate_limit: must be requests a second"),
+        (f"{GOOD}expires = 2030-02-31\n".encode(), "is not TOML (at line 4"),
     ],
 )
 def test_a_file_that_cannot_be_used_is_one_clear_line(
@@ -108,6 +111,11 @@ def test_what_people_wrote_into_it_stays(keys: Keys) -> None:
     assert found["b"].expires_at == datetime(2030, 1, 31, tzinfo=UTC)
     with pytest.raises(ConfigurationError, match="has a key with the name 'b' already"):
         keys.add("b", Role.READ)
+    inline = f'keys = {{ a = {{ roles = ["read"], sha256 = "{"0" * 64}" }} }}\n'
+    keys.path.write_text(inline)
+    with pytest.raises(ConfigurationError, match="is not TOML"):
+        keys.add("b", Role.READ)
+    assert keys.path.read_text() == inline
 
 
 class TestReload:

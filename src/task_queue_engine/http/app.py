@@ -9,7 +9,7 @@ from quart_trio import QuartTrio
 
 from task_queue_engine.config import Settings
 from task_queue_engine.engine.api import EngineApi
-from task_queue_engine.http import access, problems
+from task_queue_engine.http import access, audit, problems
 from task_queue_engine.http.app_state import AppState
 from task_queue_engine.http.middleware import Middleware
 from task_queue_engine.http.quart_app import ApiApp
@@ -37,6 +37,9 @@ def create_app(engine: EngineApi, settings: Settings) -> QuartTrio:
     state = AppState(engine, settings)
     app = ApiApp("task_queue_engine.http", static_folder=None, template_folder=None)
     app.extensions[EXTENSION] = state
+    if settings.keeps_audit_log and audit.logger.level == logging.NOTSET:
+        # What TQE_LOG_LEVEL says about lines for the operator is not said about these.
+        audit.logger.setLevel(logging.INFO)
     if state.is_guarded:
         app.admit = access.admit
     app.config["MAX_CONTENT_LENGTH"] = settings.max_body_bytes

@@ -28,6 +28,7 @@ from datetime import UTC, date, datetime, time
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from task_queue_engine.codec import is_unicode
 from task_queue_engine.errors import ConfigurationError
 from task_queue_engine.http.principal import Principal, Role
 
@@ -101,7 +102,7 @@ def read_key_file(path: str) -> KeyFile:
     try:
         keys = _parse(content)
     except _Wrong as error:
-        raise _error(f"{path}: {error}") from None
+        raise _error(f"{path} {error}") from None
     return KeyFile(keys=keys, signature=_signature_of(status), warning=_warning(path, status))
 
 
@@ -135,7 +136,7 @@ def _parse(content: bytes) -> dict[bytes, NamedKey]:
         document = tomllib.loads(content.decode())
     except UnicodeDecodeError:
         raise _Wrong("is not UTF-8") from None
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # TOMLDecodeError, and what int() raises
         # The rest of the message may quote the file.
         where = _POSITION.search(str(error))
         raise _Wrong(f"is not TOML{f' ({where[0]})' if where else ''}") from None
@@ -148,18 +149,22 @@ def _parse(content: bytes) -> dict[bytes, NamedKey]:
     keys: dict[bytes, NamedKey] = {}
     for name, entry in entries.items():
         if not _NAME.fullmatch(name):
-            raise _Wrong(f"a key's name is 1 to 64 of A-Z a-z 0-9 _ -, not {ascii(name)[:80]}")
+            raise _Wrong(
+                f"is wrong: a key's name is 1 to 64 of A-Z a-z 0-9 _ -, not {ascii(name)[:80]}"
+            )
         if not isinstance(entry, dict):
-            raise _Wrong(f"keys.{name}: must be a table, [keys.{name}]")
+            raise _Wrong(f"is wrong: keys.{name} must be a table, [keys.{name}]")
         key = _entry(name, entry)
         if key.digest in keys:
-            raise _Wrong(f"keys.{name}.sha256: is that of keys.{keys[key.digest].principal.name}")
+            raise _Wrong(
+                f"is wrong: keys.{name}.sha256 is that of keys.{keys[key.digest].principal.name}"
+            )
         keys[key.digest] = key
     return keys
 
 
 def _entry(name: str, entry: Mapping[str, Any]) -> NamedKey:
-    where = f"keys.{name}"
+    where = f"is wrong: keys.{name}"
     for member in entry:
         if member not in _MEMBERS:
             raise _Wrong(f"{where}: {ascii(member)[:80]} is none of {', '.join(_MEMBERS)}")
@@ -227,9 +232,11 @@ class NewKey:
 def make_key(
     name: str, *, roles: Sequence[Role], types: Sequence[str] = (), expires: date | None = None
 ) -> NewKey:
-    """Raises ConfigurationError for a name that cannot be one, and types of an `admin`."""
+    """Raises ConfigurationError for a name or types that cannot be, and for types of an `admin`."""
     if not _NAME.fullmatch(name):
         raise ConfigurationError("must be 1 to 64 of A-Z a-z 0-9 _ -", variable="NAME")
+    if not all(map(is_unicode, types)):
+        raise ConfigurationError("is not Unicode text", variable="--type")
     if types and Role.ADMIN in roles:
         raise ConfigurationError("admin is for all types; use the other roles", variable="--type")
     key = _PREFIX + secrets.token_urlsafe(_BYTES)
@@ -253,16 +260,18 @@ def add_to_file(path: str, name: str, entry: str) -> None:
         with os.fdopen(descriptor, "r+b", buffering=0) as file:
             fcntl.flock(descriptor, fcntl.LOCK_EX)  # two at once might add the same name
             before = file.read()
-            if before.strip():
-                try:
-                    keys = _parse(before)
-                except _Wrong as error:
-                    raise _error(f"{path}: {error}") from None
+            gap = b"" if not before else b"\n" if before.endswith(b"\n") else b"\n\n"
+            addition = gap + entry.encode()
+            try:
+                keys = _parse(before) if before.strip() else {}
                 if any(key.principal.name == name for key in keys.values()):
-                    raise _error(f"{path} has a key with the name {name!r} already")
-            gap = "" if not before else "\n" if before.endswith(b"\n") else "\n\n"
+                    raise _Wrong(f"has a key with the name {name!r} already")
+                # It may be written in a way that allows no more tables: keys = { ... }
+                _parse(before + addition)
+            except _Wrong as error:
+                raise _error(f"{path} {error}") from None
             # In one write: a server that looks in this moment sees none of it or all.
-            file.write((gap + entry).encode())
+            file.write(addition)
             os.fsync(descriptor)
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
