@@ -247,6 +247,30 @@ class TestConnections:
             assert await ask(server, get("/tasks")) == 200
             assert trio.current_time() < 5
 
+    async def test_waiting_for_tasks_an_address_can_submit(
+        self, socket_clock: MockClock, serve: Serve, engine: FakeEngine
+    ) -> None:
+        """Its long polls have three quarters of what it may have."""
+        poll = get(f"/tasks/{engine.add().id}?wait=60")
+        async with serve(max_connections=100, max_connections_per_address=4) as server:
+            waiting = [await server.connect() for _ in range(3)]
+            for wire in waiting:
+                await wire.send(poll)
+            await trio.sleep(0.1)
+            over = await server.connect()
+            await over.send(poll)
+            assert (await over.answer()).headers["retry-after"] == "1"
+            for _ in range(3):
+                assert await ask(server, post("/tasks", one())) == 201
+            assert trio.current_time() < 5
+            # One that has gone leaves its place.
+            await waiting[0].close()
+            await trio.sleep(0.1)
+            again = await server.connect()
+            await again.send(poll)
+            assert (await again.answer()).headers.get("retry-after") is None
+            assert trio.current_time() == pytest.approx(60, abs=5)
+
     async def test_half_sent_requests_make_room(
         self, socket_clock: MockClock, serve: Serve
     ) -> None:

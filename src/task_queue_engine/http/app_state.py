@@ -26,7 +26,7 @@ class AppState:
         self.is_guarded = settings.asks_for_keys or settings.keeps_audit_log
         """Who asks matters."""
         self.types = TypeScope(engine.registry)
-        self.waiting = WaitingRequests(settings.max_connections)
+        self.waiting = WaitingRequests(settings)
         self._draining = False
 
     @property

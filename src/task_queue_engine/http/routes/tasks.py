@@ -185,7 +185,7 @@ class TaskRoutes:
             if self._state.is_guarded:
                 await self._check_type_of(wanted)
             if wait > 0:
-                with self._state.waiting.one():
+                with self._state.waiting.one(request.scope):
                     return respond(await self._engine.wait(wanted, timeout=wait))
             # Reached without a wait, and where one was cut short: the server goes away, or too
             # many wait already. A client that asks again at once would not be helped.
