@@ -38,11 +38,6 @@ class WaitingRequests:
         """So many connections there are at most; of a single one there is nothing to wait with."""
         self.limit = int(connections * SHARE)
 
-    def have_room_for(self, request: Mapping[str, Any]) -> bool:
-        """Whether the request with this ASGI scope may wait. A long poll that may not is answered
-        at once; what cannot be answered without waiting is to be refused."""
-        return self._may_wait(self._address(request))
-
     def drain(self) -> None:
         """End them all, and those to come at once: the server goes away."""
         self._draining = True
@@ -51,8 +46,9 @@ class WaitingRequests:
 
     @contextmanager
     def one(self, request: Mapping[str, Any]) -> Iterator[trio.CancelScope]:
-        """A scope to wait in. It is cancelled when the server starts to drain, and from the start
-        where there is no room for the request."""
+        """A scope for the request with this ASGI scope to wait in. It is cancelled when the server
+        starts to drain, and from the start where there is no room: a long poll is answered at once
+        then, and what cannot be answered without waiting is to be refused."""
         address = self._address(request)
         with trio.CancelScope() as scope:
             if not self._may_wait(address):
