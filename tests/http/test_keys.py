@@ -42,6 +42,9 @@ async def test_every_route_of_the_document_has_its_role(client: TrioClient) -> N
             assert {"api_key": [str(RULES[name].role)]} in operation["security"]
         else:
             assert operation["security"] == []
+    page = await (await client.get("/docs")).get_data(as_text=True)
+    for role in (Role.SUBMIT, Role.READ, Role.OPERATE):
+        assert f"Needs the role {role}." in page
 
 
 NEEDED = [
