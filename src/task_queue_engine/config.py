@@ -7,6 +7,7 @@ The names without a prefix are those of the Go service this engine succeeds; eve
 from __future__ import annotations
 
 import os
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import Annotated, Any, Literal
 
 import pydantic
@@ -21,6 +22,9 @@ MAX_SERVICE_PROCESSES = 1000
 """More than any machine has cores."""
 
 Count = Annotated[int, Field(ge=1, le=10_000)]
+Rate = Annotated[float, Field(ge=0, le=1e6, allow_inf_nan=False)]
+"""A second; 0: without limit."""
+Network = IPv4Network | IPv6Network
 Seconds = Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)]
 
 
@@ -97,6 +101,15 @@ class Settings(EnvironmentSettings):
     )
     request_timeout: Seconds = _env("TQE_REQUEST_TIMEOUT", 30.0)
     max_connections: Count = _env("TQE_MAX_CONNECTIONS", 1000)
+    keys_file: str | None = _env("TQE_KEYS_FILE", None)
+    audit_log: Annotated[bool | None, BeforeValidator(_auto_is_none)] = _env("TQE_AUDIT_LOG", None)
+    # Off: a key's requests are a team's own work, and a proxy's address is that of all clients.
+    rate_limit_per_key: Rate = _env("TQE_RATE_LIMIT_PER_KEY", 0.0)
+    rate_limit_per_address: Rate = _env("TQE_RATE_LIMIT_PER_ADDRESS", 0.0)
+    max_connections_per_address: Annotated[int, Field(ge=0, le=10_000)] = _env(
+        "TQE_MAX_CONNECTIONS_PER_ADDRESS", 0
+    )
+    trusted_proxies: Annotated[tuple[Network, ...], NoDecode] = _env("TQE_TRUSTED_PROXIES", ())
 
     # Running tasks.
     max_attempts: Annotated[int, Field(ge=1, le=MAX_ATTEMPTS)] = _env("TQE_MAX_ATTEMPTS", 3)
@@ -171,12 +184,34 @@ class Settings(EnvironmentSettings):
             raise ValueError("each key must be UTF-8 text")
         return tuple(keys)
 
+    @field_validator("trusted_proxies", mode="before")
+    @classmethod
+    def _split_networks(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            value = [entry.strip() for entry in value.split(",") if entry.strip()]
+        try:
+            return tuple(ip_network(entry) for entry in value)
+        except ValueError as error:
+            raise ValueError(
+                f"must be addresses or networks such as 10.1.0.0/16, separated by commas: {error}"
+            ) from None
+
     @field_validator("process_env", mode="before")
     @classmethod
     def _split_names(cls, value: Any) -> Any:
         if isinstance(value, str):
             return tuple(name.strip() for name in value.split(",") if name.strip())
         return value
+
+    @property
+    def asks_for_keys(self) -> bool:
+        """Whether the HTTP API is for those with a key only."""
+        return bool(self.api_keys) or self.keys_file is not None
+
+    @property
+    def keeps_audit_log(self) -> bool:
+        """By default where keys have names."""
+        return self.keys_file is not None if self.audit_log is None else self.audit_log
 
     @property
     def uses_aws(self) -> bool:

@@ -167,6 +167,7 @@ CLASSES: dict[str, type[TaskQueueError]] = {
     "not-ready": BackendUnavailable,
     "task-not-found": TaskNotFound,
     "too-large": PayloadTooLarge,
+    "too-many-requests": BackendUnavailable,
     "unavailable": BackendUnavailable,
     "unknown-task-type": UnknownTaskType,
     "wrong-state": WrongState,

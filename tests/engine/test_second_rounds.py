@@ -204,6 +204,27 @@ async def test_some_are_redriven(
         assert sorted(left) == sorted([ids[0], ids[2]])
 
 
+async def test_those_of_other_types_are_not_found(
+    tasks: TaskRegistry, backend: MemoryBackend, mended: Switch
+) -> None:
+    async with running(tasks, backend) as engine:
+        await failed(engine, 2)
+        dead_letters = (await engine.list_dead()).dead_letters
+        ids = [dead_letter.id for dead_letter in dead_letters]
+        asked: list[str] = []
+
+        def none(task_type: str) -> bool:
+            asked.append(task_type)
+            return False
+
+        mended.on = True
+        report = await engine.redrive(ids, of_type=none)
+        assert report == RedriveReport(not_found=2)
+        assert asked == [dead_letter.task_type for dead_letter in dead_letters]
+        assert (await engine.list_dead()).dead_letters == dead_letters
+        assert (await engine.redrive(ids, of_type=lambda _: True)).redriven == 2
+
+
 async def test_those_that_fail_again_come_back_and_are_not_redriven_for_ever(
     tasks: TaskRegistry, backend: MemoryBackend
 ) -> None:

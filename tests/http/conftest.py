@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from trio.testing import MockClock
 from task_queue_engine.config import Settings
 from task_queue_engine.http import create_app, serve_http
 from tests.http.fakes import FakeEngine
+from tests.http.keys import Keys
 from tests.http.wire import Server
 
 
@@ -26,6 +28,11 @@ def engine() -> FakeEngine:
 def make_settings(**values: Any) -> Settings:
     """Untouched by the environment this runs in."""
     return Settings(_env_file=None, **({"host": "127.0.0.1", "port": 0, "api_keys": ()} | values))
+
+
+@pytest.fixture
+def keys(tmp_path: Path) -> Keys:
+    return Keys(tmp_path / "keys.toml")
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ or store. Tests stand in for the worker (`finish`) and inject failures (`failure
 from __future__ import annotations
 
 import base64
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -225,11 +225,16 @@ class FakeEngine(EngineApi):
         *,
         limit: int | None = None,
         within: Seconds | None = None,
+        of_type: Callable[[str], bool] | None = None,
     ) -> RedriveReport:
         """With a time limit it does one, as an engine whose batches take long."""
         await self._enter()
         redriven = skipped = 0
-        wanted = [one for one in self.dead_letters if ids is None or one.id in ids][:limit]
+        wanted = [
+            one
+            for one in self.dead_letters
+            if (ids is None or one.id in ids) and (of_type is None or of_type(one.task_type))
+        ][:limit]
         todo = wanted if within is None or not self.is_slow else wanted[:1]
         for dead_letter in todo:
             self.dead_letters.remove(dead_letter)

@@ -6,6 +6,7 @@ import errno
 import logging
 import resource
 from collections.abc import Iterator
+from contextlib import suppress
 
 import pytest
 import trio
@@ -170,13 +171,40 @@ class TestLongPolls:
             assert trio.current_time() == pytest.approx(30, abs=1)
             assert all("retry-after" not in answer.headers for answer in answers)
 
+    @pytest.mark.parametrize("connections", [1, 2, 3, 4, 40])
+    async def test_never_take_all_connections(
+        self, socket_clock: MockClock, serve: Serve, engine: FakeEngine, connections: int
+    ) -> None:
+        """However many there are, and even if those that are sent away ask again at once."""
+        request = get(f"/tasks/{engine.add().id}?wait=60")
+
+        async def poll_again_and_again(wire: Wire) -> None:
+            with suppress(EOFError, trio.BrokenResourceError):
+                for _ in range(20):
+                    await wire.send(request)
+                    await wire.answer()
+
+        async with serve(max_connections=connections) as server, trio.open_nursery() as nursery:
+            for _ in range(connections + 5):
+                nursery.start_soon(poll_again_and_again, await server.connect())
+            await trio.sleep(0.1)
+            for _ in range(5):
+                for path in PROBES:
+                    assert await ask(server, get(path)) == 200
+                assert await ask(server, post("/tasks", one())) == 201
+            assert trio.current_time() < 5
+            nursery.cancel_scope.cancel()
+
     @pytest.mark.parametrize("more", [b"", b"\r\n", get("/health"), b"GET /hea", b"x" * 9000])
     async def test_a_client_that_vanishes_frees_its_place_at_once(
         self, socket_clock: MockClock, serve: Serve, engine: FakeEngine, more: bytes
     ) -> None:
         """Whatever it has sent behind its request."""
         path = f"/tasks/{engine.add().id}?wait=60"
-        async with serve(max_connections=1) as server:
+        engine.hold = trio.Event()
+        async with serve(max_connections=2) as server:
+            await (await server.connect()).send(post("/tasks", one()))  # takes the other place
+            await trio.sleep(0.1)
             for _ in range(3):
                 wire = await server.connect()
                 await wire.send(get(path) + more)

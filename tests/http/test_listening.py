@@ -76,7 +76,10 @@ async def test_without_a_key_on_purpose_is_logged(
         assert "no API keys are set" in caplog.text
 
 
-@pytest.mark.parametrize("values", [{"api_keys": (KEY,)}, {"allow_public_without_keys": True}])
+@pytest.mark.parametrize(
+    "values",
+    [{"api_keys": (KEY,)}, {"keys_file": "keys.toml"}, {"allow_public_without_keys": True}],
+)
 async def test_with_a_key_or_on_purpose(values: dict[str, object]) -> None:
     (listener,) = await open_listeners(make_settings(host="0.0.0.0", **values))
     assert listener.socket.getsockname()[0] == "0.0.0.0"

@@ -67,6 +67,22 @@ async def test_what_was_accepted_is_answered(
     assert len(engine.stored) == 1
 
 
+async def test_a_long_poll_that_comes_too_late_is_answered_at_once(
+    socket_clock: MockClock, serve: Serve, engine: FakeEngine
+) -> None:
+    request = get(f"/tasks/{engine.add().id}?wait=60")
+    async with serve(grace=GRACE) as server:
+        wire = await server.connect()
+        await wire.send(request[:-1])
+        await trio.sleep(0.1)
+        server.shutdown.set()
+        await trio.sleep(0.1)
+        await wire.send(request[-1:])
+        answer = await wire.answer()
+        assert (answer.status, answer.headers["retry-after"]) == (200, "1")
+        assert await stop(server) < 1
+
+
 async def test_what_has_reached_the_kernel_is_answered(
     socket_clock: MockClock,
     serve: Serve,

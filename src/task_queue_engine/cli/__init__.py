@@ -25,6 +25,7 @@ _COMMANDS = {
     "retry": Lazy("tasks:retry", "Run a FAILED or CANCELLED task again, as a new round."),
     "dlq": Lazy("dead_letters:dlq", "Dead letters: messages of tasks that were given up."),
     "metrics": Lazy("metrics:metrics", "Show counts of tasks and messages."),
+    "keys": Lazy("keys:keys", "Named API keys with roles, for the server's TQE_KEYS_FILE."),
     "provision": Lazy(
         "aws:provision",
         "Create queue, dead-letter queue and table on AWS, or mend what differs.",

@@ -248,6 +248,6 @@ class _Service:
         logger.info("how to stop: SIGTERM or Ctrl-C; what else there is: tqe --help")
 
     def _tell_http(self, bound: Bound) -> None:
-        if not self._settings.api_keys:
+        if not self._settings.asks_for_keys:
             logger.info("no API keys are set: all that can connect may submit and cancel tasks")
         logger.info("listening on %s, documentation at %s/docs", bound.url, bound.url)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Generic, TypedDict, TypeVar, cast
@@ -307,12 +307,14 @@ class EngineApi(TaskApi):
         *,
         limit: int | None = None,
         within: Seconds | None = None,
+        of_type: Callable[[str], bool] | None = None,
     ) -> RedriveReport:
         """As `TaskApi.redrive`, in pieces where that is wanted: `remaining` says what is left.
 
         Args:
             limit: of all, so many at most.
             within: seconds after which no further batch is begun.
+            of_type: with ids: those of tasks of other types are not found.
         """
 
     @abstractmethod

@@ -250,11 +250,12 @@ class Commands(EngineApi):
         *,
         limit: int | None = None,
         within: Seconds | None = None,
+        of_type: Callable[[str], bool] | None = None,
     ) -> RedriveReport:
         self._check_running()
         seconds = math.inf if within is None else to_seconds(within, name="within")
         if ids is not None:
-            return await self._redriver.some(ids, within=seconds)
+            return await self._redriver.some(ids, within=seconds, of_type=of_type)
         return await self._redriver.all(limit=limit, within=seconds)
 
     async def purge_dead(self) -> int:

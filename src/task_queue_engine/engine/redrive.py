@@ -4,7 +4,7 @@ deleted: a crash in between leaves it, and doing it again is harmless."""
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import trio
@@ -45,10 +45,17 @@ class Redriver:
         self._size = min(queue.max_batch, store.max_batch)
         self._turn = trio.Lock()
 
-    async def some(self, ids: Sequence[str], *, within: float = math.inf) -> RedriveReport:
+    async def some(
+        self,
+        ids: Sequence[str],
+        *,
+        within: float = math.inf,
+        of_type: Callable[[str], bool] | None = None,
+    ) -> RedriveReport:
         """Those with these ids.
 
         Args:
+            of_type: those of tasks of other types are left alone, as if there were none.
             within: seconds after which no further batch is begun; `remaining` are left then.
 
         Raises:
@@ -59,7 +66,7 @@ class Redriver:
         wanted = list(dict.fromkeys(ids))
         # One search for all of them, which on SQS is what takes long.
         there = await self._queue.dead_letters.take(limit=len(wanted), ids=wanted)
-        found = [dead_letter.id for dead_letter in there]
+        found = [each.id for each in there if of_type is None or of_type(each.task_type)]
         tally = _Tally()
         done = 0
         for batch in in_batches(found, self._size):

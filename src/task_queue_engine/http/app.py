@@ -9,7 +9,7 @@ from quart_trio import QuartTrio
 
 from task_queue_engine.config import Settings
 from task_queue_engine.engine.api import EngineApi
-from task_queue_engine.http import problems
+from task_queue_engine.http import access, audit, problems
 from task_queue_engine.http.app_state import AppState
 from task_queue_engine.http.middleware import Middleware
 from task_queue_engine.http.quart_app import ApiApp
@@ -25,14 +25,23 @@ logger = logging.getLogger("task_queue_engine.http")
 
 
 def create_app(engine: EngineApi, settings: Settings) -> QuartTrio:
-    """An ASGI app in front of `engine`. It does no I/O until it is served (see `serve_http`).
+    """An ASGI app in front of `engine`. Until it is served (see `serve_http`) it does no I/O but to
+    read `keys_file`.
 
-    It uses of `settings`: api_keys, host (to know whether it is on loopback), max_body_bytes and
-    request_timeout.
+    It uses of `settings`: api_keys, keys_file, audit_log, rate_limit_per_key and _per_address,
+    trusted_proxies, host (to know whether it is on loopback), max_body_bytes and request_timeout.
+
+    Raises:
+        ConfigurationError: naming TQE_KEYS_FILE, where that cannot be used.
     """
     state = AppState(engine, settings)
     app = ApiApp("task_queue_engine.http", static_folder=None, template_folder=None)
     app.extensions[EXTENSION] = state
+    if settings.keeps_audit_log and audit.logger.level == logging.NOTSET:
+        # What TQE_LOG_LEVEL says about lines for the operator is not said about these.
+        audit.logger.setLevel(logging.INFO)
+    if state.is_guarded:
+        app.admit = access.admit
     app.config["MAX_CONTENT_LENGTH"] = settings.max_body_bytes
     # The server keeps time for each connection as a whole; see connection.py.
     app.config["BODY_TIMEOUT"] = None

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager
 from types import TracebackType
 
 import trio
+from quart import request
 
 from task_queue_engine.config import Settings
 from task_queue_engine.engine.api import EngineApi
-
-LONG_POLL_SHARE = 0.75
-"""Of the connections. A quarter of them serves thousands of requests a second, which hold theirs
-for milliseconds; more for those would only keep more waiters from waiting."""
+from task_queue_engine.http.access import TypeScope
+from task_queue_engine.http.auth import Authenticator
+from task_queue_engine.http.principal import UNKNOWN_ASKER, Asker
+from task_queue_engine.http.waiting_requests import WaitingRequests
 
 
 class AppState:
@@ -22,10 +22,17 @@ class AppState:
     def __init__(self, engine: EngineApi, settings: Settings) -> None:
         self.engine = engine
         self.settings = settings
-        self.connections = settings.max_connections
-        """So many the server keeps at most."""
+        self.authenticator = Authenticator(settings)
+        self.is_guarded = settings.asks_for_keys or settings.keeps_audit_log
+        """Who asks matters."""
+        self.types = TypeScope(engine.registry)
+        self.waiting = WaitingRequests(settings)
         self._draining = False
-        self._long_polls: set[trio.CancelScope] = set()
+
+    @property
+    def asker(self) -> Asker:
+        """Of the request that is being handled."""
+        return Asker.of(request.scope) if self.is_guarded else UNKNOWN_ASKER
 
     @property
     def draining(self) -> bool:
@@ -34,21 +41,7 @@ class AppState:
     def drain(self) -> None:
         """The server is going away: answer clients that wait for a task, now and from now on."""
         self._draining = True
-        for scope in self._long_polls:
-            scope.cancel()
-
-    @contextmanager
-    def long_poll(self) -> Iterator[trio.CancelScope]:
-        """A scope that is cancelled when the server starts to drain, and at once where long polls
-        have their share of the connections: the rest is for those that submit and ask."""
-        with trio.CancelScope() as scope:
-            if self._draining or len(self._long_polls) >= self.connections * LONG_POLL_SHARE:
-                scope.cancel()
-            self._long_polls.add(scope)
-            try:
-                yield scope
-            finally:
-                self._long_polls.discard(scope)
+        self.waiting.drain()
 
     def request_deadline(self, extra: float = 0.0) -> AbstractContextManager[trio.CancelScope]:
         """Bounds what a request waits for: `TQE_REQUEST_TIMEOUT` and `extra` seconds, then

@@ -2,7 +2,8 @@
 
 Room is made by those that wait for their client and not for us: first of the address that has the
 most of them, so that one client cannot shut the others out; and no address ever displaces one that
-has less. There is no fixed share for an address: behind a load balancer all clients have the same.
+has less. There is no fixed share for an address unless one is set: behind a load balancer all
+clients have the same.
 """
 
 from __future__ import annotations
@@ -91,8 +92,15 @@ class Crowd(Generic[M]):
         if not any(phases.values()):
             del self._by_address[address]
 
-    def has_room_for(self, address: str) -> bool:
-        """Whether one from this address may come in, after another has been dropped if need be."""
+    def has_room_for(self, address: str, *, at_most: int | None = None) -> bool:
+        """Whether one from this address may come in, after another has been dropped if need be: one
+        of its own where it has `at_most` already."""
+        if at_most is not None and self._size(address) >= at_most:
+            victim = self._first_to_drop(address)
+            if victim is not None:
+                self.discard(victim)
+                victim.crowd_out()
+            return victim is not None
         if len(self._where) < self.limit:
             return True
         victim = self._one_to_drop(self._size(address))
@@ -115,9 +123,15 @@ class Crowd(Generic[M]):
         for address in sorted(self._by_address, key=self._size, reverse=True):
             if self._size(address) < at_least:
                 break
-            for phase in _MAKES_ROOM:
-                for member in self._by_address[address][phase]:
-                    return member
+            member = self._first_to_drop(address)
+            if member is not None:
+                return member
+        return None
+
+    def _first_to_drop(self, address: str) -> M | None:
+        for phase in _MAKES_ROOM:
+            for member in self._by_address[address][phase]:
+                return member
         return None
 
     def _size(self, address: str) -> int:

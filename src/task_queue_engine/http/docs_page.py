@@ -90,6 +90,10 @@ def _operation(method: str, path: str, operation: Json) -> Iterator[str]:
     yield f"<p>{_prose(operation.get('summary', ''))} {_prose(operation.get('description', ''))}"
     if operation.get("security") == []:
         yield " No API key is needed."
+    else:
+        roles = [role for each in operation.get("security", ()) for role in each.get("api_key", ())]
+        if roles:
+            yield f" Needs the role {escape(', '.join(roles))}."
     yield "</p>"
     parameters = operation["parameters"]
     if parameters:

@@ -42,14 +42,15 @@ async def open_listeners(settings: Settings) -> list[trio.SocketListener]:
 
     Raises:
         ConfigurationError: naming PORT (in use, not allowed), TQE_HOST (unknown, not of this
-            machine), or TQE_API_KEYS (none set, and the host is not loopback).
+            machine), or TQE_API_KEYS (no keys, and the host is not loopback).
     """
     addresses = await _resolve(settings.host, settings.port)
     exposed = [address for _, address in addresses if not ip_address(_bare(address)).is_loopback]
-    if exposed and not settings.api_keys and not settings.allow_public_without_keys:
+    if exposed and not settings.asks_for_keys and not settings.allow_public_without_keys:
         raise ConfigurationError(
-            f"set at least one API key to listen on {_bare(exposed[0])}, which other machines may "
-            "reach; or set TQE_ALLOW_PUBLIC_WITHOUT_KEYS=true where something else keeps them out",
+            f"set at least one API key, or TQE_KEYS_FILE, to listen on {_bare(exposed[0])}, "
+            "which other machines may reach; or set TQE_ALLOW_PUBLIC_WITHOUT_KEYS=true where "
+            "something else keeps them out",
             variable="TQE_API_KEYS",
         )
     listeners: list[trio.SocketListener] = []

@@ -21,15 +21,20 @@ from hypercorn.typing import (
     Scope,
 )
 
-from task_queue_engine.http import problems
+from task_queue_engine.http import audit, problems
 from task_queue_engine.http.app_state import AppState
-from task_queue_engine.http.auth import ApiKeys
+from task_queue_engine.http.client_address import ClientAddresses
 from task_queue_engine.http.connection import CROWDED
 from task_queue_engine.http.cross_site import CrossSiteCheck, is_loopback_name
+from task_queue_engine.http.crowd import address_of
 from task_queue_engine.http.host import HostCheck
+from task_queue_engine.http.principal import ANYONE, Asker, Principal
 from task_queue_engine.http.problems import ProblemError
+from task_queue_engine.http.rate_limits import RateLimits
 
-OPEN_PATHS = frozenset({"/health", "/ready"})
+HEALTH_PATH = "/health"
+"""Asks nothing that may be slow."""
+OPEN_PATHS = frozenset({HEALTH_PATH, "/ready"})
 """For probes, which send neither an API key nor a host name of this server."""
 PUBLIC_PATHS = frozenset({"/", "/docs", "/openapi.json"})
 """The same for every installation, so there is nothing to protect; and a browser that shows the
@@ -58,14 +63,18 @@ _SINGLE_HEADERS = frozenset(
 
 
 class Middleware:
-    """Request id, API key, cross-site checks, declared body size, headers every response has,
-    access log, and a last resort for errors."""
+    """Request id, rate limits, API key, cross-site checks, declared body size, headers every
+    response has, access and audit log, and a last resort for errors."""
 
     def __init__(self, app: ASGIFramework, state: AppState) -> None:
         settings = state.settings
         self._app = app
         self._host = HostCheck()
-        self._keys = ApiKeys(settings.api_keys)
+        self._authenticator = state.authenticator
+        self._watches_keys = settings.keys_file is not None
+        self._addresses = ClientAddresses(settings.trusted_proxies)
+        self._limits = RateLimits(settings)
+        self._audits = settings.keeps_audit_log
         self._cross_site = CrossSiteCheck(loopback=is_loopback_name(settings.host))
         self._max_body = settings.max_body_bytes
 
@@ -78,7 +87,9 @@ class Middleware:
         cycle = _RequestCycle(scope, send)
         try:
             cycle.check_headers()
-            self._admit(cycle.scope, cycle.headers)
+            if self._watches_keys and scope["path"] != HEALTH_PATH and self._authenticator.is_old:
+                await self._authenticator.look_again()
+            self._admit(cycle)
             await self._app(cycle.scope, receive, cycle.send)
         except ProblemError as error:
             problem, headers = problems.of_error(error)
@@ -91,19 +102,28 @@ class Middleware:
             # Else the response has begun; hypercorn sees it unfinished and closes the connection.
         finally:
             cycle.log()
+            if cycle.asker is not None and cycle.asker.change is not None:
+                self._write_audit(cycle, cycle.asker.principal.name, cycle.asker.change)
 
-    def _admit(self, scope: HTTPScope, headers: dict[bytes, bytes]) -> None:
+    def _admit(self, cycle: _RequestCycle) -> None:
         """Raises ProblemError for a request that is not to reach the app."""
+        scope, headers = cycle.scope, cycle.headers
         host = self._host.check(scope, headers.get(b"host"))
         path = scope["path"]
         if path.startswith("//"):  # the router would take it for the path without the first one
             raise ProblemError("not-found", problems.NO_SUCH_PATH)
         if path not in OPEN_PATHS:
-            if self._keys:
-                if path not in PUBLIC_PATHS:
-                    self._keys.check(headers.get(b"authorization"))
-            else:
+            if self._limits.by_address:
+                address = address_of(self._address(scope))
+                cycle.add_headers(self._limits.check_address(address))
+            if not self._authenticator.asks_for_keys:
                 self._cross_site.check(host, headers.get(b"origin"), headers.get(b"sec-fetch-site"))
+            elif path not in PUBLIC_PATHS:
+                principal = self._authenticator.who(headers.get(b"authorization"))
+                cycle.add_headers(self._limits.check_key(principal))
+                cycle.ask_as(principal, audits=self._audits)
+            if self._audits and cycle.asker is None:
+                cycle.ask_as(ANYONE, audits=True)
         if path not in PROBED_PATHS and scope.get("state", {}).get(CROWDED):
             raise ProblemError(
                 "unavailable",
@@ -113,6 +133,19 @@ class Middleware:
         length = headers.get(b"content-length")
         if length is not None and int(length) > self._max_body:
             raise ProblemError("too-large", f"the body is over the limit of {self._max_body} bytes")
+
+    def _address(self, scope: HTTPScope) -> str:
+        client = scope.get("client")
+        return self._addresses.of(client[0] if client else "-", scope["headers"])
+
+    def _write_audit(self, cycle: _RequestCycle, key: str, change: audit.Change) -> None:
+        audit.write(
+            change,
+            key=key,
+            address=self._address(cycle.scope),
+            status=cycle.status,
+            request_id=cycle.request_id,
+        )
 
 
 class _RequestCycle:
@@ -126,6 +159,7 @@ class _RequestCycle:
         self.request_id = accepted.decode()
         cast("dict[str, Any]", scope)["tqe.request_id"] = self.request_id
         self.status: int | None = None
+        self.asker: Asker | None = None
         self._send = send
         self._started = time.perf_counter()
         self._common = [
@@ -145,6 +179,14 @@ class _RequestCycle:
                     field = name.decode().title()
                     raise ProblemError("bad-request", "is given more than once", field=field)
                 seen.add(name)
+
+    def ask_as(self, principal: Principal, *, audits: bool) -> None:
+        self.asker = Asker(principal, audit.Change() if audits else None)
+        self.asker.remember(self.scope)
+
+    def add_headers(self, headers: problems.Headers) -> None:
+        """To the response, whatever it will be."""
+        self._common += [(name.lower().encode(), value.encode()) for name, value in headers]
 
     async def send(self, message: ASGISendEvent) -> None:
         if message["type"] == "http.response.start":

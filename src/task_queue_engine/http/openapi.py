@@ -21,6 +21,7 @@ from werkzeug.routing.rules import Rule
 
 from task_queue_engine._version import __version__
 from task_queue_engine.http import problems
+from task_queue_engine.http.access import RULES
 from task_queue_engine.http.middleware import OPEN_PATHS, PUBLIC_PATHS
 from task_queue_engine.http.problems import Problem
 
@@ -92,6 +93,10 @@ class _Provider(OpenAPIProvider):
                 operation["responses"]["default"] = _PROBLEM
                 if path in OPEN_PATHS | PUBLIC_PATHS:
                     operation["security"] = []
+                elif operation["operationId"] in RULES:
+                    # OpenAPI 3.1: the names of roles, for schemes that have no scopes.
+                    needed = str(RULES[operation["operationId"]].role)
+                    operation["security"] = [{"api_key": [needed]}, {}]
                 if operation["operationId"] == "submit_task":
                     operation["responses"]["201"]["headers"] = _SUBMIT_HEADERS
                 elif operation["operationId"] == "get_metrics":

@@ -71,6 +71,19 @@ _PROBLEM_TYPES = (
         "Not allowed from there",
         "A server without API keys answers no requests that a web page of another site makes.",
     ),
+    ProblemType(
+        "missing-role",
+        403,
+        "The key lacks a role",
+        "The API key is known, and may not do this: `missing_role` names the role that it would "
+        "need.",
+    ),
+    ProblemType(
+        "type-not-allowed",
+        403,
+        "Not with this key",
+        "The API key is for some task types only, and this concerns others.",
+    ),
     ProblemType("not-found", 404, "Not found", "There is nothing at this path."),
     ProblemType("task-not-found", 404, "No such task", "No task has this id, or it has expired."),
     ProblemType(
@@ -140,6 +153,13 @@ _PROBLEM_TYPES = (
         "FAILED.",
     ),
     ProblemType(
+        "too-many-requests",
+        429,
+        "Too many requests",
+        "The key or the address has made more requests than it may; `Retry-After` says when to try "
+        "again. Nothing was stored.",
+    ),
+    ProblemType(
         "header-too-large", 431, "Header too large", "The request's head is over the limit."
     ),
     ProblemType("internal-error", 500, "Internal error", "A defect; the server's log says more."),
@@ -174,6 +194,8 @@ class Problem(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The same text as `detail`."""
     field: str | None = None
     """The member, parameter or header to mend."""
+    missing_role: str | None = None
+    """What the key's owner would have to be given: submit, read, operate or admin."""
     task_id: str | None = None
     task_status: TaskStatus | None = None
     """The task's status, where that is the obstacle."""
@@ -191,13 +213,20 @@ class ProblemError(Exception):
     """A problem found by the HTTP layer itself; `slug` is one of PROBLEM_TYPES."""
 
     def __init__(
-        self, slug: str, detail: str, *, field: str | None = None, headers: Headers = ()
+        self,
+        slug: str,
+        detail: str,
+        *,
+        field: str | None = None,
+        headers: Headers = (),
+        missing_role: str | None = None,
     ) -> None:
         super().__init__(detail)
         self.slug = slug
         self.detail = detail
         self.field = field
         self.headers = headers
+        self.missing_role = missing_role
 
 
 _encoder = msgspec.json.Encoder()
@@ -240,7 +269,10 @@ def of_error(error: Exception) -> tuple[Problem, Headers]:
     """
     match error:
         case ProblemError():
-            return make(error.slug, error.detail, field=error.field), error.headers
+            problem = make(
+                error.slug, error.detail, field=error.field, missing_role=error.missing_role
+            )
+            return problem, error.headers
         case HTTPException():
             return _of_http_exception(error)
         case TaskQueueError():

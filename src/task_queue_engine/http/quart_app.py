@@ -5,10 +5,12 @@ What is registered with the app (routes, hooks, error handlers, signals) applies
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from quart.ctx import RequestContext
 from quart.sessions import NullSession, SecureCookieSessionInterface
+from quart.typing import ResponseReturnValue
 from quart.wrappers import BaseRequestWebsocket, Request
 from quart_trio import QuartTrio
 from werkzeug.routing import MapAdapter
@@ -27,6 +29,8 @@ class ApiApp(QuartTrio):
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
+        self.admit: Callable[[Request], None] | None = None
+        """Called for each request before its handler; it may raise."""
         self._bound: dict[tuple[str, str | None, str], MapAdapter] = {}
 
     def create_url_adapter(self, request: BaseRequestWebsocket | None) -> MapAdapter | None:
@@ -50,6 +54,13 @@ class ApiApp(QuartTrio):
             request.method,
             request.query_string.decode(),
         )
+
+    async def dispatch_request(
+        self, request_context: RequestContext | None = None
+    ) -> ResponseReturnValue:
+        if self.admit is not None and request_context is not None:
+            self.admit(request_context.request)
+        return await super().dispatch_request(request_context)
 
     def request_context(self, request: Request) -> RequestContext:
         """As Quart's. There is a session to be opened only where there is a key to sign it with."""

@@ -17,6 +17,7 @@ from quart_trio import QuartTrio
 from task_queue_engine.config import Settings
 from task_queue_engine.engine.api import EngineApi
 from task_queue_engine.http.app import create_app, state_of
+from task_queue_engine.http.client_address import ClientAddresses
 from task_queue_engine.http.connection import ClientConnection, ConnectionLimits
 from task_queue_engine.http.cross_site import is_loopback_name
 from task_queue_engine.http.crowd import Crowd, address_of
@@ -54,9 +55,9 @@ async def serve_http(
 
     Args:
         engine: answers the requests. It should go on doing so until this function returns.
-        settings: host, port, api_keys, allow_public_without_keys, max_body_bytes,
-            request_timeout, max_connections (fewer where the process may not open as many files),
-            shutdown_grace; worker_count and processes, for the files they need.
+        settings: host, port, allow_public_without_keys, max_connections (fewer where the process
+            may not open as many files), max_connections_per_address, shutdown_grace; worker_count
+            and processes, for the files they need; what `create_app` uses.
         app: one of `create_app`'s, perhaps with routes added; None: a new one.
         shutdown: set it to stop. No connection is accepted any more, idle ones are closed at once,
             long polls are answered with the task as it is, requests that have come in are answered.
@@ -73,7 +74,7 @@ async def serve_http(
         listeners = await open_listeners(settings)
     try:
         hosts = [listener.socket.getsockname()[0] for listener in listeners]
-        if not settings.api_keys and not all(is_loopback_name(host) for host in hosts):
+        if not settings.asks_for_keys and not all(is_loopback_name(host) for host in hosts):
             logger.warning(
                 "no API keys are set: all that reach %s may submit, cancel and read tasks",
                 bound(listeners).url,
@@ -104,7 +105,9 @@ class _Server:
         self._connections: Crowd[ClientConnection] = Crowd(fitting_connections(settings, RESERVE))
         self._reserve: Crowd[ClientConnection] = Crowd(RESERVE)
         if self._state is not None:
-            self._state.connections = self._connections.limit
+            self._state.waiting.fit_into(self._connections.limit)
+        self._per_address = settings.max_connections_per_address
+        self._addresses = ClientAddresses(settings.trusted_proxies)
         self._config = _hypercorn_config()
         self._context = WorkerContext(None)
         self._told_no_room = -_TELL_AGAIN
@@ -180,11 +183,12 @@ class _Server:
 
     def _admit(self, stream: trio.SocketStream) -> ClientConnection | None:
         try:
-            address = address_of(str(stream.socket.getpeername()[0]))
+            host = str(stream.socket.getpeername()[0])
         except OSError:  # it is gone again
             return None
+        address = address_of(host)
         crowd, limits = self._connections, self._limits
-        for_probes = not crowd.has_room_for(address)
+        for_probes = not crowd.has_room_for(address, at_most=self._most_of(host))
         if for_probes:
             crowd, limits = self._reserve, self._reserve_limits
             if not crowd.has_room_for(address):
@@ -200,6 +204,12 @@ class _Server:
         )
         crowd.add(connection, address)
         return connection
+
+    def _most_of(self, host: str) -> int | None:
+        """So many connections its address may have; a proxy's are those of all its clients."""
+        if not self._per_address or self._addresses.is_proxy(host):
+            return None
+        return self._per_address
 
 
 def _hypercorn_config() -> Config:

@@ -108,6 +108,11 @@ def _run(
     set_up_logging(
         settings.log_level, settings.log_format, process=None if member is None else member.name
     )
+    if http and settings.keys_file is not None:
+        # Before anything is opened. It is read again where it is used.
+        from task_queue_engine.http.key_file import read_key_file
+
+        read_key_file(settings.keys_file)
     if member is not None:
         click.get_current_context().meta[MEMBER] = member
         settings = _share_of(settings, member)

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from functools import partial
+
 from quart import Quart, Response, request
 from quart_schema import document_querystring, document_request, document_response, tag
 
 from task_queue_engine.engine.views import DeadLetterList, PurgeResult
+from task_queue_engine.http.access import check_all_types
 from task_queue_engine.http.app_state import AppState
 from task_queue_engine.http.requests import Query, read_json
 from task_queue_engine.http.responses import respond
@@ -27,6 +31,7 @@ class DeadLetterRoutes:
     def __init__(self, state: AppState) -> None:
         self._state = state
         self._engine = state.engine
+        self._types = state.types
 
     def register(self, app: Quart) -> None:
         path = "/dead-letters"
@@ -40,10 +45,18 @@ class DeadLetterRoutes:
     @document_querystring(DeadLetterParameters)
     @document_response(DeadLetterList)
     async def list_dead_letters(self) -> Response:
-        """List dead letters."""
+        """List dead letters.
+
+        A page for a key that is for some task types only may have fewer than there are places on
+        it, or none; `next_cursor` says whether there are more.
+        """
         query = Query(request, ("limit", "cursor"))
         with self._state.request_deadline():
             page = await self._engine.list_dead(limit=query.limit(), cursor=query.cursor())
+        principal = self._state.asker.principal
+        if principal.types is not None:
+            own = [each for each in page.dead_letters if self._types.has(principal, each.task_type)]
+            page = replace(page, dead_letters=tuple(own))
         return respond(DeadLetterList.of(page))
 
     @tag([TAG])
@@ -58,12 +71,25 @@ class DeadLetterRoutes:
         fails again meanwhile is not redriven for ever.
         """
         wanted = decode_redrive(await read_json(request))
+        asker = self._state.asker
+        principal = asker.principal
+        if wanted.all:
+            check_all_types(principal, field="all")
+        is_own = None if principal.types is None else partial(self._types.has, principal)
         with self._state.request_deadline():
             report = await self._engine.redrive(
                 wanted.ids,
                 limit=wanted.limit,
                 within=self._state.settings.request_timeout / _SHARE,
+                of_type=is_own,
             )
+        asker.note(
+            redriven=report.redriven,
+            skipped=report.skipped,
+            refused=report.refused,
+            not_found=report.not_found,
+            remaining=report.remaining,
+        )
         return respond(
             RedriveResult(
                 redriven=report.redriven,
@@ -79,4 +105,6 @@ class DeadLetterRoutes:
     async def purge_dead_letters(self) -> Response:
         """Delete all dead letters. Their tasks stay as they are."""
         with self._state.request_deadline():
-            return respond(PurgeResult(purged=await self._engine.purge_dead()))
+            purged = await self._engine.purge_dead()
+        self._state.asker.note(purged=purged)
+        return respond(PurgeResult(purged=purged))

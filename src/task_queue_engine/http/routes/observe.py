@@ -67,9 +67,12 @@ class ObserveRoutes:
         if self._state.draining:
             reasons = (*reasons, "shutting down")
         if readiness.ready and not reasons:
+            notes = readiness.notes
+            if (trouble := self._state.authenticator.trouble) is not None:
+                notes = (*notes, trouble)
             ready = Ready(
                 status="ready",
-                notes=readiness.notes or UNSET,
+                notes=notes or UNSET,
                 abandoned_threads=readiness.abandoned_threads,
             )
             return respond(ready)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from msgspec.structs import replace
 from quart import Quart, Response, request
 from quart_schema import (
     document_headers,
@@ -14,10 +15,12 @@ from werkzeug.routing import BaseConverter
 
 from task_queue_engine.backends.base import ListQuery
 from task_queue_engine.engine.api import Accepted, Refused, Submission, SubmitVerdict
-from task_queue_engine.errors import InvalidQuery, TaskQueueError
+from task_queue_engine.errors import IdempotencyKeyReused, InvalidQuery, TaskQueueError
 from task_queue_engine.http import problems
 from task_queue_engine.http.app_state import AppState
 from task_queue_engine.http.caps import check_caps
+from task_queue_engine.http.principal import Principal, Role
+from task_queue_engine.http.problems import ProblemError
 from task_queue_engine.http.requests import Query, canonical_id, idempotency_key, read_json
 from task_queue_engine.http.responses import respond
 from task_queue_engine.http.schemas import (
@@ -51,6 +54,7 @@ class TaskRoutes:
     def __init__(self, state: AppState) -> None:
         self._state = state
         self._engine = state.engine
+        self._types = state.types
 
     def register(self, app: Quart) -> None:
         app.add_url_rule("/tasks", "submit_task", self.submit_task, methods=["POST"])
@@ -77,11 +81,20 @@ class TaskRoutes:
         body = await read_json(request)
         key = idempotency_key(request.headers)
         submission = decode_submission(body)
+        asker = self._state.asker
+        principal = asker.principal
+        if principal.types is not None:
+            self._types.check(principal, submission.type)
         self._check_caps(submission)
         with self._state.request_deadline():
-            accepted = await self._engine.submit_task(_to_engine(submission, key))
+            try:
+                accepted = await self._engine.submit_task(_to_engine(submission, key))
+            except IdempotencyKeyReused as error:
+                raise _seen_by(principal, error) from None
+        if asker.change is not None:
+            asker.note(task_ids=(accepted.task.id,), task_types=(accepted.task.type,))
         return respond(
-            accepted.task,
+            accepted.task if accepted.created else _shown(principal, accepted),
             201,
             Location=f"/tasks/{accepted.task.id}",
             Idempotent_Replayed=None if accepted.created else "true",
@@ -103,12 +116,18 @@ class TaskRoutes:
                 "is for single submissions; give each item its own idempotency_key",
                 field="Idempotency-Key",
             )
-        verdicts: list[SubmitVerdict | None] = []
+        asker = self._state.asker
+        principal = asker.principal
+        verdicts: list[SubmitVerdict | ProblemError | None] = []
         submissions: list[Submission] = []
         for raw in decode_batch(body):
             try:
                 item = decode_batch_item(raw)
+                if principal.types is not None:
+                    self._types.check(principal, item.type)
                 self._check_caps(item)
+            except ProblemError as error:
+                verdicts.append(error)
             except TaskQueueError as error:
                 verdicts.append(Refused(error))
             else:
@@ -118,9 +137,16 @@ class TaskRoutes:
             with self._state.request_deadline():
                 answers = iter(await self._engine.submit_many(submissions))
             verdicts = [next(answers) if verdict is None else verdict for verdict in verdicts]
-        results = [_batch_result(verdict) for verdict in verdicts if verdict is not None]
-        accepted = sum(result.task is not None for result in results)
+        results = [_batch_result(principal, verdict) for verdict in verdicts if verdict is not None]
+        tasks = [result.task for result in results if result.task is not None]
+        accepted = len(tasks)
         refused = len(results) - accepted
+        asker.note(
+            task_ids=(task.id for task in tasks),
+            task_types=(task.type for task in tasks),
+            accepted=accepted,
+            refused=refused,
+        )
         return respond(
             BatchResults(accepted=accepted, refused=refused, results=results),
             207 if refused else 201,
@@ -130,10 +156,19 @@ class TaskRoutes:
     @document_querystring(ListParameters)
     @document_response(TaskList)
     async def list_tasks(self) -> Response:
-        """List tasks, newest first."""
+        """List tasks, newest first.
+
+        A key that is for one task type lists that; one that is for some has to say which.
+        """
         query = Query(request, ("status", "type", "limit", "cursor"))
+        principal = self._state.asker.principal
+        task_type = query.type()
+        if principal.types is not None:
+            if task_type is None and len(principal.types) == 1:
+                (task_type,) = principal.types
+            self._types.check(principal, task_type or "")
         wanted = ListQuery(
-            status=query.status(), type=query.type(), limit=query.limit(), cursor=query.cursor()
+            status=query.status(), type=task_type, limit=query.limit(), cursor=query.cursor()
         )
         with self._state.request_deadline():
             page = await self._engine.list_tasks(wanted)
@@ -147,8 +182,10 @@ class TaskRoutes:
         wanted = canonical_id(task_id)
         wait = Query(request, ("wait",)).wait()
         with self._state.request_deadline(extra=wait):
+            if self._state.is_guarded:
+                await self._check_type_of(wanted)
             if wait > 0:
-                with self._state.long_poll():
+                with self._state.waiting.one(request.scope):
                     return respond(await self._engine.wait(wanted, timeout=wait))
             # Reached without a wait, and where one was cut short: the server goes away, or too
             # many wait already. A client that asks again at once would not be helped.
@@ -164,16 +201,34 @@ class TaskRoutes:
         200: it had not started and never will. 202: it is running and is being stopped.
         409: it had already ended.
         """
+        wanted, asker = canonical_id(task_id), self._state.asker
+        asker.note(task_ids=(wanted,))
         with self._state.request_deadline():
-            task = await self._engine.cancel(canonical_id(task_id))
+            if self._state.is_guarded:
+                await self._check_type_of(wanted)
+            task = await self._engine.cancel(wanted)
+        asker.note(task_types=(task.type,))
         return respond(task, 200 if task.status is TaskStatus.CANCELLED else 202)
 
     @tag([TAG])
     @document_response(Task)
     async def retry_task(self, task_id: str) -> Response:
         """Run a failed or cancelled task again, as a new round."""
+        wanted, asker = canonical_id(task_id), self._state.asker
+        asker.note(task_ids=(wanted,))
         with self._state.request_deadline():
-            return respond(await self._engine.retry(canonical_id(task_id)))
+            if self._state.is_guarded:
+                await self._check_type_of(wanted)
+            task = await self._engine.retry(wanted)
+        asker.note(task_types=(task.type,))
+        return respond(task)
+
+    async def _check_type_of(self, task_id: str) -> None:
+        """Raises ProblemError (403) for a key that is not for tasks of its type, which never
+        changes."""
+        principal = self._state.asker.principal
+        if principal.types is not None:
+            self._types.check(principal, (await self._engine.get(task_id)).type)
 
 
 def _to_engine(submission: TaskSubmission | BatchItem, key: str | None) -> Submission:
@@ -188,8 +243,31 @@ def _to_engine(submission: TaskSubmission | BatchItem, key: str | None) -> Submi
     )
 
 
-def _batch_result(verdict: SubmitVerdict) -> BatchResult:
+def _batch_result(principal: Principal, verdict: SubmitVerdict | ProblemError) -> BatchResult:
     if isinstance(verdict, Accepted):
-        return BatchResult(status=201, task=verdict.task, replayed=not verdict.created)
-    problem, _ = problems.of_error(verdict.error)
+        task = _shown(principal, verdict)
+        return BatchResult(status=201, task=task, replayed=not verdict.created)
+    error = verdict if isinstance(verdict, ProblemError) else verdict.error
+    if isinstance(error, IdempotencyKeyReused):
+        error = _seen_by(principal, error)
+    problem, _ = problems.of_error(error)
     return BatchResult(status=problem.status, problem=problem)
+
+
+def _shown(principal: Principal, accepted: Accepted) -> Task:
+    """The task, as its submitter may see it: to submit again with the same idempotency key is no
+    way to read what has come of it."""
+    if accepted.created or principal.may(Role.READ):
+        return accepted.task
+    return replace(accepted.task, result=None, error=None, progress=None)
+
+
+def _seen_by(
+    principal: Principal, error: IdempotencyKeyReused
+) -> ProblemError | IdempotencyKeyReused:
+    """Without the task's id for a key that is for some types: the task may be of another one."""
+    if principal.types is None:
+        return error
+    return ProblemError(
+        "idempotency-key-reused", "this idempotency key was already used for another submission"
+    )

@@ -1,0 +1,111 @@
+"""Which route needs which role: the one table. A route that is not in it is for `admin` alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from quart.wrappers import Request
+
+from task_queue_engine.http.principal import Asker, Principal, Role
+from task_queue_engine.http.problems import ProblemError
+from task_queue_engine.registry import TaskRegistry
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rule:
+    role: Role
+    change: str | None = None
+    """What the audit log calls it; None: it changes nothing."""
+    by_type: bool = False
+    """The handler keeps a key that is for some task types to those (`check_type`). Others are not
+    for such a key at all."""
+
+
+RULES = {
+    "submit_task": Rule(role=Role.SUBMIT, change="submit", by_type=True),
+    "submit_batch": Rule(role=Role.SUBMIT, change="submit", by_type=True),
+    "list_tasks": Rule(role=Role.READ, by_type=True),
+    "get_task": Rule(role=Role.READ, by_type=True),
+    "cancel_task": Rule(role=Role.OPERATE, change="cancel", by_type=True),
+    "retry_task": Rule(role=Role.OPERATE, change="retry", by_type=True),
+    "list_dead_letters": Rule(role=Role.READ, by_type=True),
+    "redrive_dead_letters": Rule(role=Role.OPERATE, change="redrive", by_type=True),
+    "purge_dead_letters": Rule(role=Role.OPERATE, change="purge"),
+    "get_metrics": Rule(role=Role.READ),
+}
+"""By the name of the route's handler, which is the `operationId` in the OpenAPI document."""
+
+OPEN_ROUTES = frozenset({"get_health", "get_ready", "get_root", "get_docs", "get_openapi"})
+"""Those at OPEN_PATHS and PUBLIC_PATHS: for all, key or not."""
+
+_FOR_ADMIN = Rule(role=Role.ADMIN, change="request")
+_READS = frozenset({"GET", "HEAD"})
+
+
+def admit(request: Request) -> None:
+    """Called for each request that has found its route, before its handler.
+
+    Raises:
+        ProblemError: 403, naming the role that is missing.
+    """
+    rule = request.url_rule
+    if rule is None or rule.endpoint in OPEN_ROUTES or request.method == "OPTIONS":
+        return
+    needed = RULES.get(rule.endpoint, _FOR_ADMIN)
+    asker = Asker.of(request.scope)
+    change, principal = asker.change, asker.principal
+    if change is not None and needed.change is not None and request.method not in _READS:
+        change.action = needed.change
+        change.path = request.scope["raw_path"].decode("latin-1")
+    if not principal.may(needed.role):
+        raise ProblemError(
+            "missing-role",
+            f"this needs the role {needed.role}, which the key {principal.name!r} does not have",
+            headers=(
+                (
+                    "WWW-Authenticate",
+                    f'Bearer error="insufficient_scope", scope="{needed.role}"',
+                ),
+            ),
+            missing_role=needed.role,
+        )
+    if not needed.by_type:
+        check_all_types(principal)
+
+
+def check_all_types(principal: Principal, *, field: str | None = None) -> None:
+    """Raises ProblemError (403) for a key that is for some task types only."""
+    if principal.types is not None:
+        raise ProblemError(
+            "type-not-allowed",
+            f"this concerns all task types, and the key {principal.name!r} is for tasks of "
+            f"{_listed(principal)} only",
+            field=field,
+        )
+
+
+class TypeScope:
+    """Keeps a key that is for some task types to those, under all their names."""
+
+    def __init__(self, registry: TaskRegistry) -> None:
+        self._canonical: Callable[[str], str] = registry.canonical
+
+    def has(self, principal: Principal, task_type: str) -> bool:
+        if principal.types is None:
+            return True
+        wanted = self._canonical(task_type)
+        return any(self._canonical(each) == wanted for each in principal.types)
+
+    def check(self, principal: Principal, task_type: str) -> None:
+        """Raises ProblemError (403)."""
+        if not self.has(principal, task_type):
+            raise ProblemError(
+                "type-not-allowed",
+                f"the key {principal.name!r} is for tasks of {_listed(principal)} only",
+                field="type",
+            )
+
+
+def _listed(principal: Principal) -> str:
+    return ", ".join(map(repr, sorted(principal.types or ())))
