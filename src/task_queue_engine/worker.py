@@ -105,6 +105,27 @@ class WorkerList(msgspec.Struct, frozen=True, kw_only=True):
         )
 
 
+# Names of a note; one that is longer is not read.
+_NAMED = 10
+
+
+def no_worker_knows(found: WorkerList, task_types: tuple[str, ...]) -> tuple[str, ...]:
+    """What to tell an operator of those of `task_types` that no living worker knows: one sentence,
+    or none."""
+    unknown = found.unknown(task_types)
+    if not unknown:
+        return ()
+    types = ", ".join(unknown[:_NAMED])
+    if len(unknown) > _NAMED:
+        types += f" and {len(unknown) - _NAMED} more"
+    plural = "s" if len(unknown) > 1 else ""
+    note = (
+        f"no living worker knows the task type{plural} {types}: such tasks wait until one does "
+        "(tqe workers shows them, but for those of older versions)"
+    )
+    return (note,)
+
+
 def in_order(workers: list[Worker]) -> tuple[Worker, ...]:
     """By host, then by start."""
     return tuple(sorted(workers, key=lambda one: (one.host, one.started_at, one.id)))

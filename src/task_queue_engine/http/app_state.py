@@ -19,9 +19,12 @@ for milliseconds; more for those would only keep more waiters from waiting."""
 class AppState:
     """One engine, behind one app: settings, and whether the server is going away."""
 
-    def __init__(self, engine: EngineApi, settings: Settings) -> None:
+    def __init__(
+        self, engine: EngineApi, settings: Settings, *, only_monitoring: bool = False
+    ) -> None:
         self.engine = engine
         self.settings = settings
+        self.only_monitoring = only_monitoring
         self.connections = settings.max_connections
         """So many the server keeps at most."""
         self._draining = False
