@@ -93,7 +93,8 @@ class Presence:
         self._has_left = True
         with trio.move_on_after(_LEAVE_WITHIN):
             async with self._calling:
-                if self._may_be_there:
+                # With a backend in trouble it is left to grow old.
+                if self._may_be_there and not self._is_in_trouble:
                     await self._try(lambda: self._workers.remove(self._identity.id))
 
     async def _beat(self) -> None:
