@@ -205,14 +205,13 @@ async def test_an_api_notes_the_types_that_no_living_worker_knows(
 async def test_one_that_died_has_shown_that_workers_do_show_here(
     tasks: TaskRegistry, backend: MemoryBackend
 ) -> None:
-    async with running(tasks, backend, consume=False) as api:
-        async with process(tasks, backend) as victim:
-            await settle()
-            victim.kill()
-            assert await notes(api) == ()
-            await trio.sleep(LIVING_FOR)
-            (note,) = await notes(api)
-            assert "task types mule, nap: " in note
+    async with running(tasks, backend, consume=False) as api, process(tasks, backend) as victim:
+        await settle()
+        victim.kill()
+        assert await notes(api) == ()
+        await trio.sleep(LIVING_FOR)
+        (note,) = await notes(api)
+        assert "task types mule, nap: " in note
 
 
 async def test_a_worker_notes_nothing(tasks: TaskRegistry, backend: MemoryBackend) -> None:
