@@ -94,6 +94,11 @@ class WorkerList(msgspec.Struct, frozen=True, kw_only=True):
     """Workers that ran tasks, were seen within the last hour, and have died or fallen silent
     without a word. One that ends in order is not counted."""
 
+    def knowing(self, worker: Worker) -> WorkerList:
+        """With what is known of this one in place of what was read."""
+        others = [one for one in self.workers if one.id != worker.id]
+        return msgspec.structs.replace(self, workers=in_order([*others, worker]))
+
     def unknown(self, task_types: tuple[str, ...]) -> tuple[str, ...]:
         """Those of `task_types` that no living worker knows; none where nothing can be said: no
         worker that runs tasks has shown itself, and older versions do not."""

@@ -58,7 +58,9 @@ async def test_what_runs_is_seen_from_another_process(
         task = await reaches(working, handle.id, TaskStatus.PROCESSING)
         await trio.sleep(20)
         found = await api.workers()
-        assert found == await working.workers()
+        assert [one.id for one in (await working.workers()).workers] == [
+            one.id for one in found.workers
+        ]
         assert found.lost == 0
         (worker,) = [one for one in found.workers if one.slots]
         assert worker.id == task.worker
@@ -73,6 +75,17 @@ async def test_what_runs_is_seen_from_another_process(
         await working.stop()
         await settle()
         assert [one.id for one in (await api.workers()).workers] == [other.id]
+
+
+async def test_of_itself_a_process_knows_at_once(
+    tasks: TaskRegistry, backend: MemoryBackend
+) -> None:
+    async with running(tasks, backend) as engine:
+        await settle()
+        handle = await engine.submit("nap", 5)
+        await reaches(engine, handle.id, TaskStatus.PROCESSING)
+        (worker,) = (await engine.workers()).workers
+        assert [run.task_id for run in worker.running] == [handle.id]
 
 
 async def test_one_that_is_killed_is_lost_after_a_minute(

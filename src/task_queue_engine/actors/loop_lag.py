@@ -21,7 +21,10 @@ class LoopLag:
             await trio.sleep_until(due)
             self._worst = max(self._worst, trio.current_time() - due)
 
-    def take_worst(self) -> float:
-        """Seconds, of the looks since it was last asked."""
-        worst, self._worst = self._worst, 0.0
-        return worst
+    @property
+    def worst(self) -> float:
+        """Seconds, of the looks since `forget`."""
+        return self._worst
+
+    def forget(self) -> None:
+        self._worst = 0.0

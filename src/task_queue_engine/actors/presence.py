@@ -97,11 +97,24 @@ class Presence:
                 if self._may_be_there and not self._is_in_trouble:
                     await self._try(lambda: self._workers.remove(self._identity.id))
 
+    def describe(self) -> Worker:
+        """The row as it would be now."""
+        running = sorted(self._running(), key=lambda task: task.since)
+        return msgspec.structs.replace(
+            self._identity,
+            busy=len(running),
+            running=tuple(running[:MAX_RUNNING]),
+            loop_lag_seconds=round(self._lag.worst, 3),
+            memory_bytes=resident_bytes(),
+            last_seen=self._clock.now(),
+        )
+
     async def _beat(self) -> None:
         async with self._calling:
             if not self._has_left:
                 self._may_be_there = True
-                self._beats += await self._try(lambda: self._workers.put(self._describe()))
+                self._beats += await self._try(lambda: self._workers.put(self.describe()))
+                self._lag.forget()
 
     async def _try(self, call: Callable[[], Awaitable[None]]) -> bool:
         try:
@@ -116,14 +129,3 @@ class Presence:
             logger.info("others see this process again")
         self._is_in_trouble = False
         return True
-
-    def _describe(self) -> Worker:
-        running = sorted(self._running(), key=lambda task: task.since)
-        return msgspec.structs.replace(
-            self._identity,
-            busy=len(running),
-            running=tuple(running[:MAX_RUNNING]),
-            loop_lag_seconds=round(self._lag.take_worst(), 3),
-            memory_bytes=resident_bytes(),
-            last_seen=self._clock.now(),
-        )

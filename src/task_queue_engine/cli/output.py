@@ -148,7 +148,7 @@ def list_of_workers(found: WorkerList) -> str:
     if not found.workers:
         return "no workers"
     processes = Table(
-        ("WORKER", "STATE", "VERSION", "QUEUE", "BUSY", "LAG", "MEMORY", "STARTED", "TYPES")
+        ("WORKER", "STATE", "VERSION", "QUEUE", "BUSY", "LAG", "MEMORY", "STARTED", "SEEN", "TYPES")
     )
     text = processes.text([_worker_row(worker) for worker in found.workers])
     running = [(worker, task) for worker in found.workers for task in worker.running]
@@ -180,6 +180,7 @@ def _worker_row(worker: Worker) -> tuple[str, ...]:
         f"{worker.loop_lag_seconds * 1000:.0f} ms",
         f"{worker.memory_bytes / 2**20:.0f} MiB",
         _time(worker.started_at),
+        _time(worker.last_seen),
         " ".join(worker.types) if worker.slots else "- (API only)",
     )
 

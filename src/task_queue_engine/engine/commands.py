@@ -267,8 +267,10 @@ class Commands(EngineApi):
     # --- looking ----------------------------------------------------------------------------
 
     async def workers(self) -> WorkerList:
-        self._check_running()
-        return await self._workers.get()
+        presence = self._check_running().pipeline.presence
+        found = await self._workers.get()
+        # Of itself it knows better than its row.
+        return found if presence is None else found.knowing(presence.describe())
 
 
 def _check_id(task_id: str) -> None:
