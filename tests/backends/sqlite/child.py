@@ -93,7 +93,7 @@ async def say_notes(backend: SqliteBackend) -> None:
 
 
 async def live(backend: SqliteBackend) -> None:
-    """Be a worker, with a child of its own that outlives it; say the child's process id."""
+    """Be a worker, with a child of its own that outlives it, and says its process id."""
     now = SystemClock().now()
     worker = Worker(
         id="victim",
@@ -106,10 +106,9 @@ async def live(backend: SqliteBackend) -> None:
     )
     async with backend.open():
         await backend.workers.put(worker)
-        forked = os.fork()
-        if not forked:
+        if not os.fork():
+            print(os.getpid(), flush=True)
             signal.pause()
-        print(forked, flush=True)
         await trio.sleep_forever()
 
 
