@@ -6,7 +6,6 @@ import logging
 import random
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from itertools import count
 
 import msgspec
 import trio
@@ -22,8 +21,6 @@ logger = logging.getLogger("task_queue_engine.presence")
 
 # Of a beat: processes that began together do not write together.
 _JITTER = 0.1
-# Beats between two looks for rows of the dead: five minutes.
-_FORGET_EVERY = 20
 # Seconds for the row to be removed. One that stays is taken for lost a minute later.
 _LEAVE_WITHIN = 1.0
 
@@ -73,13 +70,14 @@ class Presence:
     async def run(self) -> None:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._lag.run)
-            for beat in count():
-                await self._beat()
-                if beat % _FORGET_EVERY == 0:
-                    await self._try(self._workers.forget_lost)
+            await self._beat()
+            # Once: it costs a look at all rows, and what dies is mostly started anew.
+            await self._try(self._workers.forget_lost)
+            while True:
                 with trio.move_on_after(BEAT * self._rng.uniform(1 - _JITTER, 1 + _JITTER)):
                     await self._news.wait()
                 self._news = trio.Event()
+                await self._beat()
 
     def drain(self) -> None:
         """No more work is taken. Said at once where there is something to wait for: else the row
