@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import random
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 import msgspec
@@ -72,7 +73,8 @@ class Presence:
             nursery.start_soon(self._lag.run)
             await self._beat()
             # Once: it costs a look at all rows, and what dies is mostly started anew.
-            await self._try(self._workers.forget_lost)
+            with suppress(BackendError):  # the next one to start does it
+                await self._workers.forget_lost()
             while True:
                 with trio.move_on_after(BEAT * self._rng.uniform(1 - _JITTER, 1 + _JITTER)):
                     await self._news.wait()

@@ -134,6 +134,19 @@ async def test_a_pipe_that_a_cleanup_has_removed_is_made_again(harness: SqliteHa
     assert len((await workers.look()).workers) == 1
 
 
+async def test_a_name_that_leads_elsewhere_is_no_pipe_of_a_worker(
+    harness: SqliteHarness, tmp_path: Path
+) -> None:
+    """Whoever may write to the database shall not have the pipes of others removed."""
+    os.mkfifo(tmp_path / "another")
+    await harness.backend.workers.put(make_worker(harness))
+    other = apsw.Connection(harness.backend._path)
+    other.execute("UPDATE workers SET pipe = '../another'")
+    other.close()
+    assert (await harness.backend.workers.look()).workers == ()
+    assert (tmp_path / "another").exists()
+
+
 async def test_without_pipes_rows_are_written_and_grow_old(harness: SqliteHarness) -> None:
     folder(harness).touch()  # no folder can be made there
     workers, worker = harness.backend.workers, make_worker(harness)

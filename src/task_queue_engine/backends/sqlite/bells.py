@@ -222,6 +222,8 @@ def open_to_ring(path: Path) -> int:
 
 def is_heard(database: str, name: str) -> bool:
     """Whether the maker of this bell lives. One that has died goes with its bell."""
+    if not _NAME.fullmatch(name):  # it comes from the database, and could lead elsewhere
+        return False
     try:
         os.close(open_to_ring(folder_of(database) / name))
     except OSError as error:
