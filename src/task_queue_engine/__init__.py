@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from task_queue_engine.registry import TaskRegistry
     from task_queue_engine.retry import Backoff, Discard, Retry, Snooze
     from task_queue_engine.task import Task, TaskError, TaskStatus
+    from task_queue_engine.worker import RunningTask, Worker, WorkerList
 
 _WHERE = {
     "Accepted": "engine.api",
@@ -39,6 +40,7 @@ _WHERE = {
     "Refused": "engine.api",
     "ResultTimeout": "errors",
     "Retry": "retry",
+    "RunningTask": "worker",
     "Settings": "config",
     "Snooze": "retry",
     "Submission": "engine.api",
@@ -53,6 +55,8 @@ _WHERE = {
     "TaskQueueError": "errors",
     "TaskRegistry": "registry",
     "TaskStatus": "task",
+    "Worker": "worker",
+    "WorkerList": "worker",
 }
 
 __all__ = [
@@ -65,6 +69,7 @@ __all__ = [
     "Refused",
     "ResultTimeout",
     "Retry",
+    "RunningTask",
     "Settings",
     "Snooze",
     "Submission",
@@ -79,6 +84,8 @@ __all__ = [
     "TaskQueueError",
     "TaskRegistry",
     "TaskStatus",
+    "Worker",
+    "WorkerList",
     "__version__",
 ]
 

@@ -94,6 +94,8 @@ class Settings(EnvironmentSettings):
 
     # HTTP.
     host: str = _env("TQE_HOST", "127.0.0.1")
+    # Of `tqe worker`, which has no use for PORT and may share its environment with `tqe api`.
+    worker_port: Annotated[int, Field(ge=0, le=65_535)] | None = _env("TQE_WORKER_PORT", None)
     api_keys: Annotated[tuple[SecretStr, ...], NoDecode] = _env("TQE_API_KEYS", ())
     allow_public_without_keys: bool = _env("TQE_ALLOW_PUBLIC_WITHOUT_KEYS", False)
     max_body_bytes: Annotated[int, Field(ge=1024, le=64 * 2**20)] = _env(

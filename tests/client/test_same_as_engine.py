@@ -147,6 +147,14 @@ async def test_metrics(world: World) -> None:
     assert ours.counters["tasks_submitted"] == 1
 
 
+async def test_workers(world: World) -> None:
+    await trio.sleep(1)
+    ours, theirs = await world.client.workers(), await world.engine.workers()
+    assert [worker.id for worker in ours.workers] == [worker.id for worker in theirs.workers]
+    assert ours.workers[0].slots == 2
+    assert ours.workers[0].types == theirs.workers[0].types != ()
+
+
 # --- what is raised -------------------------------------------------------------------------
 
 

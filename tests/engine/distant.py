@@ -49,6 +49,7 @@ class Distant:
         self.under_way: Counter[str] = Counter()
         self.most_under_way: Counter[str] = Counter()
         self.store: Any = _Called(backend.store, self)
+        self.workers = backend.workers
         self._backend = backend
         self._queues: dict[str, Any] = {}
 

@@ -85,6 +85,7 @@ class Link:
         self._backend = backend
         self._is_cut = False
         self.store = _Through(backend.store, self)
+        self.workers = _Through(backend.workers, self)
         self._queues: dict[str, _Through] = {}
 
     def queue(self, name: str) -> Any:

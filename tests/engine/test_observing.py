@@ -195,6 +195,7 @@ async def test_every_actor_tells_its_own_numbers(
             "lease_keeper",
             "metrics",
             "poller",
+            "presence",
             "reconciler",
             "scheduler",
             "status_writer",

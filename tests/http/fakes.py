@@ -53,6 +53,7 @@ from task_queue_engine.lifecycle import (
 from task_queue_engine.registry import TaskRegistry
 from task_queue_engine.retry import Seconds, to_seconds
 from task_queue_engine.task import Task, TaskStatus, new_task_id, task_id_for_key
+from task_queue_engine.worker import WorkerList
 
 MAX_PAYLOAD = 100_000
 
@@ -91,6 +92,7 @@ class FakeEngine(EngineApi):
         """Set when a submission has reached the engine."""
         self.not_ready: tuple[str, ...] = ()
         self.usage: BackendUsage | None = None
+        self.worker_list = WorkerList()
         self._in_flight: set[str] = set()
         self._changed = trio.Event()
 
@@ -257,6 +259,10 @@ class FakeEngine(EngineApi):
         return purged
 
     # --- looking ----------------------------------------------------------------------------
+
+    async def workers(self) -> WorkerList:
+        await self._enter()
+        return self.worker_list
 
     async def metrics(self) -> EngineMetrics:
         await self._enter()

@@ -89,6 +89,11 @@ class Worker:
             aborted=self._aborted,
         )
 
+    @property
+    def running(self) -> Attempt | None:
+        """The attempt whose handler runs."""
+        return self._current if self._has_started else None
+
     def give_back_unstarted(self) -> None:
         """Nothing starts from now on: neither what still waits for a thread or a process, nor what
         was handed over a moment ago."""

@@ -13,7 +13,7 @@ from task_queue_engine.cli.group import Lazy, Program
 _COMMANDS = {
     "serve": Lazy("services:serve", "Run the HTTP API and the workers."),
     "api": Lazy("services:api", "Run the HTTP API alone; `tqe worker` elsewhere does the work."),
-    "worker": Lazy("services:worker", "Run workers without HTTP."),
+    "worker": Lazy("services:worker", "Run workers without the HTTP API."),
     "submit": Lazy(
         "tasks:submit", "Submit a task and print its id; with --wait the task at its end."
     ),
@@ -25,6 +25,7 @@ _COMMANDS = {
     "retry": Lazy("tasks:retry", "Run a FAILED or CANCELLED task again, as a new round."),
     "dlq": Lazy("dead_letters:dlq", "Dead letters: messages of tasks that were given up."),
     "metrics": Lazy("metrics:metrics", "Show counts of tasks and messages."),
+    "workers": Lazy("workers:workers", "Show the processes that live, and what each runs."),
     "keys": Lazy("keys:keys", "Named API keys with roles, for the server's TQE_KEYS_FILE."),
     "provision": Lazy(
         "aws:provision",

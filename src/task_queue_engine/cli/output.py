@@ -17,6 +17,7 @@ import msgspec
 from task_queue_engine.backends.base import DeadLetter
 from task_queue_engine.engine.views import MetricsView
 from task_queue_engine.task import Task
+from task_queue_engine.worker import Worker, WorkerList
 
 # Characters: a traceback or a payload must not push the other columns off the screen.
 _LONGEST_CELL = 80
@@ -139,6 +140,48 @@ def list_of_dead_letters(dead_letters: Sequence[DeadLetter]) -> str:
             )
             for dead_letter in dead_letters
         ]
+    )
+
+
+def list_of_workers(found: WorkerList) -> str:
+    """A line for each process, and below them one for each task that runs."""
+    if not found.workers:
+        return "no workers"
+    processes = Table(
+        ("WORKER", "STATE", "VERSION", "QUEUE", "BUSY", "LAG", "MEMORY", "STARTED", "SEEN", "TYPES")
+    )
+    text = processes.text([_worker_row(worker) for worker in found.workers])
+    running = [(worker, task) for worker in found.workers for task in worker.running]
+    if running:
+        tasks = Table(("RUNNING", "TYPE", "ATTEMPT", "SINCE", "FOR", "WORKER"))
+        rows = [
+            (
+                task.task_id,
+                task.type,
+                str(task.attempt),
+                _time(task.since),
+                f"{max(0, (worker.last_seen - task.since).total_seconds()):.0f} s",
+                worker.id,
+            )
+            for worker, task in running
+        ]
+        text += "\n\n" + tasks.text(rows)
+    more = sum(worker.busy for worker in found.workers) - len(running)
+    return text + (f"\nand {more} more" if more > 0 else "")
+
+
+def _worker_row(worker: Worker) -> tuple[str, ...]:
+    return (
+        worker.id,
+        worker.state,
+        worker.version,
+        " ".join(worker.queues),
+        f"{worker.busy}/{worker.slots}" if worker.slots else "-",
+        f"{worker.loop_lag_seconds * 1000:.0f} ms",
+        f"{worker.memory_bytes / 2**20:.0f} MiB",
+        _time(worker.started_at),
+        _time(worker.last_seen),
+        " ".join(worker.types) if worker.slots else "- (API only)",
     )
 
 

@@ -46,13 +46,16 @@ class Ended:
     """Why, where a process could not do its work: for the user."""
 
 
-def run_processes(settings: Settings, *, count: int, http: bool) -> Ended:
+def run_processes(settings: Settings, *, count: int, http: bool, monitoring: bool = False) -> Ended:
     """Run `count` processes of this very program until a signal ends them.
+
+    Args:
+        http, monitoring: as in `service.ServiceConfig`.
 
     Raises:
         ConfigurationError: the port cannot be bound.
     """
-    group = _Group(settings, count, http=http)
+    group = _Group(settings, count, http=http, monitoring=monitoring)
     return trio.run(group.run, restrict_keyboard_interrupt_to_checkpoints=True)
 
 
@@ -71,9 +74,10 @@ class _Place:
 
 
 class _Group:
-    def __init__(self, settings: Settings, count: int, *, http: bool) -> None:
+    def __init__(self, settings: Settings, count: int, *, http: bool, monitoring: bool) -> None:
         self._settings = settings
-        self._http = http
+        self._http = http or monitoring
+        self._monitoring = monitoring
         self._places = [_Place(number) for number in range(1, count + 1)]
         self._listeners: list[trio.SocketListener] = []
         self._stopping = trio.Event()
@@ -85,7 +89,7 @@ class _Group:
         self._gone: msgspec.Raw | None = None
         """What processes that have ended have counted, as one MetricsView."""
         # The guard of a process is the last that ends it from inside.
-        guard = TimeToEnd.of_watchdog(settings, http=http).then()
+        guard = TimeToEnd.of_watchdog(settings, http=self._http).then()
         self._time = guard.then()
         own = self._time.then()
         self._watchdog = Watchdog(
@@ -96,7 +100,7 @@ class _Group:
 
     async def run(self) -> Ended:
         if self._http:
-            self._listeners = await open_listeners(self._settings)
+            self._listeners = await open_listeners(self._settings, only_monitoring=self._monitoring)
         self._watchdog.start()
         wakeup, wakeup_in = socket.socketpair()
         with wakeup, wakeup_in:

@@ -45,6 +45,9 @@ class ServiceConfig:
     settings: Settings
     workers: bool
     http: bool
+    """The API, at PORT."""
+    monitoring: bool = False
+    """Without it: /health, /ready and /metrics, at TQE_WORKER_PORT."""
     membership: Membership | None = None
     """Of the processes of `--processes N`, where this is one of them."""
 
@@ -70,7 +73,7 @@ def run_service(config: ServiceConfig) -> None:
     """
     settings = config.settings
     raise_open_files_limit()
-    time = TimeToEnd.of_watchdog(settings, http=config.http)
+    time = TimeToEnd.of_watchdog(settings, http=config.http or config.monitoring)
     watchdog = Watchdog(
         timeout=time.timeout, hurried_timeout=time.hurried, end=lambda: os._exit(ExitCode.OVERRUN)
     )
@@ -185,14 +188,14 @@ class _Service:
 
     async def _start(self, nursery: trio.Nursery) -> None:
         logger.info("Task Queue Engine %s, Python %s", __version__, platform.python_version())
-        if not self._config.http:
+        if not (self._config.http or self._config.monitoring):
             self._http_ended.set()
             await nursery.start(self._engine.run)
             self._tell_engine()
             return
         # The port first: without it nothing else is touched.
         listeners = (
-            await open_listeners(self._settings)
+            await open_listeners(self._settings, only_monitoring=self._config.monitoring)
             if self._member is None
             else adopt_listeners(self._member.listeners)
         )
@@ -208,14 +211,17 @@ class _Service:
 
     async def _serve(self, listeners: Listeners, *, task_status: trio.TaskStatus[Bound]) -> None:
         # Only here: a worker has no use for a web framework.
+        from task_queue_engine.http.app import create_app
         from task_queue_engine.http.server import serve_http
 
+        app = create_app(self._engine, self._settings, only_monitoring=self._config.monitoring)
         self._http_started = True
         try:
             with self._http:
                 await serve_http(
                     self._engine,
                     self._settings,
+                    app=app,
                     shutdown=self._stop,
                     listeners=listeners,
                     grace=http_grace(self._settings),
@@ -248,6 +254,9 @@ class _Service:
         logger.info("how to stop: SIGTERM or Ctrl-C; what else there is: tqe --help")
 
     def _tell_http(self, bound: Bound) -> None:
+        if self._config.monitoring:
+            logger.info("/health, /ready and /metrics are at %s", bound.url)
+            return
         if not self._settings.asks_for_keys:
             logger.info("no API keys are set: all that can connect may submit and cancel tasks")
         logger.info("listening on %s, documentation at %s/docs", bound.url, bound.url)

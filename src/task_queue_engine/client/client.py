@@ -45,6 +45,7 @@ from task_queue_engine.errors import (
 from task_queue_engine.limits import DEFAULT_PAGE, MAX_BATCH, MAX_WAIT
 from task_queue_engine.retry import Seconds, to_seconds
 from task_queue_engine.task import Task, is_task_id
+from task_queue_engine.worker import WorkerList
 
 T = TypeVar("T")
 
@@ -273,6 +274,9 @@ class Client(TaskApi):
 
     async def metrics(self) -> EngineMetrics:
         return _decode(await self._request("GET", "/metrics"), MetricsRead).metrics()
+
+    async def workers(self) -> WorkerList:
+        return _decode(await self._request("GET", "/workers"), WorkerList)
 
     # --- inside -----------------------------------------------------------------------------
 

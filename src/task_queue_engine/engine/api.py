@@ -39,6 +39,7 @@ from task_queue_engine.payloads import Converter
 from task_queue_engine.registry import Handler, TaskRegistry
 from task_queue_engine.retry import Seconds, to_seconds
 from task_queue_engine.task import Task, TaskStatus
+from task_queue_engine.worker import WorkerList
 
 R = TypeVar("R", covariant=True)
 
@@ -287,6 +288,10 @@ class TaskApi(ABC):
     async def metrics(self) -> EngineMetrics:
         """Gauges of the whole backend, fresh where it answers within 2 s, else as last sampled;
         workers and counters of the process that answers."""
+
+    @abstractmethod
+    async def workers(self) -> WorkerList:
+        """The processes that live, on all hosts, and what each of them ran some seconds ago."""
 
 
 class EngineApi(TaskApi):

@@ -36,6 +36,7 @@ from task_queue_engine.engine.api import (
 )
 from task_queue_engine.engine.intake import Intake
 from task_queue_engine.engine.pipeline import Pipeline
+from task_queue_engine.engine.probing import RecentAnswer
 from task_queue_engine.engine.redrive import Redriver
 from task_queue_engine.engine.reopening import reopen_and_send
 from task_queue_engine.engine.waiting import Waiters
@@ -61,6 +62,7 @@ from task_queue_engine.payloads import Converter
 from task_queue_engine.registry import TaskRegistry
 from task_queue_engine.retry import Seconds, to_seconds
 from task_queue_engine.task import Task
+from task_queue_engine.worker import WorkerList
 
 R = TypeVar("R")
 
@@ -98,6 +100,7 @@ class Commands(EngineApi):
             if isinstance(backend, NotifyingBackend)
             else None,
         )
+        self._workers = RecentAnswer(backend.workers.look)
         self._running: Running | None = None
 
     @property
@@ -261,6 +264,14 @@ class Commands(EngineApi):
     async def purge_dead(self) -> int:
         self._check_running()
         return await self._queue.dead_letters.purge()
+
+    # --- looking ----------------------------------------------------------------------------
+
+    async def workers(self) -> WorkerList:
+        presence = self._check_running().pipeline.presence
+        found = await self._workers.get()
+        # Of itself it knows better than its row.
+        return found if presence is None else found.knowing(presence.describe())
 
 
 def _check_id(task_id: str) -> None:

@@ -3,10 +3,7 @@
 
 from __future__ import annotations
 
-import os
 import random
-import secrets
-import socket
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import asdict
@@ -25,6 +22,7 @@ from task_queue_engine.engine.backend_factory import create_backend
 from task_queue_engine.engine.commands import Commands, Running
 from task_queue_engine.engine.counters import counters_of
 from task_queue_engine.engine.hooks import Hooks
+from task_queue_engine.engine.identity import describe, new_worker_id
 from task_queue_engine.engine.intake import Intake
 from task_queue_engine.engine.loggers import protect_loggers
 from task_queue_engine.engine.longest_attempt import check_timeouts, longest_timeout
@@ -34,6 +32,7 @@ from task_queue_engine.engine.shutdown import Shutdown
 from task_queue_engine.engine.submission import TaskBuilder
 from task_queue_engine.engine.supervisor import Supervisor
 from task_queue_engine.errors import (
+    BackendError,
     BackendUnavailable,
     ConfigurationError,
     TooManyAbandonedThreads,
@@ -44,6 +43,10 @@ from task_queue_engine.execution.processes import Recycling
 from task_queue_engine.execution.runner import HandlerRunner
 from task_queue_engine.registry import RunsIn, TaskRegistry
 from task_queue_engine.task import TaskStatus
+from task_queue_engine.worker import no_worker_knows
+
+# Seconds for which /ready believes what it has read of the workers: they say it every 15 s.
+_WORKERS_GOOD_FOR = 10.0
 
 
 class Engine(Commands):
@@ -96,7 +99,7 @@ class Engine(Commands):
             self._queue.capabilities.max_hold, settings.visibility_timeout
         )
         self._probe = BackendProbe(backend.ping)
-        self._worker_name = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(3)}"
+        self._worker_name = new_worker_id()
         self._shutdown: Shutdown | None = None
         self._stopped = trio.Event()
 
@@ -195,6 +198,13 @@ class Engine(Commands):
             runner=runner,
             health=self._health,
             worker_name=self._worker_name,
+            identity=describe(
+                self._worker_name,
+                registry=self._registry,
+                settings=self._settings,
+                clock=self._clock,
+                runs_tasks=self._consume,
+            ),
             consume=self._consume,
             housekeeping=self._housekeeping,
             on_start=self._hooks.started if self._hooks else None,
@@ -271,15 +281,23 @@ class Engine(Commands):
         if trouble is not None:
             reasons.append(trouble)
         line = running.pipeline.line
+        workers = () if line or reasons else await self._worker_notes()
         return Readiness(
             ready=not reasons,
             reasons=tuple(reasons),
-            notes=(*(line.claimer.notes() if line else ()), *self._backend_notes()),
+            notes=(*(line.claimer.notes() if line else ()), *self._backend_notes(), *workers),
             abandoned_threads=handlers.abandoned_threads,
         )
 
     def _backend_notes(self) -> tuple[str, ...]:
         return self._backend.notes() if isinstance(self._backend, NotifyingBackend) else ()
+
+    async def _worker_notes(self) -> tuple[str, ...]:
+        """Which of the types that may be submitted here nothing runs."""
+        with trio.move_on_after(ANSWER_WITHIN), suppress(BackendError):
+            found = await self._workers.get(good_for=_WORKERS_GOOD_FOR)
+            return no_worker_knows(found, self._registry.names)
+        return ()
 
     def statistics(self) -> dict[str, dict[str, Any]]:
         """Every actor's own counters, by actor."""

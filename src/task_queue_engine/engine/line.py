@@ -11,6 +11,7 @@ from task_queue_engine.actors.poller import Poller
 from task_queue_engine.actors.status_writer import StatusWriter
 from task_queue_engine.actors.warmer import Warmer
 from task_queue_engine.actors.worker import Worker
+from task_queue_engine.worker import RunningTask
 
 
 class Actor(Protocol):
@@ -46,6 +47,20 @@ class Line:
     @property
     def busy_workers(self) -> int:
         return sum(worker.statistics().busy for worker in self.workers)
+
+    def running(self) -> list[RunningTask]:
+        """What handlers run now."""
+        attempts = [worker.running for worker in self.workers]
+        return [
+            RunningTask(
+                task_id=attempt.task.id,
+                type=attempt.task.type,
+                attempt=attempt.task.attempt,
+                since=attempt.task.started_at or attempt.task.updated_at,
+            )
+            for attempt in attempts
+            if attempt is not None
+        ]
 
     def stop_taking_work(self) -> None:
         """Receive and start nothing more. What no handler has started goes back to the queue, what

@@ -12,7 +12,7 @@
        (claimed)                             │            is one transaction
                                              └ settlements ─> Acker ──> queue
     lease events (acquired, settled, cancel asked) ──> LeaseKeeper ──> stops attempts
-    Scheduler, Reconciler, Metrics run beside the line and hold nothing
+    Scheduler, Reconciler, Metrics, Presence run beside the line and hold nothing
 
 From the poller to the acker it is a `Line` (engine/line.py), which an engine that runs no tasks
 does not have; it is wired here all the same. The end is the same flow, ended at the top:
@@ -53,6 +53,7 @@ from task_queue_engine.actors.messages import (
 from task_queue_engine.actors.metrics import Metrics
 from task_queue_engine.actors.pace import Pace
 from task_queue_engine.actors.poller import Poller, PollerChannels
+from task_queue_engine.actors.presence import Presence
 from task_queue_engine.actors.reconciler import Reconciler
 from task_queue_engine.actors.scheduler import Scheduler
 from task_queue_engine.actors.status_writer import OnRecorded, StatusWriter
@@ -68,6 +69,7 @@ from task_queue_engine.engine.supervisor import Supervisor
 from task_queue_engine.execution.runner import HandlerRunner
 from task_queue_engine.registry import RunsIn, TaskRegistry
 from task_queue_engine.task import Task
+from task_queue_engine.worker import Worker as WorkerRow
 
 # A due task is sent this many seconds ahead, with the rest of its delay on the message; the look
 # into the due index comes often enough to never miss the moment.
@@ -88,6 +90,8 @@ class PipelineConfig:
     runner: HandlerRunner
     health: ActorHealth
     worker_name: str
+    identity: WorkerRow
+    """As others see this process."""
     consume: bool
     """False: submissions only; no `Line`."""
     housekeeping: bool
@@ -107,7 +111,8 @@ class Pipeline:
         self.dry = trio.Event()
         """Set when submitter, senders and line have ended."""
         self.beside = trio.CancelScope()
-        """Around lease keeper, metrics and what hears other processes, which outlive the line."""
+        """Around lease keeper, metrics, presence and what hears other processes, which outlive the
+        line."""
         self.everything = trio.CancelScope()
         self.ended = trio.Event()
         """Set when all have ended."""
@@ -158,7 +163,19 @@ class Pipeline:
             health=config.health,
             events=lease_events_in,
         )
-        self.line = self._build_line() if config.consume else None
+        self.line = line = self._build_line() if config.consume else None
+        # What only visits is no worker, and an operator who looks something up writes nothing.
+        self.presence = (
+            Presence(
+                workers=backend.workers,
+                identity=config.identity,
+                running=line.running if line else list,
+                clock=config.clock,
+                rng=config.rng,
+            )
+            if config.consume or config.housekeeping
+            else None
+        )
 
     def _build_line(self) -> Line:
         config, settings = self._config, self._config.settings
@@ -276,6 +293,8 @@ class Pipeline:
             "lease_keeper": self.lease_keeper,
             "metrics": self.metrics,
         }
+        if self.presence is not None:
+            actors["presence"] = self.presence
         if self.line is not None:
             actors |= self.line.actors
         return {name: actor.statistics() for name, actor in actors.items()}
@@ -334,6 +353,8 @@ class Pipeline:
                 )
                 beside.start_soon(keep_leases)
                 beside.start_soon(supervisor.restartable, "metrics", self.metrics.run)
+                if self.presence is not None:
+                    beside.start_soon(supervisor.restartable, "presence", self.presence.run)
                 backend = self._config.backend
                 if self.line is not None and isinstance(backend, NotifyingBackend):
                     messages = partial(backend.hear_messages, self._config.settings.queue)

@@ -1,13 +1,16 @@
-"""Whether the backend answers, asked once for all that want to know."""
+"""What many want to know of the backend at a time is asked once for all."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Awaitable, Callable
+from typing import Generic, TypeVar
 
 import trio
 
 from task_queue_engine.errors import BackendError
+
+T = TypeVar("T")
 
 # Seconds for a backend to answer: less than a probe waits.
 ANSWER_WITHIN = 2.0
@@ -16,27 +19,47 @@ ANSWER_WITHIN = 2.0
 _GOOD_FOR = 1.0
 
 
+class RecentAnswer(Generic[T]):
+    """The answer to one question, which is asked one at a time and once a second at most."""
+
+    def __init__(self, ask: Callable[[], Awaitable[T]]) -> None:
+        self._ask = ask
+        self._asking = trio.Lock()
+        self._latest: tuple[T, float] | None = None
+        """And when it was given."""
+
+    async def get(self, *, good_for: float = _GOOD_FOR) -> T:
+        """
+        Args:
+            good_for: seconds for which an earlier answer will do.
+
+        Raises:
+            Whatever asking raises; the next one asks again.
+        """
+        latest = self._not_older_than(good_for)
+        if latest is None:
+            # One asks, the others wait for its answer; if it is cancelled the next one asks.
+            async with self._asking:
+                latest = self._not_older_than(good_for)
+                if latest is None:
+                    latest = self._latest = (await self._ask(), trio.current_time())
+        return latest[0]
+
+    def _not_older_than(self, seconds: float) -> tuple[T, float] | None:
+        at = -math.inf if self._latest is None else self._latest[1]
+        return self._latest if trio.current_time() - at < seconds else None
+
+
 class BackendProbe:
     """`Backend.ping`, at most one at a time and one a second."""
 
     def __init__(self, ping: Callable[[], Awaitable[None]]) -> None:
         self._ping = ping
-        self._asking = trio.Lock()
-        self._asked_at = -math.inf
-        self._trouble: str | None = None
+        self._answer = RecentAnswer(self._ask)
 
     async def trouble(self) -> str | None:
         """What is wrong with the backend; None where nothing is."""
-        if self._is_old():
-            # One asks, the others wait for its answer; if it is cancelled the next one asks.
-            async with self._asking:
-                if self._is_old():
-                    self._trouble = await self._ask()
-                    self._asked_at = trio.current_time()
-        return self._trouble
-
-    def _is_old(self) -> bool:
-        return trio.current_time() - self._asked_at >= _GOOD_FOR
+        return await self._answer.get()
 
     async def _ask(self) -> str | None:
         try:

@@ -23,6 +23,7 @@ steps.
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Awaitable, Callable
 from enum import StrEnum
 from typing import TYPE_CHECKING
@@ -108,12 +109,14 @@ class Shutdown:
     async def carry_out(self, pipeline: Pipeline) -> None:
         """Wait for the request, then end the pipeline. Each actor that ends closes its channels,
         by which the next one down the line sees the end of its input."""
-        line = pipeline.line
+        line, presence = pipeline.line, pipeline.presence
 
         # 1. Take no more work. What no handler has started goes back to the queue at once.
         await self._no_more_work.wait()
         if line is not None:
             line.stop_taking_work()
+        if presence is not None:
+            presence.drain()
 
         # 2. Close the top: the submitter answers what it has; scheduler and reconciler end, since
         #    they hold nothing.
@@ -126,12 +129,14 @@ class Shutdown:
         with self._grace:
             await pipeline.dry.wait()
 
+        hard_deadline = math.inf
         if self._grace.cancelled_caught:
             # 4. Interrupt: handlers are cancelled, their cleanup runs, their tasks are given back.
             self.phase = Phase.INTERRUPTING
             if line is not None:
                 line.interrupt()
             with trio.move_on_after(self._flush_seconds) as flush:
+                hard_deadline = flush.deadline
                 await pipeline.dry.wait()
 
             if flush.cancelled_caught:
@@ -144,7 +149,11 @@ class Shutdown:
                     pipeline.lease_keeper.statistics().held,
                 )
 
-        # 6. The rest: leases were kept until the last message was settled. What still waits for an
-        #    answer gets one (`Engine._run_pipeline`), worker processes end, the backend closes.
+        # 6. The rest: others no longer see this process; leases were kept until the last message
+        #    was settled. What still waits for an answer gets one (`Engine._run_pipeline`), worker
+        #    processes end, the backend closes.
+        if presence is not None:
+            with trio.CancelScope(deadline=hard_deadline):
+                await presence.leave()
         pipeline.beside.cancel()
         await pipeline.ended.wait()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from functools import partial
 
 from quart import Response, request
 from quart_trio import QuartTrio
@@ -18,15 +19,21 @@ from task_queue_engine.http.routes.dead_letters import DeadLetterRoutes
 from task_queue_engine.http.routes.documents import DocumentRoutes
 from task_queue_engine.http.routes.observe import ObserveRoutes
 from task_queue_engine.http.routes.tasks import TaskRoutes
+from task_queue_engine.http.routes.workers import WorkerRoutes
 
 EXTENSION = "task_queue_engine"
 
 logger = logging.getLogger("task_queue_engine.http")
 
 
-def create_app(engine: EngineApi, settings: Settings) -> QuartTrio:
+def create_app(
+    engine: EngineApi, settings: Settings, *, only_monitoring: bool = False
+) -> QuartTrio:
     """An ASGI app in front of `engine`. Until it is served (see `serve_http`) it does no I/O but to
     read `keys_file`.
+
+    Args:
+        only_monitoring: it has /health, /ready and /metrics, and all else is refused.
 
     It uses of `settings`: api_keys, keys_file, audit_log, rate_limit_per_key and _per_address,
     trusted_proxies, host (to know whether it is on loopback), max_body_bytes and request_timeout.
@@ -34,7 +41,7 @@ def create_app(engine: EngineApi, settings: Settings) -> QuartTrio:
     Raises:
         ConfigurationError: naming TQE_KEYS_FILE, where that cannot be used.
     """
-    state = AppState(engine, settings)
+    state = AppState(engine, settings, only_monitoring=only_monitoring)
     app = ApiApp("task_queue_engine.http", static_folder=None, template_folder=None)
     app.extensions[EXTENSION] = state
     if settings.keeps_audit_log and audit.logger.level == logging.NOTSET:
@@ -50,12 +57,14 @@ def create_app(engine: EngineApi, settings: Settings) -> QuartTrio:
     app.url_map.merge_slashes = False
     app.url_map.strict_slashes = True
 
-    TaskRoutes(state).register(app)
-    DeadLetterRoutes(state).register(app)
     ObserveRoutes(state).register(app)
-    DocumentRoutes(app).register(app)
+    if not only_monitoring:
+        TaskRoutes(state).register(app)
+        DeadLetterRoutes(state).register(app)
+        WorkerRoutes(state).register(app)
+        DocumentRoutes(app).register(app)
 
-    app.register_error_handler(Exception, _answer_error)
+    app.register_error_handler(Exception, partial(_answer_error, state))
     app.asgi_app = Middleware(app.asgi_app, state)  # type: ignore[method-assign] # Quart's way to wrap
     return app
 
@@ -66,8 +75,10 @@ def state_of(app: QuartTrio) -> AppState | None:
     return state if isinstance(state, AppState) else None
 
 
-async def _answer_error(error: Exception) -> Response:
+async def _answer_error(state: AppState, error: Exception) -> Response:
     problem, headers = problems.of_error(error)
+    if problem.status == 404 and state.only_monitoring:
+        problem = problems.make("not-found", problems.ONLY_MONITORING)
     if problem.status == 500:
         request_id = request.scope.get("tqe.request_id")
         logger.error("request %s failed", request_id, exc_info=error)

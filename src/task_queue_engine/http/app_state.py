@@ -19,9 +19,12 @@ from task_queue_engine.http.waiting_requests import WaitingRequests
 class AppState:
     """One engine, behind one app: settings, and whether the server is going away."""
 
-    def __init__(self, engine: EngineApi, settings: Settings) -> None:
+    def __init__(
+        self, engine: EngineApi, settings: Settings, *, only_monitoring: bool = False
+    ) -> None:
         self.engine = engine
         self.settings = settings
+        self.only_monitoring = only_monitoring
         self.authenticator = Authenticator(settings)
         self.is_guarded = settings.asks_for_keys or settings.keeps_audit_log
         """Who asks matters."""

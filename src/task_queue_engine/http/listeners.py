@@ -35,16 +35,24 @@ class Bound:
         return f"http://[{host}]:{self.port}" if ":" in host else f"http://{host}:{self.port}"
 
 
-async def open_listeners(settings: Settings) -> list[trio.SocketListener]:
+async def open_listeners(
+    settings: Settings, *, only_monitoring: bool = False
+) -> list[trio.SocketListener]:
     """Listening sockets on every address of `TQE_HOST`, at `PORT` (0: one the system picks).
+
+    Args:
+        only_monitoring: at `TQE_WORKER_PORT`.
 
     Clients can connect from now on; they are answered as soon as `serve_http` runs.
 
     Raises:
-        ConfigurationError: naming PORT (in use, not allowed), TQE_HOST (unknown, not of this
-            machine), or TQE_API_KEYS (no keys, and the host is not loopback).
+        ConfigurationError: naming the port's variable (in use, not allowed), TQE_HOST (unknown, not
+            of this machine), or TQE_API_KEYS (no keys, and the host is not loopback).
     """
-    addresses = await _resolve(settings.host, settings.port)
+    variable, port = "PORT", settings.port
+    if only_monitoring and settings.worker_port is not None:
+        variable, port = "TQE_WORKER_PORT", settings.worker_port
+    addresses = await _resolve(settings.host, port)
     exposed = [address for _, address in addresses if not ip_address(_bare(address)).is_loopback]
     if exposed and not settings.asks_for_keys and not settings.allow_public_without_keys:
         raise ConfigurationError(
@@ -54,7 +62,7 @@ async def open_listeners(settings: Settings) -> list[trio.SocketListener]:
             variable="TQE_API_KEYS",
         )
     listeners: list[trio.SocketListener] = []
-    port = settings.port
+    wanted = port
     unsupported: OSError | None = None
     try:
         for family, address in addresses:
@@ -64,12 +72,12 @@ async def open_listeners(settings: Settings) -> list[trio.SocketListener]:
                 if len(addresses) > 1 and error.errno in _NO_SUCH_FAMILY:
                     unsupported = error  # `localhost` has an IPv6 address even where IPv6 is off
                     continue
-                raise _configuration_error(error, settings) from None
+                raise _configuration_error(error, settings.host, wanted, variable) from None
             listeners.append(listener)
             _listening.add(listener.socket)
             port = listener.socket.getsockname()[1]
         if unsupported is not None and not listeners:
-            raise _configuration_error(unsupported, settings)
+            raise _configuration_error(unsupported, settings.host, wanted, variable)
     except BaseException:
         for listener in listeners:
             listener.socket.close()
@@ -151,17 +159,16 @@ async def _listen(family: int, address: _Address) -> trio.SocketListener:
         raise
 
 
-def _configuration_error(error: OSError, settings: Settings) -> ConfigurationError:
-    host, port = settings.host, settings.port
+def _configuration_error(error: OSError, host: str, port: int, variable: str) -> ConfigurationError:
     if error.errno == errno.EADDRINUSE:
         return ConfigurationError(
             f"{port} on {host} is in use by another program; stop it or choose another port",
-            variable="PORT",
+            variable=variable,
         )
     if error.errno in (errno.EACCES, errno.EPERM):
         return ConfigurationError(
             f"this user may not listen on {port}; ports below 1024 need a privilege",
-            variable="PORT",
+            variable=variable,
         )
     return ConfigurationError(
         f"cannot listen on {host}: {error.strerror or error}", variable="TQE_HOST"

@@ -36,6 +36,10 @@ from task_queue_engine.task import TaskStatus
 CONTENT_TYPE = "application/problem+json"
 DOCS_PATH = "/docs"
 NO_SUCH_PATH = "there is nothing at this path; /docs says what there is"
+ONLY_MONITORING = (
+    "this is the port of a worker, which has /health, /ready and /metrics alone; the API for tasks "
+    "is where tqe serve or tqe api runs"
+)
 
 Headers = tuple[tuple[str, str], ...]
 

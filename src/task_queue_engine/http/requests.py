@@ -83,7 +83,7 @@ class Query:
             return
         for name, values in request.args.lists():
             if name not in known:
-                allowed = ", ".join(known)
+                allowed = ", ".join(known) or "none"
                 raise InvalidQuery(f"is not a parameter; known: {allowed}", field=name[:100])
             self._values[name] = _only(name, values)
 

@@ -73,14 +73,17 @@ async def serve_http(
     if listeners is None:
         listeners = await open_listeners(settings)
     try:
-        hosts = [listener.socket.getsockname()[0] for listener in listeners]
-        if not settings.asks_for_keys and not all(is_loopback_name(host) for host in hosts):
-            logger.warning(
-                "no API keys are set: all that reach %s may submit, cancel and read tasks",
-                bound(listeners).url,
-            )
         if app is None:
             app = create_app(engine, settings)
+        state = state_of(app)
+        hosts = [listener.socket.getsockname()[0] for listener in listeners]
+        if not settings.asks_for_keys and not all(is_loopback_name(host) for host in hosts):
+            only_monitoring = state is not None and state.only_monitoring
+            logger.warning(
+                "no API keys are set: all that reach %s may %s",
+                bound(listeners).url,
+                "read its metrics" if only_monitoring else "submit, cancel and read tasks",
+            )
         server = _Server(app, settings)
         await server.run(
             listeners,

@@ -21,6 +21,7 @@ from tests.sizes import LONG
 
 # Queue and store as two services; `memory-in-one` is the other way.
 MEMORY = Promises(steps_are_one_transaction=False)
+SQLITE = Promises(ages_workers=False)
 
 
 @asynccontextmanager
@@ -56,6 +57,7 @@ async def sqlite_harness(folder: Path) -> AsyncIterator[Harness]:
         yield Harness(
             backend,
             clock=clock,
+            promises=SQLITE,
             make_another=lambda: SqliteBackend(folder / "another.db", clock=clock),
         )
 
@@ -80,6 +82,7 @@ HARNESSES: dict[str, Callable[[Path], AbstractAsyncContextManager[Harness]]] = {
 
 PROMISES = {
     "memory": MEMORY,
+    "sqlite": SQLITE,
     **dict.fromkeys(AWS_HARNESSES | PAIR_HARNESSES, SQS),
     **dict.fromkeys(DYNAMODB_HARNESSES, DYNAMODB),
 }
@@ -94,6 +97,7 @@ OF_THE_STORE = {
     "TestRecord",
     "TestRequests",
     "TestSchedule",
+    "TestWorkers",
 }
 OF_BOTH = {"TestOpening", "TestPayloads", "TestSubmit", "TestTake"}
 """In batches on the whole backend."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Awaitable, Callable, Collection
 from functools import partial
@@ -16,6 +17,7 @@ from task_queue_engine.backends.sqlite import queue as sqlite_queue
 from task_queue_engine.clock import SystemClock
 from task_queue_engine.lifecycle import ClaimRequest, Complete, Fail, Started
 from task_queue_engine.task import Task, TaskError, new_task_id
+from task_queue_engine.worker import Worker
 
 
 def new_task(payload: object = None) -> Task:
@@ -90,6 +92,26 @@ async def say_notes(backend: SqliteBackend) -> None:
         nursery.cancel_scope.cancel()
 
 
+async def live(backend: SqliteBackend) -> None:
+    """Be a worker, with a child of its own that outlives it, and says its process id."""
+    now = SystemClock().now()
+    worker = Worker(
+        id="victim",
+        host="here",
+        pid=os.getpid(),
+        version="1",
+        slots=1,
+        started_at=now,
+        last_seen=now,
+    )
+    async with backend.open():
+        await backend.workers.put(worker)
+        if not os.fork():
+            print(os.getpid(), flush=True)
+            signal.pause()
+        await trio.sleep_forever()
+
+
 def become(user: int) -> None:
     """Go on as this user, in no group but the one of its number."""
     os.setgroups([])
@@ -145,6 +167,7 @@ if __name__ == "__main__":
         "open": open_once,
         "send": send_one,
         "load": load,
+        "live": live,
         "receive": receive_by_bell,
         "notes": say_notes,
         "ends": partial(hear, change=TaskChange.ENDED),

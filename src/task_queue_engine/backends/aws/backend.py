@@ -43,6 +43,7 @@ from task_queue_engine.backends.base import (
     SubmitVerdict,
     TaskStore,
     TwoServices,
+    WorkerStore,
     submit_to_two,
 )
 from task_queue_engine.clock import Clock, SystemClock
@@ -59,6 +60,9 @@ logger = logging.getLogger("task_queue_engine.aws")
 
 class AwsStore(TaskStore, Protocol):
     """What the backend needs of its store besides the tasks."""
+
+    @property
+    def workers(self) -> WorkerStore: ...
 
     def open(self) -> AbstractAsyncContextManager[None]:
         """Inside the client's own. Entering it raises ConfigurationError or BackendRefused when the
@@ -178,6 +182,10 @@ class AwsBackend:
     @property
     def store(self) -> AwsStore:
         return self._store
+
+    @property
+    def workers(self) -> WorkerStore:
+        return self._store.workers
 
     @property
     def info(self) -> BackendInfo:

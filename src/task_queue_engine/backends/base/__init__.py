@@ -19,6 +19,7 @@ backend to this contract, and says how to run it on another one.
 | `store.py` | the rows of the tasks |
 | `steps.py` | what both do together: submit, take, finish |
 | `usage.py` | what a billed backend has asked for |
+| `workers.py` | which processes there are |
 | `changes.py` | what processes that share a backend tell each other |
 | `backend.py` | queue and store together |
 """
@@ -83,6 +84,7 @@ from task_queue_engine.backends.base.verdicts import (
     TooLarge,
     TryAgain,
 )
+from task_queue_engine.backends.base.workers import WorkerStore
 
 __all__ = [
     "AlreadyExists",
@@ -132,6 +134,7 @@ __all__ = [
     "TryAgain",
     "TwoServices",
     "Unsent",
+    "WorkerStore",
     "is_settled_by",
     "message_of",
     "submit_to_two",

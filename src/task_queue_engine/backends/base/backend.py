@@ -11,6 +11,7 @@ from typing import Protocol
 from task_queue_engine.backends.base.queue import TaskQueue
 from task_queue_engine.backends.base.steps import Steps, SubmitVerdict
 from task_queue_engine.backends.base.store import NewTask, StrandedPage, TaskStore
+from task_queue_engine.backends.base.workers import WorkerStore
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,6 +29,9 @@ class Backend(Protocol):
 
     @property
     def store(self) -> TaskStore: ...
+
+    @property
+    def workers(self) -> WorkerStore: ...
 
     @property
     def info(self) -> BackendInfo: ...

@@ -24,6 +24,7 @@ from task_queue_engine.backends.memory.queue import MemoryQueue
 from task_queue_engine.backends.memory.state import MemoryState, sort_key
 from task_queue_engine.backends.memory.steps import MemorySteps, submit
 from task_queue_engine.backends.memory.store import MAX_ITEM_BYTES, MemoryStore
+from task_queue_engine.backends.memory.workers import MemoryWorkers
 from task_queue_engine.clock import Clock, SystemClock
 
 
@@ -48,6 +49,7 @@ class MemoryBackend:
         self.is_one_transaction = is_one_transaction
         self.state = MemoryState(clock or SystemClock())
         self._store = MemoryStore(self.state, max_item_bytes=max_item_bytes)
+        self._workers = MemoryWorkers(self.state)
         self._queues: dict[str, MemoryQueue] = {}
 
     @property
@@ -61,6 +63,10 @@ class MemoryBackend:
     @property
     def store(self) -> MemoryStore:
         return self._store
+
+    @property
+    def workers(self) -> MemoryWorkers:
+        return self._workers
 
     @property
     def info(self) -> BackendInfo:

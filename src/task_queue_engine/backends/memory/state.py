@@ -18,6 +18,7 @@ from task_queue_engine.backends.memory.faults import Faults
 from task_queue_engine.clock import Clock
 from task_queue_engine.errors import BackendUnavailable
 from task_queue_engine.lifecycle import BrokerDeadLetter, Row
+from task_queue_engine.worker import Worker
 
 T = TypeVar("T")
 
@@ -56,6 +57,7 @@ class MemoryState:
     faults: Faults = field(default_factory=Faults)
     rows: dict[str, Row] = field(default_factory=dict)
     queues: dict[str, QueueState] = field(default_factory=dict)
+    workers: dict[str, Worker] = field(default_factory=dict)
     times_open: int = 0
     last_id: int = 0
 

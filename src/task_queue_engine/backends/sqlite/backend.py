@@ -29,6 +29,7 @@ from task_queue_engine.backends.sqlite.steps import SqliteSteps, submit
 from task_queue_engine.backends.sqlite.store import MAX_ITEM_BYTES, SqliteStore
 from task_queue_engine.backends.sqlite.threads import BUSY_TIMEOUT, ReaderThread, WriterThread
 from task_queue_engine.backends.sqlite.transaction import Transaction
+from task_queue_engine.backends.sqlite.workers import SqliteWorkers
 from task_queue_engine.backends.sqlite_path import check_path
 from task_queue_engine.clock import Clock, SystemClock
 
@@ -60,6 +61,7 @@ class SqliteBackend:
         self._clock: Clock = clock or SystemClock()
         self._file = DatabaseFile()
         self._store = SqliteStore(file=self._file, clock=self._clock, max_item_bytes=max_item_bytes)
+        self._workers = SqliteWorkers(file=self._file, database=self._path, clock=self._clock)
         self._queues: dict[str, SqliteQueue] = {}
         self._busy_timeout = busy_timeout
         self._doorbell = Doorbell(self._path)
@@ -71,6 +73,10 @@ class SqliteBackend:
     @property
     def store(self) -> SqliteStore:
         return self._store
+
+    @property
+    def workers(self) -> SqliteWorkers:
+        return self._workers
 
     @property
     def info(self) -> BackendInfo:
@@ -132,6 +138,7 @@ class SqliteBackend:
     async def _stop(self) -> None:
         writer, reader, fairness = self._file.writer, self._file.reader, self._fairness
         self._attach(None, None)
+        self._workers.close()
         # The writer last: closing the last connection moves the WAL into the file.
         for thread in (reader, writer):
             if thread is not None:

@@ -28,6 +28,9 @@ ATOMIC = select.PIPE_BUF
 END = b"\0"
 """Ends each task id on a pipe. Alone it says: something has changed, look at all."""
 
+LIVES = "worker"
+"""The topic of a pipe on which nothing is rung: that it has a reader says that its maker lives."""
+
 _NAME = re.compile(r"(?P<topic>[A-Za-z0-9_-]{1,128})\.[0-9a-f]{16}", re.ASCII)
 _PLAIN = re.compile(r"[A-Za-z0-9_-]{1,100}", re.ASCII)
 
@@ -215,6 +218,18 @@ def open_to_ring(path: Path) -> int:
             with suppress(OSError):
                 path.unlink()
         raise
+
+
+def is_heard(database: str, name: str) -> bool:
+    """Whether the maker of this bell lives. One that has died goes with its bell."""
+    if not _NAME.fullmatch(name):  # it comes from the database, and could lead elsewhere
+        return False
+    try:
+        os.close(open_to_ring(folder_of(database) / name))
+    except OSError as error:
+        # It is there, and another user's.
+        return error.errno in (errno.EACCES, errno.EPERM)
+    return True
 
 
 def _folder_mode(file_mode: int) -> int:

@@ -88,7 +88,11 @@ class Ringer:
             return
         try:
             bells.check_folder(self._database)
-            there = dict(bells.names_in(self._folder))
+            there = {
+                name: topic
+                for name, topic in bells.names_in(self._folder)
+                if topic != bells.LIVES  # its worker listens to nothing on it
+            }
         except OSError as error:
             self.close()
             self._cannot_ring(str(self._folder), error)

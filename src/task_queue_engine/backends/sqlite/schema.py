@@ -97,7 +97,21 @@ def _to_3(connection: apsw.Connection) -> None:
     connection.execute("ALTER TABLE tasks ADD COLUMN claimed_ahead INTEGER")
 
 
-_UPGRADES: tuple[Callable[[apsw.Connection], None], ...] = (_to_2, _to_3)
+def _add_workers(connection: apsw.Connection) -> None:
+    """A row for each process: `worker` is its JSON, `pipe` the name of the pipe that tells whether
+    it lives (`workers.py`), NULL where it could make none."""
+    connection.execute(
+        "CREATE TABLE workers (id TEXT NOT NULL PRIMARY KEY, last_seen INTEGER NOT NULL, "
+        "pipe TEXT, worker BLOB NOT NULL) STRICT"
+    )
+
+
+def _to_4(connection: apsw.Connection) -> None:
+    """`workers`."""
+    _add_workers(connection)
+
+
+_UPGRADES: tuple[Callable[[apsw.Connection], None], ...] = (_to_2, _to_3, _to_4)
 
 SCHEMA_VERSION = 1 + len(_UPGRADES)
 """The one that this package makes of every file; in the file's `user_version`."""

@@ -26,6 +26,12 @@ _host = click.option("--host", metavar="ADDRESS", help="Where to listen. [TQE_HO
 _port = click.option(
     "--port", type=click.IntRange(0, 65_535), metavar="PORT", help="0: any free one. [PORT]"
 )
+_worker_port = click.option(
+    "--port",
+    type=click.IntRange(0, 65_535),
+    metavar="PORT",
+    help="Serve /health, /ready and /metrics there; 0: at any free one. [TQE_WORKER_PORT]",
+)
 _workers = click.option(
     "--workers",
     type=click.IntRange(1, 10_000),
@@ -79,11 +85,21 @@ def api(host: str | None, port: int | None, **common: Any) -> None:
 
 
 @click.command()
+@_host
+@_worker_port
 @_workers
 @_service
-def worker(workers: int | None, **common: Any) -> None:
-    """Run workers without HTTP."""
-    _run({"WORKER_COUNT": workers}, http=False, work=True, **common)
+def worker(host: str | None, port: int | None, workers: int | None, **common: Any) -> None:
+    """Run workers without the HTTP API.
+
+    With --port they serve /health, /ready and /metrics there, and nothing else.
+    """
+    _run(
+        {"TQE_HOST": host, "TQE_WORKER_PORT": port, "WORKER_COUNT": workers},
+        http=False,
+        work=True,
+        **common,
+    )
 
 
 def _run(
@@ -108,7 +124,8 @@ def _run(
     set_up_logging(
         settings.log_level, settings.log_format, process=None if member is None else member.name
     )
-    if http and settings.keys_file is not None:
+    monitoring = not http and settings.worker_port is not None
+    if (http or monitoring) and settings.keys_file is not None:
         # Before anything is opened. It is read again where it is used.
         from task_queue_engine.http.key_file import read_key_file
 
@@ -117,7 +134,7 @@ def _run(
         click.get_current_context().meta[MEMBER] = member
         settings = _share_of(settings, member)
     elif (count := _count(settings)) > 1:
-        _supervise(settings, count, http=http)
+        _supervise(settings, count, http=http, monitoring=monitoring)
         return
     # Only here: a supervisor runs no task.
     from task_queue_engine.cli.apps import load_app
@@ -138,7 +155,12 @@ def _run(
 
     click.get_current_context().meta[SERVICE] = True
     config = ServiceConfig(
-        registry=registry, settings=settings, workers=work, http=http, membership=member
+        registry=registry,
+        settings=settings,
+        workers=work,
+        http=http,
+        monitoring=monitoring,
+        membership=member,
     )
     try:
         run_service(config)
@@ -153,13 +175,13 @@ def _count(settings: Settings) -> int:
     return settings.service_processes or available_cores()
 
 
-def _supervise(settings: Settings, count: int, *, http: bool) -> None:
+def _supervise(settings: Settings, count: int, *, http: bool, monitoring: bool) -> None:
     if not settings.uses_aws:
         check_path(settings.database)
     # Only here: a process on its own needs nothing of it.
     from task_queue_engine.cli.process_group import run_processes
 
-    ended = run_processes(settings, count=count, http=http)
+    ended = run_processes(settings, count=count, http=http, monitoring=monitoring)
     if ended.line is not None:
         raise ServiceEnded(ended.line, ended.code)
     click.get_current_context().exit(ended.code)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import sys
+from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime
 
 import click
 import msgspec
+import trio
 
 from task_queue_engine.backends.base import ListQuery, TaskPage
 from task_queue_engine.cli.options import app_option, operating
@@ -21,10 +23,15 @@ from task_queue_engine.errors import (
     TaskCancelled,
     TaskFailed,
     TaskNotFound,
+    TaskQueueError,
 )
 from task_queue_engine.limits import DEFAULT_PAGE, MAX_PAGE
 from task_queue_engine.retry import MAX_SECONDS
 from task_queue_engine.task import Task, TaskStatus, is_task_id
+from task_queue_engine.worker import WorkerList, no_worker_knows
+
+# Seconds: a command that has done its work does not wait longer for a hint.
+_LOOK_FOR_WORKERS = 2.0
 
 _AS_LONG_AS_IT_TAKES = "as long as it takes"
 
@@ -138,6 +145,7 @@ def submit(
         task = accepted.task
         if not accepted.created:
             session.note(f"task {task.id} had been submitted with this idempotency key before")
+        await _warn_of_missing_worker(session, operations, task)
         if wait is None:
             return task
         session.note(f"submitted {task.id}, waiting for its end")
@@ -148,6 +156,26 @@ def submit(
         session.show(task, lambda: task.id)
     else:
         _show_end(session, task, wait)
+
+
+async def _warn_of_missing_worker(session: Session, operations: TaskApi, task: Task) -> None:
+    """Where nothing would run it for now. What cannot be found out in time is not said: the task
+    is stored in any case."""
+    if task.status.is_terminal:
+        return
+    with trio.move_on_after(_LOOK_FOR_WORKERS), suppress(TaskQueueError):
+        found = await operations.workers()
+        for note in no_worker_knows(found, (task.type,)):
+            if not await _runs_unseen(operations, task.type, found):
+                session.note(note)
+
+
+async def _runs_unseen(operations: TaskApi, task_type: str, found: WorkerList) -> bool:
+    """Whether a worker of an older version, which does not show itself, is at work on this type."""
+    query = ListQuery(type=task_type, status=TaskStatus.PROCESSING, limit=10)
+    running = (await operations.list_tasks(query)).tasks
+    seen = {worker.id for worker in found.workers}
+    return any(task.worker not in seen for task in running)
 
 
 @click.command(cls=_WithWait)

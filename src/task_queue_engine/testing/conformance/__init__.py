@@ -85,6 +85,7 @@ from task_queue_engine.testing.conformance import (  # noqa: E402  # after the c
     submit,
     take,
     waiting,
+    workers,
 )
 from task_queue_engine.testing.conformance.harness import (  # noqa: E402  # after the call above
     Harness,
@@ -110,6 +111,7 @@ __all__ = [
     "TestSubmit",
     "TestTake",
     "TestWaiting",
+    "TestWorkers",
 ]
 
 
@@ -142,3 +144,4 @@ TestStranded = _tests_of(stranded)
 TestSubmit = _tests_of(submit)
 TestTake = _tests_of(take)
 TestWaiting = _tests_of(waiting)
+TestWorkers = _tests_of(workers)

@@ -49,6 +49,9 @@ class Promises:
     are two services.)"""
     expires_dead_letters: bool = True
     """`expire` deletes the dead letters of the tasks that it deletes."""
+    ages_workers: bool = True
+    """A worker counts as lost when its row is old. (Not where a row that says nothing new is not
+    written, since the backend can tell that its process lives.)"""
 
 
 class Harness:

@@ -20,6 +20,7 @@ from task_queue_engine.backends.base import (
     StrandedPage,
     SubmitVerdict,
     TwoServices,
+    WorkerStore,
     submit_to_two,
 )
 from task_queue_engine.backends.memory import MemoryBackend, MemoryQueue
@@ -49,6 +50,10 @@ class DynamoWithMemoryQueue:
     @property
     def store(self) -> DynamoStore:
         return self._store
+
+    @property
+    def workers(self) -> WorkerStore:
+        return self._store.workers
 
     @property
     def info(self) -> BackendInfo:

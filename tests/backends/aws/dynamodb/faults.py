@@ -49,6 +49,9 @@ class FaultyClient:
     def endpoint(self, service: Any) -> str:
         return self._client.endpoint(service)
 
+    def clock_skew(self, service: Any) -> float:
+        return self._client.clock_skew(service)
+
     def has_answered(self, service: Any) -> bool:
         return False  # as at the start of an engine: what made the table is no part of that
 

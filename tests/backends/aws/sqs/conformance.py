@@ -15,7 +15,7 @@ from task_queue_engine.backends.aws.backend import AwsBackend, AwsStore
 from task_queue_engine.backends.aws.sqs.queue_urls import QueueUrls
 from task_queue_engine.backends.aws.usage import StoreUsage
 from task_queue_engine.backends.aws.wire.client import AwsClient
-from task_queue_engine.backends.base import StrandedPage
+from task_queue_engine.backends.base import StrandedPage, WorkerStore
 from task_queue_engine.backends.memory import MemoryBackend
 from task_queue_engine.clock import ManualClock
 from task_queue_engine.testing.conformance import Harness, Promises
@@ -30,6 +30,10 @@ class MemoryAwsStore:
 
     def __init__(self, clock: ManualClock) -> None:
         self._backend = MemoryBackend(clock=clock)
+
+    @property
+    def workers(self) -> WorkerStore:
+        return self._backend.workers
 
     def open(self) -> AbstractAsyncContextManager[None]:
         return self._backend.open()

@@ -59,6 +59,8 @@ RETENTION_ID: Final = "@retention"
 """The item that says how far the walk of `late_retention` has come."""
 WALK_PREFIX: Final = "@stranded#"
 """Of the items, one a queue, that say how far the walk over unfinished tasks has come."""
+WORKER_PREFIX: Final = "@worker#"
+"""Of the items, one a process, that say who runs."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,7 +105,10 @@ CANCEL_INDEX: Final = Index(name="cancel-index", hash_key="cancel_shard")
 INDEXES: Final = (STATUS_INDEX, DUE_INDEX, CANCEL_INDEX)
 
 CANCEL_SHARD: Final = "REQUESTED"
-"""The one value of `cancel_shard`: on running tasks with a request to cancel them."""
+"""The value of `cancel_shard` on running tasks with a request to cancel them."""
+WORKER_SHARD: Final = "WORKERS"
+"""The value of `cancel_shard` on the items of workers, which are found by it: a table that is there
+gets no new index, and this one is sparse and asked for by its value alone."""
 
 
 def check_table_name(name: str | None) -> str:

@@ -41,6 +41,7 @@ from task_queue_engine.backends.aws.dynamodb.sweep import Sweep
 from task_queue_engine.backends.aws.dynamodb.table_check import check_table, ping
 from task_queue_engine.backends.aws.dynamodb.table_client import TableClient
 from task_queue_engine.backends.aws.dynamodb.update import RowUpdater
+from task_queue_engine.backends.aws.dynamodb.workers import DynamoWorkers
 from task_queue_engine.backends.aws.dynamodb.write_context import WriteContext
 from task_queue_engine.backends.aws.dynamodb.write_tokens import WriteTokens, new_process
 from task_queue_engine.backends.aws.dynamodb.writers import Applied, Unanswered, make_writer
@@ -164,6 +165,7 @@ class DynamoStore:
             self._table, self._writer, now=now, retention=retention
         )
         self._due_search = DueSearch(self._table)
+        self.workers = DynamoWorkers(self._table, self._writer, now=now)
         self._costs = CostByType()
         context = WriteContext(
             table=self._table,

@@ -245,6 +245,10 @@ class TableClient:
         except BackendError as error:
             refuse(error, self._client, "dynamodb")
 
+    def clock_skew(self) -> float:
+        """Seconds that DynamoDB's clock is ahead of this machine's."""
+        return self._client.clock_skew("dynamodb")
+
     def count(self, purpose: str, items: int) -> None:
         self._usage[purpose].items += items
 

@@ -61,9 +61,18 @@ class ServiceChannel:
     signer: Signer
     clock: ServerClock
     quota: RetryQuota = field(default_factory=RetryQuota)
+    heard: tuple[str | None, float] = (None, 0.0)
+    """The latest answer's Date header, and when its request was signed."""
 
     def name(self, call: ApiCall) -> str:
         return f"{NAMES[self.service]} {call.operation} at {self.endpoint.url}"
+
+    def clock_skew(self) -> float:
+        """Seconds that the service's clock is ahead of this machine's, by its latest answer: off by
+        the second that it tells the time in, and by the time that the answer took."""
+        date, signed_at = self.heard
+        said = json_protocol.time_of(date)
+        return self.clock.offset + (0.0 if said is None else said - signed_at)
 
     async def attempt(
         self, call: ApiCall, credentials: Credentials
@@ -89,6 +98,7 @@ class ServiceChannel:
             limit = call.timeout if limit == call.deadline else call.attempt_timeout
             said = f"{self.name(call)}: no {what} within {limit:g} s"
             return FailedAttempt(FailureKind.TRANSIENT, EndpointUnreachable(said))
+        self.heard = (response.headers.get("date"), call.signed_at)
         return judge(response, self.name(call))
 
     async def _exchange(self, call: ApiCall, credentials: Credentials) -> Response:

@@ -145,6 +145,12 @@ class AwsClient:
         """Where they are from, to follow on "the credentials"; empty where that is not known."""
         return self._credentials.origin
 
+    def clock_skew(self, service: Service) -> float:
+        """Seconds that the service's clock is ahead of this machine's, to within a few; 0 where it
+        has not answered yet."""
+        channel = self._ordinary.get(service)
+        return 0.0 if channel is None else channel.clock_skew()
+
     def statistics(self) -> ClientStatistics:
         return ClientStatistics(
             operations={key: replace(counts) for key, counts in self._counts.items()},

@@ -109,9 +109,14 @@ def error_of(response: Response, document: Mapping[str, Any]) -> tuple[str, str]
 
 def server_time(response: Response) -> float | None:
     """Its Date header, in seconds since 1970."""
+    return time_of(response.headers.get("date"))
+
+
+def time_of(date: str | None) -> float | None:
+    """Of a Date header, in seconds since 1970."""
     try:
-        return parsedate_to_datetime(response.headers["date"]).timestamp()
-    except (KeyError, ValueError, OverflowError):
+        return None if date is None else parsedate_to_datetime(date).timestamp()
+    except (ValueError, OverflowError):
         return None
 
 
