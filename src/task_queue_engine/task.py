@@ -8,7 +8,6 @@ from enum import StrEnum
 from typing import Any
 
 import msgspec
-import uuid_utils
 
 DEFAULT_QUEUE = "default"
 
@@ -86,6 +85,8 @@ class Task(msgspec.Struct, frozen=True, kw_only=True):
 
 def new_task_id() -> str:
     """A UUIDv7 (RFC 9562): unique, and sorts by time of creation."""
+    import uuid_utils  # only here: a client makes none, and is installed without it
+
     return str(uuid_utils.uuid7())
 
 

@@ -12,7 +12,7 @@ from trio.testing import MockClock
 
 from task_queue_engine import Discard, Engine, TaskRegistry
 from task_queue_engine.backends.memory import MemoryBackend
-from task_queue_engine.client import Client
+from task_queue_engine.client import AsyncClient
 from task_queue_engine.clock import TrioClock
 from task_queue_engine.http import create_app
 from tests.engine.engines import running, settings
@@ -49,7 +49,7 @@ class World:
     """One queue, and the two ways to it."""
 
     engine: Engine
-    client: Client
+    client: AsyncClient
     backend: MemoryBackend
 
 
@@ -61,7 +61,8 @@ async def open_world(*, consume: bool = True) -> AsyncIterator[World]:
     ) as engine:
         app = create_app(engine, settings(max_body_bytes=MAX_BODY))
         transport = httpx.ASGITransport(app)  # type: ignore[arg-type] # Quart's types are narrower
-        async with Client("http://127.0.0.1", transport=transport) as client:
+        # Without retries, which the engine makes none of either.
+        async with AsyncClient("http://127.0.0.1", retries=0, transport=transport) as client:
             yield World(engine, client, backend)
 
 
