@@ -15,6 +15,7 @@ from task_queue_engine.backends.memory import MemoryBackend
 from task_queue_engine.client import AsyncClient
 from task_queue_engine.clock import TrioClock
 from task_queue_engine.http import create_app
+from tests.client.light import LightEnvironment
 from tests.engine.engines import running, settings
 
 MAX_BODY = 4096
@@ -51,6 +52,11 @@ class World:
     engine: Engine
     client: AsyncClient
     backend: MemoryBackend
+
+
+@pytest.fixture(scope="session")
+def light(tmp_path_factory: pytest.TempPathFactory) -> LightEnvironment:
+    return LightEnvironment(tmp_path_factory.mktemp("light"))
 
 
 @asynccontextmanager
