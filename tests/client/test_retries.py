@@ -386,6 +386,8 @@ async def test_the_plain_client_says_which_is_for_event_loops() -> None:
 
 
 def test_key_in_flight_is_an_error_in_the_end() -> None:
-    with plainly(lambda _: problem("idempotency-key-in-flight"), retries=0) as client:
-        with pytest.raises(IdempotencyKeyInFlight):
-            client.submit("echo", 1, idempotency_key="mine")
+    with (
+        plainly(lambda _: problem("idempotency-key-in-flight"), retries=0) as client,
+        pytest.raises(IdempotencyKeyInFlight),
+    ):
+        client.submit("echo", 1, idempotency_key="mine")

@@ -95,14 +95,19 @@ def test_by_its_name_the_payload_is_the_server_s_to_judge() -> None:
         assert client.submit("unheard-of", 1).result() == "a text"
 
 
-def test_a_function_that_is_in_no_registry() -> None:
-    with Client("http://x", transport=answering(None, [])) as client:
-        with pytest.raises(InvalidTask, match=r"tasks=REGISTRY") as caught:
-            client.submit(ship, Order(1))
+@pytest.mark.parametrize(
+    ("registry", "error"), [(None, InvalidTask), (TaskRegistry(), UnknownTaskType)]
+)
+def test_a_function_that_is_in_no_registry(
+    registry: TaskRegistry | None, error: type[InvalidTask]
+) -> None:
+    transport = answering(None, [])
+    with (
+        Client("http://x", tasks=registry, transport=transport) as client,
+        pytest.raises(error) as caught,
+    ):
+        client.submit(ship, Order(1))
     assert caught.value.field == "type"
-    with Client("http://x", tasks=TaskRegistry(), transport=answering(None, [])) as client:
-        with pytest.raises(UnknownTaskType):
-            client.submit(ship, Order(1))
 
 
 def public(kind: type) -> dict[str, inspect.Signature]:
