@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
+import warnings
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
@@ -391,3 +393,25 @@ def test_key_in_flight_is_an_error_in_the_end() -> None:
         pytest.raises(IdempotencyKeyInFlight),
     ):
         client.submit("echo", 1, idempotency_key="mine")
+
+
+async def test_a_connection_that_breaks_leaves_nothing_to_collect() -> None:
+    """A body that is half sent is no ResourceWarning, which would be an error in a user's tests."""
+
+    async def hang_up(stream: trio.SocketStream) -> None:
+        await stream.aclose()
+
+    async with trio.open_nursery() as nursery:
+        listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
+        nursery.start_soon(trio.serve_listeners, hang_up, listeners)
+        url = f"http://127.0.0.1:{listeners[0].socket.getsockname()[1]}"
+        # Sooner or later one of them is closed while it is written to.
+        async with AsyncClient(url, retries=0) as client:
+            for _ in range(30):
+                with pytest.raises(BackendUnavailable):
+                    await client.submit("echo", "x" * 100_000)
+        nursery.cancel_scope.cancel()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        gc.collect()
+    assert [str(warning.message) for warning in caught] == []

@@ -172,14 +172,34 @@ class AsyncClient(TaskApi):
         if isinstance(step, Pause):
             await anyio.sleep(step.seconds)
             return None
+        request = self._http.build_request(
+            step.method,
+            step.path,
+            params=step.params,
+            content=step.content,
+            headers=step.headers,
+            timeout=step.timeout,
+        )
+        request.stream = _Body(step.content or b"")
         with self._connection.sending(step):
             # httpx's own timeouts are for each of its steps; this bounds the request as a whole.
             with anyio.fail_after(step.timeout):
-                return await self._http.request(
-                    step.method,
-                    step.path,
-                    params=step.params,
-                    content=step.content,
-                    headers=step.headers,
-                    timeout=step.timeout,
-                )
+                return await self._http.send(request)
+
+
+class _Body(httpx.AsyncByteStream):
+    """Of a request. httpx's own is an async generator, which trio warns of where a connection
+    breaks before it is read to its end."""
+
+    def __init__(self, content: bytes) -> None:
+        self._content = content
+        self._left = [content]
+
+    def __aiter__(self) -> Self:
+        self._left = [self._content]
+        return self
+
+    async def __anext__(self) -> bytes:
+        if not self._left:
+            raise StopAsyncIteration
+        return self._left.pop()
