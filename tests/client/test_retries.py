@@ -246,7 +246,7 @@ async def test_what_the_first_send_has_done_is_no_error(
 async def test_what_cannot_be_done_is_an_error(
     autojump_clock: MockClock, operation: str, trouble: httpx.Response | None
 ) -> None:
-    answers = [wrong_state(TaskStatus.COMPLETED)]
+    answers = [wrong_state(TaskStatus.COMPLETED), ok(TaskStatus.COMPLETED)]
     server = Server(*([trouble] if trouble else []), *answers)
     async with server.client() as client:
         with pytest.raises(WrongState):

@@ -142,7 +142,7 @@ class Readiness:
 
 
 class TaskApi(ABC):
-    """The methods that `Engine` and `Client` share.
+    """The methods that `Engine` and `AsyncClient` share; `Client` has them without `await`.
 
     All of them raise BackendUnavailable while the backend, or the server, is in trouble; those of
     an engine raise EngineNotRunning outside `Engine.run`.
