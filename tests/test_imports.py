@@ -77,7 +77,7 @@ def loaded_by(program: str) -> set[str]:
         pytest.param(
             # Not rich and click: httpx has them where they are.
             "import task_queue_engine.client; task_queue_engine.TaskRegistry",
-            (*FRAMEWORK, *HANDLERS, *(set(ENGINE) - {"msgspec"}), "boto3", "uuid_utils"),
+            (*FRAMEWORK, *HANDLERS, *(set(ENGINE) - {"msgspec"}), "boto3"),
             id="a client",
         ),
         pytest.param(

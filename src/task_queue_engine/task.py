@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import uuid
+from contextlib import suppress
 from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
 import msgspec
+
+with suppress(ModuleNotFoundError):  # a client makes no ids, and is installed without it
+    import uuid_utils
 
 DEFAULT_QUEUE = "default"
 
@@ -85,8 +89,6 @@ class Task(msgspec.Struct, frozen=True, kw_only=True):
 
 def new_task_id() -> str:
     """A UUIDv7 (RFC 9562): unique, and sorts by time of creation."""
-    import uuid_utils  # only here: a client makes none, and is installed without it
-
     return str(uuid_utils.uuid7())
 
 

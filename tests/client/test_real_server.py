@@ -7,6 +7,7 @@ import importlib
 import shutil
 import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import ModuleType
 
@@ -39,6 +40,15 @@ def test_the_light_distribution(light: LightEnvironment, server: Server) -> None
         assert light.run(str(LIGHT_PROGRAM), way, server.url) == f"{way} works\n"
     light.add_trio()
     assert light.run(str(LIGHT_PROGRAM), "trio", server.url) == "trio works\n"
+
+
+def test_one_plain_client_serves_many_threads(server: Server) -> None:
+    def pack(number: int) -> str:
+        handle = client.submit("pack", {"number": number, "city": "Oslo"})
+        return str(handle.result(timeout=20)["label"])
+
+    with Client(server.url) as client, ThreadPoolExecutor(8) as threads:
+        assert list(threads.map(pack, range(100, 132))) == [f"Oslo #{n}" for n in range(100, 132)]
 
 
 # --- an answer that is lost -----------------------------------------------------------------
