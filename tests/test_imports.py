@@ -75,6 +75,12 @@ def loaded_by(program: str) -> set[str]:
             id="an engine",
         ),
         pytest.param(
+            # Not rich and click: httpx has them where they are.
+            "import task_queue_engine.client; task_queue_engine.TaskRegistry",
+            (*FRAMEWORK, *HANDLERS, *(set(ENGINE) - {"msgspec"}), "boto3"),
+            id="a client",
+        ),
+        pytest.param(
             HELP,
             (*FRAMEWORK, *CLIENTS, *HANDLERS, *(set(ENGINE) - {"msgspec"})),
             id="tqe --help",

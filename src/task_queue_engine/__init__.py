@@ -93,7 +93,17 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in _WHERE:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"{__name__}.{_WHERE[name]}"), name)
+    where = f"{__name__}.{_WHERE[name]}"
+    try:
+        module = importlib.import_module(where)
+    except ModuleNotFoundError as error:
+        if error.name != where:
+            raise
+        raise ImportError(
+            f"{name} is not in task-queue-engine-client, which is for programs that run no tasks: "
+            "install task-queue-engine in its place"
+        ) from None
+    value = getattr(module, name)
     globals()[name] = value
     return value
 

@@ -6,14 +6,48 @@ Vendor errors (apsw, botocore, h11, ...) become one of these at the edge where t
 from __future__ import annotations
 
 import errno
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from task_queue_engine.task import Task, TaskStatus
+import msgspec
+
+from task_queue_engine.task import Task, TaskStatus
+
+
+class Problem(msgspec.Struct, frozen=True, kw_only=True):
+    """What a server answered in place of a success, in the members of RFC 9457 and those that a
+    Task Queue Engine server adds."""
+
+    type: str = "about:blank"
+    title: str = ""
+    status: int = 0
+    """The HTTP status code."""
+    detail: str = ""
+    error: str = ""
+    """The same text as `detail`."""
+    field: str | None = None
+    """The member, parameter or header to mend."""
+    task_id: str | None = None
+    task_status: TaskStatus | None = None
+    task_type: str | None = None
+    known_types: tuple[str, ...] | None = None
+    size: int | None = None
+    limit: int | None = None
+    missing_role: str | None = None
+    """What the API key lacks, where `kind` is "missing-role"."""
+    request_id: str | None = None
+    """By which the server's log names the request."""
+
+    @property
+    def kind(self) -> str | None:
+        """The last part of `type`, e.g. "unauthorized"; None where the server did not say."""
+        _, _, slug = self.type.partition("#")
+        return slug or None
 
 
 class TaskQueueError(Exception):
     """Base of all errors raised by this package."""
+
+    problem: Problem | None = None
+    """What a server said, where one was asked and answered."""
 
 
 # --- the user's mistakes -----------------------------------------------------------------
@@ -255,6 +289,10 @@ class BackendUnavailable(BackendError):
     def __init__(self, message: str, *, retry_after: float = 1.0) -> None:
         super().__init__(message)
         self.retry_after = retry_after
+
+
+class ServerUnreachable(BackendUnavailable):
+    """No connection to a server came about: nothing was sent to it."""
 
 
 class BackendRefused(BackendError):

@@ -7,6 +7,9 @@ names the member.
 What the annotation's library reads by its own rules (aliases, tags, base64) it also writes by them.
 An object is accepted only where it comes back from JSON as the object it was: nothing is changed on
 its way to the handler, and what JSON cannot carry is refused when it is submitted.
+
+pydantic is imported with the first annotation or object that needs it: a client may be installed
+without it, and where there are models it is there.
 """
 
 from __future__ import annotations
@@ -16,16 +19,18 @@ from collections.abc import Callable, Hashable, Iterator, Mapping
 from datetime import date, datetime
 from decimal import Decimal
 from functools import lru_cache, partial
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
 import msgspec.inspect
-import pydantic
 
 from task_queue_engine.codec import UNWRITABLE, decode_json, encode_json
 from task_queue_engine.errors import InvalidTask
 from task_queue_engine.foreign import contained
 from task_queue_engine.roundtrip import check_same
+
+if TYPE_CHECKING:
+    import pydantic
 
 # msgspec ends its messages with the path of the offending member: "... - at `$.to[0]`".
 _MSGSPEC_PATH = re.compile(r" - at `(?:key in )?\$(?P<path>[^`]*)`$")
@@ -139,6 +144,8 @@ def _read_by_msgspec(annotation: Any, field: str, data: Any) -> Any:
 
 
 def _read_by_pydantic(adapter: pydantic.TypeAdapter[Any], field: str, data: Any) -> Any:
+    import pydantic
+
     try:
         # From JSON, where strict models take a string for a datetime or a UUID.
         return adapter.validate_json(msgspec.json.encode(data))
@@ -211,6 +218,8 @@ def _plain(field: str, value: Any) -> Any:
 
 def _dump(adapter: pydantic.TypeAdapter[Any], field: str, by_alias: bool, value: Any) -> Any:
     """As pydantic writes it to be read again, with what it hides in JSON."""
+    import pydantic
+
     # round_trip leaves out computed fields, which a model that forbids extras refuses.
     options: Any = {"by_alias": by_alias, "round_trip": True, "warnings": "error"}
     try:
@@ -268,6 +277,10 @@ def _adapter_of(kind: Hashable) -> pydantic.TypeAdapter[Any] | None:
 
 def make_adapter(annotation: Any) -> pydantic.TypeAdapter[Any]:
     name = getattr(annotation, "__name__", None) or str(annotation)
+    try:
+        import pydantic
+    except ModuleNotFoundError:
+        raise TypeError(f"{name} takes pydantic, which is not installed") from None
     try:
         adapter: pydantic.TypeAdapter[Any] = pydantic.TypeAdapter(annotation)
         # A model with a forward reference that nothing resolves is a mock until it is used.

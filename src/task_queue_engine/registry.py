@@ -185,6 +185,13 @@ class TaskRegistry:
             raise UnknownTaskType(name, self.names)
         return found
 
+    def result_converter(self, name: str) -> Conversion | None:
+        """From JSON to the annotated result of the type that has this name or alias; None where
+        there is none."""
+        self._resolve()
+        definition = self._by_name.get(name)
+        return None if definition is None else definition.convert_result
+
     @property
     def names(self) -> tuple[str, ...]:
         """Without aliases."""

@@ -15,13 +15,13 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from datetime import date, datetime, time
 from enum import Enum
 from typing import Any, get_args, get_origin, get_type_hints
 
 import msgspec
-import pydantic
 
 from task_queue_engine.errors import InvalidTask
 
@@ -145,8 +145,8 @@ def _class(value: Any) -> Any:
 
 def _members(value: Any) -> dict[str, Any] | None:
     """What a structured object holds, by attribute; None for what is none."""
-    kind = type(value)
-    if isinstance(value, pydantic.BaseModel):
+    kind: Any = type(value)
+    if _is_model(kind):
         members = {name: getattr(value, name, None) for name in kind.model_fields}
         return members | (value.__pydantic_extra__ or {})
     if isinstance(value, msgspec.Struct):
@@ -162,6 +162,11 @@ def _members(value: Any) -> dict[str, Any] | None:
     if attributes is not None:
         return {member.name: getattr(value, member.name, None) for member in attributes}
     return None
+
+
+def _is_model(kind: Any) -> bool:
+    pydantic = sys.modules.get("pydantic")  # where it is not imported there are no models of it
+    return pydantic is not None and issubclass(kind, pydantic.BaseModel)
 
 
 # Their values are JSON already, or are compared member by member.
@@ -183,8 +188,8 @@ def _classes(annotation: Any) -> Iterable[type]:
             left += _hints(origin).values()
 
 
-def _hints(kind: type) -> dict[str, Any]:
-    if issubclass(kind, pydantic.BaseModel):
+def _hints(kind: Any) -> dict[str, Any]:
+    if _is_model(kind):
         return {name: member.annotation for name, member in kind.model_fields.items()}
     look: Callable[..., dict[str, Any]] = get_type_hints
     try:

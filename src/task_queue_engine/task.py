@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import uuid
+from contextlib import suppress
 from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
 import msgspec
-import uuid_utils
+
+with suppress(ModuleNotFoundError):  # a client makes no ids, and is installed without it
+    import uuid_utils
 
 DEFAULT_QUEUE = "default"
 

@@ -12,9 +12,10 @@ from trio.testing import MockClock
 
 from task_queue_engine import Discard, Engine, TaskRegistry
 from task_queue_engine.backends.memory import MemoryBackend
-from task_queue_engine.client import Client
+from task_queue_engine.client import AsyncClient
 from task_queue_engine.clock import TrioClock
 from task_queue_engine.http import create_app
+from tests.client.light import LightEnvironment
 from tests.engine.engines import running, settings
 
 MAX_BODY = 4096
@@ -49,8 +50,13 @@ class World:
     """One queue, and the two ways to it."""
 
     engine: Engine
-    client: Client
+    client: AsyncClient
     backend: MemoryBackend
+
+
+@pytest.fixture(scope="session")
+def light(tmp_path_factory: pytest.TempPathFactory) -> LightEnvironment:
+    return LightEnvironment(tmp_path_factory.mktemp("light"))
 
 
 @asynccontextmanager
@@ -61,7 +67,8 @@ async def open_world(*, consume: bool = True) -> AsyncIterator[World]:
     ) as engine:
         app = create_app(engine, settings(max_body_bytes=MAX_BODY))
         transport = httpx.ASGITransport(app)  # type: ignore[arg-type] # Quart's types are narrower
-        async with Client("http://127.0.0.1", transport=transport) as client:
+        # Without retries, which the engine makes none of either.
+        async with AsyncClient("http://127.0.0.1", retries=0, transport=transport) as client:
             yield World(engine, client, backend)
 
 

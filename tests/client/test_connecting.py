@@ -9,7 +9,7 @@ import httpx
 import pytest
 import trio
 
-from task_queue_engine.client import Client
+from task_queue_engine.client import AsyncClient
 from task_queue_engine.errors import BackendUnavailable, ConfigurationError
 
 NO_TASK = "00000000-0000-7000-8000-000000000000"
@@ -45,18 +45,18 @@ def test_a_proxy_that_cannot_be_one(
     else:
         monkeypatch.setattr("task_queue_engine.proxies.getproxies", lambda: {"http": value})
     with pytest.raises(ConfigurationError) as caught:
-        Client("http://example.com")
+        AsyncClient("http://example.com")
     assert caught.value.variable == variable
     assert "secret" not in str(caught.value)
-    Client("http://[::1]:8080")  # none is on the way to this machine
+    AsyncClient("http://[::1]:8080")  # none is on the way to this machine
 
 
 @pytest.mark.parametrize("no_proxy", ["::1", "[::1]", "localhost,::1,fe80::/10", "[::1", "a b"])
 def test_no_proxy_may_hold_anything(monkeypatch: pytest.MonkeyPatch, no_proxy: str) -> None:
     monkeypatch.setenv("NO_PROXY", no_proxy)
     monkeypatch.setenv("HTTP_PROXY", "http://proxy:3128")
-    Client("http://example.com")
-    Client("https://example.com")
+    AsyncClient("http://example.com")
+    AsyncClient("https://example.com")
 
 
 @pytest.mark.parametrize("variable", ["HTTP_PROXY", "ALL_PROXY"])
@@ -71,7 +71,7 @@ async def test_a_proxy_is_used(monkeypatch: pytest.MonkeyPatch, variable: str) -
         listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
         nursery.start_soon(trio.serve_listeners, answer, listeners)
         monkeypatch.setenv(variable, f"127.0.0.1:{listeners[0].socket.getsockname()[1]}")
-        async with Client("http://tasks.example:8080") as client:
+        async with AsyncClient("http://tasks.example:8080", retries=0) as client:
             with pytest.raises(BackendUnavailable, match="503"):
                 await client.get(NO_TASK)
         nursery.cancel_scope.cancel()
@@ -93,15 +93,15 @@ def test_certificates_that_cannot_be_read(
     monkeypatch.setenv(variable, str(path))
     for url in ("https://example.com", "https://localhost"):
         with pytest.raises(ConfigurationError) as caught:
-            Client(url)
+            AsyncClient(url)
         assert caught.value.variable == variable
         assert str(path) in str(caught.value)
-    Client("http://example.com")  # has no use for it
+    AsyncClient("http://example.com")  # has no use for it
 
 
 def test_certificates_that_can_be_read(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("SSL_CERT_DIR", str(tmp_path))
-    Client("https://example.com")
+    AsyncClient("https://example.com")
     monkeypatch.delenv("SSL_CERT_DIR")
-    Client("https://example.com", transport=httpx.MockTransport(lambda _: httpx.Response(204)))
-    Client("https://example.com")
+    AsyncClient("https://example.com", transport=httpx.MockTransport(lambda _: httpx.Response(204)))
+    AsyncClient("https://example.com")

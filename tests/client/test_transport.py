@@ -14,8 +14,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from task_queue_engine.client import Client, schemas
-from task_queue_engine.client.problems import ProblemRead
+from task_queue_engine.client import AsyncClient, schemas
 from task_queue_engine.engine import views
 from task_queue_engine.engine.api import RedriveReport, Refused, Submission
 from task_queue_engine.errors import (
@@ -28,6 +27,7 @@ from task_queue_engine.errors import (
     InvalidTask,
     MessageRefused,
     PayloadTooLarge,
+    Problem,
     TaskNotFound,
     TaskQueueError,
     UnknownTaskType,
@@ -43,12 +43,13 @@ NOW = datetime(2030, 1, 1, tzinfo=UTC)
 Answer = Callable[[httpx.Request], httpx.Response]
 
 
-def client(answer: Answer, **values: Any) -> Client:
+def client(answer: Answer, **values: Any) -> AsyncClient:
     async def handle(request: httpx.Request) -> httpx.Response:
         await trio.lowlevel.checkpoint()
         return answer(request)
 
-    return Client("http://127.0.0.1:8080", transport=httpx.MockTransport(handle), **values)
+    values = {"retries": 0} | values
+    return AsyncClient("http://127.0.0.1:8080", transport=httpx.MockTransport(handle), **values)
 
 
 def task_answer(status: TaskStatus) -> httpx.Response:
@@ -68,7 +69,7 @@ async def test_waiting_asks_for_pieces_of_the_time(autojump_clock: MockClock) ->
         await trio.sleep(wait)
         return task_answer(TaskStatus.PENDING)
 
-    async with Client("http://x", transport=httpx.MockTransport(handle)) as waiting:
+    async with AsyncClient("http://x", transport=httpx.MockTransport(handle)) as waiting:
         task = await waiting.wait(ID, timeout=70)
     assert task.status is TaskStatus.PENDING
     assert trio.current_time() == pytest.approx(70)
@@ -122,7 +123,8 @@ async def test_a_request_as_a_whole_is_bounded(autojump_clock: MockClock) -> Non
         await trio.sleep(3600)
         raise AssertionError
 
-    async with Client("http://x", timeout=5, transport=httpx.MockTransport(handle)) as hasty:
+    transport = httpx.MockTransport(handle)
+    async with AsyncClient("http://x", timeout=5, retries=0, transport=transport) as hasty:
         with pytest.raises(BackendUnavailable, match="did not answer within 5 s"):
             await hasty.get(ID)
     assert trio.current_time() == 5
@@ -312,7 +314,7 @@ async def test_requests_go_below_the_given_path_with_the_key() -> None:
 
     transport = httpx.MockTransport(handle)
     url = "https://example.com/queues/main/"
-    async with Client(url, api_key="a key of some length", transport=transport) as asking:
+    async with AsyncClient(url, api_key="a key of some length", transport=transport) as asking:
         await asking.get(ID)
     assert str(seen[0].url) == f"https://example.com/queues/main/tasks/{ID}"
     assert seen[0].headers["Authorization"] == "Bearer a key of some length"
@@ -321,7 +323,7 @@ async def test_requests_go_below_the_given_path_with_the_key() -> None:
 async def test_secrets_do_not_show() -> None:
     async with client(lambda _: httpx.Response(404), api_key="the-secret-key-itself") as asking:
         assert "secret" not in repr(asking)
-    hidden = Client("http://user:secret@localhost:8080")
+    hidden = AsyncClient("http://user:secret@localhost:8080")
     assert (hidden.url, "secret" in repr(hidden)) == ("http://localhost:8080", False)
     await hidden.aclose()
 
@@ -329,13 +331,13 @@ async def test_secrets_do_not_show() -> None:
 @pytest.mark.parametrize("url", ["", "localhost:8080", "ftp://localhost", "http://", "http://[::1"])
 def test_a_url_that_is_none(url: str) -> None:
     with pytest.raises(ConfigurationError, match=r"^url: "):
-        Client(url)
+        AsyncClient(url)
 
 
 @pytest.mark.parametrize("key", ["", "schlüssel", "a\r\nX-Injected: yes"])
 def test_a_key_that_cannot_be_sent(key: str) -> None:
     with pytest.raises(ConfigurationError, match=r"^api_key: "):
-        Client("http://localhost", api_key=key)
+        AsyncClient("http://localhost", api_key=key)
 
 
 async def test_a_proxy_is_not_asked_for_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -343,7 +345,7 @@ async def test_a_proxy_is_not_asked_for_this_machine(monkeypatch: pytest.MonkeyP
         if name.lower().endswith("_proxy"):
             monkeypatch.delenv(name)
     monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")  # no server listens there
-    async with Client("http://127.0.0.1:10") as direct:
+    async with AsyncClient("http://127.0.0.1:10", retries=0) as direct:
         with pytest.raises(BackendUnavailable, match=r"connect to 127\.0\.0\.1:10 failed"):
             await direct.get(ID)
 
@@ -401,5 +403,5 @@ def test_what_an_older_server_may_leave_out(
 
 
 def test_problems_have_members_of_the_server_s() -> None:
-    ours, theirs = ProblemRead.__struct_fields__, server_problems.Problem.__struct_fields__
+    ours, theirs = Problem.__struct_fields__, server_problems.Problem.__struct_fields__
     assert set(ours) <= set(theirs)

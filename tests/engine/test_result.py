@@ -12,7 +12,7 @@ from trio.testing import MockClock
 
 from task_queue_engine import ResultTimeout, TaskRegistry
 from task_queue_engine.backends.memory import MemoryBackend
-from task_queue_engine.client import Client
+from task_queue_engine.client import AsyncClient
 from task_queue_engine.engine.api import TaskApi
 from task_queue_engine.errors import BackendUnavailable
 from task_queue_engine.http import create_app
@@ -74,10 +74,10 @@ async def way(
 
 
 @asynccontextmanager
-async def over(engine: TaskApi) -> AsyncIterator[tuple[Client, Flaky]]:
+async def over(engine: TaskApi) -> AsyncIterator[tuple[AsyncClient, Flaky]]:
     app = create_app(engine, settings())  # type: ignore[arg-type] # it is an Engine
     transport = Flaky(httpx.ASGITransport(app))  # type: ignore[arg-type] # Quart's types are narrower
-    async with Client("http://127.0.0.1", transport=transport) as client:
+    async with AsyncClient("http://127.0.0.1", transport=transport) as client:
         yield client, transport
 
 

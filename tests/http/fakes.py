@@ -176,6 +176,12 @@ class FakeEngine(EngineApi):
                 await self._changed.wait()
         return self._row(task_id).task
 
+    async def _wait_for_end(self, task_id: str, *, timeout: float) -> Task:
+        return await self.wait(task_id, timeout=timeout)
+
+    def _result_converter(self, task_type: str) -> None:
+        del task_type
+
     async def list_tasks(self, query: ListQuery) -> TaskPage:
         await self._enter()
         found = [

@@ -1,5 +1,11 @@
-"""The HTTP API as a Python object, for programs that submit and ask but run no tasks."""
+"""The HTTP API as a Python object, for programs that submit and ask but run no tasks.
 
-from task_queue_engine.client.client import Client
+It is installed by itself, too (`task-queue-engine-client`), with httpx and msgspec and without what
+an engine takes: nothing in here, or imported from here, may need more.
+"""
 
-__all__ = ["Client"]
+from task_queue_engine.client.async_client import AsyncClient
+from task_queue_engine.client.client import Client, SyncTaskHandle
+from task_queue_engine.engine.api import TaskHandle
+
+__all__ = ["AsyncClient", "Client", "SyncTaskHandle", "TaskHandle"]

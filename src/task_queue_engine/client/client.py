@@ -1,365 +1,318 @@
-"""Talks to a Task Queue Engine server."""
+"""Talks to a Task Queue Engine server from a plain program, or from a thread."""
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+import math
+import time
+from builtins import list as list_of
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from datetime import datetime
 from types import TracebackType
-from typing import Any, Self, TypeVar
-from urllib.parse import quote
+from typing import Any, Generic, NoReturn, Self, TypeVar, Unpack, cast, overload
 
 import httpx
-import msgspec
-import trio
 
 from task_queue_engine.backends.base import DeadLetterPage, ListQuery, TaskPage
-from task_queue_engine.client.connecting import make_http_client
-from task_queue_engine.client.problems import ProblemRead, error_of_problem, error_of_response
-from task_queue_engine.client.requests import encode_submission, key_header
-from task_queue_engine.client.schemas import (
-    BatchResultRead,
-    BatchResultsRead,
-    DeadLetterListRead,
-    MetricsRead,
-)
+from task_queue_engine.client.connection import Connection
+from task_queue_engine.client.steps import DEFAULT_RETRIES, Pause, Request, Steps
 from task_queue_engine.engine.api import (
     Accepted,
     EngineMetrics,
     RedriveReport,
-    Refused,
     Submission,
+    SubmitOptions,
     SubmitVerdict,
-    TaskApi,
+    result_of,
 )
-from task_queue_engine.engine.views import PurgeResult
-from task_queue_engine.engine.waiting import Patience
-from task_queue_engine.errors import (
-    ApiError,
-    BackendUnavailable,
-    ConfigurationError,
-    InvalidTask,
-    TaskNotFound,
-    TaskQueueError,
-)
-from task_queue_engine.limits import DEFAULT_PAGE, MAX_BATCH, MAX_WAIT
+from task_queue_engine.errors import TaskQueueError
+from task_queue_engine.limits import DEFAULT_PAGE, MAX_PAGE
+from task_queue_engine.registry import Handler, TaskRegistry
 from task_queue_engine.retry import Seconds, to_seconds
-from task_queue_engine.task import Task, is_task_id
+from task_queue_engine.task import Task, TaskStatus
 from task_queue_engine.worker import WorkerList
 
 T = TypeVar("T")
-
-logger = logging.getLogger("task_queue_engine.client")
-
-# Seconds of one request that waits for a task: nothing on the way should find that too long.
-_LONGEST_POLL = MAX_WAIT / 2
-# Between two looks at a task where the server does not wait: at first, and at most.
-_PAUSE = 0.5
-_LONGEST_PAUSE = 4.0
-# Well under the server's default limit for a body, 256 KiB.
-_BATCH_BYTES = 192 * 1024
+R = TypeVar("R")
+R_co = TypeVar("R_co", covariant=True)
 
 
-class Client(TaskApi):
-    """A Task Queue Engine server, by its HTTP API. It has the methods of a running `Engine`.
+class Client:
+    """A Task Queue Engine server, by its HTTP API. It has the methods of a running `Engine`,
+    without `await`; `AsyncClient` has them with it.
 
-    >>> async with Client("http://127.0.0.1:8080") as client:
-    ...     handle = await client.submit("email", "user@example.com")
-    ...     receipt = await handle.result(timeout=10)
+    >>> with Client("http://127.0.0.1:8080") as client:
+    ...     handle = client.submit("email", "user@example.com")
+    ...     receipt = handle.result(timeout=10)
 
-    Nothing is sent twice by itself. Where a submission ends in BackendUnavailable it may have been
-    stored all the same; with an idempotency key it can be repeated safely.
+    A request is sent again where the server cannot be reached, has trouble or too much to do (429,
+    502, 503, 504), or gives no answer; the pauses grow, and are as long as its Retry-After says, up
+    to 5 s. That doubles nothing: each submission carries an idempotency key, one of the client's
+    own where it has none. `retry`, `redrive` and `purge_dead` are not sent again where the server
+    may have carried them out: they raise BackendUnavailable, and what came of it has to be looked
+    up.
 
-    Tasks are submitted by the name of their type. `submit_many` takes as many requests as their
-    size needs; where one fails as a whole, that is the verdict of all that were in it. A page has
-    at most 100 items. `wait` outlasts a server that goes away in the meantime: it raises
-    BackendUnavailable where the server could not be reached at the first look, or not at the last.
+    `submit_many` takes as many requests as their size needs. A page has at most 100 items. `wait`
+    outlasts a server that goes away in the meantime: it raises BackendUnavailable where the server
+    could not be reached at the first look, or not at the last. `result` outlasts that too.
+
+    One object serves all threads of a program; a process that is forked makes its own.
 
     Args:
         url: where the server is, e.g. ``http://127.0.0.1:8080``.
-        api_key: one of the server's `TQE_API_KEYS`.
-        timeout: seconds a request may take, waits for a task's end not counted.
+        tasks: the task types that this program knows. With them a task is submitted by its function
+            too, its payload is checked before it is sent, and results are what the function's
+            annotation says. Without, by the name of its type, and results are JSON.
+        api_key: one of the server's keys.
+        timeout: seconds a request may take, waits for a task's end not counted. Here, where no
+            event loop looks after it, it is each silence of the server that is bounded.
+        retries: how often a request is sent again at most.
         transport: another way to send requests than over the network; for tests.
 
-    All methods raise BackendUnavailable where the server cannot be reached, is not fit to serve or
-    does not answer in time, and ApiError for answers that fit nothing else (401, 500).
+    All methods raise BackendUnavailable where the server cannot be reached (ServerUnreachable), is
+    not fit to serve or does not answer in time, and ApiError for answers that fit nothing else
+    (401, 500). What a server answered is the error's `problem`.
 
     Raises:
-        ConfigurationError: the URL or the key cannot be one; or what the environment says about the
-            way there cannot be used (HTTP_PROXY, HTTPS_PROXY, ALL_PROXY, SSL_CERT_FILE,
-            SSL_CERT_DIR).
+        ConfigurationError: an argument cannot be one; or what the environment says about the way
+            there cannot be used (HTTP_PROXY, HTTPS_PROXY, ALL_PROXY, SSL_CERT_FILE, SSL_CERT_DIR).
     """
 
     def __init__(
         self,
         url: str,
         *,
+        tasks: TaskRegistry | None = None,
         api_key: str | None = None,
         timeout: Seconds = 30.0,
-        transport: httpx.AsyncBaseTransport | None = None,
+        retries: int = DEFAULT_RETRIES,
+        transport: httpx.BaseTransport | None = None,
     ) -> None:
-        base = _parse_url(url)
-        headers = {"Accept": "application/json"}
-        if api_key is not None:
-            if not api_key or not api_key.isascii() or not api_key.isprintable():
-                raise ConfigurationError("must be printable ASCII", variable="api_key")
-            headers["Authorization"] = f"Bearer {api_key}"
-        self._timeout = to_seconds(timeout, name="timeout")
-        self._http = make_http_client(
-            base, headers=headers, timeout=self._timeout, transport=transport
+        self._connection = Connection(
+            url,
+            tasks=tasks,
+            api_key=api_key,
+            timeout=timeout,
+            retries=retries,
+            transport=transport,
+            now=time.monotonic,
         )
-        self.url = str(base.copy_with(userinfo=b"")).rstrip("/")
+        self._calls = self._connection.calls
+        self._http = httpx.Client(**self._connection.http_options)
+        self.url = self._connection.url
 
     def __repr__(self) -> str:
         return f"<Client {self.url}>"
 
-    async def __aenter__(self) -> Self:
+    def __enter__(self) -> Self:
         return self
 
-    async def __aexit__(
+    def __exit__(
         self,
         exc_type: type[BaseException] | None,
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        await self.aclose()
+        self.close()
 
-    async def aclose(self) -> None:
+    async def __aenter__(self) -> NoReturn:
+        self.close()
+        raise TypeError(
+            "task_queue_engine.client.Client is for programs without an event loop; on trio and "
+            "asyncio it is task_queue_engine.client.AsyncClient"
+        )
+
+    async def __aexit__(self, *details: object) -> None:
+        """There for `__aenter__` to be called, and to say what to use."""
+
+    def close(self) -> None:
         """Close the connections."""
-        await self._http.aclose()
+        self._http.close()
 
     # --- submitting -------------------------------------------------------------------------
 
-    async def submit_task(self, submission: Submission) -> Accepted:
-        body = encode_submission(submission, with_key=False)
-        headers = {}
-        if submission.idempotency_key is not None:
-            headers["Idempotency-Key"] = key_header(submission.idempotency_key)
-        response = await self._request("POST", "/tasks", content=body, headers=headers)
-        replayed = response.headers.get("Idempotent-Replayed") == "true"
-        return Accepted(_decode(response, Task), created=not replayed)
+    # A function's handle knows the type of its result.
+    @overload
+    def submit(
+        self,
+        task: Callable[..., Awaitable[R]],
+        payload: Any = ...,
+        **options: Unpack[SubmitOptions],
+    ) -> SyncTaskHandle[R]: ...
 
-    async def submit_many(self, submissions: Sequence[Submission]) -> list[SubmitVerdict]:
-        verdicts: list[SubmitVerdict | None] = [None] * len(submissions)
-        encoded: list[tuple[int, bytes]] = []
-        for index, submission in enumerate(submissions):
-            try:
-                encoded.append((index, encode_submission(submission, with_key=True)))
-            except InvalidTask as error:
-                verdicts[index] = Refused(error)
-        for chunk in _chunks(encoded):
-            answers = await self._submit_chunk([item for _, item in chunk])
-            for (index, _), verdict in zip(chunk, answers, strict=True):
-                verdicts[index] = verdict
-        return [verdict for verdict in verdicts if verdict is not None]
+    @overload
+    def submit(
+        self, task: Callable[..., R], payload: Any = ..., **options: Unpack[SubmitOptions]
+    ) -> SyncTaskHandle[R]: ...
 
-    async def _submit_chunk(self, items: Sequence[bytes]) -> list[SubmitVerdict]:
-        body = b'{"tasks":[' + b",".join(items) + b"]}"
-        try:
-            response = await self._request("POST", "/tasks/batch", content=body)
-            results = _decode(response, BatchResultsRead).results
-            if len(results) != len(items):
-                raise ApiError("the server answered for another number of tasks", status=200)
-        except TaskQueueError as error:
-            if isinstance(error, InvalidTask) and len(items) > 1:
-                # Too large a body for this server, as none of its items may be.
-                middle = len(items) // 2
-                first = await self._submit_chunk(items[:middle])
-                return first + await self._submit_chunk(items[middle:])
-            return [Refused(error)] * len(items)
-        return [_verdict(result) for result in results]
+    @overload
+    def submit(
+        self, task: str, payload: Any = ..., **options: Unpack[SubmitOptions]
+    ) -> SyncTaskHandle[Any]: ...
+
+    def submit(
+        self,
+        task: str | Handler,
+        payload: Any = None,
+        *,
+        delay: Seconds | None = None,
+        run_at: datetime | None = None,
+        max_attempts: int | None = None,
+        timeout: Seconds | None = None,
+        idempotency_key: str | None = None,
+    ) -> SyncTaskHandle[Any]:
+        """See `TaskApi.submit`."""
+        accepted = self.submit_task(
+            Submission(
+                task=task,
+                payload=payload,
+                delay=delay,
+                run_at=run_at,
+                max_attempts=max_attempts,
+                timeout=timeout,
+                idempotency_key=idempotency_key,
+            )
+        )
+        return SyncTaskHandle(client=self, task=accepted.task, created=accepted.created)
+
+    def submit_task(self, submission: Submission) -> Accepted:
+        """`submit` with its arguments as a value."""
+        return self._carry_out(self._calls.submit(submission))
+
+    def submit_many(self, submissions: Sequence[Submission]) -> list_of[SubmitVerdict]:
+        """Many at once: one verdict each, in their order. One bad submission does not fail the
+        others."""
+        return self._carry_out(self._calls.submit_many(submissions))
 
     # --- asking -----------------------------------------------------------------------------
 
-    async def get(self, task_id: str) -> Task:
-        return await self._get(task_id)
+    def get(self, task_id: str) -> Task:
+        """Raises TaskNotFound."""
+        return self._carry_out(self._calls.get(task_id))
 
-    async def wait(self, task_id: str, *, timeout: Seconds) -> Task:
-        deadline = trio.current_time() + to_seconds(timeout, name="timeout")
-        patience, seen, pause = Patience(), False, _PAUSE
+    def wait(self, task_id: str, *, timeout: Seconds) -> Task:
+        """See `TaskApi.wait`."""
+        return self._carry_out(self._calls.wait(task_id, timeout=timeout))
+
+    def result(self, task_id: str, *, timeout: Seconds | None = None) -> Any:
+        """See `TaskApi.result`."""
+        seconds = math.inf if timeout is None else to_seconds(timeout, name="timeout")
+        steps = self._calls.wait_for_end(task_id, seconds, patient=True)
+        task = self._carry_out(steps)
+        return result_of(task, seconds, self._calls.result_converter(task.type))
+
+    def list_tasks(self, query: ListQuery | None = None) -> TaskPage:
+        """A page of tasks, newest first. Raises InvalidQuery."""
+        return self._carry_out(self._calls.list_tasks(query or ListQuery()))
+
+    def list(
+        self,
+        *,
+        status: TaskStatus | None = None,
+        type: str | None = None,  # noqa: A002 - as the task's own member is called
+    ) -> Iterator[Task]:
+        """All tasks of a status or type, newest first, in as many pages as are iterated over.
+
+        Raises:
+            InvalidQuery: at the first item.
+        """
+        cursor: str | None = None
         while True:
-            began = trio.current_time()
-            left = deadline - began
-            asked = max(0.0, min(left, _LONGEST_POLL))
-            try:
-                task = await self._get(task_id, wait=asked)
-            except BackendUnavailable as error:
-                if not seen or left <= 0:
-                    raise
-                if not patience.tried:
-                    logger.warning("waiting for task %s: %s; trying again", task_id, error)
-                next_look = trio.current_time() + patience.pause(error)
-            else:
-                patience.over()
-                seen = True
-                if task.status.is_terminal or trio.current_time() >= deadline:
-                    return task
-                # Where the server did not wait, the client does: it goes away, or has too many
-                # that wait, which is no reason to ask it the more often.
-                next_look = began + min(pause, asked)
-                waited = trio.current_time() >= next_look
-                pause = _PAUSE if waited else min(_LONGEST_PAUSE, 2 * pause)
-            await trio.sleep_until(min(deadline, max(trio.current_time(), next_look)))
-
-    async def _get(self, task_id: str, *, wait: float = 0.0) -> Task:
-        path = f"/tasks/{_in_path(task_id)}"
-        params = {"wait": f"{wait:.3f}"} if wait else None
-        return _decode(await self._request("GET", path, params=params, wait=wait), Task)
-
-    async def list_tasks(self, query: ListQuery | None = None) -> TaskPage:
-        query = query or ListQuery()
-        params = {"limit": str(query.limit)}
-        if query.status is not None:
-            params["status"] = query.status
-        if query.type is not None:
-            params["type"] = query.type
-        if query.cursor is not None:
-            params["cursor"] = query.cursor
-        return _decode(await self._request("GET", "/tasks", params=params), TaskPage)
+            query = ListQuery(status=status, type=type, limit=MAX_PAGE, cursor=cursor)
+            page = self.list_tasks(query)
+            yield from page.tasks
+            cursor = page.next_cursor
+            if cursor is None:
+                return
 
     # --- changing ---------------------------------------------------------------------------
 
-    async def cancel(self, task_id: str) -> Task:
-        response = await self._request("DELETE", f"/tasks/{_in_path(task_id)}")
-        return _decode(response, Task)
+    def cancel(self, task_id: str) -> Task:
+        """See `TaskApi.cancel`."""
+        return self._carry_out(self._calls.cancel(task_id))
 
-    async def retry(self, task_id: str) -> Task:
-        response = await self._request("POST", f"/tasks/{_in_path(task_id)}/retry")
-        return _decode(response, Task)
+    def retry(self, task_id: str) -> Task:
+        """See `TaskApi.retry`."""
+        return self._carry_out(self._calls.retry(task_id))
 
     # --- dead letters -----------------------------------------------------------------------
 
-    async def list_dead(
-        self, *, limit: int = DEFAULT_PAGE, cursor: str | None = None
-    ) -> DeadLetterPage:
-        params = {"limit": str(limit)}
-        if cursor is not None:
-            params["cursor"] = cursor
-        response = await self._request("GET", "/dead-letters", params=params)
-        return _decode(response, DeadLetterListRead).page()
+    def list_dead(self, *, limit: int = DEFAULT_PAGE, cursor: str | None = None) -> DeadLetterPage:
+        """A page of dead letters. Raises InvalidQuery."""
+        return self._carry_out(self._calls.list_dead(limit=limit, cursor=cursor))
 
-    async def redrive(self, ids: Sequence[str] | None = None) -> RedriveReport:
-        bodies: list[dict[str, Any]] = [{"all": True}]
-        if ids is not None:
-            bodies = [{"ids": ids[i : i + MAX_BATCH]} for i in range(0, len(ids), MAX_BATCH)]
-        reports = [report for body in bodies for report in await self._redrive(body)]
-        return RedriveReport(
-            redriven=sum(report.redriven for report in reports),
-            skipped=sum(report.skipped for report in reports),
-            refused=sum(report.refused for report in reports),
-            not_found=sum(report.not_found for report in reports),
-        )
+    def redrive(self, ids: Sequence[str] | None = None) -> RedriveReport:
+        """See `TaskApi.redrive`."""
+        return self._carry_out(self._calls.redrive(ids))
 
-    async def _redrive(self, body: dict[str, Any]) -> list[RedriveReport]:
-        """As many requests as it takes: the server does a bounded piece of it in each."""
-        reports: list[RedriveReport] = []
-        while True:
-            content = msgspec.json.encode(body)
-            response = await self._request("POST", "/dead-letters/redrive", content=content)
-            report = _decode(response, RedriveReport)
-            if reports and "ids" in body:
-                # What an earlier request has done is no longer found.
-                report = replace(report, not_found=0)
-            reports.append(report)
-            is_further = report.redriven + report.skipped + report.refused > 0
-            if not (report.remaining and is_further):
-                return reports
-            if "all" in body:
-                body = {"all": True, "limit": report.remaining}
-
-    async def purge_dead(self) -> int:
-        return _decode(await self._request("DELETE", "/dead-letters"), PurgeResult).purged
+    def purge_dead(self) -> int:
+        """Delete all dead letters, not their tasks; returns how many."""
+        return self._carry_out(self._calls.purge_dead())
 
     # --- looking ----------------------------------------------------------------------------
 
-    async def metrics(self) -> EngineMetrics:
-        return _decode(await self._request("GET", "/metrics"), MetricsRead).metrics()
+    def metrics(self) -> EngineMetrics:
+        """See `TaskApi.metrics`."""
+        return self._carry_out(self._calls.metrics())
 
-    async def workers(self) -> WorkerList:
-        return _decode(await self._request("GET", "/workers"), WorkerList)
+    def workers(self) -> WorkerList:
+        """See `TaskApi.workers`."""
+        return self._carry_out(self._calls.workers())
 
     # --- inside -----------------------------------------------------------------------------
 
-    async def _request(
-        self,
-        method: str,
-        path: str,
-        *,
-        params: Mapping[str, str] | None = None,
-        content: bytes | None = None,
-        headers: Mapping[str, str] | None = None,
-        wait: float = 0.0,
-    ) -> httpx.Response:
-        """A successful response; everything else is raised."""
-        sent = dict(headers or {})
-        if content is not None:
-            sent["Content-Type"] = "application/json"
+    def _carry_out(self, steps: Steps[T]) -> T:
         try:
-            # httpx's own timeouts are for each step; this bounds the request as a whole.
-            with trio.fail_after(self._timeout + wait):
-                response = await self._http.request(
-                    method,
-                    path,
-                    params=params,
-                    content=content,
-                    headers=sent,
-                    timeout=self._timeout + wait,
-                )
-        except (httpx.TimeoutException, trio.TooSlowError):
-            raise BackendUnavailable(
-                f"{self.url} did not answer within {self._timeout + wait:g} s"
-            ) from None
-        except httpx.RequestError as error:
-            reason = str(error) or type(error).__name__
-            raise BackendUnavailable(f"{self.url} cannot be reached: {reason}") from error
-        if not response.is_success:
-            raise error_of_response(response)
-        return response
+            step = next(steps)
+            while True:
+                try:
+                    answer = self._step(step)
+                except TaskQueueError as error:
+                    step = steps.throw(error)
+                else:
+                    step = steps.send(answer)
+        except StopIteration as end:
+            value: T = end.value
+            return value
+
+    def _step(self, step: Request | Pause) -> httpx.Response | None:
+        if isinstance(step, Pause):
+            time.sleep(step.seconds)
+            return None
+        with self._connection.sending(step):
+            return self._http.request(
+                step.method,
+                step.path,
+                params=step.params,
+                content=step.content,
+                headers=step.headers,
+                timeout=step.timeout,
+            )
 
 
-def _parse_url(url: str) -> httpx.URL:
-    try:
-        parsed = httpx.URL(url)
-    except httpx.InvalidURL:
-        parsed = httpx.URL()
-    if parsed.scheme not in ("http", "https") or not parsed.host:
-        raise ConfigurationError("must be like http://127.0.0.1:8080", variable="url")
-    return parsed
+class SyncTaskHandle(Generic[R_co]):
+    """One submitted task; `TaskHandle` without `await`."""
 
+    def __init__(self, *, client: Client, task: Task, created: bool) -> None:
+        self._client = client
+        self.id = task.id
+        self.created = created
+        """False: the idempotency key had been used before, this is the task of that time."""
 
-def _in_path(task_id: str) -> str:
-    """Raises TaskNotFound for what cannot be an id, as the server does."""
-    canonical = task_id.lower()
-    if not is_task_id(canonical):
-        raise TaskNotFound(task_id)
-    return quote(canonical, safe="")
+    def __repr__(self) -> str:
+        return f"<SyncTaskHandle {self.id}>"
 
+    def task(self) -> Task:
+        """The task as it is now."""
+        return self._client.get(self.id)
 
-def _decode(response: httpx.Response, what: type[T]) -> T:
-    try:
-        return msgspec.json.decode(response.content, type=what)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        url = response.url.copy_with(userinfo=b"")
-        raise ApiError(
-            f"{url} did not answer as a Task Queue Engine server does: {error}",
-            status=response.status_code,
-        ) from None
+    def status(self) -> TaskStatus:
+        """The task's status now. Raises TaskNotFound when its retention is over."""
+        return self.task().status
 
+    def result(self, *, timeout: Seconds | None = None) -> R_co:
+        """See `TaskApi.result`."""
+        return cast("R_co", self._client.result(self.id, timeout=timeout))
 
-def _chunks(items: Sequence[tuple[int, bytes]]) -> Iterator[list[tuple[int, bytes]]]:
-    chunk: list[tuple[int, bytes]] = []
-    size = 0
-    for item in items:
-        if chunk and (len(chunk) == MAX_BATCH or size + len(item[1]) > _BATCH_BYTES):
-            yield chunk
-            chunk, size = [], 0
-        chunk.append(item)
-        size += len(item[1])
-    if chunk:
-        yield chunk
-
-
-def _verdict(result: BatchResultRead) -> SubmitVerdict:
-    if result.task is not None:
-        return Accepted(result.task, created=not result.replayed)
-    return Refused(error_of_problem(result.problem or ProblemRead(), result.status))
+    def cancel(self) -> Task:
+        """See `TaskApi.cancel`."""
+        return self._client.cancel(self.id)

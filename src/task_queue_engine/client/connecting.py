@@ -10,6 +10,7 @@ import importlib.util
 import os
 import ssl
 from pathlib import Path
+from typing import Any
 
 import httpx
 
@@ -17,35 +18,38 @@ from task_queue_engine.errors import ConfigurationError
 from task_queue_engine.proxies import ProxySetting, proxy_for
 
 _DEFAULT_PORTS = {"http": 80, "https": 443}
+# As many as a server takes as it comes (TQE_MAX_CONNECTIONS): each wait for a task holds one, and
+# httpx's own hundred would let a submission wait behind a hundred of them.
+_MOST_CONNECTIONS = 1000
+# Without a request on them; as httpx has it.
+_KEPT_CONNECTIONS = 20
 _LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 
 
-def make_http_client(
+def http_options(
     base: httpx.URL,
     *,
     headers: dict[str, str],
-    timeout: float,
-    transport: httpx.AsyncBaseTransport | None,
-) -> httpx.AsyncClient:
-    """
+    transport: httpx.AsyncBaseTransport | httpx.BaseTransport | None,
+) -> dict[str, Any]:
+    """The arguments of an `httpx.Client` or `httpx.AsyncClient` for this server.
+
     Raises:
         ConfigurationError: naming the variable.
     """
+    options: dict[str, Any] = {"base_url": base, "headers": headers, "trust_env": False}
     if transport is not None:
-        return httpx.AsyncClient(
-            base_url=base, headers=headers, timeout=timeout, transport=transport, trust_env=False
-        )
+        return options | {"transport": transport}
     proxy = _proxy(base)
     uses_tls = "https" in (base.scheme, proxy.url.scheme if proxy is not None else "http")
-    return httpx.AsyncClient(
-        base_url=base,
-        headers=headers,
-        timeout=timeout,
-        proxy=proxy,
+    return options | {
+        "proxy": proxy,
         # Without TLS there is nothing to verify, and no file to read for it: this trusts none.
-        verify=_certificates() if uses_tls else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT),
-        trust_env=False,
-    )
+        "verify": _certificates() if uses_tls else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT),
+        "limits": httpx.Limits(
+            max_connections=_MOST_CONNECTIONS, max_keepalive_connections=_KEPT_CONNECTIONS
+        ),
+    }
 
 
 def _proxy(base: httpx.URL) -> httpx.Proxy | None:

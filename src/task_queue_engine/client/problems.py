@@ -7,6 +7,8 @@ error of ours comes out.
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 
 import httpx
@@ -21,6 +23,7 @@ from task_queue_engine.errors import (
     InvalidTask,
     MessageRefused,
     PayloadTooLarge,
+    Problem,
     TaskNotFound,
     TaskQueueError,
     UnknownTaskType,
@@ -36,27 +39,7 @@ _TRY_AGAIN = frozenset({429, 502, 503, 504})
 _MAX_QUOTED = 200
 
 
-class ProblemRead(msgspec.Struct, frozen=True, kw_only=True):
-    """The members of a problem, as far as they are used here."""
-
-    type: str = "about:blank"
-    status: int = 0
-    detail: str = ""
-    field: str | None = None
-    task_id: str | None = None
-    task_status: TaskStatus | None = None
-    task_type: str | None = None
-    known_types: tuple[str, ...] | None = None
-    size: int | None = None
-    limit: int | None = None
-
-    @property
-    def kind(self) -> str | None:
-        _, _, slug = self.type.partition("#")
-        return slug or None
-
-
-_decoder = msgspec.json.Decoder(ProblemRead)
+_decoder = msgspec.json.Decoder(Problem)
 
 
 def error_of_response(response: httpx.Response) -> TaskQueueError:
@@ -70,33 +53,41 @@ def error_of_response(response: httpx.Response) -> TaskQueueError:
         else:
             retry_after = _retry_after(response)
             return error_of_problem(problem, response.status_code, retry_after=retry_after)
-    return _error_of_status(response)
+    error = _error_of_status(response)
+    error.problem = Problem(status=response.status_code, title=_phrase(response.status_code))
+    return error
 
 
 def error_of_problem(
-    problem: ProblemRead, status: int, *, retry_after: float = _DEFAULT_RETRY_AFTER
+    problem: Problem, status: int, *, retry_after: float = _DEFAULT_RETRY_AFTER
 ) -> TaskQueueError:
-    """The error for a problem that came with this HTTP status."""
+    """The error for a problem that came with this HTTP status, which is `error.problem` then."""
+    error = _error_of_problem(problem, status, retry_after)
+    error.problem = msgspec.structs.replace(problem, status=status)
+    return error
+
+
+def _error_of_problem(problem: Problem, status: int, retry_after: float) -> TaskQueueError:
     detail = problem.detail or f"the server answered {_spell(status)}"
     field = problem.field
     match problem:
-        case ProblemRead(kind="invalid-query", field=str(field)):
+        case Problem(kind="invalid-query", field=str(field)):
             return InvalidQuery(detail.removeprefix(f"{field}: "), field=field)
-        case ProblemRead(
+        case Problem(
             kind="unknown-task-type", task_type=str(name), known_types=tuple(known), field="type"
         ):
             return UnknownTaskType(name, known)
-        case ProblemRead(kind="too-large", size=int(size), limit=int(limit), field=str(field)):
+        case Problem(kind="too-large", size=int(size), limit=int(limit), field=str(field)):
             return PayloadTooLarge(size, limit, field=field)
-        case ProblemRead(kind="idempotency-key-reused", task_id=str(task_id)):
+        case Problem(kind="idempotency-key-reused", task_id=str(task_id)):
             return IdempotencyKeyReused(task_id)
-        case ProblemRead(kind="idempotency-key-in-flight"):
+        case Problem(kind="idempotency-key-in-flight"):
             return IdempotencyKeyInFlight()
-        case ProblemRead(kind="message-refused", task_id=str(task_id)):
+        case Problem(kind="message-refused", task_id=str(task_id)):
             return MessageRefused(task_id, detail.partition("for good: ")[2] or detail)
-        case ProblemRead(kind="task-not-found", task_id=str(task_id)):
+        case Problem(kind="task-not-found", task_id=str(task_id)):
             return TaskNotFound(task_id)
-        case ProblemRead(kind="wrong-state", task_id=str(task_id), task_status=TaskStatus() as was):
+        case Problem(kind="wrong-state", task_id=str(task_id), task_status=TaskStatus() as was):
             return WrongState(task_id, was, detail.removeprefix(f"task {task_id} is {was}: "))
     if status in (413, 422) or (status == 400 and field is not None):
         field = field or "body"
@@ -118,13 +109,25 @@ def _error_of_status(response: httpx.Response) -> TaskQueueError:
 
 
 def _spell(status: int) -> str:
+    return f"{status} {_phrase(status)}".rstrip()
+
+
+def _phrase(status: int) -> str:
     try:
-        return f"{status} {HTTPStatus(status).phrase}"
+        return HTTPStatus(status).phrase
     except ValueError:
-        return str(status)
+        return ""
 
 
 def _retry_after(response: httpx.Response) -> float:
-    """Seconds; the header's other form, a date, is not used by our server."""
+    """Seconds: our server says them, a proxy may name a time of day (RFC 9110, 10.2.3)."""
     text = response.headers.get("Retry-After", "")
-    return float(text) if text.isascii() and text.isdigit() else _DEFAULT_RETRY_AFTER
+    if text.isascii() and text.isdigit():
+        return float(text)
+    try:
+        then = parsedate_to_datetime(text)
+    except ValueError:
+        return _DEFAULT_RETRY_AFTER
+    if then.tzinfo is None:  # "-0000": UTC, whoever says it
+        then = then.replace(tzinfo=UTC)
+    return max(0.0, (then - datetime.now(UTC)).total_seconds())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -13,20 +14,36 @@ from task_queue_engine.errors import InvalidTask
 from task_queue_engine.foreign import shown
 from task_queue_engine.limits import MAX_KEY_LENGTH
 from task_queue_engine.payloads import make_converter
+from task_queue_engine.registry import TaskRegistry
 
 # The server knows the annotation; here each object is written by the rules of its own class.
 _payload = make_converter(Any)
 
 
-def encode_submission(submission: Submission, *, with_key: bool) -> bytes:
-    """The JSON of POST /tasks; `with_key`: of an item of POST /tasks/batch, which carries its
+def encode_submission(
+    submission: Submission, *, tasks: TaskRegistry | None, key: str | None
+) -> bytes:
+    """The JSON of POST /tasks, or with `key` of an item of POST /tasks/batch, which carries its
     idempotency key as a member.
 
+    Args:
+        tasks: where a function is looked up that is submitted; its payload is checked and written
+            as its annotation says.
+
     Raises:
-        InvalidTask: what cannot be said in JSON or HTTP. All else is for the server to judge.
+        InvalidTask: what cannot be said in JSON or HTTP, or does not fit that annotation. All else
+            is for the server to judge.
     """
-    if not isinstance(submission.task, str):
-        raise InvalidTask("over HTTP a task is submitted by the name of its type", field="type")
+    name, payload = submission.task, _payload
+    if not isinstance(name, str):
+        if tasks is None:
+            raise InvalidTask(
+                "a function is submitted with the registry it is in: Client(..., tasks=REGISTRY); "
+                "or submit the name of its type",
+                field="type",
+            )
+        definition = tasks.get(name)
+        name, payload = definition.name, definition.convert_payload
     run_at = submission.run_at
     if run_at is not None and not isinstance(run_at, datetime):
         raise InvalidTask(f"must be a datetime, not {shown(run_at)}", field="run_at")
@@ -34,21 +51,34 @@ def encode_submission(submission: Submission, *, with_key: bool) -> bytes:
     if attempts is not None and (isinstance(attempts, bool) or not isinstance(attempts, int)):
         raise InvalidTask(f"must be an integer, not {shown(attempts)}", field="max_attempts")
     members: dict[str, Any] = {
-        "type": encode_json(submission.task, field="type"),
+        "type": encode_json(name, field="type"),
         # Strictly: msgspec by itself would turn NaN into null.
-        "payload": _payload.pack(submission.payload)[1],
+        "payload": payload.pack(submission.payload)[1],
         "delay_seconds": _seconds(submission.delay, "delay_seconds"),
         "run_at": None if run_at is None else encode_json(run_at, field="run_at"),
         "max_attempts": None if attempts is None else encode_json(attempts, field="max_attempts"),
         "timeout_seconds": _seconds(submission.timeout, "timeout_seconds"),
     }
-    key = submission.idempotency_key
     if key is not None:
-        _check_key(key)
-        if with_key:
-            members["idempotency_key"] = encode_json(key)
+        members["idempotency_key"] = encode_json(key)
     present = {name: msgspec.Raw(value) for name, value in members.items() if value is not None}
     return msgspec.json.encode(present)
+
+
+def new_key() -> str:
+    """An idempotency key for a submission that has none: with it a request that got no answer can
+    be sent again. Random, so that no other submission ever has it."""
+    return f"client-{uuid.uuid4()}"
+
+
+def check_key(key: object) -> None:
+    """Raises InvalidTask for what cannot be an idempotency key."""
+    is_fit = isinstance(key, str) and key.isascii() and key.isprintable()
+    if not (is_fit and 1 <= len(str(key)) <= MAX_KEY_LENGTH):
+        raise InvalidTask(
+            f"over HTTP it must be 1 to {MAX_KEY_LENGTH} printable ASCII characters",
+            field="idempotency_key",
+        )
 
 
 def key_header(key: str) -> str:
@@ -56,15 +86,6 @@ def key_header(key: str) -> str:
     ends, this keeps."""
     escaped = key.replace("\\", "\\\\").replace('"', '\\"')
     return f'"{escaped}"'
-
-
-def _check_key(key: object) -> None:
-    is_fit = isinstance(key, str) and key.isascii() and key.isprintable()
-    if not (is_fit and 1 <= len(str(key)) <= MAX_KEY_LENGTH):
-        raise InvalidTask(
-            f"over HTTP it must be 1 to {MAX_KEY_LENGTH} printable ASCII characters",
-            field="idempotency_key",
-        )
 
 
 def _seconds(value: object, field: str) -> bytes | None:

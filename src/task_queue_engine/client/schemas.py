@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import msgspec
 
-from task_queue_engine.client.problems import ProblemRead
 from task_queue_engine.engine.views import DeadLetterList, DeadLetterView, MetricsView
+from task_queue_engine.errors import Problem
 from task_queue_engine.task import Task, TaskError
 
 
@@ -20,7 +20,7 @@ class BatchResultRead(msgspec.Struct, frozen=True, kw_only=True):
     status: int
     task: Task | None = None
     replayed: bool = False
-    problem: ProblemRead | None = None
+    problem: Problem | None = None
 
 
 class BatchResultsRead(msgspec.Struct, frozen=True, kw_only=True):

@@ -5,16 +5,14 @@ HTTP front end and the command line are written against these, not against the e
 
 from __future__ import annotations
 
-import logging
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Generic, TypedDict, TypeVar, cast
+from typing import Any, Generic, TypedDict, TypeVar, Unpack, cast, overload
 
 import msgspec
-import trio
 
 from task_queue_engine.backends.base import (
     BackendInfo,
@@ -25,9 +23,7 @@ from task_queue_engine.backends.base import (
     QueueDepth,
     TaskPage,
 )
-from task_queue_engine.engine.waiting import Patience
 from task_queue_engine.errors import (
-    BackendUnavailable,
     InvalidTask,
     ResultTimeout,
     TaskCancelled,
@@ -41,12 +37,8 @@ from task_queue_engine.retry import Seconds, to_seconds
 from task_queue_engine.task import Task, TaskStatus
 from task_queue_engine.worker import WorkerList
 
-R = TypeVar("R", covariant=True)
-
-logger = logging.getLogger("task_queue_engine.waiting")
-
-# Seconds of one wait where there is no limit: a wait needs one, and this asks seldom enough.
-_ONE_WAIT = 3600.0
+R = TypeVar("R")
+R_co = TypeVar("R_co", covariant=True)
 
 
 # Structs, like `Task`, since one is made of every submission.
@@ -151,7 +143,7 @@ class Readiness:
 
 
 class TaskApi(ABC):
-    """The methods that `Engine` and `Client` share.
+    """The methods that `Engine` and `AsyncClient` share; `Client` has them without `await`.
 
     All of them raise BackendUnavailable while the backend, or the server, is in trouble; those of
     an engine raise EngineNotRunning outside `Engine.run`.
@@ -159,10 +151,29 @@ class TaskApi(ABC):
 
     # --- submitting -------------------------------------------------------------------------
 
+    # A function's handle knows the type of its result.
+    @overload
     async def submit(
         self,
-        task: str,
-        payload: Any,
+        task: Callable[..., Awaitable[R]],
+        payload: Any = ...,
+        **options: Unpack[SubmitOptions],
+    ) -> TaskHandle[R]: ...
+
+    @overload
+    async def submit(
+        self, task: Callable[..., R], payload: Any = ..., **options: Unpack[SubmitOptions]
+    ) -> TaskHandle[R]: ...
+
+    @overload
+    async def submit(
+        self, task: str, payload: Any = ..., **options: Unpack[SubmitOptions]
+    ) -> TaskHandle[Any]: ...
+
+    async def submit(
+        self,
+        task: str | Handler,
+        payload: Any = None,
         *,
         delay: Seconds | None = None,
         run_at: datetime | None = None,
@@ -173,7 +184,7 @@ class TaskApi(ABC):
         """Store and send a task; once this returns it will run, even if this program dies now.
 
         Args:
-            task: the name of its type; an engine also takes the registered function.
+            task: the name of its type, or the registered function.
             payload: what the handler gets: JSON, or an instance of its annotation (a dataclass, a
                 Struct, a pydantic model, an attrs class). It is stored as JSON that anyone who may
                 look the task up can read, a SecretStr with its real value.
@@ -189,7 +200,7 @@ class TaskApi(ABC):
             InvalidTask: naming the field (UnknownTaskType, PayloadTooLarge among them).
             IdempotencyKeyReused, IdempotencyKeyInFlight.
         """
-        return await self._submit(
+        accepted = await self.submit_task(
             Submission(
                 task=task,
                 payload=payload,
@@ -200,20 +211,7 @@ class TaskApi(ABC):
                 idempotency_key=idempotency_key,
             )
         )
-
-    async def _submit(self, submission: Submission) -> TaskHandle[Any]:
-        accepted = await self.submit_task(submission)
-        return TaskHandle(
-            engine=self,
-            task=accepted.task,
-            created=accepted.created,
-            convert_result=self._result_converter(accepted.task.type),
-        )
-
-    def _result_converter(self, task_type: str) -> Converter:
-        """How a stored result becomes what the handler returned; here it stays JSON."""
-        del task_type
-        return lambda result: result
+        return TaskHandle(engine=self, task=accepted.task, created=accepted.created)
 
     @abstractmethod
     async def submit_task(self, submission: Submission) -> Accepted:
@@ -241,6 +239,35 @@ class TaskApi(ABC):
         Trouble in between is waited out: BackendUnavailable is raised where it is there at the
         first look already, or still at the last. Raises TaskNotFound.
         """
+
+    async def result(self, task_id: str, *, timeout: Seconds | None = None) -> Any:
+        """Wait for the end and return what the handler returned: as the type it is annotated with
+        where that is known here, else as JSON.
+
+        A backend or server that is in trouble or away is waited for, and asked again with growing
+        pauses; the log says so.
+
+        Args:
+            timeout: seconds to wait at most; None: as long as it takes.
+
+        Raises:
+            TaskFailed, TaskCancelled: how else it ended.
+            TaskNotFound.
+            ResultTimeout: it has not ended yet; the task goes on.
+            BackendUnavailable: after `timeout` seconds it cannot be asked whether it has ended.
+        """
+        seconds = math.inf if timeout is None else to_seconds(timeout, name="timeout")
+        task = await self._wait_for_end(task_id, timeout=seconds)
+        return result_of(task, seconds, self._result_converter(task.type))
+
+    @abstractmethod
+    async def _wait_for_end(self, task_id: str, *, timeout: float) -> Task:
+        """As `wait`, with trouble at the first look waited out too; `timeout` may be infinite."""
+
+    @abstractmethod
+    def _result_converter(self, task_type: str) -> Converter | None:
+        """How a stored result becomes what the handler returned; None where the type is not known
+        here: it stays JSON."""
 
     @abstractmethod
     async def list_tasks(self, query: ListQuery) -> TaskPage:
@@ -327,14 +354,32 @@ class EngineApi(TaskApi):
         """Fit to serve, or the reasons why not. Never raises: not to be fit is its answer."""
 
 
-class TaskHandle(Generic[R]):
+def result_of(task: Task, waited: float, convert: Converter | None) -> Any:
+    """What the handler of `task` returned, after `waited` seconds.
+
+    Raises:
+        TaskFailed, TaskCancelled, ResultTimeout: there is none, or none yet.
+    """
+    if not task.status.is_terminal:
+        raise ResultTimeout(task.id, waited)
+    if task.status is TaskStatus.FAILED:
+        raise TaskFailed(task)
+    if task.status is TaskStatus.CANCELLED:
+        raise TaskCancelled(task)
+    if convert is None:
+        return task.result
+    try:
+        return convert(task.result)
+    except InvalidTask:
+        # A handler may return something else than it is annotated with; what it returned counts.
+        return task.result
+
+
+class TaskHandle(Generic[R_co]):
     """One submitted task."""
 
-    def __init__(
-        self, *, engine: TaskApi, task: Task, created: bool, convert_result: Converter
-    ) -> None:
+    def __init__(self, *, engine: TaskApi, task: Task, created: bool) -> None:
         self._engine = engine
-        self._convert_result = convert_result
         self.id = task.id
         self.created = created
         """False: the idempotency key had been used before, this is the task of that time."""
@@ -350,52 +395,9 @@ class TaskHandle(Generic[R]):
         """The task's status now. Raises TaskNotFound when its retention is over."""
         return (await self.task()).status
 
-    async def result(self, *, timeout: Seconds | None = None) -> R:
-        """Wait for the end and return what the handler returned, as the type it is annotated with.
-
-        A backend or server that is in trouble or away is waited for, and asked again with growing
-        pauses; the log says so.
-
-        Args:
-            timeout: seconds to wait at most; None: as long as it takes.
-
-        Raises:
-            TaskFailed, TaskCancelled: how else it ended.
-            ResultTimeout: it has not ended yet; the task goes on.
-            BackendUnavailable: after `timeout` seconds it cannot be asked whether it has ended.
-        """
-        seconds = math.inf if timeout is None else to_seconds(timeout, name="timeout")
-        task = await self._wait(trio.current_time() + seconds)
-        if not task.status.is_terminal:
-            raise ResultTimeout(self.id, seconds)
-        if task.status is TaskStatus.FAILED:
-            raise TaskFailed(task)
-        if task.status is TaskStatus.CANCELLED:
-            raise TaskCancelled(task)
-        try:
-            return cast("R", self._convert_result(task.result))
-        except InvalidTask:
-            # A handler may return something else than it is annotated with; what it returned
-            # counts.
-            return cast("R", task.result)
-
-    async def _wait(self, deadline: float) -> Task:
-        patience = Patience()
-        while True:
-            left = deadline - trio.current_time()
-            try:
-                task = await self._engine.wait(self.id, timeout=max(0.0, min(left, _ONE_WAIT)))
-            except BackendUnavailable as error:
-                if left <= 0:
-                    raise
-                if not patience.tried:
-                    logger.warning("waiting for task %s: %s; trying again", self.id, error)
-                pause = patience.pause(error)
-                await trio.sleep_until(min(deadline, trio.current_time() + pause))
-            else:
-                patience.over()
-                if task.status.is_terminal or trio.current_time() >= deadline:
-                    return task
+    async def result(self, *, timeout: Seconds | None = None) -> R_co:
+        """See `TaskApi.result`."""
+        return cast("R_co", await self._engine.result(self.id, timeout=timeout))
 
     async def cancel(self) -> Task:
         """See `TaskApi.cancel`."""

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import datetime
 from functools import partial
-from typing import Any, TypeVar, Unpack, overload
 
 import trio
 
@@ -30,9 +28,7 @@ from task_queue_engine.engine.api import (
     RedriveReport,
     Refused,
     Submission,
-    SubmitOptions,
     SubmitVerdict,
-    TaskHandle,
 )
 from task_queue_engine.engine.intake import Intake
 from task_queue_engine.engine.pipeline import Pipeline
@@ -63,8 +59,6 @@ from task_queue_engine.registry import TaskRegistry
 from task_queue_engine.retry import Seconds, to_seconds
 from task_queue_engine.task import Task
 from task_queue_engine.worker import WorkerList
-
-R = TypeVar("R")
 
 # Seconds for what a caller that goes away must not cut in two; an HTTP request has 30 by default.
 _UNCANCELLABLE_FOR = 10.0
@@ -118,51 +112,6 @@ class Commands(EngineApi):
 
     # --- submitting -------------------------------------------------------------------------
 
-    # A function's handle knows the type of its result.
-    @overload
-    async def submit(
-        self,
-        task: Callable[..., Awaitable[R]],
-        payload: Any = ...,
-        **options: Unpack[SubmitOptions],
-    ) -> TaskHandle[R]: ...
-
-    @overload
-    async def submit(
-        self, task: Callable[..., R], payload: Any = ..., **options: Unpack[SubmitOptions]
-    ) -> TaskHandle[R]: ...
-
-    @overload
-    async def submit(
-        self, task: str, payload: Any = ..., **options: Unpack[SubmitOptions]
-    ) -> TaskHandle[Any]: ...
-
-    async def submit(
-        self,
-        task: Callable[..., Any] | str,
-        payload: Any = None,
-        *,
-        delay: Seconds | None = None,
-        run_at: datetime | None = None,
-        max_attempts: int | None = None,
-        timeout: Seconds | None = None,
-        idempotency_key: str | None = None,
-    ) -> TaskHandle[Any]:
-        return await self._submit(
-            Submission(
-                task=task,
-                payload=payload,
-                delay=delay,
-                run_at=run_at,
-                max_attempts=max_attempts,
-                timeout=timeout,
-                idempotency_key=idempotency_key,
-            )
-        )
-
-    def _result_converter(self, task_type: str) -> Converter:
-        return self._registry.get(task_type).convert_result
-
     async def submit_task(self, submission: Submission) -> Accepted:
         (verdict,) = await self.submit_many([submission])
         if isinstance(verdict, Refused):
@@ -190,6 +139,14 @@ class Commands(EngineApi):
         self._check_running()
         _check_id(task_id)
         return await self._waiters.wait(task_id, timeout=to_seconds(timeout, name="timeout"))
+
+    async def _wait_for_end(self, task_id: str, *, timeout: float) -> Task:
+        self._check_running()
+        _check_id(task_id)
+        return await self._waiters.wait(task_id, timeout=timeout, patient=True)
+
+    def _result_converter(self, task_type: str) -> Converter | None:
+        return self._registry.result_converter(task_type)
 
     async def list_tasks(self, query: ListQuery) -> TaskPage:
         self._check_running()

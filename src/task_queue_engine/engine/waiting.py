@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import random
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Protocol
@@ -15,6 +14,7 @@ from task_queue_engine.backends.base import Heard
 from task_queue_engine.engine.look_rounds import Rounds
 from task_queue_engine.engine.shared_looks import LOOK_SIZE, LookAtMany, SharedLooks
 from task_queue_engine.errors import BackendUnavailable, TaskNotFound
+from task_queue_engine.patience import Patience
 from task_queue_engine.task import Task
 
 # Seconds between looks into the store. In this process the end of a task wakes its waiters at once;
@@ -28,11 +28,6 @@ _PAUSE = 1.0
 _LOOKING_SHARE = 0.2
 _LOOKING_SHARE_WHERE_TOLD = 0.02
 
-# Seconds between two tries while trouble lasts: a tenth of what it has lasted, so that a short one
-# is over at once and a long one costs little.
-_SHORTEST_TRY = 0.25
-_LONGEST_TRY = 5.0
-
 logger = logging.getLogger("task_queue_engine.waiting")
 
 
@@ -40,32 +35,6 @@ class HearEnds(Protocol):
     """`NotifyingBackend.hear_tasks`, of ends."""
 
     async def __call__(self, heard: Heard, *, hears: Callable[[bool], object]) -> None: ...
-
-
-class Patience:
-    """How long to pause between tries while one trouble lasts."""
-
-    def __init__(self) -> None:
-        self._since: float | None = None
-
-    @property
-    def tried(self) -> bool:
-        """Whether the trouble is known already."""
-        return self._since is not None
-
-    def pause(self, error: BackendUnavailable) -> float:
-        """Seconds until the next try, after `error`."""
-        now = trio.current_time()
-        if self._since is None:
-            self._since = now
-        pause = min(_LONGEST_TRY, max(_SHORTEST_TRY, (now - self._since) / 10))
-        if error.retry_after > 1:  # it was said, and is not what an error says by itself
-            pause = max(pause, min(_LONGEST_TRY, error.retry_after))
-        # Many wait for the same: not all of them in the same moment.
-        return random.uniform(0.75, 1) * pause  # noqa: S311 - no secret
-
-    def over(self) -> None:
-        self._since = None
 
 
 class Waiters:
@@ -104,16 +73,19 @@ class Waiters:
         for awaited in self._waiting.values():
             awaited.wake()
 
-    async def wait(self, task_id: str, *, timeout: float) -> Task:
+    async def wait(self, task_id: str, *, timeout: float, patient: bool = False) -> Task:
         """The task once it is terminal, or as it is after `timeout` seconds.
+
+        Args:
+            patient: the task is known to be there, so trouble at the first look is waited out too.
 
         Raises:
             TaskNotFound.
             BackendUnavailable: at the first look, or still at the last; in between it is waited
-                out. Whatever else `look` raises.
+                out, and the log says so. Whatever else `look` raises.
         """
         deadline = trio.current_time() + timeout
-        patience, seen = Patience(), False
+        patience, seen = Patience(trio.current_time), patient
         with self._waiter(task_id) as waiter:
             while True:
                 try:
@@ -122,6 +94,8 @@ class Waiters:
                     left = deadline - trio.current_time()
                     if not seen or left <= 0:
                         raise
+                    if not patience.tried:
+                        logger.warning("waiting for task %s: %s; trying again", task_id, error)
                     await trio.sleep(min(left, patience.pause(error)))
                     continue
                 patience.over()

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 
@@ -22,7 +22,6 @@ from task_queue_engine.backends.base.verdicts import (
     Rejected,
     TryAgain,
 )
-from task_queue_engine.clock import Clock
 from task_queue_engine.errors import BackendUnavailable
 from task_queue_engine.lifecycle import (
     AttemptWrite,
@@ -32,6 +31,9 @@ from task_queue_engine.lifecycle import (
     delay_until,
 )
 from task_queue_engine.task import Task, TaskStatus
+
+if TYPE_CHECKING:  # with it comes trio, which a client may be without
+    from task_queue_engine.clock import Clock
 
 # --- submit ---------------------------------------------------------------------------------
 
