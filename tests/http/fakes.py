@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 import trio
 
+from task_queue_engine.actors.metrics import Rates
 from task_queue_engine.backends.base import (
     BackendInfo,
     BackendUsage,
@@ -25,13 +26,13 @@ from task_queue_engine.backends.base import (
 from task_queue_engine.engine.api import (
     Accepted,
     EngineApi,
-    EngineMetrics,
     Readiness,
     RedriveReport,
     Refused,
     Submission,
     SubmitVerdict,
 )
+from task_queue_engine.engine.metrics import EngineMetrics, Scale, scale
 from task_queue_engine.errors import (
     IdempotencyKeyInFlight,
     IdempotencyKeyReused,
@@ -91,6 +92,8 @@ class FakeEngine(EngineApi):
         """Set when a submission has reached the engine."""
         self.not_ready: tuple[str, ...] = ()
         self.usage: BackendUsage | None = None
+        self.measured: dict[str, Any] = {}
+        """More of `EngineMetrics`."""
         self._in_flight: set[str] = set()
         self._changed = trio.Event()
 
@@ -274,7 +277,12 @@ class FakeEngine(EngineApi):
             counters={"attempts_started": 7, "lease_lost": 0},
             uptime=12.5,
             usage=self.usage,
+            **self.measured,
         )
+
+    async def scale(self) -> Scale:
+        depth = (await self.metrics()).depth
+        return scale("default", depth, Rates(1.0, 0.5, 2.0), worker_count=5)
 
     async def ready(self) -> Readiness:
         await trio.lowlevel.checkpoint()
