@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterator
 from datetime import datetime
@@ -24,6 +25,8 @@ OUTCOMES = ("succeeded", "failed", "retried", "snoozed", "cancelled", "interrupt
 _IN_STEP = 1.0
 # Stopped in the middle by no fault of the handler's: how long it ran says nothing about its type.
 _CUT_SHORT = frozenset({"interrupted", "lost"})
+# Of the task, not of the attempt alone.
+_ENDS = frozenset({"succeeded", "failed", "cancelled"})
 
 
 class _OfType:
@@ -50,31 +53,49 @@ class TaskNumbers:
         if isinstance(outcome, Progressed):
             return
         attempt = outcome.attempt
-        task = attempt.task
+        task, began, ended = attempt.task, attempt.began, attempt.ended
         numbers = self._by_type.get(task.type, self._other)
-        if status is None:
+        if status is TaskStatus.COMPLETED:
+            what = "succeeded"
+        elif status is None:
             what = "lost"
         elif status is TaskStatus.CANCELLED:
             what = "cancelled"
         else:
             what = outcome_in_one_word(outcome)
         numbers.outcomes[what] += 1
-        now = trio.current_time()
-        if now > self._in_step_until:
-            self._time_of_day_ahead = self._clock.now().timestamp() - now
-            self._in_step_until = now + _IN_STEP
-        if attempt.began is not None:
-            due = due_at(task)
+        if began is None:
+            ended = trio.current_time()
+        if ended > self._in_step_until:
+            self._fall_in_step()
+        # `Histogram.observe` in place: three calls would be half of what all this takes, and it is
+        # for every task.
+        if began is not None:
+            due = task.created_at if task.attempt == 1 and task.run_at is None else due_at(task)
             if due is not None:
-                began = attempt.began + self._time_of_day_ahead
-                # A clock that was set back makes no negative waits.
-                numbers.wait.observe(max(0.0, began - due.timestamp()))
+                wait = began + self._time_of_day_ahead - due.timestamp()
+                if wait < 0.0:
+                    wait = 0.0  # a clock was set back
+                histogram = numbers.wait
+                histogram.counts[bisect_left(LONG, wait)] += 1
+                histogram.sum += wait
             if what not in _CUT_SHORT:
-                numbers.run.observe(attempt.ended - attempt.began)
-        if status is not None and status.is_terminal:
-            ended = now if attempt.began is None else attempt.ended
-            took = ended + self._time_of_day_ahead - task.created_at.timestamp()
-            numbers.total.observe(max(0.0, took))
+                ran = ended - began
+                histogram = numbers.run
+                histogram.counts[bisect_left(LONG, ran)] += 1
+                histogram.sum += ran
+        if what in _ENDS:
+            total = ended + self._time_of_day_ahead - task.created_at.timestamp()
+            if total < 0.0:
+                total = 0.0
+            histogram = numbers.total
+            histogram.counts[bisect_left(LONG, total)] += 1
+            histogram.sum += total
+
+    def _fall_in_step(self) -> None:
+        now = trio.current_time()
+        self._time_of_day_ahead = self._clock.now().timestamp() - now
+        self._in_step_until = now + _IN_STEP
 
     def counts(self) -> tuple[LabelledCount, ...]:
         """All outcomes of registered types, those that have not come too: a rate needs the zero."""
