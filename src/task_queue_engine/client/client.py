@@ -25,13 +25,13 @@ from task_queue_engine.client.schemas import (
 )
 from task_queue_engine.engine.api import (
     Accepted,
-    EngineMetrics,
     RedriveReport,
     Refused,
     Submission,
     SubmitVerdict,
     TaskApi,
 )
+from task_queue_engine.engine.metrics import EngineMetrics
 from task_queue_engine.engine.views import PurgeResult
 from task_queue_engine.engine.waiting import Patience
 from task_queue_engine.errors import (
