@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
@@ -14,8 +15,9 @@ from task_queue_engine.backends.base import NewTask
 from task_queue_engine.backends.memory import MemoryBackend
 from task_queue_engine.engine.loop_lag import LoopLag
 from task_queue_engine.engine.metrics import EngineMetrics
-from task_queue_engine.engine.task_numbers import OUTCOMES
+from task_queue_engine.engine.task_numbers import OUTCOMES, due_at
 from task_queue_engine.errors import EngineNotRunning
+from task_queue_engine.lifecycle import crash_error
 from task_queue_engine.measures import Distribution
 from task_queue_engine.task import Task, new_task_id
 from tests.engine.engines import EVERY_SECOND, LEASE, Link, ended, reaches, running, settings
@@ -153,6 +155,29 @@ async def test_interrupted_cancelled_and_lost_attempts(
     assert found["cancelled"] == 1
     assert found["lost"] >= 1
     assert found["interrupted"] == 1
+    runs, waits = (
+        [one for one in seen.distributions() if one.name == name]
+        for name in ("task_run_seconds", "task_wait_seconds")
+    )
+    assert [one.count for one in runs] == [1], "what was cut short did not take so long"
+    assert [one.count for one in waits] == [2], "the time of a lost attempt is no wait"
+
+
+async def test_since_when_an_attempt_could_have_started(backend: MemoryBackend) -> None:
+    now = backend.clock.now()
+    later = now + timedelta(seconds=5)
+
+    def due(**fields: Any) -> datetime | None:
+        task = Task(id=new_task_id(), type="t", payload=1, created_at=now, updated_at=now, **fields)
+        return due_at(task)
+
+    assert due(attempt=1) == now
+    assert due(attempt=1, run_at=later) == later
+    assert due(attempt=1, run_at=now - timedelta(days=1)) == now, "a time that was over already"
+    assert due(attempt=2, run_at=later) == later
+    assert due(attempt=2) is None, "given back, or a new round of days later"
+    crashed = crash_error(1, "worker")
+    assert due(attempt=2, run_at=later, error=crashed) is None
 
 
 def _of(counts: Any) -> Any:
