@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Iterable
+from dataclasses import dataclass
 from itertools import accumulate
 
 import msgspec
@@ -52,6 +53,18 @@ class Distribution(msgspec.Struct, frozen=True, kw_only=True):
     def cumulative(self) -> tuple[int, ...]:
         """Values in each bucket and those below it."""
         return tuple(accumulate(self.counts))
+
+
+@dataclass(frozen=True, slots=True)
+class Rates:
+    """Of the last minute, or of as much of it as there are samples of."""
+
+    arriving: float = 0.0
+    """Tasks a second that came to wait: new ones, and those that an operator sent back."""
+    ending: float = 0.0
+    """Tasks a second that came to their end."""
+    seconds_per_task: float | None = None
+    """That a handler ran in this process; None: none came to its end."""
 
 
 class Histogram:

@@ -6,10 +6,11 @@ import pytest
 import trio
 
 from task_queue_engine.actors.health import ActorHealth
-from task_queue_engine.actors.metrics import Metrics, Rates
+from task_queue_engine.actors.metrics import Metrics
 from task_queue_engine.backends.base import Counts, QueueDepth
 from task_queue_engine.backends.memory import MemoryBackend
 from task_queue_engine.errors import BackendUnavailable
+from task_queue_engine.measures import Rates
 from tests.actors.support import background, claimed, put
 
 

@@ -122,6 +122,21 @@ async def test_a_type_that_is_not_registered_is_other(
     assert measured(metrics, "task_total_seconds", task_type="other").count == 30
 
 
+async def test_a_task_stored_under_an_earlier_name_counts_for_its_type(
+    tasks: TaskRegistry, backend: MemoryBackend
+) -> None:
+    @tasks.task("new-name", aliases=["old-name"])
+    async def renamed(payload: Any) -> None: ...
+
+    async with running(tasks, backend) as engine:
+        now = backend.clock.now()
+        task = Task(id=new_task_id(), type="old-name", payload=1, created_at=now, updated_at=now)
+        await backend.submit([NewTask(task=task)])
+        await ended(engine, task.id)
+        metrics = await engine.metrics()
+    assert outcomes(metrics, "new-name") == {"succeeded": 1}
+
+
 async def test_every_outcome_of_a_registered_type_is_there_before_it_happens(
     tasks: TaskRegistry, backend: MemoryBackend
 ) -> None:

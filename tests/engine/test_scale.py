@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from task_queue_engine.actors.metrics import Rates
 from task_queue_engine.backends.base import QueueDepth
 from task_queue_engine.engine.metrics import scale
+from task_queue_engine.measures import Rates
 
 
 def wanted(*, due: int = 0, in_flight: int = 0, arriving: float = 0.0, each: float | None) -> int:

@@ -12,7 +12,6 @@ from typing import Any
 import msgspec
 import trio
 
-from task_queue_engine.actors.metrics import Rates
 from task_queue_engine.backends.base import (
     BackendInfo,
     BackendUsage,
@@ -51,6 +50,7 @@ from task_queue_engine.lifecycle import (
     decide_cancel,
     decide_reopen,
 )
+from task_queue_engine.measures import Rates
 from task_queue_engine.registry import TaskRegistry
 from task_queue_engine.retry import Seconds, to_seconds
 from task_queue_engine.task import Task, TaskStatus, new_task_id, task_id_for_key

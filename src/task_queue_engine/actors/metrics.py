@@ -13,6 +13,7 @@ import trio
 from task_queue_engine.actors.health import ActorHealth
 from task_queue_engine.backends.base import Counts, QueueDepth, TaskQueue, TaskStore
 from task_queue_engine.errors import BackendUnavailable
+from task_queue_engine.measures import Rates
 
 logger = logging.getLogger("task_queue_engine.metrics")
 
@@ -30,18 +31,6 @@ class MetricsStatistics:
     """On trio's clock, of the last whole sample; -inf before the first."""
     samples: int
     rates: Rates
-
-
-@dataclass(frozen=True, slots=True)
-class Rates:
-    """Of the last minute, or of as much of it as there are samples of."""
-
-    arriving: float = 0.0
-    """Tasks a second that came to wait: new ones, and those that an operator sent back."""
-    ending: float = 0.0
-    """Tasks a second that came to their end."""
-    seconds_per_task: float | None = None
-    """That a handler ran in this process; None: none came to its end."""
 
 
 @dataclass(frozen=True, slots=True)

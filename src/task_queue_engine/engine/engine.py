@@ -98,7 +98,8 @@ class Engine(Commands):
             self._queue.capabilities.max_hold, settings.visibility_timeout
         )
         self._probe = BackendProbe(backend.ping)
-        self._instruments = self._new_instruments()
+        self._instruments: Instruments
+        """Of the run that is under way, or the last."""
         self._worker_name = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(3)}"
         self._shutdown: Shutdown | None = None
         self._stopped = trio.Event()
@@ -133,7 +134,9 @@ class Engine(Commands):
         # Troubles of an earlier run are over, or will show again.
         self._health = ActorHealth()
         self._probe = BackendProbe(self._backend.ping)
-        self._instruments = self._new_instruments()
+        self._instruments = Instruments(
+            registry=self._registry, settings=self._settings, clock=self._clock
+        )
         try:
             async with self._backend.open():
                 await shutdown.instead_of_cancellation(
@@ -190,9 +193,6 @@ class Engine(Commands):
                 intake.close()
                 self._waiters.wake_all()
                 self._running = None
-
-    def _new_instruments(self) -> Instruments:
-        return Instruments(registry=self._registry, settings=self._settings, clock=self._clock)
 
     def _pipeline_config(self, runner: HandlerRunner) -> PipelineConfig:
         return PipelineConfig(

@@ -7,9 +7,8 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from task_queue_engine.actors.metrics import Rates
 from task_queue_engine.backends.base import BackendUsage, Counts, QueueDepth
-from task_queue_engine.measures import Distribution, LabelledCount
+from task_queue_engine.measures import Distribution, LabelledCount, Rates
 
 
 class Slots(msgspec.Struct, frozen=True, kw_only=True):

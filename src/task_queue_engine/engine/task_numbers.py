@@ -43,7 +43,12 @@ class TaskNumbers:
     def __init__(self, *, registry: TaskRegistry, queue: str, clock: Clock) -> None:
         self._queue = queue
         self._clock = clock
-        self._by_type = {definition.name: _OfType() for definition in registry}
+        self._types = {definition.name: _OfType() for definition in registry}
+        self._by_name = {
+            name: self._types[definition.name]
+            for definition in registry
+            for name in (definition.name, *definition.aliases)
+        }
         self._other = _OfType()
         self._time_of_day_ahead = 0.0
         self._in_step_until = -math.inf
@@ -54,7 +59,7 @@ class TaskNumbers:
             return
         attempt = outcome.attempt
         task, began, ended = attempt.task, attempt.began, attempt.ended
-        numbers = self._by_type.get(task.type, self._other)
+        numbers = self._by_name.get(task.type, self._other)
         if status is TaskStatus.COMPLETED:
             what = "succeeded"
         elif status is None:
@@ -105,7 +110,7 @@ class TaskNumbers:
                 labels={"queue": self._queue, "task_type": name, "outcome": what},
                 count=numbers.outcomes[what],
             )
-            for name, numbers in self._types()
+            for name, numbers in self._all()
             for what in OUTCOMES
             if name != OTHER or numbers.outcomes[what]
         )
@@ -114,7 +119,7 @@ class TaskNumbers:
         """Of types that have any."""
         return tuple(
             histogram.distribution(name, queue=self._queue, task_type=task_type)
-            for task_type, numbers in self._types()
+            for task_type, numbers in self._all()
             for name, histogram in (
                 ("task_wait_seconds", numbers.wait),
                 ("task_run_seconds", numbers.run),
@@ -125,11 +130,11 @@ class TaskNumbers:
 
     def run_seconds(self) -> tuple[int, float]:
         """Attempts that have run to their end, and the seconds of all of them."""
-        ran = [numbers.run for _, numbers in self._types()]
+        ran = [numbers.run for _, numbers in self._all()]
         return sum(sum(one.counts) for one in ran), math.fsum(one.sum for one in ran)
 
-    def _types(self) -> Iterator[tuple[str, _OfType]]:
-        yield from self._by_type.items()
+    def _all(self) -> Iterator[tuple[str, _OfType]]:
+        yield from self._types.items()
         yield OTHER, self._other
 
 

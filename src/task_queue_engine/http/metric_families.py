@@ -11,6 +11,7 @@ its processes, and adds up. The help of each says which.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -18,7 +19,8 @@ from typing import NamedTuple
 from task_queue_engine.backends.base import BackendUsage
 from task_queue_engine.engine.counters import COUNTERS
 from task_queue_engine.engine.metrics import EngineMetrics
-from task_queue_engine.measures import Distribution
+from task_queue_engine.measures import OTHER, Distribution
+from task_queue_engine.registry import is_task_type
 
 PREFIX = "tqe_"
 
@@ -93,12 +95,15 @@ def of(metrics: EngineMetrics) -> Iterator[Family]:
         text = COUNTERS.get(name, safe.replace("_", " ").capitalize() + ".")
         yield Family(safe, "counter", text, [Sample({}, value, "_total")])
     if metrics.given_back_by_type:
-        given_back = sorted(metrics.given_back_by_type.items())
+        given_back: Counter[str] = Counter()
+        for name, value in metrics.given_back_by_type.items():
+            given_back[name if is_task_type(name) else OTHER] += value
         yield Family(
             "given_back",
             "counter",
-            "Tasks given back since this process cannot run them, by type.",
-            [Sample({"task_type": name}, value, "_total") for name, value in given_back],
+            "Tasks given back since this process cannot run them, by type; those that no type can "
+            "be called are `other`.",
+            [Sample({"task_type": n}, value, "_total") for n, value in sorted(given_back.items())],
         )
     yield from _labelled(metrics)
     yield from _histograms(metrics.histograms)
