@@ -17,10 +17,12 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from types import FrameType
 
+from local_aws.downloads import prometheus
 from local_aws.pairs import PAIRS, LocalAws, start, start_first
 from local_aws.servers import SERVERS, NotAvailable, fetch, stop_all
 
@@ -75,9 +77,13 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 def _fetch() -> int:
     missing = 0
-    for name in SERVERS:
+    programs: dict[str, Callable[[], object]] = {
+        **{name: partial(fetch, name) for name in SERVERS},
+        "prometheus": prometheus,
+    }
+    for name, get in programs.items():
         try:
-            fetch(name)
+            get()
         except NotAvailable as reason:
             say(f"{name} cannot run here: {reason}")
             missing = 1

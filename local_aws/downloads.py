@@ -98,6 +98,39 @@ def virtual_environment(name: str, *requirements: str) -> Path:
     return _installed(f"{name}-{version}", install, in_place=True) / "bin" / "python"
 
 
+def debian(name: str) -> Path:
+    """The folder into which Debian's package of this name is unpacked, as under `/`. It is not
+    installed: no service of it starts, and it takes no rights. So it has to do with what it
+    brings."""
+
+    def install(folder: Path) -> None:
+        apt = _program("apt-get", "apt")
+        try:
+            _run([apt, "--quiet", "download", name], folder)
+        except NotAvailable:
+            if os.geteuid() != 0:
+                raise
+            _run([apt, "--quiet", "update"], folder)  # there was no list of packages, or an old one
+            _run([apt, "--quiet", "download", name], folder)
+        (package,) = folder.glob("*.deb")
+        _run([_program("dpkg-deb", "dpkg"), "--extract", str(package), str(folder)], folder)
+        package.unlink()
+
+    return _installed(f"debian-{name}", install)
+
+
+def prometheus() -> Path:
+    """The folder of the programs `prometheus` and `promtool`.
+
+    Raises:
+        NotAvailable: they are not on the PATH, and this system has no package of them.
+    """
+    found = [shutil.which(program) for program in ("prometheus", "promtool")]
+    if found[0] and found[1]:
+        return Path(found[0]).parent
+    return debian("prometheus") / "usr" / "bin"
+
+
 def node_package(version: str) -> str:
     """The npm package that carries Node.js itself for this machine, as `name@version`."""
     found = _NODE_PLATFORMS.get((platform.system(), platform.machine()))

@@ -225,6 +225,11 @@ class TaskRegistry:
         return len(list(iter(self)))
 
 
+def is_task_type(name: str) -> bool:
+    """Whether a type can be called so."""
+    return _NAME.fullmatch(name) is not None
+
+
 def _check_names(name: Any, aliases: Any) -> None:
     if callable(name):
         raise RegistryError(f'@tasks.task needs a name: @tasks.task("{_suggest(name)}")')

@@ -10,6 +10,7 @@ from task_queue_engine.actors.metrics import Metrics
 from task_queue_engine.backends.base import Counts, QueueDepth
 from task_queue_engine.backends.memory import MemoryBackend
 from task_queue_engine.errors import BackendUnavailable
+from task_queue_engine.measures import Rates
 from tests.actors.support import background, claimed, put
 
 
@@ -58,3 +59,43 @@ async def test_a_sample_can_be_asked_for(backend: MemoryBackend) -> None:
     await put(backend)
     assert (await metrics.sample()).counts.total == 1
     assert metrics.statistics().sampled_at == trio.current_time()
+
+
+class Store:
+    """Whose counts a test sets."""
+
+    def __init__(self) -> None:
+        self.now = Counts()
+
+    async def counts(self) -> Counts:
+        await trio.lowlevel.checkpoint()
+        return self.now
+
+
+async def test_rates_are_of_the_last_minute(backend: MemoryBackend) -> None:
+    store, runs = Store(), (0, 0.0)
+    metrics = Metrics(
+        store=store,  # type: ignore[arg-type] # all that it asks
+        queue=backend.queue("default"),
+        interval=5,
+        health=ActorHealth(),
+        runs=lambda: runs,
+    )
+    store.now = Counts(pending=100, completed=1000)
+    await metrics.sample()
+    assert metrics.statistics().rates == Rates(), "of one look nothing follows"
+
+    await trio.sleep(10)
+    store.now, runs = Counts(pending=80, processing=5, completed=1040, failed=5), (45, 90.0)
+    await metrics.sample()
+    assert metrics.statistics().rates == Rates(arriving=3.0, ending=4.5, seconds_per_task=2.0)
+
+    await trio.sleep(10)
+    store.now = Counts(pending=80, processing=5, completed=40, failed=5)
+    await metrics.sample()
+    assert metrics.statistics().rates.ending == 2.25, "what was deleted has not come back to life"
+
+    for _ in range(7):
+        await trio.sleep(10)
+        await metrics.sample()
+    assert metrics.statistics().rates == Rates(), "that was more than a minute ago"

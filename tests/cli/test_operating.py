@@ -323,6 +323,7 @@ def test_metrics(run: Tqe, running: Server) -> None:
     text = run("metrics").out
     assert re.search(rf"^tasks +{view['total_tasks']} \(of all queues\)$", text, re.M)
     assert re.search(rf"^  waiting +{view['waiting']} \(due now\)$", text, re.M)
+    assert re.search(r"^  oldest +due for \d+ s$", text, re.M)
     assert view["waiting"] + view["delayed"] == view["queue_depth"]
 
 

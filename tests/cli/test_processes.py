@@ -73,6 +73,13 @@ def is_refused(server: Server) -> bool:
     return False
 
 
+def scrape(server: Server) -> dict[str, float]:
+    """By name and labels, as Prometheus gets it."""
+    text = get(server, "/metrics", Accept="application/openmetrics-text").text
+    lines = [line for line in text.splitlines() if not line.startswith("#")]
+    return {name: float(value) for name, _, value in (line.rpartition(" ") for line in lines)}
+
+
 def counters(server: Server) -> dict[str, int]:
     found: dict[str, int] = get(server, "/metrics").json()["counters"]
     return found
@@ -98,15 +105,23 @@ def test_all_serve_one_port_with_metrics_of_all_and_those_that_are_killed_are_st
             server.post("echo", number)
         eventually(lambda: shop.statuses() == {"COMPLETED": 12})
         eventually(lambda: counters(server)["messages_deleted"] == 12)
+        for _ in range(4):
+            scraped = scrape(server)
+            labels = 'queue="default",task_type="echo"'
+            assert scraped[f"tqe_task_run_seconds_count{{{labels}}}"] == 12
+            succeeded = 'outcome="succeeded",queue="default",task_type="echo"'
+            assert scraped[f"tqe_attempts_total{{{succeeded}}}"] == 12
+            assert scraped['tqe_slots{kind="worker",state="free"}'] == 6
+            assert scraped['tqe_tasks{status="completed"}'] == 12, "of both, once"
+            assert get(server, "/scale").json()["backlog"] == 0
         for _ in range(6):
             metrics = get(server, "/metrics").json()
             assert metrics["workers"] == 6
             assert metrics["total_tasks"] == metrics["completed_tasks"] == 12, "once, not twice"
             assert metrics["counters"]["tasks_submitted"] == 12
             assert metrics["counters"]["attempts_completed"] == 12
-        text = get(server, "/metrics", Accept="text/plain").text
-        assert "tqe_tasks_submitted_total 12\n" in text
-        assert "tqe_processes_restarted_total 0\n" in text
+        assert scraped["tqe_tasks_submitted_total"] == 12
+        assert scraped["tqe_processes_restarted_total"] == 0
 
         killed, other = members(server)
         os.kill(killed, signal.SIGKILL)

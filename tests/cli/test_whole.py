@@ -13,7 +13,15 @@ from task_queue_engine.backends.base import (
     TaskTypeUsage,
 )
 from task_queue_engine.cli.whole import add_up, what_stays
-from task_queue_engine.engine.api import EngineMetrics
+from task_queue_engine.engine.metrics import EngineMetrics, Slots
+from task_queue_engine.measures import Distribution, LabelledCount
+
+
+def seconds(counts: tuple[int, ...], *, sum: float) -> Distribution:  # noqa: A002 - its name
+    labels = {"task_type": "email"}
+    return Distribution(
+        name="task_run_seconds", labels=labels, bounds=(1.0,), counts=counts, sum=sum
+    )
 
 
 def numbers(n: int, *, usage: BackendUsage | None = None) -> EngineMetrics:
@@ -28,6 +36,12 @@ def numbers(n: int, *, usage: BackendUsage | None = None) -> EngineMetrics:
         uptime=float(n),
         given_back_by_type={f"type-{n}": n, "unknown": n},
         usage=usage,
+        slots=(Slots(kind="worker", busy=1, total=n),),
+        labelled_counters=(
+            LabelledCount(name="attempts", labels={"task_type": "email"}, count=n),
+            LabelledCount(name="attempts", labels={"task_type": f"type-{n}"}, count=1),
+        ),
+        histograms=(seconds((n, 1), sum=2.0 * n),),
     )
 
 
@@ -42,6 +56,15 @@ def test_counts_of_the_backend_are_there_once_and_a_process_s_own_add_up() -> No
         counters={"attempts_started": 12, "only_3": 1, "only_4": 1, "only_5": 1},
         uptime=5.0,
         given_back_by_type={"type-3": 3, "type-4": 4, "type-5": 5, "unknown": 12},
+        slots=(Slots(kind="worker", busy=3, total=12),),
+        labelled_counters=(
+            LabelledCount(name="attempts", labels={"task_type": "email"}, count=12),
+            *(
+                LabelledCount(name="attempts", labels={"task_type": f"type-{n}"}, count=1)
+                for n in (3, 4, 5)
+            ),
+        ),
+        histograms=(seconds((12, 3), sum=24.0),),
     )
 
 
@@ -51,6 +74,9 @@ def test_what_a_process_has_counted_outlives_it_and_its_workers_do_not() -> None
     assert whole.given_back_by_type["unknown"] == 7
     assert (whole.workers, whole.active_workers, whole.abandoned_threads) == (3, 3, 3)
     assert whole.uptime == 3.0
+    assert whole.slots == numbers(3).slots
+    assert whole.labelled_counters[0].count == 7
+    assert whole.histograms == (seconds((7, 2), sum=14.0),)
 
 
 def test_usage_adds_up_by_what_it_was_for() -> None:
@@ -86,4 +112,5 @@ def test_every_number_of_an_engine_is_decided_upon() -> None:
         "all_busy_for",
         *("counters", "given_back_by_type", "usage"),
         "uptime",
+        *("slots", "labelled_counters", "histograms"),
     }, "see cli/whole.py"

@@ -13,7 +13,7 @@ from task_queue_engine.backends.base import (
     TaskTypeUsage,
 )
 from task_queue_engine.client.schemas import MetricsRead
-from task_queue_engine.engine.api import EngineMetrics
+from task_queue_engine.engine.metrics import EngineMetrics
 from task_queue_engine.engine.views import MetricsView
 
 

@@ -210,6 +210,7 @@ PATHS = (
     "/health",
     "/ready",
     "/metrics",
+    "/scale",
     "/docs",
     "/openapi.json",
 )
@@ -241,8 +242,12 @@ class Asking:
         self._step = step
         self.longest: dict[str, tuple[float, str]] = {}
 
-    async def __call__(self, name: str, method: str, path: str, content: Any = None) -> Any:
-        headers = {"Content-Type": "application/json"} if content is not None else {}
+    async def __call__(
+        self, name: str, method: str, path: str, content: Any = None, *, accept: str = "*/*"
+    ) -> Any:
+        headers = {"Accept": accept}
+        if content is not None:
+            headers["Content-Type"] = "application/json"
         self._step.reset()
         answer = await trio.to_thread.run_sync(
             partial(self._client.request, method, path, content=content, headers=headers)
@@ -268,6 +273,7 @@ async def ask_everything(path: Path) -> dict[str, tuple[float, str]]:
             for target in PATHS:
                 for _ in range(2):
                     await ask(target, "GET", target.format(id=task["id"]))
+            await ask("a scrape", "GET", "/metrics", accept="application/openmetrics-text")
             await ask("cancel", "DELETE", f"/tasks/{task['id']}")
             await ask("retry", "POST", f"/tasks/{task['id']}/retry")
             await ask("redrive all", "POST", "/dead-letters/redrive", '{"all":true}')

@@ -25,13 +25,13 @@ from task_queue_engine.backends.base import (
 from task_queue_engine.engine.api import (
     Accepted,
     EngineApi,
-    EngineMetrics,
     Readiness,
     RedriveReport,
     Refused,
     Submission,
     SubmitVerdict,
 )
+from task_queue_engine.engine.metrics import EngineMetrics, Scale, scale
 from task_queue_engine.errors import (
     IdempotencyKeyInFlight,
     IdempotencyKeyReused,
@@ -50,6 +50,7 @@ from task_queue_engine.lifecycle import (
     decide_cancel,
     decide_reopen,
 )
+from task_queue_engine.measures import Rates
 from task_queue_engine.registry import TaskRegistry
 from task_queue_engine.retry import Seconds, to_seconds
 from task_queue_engine.task import Task, TaskStatus, new_task_id, task_id_for_key
@@ -93,6 +94,8 @@ class FakeEngine(EngineApi):
         self.not_ready: tuple[str, ...] = ()
         self.usage: BackendUsage | None = None
         self.worker_list = WorkerList()
+        self.measured: dict[str, Any] = {}
+        """More of `EngineMetrics`."""
         self._in_flight: set[str] = set()
         self._changed = trio.Event()
 
@@ -291,7 +294,12 @@ class FakeEngine(EngineApi):
             counters={"attempts_started": 7, "lease_lost": 0},
             uptime=12.5,
             usage=self.usage,
+            **self.measured,
         )
+
+    async def scale(self) -> Scale:
+        depth = (await self.metrics()).depth
+        return scale("default", depth, Rates(1.0, 0.5, 2.0), worker_count=5)
 
     async def ready(self) -> Readiness:
         await trio.lowlevel.checkpoint()

@@ -50,7 +50,7 @@ async def test_every_key_opens(
         "Bearer sch\xfcssel",
     ],
 )
-@pytest.mark.parametrize("path", ["/tasks", "/metrics", "/dead-letters", "/nothing-here"])
+@pytest.mark.parametrize("path", ["/tasks", "/metrics", "/scale", "/dead-letters", "/nothing-here"])
 async def test_nothing_else_does(locked: TrioClient, authorization: str | None, path: str) -> None:
     headers = {} if authorization is None else {"Authorization": authorization}
 

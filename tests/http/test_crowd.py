@@ -21,7 +21,7 @@ from tests.http.test_submit import one
 from tests.http.test_wire import problem_in
 from tests.http.wire import Server, Wire, get, post
 
-PROBES = ["/health", "/ready", "/metrics"]
+PROBES = ["/health", "/ready", "/metrics", "/scale"]
 HALF_A_HEAD = "GET /health HTTP/1.1\r\nHost: loc"
 
 

@@ -1,14 +1,16 @@
-"""/metrics, /health, /ready."""
+"""/metrics, /scale, /health, /ready."""
 
 from __future__ import annotations
 
-import re
 from datetime import datetime
 from typing import Any
 
 import msgspec
 import pytest
 import trio
+from prometheus_client.metrics_core import Metric
+from prometheus_client.openmetrics import parser as openmetrics
+from prometheus_client.parser import text_string_to_metric_families
 from quart_trio.testing import TrioClient
 
 from task_queue_engine.backends.base import (
@@ -18,15 +20,52 @@ from task_queue_engine.backends.base import (
     TaskTypeUsage,
 )
 from task_queue_engine.engine.api import Readiness
+from task_queue_engine.engine.metrics import Slots
 from task_queue_engine.errors import BackendUnavailable
+from task_queue_engine.measures import Distribution, LabelledCount
 from task_queue_engine.task import TaskStatus
 from tests.http.fakes import FakeEngine
 from tests.http.test_submit import problem_of
 from tests.http.test_tasks import body_of
 
 
+def parsed(text: str) -> dict[str, Metric]:
+    """By name, by a reader that refuses what is not well-formed."""
+    families = list(text_string_to_metric_families(text))
+    assert len({family.name for family in families}) == len(families)
+    return {family.name: family for family in families}
+
+
+def values(families: dict[str, Metric]) -> dict[tuple[Any, ...], float]:
+    """By name of the sample and its labels in their order."""
+    return {
+        (sample.name, *sorted(sample.labels.items())): sample.value
+        for family in families.values()
+        for sample in family.samples
+    }
+
+
 @pytest.fixture(autouse=True)
 def some_tasks(engine: FakeEngine) -> None:
+    engine.measured = {
+        "slots": (Slots(kind="worker", busy=2, total=5),),
+        "labelled_counters": (
+            LabelledCount(
+                name="attempts",
+                labels={"queue": "default", "task_type": "email", "outcome": "failed"},
+                count=4,
+            ),
+        ),
+        "histograms": (
+            Distribution(
+                name="task_wait_seconds",
+                labels={"queue": "default", "task_type": "email"},
+                bounds=(0.1, 1.0),
+                counts=(2, 0, 1),
+                sum=7.5,
+            ),
+        ),
+    }
     for status in TaskStatus:
         engine.add(status=status)
     engine.add_dead_letter(engine.add(status=TaskStatus.FAILED))
@@ -38,7 +77,15 @@ async def test_metrics_as_json(client: TrioClient) -> None:
     assert response.content_type == "application/json"
     metrics = await body_of(response)
     assert metrics["counters"] == {"attempts_started": 7, "lease_lost": 0}
-    del metrics["counters"]
+    assert metrics["histograms"][0] == {
+        "name": "task_wait_seconds",
+        "labels": {"queue": "default", "task_type": "email"},
+        "bounds": [0.1, 1.0],
+        "counts": [2, 0, 1],
+        "sum": 7.5,
+    }
+    for name in ("counters", "histograms", "labelled_counters", "slots"):
+        del metrics[name]
     assert metrics == {
         "queue": "",
         "waiting": 1,
@@ -53,6 +100,7 @@ async def test_metrics_as_json(client: TrioClient) -> None:
         "active_workers": 1,
         "queue_depth": 1,
         "in_flight": 1,
+        "oldest_age_seconds": None,
         "dead_letters": 1,
         "uptime_seconds": 12.5,
         "abandoned_threads": 0,
@@ -67,59 +115,114 @@ PROMETHEUS_3 = (
     "application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.6,"
     "text/plain;version=1.0.0;escaping=allow-utf-8;q=0.4,text/plain;version=0.0.4;q=0.3,*/*;q=0.1"
 )
+TEXT = "text/plain; version=0.0.4; charset=utf-8"
+OPENMETRICS = "application/openmetrics-text; version=1.0.0; charset=utf-8"
+JSON_TYPE = "application/json"
 
 
 @pytest.mark.parametrize(
-    ("accept", "text"),
+    ("accept", "content_type"),
     [
-        (PROMETHEUS, True),
-        (PROMETHEUS_3, True),
-        ("text/plain", True),
-        ("TEXT/PLAIN; charset=utf-8", True),
-        ("text/*", True),
-        ("application/json;q=0.5, text/plain;q=0.6", True),
-        ("text/plain;q=0.5, application/json", False),
-        ("text/plain;q=0, */*", False),
-        ("text/*;q=0.9, text/plain;q=0.1, application/json;q=0.5", False),
-        ("text/plain; version=9.9", False),
-        ("text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8", False),
-        ("*/*", False),
-        ("", False),
-        ("image/png", False),
-        (";;q=,=;,text/plain;q=x, */*;q*=utf-8''1", False),
+        (PROMETHEUS, OPENMETRICS),
+        (PROMETHEUS_3, TEXT),
+        ("application/openmetrics-text", OPENMETRICS),
+        ("application/openmetrics-text; version=1.0.0; charset=utf-8", OPENMETRICS),
+        ("application/openmetrics-text; version=2.0.0, text/plain;q=0.1", TEXT),
+        ("text/plain", TEXT),
+        ("TEXT/PLAIN; charset=utf-8", TEXT),
+        ("text/*", TEXT),
+        ("application/json;q=0.5, text/plain;q=0.6", TEXT),
+        ("text/plain;q=0.5, application/json", JSON_TYPE),
+        ("text/plain;q=0, */*", JSON_TYPE),
+        ("text/*;q=0.9, text/plain;q=0.1, application/json;q=0.5", JSON_TYPE),
+        ("text/plain; version=9.9", JSON_TYPE),
+        ("text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8", JSON_TYPE),
+        ("*/*", JSON_TYPE),
+        ("", JSON_TYPE),
+        ("image/png", JSON_TYPE),
+        (";;q=,=;,text/plain;q=x, */*;q*=utf-8''1", JSON_TYPE),
     ],
 )
-async def test_metrics_by_preference(client: TrioClient, accept: str, text: bool) -> None:
+async def test_metrics_by_preference(client: TrioClient, accept: str, content_type: str) -> None:
     response = await client.get("/metrics", headers={"Accept": accept})
 
     assert response.status_code == 200
-    assert (response.content_type == "text/plain; version=0.0.4; charset=utf-8") is text
+    assert response.content_type == content_type
+    body = (await response.get_data()).decode()
+    if content_type == OPENMETRICS:
+        assert list(openmetrics.text_string_to_metric_families(body))
+    else:
+        assert "# EOF" not in body
     assert response.headers["Vary"] == "Accept"
 
 
 async def test_prometheus_text(client: TrioClient) -> None:
-    response = await client.get("/metrics", headers={"Accept": PROMETHEUS})
+    response = await client.get("/metrics", headers={"Accept": "text/plain"})
 
-    text = (await response.get_data()).decode()
-    assert text.endswith("\n")
-    described: dict[str, str] = {}
-    samples: dict[str, float] = {}
-    for line in text.splitlines():
-        if match := re.fullmatch(r"# TYPE (\w+) (gauge|counter)", line):
-            described[match[1]] = match[2]
-        elif not re.fullmatch(r"# HELP (\w+) [^\\]+", line):
-            sample = re.fullmatch(r'(\w+)(\{\w+="\w*"(?:,\w+="\w+")*\})? ([0-9.]+)', line)
-            assert sample is not None, line
-            assert sample[1] in described, "TYPE comes before the samples"
-            samples[sample[1] + (sample[2] or "")] = float(sample[3])
-    assert all(name.startswith("tqe_") for name in described)
-    assert samples['tqe_tasks{status="failed"}'] == 2
-    assert samples["tqe_queue_depth"] == 1
-    assert samples['tqe_queue_messages{queue="",state="waiting"}'] == 1
-    assert samples['tqe_queue_messages{queue="",state="delayed"}'] == 0
-    assert samples["tqe_attempts_started_total"] == 7
-    assert described["tqe_attempts_started_total"] == "counter"
-    assert described["tqe_tasks"] == "gauge"
+    families = parsed((await response.get_data()).decode())
+    assert all(name.startswith("tqe_") for name in families)
+    samples = values(families)
+    assert samples["tqe_tasks", ("status", "failed")] == 2
+    assert samples["tqe_queue_depth",] == 1
+    assert samples["tqe_queue_messages", ("queue", ""), ("state", "waiting")] == 1
+    assert samples["tqe_queue_messages", ("queue", ""), ("state", "delayed")] == 0
+    assert samples["tqe_attempts_started_total",] == 7
+    assert families["tqe_attempts_started"].type == "counter"
+    assert families["tqe_tasks"].type == "gauge"
+
+
+async def test_histograms_are_cumulative_and_say_their_sum(client: TrioClient) -> None:
+    response = await client.get("/metrics", headers={"Accept": "text/plain"})
+
+    families = parsed((await response.get_data()).decode())
+    assert families["tqe_task_wait_seconds"].type == "histogram"
+    samples = values(families)
+    labels = (("queue", "default"), ("task_type", "email"))
+    buckets = [
+        samples["tqe_task_wait_seconds_bucket", ("le", bound), *labels]
+        for bound in ("0.1", "1.0", "+Inf")
+    ]
+    assert buckets == [2, 2, 3]
+    assert samples["tqe_task_wait_seconds_count", *labels] == 3
+    assert samples["tqe_task_wait_seconds_sum", *labels] == 7.5
+    what = (("outcome", "failed"), ("queue", "default"), ("task_type", "email"))
+    assert samples["tqe_attempts_total", *what] == 4
+    assert samples["tqe_slots", ("kind", "worker"), ("state", "busy")] == 2
+    assert samples["tqe_slots", ("kind", "worker"), ("state", "free")] == 3
+
+
+async def test_what_is_of_all_servers_says_not_to_add_it_up(client: TrioClient) -> None:
+    response = await client.get("/metrics", headers={"Accept": "text/plain"})
+
+    families = parsed((await response.get_data()).decode())
+    shared = {name for name, family in families.items() if "use max()" in family.documentation}
+    assert shared == {
+        *("tqe_tasks", "tqe_queue_messages", "tqe_queue_depth", "tqe_queue_in_flight"),
+        "tqe_dead_letters",
+    }
+
+
+async def test_how_many_slots_are_wanted(client: TrioClient) -> None:
+    response = await client.get("/scale")
+
+    assert await body_of(response) == {
+        "queue": "default",
+        "backlog": 1,
+        "in_flight": 1,
+        "oldest_age_seconds": None,
+        "arrival_rate": 1.0,
+        "service_rate": 0.5,
+        "seconds_per_task": 2.0,
+        "wanted_slots": 3,
+    }
+
+
+async def test_an_autoscaler_gets_no_number_from_a_backend_that_is_away(
+    client: TrioClient, engine: FakeEngine
+) -> None:
+    engine.failure = BackendUnavailable("gone")
+
+    await problem_of(await client.get("/scale"), 503)
 
 
 USAGE = BackendUsage(
@@ -165,15 +268,17 @@ async def test_what_a_billed_backend_was_asked_for_as_text(
 ) -> None:
     engine.usage = USAGE
 
-    response = await client.get("/metrics", headers={"Accept": PROMETHEUS})
+    response = await client.get("/metrics", headers={"Accept": "text/plain"})
 
-    lines = (await response.get_data()).decode().splitlines()
-    sent = 'service="dynamodb",operation="BatchExecuteStatement"'
-    assert f"tqe_backend_requests_total{{{sent}}} 4" in lines
-    assert f"tqe_backend_retries_total{{{sent}}} 1" in lines
-    assert f"tqe_backend_throttles_total{{{sent}}} 1" in lines
+    text = (await response.get_data()).decode()
+    assert parsed(text)
+    lines = text.splitlines()
+    sent = 'operation="BatchExecuteStatement",service="dynamodb"'
+    assert f"tqe_backend_requests_total{{{sent}}} 4.0" in lines
+    assert f"tqe_backend_retries_total{{{sent}}} 1.0" in lines
+    assert f"tqe_backend_throttles_total{{{sent}}} 1.0" in lines
     assert f"tqe_backend_write_units_total{{{sent}}} 62.0" in lines
-    assert 'tqe_backend_requests_total{service="sqs",operation="ReceiveMessage"} 9' in lines
+    assert 'tqe_backend_requests_total{operation="ReceiveMessage",service="sqs"} 9.0' in lines
     assert 'tqe_store_write_units_total{step="claim"} 30.0' in lines
     assert 'tqe_task_type_write_units_total{service="dynamodb",task_type="email"} 20.0' in lines
     escaped = r'tqe_task_type_requests_total{service="sqs",task_type="a \"b\"\\\n"} 0.3'

@@ -260,6 +260,7 @@ ALLOWED = {
     "/dead-letters": "DELETE, GET, HEAD, OPTIONS",
     "/dead-letters/redrive": "OPTIONS, POST",
     "/metrics": "GET, HEAD, OPTIONS",
+    "/scale": "GET, HEAD, OPTIONS",
     "/health": "GET, HEAD, OPTIONS",
     "/ready": "GET, HEAD, OPTIONS",
     "/docs": "GET, HEAD, OPTIONS",

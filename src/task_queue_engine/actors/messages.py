@@ -2,7 +2,7 @@
 
 They are all that actors know of one another: none calls a method of another. Two things change on
 their way, and say by whose hand: a `Lease`, whose fields have one writer each, and an `Attempt`,
-which can be stopped once.
+which its worker times, and which can be stopped once.
 """
 
 from __future__ import annotations
@@ -139,6 +139,10 @@ class Attempt:
     """As the handler is annotated, where it was converted before the claim."""
     scope: trio.CancelScope = field(default_factory=trio.CancelScope)
     """Entered by the worker alone, around the handler."""
+    began: float | None = None
+    """The worker's: when its handler was started, on trio's clock; None: it never was."""
+    ended: float = 0.0
+    """The worker's: when its handler had come to its end, on trio's clock."""
     abort_reason: AbortReason | None = None
 
     @property

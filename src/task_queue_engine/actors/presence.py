@@ -7,11 +7,11 @@ import random
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import Protocol
 
 import msgspec
 import trio
 
-from task_queue_engine.actors.loop_lag import LoopLag
 from task_queue_engine.backends.base import WorkerStore
 from task_queue_engine.clock import Clock
 from task_queue_engine.errors import BackendError
@@ -33,6 +33,17 @@ class PresenceStatistics:
     failures: int
 
 
+class Lag(Protocol):
+    """How long the event loop was held at most, since `forget`."""
+
+    @property
+    def worst(self) -> float:
+        """Seconds."""
+        ...
+
+    def forget(self) -> None: ...
+
+
 class Presence:
     """Writes the row at the start, every `worker.BEAT` seconds and when draining begins, and
     removes it at the end. Trouble with that is logged and is no reason not to be ready: tasks run
@@ -49,6 +60,7 @@ class Presence:
         workers: WorkerStore,
         identity: Worker,
         running: Callable[[], Sequence[RunningTask]],
+        lag: Lag,
         clock: Clock,
         rng: random.Random,
     ) -> None:
@@ -57,7 +69,7 @@ class Presence:
         self._running = running
         self._clock = clock
         self._rng = rng
-        self._lag = LoopLag()
+        self._lag = lag
         self._news = trio.Event()
         self._may_be_there = self._has_left = False
         # A row that is on its way comes before its removal.
@@ -69,17 +81,15 @@ class Presence:
         return PresenceStatistics(beats=self._beats, failures=self._failures)
 
     async def run(self) -> None:
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._lag.run)
+        await self._beat()
+        # Once: it costs a look at all rows, and what dies is mostly started anew.
+        with suppress(BackendError):  # the next one to start does it
+            await self._workers.forget_lost()
+        while True:
+            with trio.move_on_after(BEAT * self._rng.uniform(1 - _JITTER, 1 + _JITTER)):
+                await self._news.wait()
+            self._news = trio.Event()
             await self._beat()
-            # Once: it costs a look at all rows, and what dies is mostly started anew.
-            with suppress(BackendError):  # the next one to start does it
-                await self._workers.forget_lost()
-            while True:
-                with trio.move_on_after(BEAT * self._rng.uniform(1 - _JITTER, 1 + _JITTER)):
-                    await self._news.wait()
-                self._news = trio.Event()
-                await self._beat()
 
     def drain(self) -> None:
         """No more work is taken. Said at once where there is something to wait for: else the row

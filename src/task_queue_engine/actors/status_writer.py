@@ -91,7 +91,7 @@ class StatusWriterStatistics:
     stale: int
 
 
-OnRecorded = Callable[[Outcome, TaskStatus], None]
+OnRecorded = Callable[[Outcome, TaskStatus | None], None]  # None: it came too late to count
 
 
 class StatusWriter:
@@ -276,12 +276,11 @@ class StatusWriter:
             case Interrupted():
                 return GiveBack()
             case Errored(attempt, error, GiveUp(reason)):
-                task = attempt.task
                 return DeadLettering(
                     delivery=attempt.lease.delivery,
                     reason=reason,
-                    task_type=task.type,
-                    attempts=task.attempt,
+                    task_type=attempt.task.type,
+                    attempts=attempt.task.attempt,
                     error=error,
                     at=self._clock.now(),
                 )
@@ -324,6 +323,7 @@ class StatusWriter:
                 return Progress(task_id=task_id, attempt=attempt, value=value)
             case Lost():
                 self._fenced += 1
+                self._on_recorded(outcome, None)
                 return None
             case _:
                 assert_never(outcome)
@@ -336,6 +336,7 @@ class StatusWriter:
                 self._on_recorded(outcome, status)
             case Fenced():
                 self._fenced += 1
+                self._on_recorded(outcome, None)
                 return None if isinstance(outcome, Progressed) else Leave(lease)
             case _:
                 assert_never(verdict)

@@ -124,6 +124,7 @@ class Worker:
                         attempt.abort(AbortReason.LEASE_LOST)
                     outcome = await self._run_attempt(attempt)
                     self._current = None
+                    attempt.ended = trio.current_time()
                     await self._answer(outcome)
                     seconds = trio.current_time() - taken_at
                     self._say_free(WorkerFree(attempt.task.type, seconds))
@@ -182,6 +183,7 @@ class Worker:
     def _note_start(self, attempt: Attempt) -> None:
         self._has_started = True
         self._started += 1
+        attempt.began = trio.current_time()
         if self._on_start is not None:
             self._on_start(attempt)
 

@@ -13,8 +13,9 @@ from task_queue_engine.cli.group_messages import NOTHING, State, What, Whole
 from task_queue_engine.cli.membership import Membership
 from task_queue_engine.cli.whole import add_up
 from task_queue_engine.config import Settings
-from task_queue_engine.engine.api import EngineMetrics, Readiness
+from task_queue_engine.engine.api import Readiness
 from task_queue_engine.engine.engine import Engine
+from task_queue_engine.engine.metrics import EngineMetrics
 from task_queue_engine.engine.views import MetricsView
 from task_queue_engine.registry import TaskRegistry
 

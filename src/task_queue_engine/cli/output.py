@@ -187,6 +187,7 @@ def _worker_row(worker: Worker) -> tuple[str, ...]:
 
 def describe_metrics(view: MetricsView, *, of_server: bool) -> str:
     """`of_server`: the process asked runs workers and counts; else the backend's counts only."""
+    age = view.oldest_age_seconds
     pairs = [
         ("tasks", f"{view.total_tasks} (of all queues)"),
         ("  pending", str(view.pending_tasks)),
@@ -196,6 +197,7 @@ def describe_metrics(view: MetricsView, *, of_server: bool) -> str:
         ("  cancelled", str(view.cancelled_tasks)),
         (f"queue {printable(view.queue)}".rstrip(), f"{view.queue_depth} messages wait"),
         ("  waiting", f"{view.waiting} (due now)"),
+        *([] if age is None else [("  oldest", f"due for {age:.0f} s")]),
         ("  delayed", str(view.delayed)),
         ("  in flight", str(view.in_flight)),
         ("  dead letters", str(view.dead_letters)),

@@ -12,7 +12,8 @@ from task_queue_engine.backends.base import (
     StepUsage,
     TaskTypeUsage,
 )
-from task_queue_engine.engine.api import EngineMetrics
+from task_queue_engine.engine.metrics import EngineMetrics, Slots
+from task_queue_engine.measures import add_counts, add_distributions
 
 # Every other member says something of the backend: the same number, whichever process has read it.
 _SUMMED = ("workers", "active_workers", "abandoned_threads")
@@ -41,6 +42,9 @@ def add_up(own: EngineMetrics, others: Iterable[EngineMetrics]) -> EngineMetrics
         for name in _LONGEST:
             changed[name] = max(getattr(whole, name), getattr(other, name))
         changed["usage"] = _usage(whole.usage, other.usage)
+        changed["slots"] = _slots(whole.slots, other.slots)
+        changed["labelled_counters"] = add_counts(whole.labelled_counters, other.labelled_counters)
+        changed["histograms"] = add_distributions(whole.histograms, other.histograms)
         whole = replace(whole, **changed)
     return whole
 
@@ -49,11 +53,21 @@ def what_stays(ended: EngineMetrics) -> EngineMetrics:
     """What still counts of a process that has ended: all that only ever goes up. Without it a
     server's counters would go down with the process."""
     gauges: dict[str, Any] = dict.fromkeys((*_SUMMED, *_LONGEST), 0)
-    return replace(ended, **gauges)
+    return replace(ended, slots=(), **gauges)
 
 
 def _by_name(mine: Mapping[str, int], theirs: Mapping[str, int]) -> dict[str, int]:
     return {name: mine.get(name, 0) + theirs.get(name, 0) for name in {**mine, **theirs}}
+
+
+def _slots(mine: Iterable[Slots], theirs: Iterable[Slots]) -> tuple[Slots, ...]:
+    sums: dict[str, Slots] = {}
+    for one in (*mine, *theirs):
+        before = sums.get(one.kind, Slots(kind=one.kind, busy=0, total=0))
+        sums[one.kind] = Slots(
+            kind=one.kind, busy=before.busy + one.busy, total=before.total + one.total
+        )
+    return tuple(sums.values())
 
 
 def _usage(mine: BackendUsage | None, theirs: BackendUsage | None) -> BackendUsage | None:

@@ -23,12 +23,12 @@ from task_queue_engine.client.schemas import (
 from task_queue_engine.client.steps import Pause, Request, Steps, answer_to, pause_after, send
 from task_queue_engine.engine.api import (
     Accepted,
-    EngineMetrics,
     RedriveReport,
     Refused,
     Submission,
     SubmitVerdict,
 )
+from task_queue_engine.engine.metrics import EngineMetrics
 from task_queue_engine.engine.views import PurgeResult
 from task_queue_engine.errors import (
     ApiError,

@@ -17,13 +17,13 @@ from task_queue_engine.client.connection import Connection
 from task_queue_engine.client.steps import DEFAULT_RETRIES, Pause, Request, Steps
 from task_queue_engine.engine.api import (
     Accepted,
-    EngineMetrics,
     RedriveReport,
     Submission,
     SubmitOptions,
     SubmitVerdict,
     result_of,
 )
+from task_queue_engine.engine.metrics import EngineMetrics
 from task_queue_engine.errors import TaskQueueError
 from task_queue_engine.limits import DEFAULT_PAGE, MAX_PAGE
 from task_queue_engine.registry import Handler, TaskRegistry

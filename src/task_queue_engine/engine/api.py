@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Generic, TypedDict, TypeVar, Unpack, cast, overload
 
@@ -16,13 +16,11 @@ import msgspec
 
 from task_queue_engine.backends.base import (
     BackendInfo,
-    BackendUsage,
-    Counts,
     DeadLetterPage,
     ListQuery,
-    QueueDepth,
     TaskPage,
 )
+from task_queue_engine.engine.metrics import EngineMetrics, Scale
 from task_queue_engine.errors import (
     InvalidTask,
     ResultTimeout,
@@ -97,37 +95,6 @@ class RedriveReport:
     """No dead letters have these ids."""
     remaining: int = 0
     """Left for another call, where this one was bounded (an HTTP request is)."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EngineMetrics:
-    """One look at everything that can be counted, each with its scope: `counts` are of the whole
-    backend, `depth` of one queue, and all else of the process that answers, since its start."""
-
-    counts: Counts
-    """Tasks of all queues, whichever process wrote them."""
-    depth: QueueDepth
-    """Messages of `queue`, and its dead letters."""
-    queue: str = ""
-    """The queue that this process works on: TQE_QUEUE."""
-    workers: int
-    """Of this process; those of other processes on the same queue are not known here."""
-    active_workers: int
-    """Those of `workers` that run a handler."""
-    all_busy_for: float = 0.0
-    """Seconds for which none of `workers` has waited for work: where messages wait too, their
-    number (WORKER_COUNT) or this machine is what limits."""
-    abandoned_threads: int = 0
-    """Threads of this process whose `def` handler outlived its attempt and still runs."""
-    counters: dict[str, int] = field(default_factory=dict)
-    """Name in Prometheus style without prefix and `_total`: "attempts_started", "leases_lost"."""
-    uptime: float = 0.0
-    """Seconds."""
-    given_back_by_type: dict[str, int] = field(default_factory=dict)
-    """How often this process gave tasks back since it cannot run them, by type: it does not know
-    the type, or refuses the payload."""
-    usage: BackendUsage | None = None
-    """What the backend was asked for by this process; None where it is not billed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -352,6 +319,10 @@ class EngineApi(TaskApi):
     @abstractmethod
     async def ready(self) -> Readiness:
         """Fit to serve, or the reasons why not. Never raises: not to be fit is its answer."""
+
+    @abstractmethod
+    async def scale(self) -> Scale:
+        """What an autoscaler goes by; a second old at most, so it may be asked by many."""
 
 
 def result_of(task: Task, waited: float, convert: Converter | None) -> Any:

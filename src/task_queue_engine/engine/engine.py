@@ -17,15 +17,17 @@ from task_queue_engine.actors.messages import Outcome
 from task_queue_engine.backends.base import Backend, MeteredBackend, NotifyingBackend
 from task_queue_engine.clock import Clock, SystemClock
 from task_queue_engine.config import Settings
-from task_queue_engine.engine.api import EngineMetrics, Readiness
+from task_queue_engine.engine.api import Readiness
 from task_queue_engine.engine.backend_factory import create_backend
 from task_queue_engine.engine.commands import Commands, Running
 from task_queue_engine.engine.counters import counters_of
 from task_queue_engine.engine.hooks import Hooks
 from task_queue_engine.engine.identity import describe, new_worker_id
+from task_queue_engine.engine.instruments import Instruments
 from task_queue_engine.engine.intake import Intake
 from task_queue_engine.engine.loggers import protect_loggers
 from task_queue_engine.engine.longest_attempt import check_timeouts, longest_timeout
+from task_queue_engine.engine.metrics import EngineMetrics, Scale, Slots, scale
 from task_queue_engine.engine.pipeline import Pipeline, PipelineConfig
 from task_queue_engine.engine.probing import ANSWER_WITHIN, BackendProbe
 from task_queue_engine.engine.shutdown import Shutdown
@@ -100,6 +102,8 @@ class Engine(Commands):
         )
         self._probe = BackendProbe(backend.ping)
         self._worker_name = new_worker_id()
+        self._instruments: Instruments
+        """Of the run that is under way, or the last."""
         self._shutdown: Shutdown | None = None
         self._stopped = trio.Event()
 
@@ -133,6 +137,9 @@ class Engine(Commands):
         # Troubles of an earlier run are over, or will show again.
         self._health = ActorHealth()
         self._probe = BackendProbe(self._backend.ping)
+        self._instruments = Instruments(
+            registry=self._registry, settings=self._settings, clock=self._clock
+        )
         try:
             async with self._backend.open():
                 await shutdown.instead_of_cancellation(
@@ -179,6 +186,7 @@ class Engine(Commands):
                     health=self._health, end=shutdown.begin, end_at_once=shutdown.hurry
                 )
                 nursery.start_soon(_watch_threads, runner, supervisor)
+                nursery.start_soon(self._instruments.loop_lag.run)
                 await nursery.start(pipeline.run, supervisor)
                 nursery.start_soon(self._waiters.look_for_all)
                 task_status.started(self)
@@ -197,6 +205,7 @@ class Engine(Commands):
             clock=self._clock,
             runner=runner,
             health=self._health,
+            instruments=self._instruments,
             worker_name=self._worker_name,
             identity=describe(
                 self._worker_name,
@@ -212,7 +221,10 @@ class Engine(Commands):
             rng=random.Random(),  # noqa: S311 - jitter, not secrets
         )
 
-    def _note_recorded(self, outcome: Outcome, status: TaskStatus) -> None:
+    def _note_recorded(self, outcome: Outcome, status: TaskStatus | None) -> None:
+        self._instruments.tasks.recorded(outcome, status)
+        if status is None:
+            return
         if status.is_terminal:
             self._waiters.ended(outcome.attempt.task.id)
         self._hooks.recorded(outcome, status)
@@ -265,7 +277,26 @@ class Engine(Commands):
             abandoned_threads=running.handlers().abandoned_threads,
             uptime=trio.current_time() - running.started_at,
             usage=self._backend.usage() if isinstance(self._backend, MeteredBackend) else None,
+            slots=self._slots(running),
+            labelled_counters=self._instruments.counts(),
+            histograms=self._instruments.distributions(),
         )
+
+    def _slots(self, running: Running) -> tuple[Slots, ...]:
+        line, handlers = running.pipeline.line, running.handlers()
+        if line is None:
+            return ()
+        threads, processes = self._settings.threads, self._settings.processes
+        return (
+            Slots(kind="worker", busy=line.busy_workers, total=len(line.workers)),
+            Slots(kind="thread", busy=handlers.in_threads, total=threads),
+            Slots(kind="process", busy=handlers.in_processes, total=processes),
+        )
+
+    async def scale(self) -> Scale:
+        sample = await self._check_running().pipeline.metrics.fresh()
+        settings = self._settings
+        return scale(settings.queue, sample.depth, sample.rates, worker_count=settings.worker_count)
 
     async def ready(self) -> Readiness:
         trouble = await self._probe.trouble() if self._running is not None else None

@@ -39,7 +39,9 @@ class Hooks:
     def recorded(self, outcome: Outcome, status: TaskStatus) -> None:
         """`status`: what the outcome has made of the task."""
         if self._hooks and status is not TaskStatus.PROCESSING:
-            self._publish(AttemptRecorded(outcome.attempt.task, status, _in_one_word(outcome)))
+            self._publish(
+                AttemptRecorded(outcome.attempt.task, status, outcome_in_one_word(outcome))
+            )
 
     def _publish(self, event: Event) -> None:
         for hook in tuple(self._hooks):
@@ -71,7 +73,8 @@ def _spell(hook: Hook) -> str:
     return named if isinstance(named, str) else type(hook).__qualname__
 
 
-def _in_one_word(outcome: Outcome) -> str:
+def outcome_in_one_word(outcome: Outcome) -> str:
+    """As `events.AttemptRecorded` has it."""
     match outcome:
         case Succeeded():
             return "succeeded"

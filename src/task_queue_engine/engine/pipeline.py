@@ -64,6 +64,7 @@ from task_queue_engine.actors.worker import Worker
 from task_queue_engine.backends.base import Backend, NotifyingBackend, TaskChange
 from task_queue_engine.clock import Clock
 from task_queue_engine.config import Settings
+from task_queue_engine.engine.instruments import Instruments
 from task_queue_engine.engine.line import Actor, Line
 from task_queue_engine.engine.supervisor import Supervisor
 from task_queue_engine.execution.runner import HandlerRunner
@@ -89,6 +90,7 @@ class PipelineConfig:
     clock: Clock
     runner: HandlerRunner
     health: ActorHealth
+    instruments: Instruments
     worker_name: str
     identity: WorkerRow
     """As others see this process."""
@@ -119,7 +121,8 @@ class Pipeline:
 
         self._config = config
         settings, backend = config.settings, config.backend
-        store, queue = backend.store, backend.queue(settings.queue)
+        times = config.instruments.backend_times
+        store, queue = times.store(backend.store), times.queue(backend.queue(settings.queue))
         # Submissions: a few may wait while a batch is being written, the rest feel back-pressure.
         self.submissions, submissions_in = trio.open_memory_channel[SubmitRequest](store.max_batch)
         # Lease events never make the line wait: the keeper takes them while a renewal is under way,
@@ -127,7 +130,7 @@ class Pipeline:
         self._lease_events, lease_events_in = trio.open_memory_channel[LeaseEvent](256)
 
         self.submitter = Submitter(
-            submit=backend.submit,
+            submit=times.submit(backend.submit),
             store=store,
             queue_of=backend.queue,
             retry=self._retry("submitter"),
@@ -153,7 +156,11 @@ class Pipeline:
             clock=config.clock,
         )
         self.metrics = Metrics(
-            store=store, queue=queue, interval=settings.metrics_interval, health=config.health
+            store=store,
+            queue=queue,
+            interval=settings.metrics_interval,
+            health=config.health,
+            runs=config.instruments.tasks.run_seconds,
         )
         self.lease_keeper = LeaseKeeper(
             queue=queue,
@@ -170,6 +177,7 @@ class Pipeline:
                 workers=backend.workers,
                 identity=config.identity,
                 running=line.running if line else list,
+                lag=config.instruments.loop_lag,
                 clock=config.clock,
                 rng=config.rng,
             )
@@ -179,8 +187,10 @@ class Pipeline:
 
     def _build_line(self) -> Line:
         config, settings = self._config, self._config.settings
-        store, queue = config.backend.store, config.backend.queue(settings.queue)
-        steps = config.backend.steps(settings.queue)
+        times = config.instruments.backend_times
+        store = times.store(config.backend.store)
+        queue = times.queue(config.backend.queue(settings.queue))
+        steps = times.steps(config.backend.steps(settings.queue))
         # Bounded by the claimer: one for every worker, and what it claims ahead of them.
         deliveries_out, deliveries_in = trio.open_memory_channel[Attempt](math.inf)
         # A batch may gather while one is being written: workers go on meanwhile.

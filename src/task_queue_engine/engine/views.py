@@ -21,7 +21,8 @@ from task_queue_engine.backends.base import (
     DeadLetterPage,
     QueueDepth,
 )
-from task_queue_engine.engine.api import EngineMetrics
+from task_queue_engine.engine.metrics import EngineMetrics, Slots
+from task_queue_engine.measures import Distribution, LabelledCount
 from task_queue_engine.task import TaskError
 
 
@@ -95,6 +96,9 @@ class MetricsView(msgspec.Struct, frozen=True, kw_only=True):
     none until shortly before its time: it is in `pending_tasks` only."""
     in_flight: int
     """Messages of `queue` that are with a worker, of whatever process."""
+    oldest_age_seconds: float | None = None
+    """For which the message of `queue` that has waited longest has been due; null where the queue
+    cannot say: SQS."""
     dead_letters: int
     """In the dead-letter queue of `queue`."""
     uptime_seconds: float
@@ -105,6 +109,12 @@ class MetricsView(msgspec.Struct, frozen=True, kw_only=True):
     """How often this server gave tasks back that it cannot run; only where it did."""
     usage: BackendUsage | UnsetType = UNSET
     """Only where the backend is billed by the request (AWS)."""
+    slots: tuple[Slots, ...] = ()
+    """Of this server, by kind; none where it runs no tasks."""
+    labelled_counters: tuple[LabelledCount, ...] = ()
+    """As `counters`, with labels."""
+    histograms: tuple[Distribution, ...] = ()
+    """What this server has measured, by buckets."""
 
     @classmethod
     def of(cls, metrics: EngineMetrics) -> Self:
@@ -123,12 +133,16 @@ class MetricsView(msgspec.Struct, frozen=True, kw_only=True):
             waiting=depth.due,
             delayed=depth.delayed,
             in_flight=depth.in_flight,
+            oldest_age_seconds=depth.oldest_age,
             dead_letters=depth.dead,
             uptime_seconds=round(metrics.uptime, 3),
             abandoned_threads=metrics.abandoned_threads,
             counters=dict(sorted(metrics.counters.items())),
             given_back_by_type=metrics.given_back_by_type or UNSET,
             usage=UNSET if metrics.usage is None else metrics.usage,
+            slots=metrics.slots,
+            labelled_counters=metrics.labelled_counters,
+            histograms=metrics.histograms,
         )
 
     def metrics(self) -> EngineMetrics:
@@ -145,6 +159,7 @@ class MetricsView(msgspec.Struct, frozen=True, kw_only=True):
                 delayed=self.delayed,
                 in_flight=self.in_flight,
                 dead=self.dead_letters,
+                oldest_age=self.oldest_age_seconds,
             ),
             queue=self.queue,
             workers=self.workers,
@@ -154,4 +169,7 @@ class MetricsView(msgspec.Struct, frozen=True, kw_only=True):
             uptime=self.uptime_seconds,
             given_back_by_type=self.given_back_by_type or {},
             usage=None if self.usage is UNSET else self.usage,
+            slots=self.slots,
+            labelled_counters=self.labelled_counters,
+            histograms=self.histograms,
         )

@@ -33,6 +33,7 @@ RULES = {
     "redrive_dead_letters": Rule(role=Role.OPERATE, change="redrive", by_type=True),
     "purge_dead_letters": Rule(role=Role.OPERATE, change="purge"),
     "get_metrics": Rule(role=Role.READ),
+    "get_scale": Rule(role=Role.READ),
     "list_workers": Rule(role=Role.READ),
 }
 """By the name of the route's handler, which is the `operationId` in the OpenAPI document."""

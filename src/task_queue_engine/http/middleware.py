@@ -39,7 +39,7 @@ OPEN_PATHS = frozenset({HEALTH_PATH, "/ready"})
 PUBLIC_PATHS = frozenset({"/", "/docs", "/openapi.json"})
 """The same for every installation, so there is nothing to protect; and a browser that shows the
 page could not send a key."""
-PROBED_PATHS = OPEN_PATHS | {"/metrics"}
+PROBED_PATHS = OPEN_PATHS | {"/metrics", "/scale"}
 """Answered also where all connections are taken."""
 
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")

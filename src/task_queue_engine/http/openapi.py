@@ -101,7 +101,8 @@ class _Provider(OpenAPIProvider):
                     operation["responses"]["201"]["headers"] = _SUBMIT_HEADERS
                 elif operation["operationId"] == "get_metrics":
                     text = {"schema": {"type": "string"}}
-                    operation["responses"]["200"]["content"]["text/plain"] = text
+                    content = operation["responses"]["200"]["content"]
+                    content["text/plain"] = content["application/openmetrics-text"] = text
         return paths, components
 
     def operation_id(self, method: str, path: str, func: Any) -> str | None:

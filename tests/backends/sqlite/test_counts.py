@@ -53,6 +53,8 @@ async def test_the_depth_of_a_queue_costs_the_same_at_any_length(tmp_path: Path)
         depth = await backend.queue("default").depth()
         assert depth.waiting == 72_000
         assert 10_000 <= depth.delayed <= 36_000
+        assert depth.oldest_age is not None, "the first of 36,000 by the index"
+        assert depth.oldest_age > 1e6
         connection.close()
 
 

@@ -85,6 +85,9 @@ class QueueDepth:
     delayed: int = field(default=0, compare=False)
     """Those of `waiting` whose time is still to come; the others are due now. The clock changes it
     and no operation does, so it takes no part in comparisons."""
+    oldest_age: float | None = field(default=None, compare=False)
+    """Seconds for which the one that has waited longest has been due, a lapsed lease counted from
+    its end; 0.0 where none is due. None: the queue cannot say (SQS)."""
 
     @property
     def due(self) -> int:

@@ -167,12 +167,14 @@ class MemoryQueue:
     async def depth(self) -> QueueDepth:
         def count() -> QueueDepth:
             now = self._now()
+            oldest = min((one.visible_at for one in self._queue.messages.values()), default=now)
             free = [one for one in self._queue.messages.values() if one.receipt is None]
             return QueueDepth(
                 waiting=len(free),
                 delayed=sum(message.visible_at > now for message in free),
                 in_flight=len(self._queue.messages) - len(free),
                 dead=len(self._queue.dead_letters),
+                oldest_age=max(0.0, (now - oldest).total_seconds()),
             )
 
         return await self._state.call("depth", count)

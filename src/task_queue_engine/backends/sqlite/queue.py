@@ -310,11 +310,18 @@ class SqliteQueue:
             )
             messages, leased, dead = (found.get(name, 0) for name in names)
             waiting = messages - leased
+            oldest_age = max(0.0, (now - self._earliest(transaction, now)) / 1e6)
             place = (self._name, now, _COUNTED)
             ((delayed,),) = execute(_COUNT.format(relation=">"), place).fetchall()
             if delayed == _COUNTED:
                 ((due,),) = execute(_COUNT.format(relation="<="), place).fetchall()
                 delayed = max(delayed, waiting - due) if due < _COUNTED else delayed
-            return QueueDepth(waiting=waiting, delayed=delayed, in_flight=leased, dead=dead)
+            return QueueDepth(
+                waiting=waiting,
+                delayed=delayed,
+                in_flight=leased,
+                dead=dead,
+                oldest_age=oldest_age,
+            )
 
         return await self._file.read(look)

@@ -1,4 +1,4 @@
-"""/metrics, /health and /ready: for monitoring."""
+"""/metrics, /scale, /health and /ready: for monitoring."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from quart import Quart, Response, request
 from quart_schema import document_response, tag
 
 from task_queue_engine.engine.api import Readiness
+from task_queue_engine.engine.metrics import Scale
 from task_queue_engine.engine.views import MetricsView
 from task_queue_engine.http import problems, prometheus
 from task_queue_engine.http.app_state import AppState
@@ -33,6 +34,7 @@ class ObserveRoutes:
 
     def register(self, app: Quart) -> None:
         app.add_url_rule("/metrics", "get_metrics", self.get_metrics, methods=["GET"])
+        app.add_url_rule("/scale", "get_scale", self.get_scale, methods=["GET"])
         app.add_url_rule("/health", "get_health", self.get_health, methods=["GET"])
         app.add_url_rule("/ready", "get_ready", self.get_ready, methods=["GET"])
 
@@ -41,14 +43,28 @@ class ObserveRoutes:
     async def get_metrics(self) -> Response:
         """Counts and gauges.
 
-        JSON, or Prometheus' text format 0.0.4 where the Accept header prefers `text/plain`.
+        JSON, or what Prometheus reads where the Accept header prefers that: OpenMetrics 1.0.0, or
+        the text format 0.0.4.
         """
         with self._state.request_deadline():
             metrics = await self._engine.metrics()
-        if choose(request.accept_mimetypes, (JSON, prometheus.CONTENT_TYPE)) != JSON:
-            text = prometheus.render(metrics).encode()
-            return respond(text, content_type=prometheus.CONTENT_TYPE, Vary="Accept")
-        return respond(MetricsView.of(metrics), Vary="Accept")
+        offers = (JSON, prometheus.TEXT, prometheus.OPENMETRICS)
+        chosen = choose(request.accept_mimetypes, offers)
+        if chosen == JSON:
+            return respond(MetricsView.of(metrics), Vary="Accept")
+        text = await trio.to_thread.run_sync(prometheus.render, metrics, chosen)
+        return respond(text, content_type=chosen, Vary="Accept")
+
+    @tag([TAG])
+    @document_response(Scale)
+    async def get_scale(self) -> Response:
+        """For autoscalers: how many slots are wanted.
+
+        A second old at most, and nothing is written for it. 503 while the backend does not answer:
+        an autoscaler that gets no number keeps what it has.
+        """
+        with self._state.request_deadline():
+            return respond(await self._engine.scale())
 
     @tag([TAG])
     @document_response(Health)

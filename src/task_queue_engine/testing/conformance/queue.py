@@ -142,6 +142,35 @@ async def test_what_is_delayed_is_told_from_what_is_due(harness: Harness) -> Non
     assert (await harness.queue.depth()).delayed == 0, "a lease is no delay"
 
 
+@needs("in_order")
+async def test_how_long_the_oldest_has_been_due(harness: Harness) -> None:
+    """None where the queue cannot say. What is delayed or held is not what waits."""
+    if (await harness.queue.depth()).oldest_age is None:
+        return
+
+    async def oldest() -> int:
+        return round((await harness.queue.depth()).oldest_age or 0.0)
+
+    assert await oldest() == 0
+    await harness.queue.send([Message(task=await harness.create(), delay=60.0)])
+    await harness.advance(59)
+    assert await oldest() == 0
+    await harness.advance(11)
+    assert await oldest() == 10
+    await harness.submit()
+    held = await harness.receive_one()
+    await harness.advance(5)
+    assert await oldest() == 5, "of the one that is not held"
+    await harness.receive_one()
+    assert await oldest() == 0
+    await harness.queue.release([(held, 0.0)])
+    await harness.advance(3)
+    assert await oldest() == 3, "since it was given back"
+    await harness.queue.delete([await harness.receive_one()])
+    await harness.advance(harness.visibility + 4)
+    assert await oldest() >= 4, "since its lease has lapsed"
+
+
 async def test_release_may_wait_longer_than_the_lease(harness: Harness) -> None:
     await harness.submit()
     delivery = await harness.receive_one()
