@@ -37,8 +37,8 @@ CONTENT_TYPE = "application/problem+json"
 DOCS_PATH = "/docs"
 NO_SUCH_PATH = "there is nothing at this path; /docs says what there is"
 ONLY_MONITORING = (
-    "this is the port of a worker, which has /health, /ready, /metrics and /scale alone; the API for "
-    "tasks is where tqe serve or tqe api runs"
+    "this is the port of a worker, which has /health, /ready, /metrics and /scale alone; the API "
+    "for tasks is where tqe serve or tqe api runs"
 )
 
 Headers = tuple[tuple[str, str], ...]
