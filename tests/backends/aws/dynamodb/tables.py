@@ -74,6 +74,17 @@ class Table:
             assert not answer.get("UnprocessedKeys")
         return found
 
+    async def scan(self) -> list[dict[str, Any]]:
+        """All items, the counters too."""
+        found: list[dict[str, Any]] = []
+        start: dict[str, Any] = {}
+        while True:  # a page is a megabyte at most
+            answer = await self.call("Scan", ConsistentRead=True, **start)
+            found += answer["Items"]
+            if "LastEvaluatedKey" not in answer:
+                return found
+            start = {"ExclusiveStartKey": answer["LastEvaluatedKey"]}
+
     async def put(self, item: Mapping[str, Any]) -> None:
         await self.call("PutItem", Item=item)
 

@@ -444,8 +444,7 @@ async def test_counts_are_never_negative(table: Table, clock: ManualClock) -> No
 
 
 async def in_status(table: Table, status: str) -> list[dict[str, Any]]:
-    answer = await table.call("Scan", ConsistentRead=True)
-    return [item for item in answer["Items"] if item.get("status") == {"S": status}]
+    return [item for item in await table.scan() if item.get("status") == {"S": status}]
 
 
 async def totals_with(store: DynamoStore, table: Table) -> dict[str, int]:
