@@ -100,8 +100,9 @@ def _to_3(connection: apsw.Connection) -> None:
 
 def _to_4(connection: apsw.Connection) -> None:
     """`attempts`: those that the task's own row says no more of, and what handlers logged. They go
-    with their task, whichever version deletes it. `claimed_by`: version and worker of the latest
-    attempt; not the version alone, which a process of version 3 would leave there for its own."""
+    with their task, whichever version deletes it. `claimed_by`: the version that claimed the latest
+    attempt, and a checksum of its worker; not the version alone, which a process of version 3 would
+    leave there for its own."""
     connection.execute("ALTER TABLE tasks ADD COLUMN claimed_by TEXT")
     connection.execute(
         """
