@@ -13,6 +13,7 @@ import httpx
 import msgspec
 import trio
 
+from task_queue_engine.attempt_record import AttemptHistory
 from task_queue_engine.backends.base import DeadLetterPage, ListQuery, TaskPage
 from task_queue_engine.client.connecting import make_http_client
 from task_queue_engine.client.problems import ProblemRead, error_of_problem, error_of_response
@@ -172,6 +173,10 @@ class Client(TaskApi):
 
     async def get(self, task_id: str) -> Task:
         return await self._get(task_id)
+
+    async def history(self, task_id: str) -> AttemptHistory:
+        response = await self._request("GET", f"/tasks/{_in_path(task_id)}/attempts")
+        return _decode(response, AttemptHistory)
 
     async def wait(self, task_id: str, *, timeout: Seconds) -> Task:
         deadline = trio.current_time() + to_seconds(timeout, name="timeout")

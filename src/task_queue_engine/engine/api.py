@@ -16,6 +16,7 @@ from typing import Any, Generic, TypedDict, TypeVar, cast
 import msgspec
 import trio
 
+from task_queue_engine.attempt_record import AttemptHistory
 from task_queue_engine.backends.base import (
     BackendInfo,
     BackendUsage,
@@ -156,8 +157,6 @@ class TaskApi(ABC):
     an engine raise EngineNotRunning outside `Engine.run`.
     """
 
-    # --- submitting -------------------------------------------------------------------------
-
     async def submit(
         self,
         task: str,
@@ -234,6 +233,10 @@ class TaskApi(ABC):
         """Raises TaskNotFound."""
 
     @abstractmethod
+    async def history(self, task_id: str) -> AttemptHistory:
+        """The task's attempts, oldest first. Raises TaskNotFound."""
+
+    @abstractmethod
     async def wait(self, task_id: str, *, timeout: Seconds) -> Task:
         """The task as soon as it is terminal, or as it is when `timeout` seconds are over.
 
@@ -280,8 +283,6 @@ class TaskApi(ABC):
     @abstractmethod
     async def purge_dead(self) -> int:
         """Delete all dead letters, not their tasks; returns how many."""
-
-    # --- looking ----------------------------------------------------------------------------
 
     @abstractmethod
     async def metrics(self) -> EngineMetrics:
@@ -342,6 +343,10 @@ class TaskHandle(Generic[R]):
     async def status(self) -> TaskStatus:
         """The task's status now. Raises TaskNotFound when its retention is over."""
         return (await self.task()).status
+
+    async def history(self) -> AttemptHistory:
+        """See `TaskApi.history`."""
+        return await self._engine.history(self.id)
 
     async def result(self, *, timeout: Seconds | None = None) -> R:
         """Wait for the end and return what the handler returned, as the type it is annotated with.
