@@ -32,6 +32,7 @@ logger = logging.getLogger("shop.mails")
 @pytest.fixture(autouse=True)
 def levels() -> Iterator[None]:
     """What a program sets, and the look that `tqe` gives it, undone."""
+    logger.disabled = False  # as another test's dictConfig may have left it
     before = logging.root.level
     yield
     logging.root.setLevel(before)
@@ -48,6 +49,14 @@ def attempt(most: int = 100, **fields: Any) -> Iterator[AttemptLog]:
             yield log
     finally:
         running.reset(outside)
+
+
+def silent() -> logging.Logger:
+    """One whose lines are shown nowhere."""
+    found = logging.getLogger("shop.silent")
+    found.propagate = False
+    found.handlers[:] = [logging.NullHandler()]
+    return found
 
 
 def messages(log: AttemptLog) -> list[str]:
@@ -100,7 +109,7 @@ def test_lines_and_logs_are_bounded_in_bytes() -> None:
 
 def test_what_cannot_be_stored_is_spelled_out() -> None:
     with attempt() as log:
-        logger.error("a NUL \x00 and a lone surrogate \udcff")
+        silent().error("a NUL \x00 and a lone surrogate \udcff")
     assert messages(log) == ["a NUL \\x00 and a lone surrogate \\udcff"]
 
 
@@ -114,13 +123,10 @@ def test_a_line_that_cannot_be_made_does_the_handler_no_harm(
         def __str__(self) -> str:
             raise ValueError("no text")
 
-    silent = logging.getLogger("shop.silent")
-    silent.propagate = False
-    silent.addHandler(logging.NullHandler())
     with attempt() as log:
-        silent.error("%s", Broken())
-        silent.error("%d", "no number")
-        silent.error("and on")
+        silent().error("%s", Broken())
+        silent().error("%d", "no number")
+        silent().error("and on")
     assert messages(log) == ["and on"]
 
 
