@@ -58,15 +58,31 @@ def test_what_goes_in_comes_out(made: AttemptRecord) -> None:
     assert attempt_slots.decode(attempt_slots.encode(made)) == made
 
 
-def test_what_is_small_is_left_as_text_and_what_is_large_is_packed() -> None:
-    assert set(attempt_slots.encode(record())) == {"S"}
-    large = record(logs=tuple(line(f"sent mail {n}") for n in range(100)))
-    packed = attempt_slots.encode(large)
-    assert set(packed) == {"B"}
-    assert item_size({"a": packed}) < 2 * KB
+def test_attempts_take_little_room() -> None:
+    """Each further write of an item is billed by its started KB."""
+    failed = record(
+        worker="ip-10-0-12-7:4321:a1b2c3",
+        error=TaskError(type="ConnectionError", message="could not reach smtp.example.com"),
+    )
+    assert item_size({"attempt_1": attempt_slots.encode(failed)}) < 150
+    logged = record(logs=tuple(line(f"sent mail {n}") for n in range(100)))
+    assert item_size({"attempt_1": attempt_slots.encode(logged)}) < 1 * KB
 
 
-@pytest.mark.parametrize("value", [{"S": "{}"}, {"S": "x"}, {"B": "eA=="}, {"B": "ä"}, {"N": "1"}])
+def test_what_was_stored_can_be_read_for_good() -> None:
+    """As the first version that had a history packed it."""
+    stored = (
+        "eLvLHuyvI94HGcAIsTJEcT9W1xsbQB1laAR1lKGRsYmpGYbr8SpEc70riqPz8oHcEli+RMmjenp6oNyB"
+        "mQPw2YYrHRdn5BegWJyfl6pUG4ue4QxqAcayXeQ="
+    )
+    assert attempt_slots.decode({"B": stored}) == record(
+        error=TaskError(type="E", message="no", traceback="Traceback ..."), logs=(line("one"),)
+    )
+
+
+@pytest.mark.parametrize(
+    "value", [{"S": "{}"}, {"B": "eA=="}, {"B": "eJw="}, {"B": "ä"}, {"N": "1"}]
+)
 def test_what_cannot_be_read_is_passed_over(value: dict[str, Any]) -> None:
     """It may be another program's, or a newer version's."""
     item: Item = {"attempt_1": value, "attempt_2": attempt_slots.encode(record(2))}
@@ -123,7 +139,7 @@ def rich(traceback: int, logs: int) -> list[AttemptRecord]:
     return [
         record(
             n,
-            error=TaskError(type="E", message=noise(200, n), traceback=noise(traceback, n)),
+            error=TaskError(type="E", message=noise(2 * KB, n), traceback=noise(traceback, n)),
             logs=(line(noise(logs, 100 + n)),),
         )
         for n in range(1, 6)
