@@ -114,8 +114,8 @@ def test_lines_go_first_then_tracebacks_then_the_middle() -> None:
     """With ever less room: each stage is seen, and one begins where the one before has ended."""
     everything = {1, 2, 3, 4, 5}
     stages = []
-    for payload in range(340, 400):
-        read = full(payload * KB - 20 * KB, *rich(2 * KB, 4 * KB))
+    for payload in range(300, 400):
+        read = full(payload * KB - 20 * KB, *rich(8 * KB, 8 * KB))
         found = after(read, {"result": {"S": "x" * 20 * KB}})
         kept = set(found)
         logged = {n for n, one in found.items() if one.logs}
@@ -139,7 +139,7 @@ def rich(traceback: int, logs: int) -> list[AttemptRecord]:
     return [
         record(
             n,
-            error=TaskError(type="E", message=noise(2 * KB, n), traceback=noise(traceback, n)),
+            error=TaskError(type="E", message=noise(8 * KB, n), traceback=noise(traceback, n)),
             logs=(line(noise(logs, 100 + n)),),
         )
         for n in range(1, 6)

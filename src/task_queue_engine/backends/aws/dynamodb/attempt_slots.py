@@ -29,8 +29,8 @@ NAMES = frozenset(f"attempt_{slot}" for slot in range(1, SLOTS + 1))
 # For zlib: what the JSON of an attempt is mostly made of, the most common last. DynamoDB bills
 # every further write of an item by its started KB, and with this a retried attempt without a
 # traceback takes 90 bytes instead of 280, one with a short traceback 230 instead of 770, a hundred
-# log lines 840 instead of 13,000 (measured). Fixed for good: tables are full of what it was used for. Another
-# one would go beside it, zlib says in what it writes which it was.
+# log lines 840 instead of 13,000 (measured). Fixed for good: tables are full of what it was used
+# for. Another one would go beside it, zlib says in what it writes which it was.
 _DICTIONARY = (
     b',"message":"Traceback (most recent call last):\\n  File \\"/usr/local/lib/python3/'
     b'site-packages/\\", line , in \\n    raise RuntimeErrorTimeoutErrorConnectionError"},'

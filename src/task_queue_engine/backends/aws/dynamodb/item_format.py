@@ -1,8 +1,8 @@
 """Between `lifecycle.Row` and the table's items.
 
 An item can be read without this package, but for its earlier attempts (`attempt_slots`): the API's
-names, times as RFC 3339 text, numbers as numbers. `payload` is the text itself where it is a string (as the Go service stored it), else JSON
-text with `payload_encoding` = "json" beside it; `result`, `error` and `progress` are always JSON
+names, times as RFC 3339 text, numbers as numbers. `payload` is the text itself where it is a string
+(as the Go service stored it), else JSON text with `payload_encoding` = "json" beside it; `result`, `error` and `progress` are always JSON
 text. Native maps would not do: their numbers have 38 digits, their nesting ends at 32 levels, and
 1.0 comes back as 1.
 
