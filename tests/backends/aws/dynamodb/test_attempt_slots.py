@@ -132,14 +132,16 @@ def test_lines_go_first_then_tracebacks_then_the_middle() -> None:
     assert stages[0] == (5, 5, 5)
     assert stages[-1] == (0, 0, 0)
     for which in range(3):
-        assert {stage[which] for stage in stages} & {1, 2, 3}
+        assert {stage[which] for stage in stages} & {1, 2, 3}, stages
 
 
 def rich(traceback: int, logs: int) -> list[AttemptRecord]:
     return [
         record(
             n,
-            error=TaskError(type="E", message=noise(8 * KB, n), traceback=noise(traceback, n)),
+            error=TaskError(
+                type="E", message=noise(8 * KB, n), traceback=noise(traceback, 200 + n)
+            ),
             logs=(line(noise(logs, 100 + n)),),
         )
         for n in range(1, 6)

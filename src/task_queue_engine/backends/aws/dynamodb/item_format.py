@@ -2,9 +2,9 @@
 
 An item can be read without this package, but for its earlier attempts (`attempt_slots`): the API's
 names, times as RFC 3339 text, numbers as numbers. `payload` is the text itself where it is a string
-(as the Go service stored it), else JSON text with `payload_encoding` = "json" beside it; `result`, `error` and `progress` are always JSON
-text. Native maps would not do: their numbers have 38 digits, their nesting ends at 32 levels, and
-1.0 comes back as 1.
+(as the Go service stored it), else JSON text with `payload_encoding` = "json" beside it; `result`,
+`error` and `progress` are always JSON text. Native maps would not do: their numbers have 38 digits,
+their nesting ends at 32 levels, and 1.0 comes back as 1.
 
 Other programs' items may lack everything but `id`, `type` and `created_at`, may hold times of
 another precision or zone, and payloads as native maps.
