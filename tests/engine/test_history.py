@@ -11,6 +11,7 @@ from typing import Any
 import apsw
 import pytest
 import trio
+from trio.testing import MockClock
 
 from task_queue_engine import (
     AttemptOutcome,
@@ -28,6 +29,7 @@ from task_queue_engine import (
 )
 from task_queue_engine.backends.memory import MemoryBackend
 from task_queue_engine.backends.sqlite import SqliteBackend
+from task_queue_engine.clock import TrioClock
 from task_queue_engine.errors import TaskNotFound
 from tests.engine.engines import (
     EVERY_SECOND,
@@ -283,6 +285,34 @@ async def test_only_the_last_lines_are_kept(tasks: TaskRegistry, backend: Memory
         (attempt,) = await history(handle)
     assert messages(attempt) == ["7", "8", "9", "10", "11"]
     assert attempt.logs_omitted == 7
+
+
+async def test_what_is_said_after_the_end_is_not_kept(
+    tasks: TaskRegistry, autojump_clock: MockClock
+) -> None:
+    """Though the end could not be recorded yet, as the writer was busy with another's."""
+    backend = MemoryBackend(clock=TrioClock(), is_one_transaction=True)
+    async with trio.open_nursery() as others:
+
+        async def later() -> None:
+            await trio.sleep(2)
+            logger.info("too late")
+
+        @tasks.task("leaves")
+        async def leaves(seconds: float) -> None:
+            await trio.sleep(seconds)
+            others.start_soon(later)
+            logger.info("in time")
+
+        async with running(tasks, backend) as engine:
+            handles = [await engine.submit(leaves, seconds) for seconds in (0.5, 1)]
+            await trio.sleep(0.2)
+            with backend.faults.outage("finish"):
+                await trio.sleep(10)
+            for handle in handles:
+                await handle.result(timeout=60)
+                (attempt,) = await history(handle)
+                assert messages(attempt) == ["in time"]
 
 
 async def test_what_an_abandoned_thread_says_is_not_its_next_attempts(

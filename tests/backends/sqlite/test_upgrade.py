@@ -10,6 +10,7 @@ import pytest
 import trio
 from msgspec.structs import replace
 
+from task_queue_engine.attempt_record import LogLine
 from task_queue_engine.backends.base import Done, ListQuery, StrandedKind
 from task_queue_engine.backends.sqlite import SqliteBackend, schema
 from task_queue_engine.errors import BackendRefused
@@ -292,10 +293,31 @@ async def test_an_old_process_beside_a_new_one_does_the_history_no_harm(old: Pat
             (2, "running"),
         ]
         assert (found.attempts[1].worker, found.attempts[1].version) == ("old:1", None)
+        # A zombie of the attempt that it took over without a word is refused, with all it has said.
+        before.execute("DELETE FROM attempts")
+        said = replace(
+            found.attempts[0],
+            logs=(LogLine(time=harness.now(), level="I", logger="l", message=""),),
+        )
+        other, _ = await harness.start()
+        await harness.store.record(
+            [
+                Complete(task_id=id_, attempt=1, result=None, record=said),
+                Complete(task_id=other.id, attempt=1, result=None),
+            ]
+        )
+        assert read(old, "SELECT count(*) FROM attempts") == [(0,)]
+        await harness.store.record([replace(retry, attempt=2)])
+        before.execute("DELETE FROM attempts WHERE number = 2")
         before.execute("UPDATE tasks SET status = 0 WHERE id = ?", (id_,))
         found = await harness.store.history(id_)
         assert found is not None
-        assert ([one.number for one in found.attempts], found.omitted) == ([1], 1)
+        assert (found.attempts, found.omitted) == ((), 2)
+        before.execute(
+            "INSERT INTO attempts (task_id, slot, number, outcome, started_at, logs_omitted) "
+            "VALUES (?, 1, 1, 'crashed', 0, 0)",
+            (id_,),
+        )
         before.execute("DELETE FROM tasks WHERE id = ?", (id_,))
         before.close()
         assert read(old, "SELECT count(*) FROM attempts") == [(0,)]
