@@ -154,7 +154,8 @@ class SqliteStore:
         over = [
             (write.task_id, ended)
             for write in completing
-            if (ended := lifecycle.ended_by(write, now)) is not None
+            # Few have: looked at first, as this is for every task.
+            if write.record is not None and (ended := lifecycle.ended_by(write, now)) is not None
         ]
 
         def record(write: AttemptWrite) -> tuple[str, Decide[RecordVerdict]]:
