@@ -30,7 +30,7 @@ def metric(server: Server, name: str) -> int:
 def test_it_says_what_runs_where(server: Server, shop: Shop) -> None:
     assert httpx.get(f"{server.url}/health", trust_env=False).json()["status"] == "healthy"
     assert str(shop.path / "tasks.db") in server.log
-    types = "block, echo, fail, gate, hold, poison, poison_beside, ship, short, square"
+    types = "block, echo, fail, gate, hold, poison, poison_beside, says, ship, short, square"
     assert f"5 workers for {types}" in server.log
     assert f"{server.url}/docs" in server.log
 
