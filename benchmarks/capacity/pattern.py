@@ -15,6 +15,8 @@ from datetime import UTC, datetime, timedelta
 
 from benchmarks.aws.cost import units
 from benchmarks.aws.cost.units import Index
+from task_queue_engine._version import __version__
+from task_queue_engine.attempt_record import AttemptOutcome, AttemptRecord
 from task_queue_engine.backends.aws.dynamodb import conditional_writes, schema
 from task_queue_engine.backends.aws.dynamodb.conditional_writes import Update
 from task_queue_engine.backends.aws.dynamodb.item_format import Item, new_item, status_at_of
@@ -144,6 +146,13 @@ class Life:
             error=_ERROR,
             run_at=self._time(at + delay),
             scheduled=False,
+            record=AttemptRecord(
+                number=self._attempt,
+                outcome=AttemptOutcome.RUNNING,
+                worker=_WORKER,
+                version=__version__,
+                started_at=self._time(at),
+            ),
         )
         self._record("retry", at, write)
 

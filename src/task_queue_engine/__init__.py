@@ -12,6 +12,12 @@ from typing import TYPE_CHECKING, Any
 from task_queue_engine._version import __version__
 
 if TYPE_CHECKING:
+    from task_queue_engine.attempt_record import (
+        AttemptHistory,
+        AttemptOutcome,
+        AttemptRecord,
+        LogLine,
+    )
     from task_queue_engine.config import Settings
     from task_queue_engine.context import SyncTaskContext, TaskContext
     from task_queue_engine.engine.api import Accepted, Refused, Submission, TaskHandle
@@ -25,6 +31,7 @@ if TYPE_CHECKING:
         TaskNotFound,
         TaskQueueError,
     )
+    from task_queue_engine.execution.attempt_logs import AttemptLogFilter
     from task_queue_engine.registry import TaskRegistry
     from task_queue_engine.retry import Backoff, Discard, Retry, Snooze
     from task_queue_engine.task import Task, TaskError, TaskStatus
@@ -32,11 +39,16 @@ if TYPE_CHECKING:
 
 _WHERE = {
     "Accepted": "engine.api",
+    "AttemptHistory": "attempt_record",
+    "AttemptLogFilter": "execution.attempt_logs",
+    "AttemptOutcome": "attempt_record",
+    "AttemptRecord": "attempt_record",
     "Backoff": "retry",
     "ConfigurationError": "errors",
     "Discard": "retry",
     "Engine": "engine.engine",
     "InvalidTask": "errors",
+    "LogLine": "attempt_record",
     "Refused": "engine.api",
     "ResultTimeout": "errors",
     "Retry": "retry",
@@ -61,11 +73,16 @@ _WHERE = {
 
 __all__ = [
     "Accepted",
+    "AttemptHistory",
+    "AttemptLogFilter",
+    "AttemptOutcome",
+    "AttemptRecord",
     "Backoff",
     "ConfigurationError",
     "Discard",
     "Engine",
     "InvalidTask",
+    "LogLine",
     "Refused",
     "ResultTimeout",
     "Retry",

@@ -148,6 +148,9 @@ class Settings(EnvironmentSettings):
         "TQE_UNKNOWN_TYPE_AFTER", 86_400.0
     )
 
+    # 0: none, and nothing is captured. A thousand is more than is kept in bytes anyway.
+    task_log_lines: Annotated[int, Field(ge=0, le=1000)] = _env("TQE_TASK_LOG_LINES", 100)
+
     batch_linger: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] = _env(
         "TQE_BATCH_LINGER", 0.0
     )

@@ -216,14 +216,17 @@ async def test_a_stopped_attempt_is_cancelled_with_what_its_cleanup_said(
         assert rig.writer.statistics().cancelled == 1
 
 
-async def test_a_lost_attempt_writes_nothing_and_leaves_the_message(
+async def test_a_lost_attempt_changes_nothing_of_its_task_and_leaves_the_message(
     backend: MemoryBackend,
 ) -> None:
     async with writing(backend) as rig:
         attempt = await claimed(backend)
+        before = stored(backend, attempt)
         assert await rig.write(Lost(attempt)) == Leave(attempt.lease)
-        assert status(backend, attempt.task.id) is TaskStatus.PROCESSING
-        assert backend.faults.calls["record"] == 0
+        assert stored(backend, attempt) == before
+        history = await backend.store.history(attempt.task.id)
+        assert history is not None
+        assert [one.outcome for one in history.attempts] == ["lost_lease"]
         assert rig.writer.statistics().fenced == 1
 
 

@@ -1,5 +1,6 @@
 """A team's own tasks; the tests copy this file to where `tqe` is run."""
 
+import logging
 import os
 import time
 from dataclasses import dataclass
@@ -7,8 +8,9 @@ from pathlib import Path
 
 import trio
 
-from task_queue_engine import Discard, TaskRegistry
+from task_queue_engine import Backoff, Discard, TaskContext, TaskRegistry
 
+logger = logging.getLogger("shop")
 tasks = TaskRegistry()
 nothing = TaskRegistry()
 price = 3
@@ -39,6 +41,13 @@ async def ship(order: Order) -> str:
 @tasks.task("fail")
 async def fail(reason: str) -> None:
     raise Discard(reason)
+
+
+@tasks.task("says", max_attempts=2, backoff=Backoff(base=0.01))
+async def says(words: str, context: TaskContext) -> None:
+    logger.info(words)
+    if context.attempt == 1:
+        raise ValueError(words)
 
 
 @tasks.task("gate")

@@ -10,9 +10,14 @@ import os
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import cast
 
 import pytest
 
+from task_queue_engine.attempt_record import AttemptHistory
+from task_queue_engine.cli.commands.tasks import _history
+from task_queue_engine.engine.api import TaskApi
+from task_queue_engine.errors import ApiError
 from task_queue_engine.task import is_task_id
 from tests.cli.runner import APP, TIMEOUT, Ran, Server, Shop, eventually, request, tqe
 
@@ -174,7 +179,66 @@ def test_what_is_refused_is_said_in_one_line(
 def test_status_as_json_is_what_the_api_says(run: Tqe, running: Server) -> None:
     task_id = ended(run, "echo", '{"one": 1.0, "ü": "\\u0007"}')
     ran = run("status", task_id, "--json")
-    assert ran.out.encode() == api(running, f"/tasks/{task_id}") + b"\n"
+    task = api(running, f"/tasks/{task_id}").removesuffix(b"}")
+    attempts = api(running, f"/tasks/{task_id}/attempts")
+    parts = json.loads(attempts)
+    assert ran.out.encode().startswith(task + b',"attempts":')
+    assert ran.json == json.loads(task + b"}") | {
+        "attempts": parts["attempts"],
+        "attempts_omitted": parts["omitted"],
+    }
+
+
+def test_the_attempts_of_a_task_and_what_its_handler_logged(run: Tqe) -> None:
+    task_id = ended(run, "says", '"one\\ntwo \\u001b[2J"')
+    ran = run("status", task_id)
+    header, first, second = ran.out.splitlines()[-3:]
+    assert header.split() == [
+        "ATTEMPT",
+        "OUTCOME",
+        "STARTED",
+        "TOOK",
+        "WORKER",
+        "VERSION",
+        "LOGGED",
+        "ERROR",
+    ]
+    assert first.split()[:2] == ["1", "retried"]
+    assert first.endswith("1 lines  ValueError: one two \\x1b[2J")
+    assert second.split()[:2] == ["2", "succeeded"]
+
+    logs = run("logs", task_id)
+    assert logs.code == 0
+    assert [line.partition(" ")[2] for line in logs.out.splitlines()] == [
+        "1 INFO    shop: one",
+        " two \\x1b[2J",
+        "2 INFO    shop: one",
+        " two \\x1b[2J",
+    ]
+    assert run("logs", task_id, "--attempt", "2").out.splitlines() == logs.out.splitlines()[2:]
+    (line,) = run("logs", task_id, "--attempt", "1", "--json").json
+    assert line == {
+        "time": line["time"],
+        "level": "INFO",
+        "logger": "shop",
+        "message": "one\ntwo \x1b[2J",
+        "attempt": 1,
+    }
+
+
+def test_a_task_whose_handler_logged_nothing(run: Tqe) -> None:
+    ran = run("logs", ended(run, "echo", "1"))
+    said = "nothing that its handler has logged is kept"
+    assert (ran.code, ran.out, ran.error) == (0, "", said)
+
+
+async def test_a_server_that_knows_of_no_attempts_yet() -> None:
+    class Older:
+        async def history(self, task_id: str) -> AttemptHistory:
+            # What a client makes of it where nothing is at that path: tests/client.
+            raise ApiError("not found", status=404)
+
+    assert await _history(cast("TaskApi", Older()), "7") == AttemptHistory(attempts=())
 
 
 def test_status_waits_like_submit(run: Tqe) -> None:
@@ -189,7 +253,7 @@ def test_what_tasks_carry_cannot_steer_the_terminal(run: Tqe) -> None:
     assert not {"\x1b", "\x9b"} & set(ran.out + ran.err)
 
 
-@pytest.mark.parametrize("command", ["status", "cancel", "retry"])
+@pytest.mark.parametrize("command", ["status", "logs", "cancel", "retry"])
 @pytest.mark.parametrize("task_id", ["00000000-0000-7000-8000-000000000000", "../metrics", "ü"])
 def test_an_unknown_id(run: Tqe, command: str, task_id: str) -> None:
     ran = run(command, task_id)

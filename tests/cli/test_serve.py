@@ -24,7 +24,7 @@ def metric(server: Api, name: str) -> int:
 # --- starting -------------------------------------------------------------------------------
 
 
-TYPES = "block, echo, fail, gate, hold, poison, poison_beside, ship, short, square"
+TYPES = "block, echo, fail, gate, hold, poison, poison_beside, says, ship, short, square"
 
 
 def test_it_says_what_runs_where_and_options_win_over_variables(shop: Shop) -> None:

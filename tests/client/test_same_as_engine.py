@@ -19,13 +19,14 @@ from task_queue_engine import (
     Submission,
     TaskCancelled,
     TaskFailed,
+    TaskNotFound,
     TaskQueueError,
     TaskStatus,
 )
 from task_queue_engine.backends.base import ListQuery
 from task_queue_engine.client import AsyncClient
 from task_queue_engine.engine.api import Accepted, Refused
-from task_queue_engine.errors import BackendUnavailable
+from task_queue_engine.errors import ApiError, BackendUnavailable
 from tests.client.conftest import MAX_BODY, MAX_ITEM, World
 
 NO_TASK = "00000000-0000-7000-8000-000000000000"
@@ -118,6 +119,26 @@ async def test_cancel_and_retry(world: World) -> None:
     assert (await world.client.cancel(handle.id)).status is TaskStatus.CANCELLED
     assert (await world.client.retry(handle.id)).status is TaskStatus.PENDING
     assert await handle.result(timeout=7200) == 1
+
+
+async def test_attempts(world: World) -> None:
+    handle = await world.client.submit("fail", "no stock")
+    await world.client.wait(handle.id, timeout=10)
+    history = await handle.history()
+    assert history == await world.engine.history(handle.id)
+    assert [one.outcome.value for one in history.attempts] == ["failed"]
+    assert await world.client.history(handle.id.upper()) == history
+    for way in (world.client, world.engine):
+        with pytest.raises(TaskNotFound):
+            await way.history(NO_TASK)
+
+
+async def test_what_a_server_does_not_have_is_no_task_that_is_not_there(world: World) -> None:
+    """As the attempts of a server that is older than they."""
+    with pytest.raises(ApiError) as caught:
+        steps = world.client._calls._ask("GET", f"/tasks/{NO_TASK}/attempts-to-come")
+        await world.client._carry_out(steps)
+    assert caught.value.status == 404
 
 
 async def test_dead_letters(world: World) -> None:

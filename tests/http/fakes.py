@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 import trio
 
+from task_queue_engine.attempt_record import AttemptHistory
 from task_queue_engine.backends.base import (
     BackendInfo,
     BackendUsage,
@@ -49,6 +50,7 @@ from task_queue_engine.lifecycle import (
     Row,
     decide_cancel,
     decide_reopen,
+    history_of,
 )
 from task_queue_engine.measures import Rates
 from task_queue_engine.registry import TaskRegistry
@@ -171,6 +173,10 @@ class FakeEngine(EngineApi):
     async def get(self, task_id: str) -> Task:
         await self._enter()
         return self._row(task_id).task
+
+    async def history(self, task_id: str) -> AttemptHistory:
+        await self.get(task_id)
+        return history_of(self.rows[task_id], ())
 
     async def wait(self, task_id: str, *, timeout: float | timedelta) -> Task:
         await self._enter()

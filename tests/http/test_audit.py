@@ -10,7 +10,7 @@ from urllib.parse import quote
 import pytest
 from quart_trio.testing import TrioClient
 
-from task_queue_engine.cli.logs import JsonFormatter, TextFormatter
+from task_queue_engine.execution.log_format import JsonFormatter, TextFormatter
 from task_queue_engine.http import create_app
 from task_queue_engine.http.principal import Role
 from task_queue_engine.task import TaskStatus

@@ -54,7 +54,10 @@ NEEDED = [
     ("GET", "/tasks/{id}", Role.READ),
     ("HEAD", "/tasks/{id}", Role.READ),
     ("GET", "/tasks/{id}?wait=0.01", Role.READ),
+    ("GET", "/tasks/{id}/attempts", Role.READ),
     ("GET", "/metrics", Role.READ),
+    ("GET", "/scale", Role.READ),
+    ("GET", "/workers", Role.READ),
     ("GET", "/dead-letters", Role.READ),
     ("DELETE", "/tasks/{id}", Role.OPERATE),
     ("POST", "/tasks/{id}/retry", Role.OPERATE),
@@ -255,6 +258,8 @@ class TestTypes:
         assert (await mailer.get(f"/tasks/{own.id}", headers=headers)).status_code == 200
         await self.refused(await mailer.get(f"/tasks/{other.id}", headers=headers))
         await self.refused(await mailer.get(f"/tasks/{other.id}?wait=1", headers=headers))
+        assert (await mailer.get(f"/tasks/{own.id}/attempts", headers=headers)).status_code == 200
+        await self.refused(await mailer.get(f"/tasks/{other.id}/attempts", headers=headers))
         # Of one type it is known what is meant.
         listed = await body_of(await mailer.get("/tasks", headers=headers))
         assert [task["id"] for task in listed["tasks"]] == [own.id]

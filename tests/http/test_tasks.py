@@ -11,6 +11,7 @@ import trio
 from quart_trio import QuartTrio
 from quart_trio.testing import TrioClient
 
+from task_queue_engine.attempt_record import AttemptRecord
 from task_queue_engine.http.app import state_of
 from task_queue_engine.task import TaskStatus
 from tests.http.fakes import FakeEngine
@@ -63,6 +64,35 @@ class TestGet:
         await problem_of(await client.get(f"/tasks/{task_id}"), 404)
         await problem_of(await client.delete(f"/tasks/{task_id}"), 404)
         await problem_of(await client.post(f"/tasks/{task_id}/retry"), 404)
+
+
+class TestAttempts:
+    async def test_of_a_task(self, client: TrioClient, engine: FakeEngine) -> None:
+        task = engine.add(attempt=3, worker="host:1")
+        engine.finish(task.id, TaskStatus.COMPLETED, started_at=task.created_at, progress=1)
+        response = await client.get(f"/tasks/{task.id.upper()}/attempts")
+        assert response.status_code == 200
+        shown = await body_of(response)
+        assert shown.keys() == {"attempts", "omitted"}
+        assert shown["omitted"] == 2
+        (attempt,) = shown["attempts"]
+        assert set(attempt) == set(AttemptRecord.__struct_fields__)
+        assert (attempt["number"], attempt["outcome"]) == (3, "succeeded")
+        assert (attempt["worker"], attempt["progress"]) == ("host:1", 1)
+
+    async def test_of_one_that_has_not_started(
+        self, client: TrioClient, engine: FakeEngine
+    ) -> None:
+        response = await client.get(f"/tasks/{engine.add().id}/attempts")
+        assert await body_of(response) == {"attempts": [], "omitted": 0}
+
+    @pytest.mark.parametrize("task_id", ["00000000-0000-7000-8000-000000000000", *NOT_IDS])
+    async def test_unknown(self, client: TrioClient, task_id: str) -> None:
+        await problem_of(await client.get(f"/tasks/{task_id}/attempts"), 404)
+
+    async def test_it_is_read_only(self, client: TrioClient, engine: FakeEngine) -> None:
+        response = await client.post(f"/tasks/{engine.add().id}/attempts")
+        await problem_of(response, 405)
 
 
 class TestWait:

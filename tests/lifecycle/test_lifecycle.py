@@ -547,3 +547,19 @@ def test_random_lives_reach_every_status() -> None:
             row = new or row
             seen.add(row.task.status)
     assert seen == set(TaskStatus)
+
+
+# --- history --------------------------------------------------------------------------------
+
+
+def test_no_task_takes_more_slots_however_often_it_starts() -> None:
+    slots = {lifecycle.slot_of(number) for number in range(1, 10_000)}
+    assert slots == set(range(1, lifecycle.SLOTS + 1))
+
+
+def test_the_first_ten_have_a_slot_each_and_any_ten_in_a_row_do_not_meet() -> None:
+    slots = [lifecycle.slot_of(number) for number in range(1, 200)]
+    assert slots[:10] == [*range(1, 11)]
+    assert not {*slots[:10]} & {*slots[10:]}
+    for first in range(10, 180):
+        assert len({*slots[first : first + 10]}) == 10

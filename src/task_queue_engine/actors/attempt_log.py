@@ -12,7 +12,12 @@ logger = logging.getLogger("task_queue_engine.status_writer")
 
 
 def log_error(task: Task, error: TaskError, decision: Decision) -> None:
-    about = {"task_id": task.id, "task_type": task.type}
+    about = {
+        "task_id": task.id,
+        "task_type": task.type,
+        "attempt": task.attempt,
+        "queue": task.queue,
+    }
     why = error.in_one_line()
     match decision:
         case GiveUp(reason):

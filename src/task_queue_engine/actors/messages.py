@@ -18,6 +18,7 @@ from msgspec import UNSET
 
 from task_queue_engine.backends.base import CreateVerdict, Delivery, NewTask, Rejected, TakePlan
 from task_queue_engine.errors import BackendUnavailable
+from task_queue_engine.execution.attempt_logs import AttemptLog
 from task_queue_engine.lifecycle import Started
 from task_queue_engine.retry import Decision
 from task_queue_engine.task import Task, TaskError
@@ -144,6 +145,10 @@ class Attempt:
     ended: float = 0.0
     """The worker's: when its handler had come to its end, on trio's clock."""
     abort_reason: AbortReason | None = None
+    log: AttemptLog | None = None
+    """The worker's, once the handler is over: where it has logged something that is kept."""
+    progress: Any = None
+    """The worker's: what the handler reported last."""
 
     @property
     def key(self) -> AttemptKey:

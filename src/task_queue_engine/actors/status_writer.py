@@ -13,6 +13,7 @@ import trio
 
 from task_queue_engine.actors.attempt_log import log_error
 from task_queue_engine.actors.attempt_order import AttemptOrder
+from task_queue_engine.actors.attempt_writes import to_write
 from task_queue_engine.actors.backend_retry import BackendRetry
 from task_queue_engine.actors.batching import Batcher
 from task_queue_engine.actors.messages import (
@@ -51,16 +52,10 @@ from task_queue_engine.clock import Clock
 from task_queue_engine.errors import BackendUnavailable
 from task_queue_engine.lifecycle import (
     AttemptWrite,
-    Cancel,
-    Complete,
-    Fail,
     Fenced,
-    Interrupt,
     Progress,
     Recorded,
     RecordVerdict,
-    ScheduleRetry,
-    ScheduleSnooze,
 )
 from task_queue_engine.retry import Decision, GiveUp, RetryAt, SnoozeUntil
 from task_queue_engine.task import TaskError, TaskStatus
@@ -207,12 +202,8 @@ class StatusWriter:
         self, batch: Sequence[Outcome], is_rest: bool
     ) -> tuple[tuple[Settlement, ...], tuple[Lease, ...], list[Outcome]]:
         """Returns what is still to be settled, the leases of what is, and what to try on."""
-        to_settle: list[Settlement] = [
-            Leave(outcome.attempt.lease) for outcome in batch if isinstance(outcome, Lost)
-        ]
+        to_settle: list[Settlement] = []
         outcomes, writes = self._to_writes(batch)
-        if not writes:
-            return tuple(to_settle), (), []
         settled: list[Lease] = []
         left: list[Outcome] = []
         finished = await self._retry.call(lambda: self._finish(outcomes, writes, is_rest))
@@ -294,9 +285,7 @@ class StatusWriter:
         writes: list[AttemptWrite] = []
         latest_progress: dict[Attempt, int] = {}
         for outcome in batch:
-            write = self._to_write(outcome)
-            if write is None:
-                continue
+            write = to_write(outcome, max_delay=self._max_delay)
             if isinstance(write, Progress):
                 # Only the latest of a batch is worth a write.
                 earlier = latest_progress.get(outcome.attempt)
@@ -307,26 +296,6 @@ class StatusWriter:
             outcomes.append(outcome)
             writes.append(write)
         return outcomes, writes
-
-    def _to_write(self, outcome: Outcome) -> AttemptWrite | None:
-        task_id, attempt = outcome.attempt.task.id, outcome.attempt.task.attempt
-        match outcome:
-            case Succeeded(_, result):
-                return Complete(task_id=task_id, attempt=attempt, result=result)
-            case Errored(_, error, decision):
-                return self._write_error(task_id, attempt, error, decision)
-            case Interrupted():
-                return Interrupt(task_id=task_id, attempt=attempt)
-            case Stopped(_, error):
-                return Cancel(task_id=task_id, attempt=attempt, error=error)
-            case Progressed(_, value):
-                return Progress(task_id=task_id, attempt=attempt, value=value)
-            case Lost():
-                self._fenced += 1
-                self._on_recorded(outcome, None)
-                return None
-            case _:
-                assert_never(outcome)
 
     def _settle(self, outcome: Outcome, verdict: RecordVerdict) -> Settlement | None:
         lease = outcome.attempt.lease
@@ -360,30 +329,6 @@ class StatusWriter:
                 return Leave(lease)
             case _:
                 assert_never(outcome)
-
-    def _write_error(
-        self, task_id: str, attempt: int, error: TaskError, decision: Decision
-    ) -> AttemptWrite:
-        match decision:
-            case RetryAt(run_at, delay):
-                return ScheduleRetry(
-                    task_id=task_id,
-                    attempt=attempt,
-                    error=error,
-                    run_at=run_at,
-                    scheduled=delay > self._max_delay,
-                )
-            case SnoozeUntil(run_at, delay):
-                return ScheduleSnooze(
-                    task_id=task_id,
-                    attempt=attempt,
-                    run_at=run_at,
-                    scheduled=delay > self._max_delay,
-                )
-            case GiveUp():
-                return Fail(task_id=task_id, attempt=attempt, error=error)
-            case _:
-                assert_never(decision)
 
     def _settle_error(self, attempt: Attempt, error: TaskError, decision: Decision) -> Settlement:
         lease = attempt.lease

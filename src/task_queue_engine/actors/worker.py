@@ -29,6 +29,7 @@ from task_queue_engine.actors.messages import (
 )
 from task_queue_engine.clock import Clock
 from task_queue_engine.errors import HandlerNotStarted, UnknownTaskType
+from task_queue_engine.execution.attempt_logs import AttemptLog, running
 from task_queue_engine.execution.containment import exited
 from task_queue_engine.execution.failures import describe_error
 from task_queue_engine.execution.runner import HandlerRunner
@@ -52,7 +53,11 @@ class WorkerStatistics:
 
 class Worker:
     """One of `WORKER_COUNT`. It says on `claim_events` that it is free, takes an attempt from
-    `deliveries`, starts it at once and answers on `outcomes`; when `deliveries` ends it ends."""
+    `deliveries`, starts it at once and answers on `outcomes`; when `deliveries` ends it ends.
+
+    Args:
+        log_lines: so many of what a handler logs are kept with its attempt, the last ones.
+    """
 
     def __init__(
         self,
@@ -64,6 +69,7 @@ class Worker:
         claim_events: trio.MemorySendChannel[ClaimEvent],
         deliveries: trio.MemoryReceiveChannel[Attempt],
         outcomes: trio.MemorySendChannel[Outcome],
+        log_lines: int = 0,
         on_start: Callable[[Attempt], None] | None = None,
     ) -> None:
         self._registry = registry
@@ -73,6 +79,7 @@ class Worker:
         self._claim_events = claim_events
         self._deliveries = deliveries
         self._outcomes = outcomes
+        self._log_lines = log_lines
         self._on_start = on_start
         self._current: Attempt | None = None
         self._has_started = False
@@ -158,6 +165,8 @@ class Worker:
             return self._stopped(attempt, None)
         task = attempt.task
         definition: TaskDefinition | None = None
+        log = AttemptLog(task, self._log_lines)
+        outside = running.set(log)
         try:
             definition = self._registry.get(task.type)
             with attempt.scope:
@@ -179,6 +188,11 @@ class Worker:
             if isinstance(error, HandlerNotStarted):
                 return self._not_started(attempt, error)
             return self._failed(attempt, definition, error)
+        finally:
+            running.reset(outside)
+            if log.lines is not None:
+                log.close()
+                attempt.log = log
 
     def _note_start(self, attempt: Attempt) -> None:
         self._has_started = True
@@ -195,7 +209,9 @@ class Worker:
         return Errored(attempt, describe_error(error), later)
 
     def _progress_reporter(self, attempt: Attempt) -> Any:
+        # Like each line of a log (`AttemptLog.add`), it can be shown from here on as it comes.
         async def report(value: Any) -> None:
+            attempt.progress = value
             await self._outcomes.send(Progressed(attempt, value))
 
         return report

@@ -18,6 +18,7 @@ _COMMANDS = {
         "tasks:submit", "Submit a task and print its id; with --wait the task at its end."
     ),
     "status": Lazy("tasks:status", "Show everything about one task."),
+    "logs": Lazy("tasks:logs", "Show what the handler of a task has logged."),
     "list": Lazy("tasks:list_", "List tasks, newest first."),
     "cancel": Lazy(
         "tasks:cancel", "Cancel a task: one still queued never starts, a running one is stopped."

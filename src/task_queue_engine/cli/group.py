@@ -24,7 +24,6 @@ from task_queue_engine.cli.failures import (
     is_interrupt,
 )
 from task_queue_engine.cli.leaving import leave
-from task_queue_engine.cli.logs import writes_json
 from task_queue_engine.cli.options import DEBUG, MEMBER, SERVICE
 from task_queue_engine.errors import ApiError, TaskQueueError
 
@@ -168,6 +167,7 @@ def _line_of(error: BaseException, *, debug: bool) -> tuple[str, int]:
 
 def _fail(line: str, code: int) -> int:
     # Only here: what it knows to print takes longer to import than a help to show.
+    from task_queue_engine.cli.logs import writes_json
     from task_queue_engine.cli.output import printable
 
     line = printable(" ".join(line.split()))

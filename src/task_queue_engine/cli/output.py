@@ -14,6 +14,7 @@ from typing import Any
 
 import msgspec
 
+from task_queue_engine.attempt_record import AttemptHistory, AttemptRecord
 from task_queue_engine.backends.base import DeadLetter
 from task_queue_engine.engine.views import MetricsView
 from task_queue_engine.task import Task
@@ -122,6 +123,50 @@ def task_rows(tasks: Sequence[Task]) -> list[tuple[str, ...]]:
         )
         for task in tasks
     ]
+
+
+def list_of_attempts(history: AttemptHistory) -> str:
+    """A line for each; nothing where there was none."""
+    if not history.attempts:
+        return ""
+    table = Table(("ATTEMPT", "OUTCOME", "STARTED", "TOOK", "WORKER", "VERSION", "LOGGED", "ERROR"))
+    rows: list[tuple[str, ...]] = []
+    before = 0
+    for record in history.attempts:
+        if record.number > before + 1:
+            rows.append((f"({record.number - before - 1} more)", *[""] * 7))
+        before = record.number
+        error = record.error
+        logged = len(record.logs) + record.logs_omitted
+        took = None if record.ended_at is None else record.ended_at - record.started_at
+        rows.append(
+            (
+                str(record.number),
+                record.outcome.replace("_", " "),
+                _time(record.started_at),
+                "" if took is None else f"{took.total_seconds():.3g} s",
+                record.worker or "?",
+                record.version or "?",
+                f"{logged} lines" if logged else "",
+                "" if error is None else f"{error.type}: {error.message}",
+            )
+        )
+    return table.text(rows)
+
+
+def log_lines(attempts: Sequence[AttemptRecord]) -> str:
+    """What handlers logged, a line each, further lines of a message indented."""
+    lines: list[str] = []
+    for record in attempts:
+        if record.logs_omitted:
+            lines.append(f"({record.logs_omitted} earlier lines of attempt {record.number})")
+        for line in record.logs:
+            moment = line.time.astimezone(UTC).isoformat(timespec="milliseconds")
+            begin = f"{moment.replace('+00:00', 'Z')} {record.number} {line.level:7}"
+            first, *rest = _lines(line.message)
+            lines.append(f"{begin} {printable(line.logger)}: {first}")
+            lines += [f"  {more}" for more in rest]
+    return "\n".join(lines)
 
 
 def list_of_dead_letters(dead_letters: Sequence[DeadLetter]) -> str:

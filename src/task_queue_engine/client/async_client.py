@@ -10,6 +10,7 @@ from typing import Self, TypeVar
 import anyio
 import httpx
 
+from task_queue_engine.attempt_record import AttemptHistory
 from task_queue_engine.backends.base import DeadLetterPage, ListQuery, TaskPage
 from task_queue_engine.client.connection import Connection
 from task_queue_engine.client.steps import DEFAULT_RETRIES, Pause, Request, Steps
@@ -126,6 +127,9 @@ class AsyncClient(TaskApi):
             cursor = page.next_cursor
             if cursor is None:
                 return
+
+    async def history(self, task_id: str) -> AttemptHistory:
+        return await self._carry_out(self._calls.history(task_id))
 
     # --- changing ---------------------------------------------------------------------------
 

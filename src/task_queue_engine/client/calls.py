@@ -11,6 +11,7 @@ from urllib.parse import quote
 import httpx
 import msgspec
 
+from task_queue_engine.attempt_record import AttemptHistory
 from task_queue_engine.backends.base import DeadLetterPage, ListQuery, TaskPage
 from task_queue_engine.client.problems import error_of_problem
 from task_queue_engine.client.requests import check_key, encode_submission, key_header, new_key
@@ -220,6 +221,10 @@ class Calls:
         if query.cursor is not None:
             params["cursor"] = query.cursor
         return _decode((yield from self._ask("GET", "/tasks", params=params)), TaskPage)
+
+    def history(self, task_id: str) -> Steps[AttemptHistory]:
+        path = f"/tasks/{_in_path(task_id)}/attempts"
+        return _decode((yield from self._ask("GET", path)), AttemptHistory)
 
     # --- changing ---------------------------------------------------------------------------
 

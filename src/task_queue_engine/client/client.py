@@ -12,6 +12,7 @@ from typing import Any, Generic, NoReturn, Self, TypeVar, Unpack, cast, overload
 
 import httpx
 
+from task_queue_engine.attempt_record import AttemptHistory
 from task_queue_engine.backends.base import DeadLetterPage, ListQuery, TaskPage
 from task_queue_engine.client.connection import Connection
 from task_queue_engine.client.steps import DEFAULT_RETRIES, Pause, Request, Steps
@@ -224,6 +225,10 @@ class Client:
             if cursor is None:
                 return
 
+    def history(self, task_id: str) -> AttemptHistory:
+        """See `TaskApi.history`."""
+        return self._carry_out(self._calls.history(task_id))
+
     # --- changing ---------------------------------------------------------------------------
 
     def cancel(self, task_id: str) -> Task:
@@ -308,6 +313,10 @@ class SyncTaskHandle(Generic[R_co]):
     def status(self) -> TaskStatus:
         """The task's status now. Raises TaskNotFound when its retention is over."""
         return self.task().status
+
+    def history(self) -> AttemptHistory:
+        """See `TaskApi.history`."""
+        return self._client.history(self.id)
 
     def result(self, *, timeout: Seconds | None = None) -> R_co:
         """See `TaskApi.result`."""

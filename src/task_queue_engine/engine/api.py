@@ -14,6 +14,7 @@ from typing import Any, Generic, TypedDict, TypeVar, Unpack, cast, overload
 
 import msgspec
 
+from task_queue_engine.attempt_record import AttemptHistory
 from task_queue_engine.backends.base import (
     BackendInfo,
     DeadLetterPage,
@@ -200,6 +201,10 @@ class TaskApi(ABC):
         """Raises TaskNotFound."""
 
     @abstractmethod
+    async def history(self, task_id: str) -> AttemptHistory:
+        """The task's attempts, oldest first. Raises TaskNotFound."""
+
+    @abstractmethod
     async def wait(self, task_id: str, *, timeout: Seconds) -> Task:
         """The task as soon as it is terminal, or as it is when `timeout` seconds are over.
 
@@ -275,8 +280,6 @@ class TaskApi(ABC):
     @abstractmethod
     async def purge_dead(self) -> int:
         """Delete all dead letters, not their tasks; returns how many."""
-
-    # --- looking ----------------------------------------------------------------------------
 
     @abstractmethod
     async def metrics(self) -> EngineMetrics:
@@ -365,6 +368,10 @@ class TaskHandle(Generic[R_co]):
     async def status(self) -> TaskStatus:
         """The task's status now. Raises TaskNotFound when its retention is over."""
         return (await self.task()).status
+
+    async def history(self) -> AttemptHistory:
+        """See `TaskApi.history`."""
+        return await self._engine.history(self.id)
 
     async def result(self, *, timeout: Seconds | None = None) -> R_co:
         """See `TaskApi.result`."""

@@ -10,6 +10,7 @@ from functools import partial
 
 import trio
 
+from task_queue_engine.attempt_record import AttemptHistory
 from task_queue_engine.backends.base import (
     Backend,
     BackendInfo,
@@ -134,6 +135,14 @@ class Commands(EngineApi):
     async def _look(self, task_ids: Sequence[str]) -> list[Task | None]:
         self._check_running()
         return await self._backend.store.get(task_ids)
+
+    async def history(self, task_id: str) -> AttemptHistory:
+        self._check_running()
+        _check_id(task_id)
+        history = await self._backend.store.history(task_id)
+        if history is None:
+            raise TaskNotFound(task_id)
+        return history
 
     async def wait(self, task_id: str, *, timeout: Seconds) -> Task:
         self._check_running()

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterable
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import asdict
 from functools import partial
 from typing import Any
@@ -40,6 +40,7 @@ from task_queue_engine.errors import (
     TooManyAbandonedThreads,
 )
 from task_queue_engine.events import Hook
+from task_queue_engine.execution.attempt_logs import keeping_lines
 from task_queue_engine.execution.locating import locate
 from task_queue_engine.execution.processes import Recycling
 from task_queue_engine.execution.runner import HandlerRunner
@@ -140,11 +141,13 @@ class Engine(Commands):
         self._instruments = Instruments(
             registry=self._registry, settings=self._settings, clock=self._clock
         )
+        keeps_lines = self._consume and self._settings.task_log_lines > 0
         try:
             async with self._backend.open():
-                await shutdown.instead_of_cancellation(
-                    partial(self._run_pipeline, shutdown, task_status)
-                )
+                with keeping_lines() if keeps_lines else nullcontext():
+                    await shutdown.instead_of_cancellation(
+                        partial(self._run_pipeline, shutdown, task_status)
+                    )
         finally:
             self._shutdown = None
             self._stopped.set()

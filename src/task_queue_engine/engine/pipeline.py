@@ -259,6 +259,7 @@ class Pipeline:
                     claim_events=claim_events_out.clone(),
                     deliveries=deliveries_in.clone(),
                     outcomes=outcomes_out.clone(),
+                    log_lines=settings.task_log_lines,
                     on_start=config.on_start,
                 )
                 for _ in range(settings.worker_count)

@@ -23,9 +23,11 @@ import trio
 from task_queue_engine.codec import decode_json
 from task_queue_engine.errors import CpuTimeExceeded, HandlerNotStarted, WorkerProcessDied
 from task_queue_engine.execution import wire
-from task_queue_engine.execution.child_logs import captures_warnings
+from task_queue_engine.execution.attempt_logs import current
+from task_queue_engine.execution.child_logs import captures_warnings, own_levels
 from task_queue_engine.execution.environment import worker_environment
 from task_queue_engine.execution.locating import locate, refuse_while_loading_main
+from task_queue_engine.execution.log_format import stderr_look
 from task_queue_engine.execution.remote_errors import unpack
 from task_queue_engine.execution.threads import START_AGAIN, ReportProgress
 from task_queue_engine.execution.worker_process import HungUp, WorkerProcess, reap, spawn
@@ -275,6 +277,9 @@ class ProcessCall:
             max_result_bytes=self._pool.max_result_bytes,
             waited=waited,
             log_level=logging.root.level,
+            log_levels=own_levels(),
+            log_look=stderr_look(),
+            keeps_lines=(log := current()) is not None and log.most > 0,
             capture_warnings=captures_warnings(),
             measure_memory=self._pool.recycling.max_mib > 0,
         )

@@ -16,6 +16,7 @@ import struct
 import msgspec
 
 from task_queue_engine.execution.locating import HandlerPath
+from task_queue_engine.execution.log_format import StderrLook
 from task_queue_engine.execution.remote_errors import RemoteError
 from task_queue_engine.task import Task
 
@@ -30,6 +31,13 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     """Seconds that the task waited for this process."""
     log_level: int = logging.WARNING
     """Of the engine's root logger: what is below it need not be sent."""
+    log_levels: dict[str, int] = {}
+    """Of those of its loggers that have one of their own."""
+    log_look: StderrLook | None = None
+    """Of what cannot be sent; None: as Python does."""
+    keeps_lines: bool = False
+    """What is logged is kept with the attempt: it is sent though no handler of the engine's is to
+    show it."""
     capture_warnings: bool = False
     """Warnings go to the log, as in the engine."""
     measure_memory: bool = False
@@ -55,7 +63,9 @@ class Logged(msgspec.Struct, frozen=True, tag="logged", kw_only=True):
     exception: str | None
     """The text of its traceback."""
     extra: msgspec.Raw
-    """A JSON object: what the line was given as `extra`, and the task's id."""
+    """A JSON object: what the line was given as `extra`, and which attempt it is of."""
+    is_shown: bool = False
+    """The worker process has shown it by handlers of its own: it is only to be kept."""
 
 
 class Returned(msgspec.Struct, tag="returned"):

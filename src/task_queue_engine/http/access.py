@@ -27,6 +27,7 @@ RULES = {
     "submit_batch": Rule(role=Role.SUBMIT, change="submit", by_type=True),
     "list_tasks": Rule(role=Role.READ, by_type=True),
     "get_task": Rule(role=Role.READ, by_type=True),
+    "get_attempts": Rule(role=Role.READ, by_type=True),
     "cancel_task": Rule(role=Role.OPERATE, change="cancel", by_type=True),
     "retry_task": Rule(role=Role.OPERATE, change="retry", by_type=True),
     "list_dead_letters": Rule(role=Role.READ, by_type=True),

@@ -9,6 +9,7 @@ snooze or an interruption. Terminal is final, unless an operator asks for a new 
 | `claim.py` | which delivery starts an attempt, takes over a dead one, or is settled unrun |
 | `record.py` | what an attempt may write, and when it is fenced |
 | `requests.py` | cancel and reopen |
+| `history.py` | which attempt is put away when, and what is read from the row |
 | `repair.py` | reclaim an attempt without a message; fail what was given up or cannot be sent |
 
 This is the reference every backend is held to. The memory backend calls these functions; the
@@ -17,7 +18,6 @@ here asks a wall clock who owns a task: ownership is `attempt` and the message's
 """
 
 from task_queue_engine.lifecycle.claim import (
-    CRASH_ERROR_TYPE,
     ClaimRequest,
     ClaimVerdict,
     DuplicateDelivery,
@@ -34,6 +34,15 @@ from task_queue_engine.lifecycle.claim import (
     may_be_claimed_ahead,
     retry_count_after_crash,
 )
+from task_queue_engine.lifecycle.history import (
+    CRASH_ERROR_TYPE,
+    DEAD_LETTERED_ERROR_TYPE,
+    SLOTS,
+    history_of,
+    latest,
+    slot_of,
+    supersedes,
+)
 from task_queue_engine.lifecycle.record import (
     AttemptWrite,
     Cancel,
@@ -41,16 +50,17 @@ from task_queue_engine.lifecycle.record import (
     Fail,
     Fenced,
     Interrupt,
+    LoseLease,
     Progress,
     Recorded,
     RecordVerdict,
     ScheduleRetry,
     ScheduleSnooze,
     decide_record,
+    ended_by,
     target_status,
 )
 from task_queue_engine.lifecycle.repair import (
-    DEAD_LETTERED_ERROR_TYPE,
     MESSAGE_REFUSED_ERROR_TYPE,
     BrokerDeadLetter,
     PendingFailure,
@@ -75,6 +85,7 @@ __all__ = [
     "CRASH_ERROR_TYPE",
     "DEAD_LETTERED_ERROR_TYPE",
     "MESSAGE_REFUSED_ERROR_TYPE",
+    "SLOTS",
     "AlreadyFinished",
     "AttemptWrite",
     "BrokerDeadLetter",
@@ -92,6 +103,7 @@ __all__ = [
     "Fenced",
     "Finished",
     "Interrupt",
+    "LoseLease",
     "Missing",
     "NeedsDeadLetter",
     "NotAhead",
@@ -117,7 +129,12 @@ __all__ = [
     "decide_record",
     "decide_reopen",
     "delay_until",
+    "ended_by",
+    "history_of",
+    "latest",
     "may_be_claimed_ahead",
     "retry_count_after_crash",
+    "slot_of",
+    "supersedes",
     "target_status",
 ]

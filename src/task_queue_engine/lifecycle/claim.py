@@ -7,6 +7,9 @@ from datetime import datetime
 
 import msgspec
 
+from task_queue_engine._version import __version__
+from task_queue_engine.attempt_record import AttemptRecord
+from task_queue_engine.lifecycle.history import CRASH_ERROR_TYPE, crashed
 from task_queue_engine.lifecycle.row import Missing, Row, end
 from task_queue_engine.task import Task, TaskError, TaskStatus
 
@@ -27,6 +30,8 @@ class ClaimRequest(msgspec.Struct, frozen=True, kw_only=True):
     message_id: str
     receive_count: int
     worker: str
+    version: str = __version__
+    """Of this package, in the process that asks."""
     copy_of: tuple[Receive, ...] = ()
     """Of messages that this one replaces, see `Receive`."""
     ahead: bool = False
@@ -105,8 +110,6 @@ ClaimVerdict = (
     | Missing
 )
 
-CRASH_ERROR_TYPE = "task_queue_engine.errors.AttemptCrashed"
-
 
 def crash_error(attempt: int, worker: str | None) -> TaskError:
     """What is recorded for an attempt whose process reported no outcome."""
@@ -151,7 +154,13 @@ def decide_claim(
     retry_count = retry_count_after_crash(row)
     error = crash_error(task.attempt, task.worker)
     if task.cancel_requested:
-        cancelled = end(row, now, status=TaskStatus.CANCELLED, retry_count=retry_count)
+        cancelled = end(
+            row,
+            now,
+            status=TaskStatus.CANCELLED,
+            retry_count=retry_count,
+            put_away=crashed(row, error, now),
+        )
         return Finished(TaskStatus.CANCELLED), cancelled
     if retry_count < task.max_attempts and request.ahead:
         return NotAhead(), None
@@ -159,14 +168,22 @@ def decide_claim(
         lapsed = replace(row, message_id=request.message_id, receive_count=request.receive_count)
         failed = end(lapsed, now, status=TaskStatus.FAILED, retry_count=retry_count, error=error)
         return Exhausted(failed.task), failed
-    return _start(row, request, now, retry_count=retry_count, error=error, takeover=True)
+    return _start(
+        row,
+        request,
+        now,
+        retry_count=retry_count,
+        error=error,
+        takeover=True,
+        put_away=crashed(row, error, now),
+    )
 
 
 def may_be_claimed_ahead(task: Task) -> bool:
     """Not one whose last chance it is, and not one that may have killed its worker: that one is
     claimed as its worker starts it, and kept apart from others."""
-    crashed = task.error is not None and task.error.type == CRASH_ERROR_TYPE
-    return task.retry_count + 1 < task.max_attempts and not crashed
+    has_crashed = task.error is not None and task.error.type == CRASH_ERROR_TYPE
+    return task.retry_count + 1 < task.max_attempts and not has_crashed
 
 
 def retry_count_after_crash(row: Row) -> int:
@@ -183,6 +200,7 @@ def _start(
     retry_count: int,
     error: TaskError | None,
     takeover: bool = False,
+    put_away: AttemptRecord | None = None,
 ) -> tuple[ClaimVerdict, Row]:
     task = msgspec.structs.replace(
         row.task,
@@ -200,5 +218,7 @@ def _start(
         message_id=request.message_id,
         receive_count=request.receive_count,
         claimed_ahead=request.ahead,
+        version=request.version,
+        put_away=put_away,
     )
     return Started(task, takeover), started

@@ -8,6 +8,8 @@ from typing import Any, assert_never
 
 import msgspec
 
+from task_queue_engine.attempt_record import AttemptOutcome, AttemptRecord
+from task_queue_engine.lifecycle.history import ended, latest
 from task_queue_engine.lifecycle.row import Row, end
 from task_queue_engine.task import TaskError, TaskStatus
 
@@ -17,6 +19,9 @@ class _AttemptWrite(msgspec.Struct, frozen=True, kw_only=True):
 
     task_id: str
     attempt: int
+    record: AttemptRecord | None = None
+    """The attempt as its worker knows it, still running. An ending is put away with it; without
+    it, only one after which the task goes on, and then as the row says."""
 
 
 class Complete(_AttemptWrite, frozen=True, kw_only=True):
@@ -64,7 +69,14 @@ class Progress(_AttemptWrite, frozen=True, kw_only=True):
     value: Any
 
 
-AttemptWrite = Complete | Fail | ScheduleRetry | ScheduleSnooze | Interrupt | Cancel | Progress
+class LoseLease(_AttemptWrite, frozen=True, kw_only=True):
+    """The attempt was stopped, since its message is no longer its own. Always Fenced: nothing but
+    its history is written, and that also where it was taken over meanwhile."""
+
+
+AttemptWrite = (
+    Complete | Fail | ScheduleRetry | ScheduleSnooze | Interrupt | Cancel | Progress | LoseLease
+)
 
 
 class Recorded(msgspec.Struct, frozen=True):
@@ -91,6 +103,8 @@ def decide_record(
     Returns:
         The verdict, and the row to write (None where nothing changes).
     """
+    if isinstance(write, LoseLease):
+        return Fenced(), _lease_lost(row, write, now)
     if row is None or row.task.attempt != write.attempt:
         return Fenced(), None
     task = row.task
@@ -106,6 +120,7 @@ def decide_record(
                 status=TaskStatus.COMPLETED,
                 retry_count=task.retry_count,
                 result=write.result,
+                put_away=ended_by(write, now),
             )
         case Fail():
             new = end(
@@ -114,6 +129,7 @@ def decide_record(
                 status=TaskStatus.FAILED,
                 retry_count=task.retry_count + 1,
                 error=write.error,
+                put_away=ended_by(write, now),
             )
         case Cancel():
             new = end(
@@ -122,18 +138,23 @@ def decide_record(
                 status=TaskStatus.CANCELLED,
                 retry_count=task.retry_count,
                 error=write.error,
+                put_away=ended_by(write, now),
             )
         case ScheduleRetry() | ScheduleSnooze() | Interrupt():
             counted = isinstance(write, ScheduleRetry)
             retry_count = task.retry_count + counted
             error = write.error if isinstance(write, ScheduleRetry) else task.error
+            over = ended_by(write, now, latest(row))
             if task.cancel_requested:
+                if over is not None:
+                    over = msgspec.structs.replace(over, outcome=AttemptOutcome.CANCELLED)
                 new = end(
                     row,
                     now,
                     status=TaskStatus.CANCELLED,
                     retry_count=retry_count,
                     error=error,
+                    put_away=over,
                 )
             else:
                 run_at = None if isinstance(write, Interrupt) else write.run_at
@@ -146,13 +167,56 @@ def decide_record(
                     run_at=run_at,
                     updated_at=now,
                 )
-                new = Row(task=waiting, due_at=run_at if scheduled else None)
+                new = Row(
+                    task=waiting,
+                    due_at=run_at if scheduled else None,
+                    version=row.version,
+                    put_away=over,
+                )
         case Progress():
             moved = msgspec.structs.replace(task, progress=write.value, updated_at=now)
             new = replace(row, task=moved)
         case _:
             assert_never(write)
     return Recorded(new.task.status), new
+
+
+def _lease_lost(row: Row | None, write: LoseLease, now: datetime) -> Row | None:
+    if row is None or row.task.attempt < write.attempt or write.record is None:
+        return None
+    return replace(row, put_away=ended_by(write, now))
+
+
+def ended_by(
+    write: AttemptWrite, now: datetime, running: AttemptRecord | None = None
+) -> AttemptRecord | None:
+    """What is put away with this write; None: nothing.
+
+    Args:
+        running: the attempt by its row, where the write does not say it.
+    """
+    record = write.record or running
+    if record is None:
+        return None
+    match write:
+        case Complete():
+            return ended(record, AttemptOutcome.SUCCEEDED, now)
+        case Fail(error=error):
+            return ended(record, AttemptOutcome.FAILED, now, error)
+        case Cancel(error=error):
+            return ended(record, AttemptOutcome.CANCELLED, now, error)
+        case ScheduleRetry(error=error):
+            return ended(record, AttemptOutcome.RETRIED, now, error)
+        case ScheduleSnooze():
+            return ended(record, AttemptOutcome.SNOOZED, now)
+        case Interrupt():
+            return ended(record, AttemptOutcome.INTERRUPTED, now)
+        case LoseLease():
+            return ended(record, AttemptOutcome.LOST_LEASE, now)
+        case Progress():
+            return None
+        case _:
+            assert_never(write)
 
 
 def target_status(write: AttemptWrite) -> TaskStatus:
@@ -166,7 +230,7 @@ def target_status(write: AttemptWrite) -> TaskStatus:
             return TaskStatus.CANCELLED
         case ScheduleRetry() | ScheduleSnooze() | Interrupt():
             return TaskStatus.PENDING
-        case Progress():
+        case Progress() | LoseLease():
             return TaskStatus.PROCESSING
         case _:
             assert_never(write)

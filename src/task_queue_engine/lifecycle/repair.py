@@ -8,6 +8,7 @@ from datetime import datetime
 import msgspec
 
 from task_queue_engine.lifecycle.claim import crash_error, retry_count_after_crash
+from task_queue_engine.lifecycle.history import DEAD_LETTERED_ERROR_TYPE, crashed
 from task_queue_engine.lifecycle.record import Fenced, Recorded, RecordVerdict
 from task_queue_engine.lifecycle.row import Row, end
 from task_queue_engine.task import TaskError, TaskStatus
@@ -25,8 +26,9 @@ def decide_reclaim(
     task = row.task
     retry_count = retry_count_after_crash(row)
     error = crash_error(task.attempt, task.worker)
+    over = crashed(row, error, now)
     if task.cancel_requested:
-        new = end(row, now, status=TaskStatus.CANCELLED, retry_count=retry_count)
+        new = end(row, now, status=TaskStatus.CANCELLED, retry_count=retry_count, put_away=over)
     elif retry_count >= task.max_attempts:
         new = end(row, now, status=TaskStatus.FAILED, retry_count=retry_count, error=error)
     else:
@@ -38,7 +40,7 @@ def decide_reclaim(
             run_at=None,
             updated_at=now,
         )
-        new = Row(task=waiting)
+        new = Row(task=waiting, version=row.version, put_away=over)
     return Recorded(new.task.status), new
 
 
@@ -73,9 +75,6 @@ def decide_fail_pending(
     return Recorded(new.task.status), new
 
 
-DEAD_LETTERED_ERROR_TYPE = "task_queue_engine.errors.MessageGivenUp"
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BrokerDeadLetter:
     """The broker itself has moved this message of this task to the dead-letter queue."""
@@ -104,9 +103,10 @@ def decide_fail_dead_lettered(
         return Fenced(), None
     # Its owner's lease has lapsed, or the queue could not have moved it.
     retry_count = retry_count_after_crash(row) if running else task.retry_count
+    error = TaskError(type=DEAD_LETTERED_ERROR_TYPE, message=dead_letter.reason)
     if task.cancel_requested:
-        new = end(row, now, status=TaskStatus.CANCELLED, retry_count=retry_count)
+        over = crashed(row, error, now) if running else None
+        new = end(row, now, status=TaskStatus.CANCELLED, retry_count=retry_count, put_away=over)
     else:
-        error = TaskError(type=DEAD_LETTERED_ERROR_TYPE, message=dead_letter.reason)
         new = end(row, now, status=TaskStatus.FAILED, retry_count=retry_count, error=error)
     return Recorded(new.task.status), new

@@ -7,6 +7,7 @@ from datetime import datetime
 
 import msgspec
 
+from task_queue_engine.lifecycle.history import latest
 from task_queue_engine.lifecycle.row import Missing, Row, end
 from task_queue_engine.task import Task, TaskStatus
 
@@ -101,4 +102,4 @@ def decide_reopen(row: Row | None, now: datetime) -> tuple[ReopenVerdict, Row | 
         cancel_requested=False,
         updated_at=now,
     )
-    return Reopened(fresh), Row(task=fresh)
+    return Reopened(fresh), Row(task=fresh, version=row.version, put_away=latest(row))

@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 
+from task_queue_engine.attempt_record import AttemptRecord
 from task_queue_engine.task import Task, TaskError, TaskStatus
 
 
@@ -25,6 +26,10 @@ class Row:
     claimed_ahead: bool = False
     """The current attempt was claimed before a worker was free for it. Where its process dies it
     may never have started, so it counts as no crash."""
+    version: str | None = None
+    """Of this package in the process that started the latest attempt."""
+    put_away: AttemptRecord | None = None
+    """Of a row to be written: the attempt that is put away with it, see `lifecycle.history`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +45,7 @@ def end(
     retry_count: int,
     result: Any = None,
     error: TaskError | None = None,
+    put_away: AttemptRecord | None = None,
 ) -> Row:
     """The row of a task that ends now. One that FAILED keeps the message that is still to be
     dead-lettered."""
@@ -54,8 +60,14 @@ def end(
         updated_at=now,
     )
     if status is TaskStatus.FAILED:
-        return Row(task=task, message_id=row.message_id, receive_count=row.receive_count)
-    return Row(task=task)
+        return Row(
+            task=task,
+            message_id=row.message_id,
+            receive_count=row.receive_count,
+            version=row.version,
+            put_away=put_away,
+        )
+    return Row(task=task, version=row.version, put_away=put_away)
 
 
 def delay_until(run_at: datetime | None, now: datetime) -> float:

@@ -10,11 +10,12 @@ import pytest
 import trio
 from msgspec.structs import replace
 
+from task_queue_engine.attempt_record import LogLine
 from task_queue_engine.backends.base import Done, ListQuery, StrandedKind
 from task_queue_engine.backends.sqlite import SqliteBackend, schema
 from task_queue_engine.errors import BackendRefused
-from task_queue_engine.lifecycle import Complete, Started
-from task_queue_engine.task import Task, TaskStatus
+from task_queue_engine.lifecycle import Complete, ScheduleRetry, Started
+from task_queue_engine.task import Task, TaskError, TaskStatus
 from task_queue_engine.testing.conformance.harness import claim_request
 from tests.backends.sqlite.harness import SqliteHarness
 from tests.backends.sqlite.sqlite_file import check
@@ -240,6 +241,86 @@ async def test_an_attempt_of_an_old_process_is_never_taken_for_one_claimed_ahead
         await harness.lapse()
         assert isinstance(await harness.claim(await harness.receive_one()), Started)
         assert (await harness.get(task.id)).retry_count == 1
+
+
+async def test_the_attempts_of_an_old_file_are_told_as_far_as_its_rows_say(old: Path) -> None:
+    harness = SqliteHarness(old)
+    async with harness.backend.open():
+        tasks = await tasks_by_payload(harness)
+        found = {name: await harness.store.history(task.id) for name, task in tasks.items()}
+        outcomes = {
+            name: [one.outcome.value for one in history.attempts]
+            for name, history in found.items()
+            if history is not None and history.attempts
+        }
+        assert outcomes == {
+            "running": ["running"],
+            "asked": ["running"],
+            "done": ["succeeded"],
+            "failed": ["failed"],
+        }
+        done = found["done"]
+        assert done is not None
+        assert (done.attempts[0].worker, done.attempts[0].version) == (tasks["done"].worker, None)
+
+
+async def test_an_old_process_beside_a_new_one_does_the_history_no_harm(old: Path) -> None:
+    """It claims without its version, ends attempts without a word, and deletes tasks."""
+    harness = SqliteHarness(old)
+    async with harness.backend.open():
+        tasks = await tasks_by_payload(harness)
+        id_ = tasks["running"].id
+        retry = ScheduleRetry(
+            task_id=id_,
+            attempt=1,
+            error=TaskError(type="E", message="no"),
+            run_at=harness.now(),
+            scheduled=False,
+        )
+        await harness.store.record([retry])
+        before = apsw.Connection(str(old))
+        before.execute("BEGIN IMMEDIATE")
+        before.execute(
+            "UPDATE tasks SET status = 1, attempt = 2, worker = 'old:1', started_at = updated_at "
+            "WHERE id = ?",
+            (id_,),
+        )
+        before.execute("COMMIT")
+        found = await harness.store.history(id_)
+        assert found is not None
+        assert [(one.number, one.outcome.value) for one in found.attempts] == [
+            (1, "retried"),
+            (2, "running"),
+        ]
+        assert (found.attempts[1].worker, found.attempts[1].version) == ("old:1", None)
+        # A zombie of the attempt that it took over without a word is refused, with all it has said.
+        before.execute("DELETE FROM attempts")
+        said = replace(
+            found.attempts[0],
+            logs=(LogLine(time=harness.now(), level="I", logger="l", message=""),),
+        )
+        other, _ = await harness.start()
+        await harness.store.record(
+            [
+                Complete(task_id=id_, attempt=1, result=None, record=said),
+                Complete(task_id=other.id, attempt=1, result=None),
+            ]
+        )
+        assert read(old, "SELECT count(*) FROM attempts") == [(0,)]
+        await harness.store.record([replace(retry, attempt=2)])
+        before.execute("DELETE FROM attempts WHERE number = 2")
+        before.execute("UPDATE tasks SET status = 0 WHERE id = ?", (id_,))
+        found = await harness.store.history(id_)
+        assert found is not None
+        assert (found.attempts, found.omitted) == ((), 2)
+        before.execute(
+            "INSERT INTO attempts (task_id, slot, number, outcome, started_at, logs_omitted) "
+            "VALUES (?, 1, 1, 'crashed', 0, 0)",
+            (id_,),
+        )
+        before.execute("DELETE FROM tasks WHERE id = ?", (id_,))
+        before.close()
+        assert read(old, "SELECT count(*) FROM attempts") == [(0,)]
 
 
 async def test_a_new_file_has_the_layout_of_an_upgraded_one(

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 
+from task_queue_engine._version import __version__
 from task_queue_engine.backends.base.queue import DeadLettering, Delivery, Message, TaskQueue
 from task_queue_engine.backends.base.store import NewTask, TaskStore
 from task_queue_engine.backends.base.verdicts import (
@@ -57,6 +58,8 @@ class TakePlan(msgspec.Struct, frozen=True, kw_only=True):
     """What may be claimed together with its receive."""
 
     worker: str
+    version: str = __version__
+    """Of this package, in the process that asks."""
     free: int
     """Workers that are free: so many are taken, of any type that has a place."""
     ahead: int = 0

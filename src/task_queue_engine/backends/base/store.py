@@ -10,6 +10,7 @@ from typing import Protocol
 
 import msgspec
 
+from task_queue_engine.attempt_record import AttemptHistory
 from task_queue_engine.backends.base.verdicts import CreateVerdict, TryAgain
 from task_queue_engine.lifecycle import (
     AttemptWrite,
@@ -134,6 +135,11 @@ class TaskStore(Protocol):
 
     async def get(self, task_ids: Sequence[str]) -> list[Task | None]:
         """In the order asked for, None for unknown ids. Sees every write answered before."""
+        ...
+
+    async def history(self, task_id: str) -> AttemptHistory | None:
+        """The task's attempts, None for an unknown id: see `lifecycle.history`. One look, by the
+        task's id; it sees every write answered before."""
         ...
 
     async def list_tasks(self, query: ListQuery) -> TaskPage:

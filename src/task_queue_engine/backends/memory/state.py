@@ -7,17 +7,18 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import TypeVar
 
 import trio
 
+from task_queue_engine.attempt_record import AttemptRecord
 from task_queue_engine.backends.base import DeadLetter, Delivery, QueueVerdict, Rejected, TryAgain
 from task_queue_engine.backends.memory.faults import Faults
 from task_queue_engine.clock import Clock
 from task_queue_engine.errors import BackendUnavailable
-from task_queue_engine.lifecycle import BrokerDeadLetter, Row
+from task_queue_engine.lifecycle import BrokerDeadLetter, Row, slot_of, supersedes
 from task_queue_engine.worker import Worker
 
 T = TypeVar("T")
@@ -56,10 +57,23 @@ class MemoryState:
     clock: Clock
     faults: Faults = field(default_factory=Faults)
     rows: dict[str, Row] = field(default_factory=dict)
+    attempts: dict[str, dict[int, AttemptRecord]] = field(default_factory=dict)
+    """Those that were put away, of each task by their slots."""
     queues: dict[str, QueueState] = field(default_factory=dict)
     workers: dict[str, Worker] = field(default_factory=dict)
     times_open: int = 0
     last_id: int = 0
+
+    def save(self, row: Row) -> None:
+        """What `lifecycle` says a row is to be, and the attempt that is put away with it."""
+        over = row.put_away
+        if over is not None:
+            slots = self.attempts.setdefault(row.task.id, {})
+            slot = slot_of(over.number)
+            if supersedes(over, slots.get(slot)):
+                slots[slot] = over
+            row = replace(row, put_away=None)
+        self.rows[row.task.id] = row
 
     def queue(self, name: str) -> QueueState:
         return self.queues.setdefault(name, QueueState())

@@ -72,7 +72,7 @@ class MemorySteps:
                 return False
             if where in places:
                 places[where] -= 1
-            started = None if where is None else self._start(delivery, plan.worker, ahead=ahead)
+            started = None if where is None else self._start(delivery, plan, ahead=ahead)
             taken.append(Taken(delivery, started, ahead and started is not None))
             return True
 
@@ -88,7 +88,7 @@ class MemorySteps:
 
         return await self._queue.when_visible("take", take, wait=wait)
 
-    def _start(self, delivery: Delivery, worker: str, *, ahead: bool) -> Started | None:
+    def _start(self, delivery: Delivery, plan: TakePlan, *, ahead: bool) -> Started | None:
         row = self._state.rows.get(delivery.task_id)
         if row is None or row.task.status is not TaskStatus.PENDING or delivery.receive_count > 1:
             return None
@@ -96,13 +96,14 @@ class MemorySteps:
             task_id=delivery.task_id,
             message_id=delivery.message_id,
             receive_count=delivery.receive_count,
-            worker=worker,
+            worker=plan.worker,
+            version=plan.version,
             ahead=ahead,
         )
         verdict, started = decide_claim(row, request, self._state.clock.now())
         if started is None or not isinstance(verdict, Started):
             return None
-        self._state.rows[delivery.task_id] = started
+        self._state.save(started)
         return verdict
 
     async def finish(self, items: Sequence[Finish]) -> list[Finished]:

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from task_queue_engine import lifecycle
+from task_queue_engine.attempt_record import AttemptHistory
 from task_queue_engine.backends.base import (
     AlreadyExists,
     Counts,
@@ -83,6 +84,13 @@ class MemoryStore:
 
         return await self._each("get", task_ids, look)
 
+    async def history(self, task_id: str) -> AttemptHistory | None:
+        def look() -> AttemptHistory | None:
+            row, slots = self._state.rows.get(task_id), self._state.attempts.get(task_id, {})
+            return None if row is None else lifecycle.history_of(row, slots.values())
+
+        return await self._state.call("history", look)
+
     async def list_tasks(self, query: ListQuery) -> TaskPage:
         def page() -> TaskPage:
             check_limit(query.limit)
@@ -141,7 +149,7 @@ class MemoryStore:
         row = self._state.rows.get(write.task_id)
         verdict, changed = lifecycle.decide_record(row, write, self._state.clock.now())
         if changed is not None:
-            self._state.rows[write.task_id] = changed
+            self._state.save(changed)
         return verdict
 
     async def cancel(self, task_ids: Sequence[str]) -> list[CancelVerdict]:
@@ -251,6 +259,7 @@ class MemoryStore:
             ][:limit]
             for task_id in old:
                 del self._state.rows[task_id]
+                self._state.attempts.pop(task_id, None)
             for queue in self._state.queues.values():
                 for dead_letter in tuple(queue.dead_letters.values()):
                     if dead_letter.task_id in old:
@@ -273,9 +282,9 @@ class MemoryStore:
             now = self._state.clock.now()
             verdicts = []
             for item in items:
-                task_id, (verdict, row) = one(item, now)
+                _, (verdict, row) = one(item, now)
                 if row is not None:
-                    self._state.rows[task_id] = row
+                    self._state.save(row)
                 verdicts.append(verdict)
             return verdicts
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import msgspec
 
+from task_queue_engine.backends.claimed_by import claimed_by, version_of
 from task_queue_engine.backends.sqlite.batches import Batch, Execute, JsonRows
 from task_queue_engine.lifecycle import Row
 from task_queue_engine.task import Task, TaskError, TaskStatus
@@ -68,13 +69,14 @@ class Stored(msgspec.Struct, array_like=True):
     receive_count: int
     worker: str | None
     claimed_ahead: int | None
+    claimed_by: str | None
     payload: Any
     result: Any
     error: TaskError | None
     progress: Any
 
 
-_TEXTS = {"id", "queue", "type", "message_id", "worker"}
+_TEXTS = {"id", "queue", "type", "message_id", "worker", "claimed_by"}
 _NEVER_NULL = {
     "status", "retry_count", "attempt", "max_attempts", "created_at", "updated_at",
     "cancel_requested", "receive_count",
@@ -129,6 +131,7 @@ def _to_row(stored: Stored) -> Row:
         receive_count=stored.receive_count,
         due_at=from_us_or_none(stored.due_at),
         claimed_ahead=stored.claimed_ahead == stored.attempt,
+        version=version_of(stored.claimed_by, stored.worker),
     )
 
 
@@ -142,7 +145,8 @@ def load(execute: Execute, task_ids: Iterable[str]) -> dict[str, Row]:
 
 _CHANGING = (
     "status, retry_count, attempt, updated_at, run_at, started_at, finished_at, due_at, "
-    "cancel_requested, message_id, receive_count, worker, claimed_ahead, result, error, progress"
+    "cancel_requested, message_id, receive_count, worker, claimed_ahead, claimed_by, result, "
+    "error, progress"
 )
 _SAVE = Batch(
     f"WITH new (id, {_CHANGING}) AS (VALUES {{rows}}) "
@@ -175,6 +179,7 @@ def _to_columns(row: Row) -> tuple[Any, ...]:
         row.receive_count,
         task.worker,
         task.attempt if row.claimed_ahead else None,
+        claimed_by(row.version, task.worker),
         encode_or_none(task.result),
         encode_or_none(task.error),
         encode_or_none(task.progress),

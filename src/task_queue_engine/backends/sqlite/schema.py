@@ -4,7 +4,8 @@ A new file is made as version 1 and then upgraded like an old one, so that there
 newest layout. To change it, write the next `_to_N` and put it at the end of `_UPGRADES`.
 
 Processes of the version before may have the file open meanwhile, and go on. So an upgrade only
-adds: columns that may be NULL or have a default, tables, indexes. What a column means stays.
+adds: columns that may be NULL or have a default, tables, indexes, triggers that keep new tables in
+order. What a column means stays.
 """
 
 from __future__ import annotations
@@ -107,7 +108,34 @@ def _add_workers(connection: apsw.Connection) -> None:
 
 
 def _to_4(connection: apsw.Connection) -> None:
-    """`workers`."""
+    """`workers`: one for each process. `attempts`: those that the task's own row says no more of,
+    and what handlers logged; they go with their task, whichever version deletes it. `claimed_by`:
+    the version that claimed the latest attempt, and a checksum of its worker; not the version
+    alone, which a process of version 3 would leave there for its own."""
+    connection.execute("ALTER TABLE tasks ADD COLUMN claimed_by TEXT")
+    connection.execute(
+        """
+CREATE TABLE attempts (
+    task_id TEXT NOT NULL,
+    slot INTEGER NOT NULL,
+    number INTEGER NOT NULL,
+    outcome TEXT NOT NULL,
+    worker TEXT,
+    version TEXT,
+    started_at INTEGER NOT NULL,
+    ended_at INTEGER,
+    error BLOB,
+    progress BLOB,
+    logs BLOB,
+    logs_omitted INTEGER NOT NULL,
+    PRIMARY KEY (task_id, slot)
+) STRICT
+"""
+    )
+    connection.execute(
+        "CREATE TRIGGER attempts_deleted AFTER DELETE ON tasks "
+        "BEGIN DELETE FROM attempts WHERE task_id = OLD.id; END"
+    )
     _add_workers(connection)
 
 

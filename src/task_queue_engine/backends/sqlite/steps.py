@@ -22,6 +22,7 @@ from task_queue_engine.backends.base import (
     is_settled_by,
     then_after,
 )
+from task_queue_engine.backends.claimed_by import claimed_by
 from task_queue_engine.backends.sqlite.batches import Batch, JsonRows
 from task_queue_engine.backends.sqlite.database_file import DatabaseFile
 from task_queue_engine.backends.sqlite.messages import MAX_DELAY
@@ -73,8 +74,9 @@ _visible = JsonRows(_Visible)
 _START = Batch(
     "WITH new (number, message_id, receive_count, ahead) AS (VALUES {rows}) "
     f"UPDATE tasks SET status = {_PROCESSING}, attempt = attempt + 1, started_at = ?, "
-    "updated_at = ?, worker = ?, progress = NULL, due_at = NULL, message_id = new.message_id, "
-    "receive_count = new.receive_count, claimed_ahead = iif(new.ahead, attempt + 1, NULL) "
+    "updated_at = ?, worker = ?, claimed_by = ?, progress = NULL, due_at = NULL, "
+    "message_id = new.message_id, receive_count = new.receive_count, "
+    "claimed_ahead = iif(new.ahead, attempt + 1, NULL) "
     "FROM new WHERE tasks.rowid = new.number",
     width=4,
 )
@@ -144,7 +146,8 @@ class SqliteSteps:
                 return None
             ids, newly = taking.message_ids, taking.newly_leased
             self._queue.messages.lease(transaction, ids, newly, now, now + lease_us)
-            _START.run(transaction.execute, taking.starts, after=(now, now, plan.worker))
+            by = (plan.worker, claimed_by(plan.version, plan.worker))
+            _START.run(transaction.execute, taking.starts, after=(now, now, *by))
             transaction.counters[TaskStatus.PENDING] -= len(taking.starts)
             transaction.counters[TaskStatus.PROCESSING] += len(taking.starts)
             return taking.taken

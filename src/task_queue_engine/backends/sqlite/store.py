@@ -13,6 +13,7 @@ from datetime import datetime
 from typing import TypeVar
 
 from task_queue_engine import lifecycle
+from task_queue_engine.attempt_record import AttemptHistory
 from task_queue_engine.backends.base import (
     Counts,
     CreateVerdict,
@@ -23,7 +24,7 @@ from task_queue_engine.backends.base import (
     TaskChange,
     TaskPage,
 )
-from task_queue_engine.backends.sqlite import listing
+from task_queue_engine.backends.sqlite import attempts, listing
 from task_queue_engine.backends.sqlite.batches import Batch, JsonRows
 from task_queue_engine.backends.sqlite.creation import Creation
 from task_queue_engine.backends.sqlite.database_file import DatabaseFile
@@ -144,10 +145,17 @@ class SqliteStore:
         now = self._clock.now()
         now_us = to_us(now)
         times = Counter(write.task_id for write in writes)
+        completing = [
+            write for write in writes if isinstance(write, Complete) and times[write.task_id] == 1
+        ]
         completed = [
-            (write.task_id, write.attempt, encode_or_none(write.result))
-            for write in writes
-            if isinstance(write, Complete) and times[write.task_id] == 1
+            (write.task_id, write.attempt, encode_or_none(write.result)) for write in completing
+        ]
+        over = [
+            (write.task_id, ended)
+            for write in completing
+            # Few have: looked at first, as this is for every task.
+            if write.record is not None and (ended := lifecycle.ended_by(write, now)) is not None
         ]
 
         def record(write: AttemptWrite) -> tuple[str, Decide[RecordVerdict]]:
@@ -160,6 +168,7 @@ class SqliteStore:
             transaction.counters[TaskStatus.PROCESSING] -= done
             transaction.counters[TaskStatus.COMPLETED] += done
             if done:
+                attempts.put_away_completed(transaction.execute, over)
                 transaction.tell(ENDED, [task_id for task_id, *_ in completed])
             if done == len(writes):
                 return [_COMPLETED_NOW] * done
@@ -236,6 +245,15 @@ class SqliteStore:
         rows = await self._file.read(lambda t: load(t.execute, task_ids))
         return [rows[task_id].task if task_id in rows else None for task_id in task_ids]
 
+    async def history(self, task_id: str) -> AttemptHistory | None:
+        def look(transaction: Transaction) -> AttemptHistory | None:
+            with transaction.connection:  # one snapshot
+                row = load(transaction.execute, [task_id]).get(task_id)
+                put_away = attempts.read(transaction.execute, task_id)
+            return None if row is None else lifecycle.history_of(row, put_away)
+
+        return await self._file.read(look)
+
     async def list_tasks(self, query: ListQuery) -> TaskPage:
         search = listing.TaskSearch(query)
         return await self._file.read(lambda t: search.run(t))
@@ -281,13 +299,17 @@ def _decide_all(
     items = list(items)
     before = load(transaction.execute, {task_id for task_id, _ in items})
     after: dict[str, Row] = {}
+    over: list[attempts.PutAway] = []
     verdicts: list[T] = []
     for task_id, decide in items:
         verdict, changed = decide(after.get(task_id) or before.get(task_id), now)
         if changed is not None:
             after[task_id] = changed
+            if changed.put_away is not None:
+                over.append((task_id, changed.put_away))
         verdicts.append(verdict)
     save(transaction.execute, after.values())
+    attempts.put_away(transaction.execute, over)
     for task_id, row in after.items():
         transaction.counters[before[task_id].task.status] -= 1
         transaction.counters[row.task.status] += 1

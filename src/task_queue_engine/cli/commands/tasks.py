@@ -1,4 +1,4 @@
-"""submit, status, list, cancel, retry."""
+"""submit, status, logs, list, cancel, retry."""
 
 from __future__ import annotations
 
@@ -11,13 +11,22 @@ import click
 import msgspec
 import trio
 
+from task_queue_engine.attempt_record import AttemptHistory
 from task_queue_engine.backends.base import ListQuery, TaskPage
 from task_queue_engine.cli.options import app_option, operating
-from task_queue_engine.cli.output import describe_task, emit, table_of_tasks, task_rows
+from task_queue_engine.cli.output import (
+    describe_task,
+    emit,
+    list_of_attempts,
+    log_lines,
+    table_of_tasks,
+    task_rows,
+)
 from task_queue_engine.cli.payloads import read_payload
 from task_queue_engine.cli.session import Session
 from task_queue_engine.engine.api import Submission, TaskApi
 from task_queue_engine.errors import (
+    ApiError,
     InvalidTask,
     ResultTimeout,
     TaskCancelled,
@@ -189,20 +198,67 @@ def status(session: Session, task_id: str, wait: float | None) -> None:
     """
     wanted = _canonical(task_id)
 
-    async def work(operations: TaskApi) -> Task:
+    async def work(operations: TaskApi) -> tuple[Task, AttemptHistory]:
         if wait is None:
-            return await operations.get(wanted)
-        return await operations.wait(wanted, timeout=wait)
+            task = await operations.get(wanted)
+        else:
+            task = await operations.wait(wanted, timeout=wait)
+        return task, await _history(operations, wanted)
 
-    task = session.run(work)
-    if wait is None:
-        session.show(task, lambda: describe_task(task))
-    else:
-        _show_end(session, task, wait)
+    task, history = session.run(work)
+    whole = msgspec.structs.asdict(task) | {
+        "attempts": history.attempts,
+        "attempts_omitted": history.omitted,
+    }
+    session.show(whole, lambda: f"{describe_task(task)}\n{list_of_attempts(history)}".rstrip())
+    if wait is not None:
+        _check_end(task, wait)
+
+
+async def _history(operations: TaskApi, task_id: str) -> AttemptHistory:
+    try:
+        return await operations.history(task_id)
+    except ApiError as error:
+        if error.status != 404:  # a server that knows of no attempts
+            raise
+        return AttemptHistory(attempts=())
+
+
+@click.command()
+@click.argument("task_id", metavar="ID")
+@click.option(
+    "--attempt",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Of this attempt only.",
+)
+@operating
+def logs(session: Session, task_id: str, attempt: int | None) -> None:
+    """Show what the handler of a task has logged.
+
+    Of each attempt that is over the last lines are kept (TQE_TASK_LOG_LINES); of one that crashed
+    none are.
+    """
+    wanted = _canonical(task_id)
+    history = session.run(lambda operations: operations.history(wanted))
+    records = [one for one in history.attempts if attempt in (None, one.number)]
+    lines = [
+        msgspec.structs.asdict(line) | {"attempt": record.number}
+        for record in records
+        for line in record.logs
+    ]
+    if not lines:
+        session.note("nothing that its handler has logged is kept")
+    if lines or session.as_json:
+        session.show(lines, lambda: log_lines(records))
 
 
 def _show_end(session: Session, task: Task, waited: float) -> None:
     session.show(task, lambda: describe_task(task))
+    _check_end(task, waited)
+
+
+def _check_end(task: Task, waited: float) -> None:
     match task.status:
         case TaskStatus.COMPLETED:
             return

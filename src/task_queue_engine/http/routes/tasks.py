@@ -13,6 +13,7 @@ from quart_schema import (
 )
 from werkzeug.routing import BaseConverter
 
+from task_queue_engine.attempt_record import AttemptHistory
 from task_queue_engine.backends.base import ListQuery
 from task_queue_engine.engine.api import Accepted, Refused, Submission, SubmitVerdict
 from task_queue_engine.errors import IdempotencyKeyReused, InvalidQuery, TaskQueueError
@@ -64,6 +65,7 @@ class TaskRoutes:
         one = "/tasks/<task_id:task_id>"
         app.add_url_rule(one, "get_task", self.get_task, methods=["GET"])
         app.add_url_rule(one, "cancel_task", self.cancel_task, methods=["DELETE"])
+        app.add_url_rule(f"{one}/attempts", "get_attempts", self.get_attempts, methods=["GET"])
         app.add_url_rule(f"{one}/retry", "retry_task", self.retry_task, methods=["POST"])
 
     def _check_caps(self, submission: TaskSubmission) -> None:
@@ -191,6 +193,19 @@ class TaskRoutes:
             # many wait already. A client that asks again at once would not be helped.
             again = "1" if wait > 0 else None
             return respond(await self._engine.get(wanted), Retry_After=again)
+
+    @tag([TAG])
+    @document_response(AttemptHistory)
+    async def get_attempts(self, task_id: str) -> Response:
+        """Look a task's attempts up, oldest first.
+
+        Each has its outcome, its error and the last lines that its handler logged.
+        """
+        wanted = canonical_id(task_id)
+        with self._state.request_deadline():
+            if self._state.is_guarded:
+                await self._check_type_of(wanted)
+            return respond(await self._engine.history(wanted))
 
     @tag([TAG])
     @document_response(Task)

@@ -74,6 +74,7 @@ from task_queue_engine.testing.conformance import (  # noqa: E402  # after the c
     counts,
     dead_letters,
     finish,
+    history,
     listing,
     opening,
     payloads,
@@ -100,6 +101,7 @@ __all__ = [
     "TestCounts",
     "TestDeadLetters",
     "TestFinish",
+    "TestHistory",
     "TestListing",
     "TestOpening",
     "TestPayloads",
@@ -133,6 +135,7 @@ TestClaim = _tests_of(claim)
 TestCounts = _tests_of(counts)
 TestDeadLetters = _tests_of(dead_letters)
 TestFinish = _tests_of(finish)
+TestHistory = _tests_of(history)
 TestListing = _tests_of(listing)
 TestOpening = _tests_of(opening)
 TestPayloads = _tests_of(payloads)

@@ -17,6 +17,7 @@ import hypothesis.strategies as st
 import trio
 from hypothesis import HealthCheck, given, settings
 
+from task_queue_engine.attempt_record import AttemptHistory
 from task_queue_engine.backends.base import Backend, DeadLetter, ListQuery, StrandedKind
 from task_queue_engine.backends.memory import MemoryBackend
 from task_queue_engine.clock import ManualClock
@@ -71,6 +72,10 @@ async def _run(both: Pairwise, program: list[Operation]) -> None:
         await _compare_everything(both)
 
 
+async def _history(backend: Backend, task_id: str) -> AttemptHistory | None:
+    return await backend.store.history(task_id)
+
+
 async def _list_all(backend: Backend, query: ListQuery) -> list[Task]:
     tasks: list[Task] = []
     while True:
@@ -105,6 +110,8 @@ async def _all_stranded(backend: Backend, before: datetime) -> set[tuple[str, St
 
 async def _compare_everything(both: Pairwise) -> None:
     await both.same(lambda backend: backend.store.get(TASKS))
+    for task_id in TASKS:
+        await both.same(partial(_history, task_id=task_id))
     await both.same(lambda backend: backend.store.cancel_requested(TASKS))
     for status in (None, *TaskStatus):
         for type_name in (None, *TYPES):

@@ -9,6 +9,7 @@ from typing import Any
 
 from msgspec import structs
 
+from task_queue_engine.attempt_record import AttemptOutcome, AttemptRecord, LogLine
 from task_queue_engine.backends.base import Backend, DeadLetter, Delivery, Taken, TakePlan
 from task_queue_engine.clock import ManualClock
 from task_queue_engine.lifecycle import (
@@ -18,6 +19,7 @@ from task_queue_engine.lifecycle import (
     Complete,
     Fail,
     Interrupt,
+    LoseLease,
     Progress,
     ScheduleRetry,
     ScheduleSnooze,
@@ -109,15 +111,23 @@ def anonymous_dead_letter(dead_letter: DeadLetter) -> DeadLetter:
 
 
 KINDS = ["complete", "complete", "fail", "retry", "retry later", "snooze", "interrupt"]
-KINDS += ["cancel", "progress"]
+KINDS += ["cancel", "progress", "complete with lines", "fail with lines", "lost"]
 
 
 def attempt_write(both: Pairwise, task_id: str, attempt: int, kind: str) -> AttemptWrite:
+    record = None
+    if kind in ("complete with lines", "fail with lines", "lost") and attempt > 0:
+        now = both.clock.now()
+        line = LogLine(time=now, level="INFO", logger="shop", message=f"{attempt}")
+        running = AttemptOutcome.RUNNING
+        record = AttemptRecord(number=attempt, outcome=running, started_at=now, logs=(line,))
     match kind:
-        case "complete":
-            return Complete(task_id=task_id, attempt=attempt, result={"by": attempt})
-        case "fail":
-            return Fail(task_id=task_id, attempt=attempt, error=ERROR)
+        case "complete" | "complete with lines":
+            return Complete(task_id=task_id, attempt=attempt, result={"by": attempt}, record=record)
+        case "fail" | "fail with lines":
+            return Fail(task_id=task_id, attempt=attempt, error=ERROR, record=record)
+        case "lost":
+            return LoseLease(task_id=task_id, attempt=attempt, record=record)
         case "retry" | "retry later":
             return ScheduleRetry(
                 task_id=task_id,

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from task_queue_engine._version import __version__
+from task_queue_engine.attempt_record import AttemptOutcome, AttemptRecord
 from task_queue_engine.backends.aws.dynamodb.store import DynamoStore
 from task_queue_engine.backends.base import Created, NewTask, TryAgain
 from task_queue_engine.clock import Clock
@@ -25,6 +27,20 @@ def make_task(clock: Clock, **fields: Any) -> Task:
         "updated_at": now,
     }
     return Task(**(defaults | fields))
+
+
+def known_of(clock: Clock, attempt: int = 1, **fields: Any) -> AttemptRecord:
+    """What the worker of a running attempt sends along where it ends."""
+    return AttemptRecord(
+        **{
+            "number": attempt,
+            "outcome": AttemptOutcome.RUNNING,
+            "worker": "w:1",
+            "version": __version__,
+            "started_at": clock.now(),
+        }
+        | fields
+    )
 
 
 def request_of(task_id: str, *, message: str = "m1", count: int = 1) -> ClaimRequest:

@@ -91,6 +91,13 @@ def test_what_goes_in_comes_out(row: Row) -> None:
     assert msgspec.json.encode(found.task) == msgspec.json.encode(row.task)
 
 
+def test_the_version_is_that_of_the_worker_that_claimed() -> None:
+    """An older process leaves there what it finds, and puts its own name beside it."""
+    item = item_of(make_task(worker="host:1", status=TaskStatus.PROCESSING), version="1.2")
+    assert item_format.to_row(item).version == "1.2"
+    assert item_format.to_row(item | {"worker": {"S": "old:1"}}).version is None
+
+
 @given(moments, moments)
 def test_texts_of_times_compare_as_the_times_do(a: datetime, b: datetime) -> None:
     assert (item_format.moment_text(a) < item_format.moment_text(b)) == (a < b)

@@ -42,7 +42,15 @@ from tests.backends.aws.dynamodb.faults import (
     nothing_wrong,
     sent_twice,
 )
-from tests.backends.aws.dynamodb.tasks import ERROR, create, get, make_task, request_of, start
+from tests.backends.aws.dynamodb.tasks import (
+    ERROR,
+    create,
+    get,
+    known_of,
+    make_task,
+    request_of,
+    start,
+)
 
 
 @dataclass(frozen=True)
@@ -174,15 +182,20 @@ WRITES: dict[str, tuple[Callable[[ManualClock, str], AttemptWrite], TaskStatus]]
     "cancel": (lambda c, i: Cancel(task_id=i, attempt=1), TaskStatus.CANCELLED),
     "retry": (
         lambda c, i: ScheduleRetry(
-            task_id=i, attempt=1, error=ERROR, run_at=c.now(), scheduled=True
+            task_id=i, attempt=1, error=ERROR, run_at=c.now(), scheduled=True, record=known_of(c)
         ),
         TaskStatus.PENDING,
     ),
     "snooze": (
-        lambda c, i: ScheduleSnooze(task_id=i, attempt=1, run_at=c.now(), scheduled=False),
+        lambda c, i: ScheduleSnooze(
+            task_id=i, attempt=1, run_at=c.now(), scheduled=False, record=known_of(c)
+        ),
         TaskStatus.PENDING,
     ),
-    "interrupt": (lambda c, i: Interrupt(task_id=i, attempt=1), TaskStatus.PENDING),
+    "interrupt": (
+        lambda c, i: Interrupt(task_id=i, attempt=1, record=known_of(c)),
+        TaskStatus.PENDING,
+    ),
     "progress": (lambda c, i: Progress(task_id=i, attempt=1, value=0.5), TaskStatus.PROCESSING),
 }
 

@@ -37,7 +37,15 @@ from tests.backends.aws.dynamodb.faults import (
     statements_failing,
 )
 from tests.backends.aws.dynamodb.tables import Table
-from tests.backends.aws.dynamodb.tasks import create, get, make_task, record_all, request_of, start
+from tests.backends.aws.dynamodb.tasks import (
+    create,
+    get,
+    known_of,
+    make_task,
+    record_all,
+    request_of,
+    start,
+)
 
 batches_only = pytest.mark.parametrize("table", ["dynamodb-local"], indirect=True)
 
@@ -394,6 +402,10 @@ def arm_half(client: FaultyClient, *, done_before: int = 0) -> None:
     client.arm(not_sent, "PutItem", "UpdateItem")
 
 
+def interrupt(task_id: str) -> Interrupt:
+    return Interrupt(task_id=task_id, attempt=1, record=known_of(ManualClock()))
+
+
 PROCESSING = Counts(processing=2)
 # By name: what the two tasks go through before, the call, its writes before the one of which half
 # fails, and what the two count as afterwards.
@@ -419,13 +431,13 @@ STEPS: dict[str, tuple[str, Callable[[DynamoStore, list[str]], Any], int, Counts
     ),
     "interrupt": (
         "start",
-        lambda s, ids: record_all(s, [Interrupt(task_id=i, attempt=1) for i in ids]),
+        lambda s, ids: record_all(s, [interrupt(i) for i in ids]),
         0,
         Counts(pending=2),
     ),
     "interrupt where cancelled": (
         "cancel the running",
-        lambda s, ids: record_all(s, [Interrupt(task_id=i, attempt=1) for i in ids]),
+        lambda s, ids: record_all(s, [interrupt(i) for i in ids]),
         1,
         Counts(cancelled=2),
     ),

@@ -23,7 +23,7 @@ from task_queue_engine.lifecycle import (
 from task_queue_engine.task import Task
 from tests.backends.aws.dynamodb.price import Meter, metered
 from tests.backends.aws.dynamodb.tables import Table, amazons_own
-from tests.backends.aws.dynamodb.tasks import ERROR, create, make_task, request_of, start
+from tests.backends.aws.dynamodb.tasks import ERROR, create, known_of, make_task, request_of, start
 
 pytestmark = amazons_own
 
@@ -97,7 +97,14 @@ async def test_a_retry_and_its_success(
     at_once = clock.now()
     await record(
         store,
-        ScheduleRetry(task_id=task.id, attempt=1, error=ERROR, run_at=at_once, scheduled=False),
+        ScheduleRetry(
+            task_id=task.id,
+            attempt=1,
+            error=ERROR,
+            run_at=at_once,
+            scheduled=False,
+            record=known_of(clock),
+        ),
     )
     await claim(store, task, 2)
     await record(store, done(task, attempt=2))
@@ -113,7 +120,7 @@ async def test_a_failure(store: DynamoStore, clock: ManualClock, meter: Meter) -
 async def test_an_interruption(store: DynamoStore, clock: ManualClock, meter: Meter) -> None:
     (task,) = await start(store, clock)
     await meter.units()
-    await record(store, Interrupt(task_id=task.id, attempt=1))
+    await record(store, Interrupt(task_id=task.id, attempt=1, record=known_of(clock)))
     assert await meter.units() == MOVE
 
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import random
+
 import pytest
 
+from task_queue_engine.attempt_record import AttemptRecord, LogLine
 from task_queue_engine.backends.aws.dynamodb.store import DynamoStore
 from task_queue_engine.backends.base import Counts, NewTask, TooLarge
 from task_queue_engine.clock import ManualClock
@@ -19,7 +22,7 @@ from task_queue_engine.lifecycle import (
 )
 from task_queue_engine.task import TaskError, TaskStatus, new_task_id
 from tests.backends.aws.dynamodb.tables import Table, amazons_own
-from tests.backends.aws.dynamodb.tasks import create, get, make_task, request_of, start
+from tests.backends.aws.dynamodb.tasks import create, get, known_of, make_task, request_of, start
 from tests.backends.aws.dynamodb.test_foreign_items import foreign
 
 KB = 1024
@@ -111,6 +114,68 @@ async def test_progress_makes_room_for_the_ending(
         "interrupt": (Interrupt(task_id=task.id, attempt=1), TaskStatus.PENDING),
     }[ending]
     assert await store.record([write]) == [Recorded(status)]
+    assert (await get(store, task.id)).payload == payload
+
+
+def noise(size: int) -> str:
+    """What nothing can be packed into less of."""
+    return random.Random(size).randbytes(size // 2).hex()
+
+
+def with_lines(clock: ManualClock, attempt: int, size: int) -> AttemptRecord:
+    line = LogLine(time=clock.now(), level="INFO", logger="shop", message=noise(size))
+    return known_of(clock, attempt, logs=(line,))
+
+
+async def test_log_lines_make_room_for_the_result(store: DynamoStore, clock: ManualClock) -> None:
+    (task,) = await start(store, clock, payload="x" * 200 * KB)
+    record = with_lines(clock, 1, 60 * KB)
+    write = Complete(task_id=task.id, attempt=1, result="y" * 180 * KB, record=record)
+    assert await store.record([write]) == [Recorded(TaskStatus.COMPLETED)]
+    assert (await get(store, task.id)).result == write.result
+    history = await store.history(task.id)
+    assert history is not None
+    (attempt,) = history.attempts
+    assert (attempt.outcome, attempt.logs, attempt.logs_omitted) == ("succeeded", (), 1)
+
+
+async def test_the_history_makes_room_for_whatever_is_written(
+    store: DynamoStore, clock: ManualClock
+) -> None:
+    """The largest payload, and attempts that fail with all that they can leave: each is started,
+    reports progress, is cancelled and run again. First go the lines, then the tracebacks, then what
+    is in the middle."""
+    payload = "x" * await largest(store, clock)
+    (task,) = await start(store, clock, payload=payload)
+    for number in range(1, 9):
+        error = TaskError(type="ValueError", message=f"{number}", traceback=noise(4 * KB))
+        retry = ScheduleRetry(
+            task_id=task.id,
+            attempt=number,
+            error=error,
+            run_at=clock.now(),
+            scheduled=True,
+            record=with_lines(clock, number, 3 * KB),
+        )
+        assert await store.record([retry]) == [Recorded(TaskStatus.PENDING)]
+        (again,) = await store.claim([request_of(task.id, message=f"m{number}")])
+        assert isinstance(again, Started)
+        progress = Progress(task_id=task.id, attempt=number + 1, value="p" * 1000)
+        assert await store.record([progress]) == [Recorded(TaskStatus.PROCESSING)]
+    assert (await get(store, task.id)).progress == "p" * 1000
+    history = await store.history(task.id)
+    assert history is not None
+    numbers = [one.number for one in history.attempts]
+    assert numbers[0] == 1
+    assert numbers[-1] == 9
+    assert history.omitted == 9 - len(numbers)
+    logged = [one.number for one in history.attempts if one.logs]
+    traced = [one.number for one in history.attempts if one.error and one.error.traceback]
+    assert len(logged) <= len(traced) <= len(numbers)
+
+    await store.cancel([task.id])
+    done = Complete(task_id=task.id, attempt=9, result={"ok": True})
+    assert await store.record([done]) == [Recorded(TaskStatus.COMPLETED)]
     assert (await get(store, task.id)).payload == payload
 
 

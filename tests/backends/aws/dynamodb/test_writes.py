@@ -5,12 +5,13 @@ from __future__ import annotations
 import itertools
 from collections import Counter
 from collections.abc import Callable
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 import trio
 
+from task_queue_engine.attempt_record import LogLine
 from task_queue_engine.backends.aws.dynamodb.transitions import Claim, Record
 from task_queue_engine.clock import ManualClock
 from task_queue_engine.lifecycle import (
@@ -28,8 +29,19 @@ from task_queue_engine.lifecycle import (
 from task_queue_engine.task import Task
 from tests.backends.aws.dynamodb.faults import FaultyClient, Parameters, Send, nothing_wrong
 from tests.backends.aws.dynamodb.tables import Table, amazons_own, table_on
-from tests.backends.aws.dynamodb.tasks import ERROR, create, request_of, start
+from tests.backends.aws.dynamodb.tasks import ERROR, create, known_of, request_of, start
 from tests.local_servers import require
+
+# More than is left as it is: it is packed.
+LINES = tuple(
+    LogLine(
+        time=datetime(2030, 1, 1, tzinfo=UTC),
+        level="INFO",
+        logger="shop",
+        message=f"{n}: a line ☃",
+    )
+    for n in range(30)
+)
 
 Make = Callable[[ManualClock, str], AttemptWrite]
 
@@ -40,18 +52,39 @@ WRITES: dict[str, Make] = {
     "cancel": lambda c, i: Cancel(task_id=i, attempt=1),
     "cancel with an error": lambda c, i: Cancel(task_id=i, attempt=1, error=ERROR),
     "retry": lambda c, i: ScheduleRetry(
-        task_id=i, attempt=1, error=ERROR, run_at=_later(c, 60), scheduled=False
+        task_id=i,
+        attempt=1,
+        error=ERROR,
+        run_at=_later(c, 60),
+        scheduled=False,
+        record=known_of(c, progress="earlier"),
     ),
     "retry by the scheduler": lambda c, i: ScheduleRetry(
-        task_id=i, attempt=1, error=ERROR, run_at=_later(c, 60), scheduled=True
+        task_id=i,
+        attempt=1,
+        error=ERROR,
+        run_at=_later(c, 60),
+        scheduled=True,
+        record=known_of(c, logs=LINES),
     ),
     "retry at once": lambda c, i: ScheduleRetry(
-        task_id=i, attempt=1, error=ERROR, run_at=_later(c, -60), scheduled=False
+        task_id=i,
+        attempt=1,
+        error=ERROR,
+        run_at=_later(c, -60),
+        scheduled=False,
+        record=known_of(c),
     ),
     "snooze": lambda c, i: ScheduleSnooze(
-        task_id=i, attempt=1, run_at=_later(c, 60), scheduled=True
+        task_id=i, attempt=1, run_at=_later(c, 60), scheduled=True, record=known_of(c)
     ),
-    "interrupt": lambda c, i: Interrupt(task_id=i, attempt=1),
+    "interrupt": lambda c, i: Interrupt(task_id=i, attempt=1, record=known_of(c)),
+    "complete with lines": lambda c, i: Complete(
+        task_id=i, attempt=1, result=1, record=known_of(c, logs=LINES)
+    ),
+    "fail with lines": lambda c, i: Fail(
+        task_id=i, attempt=1, error=ERROR, record=known_of(c, logs=LINES)
+    ),
     "progress": lambda c, i: Progress(task_id=i, attempt=1, value=[0.5]),
     "progress with nothing": lambda c, i: Progress(task_id=i, attempt=1, value=None),
 }

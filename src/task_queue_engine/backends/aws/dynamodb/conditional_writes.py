@@ -15,7 +15,7 @@ from typing import Literal, assert_never
 
 import msgspec
 
-from task_queue_engine.backends.aws.dynamodb import schema
+from task_queue_engine.backends.aws.dynamodb import attempt_slots, schema
 from task_queue_engine.backends.aws.dynamodb.item_format import (
     NOT_DELAYED,
     OPTIONAL,
@@ -34,6 +34,7 @@ from task_queue_engine.backends.aws.dynamodb.item_format import (
 from task_queue_engine.backends.aws.dynamodb.schema import IndexPartition
 from task_queue_engine.backends.aws.dynamodb.write_tokens import read_token
 from task_queue_engine.backends.base import DueChange
+from task_queue_engine.backends.claimed_by import claimed_by
 from task_queue_engine.lifecycle import (
     AttemptWrite,
     Cancel,
@@ -41,10 +42,12 @@ from task_queue_engine.lifecycle import (
     Complete,
     Fail,
     Interrupt,
+    LoseLease,
     Progress,
     Row,
     ScheduleRetry,
     ScheduleSnooze,
+    ended_by,
 )
 from task_queue_engine.task import TaskStatus
 
@@ -120,6 +123,11 @@ def _can_start(now: datetime) -> tuple[Condition, ...]:
     )
 
 
+@lru_cache(maxsize=64)
+def _claimant(version: str, worker: str) -> AttributeValue:
+    return text(claimed_by(version, worker) or "")
+
+
 # A task that has failed before goes the long way, which takes a look at how.
 _AHEAD = (Condition("error", "missing"), Condition("max_attempts", ">=", number(2)))
 
@@ -141,6 +149,7 @@ def start(request: ClaimRequest, now: datetime, token: str) -> Update:
             "started_at": at,
             "updated_at": at,
             "worker": text(request.worker),
+            "claimed_by": _claimant(request.version, request.worker),
             "message_id": text(request.message_id),
             "receive_count": number(request.receive_count),
             # The second until the next start: `token` is the last write's.
@@ -203,8 +212,12 @@ def record(write: AttemptWrite, now: datetime, token: str, *, retention: float) 
             _set_status(sets, write.task_id, TaskStatus.PENDING, at)
             sets["not_before"] = _NOT_DELAYED
             conditions += (_NOT_TO_BE_CANCELLED,)
+        case LoseLease():
+            raise ValueError("what becomes of this depends on the row")
         case _:
             assert_never(write)
+    if write.record is not None and (over := ended_by(write, now)) is not None:
+        sets[attempt_slots.name_of(over)] = attempt_slots.encode(over)
     return Update(
         task_id=write.task_id,
         sets=sets,
@@ -250,11 +263,16 @@ def change(read: Item, row: Row, token: str, *, retention: float) -> Update:
         # Its process may have died without counting that start, and the next one writes over it.
         # (Of its own starts a process has counted those before this change once it has this one.)
         sets["taken_token"] = read["claim_token"]
+    # Removed whether or not it was there when read: the scheduler's mark has no token.
+    removes = tuple(name for name in OPTIONAL if name not in wanted)
+    if row.put_away is not None:
+        attempt_slots.put_away(row.put_away, read, sets)
+    if row.put_away is not None or not attempt_slots.NAMES.isdisjoint(read):
+        removes = attempt_slots.make_room(read, sets, removes)
     return Update(
         task_id=row.task.id,
         sets=sets,
-        # Removed whether or not it was there when read: the scheduler's mark has no token.
-        removes=tuple(name for name in OPTIONAL if name not in wanted),
+        removes=removes,
         conditions=(
             Condition("status", "=", read["status"]),
             Condition("token", "=", read["token"])

@@ -1,10 +1,10 @@
 """Between `lifecycle.Row` and the table's items.
 
-An item can be read without this package: the API's names, times as RFC 3339 text, numbers as
-numbers. `payload` is the text itself where it is a string (as the Go service stored it), else JSON
-text with `payload_encoding` = "json" beside it; `result`, `error` and `progress` are always JSON
-text. Native maps would not do: their numbers have 38 digits, their nesting ends at 32 levels, and
-1.0 comes back as 1.
+An item can be read without this package, but for its earlier attempts (`attempt_slots`): the API's
+names, times as RFC 3339 text, numbers as numbers. `payload` is the text itself where it is a string
+(as the Go service stored it), else JSON text with `payload_encoding` = "json" beside it; `result`,
+`error` and `progress` are always JSON text. Native maps would not do: their numbers have 38 digits,
+their nesting ends at 32 levels, and 1.0 comes back as 1.
 
 Other programs' items may lack everything but `id`, `type` and `created_at`, may hold times of
 another precision or zone, and payloads as native maps.
@@ -26,6 +26,7 @@ from task_queue_engine.backends.aws.dynamodb.sort_keys import (
     moment_text,
     sort_key,
 )
+from task_queue_engine.backends.claimed_by import claimed_by, version_of
 from task_queue_engine.lifecycle import Row
 from task_queue_engine.task import DEFAULT_QUEUE, Task, TaskError, TaskStatus
 
@@ -171,6 +172,8 @@ def changeable(row: Row, *, retention: float) -> Item:
         item["progress"] = as_json(task.progress)
     if task.worker is not None:
         item["worker"] = text(task.worker)
+        if (claimant := claimed_by(row.version, task.worker)) is not None:
+            item["claimed_by"] = text(claimant)
     if task.cancel_requested:
         item["cancel_requested"] = {"BOOL": True}
         if status is TaskStatus.PROCESSING:
@@ -235,6 +238,7 @@ def to_row(item: Item) -> Row:
         claimed_ahead=claimed_ahead is not None
         and claimed_ahead == delivery_of(message_id or "", receive_count),
         due_at=_moment_or_none(item, "due_at"),
+        version=version_of(_text_or_none(item, "claimed_by"), task.worker),
     )
 
 

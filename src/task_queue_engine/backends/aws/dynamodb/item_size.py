@@ -24,8 +24,8 @@ def _value_size(value: AttributeValue) -> int:
             return 3 + sum(1 + _value_size(each) for each in held)
         case "M":
             return 3 + sum(1 + _bytes(name) + _value_size(each) for name, each in held.items())
-        case "B":
-            return len(held)
+        case "B":  # base64
+            return len(held) * 3 // 4
         case _:
             return sum(len(each) for each in held)
 

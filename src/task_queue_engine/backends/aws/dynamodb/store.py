@@ -19,7 +19,9 @@ from typing import Literal
 
 import trio
 
+from task_queue_engine.attempt_record import AttemptHistory
 from task_queue_engine.backends.aws.dynamodb import transitions
+from task_queue_engine.backends.aws.dynamodb.attempt_slots import in_item
 from task_queue_engine.backends.aws.dynamodb.conditional_writes import change_due, mark_due
 from task_queue_engine.backends.aws.dynamodb.cost_by_type import CostByType
 from task_queue_engine.backends.aws.dynamodb.counter_repair import (
@@ -70,6 +72,7 @@ from task_queue_engine.lifecycle import (
     RecordVerdict,
     ReopenVerdict,
     Started,
+    history_of,
 )
 from task_queue_engine.task import Task
 
@@ -331,6 +334,12 @@ class DynamoStore:
             if (row := read_row(item)) is not None
         }
         return [tasks.get(task_id) for task_id in task_ids]
+
+    async def history(self, task_id: str) -> AttemptHistory | None:
+        self._table.count("history", 1)
+        item = (await self._table.get("history", [task_id])).get(task_id)
+        row = None if item is None else read_row(item)
+        return None if item is None or row is None else history_of(row, in_item(item))
 
     async def list_tasks(self, query: ListQuery) -> TaskPage:
         return await list_tasks(self._table, self._sweep, query)

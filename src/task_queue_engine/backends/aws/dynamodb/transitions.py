@@ -31,7 +31,9 @@ from task_queue_engine.lifecycle import (
     Exhausted,
     ExtraCopy,
     Fail,
+    Fenced,
     Finished,
+    LoseLease,
     PendingFailure,
     Progress,
     Recorded,
@@ -92,15 +94,20 @@ class Record(RowUpdate[RecordVerdict]):
     def __init__(self, write: AttemptWrite, *, retention: float) -> None:
         super().__init__(write.task_id, ("record", write.task_id, write.attempt, type(write)))
         self._write = write
-        self.changes_status = not isinstance(write, Progress)
+        self.changes_status = not isinstance(write, Progress | LoseLease)
         self._retention = retention
         # The item has no room: leave out what can be done without.
         self._is_squeezed = False
 
-    def blind(self, now: datetime, token: str) -> tuple[Update, StatusChange]:
-        target = lifecycle.target_status(self._write)
+    def blind(self, now: datetime, token: str) -> tuple[Update, StatusChange] | None:
+        write = self._write
+        if isinstance(write, LoseLease):
+            return None
+        target = lifecycle.target_status(write)
+        if target is TaskStatus.PENDING and write.record is None:
+            return None  # it is put away as the row says it
         return (
-            conditional_writes.record(self._write, now, token, retention=self._retention),
+            conditional_writes.record(write, now, token, retention=self._retention),
             (TaskStatus.PROCESSING, target),
         )
 
@@ -114,11 +121,14 @@ class Record(RowUpdate[RecordVerdict]):
         return verdict, wanted
 
     def recognise(self, row: Row) -> RecordVerdict:
-        return Recorded(row.task.status)
+        return Fenced() if isinstance(self._write, LoseLease) else Recorded(row.task.status)
 
     def invalid(self, message: str) -> RecordVerdict | None:
         if self._is_squeezed:
             return super().invalid(message)
+        if isinstance(self._write, LoseLease):
+            logger.warning("the lost lease of task %s was not noted: %s", self.task_id, message)
+            return Fenced()
         if isinstance(self._write, Progress):
             logger.warning("progress of task %s was not stored: %s", self.task_id, message)
             return Recorded(TaskStatus.PROCESSING)
@@ -128,7 +138,12 @@ class Record(RowUpdate[RecordVerdict]):
                 message="the handler returned, but its result and its payload together do not "
                 f"fit into a DynamoDB item of 400 KB: {message}",
             )
-            self._write = Fail(task_id=self.task_id, attempt=self._write.attempt, error=error)
+            self._write = Fail(
+                task_id=self.task_id,
+                attempt=self._write.attempt,
+                error=error,
+                record=self._write.record,
+            )
         logger.warning("task %s has no room for all of its outcome: %s", self.task_id, message)
         self._is_squeezed = True
         return None
