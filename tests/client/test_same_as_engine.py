@@ -135,8 +135,8 @@ async def test_attempts(world: World) -> None:
 
 async def test_what_a_server_does_not_have_is_no_task_that_is_not_there(world: World) -> None:
     """As the attempts of a server that is older than they."""
+    steps = world.client._calls._ask("GET", f"/tasks/{NO_TASK}/attempts-to-come")
     with pytest.raises(ApiError) as caught:
-        steps = world.client._calls._ask("GET", f"/tasks/{NO_TASK}/attempts-to-come")
         await world.client._carry_out(steps)
     assert caught.value.status == 404
 
