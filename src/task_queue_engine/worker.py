@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
+from collections.abc import Sequence
 from datetime import datetime
 from enum import StrEnum
 
 import msgspec
+
+from task_queue_engine.task import Task
 
 BEAT = 15.0
 """Seconds between two signs of life: soon enough for a person who looks, and a write unit each on
@@ -98,6 +102,32 @@ class WorkerList(msgspec.Struct, frozen=True, kw_only=True):
         """With what is known of this one in place of what was read."""
         others = [one for one in self.workers if one.id != worker.id]
         return msgspec.structs.replace(self, workers=in_order([*others, worker]))
+
+    def running(self, tasks: Sequence[Task]) -> WorkerList:
+        """With what the tasks' own rows say, which is newer than what the workers last said.
+
+        Args:
+            tasks: all that are PROCESSING. Some may be claimed and not started yet: no more run
+                than a worker has slots.
+        """
+        of_worker: defaultdict[str | None, list[RunningTask]] = defaultdict(list)
+        for task in tasks:
+            if task.started_at is not None:
+                of_worker[task.worker].append(
+                    RunningTask(
+                        task_id=task.id,
+                        type=task.type,
+                        attempt=task.attempt,
+                        since=task.started_at,
+                    )
+                )
+        workers = []
+        for worker in self.workers:
+            run = sorted(of_worker[worker.id], key=lambda one: one.since)[: worker.slots]
+            workers.append(
+                msgspec.structs.replace(worker, busy=len(run), running=tuple(run[:MAX_RUNNING]))
+            )
+        return msgspec.structs.replace(self, workers=tuple(workers))
 
     def unknown(self, task_types: tuple[str, ...]) -> tuple[str, ...]:
         """Those of `task_types` that no living worker knows; none where nothing can be said: no

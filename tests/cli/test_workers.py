@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,8 @@ import httpx
 import msgspec
 
 from task_queue_engine.backends.sqlite.rows import NUMBER_OF, to_us
-from task_queue_engine.task import TaskStatus
-from task_queue_engine.worker import RunningTask, Worker
+from task_queue_engine.task import TaskStatus, new_task_id
+from task_queue_engine.worker import MAX_RUNNING, Worker
 from tests.cli.runner import APP, Shop, eventually, tqe
 
 HOSTILE = "\x1b]0;owned\x07\x1b[2J\u202e\n"
@@ -106,7 +107,19 @@ def test_a_port_that_cannot_be_is_named_by_its_variable(shop: Shop) -> None:
 
 def test_what_a_host_is_called_stays_inert(shop: Shop) -> None:
     shop.submit("echo", "1")
-    running = RunningTask(task_id="a", type=HOSTILE, attempt=1, since=datetime.now(UTC))
+    with closing(apsw.Connection(str(shop.path / "tasks.db"))) as connection:
+        columns = [name for _, name, *_ in connection.execute("PRAGMA table_info(tasks)")]
+        columns.remove("id")
+        for _ in range(29):
+            connection.execute(
+                f"INSERT INTO tasks (id, {', '.join(columns)}) "
+                f"SELECT ?, {', '.join(columns)} FROM tasks LIMIT 1",
+                (new_task_id(),),
+            )
+        connection.execute(
+            "UPDATE tasks SET status = ?, type = ?, worker = ?, attempt = 1, started_at = ?",
+            (NUMBER_OF[TaskStatus.PROCESSING], HOSTILE, HOSTILE, to_us(datetime.now(UTC))),
+        )
     put(
         shop,
         id=HOSTILE,
@@ -115,15 +128,14 @@ def test_what_a_host_is_called_stays_inert(shop: Shop) -> None:
         state=HOSTILE,
         queues=(HOSTILE,),
         types=(HOSTILE,),
-        busy=30,
-        running=(running,),
+        slots=30,
     )
     ran = tqe("workers")
     assert ran.code == 0
-    assert len(ran.out.splitlines()) == 6  # no line of its own
+    assert len(ran.out.splitlines()) == 5 + MAX_RUNNING  # no line of its own
     assert all(char.isprintable() or char == "\n" for char in ran.out)
     assert r"\x1b]0;owned\x07" in ran.out
-    assert "and 29 more" in ran.out
+    assert f"and {30 - MAX_RUNNING} more" in ran.out
     warned = tqe("submit", "--app", APP, "echo", "1")
     assert all(char.isprintable() or char == "\n" for char in warned.err)
 

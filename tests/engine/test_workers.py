@@ -54,8 +54,10 @@ async def test_what_runs_is_seen_from_another_process(
         running(tasks, backend, queue="default", threads=7, processes=3) as working,
         running(tasks, backend, consume=False) as api,
     ):
+        await settle()
         handle = await api.submit("nap", 100)
         task = await reaches(working, handle.id, TaskStatus.PROCESSING)
+        assert task.worker in [one.id for one in (await api.workers()).workers if one.busy]
         await trio.sleep(20)
         found = await api.workers()
         assert [one.id for one in (await working.workers()).workers] == [

@@ -147,7 +147,7 @@ def list_of_attempts(history: AttemptHistory) -> str:
                 "" if took is None else f"{took.total_seconds():.3g} s",
                 record.worker or "?",
                 record.version or "?",
-                f"{logged} lines" if logged else "",
+                f"{logged} line{'s' if logged > 1 else ''}" if logged else "",
                 "" if error is None else f"{error.type}: {error.message}",
             )
         )

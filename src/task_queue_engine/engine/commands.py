@@ -54,11 +54,11 @@ from task_queue_engine.lifecycle import (
     NotReopened,
     Reopened,
 )
-from task_queue_engine.limits import DEFAULT_PAGE
+from task_queue_engine.limits import DEFAULT_PAGE, MAX_PAGE
 from task_queue_engine.payloads import Converter
 from task_queue_engine.registry import TaskRegistry
 from task_queue_engine.retry import Seconds, to_seconds
-from task_queue_engine.task import Task
+from task_queue_engine.task import Task, TaskStatus
 from task_queue_engine.worker import WorkerList
 
 # Seconds for what a caller that goes away must not cut in two; an HTTP request has 30 by default.
@@ -96,6 +96,11 @@ class Commands(EngineApi):
             else None,
         )
         self._workers = RecentAnswer(backend.workers.look)
+        self._processing = RecentAnswer(
+            partial(
+                backend.store.list_tasks, ListQuery(status=TaskStatus.PROCESSING, limit=MAX_PAGE)
+            )
+        )
         self._running: Running | None = None
 
     @property
@@ -236,6 +241,10 @@ class Commands(EngineApi):
     async def workers(self) -> WorkerList:
         presence = self._check_running().pipeline.presence
         found = await self._workers.get()
+        if any(worker.slots for worker in found.workers):
+            page = await self._processing.get()
+            if page.next_cursor is None:  # else so many run that the rows' own words have to do
+                found = found.running(page.tasks)
         # Of itself it knows better than its row.
         return found if presence is None else found.knowing(presence.describe())
 
