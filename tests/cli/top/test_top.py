@@ -204,6 +204,9 @@ async def test_a_filter_is_for_all_that_has_a_type(session: Session) -> None:
     assert "only 'ECH'" in shown
     assert "echo " in shown
     assert "no paper" not in shown
+    await session.press("f", *["backspace"] * 3, "enter", "down", "f", "Z", "enter")
+    assert "select a task first" in await session.press("r")  # what is not shown is not retried
+    await session.press("f", "backspace", "E", "C", "H", "enter")
     assert "only 'ECH'" in await session.press("f", "z", "escape")
     assert "no paper" in await session.press("f", *["backspace"] * 3, "enter")
 
@@ -351,6 +354,15 @@ async def test_the_first_look_has_to_succeed(session: Session) -> None:
     session.api.trouble = BackendUnavailable("refused")
     with pytest.raises(BackendUnavailable):
         await session.top.begin()
+
+
+async def test_a_server_that_knows_of_no_workers(session: Session) -> None:
+    async def not_found() -> None:
+        raise ApiError("no such route", status=404)
+
+    session.api.workers = not_found  # type: ignore[attr-defined]
+    assert "Workers: 0" in await session.next_look()
+    assert "No answer" not in session.display.text
 
 
 async def test_once_is_two_looks(session: Session) -> None:

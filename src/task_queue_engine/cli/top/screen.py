@@ -109,8 +109,8 @@ class Screen:
         self._lines = body
         # A failed task is among the dead letters too; the first line of it counts.
         self._order = list(dict.fromkeys(line.task_id for line in body if line.task_id))
-        if self.selected not in self._order and self._order and self.selected is not None:
-            self.selected = None
+        if self.detail is None and self.selected not in self._order:
+            self.selected = None  # what is not shown is not to be changed
         self.top = max(0, min(self.top, len(body) - self.page))
         shown = [self._marked(line, width) for line in body[self.top : self.top + self.page]]
         blank = [Line("")] * (self.page - len(shown))
