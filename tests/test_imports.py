@@ -11,7 +11,7 @@ import task_queue_engine
 
 # Each takes 30 ms or more, or brings what does.
 FRAMEWORK = ("quart", "quart_trio", "quart_schema", "hypercorn", "werkzeug", "flask", "jinja2")
-CLIENTS = ("httpx", "boto3", "botocore", "rich", "prometheus_client")
+CLIENTS = ("httpx", "boto3", "botocore", "rich", "prometheus_client", "curses")
 HANDLERS = ("PIL", "cryptography", "email_validator", "httpcore", "smtplib", "apsw.ext")
 ENGINE = ("trio", "pydantic", "pydantic_settings", "apsw", "msgspec", "asyncio")
 
@@ -41,6 +41,8 @@ import task_queue_engine.backends.aws.backend
 """
 OPERATING = """
 import task_queue_engine.cli.commands.tasks
+import task_queue_engine.cli.commands.metrics
+import task_queue_engine.cli.commands.workers
 import task_queue_engine.cli.session
 """
 
@@ -86,7 +88,16 @@ def loaded_by(program: str) -> set[str]:
             id="tqe --help",
         ),
         pytest.param(SERVICE, (*FRAMEWORK, *CLIENTS, *HANDLERS), id="tqe worker"),
-        pytest.param(OPERATING, (*FRAMEWORK, *CLIENTS, *HANDLERS), id="tqe status"),
+        pytest.param(
+            OPERATING,
+            (*FRAMEWORK, *CLIENTS, *HANDLERS, "task_queue_engine.cli.top"),
+            id="tqe status",
+        ),
+        pytest.param(
+            "import task_queue_engine.cli.commands.top",
+            (*FRAMEWORK, *CLIENTS, *HANDLERS),
+            id="tqe top",
+        ),
         pytest.param(
             SUPERVISOR,
             (

@@ -27,6 +27,7 @@ _COMMANDS = {
     "dlq": Lazy("dead_letters:dlq", "Dead letters: messages of tasks that were given up."),
     "metrics": Lazy("metrics:metrics", "Show counts of tasks and messages."),
     "workers": Lazy("workers:workers", "Show the processes that live, and what each runs."),
+    "top": Lazy("top:top", "Show queue, rates, types, workers, failures and dead letters, live."),
     "keys": Lazy("keys:keys", "Named API keys with roles, for the server's TQE_KEYS_FILE."),
     "provision": Lazy(
         "aws:provision",

@@ -17,11 +17,12 @@ import msgspec
 from task_queue_engine.attempt_record import AttemptHistory, AttemptRecord
 from task_queue_engine.backends.base import DeadLetter
 from task_queue_engine.engine.views import MetricsView
-from task_queue_engine.task import Task
+from task_queue_engine.task import Task, TaskStatus
 from task_queue_engine.worker import Worker, WorkerList
 
 # Characters: a traceback or a payload must not push the other columns off the screen.
 _LONGEST_CELL = 80
+_UNITS = (("d", 86_400), ("h", 3600), ("min", 60), ("s", 1))
 
 
 def emit(result: str | bytes) -> None:
@@ -108,10 +109,11 @@ def describe_task(task: Task) -> str:
 
 
 def table_of_tasks() -> Table:
-    return Table(("ID", "TYPE", "STATUS", "FAILED ATTEMPTS", "CREATED", "UPDATED"))
+    return Table(("ID", "TYPE", "STATUS", "FAILED ATTEMPTS", "CREATED", "UPDATED", "DUE"))
 
 
-def task_rows(tasks: Sequence[Task]) -> list[tuple[str, ...]]:
+def task_rows(tasks: Sequence[Task], now: datetime) -> list[tuple[str, ...]]:
+    """`now`: what "in 3 min" is counted from."""
     return [
         (
             task.id,
@@ -120,9 +122,23 @@ def task_rows(tasks: Sequence[Task]) -> list[tuple[str, ...]]:
             str(task.retry_count),
             _time(task.created_at),
             _time(task.updated_at),
+            due_in_words(task, now),
         )
         for task in tasks
     ]
+
+
+def due_in_words(task: Task, now: datetime) -> str:
+    """ "in 3 min" of a task that waits for its time, delayed or to be tried again; else nothing."""
+    if task.status is not TaskStatus.PENDING or task.run_at is None or task.run_at <= now:
+        return ""
+    return f"in {seconds_in_words((task.run_at - now).total_seconds())}"
+
+
+def seconds_in_words(seconds: float) -> str:
+    """In the largest unit of which there are two, whole: "90 s", "3 min", "47 h", "12 d"."""
+    name, size = next((unit for unit in _UNITS if seconds >= 2 * unit[1]), _UNITS[-1])
+    return f"{seconds / size:.0f} {name}"
 
 
 def list_of_attempts(history: AttemptHistory) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from contextlib import suppress
 from dataclasses import replace
-from datetime import datetime
+from datetime import UTC, datetime
 
 import click
 import msgspec
@@ -23,6 +23,7 @@ from task_queue_engine.cli.output import (
     task_rows,
 )
 from task_queue_engine.cli.payloads import read_payload
+from task_queue_engine.cli.progress_bar import wait_for_end
 from task_queue_engine.cli.session import Session
 from task_queue_engine.engine.api import Submission, TaskApi
 from task_queue_engine.errors import (
@@ -133,7 +134,8 @@ def submit(
     Without PAYLOAD it is {}: for tasks that need none.
 
     With --wait the exit code is 0 for COMPLETED, 1 for FAILED and CANCELLED, 4 when the time is
-    over.
+    over. In a terminal a line on stderr shows how far it is, with a bar where the handler's
+    progress is a number from 0 to 1, {"done": 9, "of": 20} or {"percent": 45}.
     """
     value = {} if payload is None else read_payload(payload, sys.stdin.buffer)
     if value is None or value == "":
@@ -158,7 +160,7 @@ def submit(
         if wait is None:
             return task
         session.note(f"submitted {task.id}, waiting for its end")
-        return await operations.wait(task.id, timeout=wait)
+        return await wait_for_end(operations, task.id, timeout=wait)
 
     task = session.run(work, app=app, submits=task_type)
     if wait is None:
@@ -202,7 +204,7 @@ def status(session: Session, task_id: str, wait: float | None) -> None:
         if wait is None:
             task = await operations.get(wanted)
         else:
-            task = await operations.wait(wanted, timeout=wait)
+            task = await wait_for_end(operations, wanted, timeout=wait)
         return task, await _history(operations, wanted)
 
     task, history = session.run(work)
@@ -295,7 +297,11 @@ def list_(
     cursor: str | None,
     everything: bool,
 ) -> None:
-    """List tasks, newest first."""
+    """List tasks, newest first.
+
+    DUE says when one that waits for its time, delayed or to be tried again, may start. With --json
+    that is its run_at.
+    """
     query = ListQuery(
         status=None if status is None else TaskStatus(status.upper()),
         type=task_type,
@@ -306,7 +312,7 @@ def list_(
         session.run(lambda operations: _print_all(session, operations, query))
         return
     page = session.run(lambda operations: _first_tasks(operations, query))
-    session.show(page, lambda: table_of_tasks().text(task_rows(page.tasks)))
+    session.show(page, lambda: table_of_tasks().text(task_rows(page.tasks, datetime.now(UTC))))
     if page.next_cursor is not None:
         session.note(f"there are more: --all, a higher --limit, or --cursor {page.next_cursor}")
 
@@ -333,7 +339,7 @@ async def _print_all(session: Session, operations: TaskApi, query: ListQuery) ->
             for task in page.tasks:
                 emit(msgspec.json.encode(task))
         elif page.tasks:
-            emit(table.text(task_rows(page.tasks)))
+            emit(table.text(task_rows(page.tasks, datetime.now(UTC))))
         cursor = page.next_cursor
         if cursor is None:
             return

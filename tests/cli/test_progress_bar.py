@@ -1,0 +1,149 @@
+"""The line of `submit --wait` and `status --wait`, and when a task is due in `list`."""
+
+from __future__ import annotations
+
+import io
+import math
+import sys
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+import trio
+
+from task_queue_engine import Backoff, TaskContext, TaskRegistry
+from task_queue_engine.backends.memory import MemoryBackend
+from task_queue_engine.cli.cells import clip, width_of
+from task_queue_engine.cli.output import due_in_words, table_of_tasks, task_rows
+from task_queue_engine.cli.progress_bar import fraction_of, line_of, wait_for_end
+from task_queue_engine.task import Task, TaskStatus
+from task_queue_engine.testing import TrioClock
+from tests.engine.engines import running
+
+NOW = datetime(2030, 1, 1, tzinfo=UTC)
+
+
+def task(**members: Any) -> Task:
+    defaults = {"id": "a", "type": "t", "payload": 1, "created_at": NOW, "updated_at": NOW}
+    return Task(**(defaults | members))
+
+
+@pytest.mark.parametrize(
+    ("progress", "fraction"),
+    [
+        (0, 0.0),
+        (0.25, 0.25),
+        (1, 1.0),
+        (45, 0.45),
+        (100, 1.0),
+        ("45%", 0.45),
+        ("45.5 % ", 0.455),
+        ({"done": 9, "of": 20}, 0.45),
+        ({"done": 9, "total": 20, "step": "labels"}, 0.45),
+        ({"current": 0, "total": 20}, 0.0),
+        ({"percent": 45}, 0.45),
+        ({"fraction": 0.45}, 0.45),
+        (None, None),
+        (True, None),
+        (-1, None),
+        (101, None),
+        (math.nan, None),
+        ("half", None),
+        ("nan%", None),
+        ({"step": "label"}, None),
+        ({"done": 9}, None),
+        ({"done": 9, "of": 0}, None),
+        ({"done": 10**400, "of": 3}, None),
+        ({"done": "9", "of": "20"}, None),
+        ({"done": 21, "of": 20}, None),
+        ([1, 2], None),
+    ],
+)
+def test_what_says_how_far_a_task_is(progress: Any, fraction: float | None) -> None:
+    assert fraction_of(progress) == (None if fraction is None else pytest.approx(fraction))
+
+
+def test_the_line_of_a_task() -> None:
+    runs = {"status": TaskStatus.PROCESSING, "started_at": NOW - timedelta(seconds=7)}
+    half = task(progress={"done": 9, "of": 20}, **runs)
+    assert line_of(half, now=NOW, width=79) == (
+        'PROCESSING  7 s  [#########...........]  45%  {"done":9,"of":20}'
+    )
+    assert line_of(task(progress=0.999, **runs), now=NOW, width=79).endswith(".]  99%")
+    assert line_of(task(progress="labels", **runs), now=NOW, width=79).endswith("7 s  labels")
+    later = task(run_at=NOW + timedelta(minutes=3))
+    assert line_of(later, now=NOW, width=79) == "PENDING  in 3 min"
+
+
+def test_what_a_handler_says_stays_inert_and_on_one_line() -> None:
+    hostile = "\x1b[2J\n\u202e" + "漢" * 100
+    line = line_of(task(progress=hostile), now=NOW, width=40)
+    assert line.isprintable()
+    assert r"\x1b[2J\n\u202e" in line
+    assert width_of(line) in (39, 40)
+    assert clip("a漢", 2) == "a"
+    assert clip("e\u0301e", 1) == "e\u0301"
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize("stream", [Terminal(), io.StringIO()])
+async def test_a_wait_shows_it_in_a_terminal_and_nowhere_else(
+    stream: io.StringIO, autojump_clock: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tasks = TaskRegistry()
+
+    @tasks.task("steps", max_attempts=2, backoff=Backoff(base=180, jitter=False))
+    async def steps(payload: int, context: TaskContext) -> str:
+        for number in range(1, 5):
+            await context.progress({"done": number, "of": 4})
+            await trio.sleep(5)
+        if context.attempt == 1:
+            raise ValueError("again")
+        return "done"
+
+    monkeypatch.setattr(sys, "stderr", stream)
+    async with running(tasks, MemoryBackend(clock=TrioClock())) as engine:
+        handle = await engine.submit(steps, 1)
+        ended = await wait_for_end(engine, handle.id, timeout=1000)
+    assert ended.result == "done"
+    if not stream.isatty():
+        assert stream.getvalue() == ""
+        return
+    shown = stream.getvalue()
+    for percent in (" 25%", " 50%", " 75%", "100%", "PENDING"):
+        assert percent in shown
+    assert "\n" not in shown
+    *_, blank, nothing = shown.split("\r")
+    assert (blank.strip(), nothing) == ("", "")
+    assert len(blank) >= len("PROCESSING")
+
+
+def test_a_list_says_when_what_waits_is_due() -> None:
+    in_three = NOW + timedelta(minutes=3)
+    text = table_of_tasks().text(
+        task_rows(
+            [
+                task(id="delayed", run_at=in_three),
+                task(id="retried", run_at=NOW + timedelta(seconds=50), retry_count=1),
+                task(id="due", run_at=NOW - timedelta(seconds=1)),
+                task(id="runs", run_at=in_three, status=TaskStatus.PROCESSING),
+                task(id="new"),
+            ],
+            NOW,
+        )
+    )
+    header, *rows = text.splitlines()
+    due = header.index("DUE")
+    assert {row.split()[0]: row[due:] for row in rows} == {
+        "delayed": "in 3 min",
+        "retried": "in 50 s",
+        "due": "",
+        "runs": "",
+        "new": "",
+    }
+    for delay, words in ((119, "in 119 s"), (7200, "in 2 h"), (30 * 86_400, "in 30 d")):
+        assert due_in_words(task(run_at=NOW + timedelta(seconds=delay)), NOW) == words
