@@ -122,8 +122,8 @@ MUTANTS = (
         promise=COST,
         without="a stop at what has no place, in SQLite",
         file="backends/sqlite/steps.py",
-        old="                if not taking.add(visible):\n                    break\n",
-        new="                taking.add(visible)\n",
+        old="            goes_on = all(map(taking.add, found))\n            #",
+        new="            goes_on = all([*map(taking.add, found)])\n            #",
         killed_by=(f"{TAKE}::test_what_has_no_place_stays_on_the_queue_with_all_behind_it",),
     ),
     Mutant(

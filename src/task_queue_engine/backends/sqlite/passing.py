@@ -46,6 +46,30 @@ PASSING = (
 )
 """Of what is visible behind a place in the queue, the first that are not of these types."""
 
+
+def place_behind(
+    transaction: Transaction,
+    message_id: int,
+    *,
+    queue: str,
+    now: int,
+    types: frozenset[str],
+    limit: int,
+) -> dict[str, str | int]:
+    """What `PASSING` asks for, behind a message of this queue."""
+    ((visible_at,),) = transaction.execute(
+        "SELECT visible_at FROM messages WHERE id = ?", (message_id,)
+    )
+    return {
+        "queue": queue,
+        "visible_at": visible_at,
+        "id": message_id,
+        "now": now,
+        "types": msgspec.json.encode(sorted(types)).decode(),
+        "limit": limit,
+    }
+
+
 _STRETCH = (
     "SELECT m.visible_at, m.id, ifnull(tasks.type, '') "
     f"FROM ({_BEHIND.format(number=_STEP)}) AS m "

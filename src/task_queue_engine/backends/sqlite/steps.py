@@ -26,7 +26,7 @@ from task_queue_engine.backends.claimed_by import claimed_by
 from task_queue_engine.backends.sqlite.batches import Batch, JsonRows
 from task_queue_engine.backends.sqlite.database_file import DatabaseFile
 from task_queue_engine.backends.sqlite.messages import MAX_DELAY
-from task_queue_engine.backends.sqlite.passing import FIRST, PASSING, AllPassing
+from task_queue_engine.backends.sqlite.passing import FIRST, PASSING, AllPassing, place_behind
 from task_queue_engine.backends.sqlite.queue import SqliteQueue
 from task_queue_engine.backends.sqlite.rows import (
     NUMBER_OF,
@@ -138,11 +138,22 @@ class SqliteSteps:
             else:
                 rows = transaction.execute(_PASSING, passing.place(now, limit))
             found = _visible.of(rows.fetchall())
-            taking = _Taking(plan, now)
-            for visible in found:
-                if not taking.add(visible):
-                    break
-            if found and not taking.taken:
+            taking, asked, is_any = _Taking(plan, now), limit, bool(found)
+            goes_on = all(map(taking.add, found))
+            # Of a full look some had no place any more: as many lie behind it.
+            while goes_on and len(found) == asked and len(taking.taken) < limit:
+                asked = limit - len(taking.taken)
+                place = place_behind(
+                    transaction,
+                    found[-1].message_id,
+                    queue=self._queue.name,
+                    now=now,
+                    types=taking.without_place,
+                    limit=asked,
+                )
+                found = _visible.of(transaction.execute(_PASSING, place).fetchall())
+                goes_on = all(map(taking.add, found))
+            if is_any and not taking.taken:
                 return None
             ids, newly = taking.message_ids, taking.newly_leased
             self._queue.messages.lease(transaction, ids, newly, now, now + lease_us)
@@ -227,6 +238,11 @@ class _Taking:
 
     def __post_init__(self) -> None:
         self._places = dict(self.plan.places)
+
+    @property
+    def without_place(self) -> frozenset[str]:
+        """Types that have none any more."""
+        return structs.replace(self.plan, places=self._places).without_place
 
     def add(self, visible: _Visible) -> bool:
         """False: it is not the turn of this one, nor of those behind it."""

@@ -186,6 +186,17 @@ async def test_it_claims_no_more_than_may_run_in_a_place(harness: Harness) -> No
 
 
 @needs("steps_are_one_transaction")
+async def test_what_has_lost_its_place_to_another_of_the_take_makes_room_for_what_lies_behind(
+    harness: Harness,
+) -> None:
+    types = ["export", "export", "email", "export", "email", "email"]
+    tasks = [await harness.submit(type=name) for name in types]
+    taken = await take(harness, 3, places={"there": 1})
+    assert ids(taken) == started(taken) == [tasks[n].id for n in (0, 2, 4)]
+    assert ids(await take(harness, 3, places={"there": 0})) == [tasks[5].id]
+
+
+@needs("steps_are_one_transaction")
 async def test_what_can_start_is_found_behind_any_number_that_cannot(harness: Harness) -> None:
     """More of them than one batch has, and than one look goes through."""
     full: dict[str, Any] = {"places": {"there": 0}}
