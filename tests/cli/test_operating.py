@@ -206,7 +206,7 @@ def test_the_attempts_of_a_task_and_what_its_handler_logged(run: Tqe) -> None:
         "ERROR",
     ]
     assert first.split()[:2] == ["1", "retried"]
-    assert first.endswith("1 line   ValueError: one two \\x1b[2J")
+    assert first.endswith("1 line  ValueError: one two \\x1b[2J")
     assert second.split()[:2] == ["2", "succeeded"]
 
     logs = run("logs", task_id)
