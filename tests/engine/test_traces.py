@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
@@ -18,6 +19,7 @@ from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 from opentelemetry.trace import SpanKind, StatusCode
 
 from task_queue_engine import (
+    AttemptOutcome,
     Backoff,
     Engine,
     InvalidTask,
@@ -402,6 +404,39 @@ async def test_log_lines_say_the_span(
     inner = spans.one("inner")
     assert said == [(trace_of(span), id_of(span)) for span in (thread, process, inner)]
     assert trace_of(inner) == trace_of(on_loop)
+
+
+DOCUMENT = Path(__file__).parents[2] / "docs" / "tracing.md"
+
+
+async def test_the_document_tells_all_spans_and_attributes(
+    tasks: TaskRegistry, backend: MemoryBackend, spans: Spans
+) -> None:
+    @tasks.task("work", backoff=EVERY_SECOND)
+    async def work(payload: Any, context: TaskContext) -> None:
+        if context.attempt == 1:
+            raise ValueError
+
+    one = Submission(task="work", idempotency_key="a")
+    async with running(tasks, backend) as engine:
+        accepted = await engine.submit_task(one)
+        await engine.result(accepted.task.id, timeout=60)
+        await engine.submit_task(one)
+        await engine.submit_many([one, Submission(task="unknown")])
+    seen = {name for span in spans.all for name in span.attributes or {}}
+    seen |= {name for span in spans.all for link in span.links for name in link.attributes or {}}
+    text = DOCUMENT.read_text(encoding="utf-8")
+    about_spans, about_attributes = text.split("## Spans")[1].split("### Attributes")
+    assert set(re.findall(r"^\| `([a-z_.]+)`", about_attributes, re.M)) == seen
+    told = dict(re.findall(r"^\| `([a-z]+) \{queue\}` \| ([A-Z]+)", about_spans, re.M))
+    assert {f"{name} default": kind for name, kind in told.items()} == {
+        span.name: span.kind.name for span in spans.all
+    }
+    (outcomes,) = re.findall(r"^\| `tqe.task.outcome` \| process \| (.*), as in", text, re.M)
+    assert set(re.findall("`([a-z_]+)`", outcomes)) == {each.value for each in AttemptOutcome} - {
+        "running",
+        "crashed",
+    }
 
 
 class Broken(SpanProcessor):
