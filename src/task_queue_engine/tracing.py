@@ -184,7 +184,7 @@ def find_tracing() -> Tracing | None:
 def _contained() -> Iterator[None]:
     try:
         yield
-    except Exception:
+    except Exception:  # code of the program's, which is to end nothing of ours
         logger.exception("a span was not recorded: the program's tracer provider failed")
 
 

@@ -386,6 +386,7 @@ async def test_log_lines_say_the_span(
 ) -> None:
     tasks.task("thread")(lambda payload: traced_handlers.warns(payload))
     tasks.task("process", process=True)(traced_handlers.warns)
+    tasks.task("inner", process=True)(traced_handlers.warns_in_a_span_of_its_own)
 
     @tasks.task("trio")
     async def on_trio(payload: Any) -> None:
@@ -393,17 +394,19 @@ async def test_log_lines_say_the_span(
             traced_handlers.warns(payload)
 
     async with on("memory", tasks, tmp_path) as engine:
-        for kind in ("thread", "process", "trio"):
+        for kind in ("thread", "process", "trio", "inner"):
             await (await engine.submit(kind)).result(timeout=60)
     said = [
         (record.__dict__["trace_id"], record.__dict__["span_id"])
         for record in collected.records
         if record.getMessage() == "mind this"
     ]
-    thread, process, on_loop = spans.named("process default")
+    thread, process, on_loop, _ = spans.named("process default")
     inner = spans.one("inner")
     assert said == [(trace_of(span), id_of(span)) for span in (thread, process, inner)]
     assert trace_of(inner) == trace_of(on_loop)
+    (that,) = (one for one in collected.records if one.getMessage() == "mind that")
+    assert that.__dict__["span_id"] == f"{0x1234:016x}"
 
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "tracing.md"

@@ -17,3 +17,12 @@ def says_what_is_active(payload: Any) -> tuple[str, str]:
 
 def warns(payload: Any) -> None:
     logger.warning("mind this")
+
+
+def warns_in_a_span_of_its_own(payload: Any) -> None:
+    from opentelemetry import trace
+
+    outer = trace.get_current_span().get_span_context()
+    inner = trace.SpanContext(outer.trace_id, 0x1234, is_remote=False)
+    with trace.use_span(trace.NonRecordingSpan(inner)):
+        logger.warning("mind that")

@@ -71,7 +71,7 @@ async def test_a_task_without_one_has_none(harness: Harness) -> None:
 async def test_it_comes_with_what_is_taken(harness: Harness) -> None:
     task = harness.make_task(trace_context=GIVEN)
     await harness.backend.submit([NewTask(task=task)])
-    plan = TakePlan(free=1, worker="worker-1", types={task.type: None})
+    plan = TakePlan(free=1, worker="worker-1", types={task.type: "here"})
     (taken,) = await harness.backend.steps("default").take(
         plan, wait=5, visibility=harness.visibility
     )
