@@ -174,10 +174,11 @@ def find_tracing() -> Tracing | None:
     trace, contexts = sys.modules.get(_TRACE), sys.modules.get(_CONTEXT)
     if trace is None or contexts is None:
         return None
-    provider = trace.get_tracer_provider()
-    if isinstance(provider, trace.ProxyTracerProvider | trace.NoOpTracerProvider):
-        return None
-    return Tracing(trace, contexts, provider)
+    with _contained():
+        provider = trace.get_tracer_provider()
+        if not isinstance(provider, trace.ProxyTracerProvider | trace.NoOpTracerProvider):
+            return Tracing(trace, contexts, provider)
+    return None
 
 
 @contextmanager
@@ -185,7 +186,7 @@ def _contained() -> Iterator[None]:
     try:
         yield
     except Exception:  # code of the program's, which is to end nothing of ours
-        logger.exception("a span was not recorded: the program's tracer provider failed")
+        logger.exception("something is not traced: the program's tracer provider has failed")
 
 
 def _to_ours(context: otel_trace.SpanContext) -> TraceContext | None:

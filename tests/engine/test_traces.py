@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import trio
 from msgspec import UNSET
+from opentelemetry import trace
 from opentelemetry.sdk.trace import SpanProcessor
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 from opentelemetry.trace import SpanKind, StatusCode
@@ -263,6 +264,53 @@ async def test_a_batch_has_one_span_to_which_its_attempts_link(
         assert links_of(span) == [id_of(submitted)]
 
 
+async def test_a_span_between_the_header_and_the_submission_is_its_parent(
+    tasks: TaskRegistry, backend: MemoryBackend, spans: Spans
+) -> None:
+    """As an instrumented web framework has one. A span of another trace is none of it."""
+
+    @tasks.task("work")
+    async def work(payload: Any) -> None: ...
+
+    of_header = trace.set_span_in_context(
+        trace.NonRecordingSpan(
+            trace.SpanContext(
+                int(GIVEN.trace_id, 16),
+                int(GIVEN.span_id, 16),
+                is_remote=True,
+                trace_flags=trace.TraceFlags(1),
+            )
+        )
+    )
+    submission = Submission(task="work", trace_context=GIVEN)
+    async with running(tasks, backend, consume=False) as engine:
+        with spans.tracer.start_as_current_span("of the framework", of_header):
+            await engine.submit_task(submission)
+        with spans.tracer.start_as_current_span("of another trace"):
+            await engine.submit_task(submission)
+    first, second = spans.named("submit default")
+    assert parent_of(first) == id_of(spans.one("of the framework"))
+    assert parent_of(second) == GIVEN.span_id
+
+
+async def test_a_tracer_provider_that_cannot_be_loaded_keeps_no_engine_from_starting(
+    tasks: TaskRegistry,
+    backend: MemoryBackend,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(trace, "_TRACER_PROVIDER", None)
+    monkeypatch.setenv("OTEL_PYTHON_TRACER_PROVIDER", "not_there")
+
+    @tasks.task("work")
+    async def work(payload: Any) -> str:
+        return "done"
+
+    async with running(tasks, backend) as engine:
+        assert await (await engine.submit("work")).result(timeout=30) == "done"
+    assert "tracer provider has failed" in caplog.text
+
+
 async def test_a_refusal_and_a_repetition_show_at_the_submission(
     tasks: TaskRegistry, backend: MemoryBackend, spans: Spans
 ) -> None:
@@ -461,7 +509,7 @@ async def test_a_tracer_provider_that_raises_harms_no_task(
 
     async with running(tasks, backend) as engine:
         assert await (await engine.submit("work")).result(timeout=30) == "done"
-    assert "tracer provider failed" in caplog.text
+    assert "tracer provider has failed" in caplog.text
 
 
 async def test_a_stored_context_that_is_none_harms_no_task(

@@ -90,16 +90,12 @@ def key_header(key: str) -> str:
     return f'"{escaped}"'
 
 
-def submit_headers(submission: Submission, key: str) -> dict[str, str]:
-    """Of POST /tasks."""
-    return {"Idempotency-Key": key_header(key)} | trace_headers(submission.trace_context)
-
-
-def trace_headers(given: TraceContext | None = None) -> dict[str, str]:
-    """`traceparent` and `tracestate` of this context, else of the active span; empty where there is
-    neither."""
+def submit_headers(given: TraceContext | None = None, key: str | None = None) -> dict[str, str]:
+    """Of a submission: its idempotency key, and `traceparent` and `tracestate` of this context, else
+    of the active span."""
     context = given or active()
-    return {} if context is None else context.headers()
+    headers = {} if context is None else context.headers()
+    return headers if key is None else headers | {"Idempotency-Key": key_header(key)}
 
 
 def _seconds(value: object, field: str) -> bytes | None:

@@ -29,8 +29,9 @@ async def traced(
     It is a child of the context that the submissions bring, where all bring the same; else of the
     active span, and linked to what they bring.
     """
-    given = list({one.trace_context for one in submissions if one.trace_context is not None})
-    brought_by_all = len(given) == 1 and all(one.trace_context for one in submissions)
+    brought = dict.fromkeys(one.trace_context for one in submissions)
+    given = [context for context in brought if context is not None]
+    brought_by_all = len(brought) == len(given) == 1
     span = tracing.start(
         f"submit {queue}",
         "PRODUCER",
