@@ -91,8 +91,8 @@ def key_header(key: str) -> str:
 
 
 def submit_headers(given: TraceContext | None = None, key: str | None = None) -> dict[str, str]:
-    """Of a submission: its idempotency key, and `traceparent` and `tracestate` of this context, else
-    of the active span."""
+    """Of a submission: its idempotency key, and `traceparent` and `tracestate` of this context,
+    else of the active span."""
     context = given or active()
     headers = {} if context is None else context.headers()
     return headers if key is None else headers | {"Idempotency-Key": key_header(key)}
