@@ -97,7 +97,7 @@ class Span:
 
     def set(self, attributes: Attributes) -> None:
         with _contained():
-            self._span.set_attributes(dict(attributes))
+            self._span.set_attributes(_exportable(attributes))
 
     def link(self, context: TraceContext) -> None:
         with _contained():
@@ -109,9 +109,11 @@ class Span:
         if traceback is not None:
             event["exception.stacktrace"] = traceback
         with _contained():
+            event = _exportable(event)
             self._span.add_event("exception", event)
-            self._span.set_attribute("error.type", error_type)
-            self._span.set_status(self._trace.Status(self._trace.StatusCode.ERROR, message))
+            self._span.set_attribute("error.type", event["exception.type"])
+            status = self._trace.Status(self._trace.StatusCode.ERROR, event["exception.message"])
+            self._span.set_status(status)
 
     def end(self) -> None:
         with _contained():
@@ -147,7 +149,7 @@ class Tracing:
                 name,
                 context=self._context(parent, is_producer=kind == "PRODUCER"),
                 kind=trace.SpanKind[kind],
-                attributes=dict(attributes),
+                attributes=_exportable(attributes),
                 links=[
                     trace.Link(_from_ours(trace, context), dict(about)) for context, about in links
                 ],
@@ -179,6 +181,14 @@ def find_tracing() -> Tracing | None:
         if not isinstance(provider, trace.ProxyTracerProvider | trace.NoOpTracerProvider):
             return Tracing(trace, contexts, provider)
     return None
+
+
+def _exportable(attributes: Attributes) -> dict[str, Any]:
+    """A lone surrogate is no Unicode text: an exporter would lose the whole batch by it."""
+    return {
+        name: value.encode(errors="backslashreplace").decode() if isinstance(value, str) else value
+        for name, value in attributes.items()
+    }
 
 
 @contextmanager

@@ -324,7 +324,11 @@ async def test_a_refusal_and_a_repetition_show_at_the_submission(
         again = await engine.submit("work", 1, idempotency_key="a")
         assert not again.created
         task = await again.task()
-    refused, first, second = spans.named("submit default")
+        with pytest.raises(InvalidTask):
+            await engine.submit("\ud800")
+    refused, first, second, no_text = spans.named("submit default")
+    assert (no_text.attributes or {})["tqe.task.type"] == "\\ud800"
+    assert "\ud800" not in str(no_text.status.description)
     assert (refused.attributes or {})["error.type"] == "task_queue_engine.errors.InvalidTask"
     assert refused.status.status_code is StatusCode.ERROR
     assert task.trace_id == trace_of(first)
