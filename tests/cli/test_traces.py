@@ -87,6 +87,8 @@ def test_a_service_exports_what_it_does(shop: Shop, collector: Collector) -> Non
         answer = request("GET", f"{server.url}/tasks/{task['id']}?wait=20")
         assert answer.json()["status"] == "COMPLETED"
         assert f"trace id  {TRACE}" in tqe("status", task["id"]).out
+        shown = tqe("status", "--json", task["id"]).json
+        assert shown["trace_context"]["trace_id"] == TRACE
         server.signal()
         # What is left is sent at the end.
         assert server.wait() == 0
