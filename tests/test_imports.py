@@ -11,6 +11,7 @@ import task_queue_engine
 
 # Each takes 30 ms or more, or brings what does.
 FRAMEWORK = ("quart", "quart_trio", "quart_schema", "hypercorn", "werkzeug", "flask", "jinja2")
+FRAMEWORK += ("opentelemetry",)  # which no part imports on its own account either
 CLIENTS = ("httpx", "boto3", "botocore", "rich", "prometheus_client", "curses")
 HANDLERS = ("PIL", "cryptography", "email_validator", "httpcore", "smtplib", "apsw.ext")
 ENGINE = ("trio", "pydantic", "pydantic_settings", "apsw", "msgspec", "asyncio")

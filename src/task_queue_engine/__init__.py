@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from task_queue_engine.registry import TaskRegistry
     from task_queue_engine.retry import Backoff, Discard, Retry, Snooze
     from task_queue_engine.task import Task, TaskError, TaskStatus
+    from task_queue_engine.trace_context import TraceContext
     from task_queue_engine.worker import RunningTask, Worker, WorkerList
 
 _WHERE = {
@@ -67,6 +68,7 @@ _WHERE = {
     "TaskQueueError": "errors",
     "TaskRegistry": "registry",
     "TaskStatus": "task",
+    "TraceContext": "trace_context",
     "Worker": "worker",
     "WorkerList": "worker",
 }
@@ -101,6 +103,7 @@ __all__ = [
     "TaskQueueError",
     "TaskRegistry",
     "TaskStatus",
+    "TraceContext",
     "Worker",
     "WorkerList",
     "__version__",

@@ -9,6 +9,9 @@ from enum import StrEnum
 from typing import Any
 
 import msgspec
+from msgspec import UNSET, UnsetType
+
+from task_queue_engine.trace_context import TraceContext
 
 with suppress(ModuleNotFoundError):  # a client makes no ids, and is installed without it
     import uuid_utils
@@ -85,6 +88,13 @@ class Task(msgspec.Struct, frozen=True, kw_only=True):
     worker: str | None = None
     """The engine process that started the latest attempt."""
     cancel_requested: bool = False
+    trace_context: TraceContext | UnsetType = UNSET
+    """Which trace it belongs to; not there where it was submitted without one."""
+
+    @property
+    def trace_id(self) -> str | None:
+        """What to look its trace up by, 32 hexadecimal digits."""
+        return None if self.trace_context is UNSET else self.trace_context.trace_id
 
 
 def new_task_id() -> str:

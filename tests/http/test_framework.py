@@ -9,6 +9,7 @@ import pytest
 from quart_trio import QuartTrio
 from quart_trio.testing import TrioClient
 
+from task_queue_engine import TraceContext
 from task_queue_engine.http import create_app
 from tests.http.conftest import make_settings
 from tests.http.fakes import FakeEngine
@@ -83,7 +84,8 @@ class TestDocuments:
         self, client: TrioClient, engine: FakeEngine
     ) -> None:
         document = await body_of(await client.get("/openapi.json"))
-        task = await body_of(await client.get(f"/tasks/{engine.add().id}"))
+        traced = engine.add(trace_context=TraceContext(trace_id="a", span_id="b", sampled=True))
+        task = await body_of(await client.get(f"/tasks/{traced.id}"))
         problem = await body_of(await client.get("/tasks/5"))
 
         schemas = document["components"]["schemas"]

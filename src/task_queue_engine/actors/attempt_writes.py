@@ -28,6 +28,7 @@ from task_queue_engine.lifecycle import (
     ScheduleSnooze,
 )
 from task_queue_engine.retry import GiveUp, RetryAt, SnoozeUntil
+from task_queue_engine.trace_context import TraceContext, after_attempt
 
 
 def to_write(outcome: Outcome, *, max_delay: float) -> AttemptWrite:
@@ -49,9 +50,20 @@ def to_write(outcome: Outcome, *, max_delay: float) -> AttemptWrite:
         case Errored():
             return _of_error(outcome, max_delay)
         case Interrupted():
-            return Interrupt(task_id=task_id, attempt=number, record=record_of(attempt))
+            return Interrupt(
+                task_id=task_id,
+                attempt=number,
+                record=record_of(attempt),
+                trace_context=_traced(attempt),
+            )
         case Stopped(_, error):
-            return Cancel(task_id=task_id, attempt=number, error=error, record=_if_logged(attempt))
+            return Cancel(
+                task_id=task_id,
+                attempt=number,
+                error=error,
+                record=_if_logged(attempt),
+                trace_context=_traced(attempt),
+            )
         case Lost():
             return LoseLease(task_id=task_id, attempt=number, record=record_of(attempt))
         case _:
@@ -63,7 +75,13 @@ def _of_error(outcome: Errored, max_delay: float) -> AttemptWrite:
     task_id, number = attempt.task.id, attempt.task.attempt
     match outcome.decision:
         case GiveUp():
-            return Fail(task_id=task_id, attempt=number, error=error, record=_if_logged(attempt))
+            return Fail(
+                task_id=task_id,
+                attempt=number,
+                error=error,
+                record=_if_logged(attempt),
+                trace_context=_traced(attempt),
+            )
         case RetryAt(run_at, delay):
             return ScheduleRetry(
                 task_id=task_id,
@@ -72,6 +90,7 @@ def _of_error(outcome: Errored, max_delay: float) -> AttemptWrite:
                 run_at=run_at,
                 scheduled=delay > max_delay,
                 record=record_of(attempt),
+                trace_context=_traced(attempt),
             )
         case SnoozeUntil(run_at, delay):
             return ScheduleSnooze(
@@ -80,9 +99,16 @@ def _of_error(outcome: Errored, max_delay: float) -> AttemptWrite:
                 run_at=run_at,
                 scheduled=delay > max_delay,
                 record=record_of(attempt),
+                trace_context=_traced(attempt),
             )
         case _:
             assert_never(outcome.decision)
+
+
+def _traced(attempt: Attempt) -> TraceContext | None:
+    """For the attempt after this one, which links to it."""
+    span = attempt.span
+    return None if span is None else after_attempt(attempt.task.trace_context, span.context)
 
 
 def _if_logged(attempt: Attempt) -> AttemptRecord | None:

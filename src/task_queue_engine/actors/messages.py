@@ -22,6 +22,7 @@ from task_queue_engine.execution.attempt_logs import AttemptLog
 from task_queue_engine.lifecycle import Started
 from task_queue_engine.retry import Decision
 from task_queue_engine.task import Task, TaskError
+from task_queue_engine.tracing import Span
 
 T = TypeVar("T")
 
@@ -149,6 +150,8 @@ class Attempt:
     """The worker's, once the handler is over: where it has logged something that is kept."""
     progress: Any = None
     """The worker's: what the handler reported last."""
+    span: Span | None = None
+    """The worker's, from the handler's start: where the engine traces."""
 
     @property
     def key(self) -> AttemptKey:

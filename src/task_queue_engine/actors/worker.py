@@ -14,6 +14,7 @@ from typing import Any
 
 import trio
 
+from task_queue_engine.actors import attempt_spans
 from task_queue_engine.actors.messages import (
     AbortReason,
     Attempt,
@@ -35,6 +36,7 @@ from task_queue_engine.execution.failures import describe_error
 from task_queue_engine.execution.runner import HandlerRunner
 from task_queue_engine.registry import TaskDefinition, TaskRegistry
 from task_queue_engine.retry import DEFAULT_BACKOFF, Snooze, SnoozeUntil, decide
+from task_queue_engine.tracing import Tracing
 
 # Seconds that one worker may go on without a checkpoint: other tasks of the loop wait that long.
 _TURN = 0.001
@@ -71,6 +73,7 @@ class Worker:
         outcomes: trio.MemorySendChannel[Outcome],
         log_lines: int = 0,
         on_start: Callable[[Attempt], None] | None = None,
+        tracing: Tracing | None = None,
     ) -> None:
         self._registry = registry
         self._runner = runner
@@ -81,6 +84,7 @@ class Worker:
         self._outcomes = outcomes
         self._log_lines = log_lines
         self._on_start = on_start
+        self._tracing = tracing
         self._current: Attempt | None = None
         self._has_started = False
         self._gives_back = False
@@ -129,7 +133,10 @@ class Worker:
                     # had its turn since.
                     if attempt.lease.expires_at <= taken_at:
                         attempt.abort(AbortReason.LEASE_LOST)
-                    outcome = await self._run_attempt(attempt)
+                    if self._tracing is None:
+                        outcome = await self._run_attempt(attempt)
+                    else:
+                        outcome = await self._run_traced(attempt)
                     self._current = None
                     attempt.ended = trio.current_time()
                     await self._answer(outcome)
@@ -159,6 +166,15 @@ class Worker:
         # The claimer closes its end when it stops; what it handed on before is still worked off.
         with suppress(trio.BrokenResourceError):
             self._claim_events.send_nowait(event)
+
+    async def _run_traced(self, attempt: Attempt) -> Outcome:
+        outcome = None
+        try:
+            outcome = await self._run_attempt(attempt)
+        finally:
+            if attempt.span is not None:
+                attempt_spans.end(attempt.span, outcome)
+        return outcome
 
     async def _run_attempt(self, attempt: Attempt) -> Outcome:
         if attempt.abort_reason is not None:
@@ -198,6 +214,8 @@ class Worker:
         self._has_started = True
         self._started += 1
         attempt.began = trio.current_time()
+        if self._tracing is not None:
+            attempt.span = attempt_spans.begin(self._tracing, attempt)
         if self._on_start is not None:
             self._on_start(attempt)
 

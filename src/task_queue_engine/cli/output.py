@@ -96,6 +96,8 @@ def describe_task(task: Task) -> str:
         pairs.append(("finished", _time(task.finished_at)))
     if task.timeout_seconds is not None:
         pairs.append(("timeout", f"{task.timeout_seconds:g} s"))
+    if task.trace_id is not None:
+        pairs.append(("trace id", task.trace_id))
     pairs.append(("payload", _json(task.payload)))
     if task.progress is not None:
         pairs.append(("progress", _json(task.progress)))

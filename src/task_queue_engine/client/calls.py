@@ -14,7 +14,7 @@ import msgspec
 from task_queue_engine.attempt_record import AttemptHistory
 from task_queue_engine.backends.base import DeadLetterPage, ListQuery, TaskPage
 from task_queue_engine.client.problems import error_of_problem
-from task_queue_engine.client.requests import check_key, encode_submission, key_header, new_key
+from task_queue_engine.client.requests import check_key, encode_submission, new_key, submit_headers
 from task_queue_engine.client.schemas import (
     BatchResultRead,
     BatchResultsRead,
@@ -101,7 +101,7 @@ class Calls:
         body = encode_submission(submission, tasks=self._tasks, key=None)
         key, is_ours = _key_of(submission)
         response = yield from self._ask(
-            "POST", "/tasks", content=body, headers={"Idempotency-Key": key_header(key)}
+            "POST", "/tasks", content=body, headers=submit_headers(submission.trace_context, key)
         )
         replayed = response.headers.get("Idempotent-Replayed") == "true"
         # Under a key of ours it can only have been stored by an earlier send of this very request.
@@ -146,7 +146,8 @@ class Calls:
         """One send of each item, in one request where the server takes that."""
         body = b'{"tasks":[' + b",".join(items) + b"]}"
         try:
-            response = yield from send(self._request("POST", "/tasks/batch", content=body))
+            request = self._request("POST", "/tasks/batch", content=body, headers=submit_headers())
+            response = yield from send(request)
             results = _decode(response, BatchResultsRead).results
             if len(results) != len(items):
                 raise ApiError("the server answered for another number of tasks", status=200)

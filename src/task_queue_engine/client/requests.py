@@ -15,6 +15,8 @@ from task_queue_engine.foreign import shown
 from task_queue_engine.limits import MAX_KEY_LENGTH
 from task_queue_engine.payloads import make_converter
 from task_queue_engine.registry import TaskRegistry
+from task_queue_engine.trace_context import TraceContext
+from task_queue_engine.tracing import active
 
 # The server knows the annotation; here each object is written by the rules of its own class.
 _payload = make_converter(Any)
@@ -86,6 +88,14 @@ def key_header(key: str) -> str:
     ends, this keeps."""
     escaped = key.replace("\\", "\\\\").replace('"', '\\"')
     return f'"{escaped}"'
+
+
+def submit_headers(given: TraceContext | None = None, key: str | None = None) -> dict[str, str]:
+    """Of a submission: its idempotency key, and `traceparent` and `tracestate` of this context,
+    else of the active span."""
+    context = given or active()
+    headers = {} if context is None else context.headers()
+    return headers if key is None else headers | {"Idempotency-Key": key_header(key)}
 
 
 def _seconds(value: object, field: str) -> bytes | None:

@@ -34,6 +34,7 @@ from task_queue_engine.payloads import Converter
 from task_queue_engine.registry import Handler, TaskRegistry
 from task_queue_engine.retry import Seconds, to_seconds
 from task_queue_engine.task import Task, TaskStatus
+from task_queue_engine.trace_context import TraceContext
 from task_queue_engine.worker import WorkerList
 
 R = TypeVar("R")
@@ -51,6 +52,9 @@ class Submission(msgspec.Struct, frozen=True, kw_only=True):
     max_attempts: int | None = None
     timeout: Seconds | None = None
     idempotency_key: str | None = None
+    trace_context: TraceContext | None = None
+    """What it is submitted in, where that is not the active span: for front ends, which are told by
+    a header. A client of a server sends it with single submissions."""
 
 
 class SubmitOptions(TypedDict, total=False):

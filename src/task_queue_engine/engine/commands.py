@@ -23,6 +23,7 @@ from task_queue_engine.backends.base import (
 from task_queue_engine.clock import Clock
 from task_queue_engine.codec import is_unicode
 from task_queue_engine.config import Settings
+from task_queue_engine.engine import submit_spans
 from task_queue_engine.engine.api import (
     Accepted,
     EngineApi,
@@ -59,6 +60,7 @@ from task_queue_engine.payloads import Converter
 from task_queue_engine.registry import TaskRegistry
 from task_queue_engine.retry import Seconds, to_seconds
 from task_queue_engine.task import Task, TaskStatus
+from task_queue_engine.tracing import Tracing
 from task_queue_engine.worker import WorkerList
 
 # Seconds for what a caller that goes away must not cut in two; an HTTP request has 30 by default.
@@ -75,6 +77,8 @@ class Running:
     """On trio's clock."""
     handlers: Callable[[], RunnerStatistics]
     """How many handlers run, and where."""
+    tracing: Tracing | None
+    """None: the program has set up no tracer provider."""
 
 
 class Commands(EngineApi):
@@ -125,7 +129,12 @@ class Commands(EngineApi):
         return verdict
 
     async def submit_many(self, submissions: Sequence[Submission]) -> list[SubmitVerdict]:
-        return await self._check_running().intake.submit(submissions)
+        running = self._check_running()
+        if running.tracing is None or not submissions:
+            return await running.intake.submit(submissions)
+        return await submit_spans.traced(
+            running.tracing, self._settings.queue, submissions, running.intake.submit
+        )
 
     # --- asking -----------------------------------------------------------------------------
 

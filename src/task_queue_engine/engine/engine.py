@@ -46,6 +46,7 @@ from task_queue_engine.execution.processes import Recycling
 from task_queue_engine.execution.runner import HandlerRunner
 from task_queue_engine.registry import RunsIn, TaskRegistry
 from task_queue_engine.task import TaskStatus
+from task_queue_engine.tracing import Tracing, find_tracing
 from task_queue_engine.worker import no_worker_knows
 
 # Seconds for which /ready believes what it has read of the workers: they say it every 15 s.
@@ -165,7 +166,8 @@ class Engine(Commands):
             ),
         )
         async with runner.open(), trio.open_nursery() as nursery:
-            pipeline = Pipeline(self._pipeline_config(runner))
+            tracing = find_tracing()
+            pipeline = Pipeline(self._pipeline_config(runner, tracing))
             intake = Intake(
                 builder=TaskBuilder(
                     registry=self._registry,
@@ -183,6 +185,7 @@ class Engine(Commands):
                 intake=intake,
                 started_at=trio.current_time(),
                 handlers=runner.statistics,
+                tracing=tracing,
             )
             try:
                 supervisor = Supervisor(
@@ -200,7 +203,7 @@ class Engine(Commands):
                 self._waiters.wake_all()
                 self._running = None
 
-    def _pipeline_config(self, runner: HandlerRunner) -> PipelineConfig:
+    def _pipeline_config(self, runner: HandlerRunner, tracing: Tracing | None) -> PipelineConfig:
         return PipelineConfig(
             registry=self._registry,
             settings=self._settings,
@@ -221,6 +224,7 @@ class Engine(Commands):
             housekeeping=self._housekeeping,
             on_start=self._hooks.started if self._hooks else None,
             on_recorded=self._note_recorded,
+            tracing=tracing,
             rng=random.Random(),  # noqa: S311 - jitter, not secrets
         )
 

@@ -70,6 +70,7 @@ from task_queue_engine.engine.supervisor import Supervisor
 from task_queue_engine.execution.runner import HandlerRunner
 from task_queue_engine.registry import RunsIn, TaskRegistry
 from task_queue_engine.task import Task
+from task_queue_engine.tracing import Tracing
 from task_queue_engine.worker import Worker as WorkerRow
 
 # A due task is sent this many seconds ahead, with the rest of its delay on the message; the look
@@ -100,6 +101,7 @@ class PipelineConfig:
     """False: no scheduler, no reconciler."""
     on_start: Callable[[Attempt], None] | None
     on_recorded: OnRecorded
+    tracing: Tracing | None
     rng: random.Random
 
 
@@ -261,6 +263,7 @@ class Pipeline:
                     outcomes=outcomes_out.clone(),
                     log_lines=settings.task_log_lines,
                     on_start=config.on_start,
+                    tracing=config.tracing,
                 )
                 for _ in range(settings.worker_count)
             )

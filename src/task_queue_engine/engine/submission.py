@@ -6,6 +6,8 @@ import math
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from msgspec import UNSET
+
 from task_queue_engine.backends.base import NewTask
 from task_queue_engine.clock import Clock
 from task_queue_engine.codec import encode_json
@@ -73,6 +75,7 @@ class TaskBuilder:
                 created_at=now,
                 updated_at=now,
                 run_at=run_at,
+                trace_context=submission.trace_context or UNSET,
             )
         waits_in_store = run_at is not None and (run_at - now).total_seconds() > self._max_delay
         return NewTask(

@@ -28,6 +28,7 @@ import msgspec
 from task_queue_engine.attempt_record import LogLine
 from task_queue_engine.execution.failures import keep_end, keep_start, storable
 from task_queue_engine.task import Task
+from task_queue_engine.tracing import active_ids
 
 MAX_LINE = 2 * 1024
 """Bytes of a line kept, as of an error's message; and as many of its traceback."""
@@ -112,7 +113,8 @@ def set_for_process(log: AttemptLog | None) -> None:
 
 class AttemptLogFilter(logging.Filter):
     """Puts `task_id`, `task_type`, `attempt` and `queue` on the records that a handler's lines
-    become, where they have no attribute of that name.
+    become, where they have no attribute of that name; and on all records that are made while a span
+    of OpenTelemetry is active, its `trace_id` and `span_id`.
 
     For a program that embeds an engine: `handler.addFilter(AttemptLogFilter())`, and its formatter
     knows the attributes. `tqe` has it on its own.
@@ -124,6 +126,8 @@ class AttemptLogFilter(logging.Filter):
         if log is not None:
             for name, value in log.labels().items():
                 record.__dict__.setdefault(name, value)
+        for name, value in active_ids().items():
+            record.__dict__.setdefault(name, value)
         return True
 
 

@@ -35,6 +35,7 @@ from task_queue_engine.execution.memory import resident_bytes
 from task_queue_engine.execution.remote_errors import pack
 from task_queue_engine.execution.values import encode_progress, encode_result
 from task_queue_engine.registry import TaskDefinition, TaskRegistry
+from task_queue_engine.tracing import within
 
 SHUTDOWN_SIGNALS = frozenset({signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
 """What a terminal or a service manager sends to every process of a service at once. The engine
@@ -168,7 +169,8 @@ def _run(job: wire.Job, engine: EngineSocket) -> wire.Returned | wire.Raised:
         definition = _definition(job.handler, job.task.type)
         payload = definition.convert_payload(job.task.payload)
         arguments = (payload, context) if definition.takes_context else (payload,)
-        returned = definition.handler(*arguments)
+        with within(job.trace_context):
+            returned = definition.handler(*arguments)
         result = encode_result(returned, job.max_result_bytes, definition.convert_result)
         return wire.Returned(msgspec.Raw(result))
     except BaseException as raised:  # noqa: BLE001 - all that a handler raises goes to the engine

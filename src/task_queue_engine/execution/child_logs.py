@@ -27,6 +27,7 @@ from task_queue_engine.execution.attempt_logs import (
     set_for_process,
 )
 from task_queue_engine.execution.failures import keep_end, keep_start, storable
+from task_queue_engine.tracing import active_ids
 
 MAX_TEXT = 16 * 1024
 """Bytes of a message kept, of an exception's text, and of the JSON of what came as `extra`."""
@@ -121,7 +122,7 @@ class ToEngine(logging.Handler):
 def _as_message(record: logging.LogRecord, *, is_shown: bool = False) -> wire.Logged:
     exception = exception_of(record)
     log = current()
-    labels = {} if log is None else log.labels()
+    labels = active_ids() if log is None else log.labels() | active_ids()
     extra = {name: value for name, value in vars(record).items() if name not in _STANDARD}
     encoded = msgspec.json.encode(labels | extra, enc_hook=str)
     if len(encoded) > MAX_TEXT:

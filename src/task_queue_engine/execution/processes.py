@@ -33,6 +33,7 @@ from task_queue_engine.execution.threads import START_AGAIN, ReportProgress
 from task_queue_engine.execution.worker_process import HungUp, WorkerProcess, reap, spawn
 from task_queue_engine.registry import TaskDefinition
 from task_queue_engine.task import Task
+from task_queue_engine.tracing import active
 
 _MIB = 2**20
 
@@ -281,6 +282,7 @@ class ProcessCall:
             log_look=stderr_look(),
             keeps_lines=(log := current()) is not None and log.most > 0,
             capture_warnings=captures_warnings(),
+            trace_context=active(),
             measure_memory=self._pool.recycling.max_mib > 0,
         )
         reply = await self._run_in_worker(job)

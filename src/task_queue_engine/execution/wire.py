@@ -19,6 +19,7 @@ from task_queue_engine.execution.locating import HandlerPath
 from task_queue_engine.execution.log_format import StderrLook
 from task_queue_engine.execution.remote_errors import RemoteError
 from task_queue_engine.task import Task
+from task_queue_engine.trace_context import TraceContext
 
 
 class Job(msgspec.Struct, frozen=True, kw_only=True):
@@ -40,6 +41,8 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     show it."""
     capture_warnings: bool = False
     """Warnings go to the log, as in the engine."""
+    trace_context: TraceContext | None = None
+    """Of the attempt's span, where the engine traces."""
     measure_memory: bool = False
     """Say in the reply how much this process holds."""
 

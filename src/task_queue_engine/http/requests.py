@@ -15,6 +15,7 @@ from task_queue_engine.http.problems import ProblemError
 from task_queue_engine.http.schemas import KEY_RULE, is_key
 from task_queue_engine.limits import DEFAULT_PAGE, MAX_PAGE, MAX_WAIT
 from task_queue_engine.task import TaskStatus, is_task_id
+from task_queue_engine.trace_context import TraceContext, parse
 
 MAX_CURSOR_LENGTH = 4096
 """Characters: a bound on what is decoded, far above any cursor that is given out."""
@@ -61,6 +62,13 @@ def idempotency_key(headers: Headers) -> str | None:
     if not is_key(key):
         raise InvalidQuery(KEY_RULE, field="Idempotency-Key")
     return key
+
+
+def trace_context(headers: Headers) -> TraceContext | None:
+    """The `traceparent` and `tracestate` headers (W3C Trace Context). What is none is left out: a
+    trace is never a reason to refuse a task."""
+    given = headers.getlist("traceparent")
+    return parse(given, headers.getlist("tracestate")) if given else None
 
 
 def canonical_id(text: str) -> str:

@@ -167,6 +167,13 @@ class SubmissionHeaders(msgspec.Struct, frozen=True, kw_only=True):
             "request is refused (422); delay_seconds and run_at may differ, the first ones stand."
         ),
     ] = None
+    traceparent: Annotated[
+        str | None,
+        Meta(
+            description="W3C Trace Context, with `tracestate` beside it: the span that the task is "
+            "submitted in. What is none is ignored."
+        ),
+    ] = None
 
 
 # --- responses ------------------------------------------------------------------------------

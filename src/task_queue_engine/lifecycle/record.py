@@ -12,6 +12,7 @@ from task_queue_engine.attempt_record import AttemptOutcome, AttemptRecord
 from task_queue_engine.lifecycle.history import ended, latest
 from task_queue_engine.lifecycle.row import Row, end
 from task_queue_engine.task import TaskError, TaskStatus
+from task_queue_engine.trace_context import TraceContext
 
 
 class _AttemptWrite(msgspec.Struct, frozen=True, kw_only=True):
@@ -22,6 +23,8 @@ class _AttemptWrite(msgspec.Struct, frozen=True, kw_only=True):
     record: AttemptRecord | None = None
     """The attempt as its worker knows it, still running. An ending is put away with it; without
     it, only one after which the task goes on, and then as the row says."""
+    trace_context: TraceContext | None = None
+    """The task's from now on, of an attempt that is traced and has not succeeded."""
 
 
 class Complete(_AttemptWrite, frozen=True, kw_only=True):
@@ -178,6 +181,9 @@ def decide_record(
             new = replace(row, task=moved)
         case _:
             assert_never(write)
+    if write.trace_context is not None:
+        traced = msgspec.structs.replace(new.task, trace_context=write.trace_context)
+        new = replace(new, task=traced)
     return Recorded(new.task.status), new
 
 

@@ -14,6 +14,7 @@ from task_queue_engine.backends.base.dead_letters import DeadLetterQueue
 from task_queue_engine.backends.base.verdicts import QueueVerdict, TooLarge
 from task_queue_engine.lifecycle import Receive
 from task_queue_engine.task import Task, TaskError
+from task_queue_engine.trace_context import TraceContext
 
 
 class Message(msgspec.Struct, frozen=True, kw_only=True):
@@ -44,6 +45,8 @@ class Delivery(msgspec.Struct, frozen=True, kw_only=True):
     workers to see what they cannot run before they claim it."""
     payload_json: bytes = b""
     """The task's payload, encoded; likewise."""
+    trace_context: TraceContext | None = None
+    """As the message's own attributes have it (AWS); the row's stands before it."""
     is_worn: bool = False
     """Received so often that the broker is about to dead-letter it by itself. It is to be given
     back, as a fresh copy, and not to be claimed."""

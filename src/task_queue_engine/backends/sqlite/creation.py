@@ -13,7 +13,13 @@ from task_queue_engine.backends.base import (
     TooLarge,
 )
 from task_queue_engine.backends.sqlite.batches import Batch, JsonRows
-from task_queue_engine.backends.sqlite.rows import NUMBER_OF, load, to_us, to_us_or_none
+from task_queue_engine.backends.sqlite.rows import (
+    NUMBER_OF,
+    encode_or_none,
+    load,
+    to_us,
+    to_us_or_none,
+)
 from task_queue_engine.backends.sqlite.transaction import Transaction
 from task_queue_engine.task import TaskStatus
 
@@ -24,14 +30,14 @@ task's life (measured for 100 kB: a third of the bytes)."""
 
 _COLUMNS = (
     "id, queue, type, max_attempts, timeout_seconds, created_at, updated_at, run_at, due_at, "
-    "payload"
+    "payload, trace_context"
 )
 _CREATE = Batch(
     f"WITH new ({_COLUMNS}) AS (VALUES {{rows}}) "
     f"INSERT INTO tasks ({_COLUMNS}, status, retry_count, attempt, cancel_requested, "
     f"receive_count) SELECT *, {NUMBER_OF[TaskStatus.PENDING]}, 0, 0, 0, 0 FROM new "
     "WHERE id IS NOT NULL ON CONFLICT (id) DO NOTHING",
-    width=10,
+    width=11,
 )
 _CREATE_LARGE = Batch(
     "WITH new (task_id, payload) AS (VALUES {rows}) "
@@ -84,6 +90,7 @@ def _to_columns(new: NewTask) -> tuple[Any, ...]:
         to_us_or_none(task.run_at),
         to_us_or_none(new.due_at),
         payload if len(payload) <= MAX_INLINE_BYTES else None,
+        encode_or_none(task.trace_context),
     )
 
 

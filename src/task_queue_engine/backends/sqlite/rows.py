@@ -11,11 +11,13 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import msgspec
+from msgspec import UNSET
 
 from task_queue_engine.backends.claimed_by import claimed_by, version_of
 from task_queue_engine.backends.sqlite.batches import Batch, Execute, JsonRows
 from task_queue_engine.lifecycle import Row
 from task_queue_engine.task import Task, TaskError, TaskStatus
+from task_queue_engine.trace_context import TraceContext
 
 STATUSES = tuple(TaskStatus)
 NUMBER_OF = {status: number for number, status in enumerate(STATUSES)}
@@ -43,7 +45,7 @@ def from_us_or_none(us: int | None) -> datetime | None:
 
 
 def encode_or_none(value: Any) -> bytes | None:
-    return None if value is None else encode(value)
+    return None if value is None or value is UNSET else encode(value)
 
 
 # --- reading --------------------------------------------------------------------------------
@@ -74,6 +76,7 @@ class Stored(msgspec.Struct, array_like=True):
     result: Any
     error: TaskError | None
     progress: Any
+    trace_context: TraceContext | None
 
 
 _TEXTS = {"id", "queue", "type", "message_id", "worker", "claimed_by"}
@@ -126,6 +129,7 @@ def _to_row(stored: Stored) -> Row:
             progress=stored.progress,
             worker=stored.worker,
             cancel_requested=bool(stored.cancel_requested),
+            trace_context=stored.trace_context or UNSET,
         ),
         message_id=stored.message_id,
         receive_count=stored.receive_count,
@@ -146,7 +150,7 @@ def load(execute: Execute, task_ids: Iterable[str]) -> dict[str, Row]:
 _CHANGING = (
     "status, retry_count, attempt, updated_at, run_at, started_at, finished_at, due_at, "
     "cancel_requested, message_id, receive_count, worker, claimed_ahead, claimed_by, result, "
-    "error, progress"
+    "error, progress, trace_context"
 )
 _SAVE = Batch(
     f"WITH new (id, {_CHANGING}) AS (VALUES {{rows}}) "
@@ -183,4 +187,5 @@ def _to_columns(row: Row) -> tuple[Any, ...]:
         encode_or_none(task.result),
         encode_or_none(task.error),
         encode_or_none(task.progress),
+        encode_or_none(task.trace_context),
     )

@@ -111,8 +111,10 @@ def _to_4(connection: apsw.Connection) -> None:
     """`workers`: one for each process. `attempts`: those that the task's own row says no more of,
     and what handlers logged; they go with their task, whichever version deletes it. `claimed_by`:
     the version that claimed the latest attempt, and a checksum of its worker; not the version
-    alone, which a process of version 3 would leave there for its own."""
+    alone, which a process of version 3 would leave there for its own. `trace_context`: JSON, of
+    a task that has one."""
     connection.execute("ALTER TABLE tasks ADD COLUMN claimed_by TEXT")
+    connection.execute("ALTER TABLE tasks ADD COLUMN trace_context BLOB")
     connection.execute(
         """
 CREATE TABLE attempts (

@@ -6,7 +6,7 @@ from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 
 import msgspec
-from msgspec import structs
+from msgspec import UNSET, structs
 
 from task_queue_engine.backends.base import (
     Created,
@@ -319,4 +319,5 @@ def _started(row: Stored, worker: str, now_us: int) -> Task:
         error=row.error,
         worker=worker,
         cancel_requested=bool(row.cancel_requested),
+        trace_context=row.trace_context or UNSET,
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import os
 from typing import Any
 
 import click
@@ -17,6 +18,7 @@ from task_queue_engine.cli.logs import set_up_logging
 from task_queue_engine.cli.membership import Membership
 from task_queue_engine.cli.options import MEMBER, SERVICE, Command, app_option, debug_option
 from task_queue_engine.cli.settings import DEFAULT_APP, CommandSettings
+from task_queue_engine.cli.tracing import set_up_tracing
 from task_queue_engine.config import MAX_SERVICE_PROCESSES, Settings
 from task_queue_engine.engine.loggers import protect_loggers
 
@@ -136,6 +138,7 @@ def _run(
     elif (count := _count(settings)) > 1:
         _supervise(settings, count, http=http, monitoring=monitoring)
         return
+    set_up_tracing(os.environ)
     # Only here: a supervisor runs no task.
     from task_queue_engine.cli.apps import load_app
 

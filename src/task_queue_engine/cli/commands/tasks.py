@@ -208,7 +208,8 @@ def status(session: Session, task_id: str, wait: float | None) -> None:
         return task, await _history(operations, wanted)
 
     task, history = session.run(work)
-    whole = msgspec.structs.asdict(task) | {
+    members = msgspec.structs.asdict(task).items()
+    whole = {name: value for name, value in members if value is not msgspec.UNSET} | {
         "attempts": history.attempts,
         "attempts_omitted": history.omitted,
     }

@@ -15,7 +15,8 @@ from task_queue_engine.task import Task
 PAGE = 100
 """Tasks asked of the store at a time: they are in memory together."""
 
-COLUMNS: tuple[str, ...] = Task.__struct_fields__
+# Which trace a task is of is no column: most tasks are of none, and have no such member.
+COLUMNS = tuple(name for name in Task.__struct_fields__ if name != "trace_context")
 
 
 def task_rows(wanted: TaskFilter, list_tasks: Callable[[ListQuery], TaskPage]) -> RowSource:

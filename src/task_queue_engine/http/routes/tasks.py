@@ -22,7 +22,13 @@ from task_queue_engine.http.app_state import AppState
 from task_queue_engine.http.caps import check_caps
 from task_queue_engine.http.principal import Principal, Role
 from task_queue_engine.http.problems import ProblemError
-from task_queue_engine.http.requests import Query, canonical_id, idempotency_key, read_json
+from task_queue_engine.http.requests import (
+    Query,
+    canonical_id,
+    idempotency_key,
+    read_json,
+    trace_context,
+)
 from task_queue_engine.http.responses import respond
 from task_queue_engine.http.schemas import (
     BatchItem,
@@ -40,6 +46,7 @@ from task_queue_engine.http.schemas import (
     in_utc,
 )
 from task_queue_engine.task import Task, TaskStatus
+from task_queue_engine.trace_context import TraceContext
 
 TAG = "tasks"
 
@@ -81,7 +88,7 @@ class TaskRoutes:
         201 means that the task is stored and will run; `Location` is where to look it up.
         """
         body = await read_json(request)
-        key = idempotency_key(request.headers)
+        key, trace = idempotency_key(request.headers), trace_context(request.headers)
         submission = decode_submission(body)
         asker = self._state.asker
         principal = asker.principal
@@ -90,7 +97,7 @@ class TaskRoutes:
         self._check_caps(submission)
         with self._state.request_deadline():
             try:
-                accepted = await self._engine.submit_task(_to_engine(submission, key))
+                accepted = await self._engine.submit_task(_to_engine(submission, key, trace))
             except IdempotencyKeyReused as error:
                 raise _seen_by(principal, error) from None
         if asker.change is not None:
@@ -120,6 +127,7 @@ class TaskRoutes:
             )
         asker = self._state.asker
         principal = asker.principal
+        trace = trace_context(request.headers)
         verdicts: list[SubmitVerdict | ProblemError | None] = []
         submissions: list[Submission] = []
         for raw in decode_batch(body):
@@ -134,7 +142,7 @@ class TaskRoutes:
                 verdicts.append(Refused(error))
             else:
                 verdicts.append(None)
-                submissions.append(_to_engine(item, item.idempotency_key))
+                submissions.append(_to_engine(item, item.idempotency_key, trace))
         if submissions:
             with self._state.request_deadline():
                 answers = iter(await self._engine.submit_many(submissions))
@@ -246,7 +254,9 @@ class TaskRoutes:
             self._types.check(principal, (await self._engine.get(task_id)).type)
 
 
-def _to_engine(submission: TaskSubmission | BatchItem, key: str | None) -> Submission:
+def _to_engine(
+    submission: TaskSubmission | BatchItem, key: str | None, trace: TraceContext | None
+) -> Submission:
     return Submission(
         task=submission.type,
         payload=submission.payload,
@@ -255,6 +265,7 @@ def _to_engine(submission: TaskSubmission | BatchItem, key: str | None) -> Submi
         max_attempts=submission.max_attempts,
         timeout=submission.timeout_seconds,
         idempotency_key=key,
+        trace_context=trace,
     )
 
 

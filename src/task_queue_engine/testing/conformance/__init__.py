@@ -85,6 +85,7 @@ from task_queue_engine.testing.conformance import (  # noqa: E402  # after the c
     stranded,
     submit,
     take,
+    traces,
     waiting,
     workers,
 )
@@ -112,6 +113,7 @@ __all__ = [
     "TestStranded",
     "TestSubmit",
     "TestTake",
+    "TestTraces",
     "TestWaiting",
     "TestWorkers",
 ]
@@ -146,5 +148,6 @@ TestSchedule = _tests_of(schedule)
 TestStranded = _tests_of(stranded)
 TestSubmit = _tests_of(submit)
 TestTake = _tests_of(take)
+TestTraces = _tests_of(traces)
 TestWaiting = _tests_of(waiting)
 TestWorkers = _tests_of(workers)

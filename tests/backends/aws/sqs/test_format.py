@@ -7,11 +7,14 @@ from dataclasses import replace
 from datetime import timedelta
 
 import pytest
+from msgspec import UNSET
+from msgspec.structs import replace as replace_struct
 
-from task_queue_engine.backends.aws.sqs.message_format import outgoing_dead_letter
+from task_queue_engine.backends.aws.sqs.message_format import outgoing, outgoing_dead_letter
 from task_queue_engine.backends.base import DeadLetter, Done, Message
 from task_queue_engine.codec import decode_json
 from task_queue_engine.task import TaskError
+from task_queue_engine.trace_context import TraceContext
 from tests.backends.aws.sqs.queues import (
     NOW,
     boto,
@@ -68,6 +71,61 @@ async def test_a_message_is_the_task_as_the_api_returns_it(name: str) -> None:
         "Number",
         "2",
     )
+
+
+CONTEXT = TraceContext(
+    trace_id="4bf92f3577b34da6a3ce929d0e0e4736",
+    span_id="00f067aa0ba902b7",
+    sampled=True,
+    tracestate='vendor=a"b,other@vendor=2',
+)
+
+
+async def test_a_task_of_a_trace_says_so_in_attributes_of_w3c_s_names() -> None:
+    server = require("elasticmq")
+    task = make_task(trace_context=CONTEXT)
+    async with queue_of(server) as queue:
+        client, url = boto("sqs", server), queue.urls.queue
+        assert await queue.send([Message(task=task)]) == [Done()]
+        (found,) = client.receive_message(
+            QueueUrl=url, MessageAttributeNames=["All"], VisibilityTimeout=0
+        )["Messages"]
+        said = {
+            name: value["StringValue"]
+            for name, value in found["MessageAttributes"].items()
+            if name not in ("TaskType", "RetryCount")
+        }
+        assert said == {
+            "traceparent": "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
+            "tracestate": 'vendor=a"b,other@vendor=2',
+        }
+        # As it is given back with a delay it is a new message, which says so too.
+        (delivery,) = await queue.receive(1, wait=5, visibility=30)
+        assert delivery.trace_context == CONTEXT
+        assert await queue.release([(delivery, 1)]) == [Done()]
+        (copy,) = await queue.receive(1, wait=5, visibility=30)
+        assert (copy.trace_context, len(copy.copy_of)) == (CONTEXT, 1)
+
+
+@pytest.mark.parametrize("traceparent", ["nonsense", CONTEXT.traceparent])
+async def test_a_foreign_message_s_attribute_is_read_where_it_is_one(traceparent: str) -> None:
+    server = require("elasticmq")
+    async with queue_of(server) as queue:
+        boto("sqs", server).send_message(
+            QueueUrl=queue.urls.queue,
+            MessageBody='{"id": "1", "type": "email", "payload": 1}',
+            MessageAttributes={"traceparent": {"DataType": "String", "StringValue": traceparent}},
+        )
+        (delivery,) = await queue.receive(1, wait=5, visibility=30)
+    expected = None if traceparent == "nonsense" else replace_struct(CONTEXT, tracestate=UNSET)
+    assert delivery.trace_context == expected
+
+
+def test_a_message_without_room_for_it_goes_without() -> None:
+    plain = outgoing(Message(task=make_task()))
+    traced = outgoing(Message(task=make_task(trace_context=CONTEXT)), max_bytes=plain.size)
+    assert set(traced.attributes) == {"TaskType", "RetryCount"}
+    assert "trace_context" not in traced.body
 
 
 @pytest.mark.parametrize("name", SERVERS)

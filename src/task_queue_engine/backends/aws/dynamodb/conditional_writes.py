@@ -216,6 +216,8 @@ def record(write: AttemptWrite, now: datetime, token: str, *, retention: float) 
             raise ValueError("what becomes of this depends on the row")
         case _:
             assert_never(write)
+    if write.trace_context is not None:
+        sets["trace_context"] = as_json(write.trace_context)
     if write.record is not None and (over := ended_by(write, now)) is not None:
         sets[attempt_slots.name_of(over)] = attempt_slots.encode(over)
     return Update(

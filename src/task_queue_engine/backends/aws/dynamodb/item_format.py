@@ -17,6 +17,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
+from msgspec import UNSET
 
 from task_queue_engine.backends.aws.dynamodb import schema
 from task_queue_engine.backends.aws.dynamodb.native_values import native
@@ -29,6 +30,7 @@ from task_queue_engine.backends.aws.dynamodb.sort_keys import (
 from task_queue_engine.backends.claimed_by import claimed_by, version_of
 from task_queue_engine.lifecycle import Row
 from task_queue_engine.task import DEFAULT_QUEUE, Task, TaskError, TaskStatus
+from task_queue_engine.trace_context import decode
 
 logger = logging.getLogger("task_queue_engine.dynamodb")
 
@@ -183,6 +185,8 @@ def changeable(row: Row, *, retention: float) -> Item:
         item["receive_count"] = number(row.receive_count)
         if row.claimed_ahead:
             item["claimed_ahead"] = text(delivery_of(row.message_id, row.receive_count))
+    if task.trace_context is not UNSET:
+        item["trace_context"] = as_json(task.trace_context)
     if row.due_at is not None:
         item["due_at"] = moment(row.due_at)
         item["due_shard"] = text(schema.due_shard(task.id))
@@ -279,6 +283,7 @@ def to_task(item: Item) -> Task:
         progress=_json_or_none(item, "progress"),
         worker=_text_or_none(item, "worker"),
         cancel_requested=item.get("cancel_requested", {}).get("BOOL") is True,
+        trace_context=decode(_text_or_none(item, "trace_context")),
     )
 
 

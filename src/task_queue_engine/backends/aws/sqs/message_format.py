@@ -1,8 +1,9 @@
 """What lies on a queue: a task's JSON with a few attributes, and how it is read back.
 
 The body is the task as the API returns it; the attributes `TaskType` (String) and `RetryCount`
-(Number) are the Go service's. Other programs put messages there too, so nothing about a message
-that was received is taken for granted.
+(Number) are the Go service's; `traceparent` and `tracestate` (W3C Trace Context) are there where
+the task has a trace. With `CopyOf` that makes five of the ten that SQS allows. Other programs put
+messages there too, so nothing about a message that was received is taken for granted.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from functools import lru_cache
 from typing import Any, Final
 
 import msgspec
+from msgspec import UNSET
 
 from task_queue_engine.backends.base import (
     DeadLetter,
@@ -26,6 +28,7 @@ from task_queue_engine.backends.base import (
 )
 from task_queue_engine.lifecycle import Receive
 from task_queue_engine.task import Task, TaskError
+from task_queue_engine.trace_context import TraceContext, parse
 
 MAX_MESSAGE_BYTES: Final = 1_048_576
 """1 MiB, for a message with its attributes and for a batch (Amazon SQS message quotas)."""
@@ -41,6 +44,7 @@ _MAX_FIELDS = 4_096
 SYSTEM_ATTRIBUTES: Final = ("ApproximateReceiveCount", "SentTimestamp")
 COPY_OF: Final = "CopyOf"
 """Attribute of a copy: "id:receives" of the messages that it replaces, with commas."""
+READ_ATTRIBUTES: Final = (COPY_OF, "traceparent", "tracestate")
 DEAD_LETTER_ATTRIBUTES: Final = ("TaskType", "Reason", "Error", "Attempts", "FailedAt")
 
 # Half of what a key of the table may have (DynamoDB: 2,048), and far more than any task id.
@@ -119,16 +123,17 @@ def outgoing(message: Message, *, max_bytes: int = MAX_MESSAGE_BYTES) -> Outgoin
     whole = _outgoing(task, message.delay)
     if whole.size <= max_bytes:
         return whole
-    bare = msgspec.structs.replace(task, error=None, progress=None, result=None, worker=None)
+    bare = msgspec.structs.replace(
+        task, error=None, progress=None, result=None, worker=None, trace_context=UNSET
+    )
     return _outgoing(bare, message.delay)
 
 
 def _outgoing(task: Task, delay: float) -> Outgoing:
-    return Outgoing(
-        _json_text(_encode(task)),
-        _attributes_of(task.type, task.retry_count),
-        whole_seconds(delay),
-    )
+    attributes = _attributes_of(task.type, task.retry_count)
+    if task.trace_context is not UNSET:
+        attributes = attributes | _attributes(**task.trace_context.headers())
+    return Outgoing(_json_text(_encode(task)), attributes, whole_seconds(delay))
 
 
 # Few types, few counts: the same ones again and again. They are shared, and never changed.
@@ -157,6 +162,8 @@ def fresh_copy(delivery: Delivery, delay: float, *, max_bytes: int) -> Outgoing:
     """
     named = _read(delivery.body)
     body, attributes = delivery.body.decode(), named.attributes if named else {}
+    if delivery.trace_context is not None:
+        attributes |= _attributes(**delivery.trace_context.headers())
     copied = (*delivery.copy_of, Receive(delivery.message_id, delivery.receive_count))
     said = ",".join(f"{one.message_id}:{one.count}" for one in copied[-_MAX_COPIED:])
     copy = Outgoing(body, attributes | _attributes(**{COPY_OF: said}), whole_seconds(delay))
@@ -225,7 +232,19 @@ def delivery(received: Mapping[str, Any]) -> Delivery:
         body=body,
         task_type=named.type if named and isinstance(named.type, str) else "",
         payload_json=bytes(named.payload) if named else b"",
+        trace_context=_read_trace_context(received),
     )
+
+
+def _read_trace_context(received: Mapping[str, Any]) -> TraceContext | None:
+    attributes = received.get("MessageAttributes")
+    if not attributes or "traceparent" not in attributes:
+        return None
+    said = {
+        name: [str(attributes[name].get("StringValue", ""))] if name in attributes else []
+        for name in ("traceparent", "tracestate")
+    }
+    return parse(said["traceparent"], said["tracestate"])
 
 
 def _read_copied(received: Mapping[str, Any]) -> tuple[Receive, ...]:

@@ -211,7 +211,10 @@ class SqsQueue:
 
     async def _receive(self, limit: int, wait: int, visibility: float) -> list[dict[str, Any]]:
         return await self._client.receive(
-            limit, wait=wait, lease=_lease(visibility), attributes=[message_format.COPY_OF]
+            limit,
+            wait=wait,
+            lease=_lease(visibility),
+            attributes=message_format.READ_ATTRIBUTES,
         )
 
     async def _look(self, requests: int, visibility: float) -> list[list[dict[str, Any]]]:
