@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from datetime import datetime
 from typing import Any, TypeVar
 from urllib.parse import quote
 
@@ -214,10 +215,10 @@ class Calls:
 
     def list_tasks(self, query: ListQuery) -> Steps[TaskPage]:
         params = {"limit": str(query.limit)}
-        if query.status is not None:
-            params["status"] = query.status
-        if query.type is not None:
-            params["type"] = query.type
+        params |= {
+            name: value.isoformat() if isinstance(value, datetime) else value
+            for name, value in query.members().items()
+        }
         if query.cursor is not None:
             params["cursor"] = query.cursor
         return _decode((yield from self._ask("GET", "/tasks", params=params)), TaskPage)

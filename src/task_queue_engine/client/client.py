@@ -6,6 +6,7 @@ import math
 import time
 from builtins import list as list_of
 from collections.abc import Awaitable, Callable, Iterator, Sequence
+from dataclasses import replace
 from datetime import datetime
 from types import TracebackType
 from typing import Any, Generic, NoReturn, Self, TypeVar, Unpack, cast, overload
@@ -210,20 +211,34 @@ class Client:
         *,
         status: TaskStatus | None = None,
         type: str | None = None,  # noqa: A002 - as the task's own member is called
+        queue: str | None = None,
+        created_after: datetime | None = None,
+        created_before: datetime | None = None,
+        id: str | None = None,  # noqa: A002 - as above
+        error: str | None = None,
     ) -> Iterator[Task]:
-        """All tasks of a status or type, newest first, in as many pages as are iterated over.
+        """All tasks that pass a filter (`TaskFilter`), newest first, in as many pages as are
+        iterated over.
 
         Raises:
             InvalidQuery: at the first item.
         """
-        cursor: str | None = None
+        query = ListQuery(
+            status=status,
+            type=type,
+            queue=queue,
+            created_after=created_after,
+            created_before=created_before,
+            id=id,
+            error=error,
+            limit=MAX_PAGE,
+        )
         while True:
-            query = ListQuery(status=status, type=type, limit=MAX_PAGE, cursor=cursor)
             page = self.list_tasks(query)
             yield from page.tasks
-            cursor = page.next_cursor
-            if cursor is None:
+            if page.next_cursor is None:
                 return
+            query = replace(query, cursor=page.next_cursor)
 
     def history(self, task_id: str) -> AttemptHistory:
         """See `TaskApi.history`."""

@@ -243,7 +243,8 @@ class TaskApi(ABC):
 
     @abstractmethod
     async def list_tasks(self, query: ListQuery) -> TaskPage:
-        """A page of tasks, newest first. Raises InvalidQuery."""
+        """A page of tasks, newest first; short or empty with a `next_cursor` where few of those
+        looked at pass the filter. Raises InvalidQuery, naming the member."""
 
     # --- changing ---------------------------------------------------------------------------
 

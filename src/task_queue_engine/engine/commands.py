@@ -40,7 +40,6 @@ from task_queue_engine.engine.waiting import Waiters
 from task_queue_engine.errors import (
     BackendUnavailable,
     EngineNotRunning,
-    InvalidQuery,
     MessageRefused,
     TaskNotFound,
     WrongState,
@@ -159,8 +158,6 @@ class Commands(EngineApi):
 
     async def list_tasks(self, query: ListQuery) -> TaskPage:
         self._check_running()
-        if query.type is not None and not is_unicode(query.type):
-            raise InvalidQuery("contains a lone surrogate, which is not Unicode text", field="type")
         return await self._backend.store.list_tasks(query)
 
     # --- changing ---------------------------------------------------------------------------

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from quart.wrappers import Request
 
 from task_queue_engine.http.principal import Asker, Principal, Role
 from task_queue_engine.http.problems import ProblemError
 from task_queue_engine.registry import TaskRegistry
+from task_queue_engine.task_filter import TaskFilter
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,6 +100,16 @@ class TypeScope:
             return True
         wanted = self._canonical(task_type)
         return any(self._canonical(each) == wanted for each in principal.types)
+
+    def narrow(self, principal: Principal, wanted: TaskFilter) -> TaskFilter:
+        """For a key of one type that type, where none is named. Raises ProblemError (403) for one
+        of some types that names none of them."""
+        if principal.types is None:
+            return wanted
+        if wanted.type is None and len(principal.types) == 1:
+            wanted = replace(wanted, type=next(iter(principal.types)))
+        self.check(principal, wanted.type or "")
+        return wanted
 
     def check(self, principal: Principal, task_type: str) -> None:
         """Raises ProblemError (403)."""

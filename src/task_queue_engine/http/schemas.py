@@ -28,6 +28,7 @@ from task_queue_engine.limits import (
 )
 from task_queue_engine.retry import MAX_SECONDS
 from task_queue_engine.task import Task, TaskStatus
+from task_queue_engine.task_filter import MAX_ERROR_TEXT
 
 T = TypeVar("T")
 
@@ -119,6 +120,26 @@ class ListParameters(msgspec.Struct, frozen=True, kw_only=True):
 
     status: Annotated[TaskStatus | None, Meta(description="Only tasks in this status.")] = None
     type: Annotated[str | None, Meta(description="Only tasks of this type.")] = None
+    queue: Annotated[str | None, Meta(description="Only tasks of this queue.")] = None
+    created_after: Annotated[
+        datetime | None, Meta(tz=True, description="Only tasks created at this time or later.")
+    ] = None
+    created_before: Annotated[
+        datetime | None, Meta(tz=True, description="Only tasks created before this time.")
+    ] = None
+    id: Annotated[
+        str | None,
+        Meta(
+            description="Only the task with this id; or with ids that begin so (not on DynamoDB)."
+        ),
+    ] = None
+    error: Annotated[
+        str | None,
+        Meta(
+            description="Only tasks whose error has this text in its type or message, in upper or "
+            f"lower case: 1 to {MAX_ERROR_TEXT} characters."
+        ),
+    ] = None
     limit: Annotated[
         int, Meta(ge=1, le=MAX_PAGE, description=f"Tasks on a page, 1 to {MAX_PAGE}.")
     ] = DEFAULT_PAGE
@@ -173,7 +194,8 @@ class SubmissionHeaders(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class TaskList(msgspec.Struct, frozen=True, kw_only=True):
-    """A page of tasks, newest first."""
+    """A page of tasks, newest first. Where few tasks pass the filter it is short, or empty, and
+    `next_cursor` goes on."""
 
     tasks: tuple[Task, ...]
     next_cursor: str | None

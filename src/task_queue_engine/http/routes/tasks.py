@@ -22,7 +22,7 @@ from task_queue_engine.http.app_state import AppState
 from task_queue_engine.http.caps import check_caps
 from task_queue_engine.http.principal import Principal, Role
 from task_queue_engine.http.problems import ProblemError
-from task_queue_engine.http.requests import Query, canonical_id, idempotency_key, read_json
+from task_queue_engine.http.requests import FILTERS, Query, canonical_id, idempotency_key, read_json
 from task_queue_engine.http.responses import respond
 from task_queue_engine.http.schemas import (
     BatchItem,
@@ -162,16 +162,9 @@ class TaskRoutes:
 
         A key that is for one task type lists that; one that is for some has to say which.
         """
-        query = Query(request, ("status", "type", "limit", "cursor"))
-        principal = self._state.asker.principal
-        task_type = query.type()
-        if principal.types is not None:
-            if task_type is None and len(principal.types) == 1:
-                (task_type,) = principal.types
-            self._types.check(principal, task_type or "")
-        wanted = ListQuery(
-            status=query.status(), type=task_type, limit=query.limit(), cursor=query.cursor()
-        )
+        query = Query(request, (*FILTERS, "limit", "cursor"))
+        which = self._types.narrow(self._state.asker.principal, query.task_filter())
+        wanted = ListQuery(**which.members(), limit=query.limit(), cursor=query.cursor())
         with self._state.request_deadline():
             page = await self._engine.list_tasks(wanted)
         return respond(TaskList(tasks=page.tasks, next_cursor=page.next_cursor))
