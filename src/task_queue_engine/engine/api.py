@@ -6,7 +6,7 @@ HTTP front end and the command line are written against these, not against the e
 from __future__ import annotations
 
 import math
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -21,6 +21,7 @@ from task_queue_engine.backends.base import (
     ListQuery,
     TaskPage,
 )
+from task_queue_engine.engine.action_api import ActionApi
 from task_queue_engine.engine.metrics import EngineMetrics, Scale
 from task_queue_engine.errors import (
     InvalidTask,
@@ -110,7 +111,7 @@ class Readiness:
     """Threads whose `def` handler outlived its attempt; as many as TQE_THREADS end the engine."""
 
 
-class TaskApi(ABC):
+class TaskApi(ActionApi):
     """The methods that `Engine` and `AsyncClient` share; `Client` has them without `await`.
 
     All of them raise BackendUnavailable while the backend, or the server, is in trouble; those of

@@ -1,4 +1,5 @@
-"""What a running engine does on request: submit, look up, cancel, retry, redrive."""
+"""What a running engine does on request: submit, look up, cancel, retry, redrive, delete; and the
+same for many tasks, as an action."""
 
 from __future__ import annotations
 
@@ -23,6 +24,8 @@ from task_queue_engine.backends.base import (
 from task_queue_engine.clock import Clock
 from task_queue_engine.codec import is_unicode
 from task_queue_engine.config import Settings
+from task_queue_engine.engine.action_steps import ActionSteps, why_not_deleted
+from task_queue_engine.engine.actions import Actions
 from task_queue_engine.engine.api import (
     Accepted,
     EngineApi,
@@ -50,18 +53,23 @@ from task_queue_engine.lifecycle import (
     CancelledNow,
     CancelRequested,
     Missing,
+    NotDeleted,
     NotReopened,
     Reopened,
 )
 from task_queue_engine.limits import DEFAULT_PAGE
 from task_queue_engine.payloads import Converter
-from task_queue_engine.registry import TaskRegistry
+from task_queue_engine.registry import EngineTypes, TaskRegistry
 from task_queue_engine.retry import Seconds, to_seconds
 from task_queue_engine.task import Task
+from task_queue_engine.task_actions import ACTION_TYPE, ActionRequest, Matching, undo_of
 from task_queue_engine.worker import WorkerList
 
 # Seconds for what a caller that goes away must not cut in two; an HTTP request has 30 by default.
 _UNCANCELLABLE_FOR = 10.0
+
+# Seconds for counting what an action would be for: what a person waits for.
+_PREVIEW = 2.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,6 +78,8 @@ class Running:
 
     pipeline: Pipeline
     intake: Intake
+    own_intake: Intake
+    """For tasks of the engine's own types."""
     started_at: float
     """On trio's clock."""
     handlers: Callable[[], RunnerStatistics]
@@ -82,7 +92,7 @@ class Commands(EngineApi):
     def __init__(
         self, *, registry: TaskRegistry, settings: Settings, backend: Backend, clock: Clock
     ) -> None:
-        self._registry = registry
+        self._tasks = registry
         self._settings = settings
         self._backend = backend
         self._clock = clock
@@ -94,6 +104,13 @@ class Commands(EngineApi):
             if isinstance(backend, NotifyingBackend)
             else None,
         )
+        self._actions = Actions(
+            backend,
+            steps=ActionSteps(backend, clock=clock, cancelled=self._stop_cancelled),
+            queue=settings.queue,
+        )
+        self._own_types = self._actions.types()
+        self._registry = EngineTypes(registry, self._own_types)
         self._workers = RecentAnswer(backend.workers.look)
         self._running: Running | None = None
 
@@ -167,11 +184,8 @@ class Commands(EngineApi):
         _check_id(task_id)
         (verdict,) = await self._backend.store.cancel([task_id])
         match verdict:
-            case CancelledNow(task):
-                self._waiters.ended(task_id)
-            case CancelRequested(task):
-                if self._running is not None:  # it may have ended meanwhile
-                    await self._running.pipeline.stop_cancelled(task)
+            case CancelledNow(task) | CancelRequested(task):
+                await self._stop_cancelled(task)
             case AlreadyFinished(task):
                 raise WrongState(task_id, task.status, "it can no longer be cancelled")
             case Missing():
@@ -201,6 +215,50 @@ class Commands(EngineApi):
                 )
             case Missing():
                 raise TaskNotFound(task_id)
+
+    async def _stop_cancelled(self, task: Task) -> None:
+        if task.status.is_terminal:
+            self._waiters.ended(task.id)
+        elif self._running is not None:  # it may have ended meanwhile
+            await self._running.pipeline.stop_cancelled(task)
+
+    async def delete(self, task_id: str) -> None:
+        self._check_running()
+        _check_id(task_id)
+        (verdict,) = await self._backend.store.delete([task_id])
+        match verdict:
+            case NotDeleted(task):
+                raise WrongState(task_id, task.status, why_not_deleted(verdict))
+            case Missing():
+                raise TaskNotFound(task_id)
+
+    # --- changing many ----------------------------------------------------------------------
+
+    async def preview_action(
+        self, request: ActionRequest, *, within: Seconds = _PREVIEW
+    ) -> Matching:
+        self._check_running()
+        request.check()
+        return await self._actions.count(request, within=to_seconds(within, name="within"))
+
+    async def start_action(
+        self, request: ActionRequest, *, idempotency_key: str | None = None
+    ) -> Task | None:
+        running = self._check_running()
+        matching = await self.preview_action(request, within=0)
+        if not matching.matching and not matching.at_least:
+            return None
+        submission = Submission(
+            task=ACTION_TYPE, payload=request.encode(), idempotency_key=idempotency_key
+        )
+        (verdict,) = await running.own_intake.submit([submission])
+        if isinstance(verdict, Refused):
+            raise verdict.error
+        return verdict.task
+
+    async def undo_action(self, task_id: str, *, idempotency_key: str | None = None) -> Task | None:
+        request = undo_of(await self.get(task_id))
+        return await self.start_action(request, idempotency_key=idempotency_key)
 
     # --- dead letters -----------------------------------------------------------------------
 
