@@ -75,7 +75,8 @@ class ActionProgress(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     def encode(self) -> dict[str, Any]:
         """As JSON; the numbers are there at 0 too."""
         numbers = {name: getattr(self, name) for name in ("done", "failed", "skipped", "of")}
-        return numbers | msgspec.to_builtins(self)
+        said: dict[str, Any] = msgspec.to_builtins(self)
+        return numbers | said
 
 
 class Matching(msgspec.Struct, frozen=True, kw_only=True):

@@ -30,6 +30,7 @@ from task_queue_engine.payloads import Converter
 from task_queue_engine.registry import TaskRegistry
 from task_queue_engine.retry import Seconds
 from task_queue_engine.task import Task, TaskStatus
+from task_queue_engine.task_actions import ActionRequest, Matching
 from task_queue_engine.worker import WorkerList
 
 T = TypeVar("T")
@@ -153,6 +154,22 @@ class AsyncClient(TaskApi):
 
     async def retry(self, task_id: str) -> Task:
         return await self._carry_out(self._calls.retry(task_id))
+
+    async def delete(self, task_id: str) -> None:
+        await self._carry_out(self._calls.delete(task_id))
+
+    # --- changing many ----------------------------------------------------------------------
+
+    async def preview_action(self, request: ActionRequest) -> Matching:
+        return await self._carry_out(self._calls.preview_action(request))
+
+    async def start_action(
+        self, request: ActionRequest, *, idempotency_key: str | None = None
+    ) -> Task | None:
+        return await self._carry_out(self._calls.start_action(request, idempotency_key))
+
+    async def undo_action(self, task_id: str, *, idempotency_key: str | None = None) -> Task | None:
+        return await self._carry_out(self._calls.undo_action(task_id, idempotency_key))
 
     # --- dead letters -----------------------------------------------------------------------
 

@@ -31,6 +31,7 @@ from task_queue_engine.limits import DEFAULT_PAGE, MAX_PAGE
 from task_queue_engine.registry import Handler, TaskRegistry
 from task_queue_engine.retry import Seconds, to_seconds
 from task_queue_engine.task import Task, TaskStatus
+from task_queue_engine.task_actions import ActionRequest, Matching
 from task_queue_engine.worker import WorkerList
 
 T = TypeVar("T")
@@ -253,6 +254,26 @@ class Client:
     def retry(self, task_id: str) -> Task:
         """See `TaskApi.retry`."""
         return self._carry_out(self._calls.retry(task_id))
+
+    def delete(self, task_id: str) -> None:
+        """See `TaskApi.delete`."""
+        self._carry_out(self._calls.delete(task_id))
+
+    # --- changing many ----------------------------------------------------------------------
+
+    def preview_action(self, request: ActionRequest) -> Matching:
+        """See `TaskApi.preview_action`."""
+        return self._carry_out(self._calls.preview_action(request))
+
+    def start_action(
+        self, request: ActionRequest, *, idempotency_key: str | None = None
+    ) -> Task | None:
+        """See `TaskApi.start_action`."""
+        return self._carry_out(self._calls.start_action(request, idempotency_key))
+
+    def undo_action(self, task_id: str, *, idempotency_key: str | None = None) -> Task | None:
+        """See `TaskApi.undo_action`."""
+        return self._carry_out(self._calls.undo_action(task_id, idempotency_key))
 
     # --- dead letters -----------------------------------------------------------------------
 

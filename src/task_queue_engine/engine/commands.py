@@ -61,7 +61,7 @@ from task_queue_engine.limits import DEFAULT_PAGE
 from task_queue_engine.payloads import Converter
 from task_queue_engine.registry import EngineTypes, TaskRegistry
 from task_queue_engine.retry import Seconds, to_seconds
-from task_queue_engine.task import Task
+from task_queue_engine.task import Task, task_id_for_key
 from task_queue_engine.task_actions import ACTION_TYPE, ActionRequest, Matching, undo_of
 from task_queue_engine.worker import WorkerList
 
@@ -245,9 +245,11 @@ class Commands(EngineApi):
         self, request: ActionRequest, *, idempotency_key: str | None = None
     ) -> Task | None:
         running = self._check_running()
-        matching = await self.preview_action(request, within=0)
-        if not matching.matching and not matching.at_least:
-            return None
+        request.check()
+        if not await self._was_started(idempotency_key):
+            matching = await self.preview_action(request, within=0)
+            if not matching.matching and not matching.at_least:
+                return None
         submission = Submission(
             task=ACTION_TYPE, payload=request.encode(), idempotency_key=idempotency_key
         )
@@ -255,6 +257,12 @@ class Commands(EngineApi):
         if isinstance(verdict, Refused):
             raise verdict.error
         return verdict.task
+
+    async def _was_started(self, idempotency_key: str | None) -> bool:
+        """Asked again with the same key nothing may be left to do."""
+        if not isinstance(idempotency_key, str):
+            return False
+        return (await self._look([task_id_for_key(idempotency_key)]))[0] is not None
 
     async def undo_action(self, task_id: str, *, idempotency_key: str | None = None) -> Task | None:
         request = undo_of(await self.get(task_id))

@@ -122,10 +122,12 @@ class ListParameters(msgspec.Struct, frozen=True, kw_only=True):
     type: Annotated[str | None, Meta(description="Only tasks of this type.")] = None
     queue: Annotated[str | None, Meta(description="Only tasks of this queue.")] = None
     created_after: Annotated[
-        datetime | None, Meta(tz=True, description="Only tasks created at this time or later.")
+        Annotated[datetime, Meta(tz=True)] | None,
+        Meta(description="Only tasks created at this time or later."),
     ] = None
     created_before: Annotated[
-        datetime | None, Meta(tz=True, description="Only tasks created before this time.")
+        Annotated[datetime, Meta(tz=True)] | None,
+        Meta(description="Only tasks created before this time."),
     ] = None
     id: Annotated[
         str | None,
@@ -257,6 +259,7 @@ _submission = msgspec.json.Decoder(TaskSubmission)
 _batch_item = msgspec.json.Decoder(BatchItem)
 _raw_batch = msgspec.json.Decoder(RawBatch)
 _redrive = msgspec.json.Decoder(RedriveRequest)
+_object = msgspec.json.Decoder(dict[str, Any])
 _encoder = msgspec.json.Encoder()
 
 # How msgspec words its errors: "Expected `int`, got `str` - at `$.tasks[0]`".
@@ -292,6 +295,13 @@ def decode_batch_item(raw: msgspec.Raw) -> BatchItem:
 def decode_batch(body: bytes) -> list[msgspec.Raw]:
     """The items, each to be decoded by itself. Raises InvalidTask."""
     return _decode(_raw_batch, body).tasks
+
+
+def decode_object(body: bytes) -> dict[str, Any]:
+    """Raises InvalidTask."""
+    said = _decode(_object, body)
+    _check_text(body)
+    return said
 
 
 def decode_redrive(body: bytes) -> RedriveRequest:

@@ -48,7 +48,7 @@ class _TaskId(BaseConverter):
     """Whatever is asked for as a task, but for what has a route of its own: else the methods of
     both would be answered, and listed, for either."""
 
-    regex = "(?!batch$)[^/]+"
+    regex = "(?!(?:batch|actions)$)[^/]+"
 
 
 class TaskRoutes:
@@ -236,7 +236,7 @@ class TaskRoutes:
         changes."""
         principal = self._state.asker.principal
         if principal.types is not None:
-            self._types.check(principal, (await self._engine.get(task_id)).type)
+            self._types.check_task(principal, await self._engine.get(task_id))
 
 
 def _to_engine(submission: TaskSubmission | BatchItem, key: str | None) -> Submission:
