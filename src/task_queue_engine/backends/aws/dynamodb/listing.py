@@ -46,9 +46,13 @@ _UNFINISHED = frozenset({TaskStatus.PENDING, TaskStatus.PROCESSING})
 # a short page then, and a cursor to go on from.
 _MAX_ROUNDS = 12
 
-# Rows of another status, or without the error, read for one page, of the default partition and as
+# Rows of another status read for one page, of the default partition and as
 # many of all else; then the same. 20 requests each.
 _MAX_IN_VAIN = 2_000
+
+# The same of rows without the error looked for. Those have one, and its traceback: they take longer
+# to read than others. Some ten requests, of which several are under way at a time.
+_MAX_WITHOUT_ERROR = 300
 
 # Entries of one request; the next one of a shard asks for twice as many as the last. 2,000 entries
 # of 290 bytes stay below the 1 MB of an answer.
@@ -97,9 +101,10 @@ async def _look(table: TableClient, sweep: Sweep, query: ListQuery) -> tuple[_Pa
         lowest = moment_text(query.created_after)
     default_shards = schema.status_shards(IndexPartition.DEFAULT)
     settled = [lowest] * len(default_shards)
-    if set(query.statuses) <= _UNFINISHED:
+    statuses = _statuses(query)
+    if TaskStatus.COMPLETED not in statuses:
         settled = [max(lowest, each) for each in await sweep.settled(_PURPOSE)]
-    partitions = _partitions(query.statuses)
+    partitions = _partitions(statuses)
     reached: str | None = None
     if IndexPartition.DEFAULT in partitions:
         reached = await page.fill(
@@ -118,6 +123,12 @@ async def _look(table: TableClient, sweep: Sweep, query: ListQuery) -> tuple[_Pa
         others_reached = await page.fill(others)
         reached = max(filter(None, (reached, others_reached)), default=None)
     return page, reached
+
+
+def _statuses(query: ListQuery) -> list[TaskStatus]:
+    """A task that is COMPLETED has no error."""
+    completed_too = query.error is None
+    return [each for each in query.statuses if completed_too or each is not TaskStatus.COMPLETED]
 
 
 def _partitions(statuses: Sequence[TaskStatus]) -> list[IndexPartition]:
@@ -159,7 +170,8 @@ class _Page:
         self._query = query
         # One more than asked for tells whether there is a next page.
         self._wanted = query.limit + 1
-        self._statuses = [{"S": status.value} for status in query.statuses]
+        self._statuses = [{"S": status.value} for status in _statuses(query)]
+        self._most_in_vain = _MAX_IN_VAIN if query.error is None else _MAX_WITHOUT_ERROR
         self._looks_at_rows = len(self._statuses) < len(TaskStatus) or query.error is not None
         self._found: set[str] = set()
         """Sort keys of what belongs on the page, or below it."""
@@ -201,7 +213,7 @@ class _Page:
         merge = _Merge(self._table, streams, self._query)
         found = in_vain = 0
         ask = self._wanted
-        while found < self._wanted and in_vain < _MAX_IN_VAIN:
+        while found < self._wanted and in_vain < self._most_in_vain:
             sort_keys = await merge.take(ask)
             matching = await self._matching(sort_keys)
             self._found.update(matching)
