@@ -146,6 +146,23 @@ async def test_the_set_is_frozen_when_the_action_begins(backend: MemoryBackend) 
             await engine.get(ids[0])
 
 
+async def test_what_is_created_while_an_action_waits_is_no_part_of_it(
+    backend: MemoryBackend,
+) -> None:
+    async with running(quiet_types(), backend, consume=False) as engine:
+        ids = await submitted(engine, 3)
+        await trio.sleep(0.01)
+        task = await engine.start_action(ActionRequest(action=CANCEL))
+        assert task is not None
+        await trio.sleep(0.01)
+        late = await submitted(engine, 2)
+    async with running(quiet_types(), backend) as engine:
+        said = await ended(engine, task)
+        assert (said.done, said.of) == (3, 3)
+        assert set(await statuses(engine, ids)) == {TaskStatus.CANCELLED}
+        assert set(await statuses(engine, late)) == {TaskStatus.PENDING}
+
+
 async def test_two_people_press_retry_at_once(backend: MemoryBackend) -> None:
     async with running(quiet_types(), backend, worker_count=3) as engine:
         ids = await failed(engine, 4)
