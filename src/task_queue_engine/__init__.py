@@ -35,11 +35,20 @@ if TYPE_CHECKING:
     from task_queue_engine.registry import TaskRegistry
     from task_queue_engine.retry import Backoff, Discard, Retry, Snooze
     from task_queue_engine.task import Task, TaskError, TaskStatus
+    from task_queue_engine.task_actions import (
+        ActionProgress,
+        ActionRequest,
+        Matching,
+        TaskAction,
+    )
+    from task_queue_engine.task_filter import TaskFilter
     from task_queue_engine.trace_context import TraceContext
     from task_queue_engine.worker import RunningTask, Worker, WorkerList
 
 _WHERE = {
     "Accepted": "engine.api",
+    "ActionProgress": "task_actions",
+    "ActionRequest": "task_actions",
     "AttemptHistory": "attempt_record",
     "AttemptLogFilter": "execution.attempt_logs",
     "AttemptOutcome": "attempt_record",
@@ -50,6 +59,7 @@ _WHERE = {
     "Engine": "engine.engine",
     "InvalidTask": "errors",
     "LogLine": "attempt_record",
+    "Matching": "task_actions",
     "Refused": "engine.api",
     "ResultTimeout": "errors",
     "Retry": "retry",
@@ -59,10 +69,12 @@ _WHERE = {
     "Submission": "engine.api",
     "SyncTaskContext": "context",
     "Task": "task",
+    "TaskAction": "task_actions",
     "TaskCancelled": "errors",
     "TaskContext": "context",
     "TaskError": "task",
     "TaskFailed": "errors",
+    "TaskFilter": "task_filter",
     "TaskHandle": "engine.api",
     "TaskNotFound": "errors",
     "TaskQueueError": "errors",
@@ -75,6 +87,8 @@ _WHERE = {
 
 __all__ = [
     "Accepted",
+    "ActionProgress",
+    "ActionRequest",
     "AttemptHistory",
     "AttemptLogFilter",
     "AttemptOutcome",
@@ -85,6 +99,7 @@ __all__ = [
     "Engine",
     "InvalidTask",
     "LogLine",
+    "Matching",
     "Refused",
     "ResultTimeout",
     "Retry",
@@ -94,10 +109,12 @@ __all__ = [
     "Submission",
     "SyncTaskContext",
     "Task",
+    "TaskAction",
     "TaskCancelled",
     "TaskContext",
     "TaskError",
     "TaskFailed",
+    "TaskFilter",
     "TaskHandle",
     "TaskNotFound",
     "TaskQueueError",

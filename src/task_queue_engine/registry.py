@@ -20,6 +20,9 @@ from task_queue_engine.signatures import Signature, Unresolved, read_signature, 
 
 _log = logging.getLogger(__name__)
 
+OWN_PREFIX = "tqe."
+"""Of the names of task types that are the engine's own."""
+
 F = TypeVar("F", bound=Callable[..., Any])
 Handler = Callable[..., Any]
 
@@ -140,8 +143,15 @@ class TaskRegistry:
             raise RegistryError(f'@tasks.task needs a name: @tasks.task("{_suggest(name)}")')
         return register
 
+    _reserved: str | None = OWN_PREFIX
+
     def _check_names_are_free(self, definition: TaskDefinition) -> None:
         for name in (definition.name, *definition.aliases):
+            if self._reserved is not None and name.startswith(self._reserved):
+                raise RegistryError(
+                    f"task type {name!r}: names that begin with {self._reserved!r} are the "
+                    "engine's own"
+                )
             if name in self._by_name:
                 other = self._by_name[name]
                 what = "task type" if name == definition.name else "alias"
@@ -180,10 +190,11 @@ class TaskRegistry:
             found = self._by_name.get(task) if isinstance(task, str) else self._by_handler.get(task)
         except TypeError:  # it has no hash
             found = None
-        if found is None:
-            name = task if isinstance(task, str) else spell(task)
-            raise UnknownTaskType(name, self.names)
-        return found
+        return self._missing(task) if found is None else found
+
+    def _missing(self, task: str | Handler) -> TaskDefinition:
+        name = task if isinstance(task, str) else spell(task)
+        raise UnknownTaskType(name, self.names)
 
     def result_converter(self, name: str) -> Conversion | None:
         """From JSON to the annotated result of the type that has this name or alias; None where
@@ -223,6 +234,32 @@ class TaskRegistry:
 
     def __len__(self) -> int:
         return len(list(iter(self)))
+
+
+class OwnTypes(TaskRegistry):
+    """The engine's own task types."""
+
+    _reserved = None
+
+
+class EngineTypes(TaskRegistry):
+    """What an engine runs: a team's types, those that it adds later too, and the engine's own.
+    These are no part of `names` nor of iteration, and are looked for last."""
+
+    def __init__(self, tasks: TaskRegistry, own: OwnTypes) -> None:
+        super().__init__()
+        self._by_name, self._by_handler = tasks._by_name, tasks._by_handler
+        self._unresolved = tasks._unresolved
+        self._own = own
+
+    def _missing(self, task: str | Handler) -> TaskDefinition:
+        return self._own.get(task) if task in self._own else super()._missing(task)
+
+    def runs_in(self) -> dict[str, RunsIn]:
+        return super().runs_in() | self._own.runs_in()
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._by_name or name in self._own
 
 
 def is_task_type(name: str) -> bool:

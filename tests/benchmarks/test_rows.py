@@ -43,6 +43,7 @@ def first_case(row: str, setup: Setup, name: str | None = None) -> Case:
         ("http", None),
         ("idle", None),
         ("backlog", "1,000,000 waiting"),
+        ("lists", "SQLite, by error"),
         ("sleepers", None),
         ("start", None),
         ("processes", "serve, noop, 1 process"),

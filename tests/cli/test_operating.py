@@ -296,6 +296,60 @@ def test_list_all_walks_every_page(run: Tqe, running: Server) -> None:
     assert {row.split()[0] for row in rows} == expected
 
 
+def test_list_by_error_time_and_id(run: Tqe) -> None:
+    task_id = ended(run, "fail", "a rare reason")
+    for filters in (
+        ("--error", "RARE reason"),
+        ("--id", task_id.upper()),
+        ("--id", task_id[:20], "--queue", "default", "--after", "2020-01-01T00:00Z"),
+    ):
+        found = [task["id"] for task in run("list", *filters, "--json").json["tasks"]]
+        assert task_id in found, filters
+    assert run("list", "--before", "2020-01-01T00:00Z", "--json").json["tasks"] == []
+    for wrong, says in (("--after", "is not a time"), ("--id", "id: must be")):
+        ran = run("list", wrong, "yesterday")
+        assert ran.code == 2
+        assert says in ran.error
+
+
+def test_bulk(run: Tqe) -> None:
+    waiting = [submit(run, "echo", f"{n}", "--delay", "3600") for n in range(3)]
+    which = ("--type", "echo", "--status", "PENDING")
+    assert run("bulk", "cancel", *which, "--dry-run").out == "cancel would be for 3 tasks\n"
+    refused = run("bulk", "cancel", *which)
+    assert refused.code == 2
+    assert "--yes" in refused.error
+    assert run("status", waiting[0], "--json").json["status"] == "PENDING"
+
+    ran = run("bulk", "cancel", *which, "--yes", "--wait", "--json")
+    assert ran.json["result"] | {"ids": 0} == {
+        "done": 3, "failed": 0, "skipped": 0, "of": 3, "ids": 0,
+    }  # fmt: skip
+    assert run("status", waiting[0], "--json").json["status"] == "CANCELLED"
+    ran = run("bulk", "cancel", *waiting, "--yes", "--wait")
+    assert ran.out.splitlines()[0] == "0 done, 0 failed, 3 skipped, of 3"
+    assert "it is CANCELLED already" in ran.out
+    undo = run("bulk", "undo", waiting[0])
+    assert (undo.code, undo.error) == (2, "undo_of: is not the id of an action's task")
+
+
+def test_bulk_says_where_there_is_nothing(run: Tqe) -> None:
+    ran = run("bulk", "retry", "--type", "unheard-of", "--yes")
+    assert (ran.code, ran.out) == (0, "no task passes: nothing to do\n")
+    assert run("bulk", "retry", "--yes").code == 2, "a filter, ids, or --all"
+    assert run("bulk", "explode", "--all").code == 2
+
+
+def test_delete(run: Tqe) -> None:
+    task_id = submit(run, "echo", "1", "--delay", "3600")
+    refused = run("delete", task_id)
+    assert refused.code == 6
+    assert "only what has ended can be deleted" in refused.error
+    run("cancel", task_id)
+    assert run("delete", task_id).out == f"{task_id} is deleted\n"
+    assert run("delete", task_id).code == 3
+
+
 def test_list_with_a_bad_cursor(run: Tqe) -> None:
     ran = run("list", "--cursor", "nonsense")
     assert ran.code == 2

@@ -13,12 +13,16 @@ import pytest
 import trio
 
 from task_queue_engine import (
+    ActionRequest,
     Engine,
     InvalidTask,
+    Matching,
     ResultTimeout,
     Submission,
+    TaskAction,
     TaskCancelled,
     TaskFailed,
+    TaskFilter,
     TaskNotFound,
     TaskQueueError,
     TaskStatus,
@@ -112,6 +116,60 @@ async def test_listing(idle_world: World) -> None:
     rest = await idle_world.client.list_tasks(ListQuery(type="echo", cursor=page.next_cursor))
     assert [task.payload for task in rest.tasks] == [1, 0]
     assert len((await idle_world.client.list_tasks()).tasks) == 6
+
+
+async def test_every_filter_arrives(world: World) -> None:
+    failed = await world.client.submit("fail", "no Ümlaut & more")
+    await world.client.wait(failed.id, timeout=10)
+    task = await failed.task()
+    moment = task.created_at
+    passing = {
+        "status": TaskStatus.FAILED,
+        "type": "fail",
+        "queue": "default",
+        "created_after": moment,
+        "created_before": moment + timedelta(microseconds=1),
+        "id": failed.id,
+        "error": "ümlaut & MORE",
+    }
+    assert [each async for each in world.client.list(**passing)] == [task]
+    failing = {
+        "status": TaskStatus.COMPLETED,
+        "type": "echo",
+        "queue": "other",
+        "created_after": moment + timedelta(microseconds=1),
+        "created_before": moment,
+        "id": NO_TASK,
+        "error": "umlaut",
+    }
+    for name, value in failing.items():
+        page = await world.client.list_tasks(ListQuery(**(passing | {name: value})))
+        assert page.tasks == (), name
+
+
+async def test_actions_on_many(world: World) -> None:
+    handles = [await world.client.submit("echo", n, delay=3600) for n in range(3)]
+    await trio.sleep(0.01)
+    which = TaskFilter(type="echo", created_before=datetime.now(UTC) + timedelta(days=36_500))
+    request = ActionRequest(action=TaskAction.CANCEL, which=which)
+    matching = Matching(matching=3)
+    assert await world.client.preview_action(request) == matching
+    assert await world.engine.preview_action(request) == matching
+
+    task = await world.client.start_action(request)
+    assert task is not None
+    said = await world.client.result(task.id, timeout=60)
+    assert said["done"] == 3
+    assert await world.client.start_action(request) is None, "nothing passes any more"
+
+    undo = await world.client.undo_action(task.id)
+    assert undo is not None
+    assert (await world.client.result(undo.id, timeout=60))["done"] == 3
+    for handle in handles:
+        await handle.result(timeout=60)
+    await world.client.delete(handles[0].id)
+    with pytest.raises(TaskNotFound):
+        await world.client.get(handles[0].id)
 
 
 async def test_cancel_and_retry(world: World) -> None:

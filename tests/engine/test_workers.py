@@ -67,7 +67,7 @@ async def test_what_runs_is_seen_from_another_process(
         (worker,) = [one for one in found.workers if one.slots]
         assert worker.id == task.worker
         assert (worker.pid, worker.queues, worker.slots) == (os.getpid(), ("default",), 2)
-        assert worker.types == ("mule", "nap", "snooze")
+        assert worker.types == ("mule", "nap", "snooze", "tqe.bulk")
         assert (worker.threads, worker.processes, worker.busy) == (7, 3, 1)
         (run,) = worker.running
         assert (run.task_id, run.type, run.attempt) == (task.id, "nap", 1)

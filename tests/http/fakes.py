@@ -56,6 +56,7 @@ from task_queue_engine.measures import Rates
 from task_queue_engine.registry import TaskRegistry
 from task_queue_engine.retry import Seconds, to_seconds
 from task_queue_engine.task import Task, TaskStatus, new_task_id, task_id_for_key
+from task_queue_engine.task_actions import ActionRequest, Matching
 from task_queue_engine.worker import WorkerList
 
 MAX_PAYLOAD = 100_000
@@ -193,11 +194,7 @@ class FakeEngine(EngineApi):
 
     async def list_tasks(self, query: ListQuery) -> TaskPage:
         await self._enter()
-        found = [
-            row.task
-            for row in self.rows.values()
-            if query.status in (None, row.task.status) and query.type in (None, row.task.type)
-        ]
+        found = [row.task for row in self.rows.values() if query.passes(row.task)]
         found.sort(key=lambda task: (task.created_at, task.id), reverse=True)
         start = _read_cursor(query.cursor)
         page = found[start : start + query.limit]
@@ -224,6 +221,26 @@ class FakeEngine(EngineApi):
         assert row is not None
         self._write(row)
         return row.task
+
+    # Actions are tested with a real engine (test_actions.py).
+
+    async def delete(self, task_id: str) -> None:
+        await self._enter()
+        row = self._row(task_id)
+        if not row.task.status.is_terminal:
+            raise WrongState(task_id, row.task.status, "only what has ended can be deleted")
+        del self.rows[task_id]
+
+    async def preview_action(self, request: ActionRequest) -> Matching:
+        raise NotImplementedError
+
+    async def start_action(
+        self, request: ActionRequest, *, idempotency_key: str | None = None
+    ) -> Task | None:
+        raise NotImplementedError
+
+    async def undo_action(self, task_id: str, *, idempotency_key: str | None = None) -> Task | None:
+        raise NotImplementedError
 
     # --- dead letters -----------------------------------------------------------------------
 

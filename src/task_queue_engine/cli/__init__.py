@@ -24,6 +24,11 @@ _COMMANDS = {
         "tasks:cancel", "Cancel a task: one still queued never starts, a running one is stopped."
     ),
     "retry": Lazy("tasks:retry", "Run a FAILED or CANCELLED task again, as a new round."),
+    "delete": Lazy(
+        "bulk:delete",
+        "Delete a task that has ended, for good, with its history and its dead letters.",
+    ),
+    "bulk": Lazy("bulk:bulk", "Cancel, retry, redrive or delete many tasks."),
     "dlq": Lazy("dead_letters:dlq", "Dead letters: messages of tasks that were given up."),
     "metrics": Lazy("metrics:metrics", "Show counts of tasks and messages."),
     "workers": Lazy("workers:workers", "Show the processes that live, and what each runs."),

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from builtins import list as list_of
 from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
+from datetime import datetime
 from types import TracebackType
 from typing import Self, TypeVar
 
@@ -28,6 +30,7 @@ from task_queue_engine.payloads import Converter
 from task_queue_engine.registry import TaskRegistry
 from task_queue_engine.retry import Seconds
 from task_queue_engine.task import Task, TaskStatus
+from task_queue_engine.task_actions import ActionRequest, Matching
 from task_queue_engine.worker import WorkerList
 
 T = TypeVar("T")
@@ -116,17 +119,30 @@ class AsyncClient(TaskApi):
         *,
         status: TaskStatus | None = None,
         type: str | None = None,  # noqa: A002 - as the task's own member is called
+        queue: str | None = None,
+        created_after: datetime | None = None,
+        created_before: datetime | None = None,
+        id: str | None = None,  # noqa: A002 - as above
+        error: str | None = None,
     ) -> AsyncIterator[Task]:
         """See `Client.list`: ``async for task in client.list(status=TaskStatus.FAILED)``."""
-        cursor: str | None = None
+        query = ListQuery(
+            status=status,
+            type=type,
+            queue=queue,
+            created_after=created_after,
+            created_before=created_before,
+            id=id,
+            error=error,
+            limit=MAX_PAGE,
+        )
         while True:
-            query = ListQuery(status=status, type=type, limit=MAX_PAGE, cursor=cursor)
             page = await self.list_tasks(query)
             for task in page.tasks:
                 yield task
-            cursor = page.next_cursor
-            if cursor is None:
+            if page.next_cursor is None:
                 return
+            query = replace(query, cursor=page.next_cursor)
 
     async def history(self, task_id: str) -> AttemptHistory:
         return await self._carry_out(self._calls.history(task_id))
@@ -138,6 +154,22 @@ class AsyncClient(TaskApi):
 
     async def retry(self, task_id: str) -> Task:
         return await self._carry_out(self._calls.retry(task_id))
+
+    async def delete(self, task_id: str) -> None:
+        await self._carry_out(self._calls.delete(task_id))
+
+    # --- changing many ----------------------------------------------------------------------
+
+    async def preview_action(self, request: ActionRequest) -> Matching:
+        return await self._carry_out(self._calls.preview_action(request))
+
+    async def start_action(
+        self, request: ActionRequest, *, idempotency_key: str | None = None
+    ) -> Task | None:
+        return await self._carry_out(self._calls.start_action(request, idempotency_key))
+
+    async def undo_action(self, task_id: str, *, idempotency_key: str | None = None) -> Task | None:
+        return await self._carry_out(self._calls.undo_action(task_id, idempotency_key))
 
     # --- dead letters -----------------------------------------------------------------------
 

@@ -5,14 +5,17 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from datetime import datetime
 from typing import Any, TypeVar
-from urllib.parse import quote
 
 import httpx
 import msgspec
 
 from task_queue_engine.attempt_record import AttemptHistory
 from task_queue_engine.backends.base import DeadLetterPage, ListQuery, TaskPage
+from task_queue_engine.client.action_calls import ActionCalls
+from task_queue_engine.client.exchange import decode as _decode
+from task_queue_engine.client.exchange import in_path as _in_path
 from task_queue_engine.client.problems import error_of_problem
 from task_queue_engine.client.requests import check_key, encode_submission, new_key, submit_headers
 from task_queue_engine.client.schemas import (
@@ -37,7 +40,6 @@ from task_queue_engine.errors import (
     ConfigurationError,
     InvalidTask,
     Problem,
-    TaskNotFound,
     TaskQueueError,
     WrongState,
 )
@@ -46,7 +48,7 @@ from task_queue_engine.patience import Patience
 from task_queue_engine.payloads import Converter
 from task_queue_engine.registry import TaskRegistry
 from task_queue_engine.retry import Seconds, to_seconds
-from task_queue_engine.task import Task, TaskStatus, is_task_id
+from task_queue_engine.task import Task, TaskStatus
 from task_queue_engine.worker import WorkerList
 
 T = TypeVar("T")
@@ -62,7 +64,7 @@ _LONGEST_PAUSE = 4.0
 _BATCH_BYTES = 192 * 1024
 
 
-class Calls:
+class Calls(ActionCalls):
     """The calls of one client; each may be in progress any number of times.
 
     Args:
@@ -215,10 +217,10 @@ class Calls:
 
     def list_tasks(self, query: ListQuery) -> Steps[TaskPage]:
         params = {"limit": str(query.limit)}
-        if query.status is not None:
-            params["status"] = query.status
-        if query.type is not None:
-            params["type"] = query.type
+        params |= {
+            name: value.isoformat() if isinstance(value, datetime) else value
+            for name, value in query.members().items()
+        }
         if query.cursor is not None:
             params["cursor"] = query.cursor
         return _decode((yield from self._ask("GET", "/tasks", params=params)), TaskPage)
@@ -354,25 +356,6 @@ def _key_of(submission: Submission) -> tuple[str, bool]:
         return new_key(), True
     check_key(submission.idempotency_key)
     return submission.idempotency_key, False
-
-
-def _in_path(task_id: str) -> str:
-    """Raises TaskNotFound for what cannot be an id, as the server does."""
-    canonical = task_id.lower()
-    if not is_task_id(canonical):
-        raise TaskNotFound(task_id)
-    return quote(canonical, safe="")
-
-
-def _decode(response: httpx.Response, what: type[T]) -> T:
-    try:
-        return msgspec.json.decode(response.content, type=what)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        url = response.url.copy_with(userinfo=b"")
-        raise ApiError(
-            f"{url} did not answer as a Task Queue Engine server does: {error}",
-            status=response.status_code,
-        ) from None
 
 
 def _chunks(items: Sequence[_Item]) -> Iterator[list[_Item]]:

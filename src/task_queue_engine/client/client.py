@@ -6,6 +6,7 @@ import math
 import time
 from builtins import list as list_of
 from collections.abc import Awaitable, Callable, Iterator, Sequence
+from dataclasses import replace
 from datetime import datetime
 from types import TracebackType
 from typing import Any, Generic, NoReturn, Self, TypeVar, Unpack, cast, overload
@@ -30,6 +31,7 @@ from task_queue_engine.limits import DEFAULT_PAGE, MAX_PAGE
 from task_queue_engine.registry import Handler, TaskRegistry
 from task_queue_engine.retry import Seconds, to_seconds
 from task_queue_engine.task import Task, TaskStatus
+from task_queue_engine.task_actions import ActionRequest, Matching
 from task_queue_engine.worker import WorkerList
 
 T = TypeVar("T")
@@ -210,20 +212,34 @@ class Client:
         *,
         status: TaskStatus | None = None,
         type: str | None = None,  # noqa: A002 - as the task's own member is called
+        queue: str | None = None,
+        created_after: datetime | None = None,
+        created_before: datetime | None = None,
+        id: str | None = None,  # noqa: A002 - as above
+        error: str | None = None,
     ) -> Iterator[Task]:
-        """All tasks of a status or type, newest first, in as many pages as are iterated over.
+        """All tasks that pass a filter (`TaskFilter`), newest first, in as many pages as are
+        iterated over.
 
         Raises:
             InvalidQuery: at the first item.
         """
-        cursor: str | None = None
+        query = ListQuery(
+            status=status,
+            type=type,
+            queue=queue,
+            created_after=created_after,
+            created_before=created_before,
+            id=id,
+            error=error,
+            limit=MAX_PAGE,
+        )
         while True:
-            query = ListQuery(status=status, type=type, limit=MAX_PAGE, cursor=cursor)
             page = self.list_tasks(query)
             yield from page.tasks
-            cursor = page.next_cursor
-            if cursor is None:
+            if page.next_cursor is None:
                 return
+            query = replace(query, cursor=page.next_cursor)
 
     def history(self, task_id: str) -> AttemptHistory:
         """See `TaskApi.history`."""
@@ -238,6 +254,26 @@ class Client:
     def retry(self, task_id: str) -> Task:
         """See `TaskApi.retry`."""
         return self._carry_out(self._calls.retry(task_id))
+
+    def delete(self, task_id: str) -> None:
+        """See `TaskApi.delete`."""
+        self._carry_out(self._calls.delete(task_id))
+
+    # --- changing many ----------------------------------------------------------------------
+
+    def preview_action(self, request: ActionRequest) -> Matching:
+        """See `TaskApi.preview_action`."""
+        return self._carry_out(self._calls.preview_action(request))
+
+    def start_action(
+        self, request: ActionRequest, *, idempotency_key: str | None = None
+    ) -> Task | None:
+        """See `TaskApi.start_action`."""
+        return self._carry_out(self._calls.start_action(request, idempotency_key))
+
+    def undo_action(self, task_id: str, *, idempotency_key: str | None = None) -> Task | None:
+        """See `TaskApi.undo_action`."""
+        return self._carry_out(self._calls.undo_action(task_id, idempotency_key))
 
     # --- dead letters -----------------------------------------------------------------------
 

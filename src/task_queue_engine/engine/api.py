@@ -6,7 +6,7 @@ HTTP front end and the command line are written against these, not against the e
 from __future__ import annotations
 
 import math
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -21,6 +21,7 @@ from task_queue_engine.backends.base import (
     ListQuery,
     TaskPage,
 )
+from task_queue_engine.engine.action_api import ActionApi
 from task_queue_engine.engine.metrics import EngineMetrics, Scale
 from task_queue_engine.errors import (
     InvalidTask,
@@ -114,7 +115,7 @@ class Readiness:
     """Threads whose `def` handler outlived its attempt; as many as TQE_THREADS end the engine."""
 
 
-class TaskApi(ABC):
+class TaskApi(ActionApi):
     """The methods that `Engine` and `AsyncClient` share; `Client` has them without `await`.
 
     All of them raise BackendUnavailable while the backend, or the server, is in trouble; those of
@@ -247,7 +248,8 @@ class TaskApi(ABC):
 
     @abstractmethod
     async def list_tasks(self, query: ListQuery) -> TaskPage:
-        """A page of tasks, newest first. Raises InvalidQuery."""
+        """A page of tasks, newest first; short or empty with a `next_cursor` where few of those
+        looked at pass the filter. Raises InvalidQuery, naming the member."""
 
     # --- changing ---------------------------------------------------------------------------
 

@@ -1,4 +1,5 @@
-"""What a running engine does on request: submit, look up, cancel, retry, redrive."""
+"""What a running engine does on request: submit, look up, cancel, retry, redrive, delete; and the
+same for many tasks, as an action."""
 
 from __future__ import annotations
 
@@ -24,6 +25,8 @@ from task_queue_engine.clock import Clock
 from task_queue_engine.codec import is_unicode
 from task_queue_engine.config import Settings
 from task_queue_engine.engine import submit_spans
+from task_queue_engine.engine.action_steps import ActionSteps, why_not_deleted
+from task_queue_engine.engine.actions import Actions
 from task_queue_engine.engine.api import (
     Accepted,
     EngineApi,
@@ -41,7 +44,6 @@ from task_queue_engine.engine.waiting import Waiters
 from task_queue_engine.errors import (
     BackendUnavailable,
     EngineNotRunning,
-    InvalidQuery,
     MessageRefused,
     TaskNotFound,
     WrongState,
@@ -52,19 +54,24 @@ from task_queue_engine.lifecycle import (
     CancelledNow,
     CancelRequested,
     Missing,
+    NotDeleted,
     NotReopened,
     Reopened,
 )
 from task_queue_engine.limits import DEFAULT_PAGE, MAX_PAGE
 from task_queue_engine.payloads import Converter
-from task_queue_engine.registry import TaskRegistry
+from task_queue_engine.registry import EngineTypes, TaskRegistry
 from task_queue_engine.retry import Seconds, to_seconds
-from task_queue_engine.task import Task, TaskStatus
+from task_queue_engine.task import Task, TaskStatus, task_id_for_key
+from task_queue_engine.task_actions import ACTION_TYPE, ActionRequest, Matching, undo_of
 from task_queue_engine.tracing import Tracing
 from task_queue_engine.worker import WorkerList
 
 # Seconds for what a caller that goes away must not cut in two; an HTTP request has 30 by default.
 _UNCANCELLABLE_FOR = 10.0
+
+# Seconds for counting what an action would be for: what a person waits for.
+_PREVIEW = 2.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,6 +80,8 @@ class Running:
 
     pipeline: Pipeline
     intake: Intake
+    own_intake: Intake
+    """For tasks of the engine's own types."""
     started_at: float
     """On trio's clock."""
     handlers: Callable[[], RunnerStatistics]
@@ -87,7 +96,7 @@ class Commands(EngineApi):
     def __init__(
         self, *, registry: TaskRegistry, settings: Settings, backend: Backend, clock: Clock
     ) -> None:
-        self._registry = registry
+        self._tasks = registry
         self._settings = settings
         self._backend = backend
         self._clock = clock
@@ -99,6 +108,13 @@ class Commands(EngineApi):
             if isinstance(backend, NotifyingBackend)
             else None,
         )
+        self._actions = Actions(
+            backend,
+            steps=ActionSteps(backend, clock=clock, cancelled=self._stop_cancelled),
+            queue=settings.queue,
+        )
+        self._own_types = self._actions.types()
+        self._registry = EngineTypes(registry, self._own_types)
         self._workers = RecentAnswer(backend.workers.look)
         self._processing = RecentAnswer(
             partial(
@@ -173,8 +189,6 @@ class Commands(EngineApi):
 
     async def list_tasks(self, query: ListQuery) -> TaskPage:
         self._check_running()
-        if query.type is not None and not is_unicode(query.type):
-            raise InvalidQuery("contains a lone surrogate, which is not Unicode text", field="type")
         return await self._backend.store.list_tasks(query)
 
     # --- changing ---------------------------------------------------------------------------
@@ -184,11 +198,8 @@ class Commands(EngineApi):
         _check_id(task_id)
         (verdict,) = await self._backend.store.cancel([task_id])
         match verdict:
-            case CancelledNow(task):
-                self._waiters.ended(task_id)
-            case CancelRequested(task):
-                if self._running is not None:  # it may have ended meanwhile
-                    await self._running.pipeline.stop_cancelled(task)
+            case CancelledNow(task) | CancelRequested(task):
+                await self._stop_cancelled(task)
             case AlreadyFinished(task):
                 raise WrongState(task_id, task.status, "it can no longer be cancelled")
             case Missing():
@@ -218,6 +229,58 @@ class Commands(EngineApi):
                 )
             case Missing():
                 raise TaskNotFound(task_id)
+
+    async def _stop_cancelled(self, task: Task) -> None:
+        if task.status.is_terminal:
+            self._waiters.ended(task.id)
+        elif self._running is not None:  # it may have ended meanwhile
+            await self._running.pipeline.stop_cancelled(task)
+
+    async def delete(self, task_id: str) -> None:
+        self._check_running()
+        _check_id(task_id)
+        (verdict,) = await self._backend.store.delete([task_id])
+        match verdict:
+            case NotDeleted(task):
+                raise WrongState(task_id, task.status, why_not_deleted(verdict))
+            case Missing():
+                raise TaskNotFound(task_id)
+
+    # --- changing many ----------------------------------------------------------------------
+
+    async def preview_action(
+        self, request: ActionRequest, *, within: Seconds = _PREVIEW
+    ) -> Matching:
+        self._check_running()
+        request.check()
+        return await self._actions.count(request, within=to_seconds(within, name="within"))
+
+    async def start_action(
+        self, request: ActionRequest, *, idempotency_key: str | None = None
+    ) -> Task | None:
+        running = self._check_running()
+        request.check()
+        if not await self._was_started(idempotency_key):
+            matching = await self.preview_action(request, within=0)
+            if not matching.matching and not matching.at_least:
+                return None
+        submission = Submission(
+            task=ACTION_TYPE, payload=request.encode(), idempotency_key=idempotency_key
+        )
+        (verdict,) = await running.own_intake.submit([submission])
+        if isinstance(verdict, Refused):
+            raise verdict.error
+        return verdict.task
+
+    async def _was_started(self, idempotency_key: str | None) -> bool:
+        """Asked again with the same key nothing may be left to do."""
+        if not isinstance(idempotency_key, str):
+            return False
+        return (await self._look([task_id_for_key(idempotency_key)]))[0] is not None
+
+    async def undo_action(self, task_id: str, *, idempotency_key: str | None = None) -> Task | None:
+        request = undo_of(await self.get(task_id))
+        return await self.start_action(request, idempotency_key=idempotency_key)
 
     # --- dead letters -----------------------------------------------------------------------
 

@@ -168,21 +168,25 @@ class Engine(Commands):
         async with runner.open(), trio.open_nursery() as nursery:
             tracing = find_tracing()
             pipeline = Pipeline(self._pipeline_config(runner, tracing))
-            intake = Intake(
-                builder=TaskBuilder(
-                    registry=self._registry,
-                    settings=self._settings,
-                    clock=self._clock,
-                    max_delay=self._queue.max_delay,
-                    longest_timeout=self._longest_timeout,
-                ),
-                checks=runner.checks,
-                submissions=pipeline.submissions,
-                request_size=self._backend.store.max_batch,
+            intake, own_intake = (
+                Intake(
+                    builder=TaskBuilder(
+                        registry=types,
+                        settings=self._settings,
+                        clock=self._clock,
+                        max_delay=self._queue.max_delay,
+                        longest_timeout=self._longest_timeout,
+                    ),
+                    checks=runner.checks,
+                    submissions=pipeline.submissions,
+                    request_size=self._backend.store.max_batch,
+                )
+                for types in (self._tasks, self._own_types)
             )
             self._running = Running(
                 pipeline=pipeline,
                 intake=intake,
+                own_intake=own_intake,
                 started_at=trio.current_time(),
                 handlers=runner.statistics,
                 tracing=tracing,
@@ -200,6 +204,7 @@ class Engine(Commands):
                 nursery.cancel_scope.cancel()  # what only looks on: all else has ended
             finally:
                 intake.close()
+                own_intake.close()
                 self._waiters.wake_all()
                 self._running = None
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from quart.wrappers import Request
 
 from task_queue_engine.http.principal import Asker, Principal, Role
 from task_queue_engine.http.problems import ProblemError
 from task_queue_engine.registry import TaskRegistry
+from task_queue_engine.task import Task
+from task_queue_engine.task_actions import ACTION_TYPE
+from task_queue_engine.task_filter import TaskFilter
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,6 +32,8 @@ RULES = {
     "get_task": Rule(role=Role.READ, by_type=True),
     "get_attempts": Rule(role=Role.READ, by_type=True),
     "cancel_task": Rule(role=Role.OPERATE, change="cancel", by_type=True),
+    "delete_task": Rule(role=Role.OPERATE, change="delete", by_type=True),
+    "act_on_tasks": Rule(role=Role.OPERATE, change="act", by_type=True),
     "retry_task": Rule(role=Role.OPERATE, change="retry", by_type=True),
     "list_dead_letters": Rule(role=Role.READ, by_type=True),
     "redrive_dead_letters": Rule(role=Role.OPERATE, change="redrive", by_type=True),
@@ -93,12 +98,40 @@ class TypeScope:
 
     def __init__(self, registry: TaskRegistry) -> None:
         self._canonical: Callable[[str], str] = registry.canonical
+        self._names = registry.runs_in
 
     def has(self, principal: Principal, task_type: str) -> bool:
         if principal.types is None:
             return True
         wanted = self._canonical(task_type)
         return any(self._canonical(each) == wanted for each in principal.types)
+
+    def names(self, principal: Principal) -> tuple[str, ...] | None:
+        """Of the types that the key is for, aliases too; None: all."""
+        if principal.types is None:
+            return None
+        known = (name for name in self._names() if self.has(principal, name))
+        return tuple(sorted({*principal.types, *known}))
+
+    def check_task(self, principal: Principal, task: Task) -> None:
+        """Raises ProblemError (403). An action is for those who may do it to all types that it may
+        be for."""
+        if principal.types is not None and task.type == ACTION_TYPE:
+            said = task.payload if isinstance(task.payload, dict) else {}
+            types = said.get("types")
+            if types and all(self.has(principal, name) for name in types):
+                return
+        self.check(principal, task.type)
+
+    def narrow(self, principal: Principal, wanted: TaskFilter) -> TaskFilter:
+        """For a key of one type that type, where none is named. Raises ProblemError (403) for one
+        of some types that names none of them."""
+        if principal.types is None:
+            return wanted
+        if wanted.type is None and len(principal.types) == 1:
+            wanted = replace(wanted, type=next(iter(principal.types)))
+        self.check(principal, wanted.type or "")
+        return wanted
 
     def check(self, principal: Principal, task_type: str) -> None:
         """Raises ProblemError (403)."""

@@ -15,6 +15,7 @@ from task_queue_engine.http.app_state import AppState
 from task_queue_engine.http.middleware import Middleware
 from task_queue_engine.http.quart_app import ApiApp
 from task_queue_engine.http.responses import respond
+from task_queue_engine.http.routes.actions import ActionRoutes
 from task_queue_engine.http.routes.dead_letters import DeadLetterRoutes
 from task_queue_engine.http.routes.documents import DocumentRoutes
 from task_queue_engine.http.routes.observe import ObserveRoutes
@@ -60,6 +61,7 @@ def create_app(
     ObserveRoutes(state).register(app)
     if not only_monitoring:
         TaskRoutes(state).register(app)
+        ActionRoutes(state).register(app)
         DeadLetterRoutes(state).register(app)
         WorkerRoutes(state).register(app)
         DocumentRoutes(app).register(app)

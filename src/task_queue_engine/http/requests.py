@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Sequence
+from dataclasses import fields
+from datetime import UTC, datetime
 from typing import cast
 
 from quart import Request
@@ -15,10 +17,14 @@ from task_queue_engine.http.problems import ProblemError
 from task_queue_engine.http.schemas import KEY_RULE, is_key
 from task_queue_engine.limits import DEFAULT_PAGE, MAX_PAGE, MAX_WAIT
 from task_queue_engine.task import TaskStatus, is_task_id
+from task_queue_engine.task_filter import TaskFilter
 from task_queue_engine.trace_context import TraceContext, parse
 
 MAX_CURSOR_LENGTH = 4096
 """Characters: a bound on what is decoded, far above any cursor that is given out."""
+
+FILTERS = tuple(field.name for field in fields(TaskFilter))
+"""Parameters that say which tasks are meant."""
 
 _NUMBER = re.compile(r"[0-9]{1,6}(\.[0-9]{1,6})?")
 
@@ -94,6 +100,37 @@ class Query:
                 allowed = ", ".join(known) or "none"
                 raise InvalidQuery(f"is not a parameter; known: {allowed}", field=name[:100])
             self._values[name] = _only(name, values)
+
+    def task_filter(self) -> TaskFilter:
+        """By the parameters in FILTERS."""
+        return TaskFilter(
+            status=self.status(),
+            type=self.type(),
+            queue=self._values.get("queue"),
+            created_after=self._moment("created_after"),
+            created_before=self._moment("created_before"),
+            id=self._lower("id"),
+            error=self._values.get("error"),
+        )
+
+    def _lower(self, name: str) -> str | None:
+        text = self._values.get(name)
+        return None if text is None else text.lower()
+
+    def _moment(self, name: str) -> datetime | None:
+        text = self._values.get(name)
+        if text is None:
+            return None
+        try:
+            moment = datetime.fromisoformat(text)
+            if moment.tzinfo is not None:
+                return moment.astimezone(UTC)
+        except (ValueError, OverflowError):
+            pass
+        raise InvalidQuery(
+            "must be a time with a zone, e.g. 2030-01-01T12:00:00Z (a + is spelled %2B)",
+            field=name,
+        )
 
     def status(self) -> TaskStatus | None:
         text = self._values.get("status")

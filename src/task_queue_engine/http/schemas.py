@@ -28,6 +28,7 @@ from task_queue_engine.limits import (
 )
 from task_queue_engine.retry import MAX_SECONDS
 from task_queue_engine.task import Task, TaskStatus
+from task_queue_engine.task_filter import MAX_ERROR_TEXT
 
 T = TypeVar("T")
 
@@ -119,6 +120,28 @@ class ListParameters(msgspec.Struct, frozen=True, kw_only=True):
 
     status: Annotated[TaskStatus | None, Meta(description="Only tasks in this status.")] = None
     type: Annotated[str | None, Meta(description="Only tasks of this type.")] = None
+    queue: Annotated[str | None, Meta(description="Only tasks of this queue.")] = None
+    created_after: Annotated[
+        Annotated[datetime, Meta(tz=True)] | None,
+        Meta(description="Only tasks created at this time or later."),
+    ] = None
+    created_before: Annotated[
+        Annotated[datetime, Meta(tz=True)] | None,
+        Meta(description="Only tasks created before this time."),
+    ] = None
+    id: Annotated[
+        str | None,
+        Meta(
+            description="Only the task with this id; or with ids that begin so (not on DynamoDB)."
+        ),
+    ] = None
+    error: Annotated[
+        str | None,
+        Meta(
+            description="Only tasks whose error has this text in its type or message, in upper or "
+            f"lower case: 1 to {MAX_ERROR_TEXT} characters."
+        ),
+    ] = None
     limit: Annotated[
         int, Meta(ge=1, le=MAX_PAGE, description=f"Tasks on a page, 1 to {MAX_PAGE}.")
     ] = DEFAULT_PAGE
@@ -180,7 +203,8 @@ class SubmissionHeaders(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class TaskList(msgspec.Struct, frozen=True, kw_only=True):
-    """A page of tasks, newest first."""
+    """A page of tasks, newest first. Where few tasks pass the filter it is short, or empty, and
+    `next_cursor` goes on."""
 
     tasks: tuple[Task, ...]
     next_cursor: str | None
@@ -242,6 +266,7 @@ _submission = msgspec.json.Decoder(TaskSubmission)
 _batch_item = msgspec.json.Decoder(BatchItem)
 _raw_batch = msgspec.json.Decoder(RawBatch)
 _redrive = msgspec.json.Decoder(RedriveRequest)
+_object = msgspec.json.Decoder(dict[str, Any])
 _encoder = msgspec.json.Encoder()
 
 # How msgspec words its errors: "Expected `int`, got `str` - at `$.tasks[0]`".
@@ -277,6 +302,13 @@ def decode_batch_item(raw: msgspec.Raw) -> BatchItem:
 def decode_batch(body: bytes) -> list[msgspec.Raw]:
     """The items, each to be decoded by itself. Raises InvalidTask."""
     return _decode(_raw_batch, body).tasks
+
+
+def decode_object(body: bytes) -> dict[str, Any]:
+    """Raises InvalidTask."""
+    said = _decode(_object, body)
+    _check_text(body)
+    return said
 
 
 def decode_redrive(body: bytes) -> RedriveRequest:

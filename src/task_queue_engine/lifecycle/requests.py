@@ -1,9 +1,9 @@
-"""What clients and operators ask for: cancel a task, or retry it as a new round."""
+"""What clients and operators ask for: cancel a task, retry it as a new round, delete it."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 
 import msgspec
 
@@ -103,3 +103,42 @@ def decide_reopen(row: Row | None, now: datetime) -> tuple[ReopenVerdict, Row | 
         updated_at=now,
     )
     return Reopened(fresh), Row(task=fresh, version=row.version, put_away=latest(row))
+
+
+@dataclass(frozen=True, slots=True)
+class Deleted:
+    """It is gone, and was this."""
+
+    task: Task
+
+
+@dataclass(frozen=True, slots=True)
+class NotDeleted:
+    """It has not ended, or its message may still come (`until`); nothing changes."""
+
+    task: Task
+    until: datetime | None = None
+    """When it can be deleted."""
+
+
+DeleteVerdict = Deleted | NotDeleted | Missing
+
+
+def decide_delete(row: Row | None, now: datetime, *, message_for: float = 0.0) -> DeleteVerdict:
+    """Only what has ended can be deleted.
+
+    Args:
+        message_for: seconds for which the message of a task that was cancelled may still be
+            received, where it cannot be deleted with the task. Without its row it would become a
+            dead letter.
+    """
+    if row is None:
+        return Missing()
+    task = row.task
+    if not task.status.is_terminal:
+        return NotDeleted(task)
+    if task.status is TaskStatus.CANCELLED and message_for:
+        until = (task.finished_at or task.updated_at) + timedelta(seconds=message_for)
+        if until > now:
+            return NotDeleted(task, until)
+    return Deleted(task)

@@ -36,8 +36,8 @@ MUTANTS = (
         promise=CANCELLED,
         without="passing a cancel in this process on",
         file="engine/commands.py",
-        old="                    await self._running.pipeline.stop_cancelled(task)\n",
-        new="                    pass\n",
+        old="            await self._running.pipeline.stop_cancelled(task)\n",
+        new="            pass\n",
         killed_by=(
             f"{CANCELLING}::test_a_cancel_at_any_moment_means_it_does_not_start_after",
             f"{CANCELLING}::test_a_cancel_that_lands_while_the_claim_is_under_way",

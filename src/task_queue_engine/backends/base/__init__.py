@@ -63,6 +63,7 @@ from task_queue_engine.backends.base.store import (
     Stranded,
     StrandedKind,
     StrandedPage,
+    TaskCount,
     TaskPage,
     TaskStore,
 )
@@ -126,6 +127,7 @@ __all__ = [
     "TakePlan",
     "Taken",
     "TaskChange",
+    "TaskCount",
     "TaskPage",
     "TaskQueue",
     "TaskStore",

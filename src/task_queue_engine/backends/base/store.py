@@ -18,12 +18,14 @@ from task_queue_engine.lifecycle import (
     CancelVerdict,
     ClaimRequest,
     ClaimVerdict,
+    DeleteVerdict,
     PendingFailure,
     RecordVerdict,
     ReopenVerdict,
 )
 from task_queue_engine.limits import DEFAULT_PAGE
 from task_queue_engine.task import Task, TaskStatus
+from task_queue_engine.task_filter import TaskFilter
 
 
 # A Struct, like `Message`, since one is made of every task submitted: 0.15 us, where a frozen
@@ -44,20 +46,39 @@ class NewTask(msgspec.Struct, frozen=True, kw_only=True):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ListQuery:
-    """Newest first, by (created_at, id)."""
+class ListQuery(TaskFilter):
+    """Newest first, by (created_at, id); by id alone, the highest first, where the beginning of an
+    id is given: it is that of the time for all but those of idempotency keys."""
 
-    status: TaskStatus | None = None
-    type: str | None = None
+    among: frozenset[TaskStatus] | None = None
+    """In one of these; for an action, which is for several."""
     limit: int = DEFAULT_PAGE
     cursor: str | None = None
+
+    @property
+    def statuses(self) -> list[TaskStatus]:
+        """Those that a task may be in to be listed."""
+        return [
+            status
+            for status in TaskStatus
+            if self.status in (None, status) and (self.among is None or status in self.among)
+        ]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskPage:
-    """Some tasks; `next_cursor` is None on the last page."""
+    """Some tasks; `next_cursor` is None on the last page. A page may be short, or empty, and have
+    one all the same: a look is bounded, however few tasks pass its filter."""
 
     tasks: tuple[Task, ...]
+    next_cursor: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskCount:
+    """So many were counted; `next_cursor` is where to go on, None at the end."""
+
+    number: int
     next_cursor: str | None
 
 
@@ -143,7 +164,14 @@ class TaskStore(Protocol):
         ...
 
     async def list_tasks(self, query: ListQuery) -> TaskPage:
-        """Raises InvalidQuery for a cursor that is not one of its own."""
+        """Raises InvalidQuery for a cursor that is not one of its own, and for a filter that this
+        store cannot go by, naming it. Whatever the filter, a call does a bounded amount of
+        work."""
+        ...
+
+    async def count_tasks(self, query: ListQuery) -> TaskCount:
+        """How many tasks `list_tasks` would have on a page of `limit`: for counting a filter's
+        tasks piece by piece, without reading them whole."""
         ...
 
     async def counts(self) -> Counts:
@@ -180,6 +208,12 @@ class TaskStore(Protocol):
 
     async def reopen(self, task_ids: Sequence[str]) -> list[ReopenVerdict]:
         """For a retry that an operator asks for: see `lifecycle.decide_reopen`."""
+        ...
+
+    async def delete(self, task_ids: Sequence[str]) -> list[DeleteVerdict]:
+        """Tasks that have ended, for good, with what is kept beside them: see
+        `lifecycle.decide_delete`. Their messages and dead letters go too where the store has them;
+        where it does not, a task is kept for as long as one could come."""
         ...
 
     async def due(self, queue: str, *, before: datetime, limit: int) -> list[DueTask]:

@@ -6,7 +6,7 @@ The backend makes one `MemoryState`; its queues, their dead letters and its stor
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import TypeVar
@@ -75,6 +75,17 @@ class MemoryState:
             row = replace(row, put_away=None)
         self.rows[row.task.id] = row
 
+    def forget(self, task_ids: Collection[str]) -> None:
+        """Rows, with what is kept beside them and their dead letters."""
+        for task_id in task_ids:
+            del self.rows[task_id]
+            self.attempts.pop(task_id, None)
+        for queue in self.queues.values():
+            for dead_letter in tuple(queue.dead_letters.values()):
+                if dead_letter.task_id in task_ids:
+                    del queue.dead_letters[dead_letter.id]
+                    queue.moved_by_broker.pop(dead_letter.id, None)
+
     def queue(self, name: str) -> QueueState:
         return self.queues.setdefault(name, QueueState())
 
@@ -123,3 +134,8 @@ class MemoryState:
 def sort_key(row: Row) -> tuple[datetime, str]:
     """Where a task stands in a listing."""
     return row.task.created_at, row.task.id
+
+
+def id_key(row: Row) -> tuple[str]:
+    """The same in a listing by the beginning of an id."""
+    return (row.task.id,)

@@ -21,12 +21,13 @@ from task_queue_engine.backends.base import (
     DueTask,
     ListQuery,
     NewTask,
+    TaskCount,
     TaskPage,
     TooLarge,
     TryAgain,
 )
 from task_queue_engine.backends.cursors import Moment, check_limit, decode_cursor, encode_cursor
-from task_queue_engine.backends.memory.state import MemoryState, sort_key
+from task_queue_engine.backends.memory.state import MemoryState, id_key, sort_key
 from task_queue_engine.lifecycle import (
     AttemptWrite,
     BrokerDeadLetter,
@@ -34,6 +35,8 @@ from task_queue_engine.lifecycle import (
     ClaimRequest,
     ClaimVerdict,
     Complete,
+    Deleted,
+    DeleteVerdict,
     PendingFailure,
     Progress,
     RecordVerdict,
@@ -93,31 +96,39 @@ class MemoryStore:
 
     async def list_tasks(self, query: ListQuery) -> TaskPage:
         def page() -> TaskPage:
-            check_limit(query.limit)
-            below = (
-                None
-                if query.cursor is None
-                else decode_cursor(query.cursor, "tasks", tuple[Moment, str])
-            )
-            rows = sorted(
-                (
-                    row
-                    for row in self._state.rows.values()
-                    if query.status in (None, row.task.status)
-                    and query.type in (None, row.task.type)
-                    and (below is None or sort_key(row) < below)
-                ),
-                key=sort_key,
-                reverse=True,
-            )
-            return TaskPage(
-                tasks=tuple(row.task for row in rows[: query.limit]),
-                next_cursor=encode_cursor("tasks", sort_key(rows[query.limit - 1]))
-                if len(rows) > query.limit
-                else None,
-            )
+            rows, cursor = self._find(query)
+            return TaskPage(tasks=tuple(row.task for row in rows), next_cursor=cursor)
 
         return await self._state.call("list_tasks", page)
+
+    async def count_tasks(self, query: ListQuery) -> TaskCount:
+        def count() -> TaskCount:
+            rows, cursor = self._find(query)
+            return TaskCount(number=len(rows), next_cursor=cursor)
+
+        return await self._state.call("count_tasks", count)
+
+    def _find(self, query: ListQuery) -> tuple[list[Row], str | None]:
+        check_limit(query.limit)
+        query.check()
+        by_id = query.id is not None
+        kind, key = ("task-ids", id_key) if by_id else ("tasks", sort_key)
+        shape: Any = tuple[str] if by_id else tuple[Moment, str]
+        below = None if query.cursor is None else decode_cursor(query.cursor, kind, shape)
+        rows = sorted(
+            (
+                row
+                for row in self._state.rows.values()
+                if row.task.status in query.statuses
+                and query.passes(row.task)
+                and (below is None or key(row) < below)
+            ),
+            key=key,
+            reverse=True,
+        )
+        more = len(rows) > query.limit
+        cursor = encode_cursor(kind, key(rows[query.limit - 1])) if more else None
+        return rows[: query.limit], cursor
 
     async def counts(self) -> Counts:
         def count() -> Counts:
@@ -178,6 +189,20 @@ class MemoryStore:
                 lifecycle.decide_reopen(self._state.rows.get(task_id), now),
             ),
         )
+
+    async def delete(self, task_ids: Sequence[str]) -> list[DeleteVerdict]:
+        def remove(task_id: str) -> DeleteVerdict:
+            row = self._state.rows.get(task_id)
+            verdict = lifecycle.decide_delete(row, self._state.clock.now())
+            if isinstance(verdict, Deleted):
+                self._state.forget({task_id})
+                for queue in self._state.queues.values():
+                    for message in tuple(queue.messages.values()):
+                        if message.task_id == task_id:
+                            del queue.messages[message.id]
+            return verdict
+
+        return await self._each("delete", task_ids, remove)
 
     async def due(self, queue: str, *, before: datetime, limit: int) -> list[DueTask]:
         def look() -> list[DueTask]:
@@ -257,14 +282,7 @@ class MemoryStore:
                 for task_id, row in self._state.rows.items()
                 if row.task.finished_at is not None and row.task.finished_at < finished_before
             ][:limit]
-            for task_id in old:
-                del self._state.rows[task_id]
-                self._state.attempts.pop(task_id, None)
-            for queue in self._state.queues.values():
-                for dead_letter in tuple(queue.dead_letters.values()):
-                    if dead_letter.task_id in old:
-                        del queue.dead_letters[dead_letter.id]
-                        queue.moved_by_broker.pop(dead_letter.id, None)
+            self._state.forget(set(old))
             return len(old)
 
         return await self._state.call("expire", remove)

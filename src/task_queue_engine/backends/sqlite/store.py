@@ -22,6 +22,7 @@ from task_queue_engine.backends.base import (
     ListQuery,
     NewTask,
     TaskChange,
+    TaskCount,
     TaskPage,
 )
 from task_queue_engine.backends.sqlite import attempts, listing
@@ -47,6 +48,8 @@ from task_queue_engine.lifecycle import (
     ClaimRequest,
     ClaimVerdict,
     Complete,
+    Deleted,
+    DeleteVerdict,
     PendingFailure,
     Recorded,
     RecordVerdict,
@@ -109,6 +112,15 @@ _EXPIRE_DEAD_LETTERS = (
 _EXPIRE = (
     f"DELETE FROM large_payloads WHERE task_id IN (SELECT id {_EXPIRED})",
     f"DELETE FROM tasks WHERE id IN (SELECT id {_EXPIRED})",
+)
+_DELETE_MESSAGES, _DELETE_DEAD_LETTERS, _DELETE_PAYLOADS, _DELETE = (
+    Batch(statement, width=1)
+    for statement in (
+        "DELETE FROM messages WHERE task_id IN (VALUES {rows}) RETURNING queue, leased",
+        "DELETE FROM dead_letters WHERE task_id IN (VALUES {rows}) RETURNING queue",
+        "DELETE FROM large_payloads WHERE task_id IN (VALUES {rows})",
+        "DELETE FROM tasks WHERE id IN (VALUES {rows})",
+    )
 )
 _ids = JsonRows(str)
 
@@ -182,6 +194,21 @@ class SqliteStore:
 
     async def reopen(self, task_ids: Sequence[str]) -> list[ReopenVerdict]:
         return await self._decide([(task_id, lifecycle.decide_reopen) for task_id in task_ids])
+
+    async def delete(self, task_ids: Sequence[str]) -> list[DeleteVerdict]:
+        now = self._clock.now()
+
+        def work(transaction: Transaction) -> list[DeleteVerdict]:
+            rows = load(transaction.execute, task_ids)
+            verdicts = []
+            for task_id in task_ids:  # gone, where it is named a second time
+                row = rows.pop(task_id, None)
+                verdicts.append(lifecycle.decide_delete(row, now))
+            gone = [each.task for each in verdicts if isinstance(each, Deleted)]
+            _forget(transaction, gone)
+            return verdicts
+
+        return await self._file.write(work)
 
     async def reclaim(self, items: Sequence[tuple[str, int]]) -> list[RecordVerdict]:
         def reclaim(attempt: int) -> Decide[RecordVerdict]:
@@ -258,6 +285,10 @@ class SqliteStore:
         search = listing.TaskSearch(query)
         return await self._file.read(lambda t: search.run(t))
 
+    async def count_tasks(self, query: ListQuery) -> TaskCount:
+        search = listing.TaskSearch(query)
+        return await self._file.read(lambda t: search.count(t))
+
     async def counts(self) -> Counts:
         found = dict(
             await self._file.read(
@@ -285,6 +316,21 @@ class SqliteStore:
             return [DueTask(rows[task_id].task, from_us(due_at)) for task_id, due_at in found]
 
         return await self._file.read(look)
+
+
+def _forget(transaction: Transaction, tasks: Sequence[Task]) -> None:
+    """Delete their rows, with all that is in other tables. (Their attempts go by a trigger.)"""
+    ids = [(task.id,) for task in tasks]
+    for queue, leased in _DELETE_MESSAGES.run(transaction.execute, ids):
+        transaction.counters[f"messages:{queue}"] -= 1
+        transaction.counters[f"leased:{queue}"] -= leased
+    # A dead letter without its task could not be redriven any more.
+    for (queue,) in _DELETE_DEAD_LETTERS.run(transaction.execute, ids):
+        transaction.counters[f"dead:{queue}"] -= 1
+    _DELETE_PAYLOADS.run(transaction.execute, ids)
+    _DELETE.run(transaction.execute, ids)
+    for task in tasks:
+        transaction.counters[task.status] -= 1
 
 
 def _claiming(request: ClaimRequest) -> tuple[str, Decide[ClaimVerdict]]:

@@ -13,6 +13,7 @@ import trio
 
 from task_queue_engine.attempt_record import AttemptHistory
 from task_queue_engine.backends.base import ListQuery, TaskPage
+from task_queue_engine.cli.filter_options import filtering
 from task_queue_engine.cli.options import app_option, operating
 from task_queue_engine.cli.output import (
     describe_task,
@@ -38,6 +39,7 @@ from task_queue_engine.errors import (
 from task_queue_engine.limits import DEFAULT_PAGE, MAX_PAGE
 from task_queue_engine.retry import MAX_SECONDS
 from task_queue_engine.task import Task, TaskStatus, is_task_id
+from task_queue_engine.task_filter import TaskFilter
 from task_queue_engine.worker import WorkerList, no_worker_knows
 
 # Seconds: a command that has done its work does not wait longer for a hint.
@@ -274,12 +276,7 @@ def _check_end(task: Task, waited: float) -> None:
 
 
 @click.command("list")
-@click.option(
-    "--status",
-    type=click.Choice([status.value for status in TaskStatus], case_sensitive=False),
-    help="Only tasks in this status.",
-)
-@click.option("--type", "task_type", metavar="TYPE", help="Only tasks of this type.")
+@filtering
 @click.option(
     "--limit",
     type=click.IntRange(1, 10_000),
@@ -291,12 +288,7 @@ def _check_end(task: Task, waited: float) -> None:
 @click.option("--all", "everything", is_flag=True, help="No limit; --json prints a task a line.")
 @operating
 def list_(
-    session: Session,
-    status: str | None,
-    task_type: str | None,
-    limit: int,
-    cursor: str | None,
-    everything: bool,
+    session: Session, which: TaskFilter, limit: int, cursor: str | None, everything: bool
 ) -> None:
     """List tasks, newest first.
 
@@ -304,8 +296,7 @@ def list_(
     that is its run_at.
     """
     query = ListQuery(
-        status=None if status is None else TaskStatus(status.upper()),
-        type=task_type,
+        **which.members(),
         limit=MAX_PAGE if everything else limit,
         cursor=cursor,
     )

@@ -23,6 +23,7 @@ from task_queue_engine.http.caps import check_caps
 from task_queue_engine.http.principal import Principal, Role
 from task_queue_engine.http.problems import ProblemError
 from task_queue_engine.http.requests import (
+    FILTERS,
     Query,
     canonical_id,
     idempotency_key,
@@ -55,7 +56,7 @@ class _TaskId(BaseConverter):
     """Whatever is asked for as a task, but for what has a route of its own: else the methods of
     both would be answered, and listed, for either."""
 
-    regex = "(?!batch$)[^/]+"
+    regex = "(?!(?:batch|actions)$)[^/]+"
 
 
 class TaskRoutes:
@@ -170,16 +171,9 @@ class TaskRoutes:
 
         A key that is for one task type lists that; one that is for some has to say which.
         """
-        query = Query(request, ("status", "type", "limit", "cursor"))
-        principal = self._state.asker.principal
-        task_type = query.type()
-        if principal.types is not None:
-            if task_type is None and len(principal.types) == 1:
-                (task_type,) = principal.types
-            self._types.check(principal, task_type or "")
-        wanted = ListQuery(
-            status=query.status(), type=task_type, limit=query.limit(), cursor=query.cursor()
-        )
+        query = Query(request, (*FILTERS, "limit", "cursor"))
+        which = self._types.narrow(self._state.asker.principal, query.task_filter())
+        wanted = ListQuery(**which.members(), limit=query.limit(), cursor=query.cursor())
         with self._state.request_deadline():
             page = await self._engine.list_tasks(wanted)
         return respond(TaskList(tasks=page.tasks, next_cursor=page.next_cursor))
@@ -251,7 +245,7 @@ class TaskRoutes:
         changes."""
         principal = self._state.asker.principal
         if principal.types is not None:
-            self._types.check(principal, (await self._engine.get(task_id)).type)
+            self._types.check_task(principal, await self._engine.get(task_id))
 
 
 def _to_engine(

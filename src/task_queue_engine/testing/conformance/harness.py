@@ -49,6 +49,11 @@ class Promises:
     are two services.)"""
     expires_dead_letters: bool = True
     """`expire` deletes the dead letters of the tasks that it deletes."""
+    finds_beginnings_of_ids: bool = True
+    """A list by the beginning of an id; else that is refused."""
+    deletes_messages: bool = True
+    """Deleting a task deletes its messages and dead letters. (Not where queue and store are two
+    services: there a cancelled task is kept until no message of it can come.)"""
     ages_workers: bool = True
     """A worker counts as lost when its row is old. (Not where a row that says nothing new is not
     written, since the backend can tell that its process lives.)"""

@@ -9,8 +9,8 @@ import pytest
 
 from task_queue_engine.backends.base import ListQuery, NewTask
 from task_queue_engine.errors import InvalidQuery
-from task_queue_engine.lifecycle import Complete
-from task_queue_engine.task import Task, TaskStatus
+from task_queue_engine.lifecycle import Complete, PendingFailure
+from task_queue_engine.task import Task, TaskError, TaskStatus
 from task_queue_engine.testing.conformance.harness import Harness
 from task_queue_engine.testing.conformance.needs import needs
 
@@ -85,7 +85,119 @@ async def test_filters(harness: Harness) -> None:
     assert await ids(type="email", status=TaskStatus.COMPLETED) == []
 
 
-@pytest.mark.parametrize("filters", [{}, {"status": TaskStatus.PENDING}, {"type": "email"}])
+async def fail(harness: Harness, message: str, **fields: Any) -> Task:
+    """A task that has FAILED with this error."""
+    task = await harness.create(**fields)
+    error = TaskError(type="shop.Trouble", message=message, traceback="Traceback of the MOON")
+    failure = PendingFailure(task_id=task.id, attempt=0, error=error)
+    await harness.store.fail_pending([failure])
+    return task
+
+
+async def test_filters_by_queue_time_and_error(harness: Harness) -> None:
+    tasks = await populate(harness, 4)
+    other = await harness.create(queue="other", type="email")
+    await harness.advance(1)
+    failed = [await fail(harness, f"No route to HÖST {n}") for n in range(3)]
+    moment = tasks[2].created_at
+
+    async def ids(**filters: Any) -> list[str]:
+        return [task.id for task in await everything(harness, limit=2, **filters)]
+
+    assert await ids(queue="other") == [other.id]
+    assert await ids(queue="unheard of") == []
+    assert len(await ids(queue="default")) == 7
+    assert await ids(created_before=moment) == [tasks[1].id, tasks[0].id]
+    assert await ids(created_before=moment, type="email") == [tasks[1].id]
+    assert await ids(created_after=moment, created_before=other.created_at) == [
+        tasks[3].id,
+        tasks[2].id,
+    ], "what was created at `created_after` is there, at `created_before` is not"
+    by_id = sorted((task.id for task in failed), reverse=True)
+    assert await ids(error="to höst") == by_id
+    assert await ids(error="SHOP.trouble: no") == by_id
+    assert await ids(error="höst 1", status=TaskStatus.FAILED) == [failed[1].id]
+    assert await ids(error="höst 1", status=TaskStatus.CANCELLED) == []
+    assert await ids(error="moon") == [], "a traceback is no text to look for"
+    assert await ids(error="höst", queue="other") == []
+    assert await ids(error="100%") == []
+
+
+async def test_a_task_by_its_id(harness: Harness) -> None:
+    tasks = await populate(harness, 3)
+
+    async def ids(**filters: Any) -> list[str]:
+        return [task.id for task in await everything(harness, limit=2, **filters)]
+
+    wanted = tasks[1]
+    assert await ids(id=wanted.id) == [wanted.id]
+    assert await ids(id=wanted.id, type="email", status=TaskStatus.PENDING) == [wanted.id]
+    assert await ids(id=wanted.id, status=TaskStatus.FAILED) == []
+    assert await ids(id=wanted.id, type="export") == []
+    assert await ids(id=wanted.id, queue="other") == []
+    assert await ids(id=wanted.id, created_before=wanted.created_at) == []
+    assert await ids(id=harness.make_task().id) == []
+    with pytest.raises(InvalidQuery) as caught:
+        await ids(id="no id")
+    assert caught.value.field == "id"
+
+
+@needs("finds_beginnings_of_ids")
+async def test_tasks_by_the_beginning_of_their_id(harness: Harness) -> None:
+    tasks = [
+        await harness.create(id=f"0192{n}000-0000-7000-8000-000000000000", type=f"type-{n % 2}")
+        for n in range(5)
+    ]
+    await harness.create(id="01930000-0000-7000-8000-000000000000")
+
+    async def ids(**filters: Any) -> list[str]:
+        return [task.id for task in await everything(harness, limit=2, **filters)]
+
+    assert await ids(id="0192") == [task.id for task in tasks[::-1]]
+    assert await ids(id="0192", type="type-1") == [tasks[3].id, tasks[1].id]
+    assert await ids(id="01922") == [tasks[2].id]
+    assert await ids(id="f") == []
+
+
+async def test_statuses_of_which_one_will_do(harness: Harness) -> None:
+    waiting = await harness.create()
+    running, _ = await harness.start()
+    await harness.create()
+    failed = await fail(harness, "no")
+
+    async def ids(**filters: Any) -> set[str]:
+        return {task.id for task in await everything(harness, limit=2, **filters)}
+
+    among = frozenset({TaskStatus.PROCESSING, TaskStatus.FAILED})
+    assert await ids(among=among) == {running.id, failed.id}
+    assert await ids(among=among, status=TaskStatus.FAILED) == {failed.id}
+    assert await ids(among=among, status=TaskStatus.PENDING) == set()
+    assert waiting.id in await ids(among=frozenset({TaskStatus.PENDING}))
+
+
+@pytest.mark.parametrize("filters", [{}, {"status": TaskStatus.FAILED}, {"error": "no route 3"}])
+async def test_counting_counts_what_would_be_listed(
+    harness: Harness, filters: dict[str, Any]
+) -> None:
+    await populate(harness, 4)
+    for n in range(5):
+        await fail(harness, f"no route {n % 2 * 3}")
+    number, cursor = 0, None
+    for _ in range(100):
+        count = await harness.store.count_tasks(ListQuery(limit=2, cursor=cursor, **filters))
+        assert count.number <= 2
+        number += count.number
+        cursor = count.next_cursor
+        if cursor is None:
+            break
+    assert cursor is None
+    assert number == len(await everything(harness, limit=10, **filters))
+
+
+@pytest.mark.parametrize(
+    "filters",
+    [{}, {"status": TaskStatus.PENDING}, {"type": "email"}, {"queue": "default"}],
+)
 async def test_pages_hold_still_while_tasks_are_created(
     harness: Harness, filters: dict[str, Any]
 ) -> None:

@@ -9,11 +9,13 @@ from task_queue_engine.lifecycle import (
     CancelledNow,
     CancelRequested,
     Complete,
+    Deleted,
     Fail,
     Fenced,
     Finished,
     Interrupt,
     Missing,
+    NotDeleted,
     NotReopened,
     Progress,
     Reopened,
@@ -264,3 +266,78 @@ async def test_cancel_lands_while_the_delivery_waits(harness: Harness) -> None:
     await harness.store.cancel([task.id])
     assert await harness.claim(delivery) == Finished(TaskStatus.CANCELLED)
     assert await harness.queue.delete([delivery]) == [Done()]
+
+
+# --- delete ---------------------------------------------------------------------------------
+
+
+async def test_delete_of_a_task_that_has_ended(harness: Harness) -> None:
+    running, _ = await harness.start(payload="x" * 5000)
+    await harness.store.record([Complete(task_id=running.id, attempt=1, result=1)])
+    ended = await harness.get(running.id)
+    before = await harness.store.counts()
+
+    missing = new_task_id()
+    verdicts = await harness.store.delete([running.id, missing])
+
+    assert verdicts == [Deleted(ended), Missing()]
+    assert await harness.store.get([running.id]) == [None]
+    assert await harness.store.history(running.id) is None
+    assert (await harness.store.counts()).completed == before.completed - 1
+    assert await harness.store.delete([running.id]) == [Missing()]
+
+
+async def test_delete_of_a_task_that_has_not_ended_is_refused(harness: Harness) -> None:
+    running, _ = await harness.start()
+    waiting = await harness.submit()
+    tasks = [running, waiting]
+    verdicts = await harness.store.delete([task.id for task in tasks])
+    assert verdicts == [NotDeleted(await harness.get(task.id)) for task in tasks]
+    assert (await harness.store.counts()).total == 2
+
+
+async def test_a_task_named_twice_is_deleted_once(harness: Harness) -> None:
+    running, _ = await harness.start()
+    await harness.store.record([Complete(task_id=running.id, attempt=1, result=1)])
+    first, second = await harness.store.delete([running.id, running.id])
+    assert isinstance(first, Deleted)
+    assert second == Missing()
+    assert (await harness.store.counts()).total == 0
+
+
+async def test_a_cancelled_task_is_kept_while_its_message_may_come(harness: Harness) -> None:
+    task = await harness.submit()
+    await harness.store.cancel([task.id])
+    (verdict,) = await harness.store.delete([task.id])
+    if harness.promises.deletes_messages:
+        assert isinstance(verdict, Deleted)
+    else:
+        assert isinstance(verdict, NotDeleted)
+        assert verdict.until is not None
+        assert verdict.until >= harness.later(14 * 86_400)
+        assert (await harness.get(task.id)).status is TaskStatus.CANCELLED
+
+
+@needs("deletes_messages")
+async def test_the_messages_of_a_deleted_task_go_too(harness: Harness) -> None:
+    """A message without its task would become a dead letter."""
+    waiting, other = await harness.submit(), await harness.submit()
+    await harness.store.cancel([waiting.id])
+    (verdict,) = await harness.store.delete([waiting.id])
+    assert isinstance(verdict, Deleted)
+    if harness.promises.exact_depth:
+        assert (await harness.queue.depth()).waiting == 1
+    assert [each.task_id for each in await harness.receive()] == [other.id]
+
+
+@needs("deletes_messages")
+async def test_the_dead_letters_of_a_deleted_task_go_too(harness: Harness) -> None:
+    running, delivery = await harness.start()
+    await harness.store.record([Fail(task_id=running.id, attempt=1, error=ERROR)])
+    item = DeadLettering(delivery=delivery, reason="no", at=harness.now())
+    await harness.queue.dead_letter([item])
+    (verdict,) = await harness.store.delete([running.id])
+    assert isinstance(verdict, Deleted)
+    assert (await harness.queue.dead_letters.page(limit=10)).dead_letters == ()
+    if harness.promises.exact_depth:
+        assert (await harness.queue.depth()).dead == 0

@@ -125,7 +125,12 @@ def dynamodb_harness(
     return harness
 
 
-DYNAMODB = Promises(expires_dead_letters=False, steps_are_one_transaction=False)
+DYNAMODB = Promises(
+    finds_beginnings_of_ids=False,
+    deletes_messages=False,
+    expires_dead_letters=False,
+    steps_are_one_transaction=False,
+)
 
 DYNAMODB_HARNESSES = {
     "dynamodb": dynamodb_harness("dynamodb-local"),

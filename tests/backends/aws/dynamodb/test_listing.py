@@ -14,8 +14,8 @@ from task_queue_engine.backends.base import ListQuery, NewTask
 from task_queue_engine.backends.cursors import encode_cursor
 from task_queue_engine.clock import ManualClock
 from task_queue_engine.errors import InvalidQuery
-from task_queue_engine.lifecycle import Complete, Fail
-from task_queue_engine.task import Task, TaskStatus
+from task_queue_engine.lifecycle import Complete, Fail, PendingFailure
+from task_queue_engine.task import Task, TaskError, TaskStatus
 from tests.backends.aws.dynamodb.faults import FaultyClient, Parameters, Send
 from tests.backends.aws.dynamodb.tables import Table
 from tests.backends.aws.dynamodb.tasks import ERROR, create, make_task, request_of, start
@@ -113,6 +113,33 @@ async def test_a_filter_that_hardly_anything_passes_gets_short_pages(
     found, sizes = await everything(store, limit=10, type="rare", status=TaskStatus.PENDING)
     assert found == rare
     assert any(size < 10 for size in sizes[:-1])
+
+
+async def test_a_look_for_an_error_reads_a_bounded_number_of_rows(
+    store: DynamoStore, client: FaultyClient, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And none of tasks that are COMPLETED, which have no error, but for the youngest."""
+    tasks = await populate(store, clock, 150)
+    error = TaskError(type="ValueError", message="no route")
+    failures = [PendingFailure(task_id=task.id, attempt=0, error=error) for task in tasks]
+    for start_at in range(0, 150, 100):
+        await store.fail_pending(failures[start_at : start_at + 100])
+    monkeypatch.setattr(listing, "_MAX_WITHOUT_ERROR", 20)
+    rows = 0
+
+    async def counting(send: Send, parameters: Parameters) -> dict[str, Any]:
+        nonlocal rows
+        for table in parameters["RequestItems"].values():
+            rows += len(table["Keys"])
+        return await send(parameters)
+
+    client.arm(counting, "BatchGetItem", times=1000)
+    page = await store.list_tasks(ListQuery(limit=10, error="no such route"))
+    assert page.tasks == ()
+    assert page.next_cursor is not None
+    assert rows < 60
+    found, _ = await everything(store, limit=10, error="NO ROUTE")
+    assert found == await store.get([task.id for task in tasks])
 
 
 @pytest.mark.parametrize("status", [None, TaskStatus.PENDING])

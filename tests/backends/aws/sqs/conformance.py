@@ -158,6 +158,8 @@ SQS = Promises(
     exact_stranded=False,
     steps_are_one_transaction=False,
     expires_dead_letters=False,
+    finds_beginnings_of_ids=False,
+    deletes_messages=False,
 )
 
 AWS_HARNESSES = {

@@ -369,12 +369,15 @@ def reindex(task_id: str, status_at: AttributeValue) -> Update:
     )
 
 
-def remove(task_id: str, status: TaskStatus, finished_at: AttributeValue) -> Delete:
-    """Forget a task that ended at this time, unless it has been reopened."""
+def remove(task_id: str, status: TaskStatus, finished_at: AttributeValue | None) -> Delete:
+    """Forget a task that ended at this time, unless it has been reopened. Other programs' items may
+    not say when."""
     return Delete(
         task_id=task_id,
         conditions=(
             Condition("status", "=", STATUS[status]),
-            Condition("finished_at", "=", finished_at),
+            Condition("finished_at", "missing")
+            if finished_at is None
+            else Condition("finished_at", "=", finished_at),
         ),
     )

@@ -20,6 +20,15 @@ def of_shard(shard: str) -> tuple[str, dict[str, str], Item]:
     return "#shard = :shard", {"#shard": STATUS_INDEX.hash_key}, {":shard": {"S": shard}}
 
 
+def of_queue(queue: str, names: dict[str, str], values: Item) -> str:
+    """A filter for entries of this queue's tasks; adds its names and values."""
+    names["#queue"] = "queue"
+    values[":queue"] = {"S": queue}
+    # Other programs' items name none.
+    nameless = "attribute_not_exists(#queue) OR " if queue == DEFAULT_QUEUE else ""
+    return f"({nameless}#queue = :queue)"
+
+
 async def page(
     table: TableClient, purpose: str, query: Mapping[str, Any], start: Item | None
 ) -> dict[str, Any]:
@@ -80,11 +89,7 @@ async def walk(
         values[":after"] = {"S": after}
     matches = "#since < :before"
     if queue is not None:
-        names["#queue"] = "queue"
-        values[":queue"] = {"S": queue}
-        # Other programs' items name none.
-        of_queue = "attribute_not_exists(#queue) OR " if queue == DEFAULT_QUEUE else ""
-        matches += f" AND ({of_queue}#queue = :queue)"
+        matches += f" AND {of_queue(queue, names, values)}"
     document = await table.query(
         purpose,
         {

@@ -33,10 +33,11 @@ from task_queue_engine.backends.aws.dynamodb.counter_repair import (
 from task_queue_engine.backends.aws.dynamodb.counters import Counters
 from task_queue_engine.backends.aws.dynamodb.crash_recovery import DEAD_AFTER, CrashRecovery
 from task_queue_engine.backends.aws.dynamodb.create import Creator
+from task_queue_engine.backends.aws.dynamodb.deletion import delete
 from task_queue_engine.backends.aws.dynamodb.expiry import expire
 from task_queue_engine.backends.aws.dynamodb.item_format import read_row
 from task_queue_engine.backends.aws.dynamodb.late_retention import LateRetention
-from task_queue_engine.backends.aws.dynamodb.listing import list_tasks
+from task_queue_engine.backends.aws.dynamodb.listing import count_tasks, list_tasks
 from task_queue_engine.backends.aws.dynamodb.sparse_indexes import DueSearch, cancel_requests
 from task_queue_engine.backends.aws.dynamodb.stranded import ORPHANED_AFTER, StrandedSearch
 from task_queue_engine.backends.aws.dynamodb.sweep import Sweep
@@ -57,6 +58,7 @@ from task_queue_engine.backends.base import (
     ListQuery,
     NewTask,
     StrandedPage,
+    TaskCount,
     TaskPage,
     TryAgain,
 )
@@ -67,6 +69,7 @@ from task_queue_engine.lifecycle import (
     CancelVerdict,
     ClaimRequest,
     ClaimVerdict,
+    DeleteVerdict,
     PendingFailure,
     Progress,
     RecordVerdict,
@@ -180,6 +183,7 @@ class DynamoStore:
             retention=retention,
             timeout=_CALL_TIMEOUT,
         )
+        self._context = context
         self._creator = Creator(context, self._sweep)
         self._updater = RowUpdater(context)
 
@@ -256,6 +260,9 @@ class DynamoStore:
     async def reopen(self, task_ids: Sequence[str]) -> list[ReopenVerdict]:
         updates = [transitions.reopen(task_id) for task_id in task_ids]
         return await self._updater.carry_out("reopen", updates)
+
+    async def delete(self, task_ids: Sequence[str]) -> list[DeleteVerdict]:
+        return await delete(self._context, task_ids)
 
     async def reclaim(self, items: Sequence[tuple[str, int]]) -> list[RecordVerdict]:
         updates = [transitions.reclaim(task_id, attempt) for task_id, attempt in items]
@@ -343,6 +350,9 @@ class DynamoStore:
 
     async def list_tasks(self, query: ListQuery) -> TaskPage:
         return await list_tasks(self._table, self._sweep, query)
+
+    async def count_tasks(self, query: ListQuery) -> TaskCount:
+        return await count_tasks(self._table, self._sweep, query)
 
     async def counts(self) -> Counts:
         return await self._counters.read()

@@ -1,0 +1,382 @@
+"""Actions on many tasks: over which set they go, what they do, and what they say of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import msgspec
+import pytest
+import trio
+
+from task_queue_engine import (
+    ActionProgress,
+    ActionRequest,
+    Engine,
+    Task,
+    TaskAction,
+    TaskFilter,
+    TaskNotFound,
+    TaskRegistry,
+    TaskStatus,
+)
+from task_queue_engine.backends.base import ListQuery
+from task_queue_engine.backends.memory import MemoryBackend
+from task_queue_engine.engine import actions
+from task_queue_engine.errors import (
+    InvalidQuery,
+    RegistryError,
+    UnknownTaskType,
+    WrongState,
+)
+from task_queue_engine.lifecycle import PendingFailure, Progress
+from task_queue_engine.task import TaskError
+from task_queue_engine.task_actions import ACTION_TYPE, MAX_REFUSALS
+from tests.engine.engines import running
+
+CANCEL, RETRY, REDRIVE, DELETE = TaskAction
+ALL = TaskFilter()
+
+
+def quiet_types() -> TaskRegistry:
+    """`later`: submitted with a delay it stays PENDING."""
+    tasks = TaskRegistry()
+
+    @tasks.task("later")
+    async def later(payload: Any) -> Any:
+        return payload
+
+    @tasks.task("other")
+    async def other(payload: Any) -> Any:
+        return payload
+
+    @tasks.task("fails", max_attempts=1)
+    async def fails(payload: Any) -> Any:
+        raise ValueError(f"no route to {payload}")
+
+    return tasks
+
+
+async def submitted(engine: Engine, number: int, task_type: str = "later") -> list[str]:
+    return [(await engine.submit(task_type, n, delay=3600)).id for n in range(number)]
+
+
+async def failed(engine: Engine, number: int) -> list[str]:
+    ids = [(await engine.submit("fails", n)).id for n in range(number)]
+    for task_id in ids:
+        assert (await engine.wait(task_id, timeout=60)).status is TaskStatus.FAILED
+    await trio.sleep(1)  # on the virtual clock: their dead letters are there
+    return ids
+
+
+async def act(
+    engine: Engine, action: TaskAction, which: TaskFilter = ALL, **more: Any
+) -> tuple[Task, ActionProgress]:
+    await trio.sleep(0.01)
+    task = await engine.start_action(ActionRequest(action=action, which=which, **more))
+    assert task is not None
+    return task, await ended(engine, task)
+
+
+async def ended(engine: Engine, task: Task) -> ActionProgress:
+    result = await engine.result(task.id, timeout=3000)
+    return msgspec.convert(result, ActionProgress)
+
+
+async def statuses(engine: Engine, ids: list[str]) -> list[TaskStatus]:
+    return [(await engine.get(task_id)).status for task_id in ids]
+
+
+@pytest.fixture
+def backend(autojump_clock: trio.testing.MockClock) -> MemoryBackend:
+    return MemoryBackend()
+
+
+async def test_cancel_by_filter_and_undo(backend: MemoryBackend) -> None:
+    async with running(quiet_types(), backend) as engine:
+        ids = await submitted(engine, 250)
+        others = await submitted(engine, 3, "other")
+        before = await engine.cancel((await submitted(engine, 1))[0])
+        which = TaskFilter(type="later")
+        matching = await engine.preview_action(ActionRequest(action=CANCEL, which=which))
+        assert (matching.matching, matching.at_least) == (250, False)
+
+        task, said = await act(engine, CANCEL, which)
+
+        assert (said.done, said.failed, said.skipped, said.of) == (250, 0, 0, 250)
+        assert said.refusals == ()
+        assert set(await statuses(engine, ids)) == {TaskStatus.CANCELLED}
+        assert set(await statuses(engine, others)) == {TaskStatus.PENDING}
+        assert (await engine.get(task.id)).progress["of"] == 250
+
+        undo = await engine.undo_action(task.id)
+        assert undo is not None
+        said = await ended(engine, undo)
+        assert (said.done, said.of) == (250, 250)
+        assert TaskStatus.CANCELLED not in await statuses(engine, ids)
+        assert (await engine.get(before.id)).status is TaskStatus.CANCELLED, "by another"
+
+
+async def test_the_set_is_frozen_when_the_action_begins(backend: MemoryBackend) -> None:
+    """What comes to pass the filter later is no part of it, though it was created before."""
+    async with running(quiet_types(), backend) as engine:
+        ids = await failed(engine, 150)
+        (waiting,) = await submitted(engine, 1, "fails")
+        store, listed = backend.store, backend.store.list_tasks
+
+        async def list_tasks(query: ListQuery) -> Any:
+            """While it is under way another one fails, and one is created and fails."""
+            store.list_tasks = listed  # type: ignore[method-assign]
+            await trio.sleep(0.01)
+            new = await engine.submit("fails", 1, delay=3600)
+            for task_id in (waiting, new.id):
+                error = TaskError(type="ValueError", message="no route")
+                await store.fail_pending([PendingFailure(task_id=task_id, attempt=0, error=error)])
+            late.append(new.id)
+            return await listed(query)
+
+        late: list[str] = []
+        store.list_tasks = list_tasks  # type: ignore[method-assign]
+        _, said = await act(engine, DELETE, TaskFilter(error="NO ROUTE"))
+
+        assert (said.done, said.of) == (150, 150)
+        assert await statuses(engine, [waiting, *late]) == [TaskStatus.FAILED] * 2
+        with pytest.raises(TaskNotFound):
+            await engine.get(ids[0])
+
+
+async def test_what_is_created_while_an_action_waits_is_no_part_of_it(
+    backend: MemoryBackend,
+) -> None:
+    async with running(quiet_types(), backend, consume=False) as engine:
+        ids = await submitted(engine, 3)
+        await trio.sleep(0.01)
+        task = await engine.start_action(ActionRequest(action=CANCEL))
+        assert task is not None
+        await trio.sleep(0.01)
+        late = await submitted(engine, 2)
+    async with running(quiet_types(), backend) as engine:
+        said = await ended(engine, task)
+        assert (said.done, said.of) == (3, 3)
+        assert set(await statuses(engine, ids)) == {TaskStatus.CANCELLED}
+        assert set(await statuses(engine, late)) == {TaskStatus.PENDING}
+
+
+async def test_two_people_press_retry_at_once(backend: MemoryBackend) -> None:
+    async with running(quiet_types(), backend, worker_count=3) as engine:
+        ids = await failed(engine, 4)
+        await submitted(engine, 1)
+        request = ActionRequest(action=RETRY, ids=tuple(ids))
+        first = await engine.start_action(request)
+        second = await engine.start_action(request)
+        assert first is not None
+        assert second is not None
+        said = [await ended(engine, first), await ended(engine, second)]
+        assert sum(each.done for each in said) == 4
+        assert sum(each.skipped for each in said) == 4
+        reasons = {each.reason for one in said for each in one.refusals}
+        assert reasons <= {"it is PENDING already", "it is PROCESSING already"}
+        for task_id in ids:
+            assert (await engine.history(task_id)).attempts[-1].number == 2, "once each"
+
+
+async def test_redrive_of_the_dead_letters_of_tasks_that_pass(backend: MemoryBackend) -> None:
+    async with running(quiet_types(), backend) as engine:
+        ids = await failed(engine, 3)
+        request = ActionRequest(action=REDRIVE, which=TaskFilter(error="route to 1"))
+        assert (await engine.preview_action(request)).matching == 1
+        _, said = await act(engine, REDRIVE, request.which)
+        assert (said.done, said.skipped, said.of) == (1, 0, 1)
+        await engine.wait(ids[1], timeout=60)
+        await trio.sleep(1)
+        attempts = [(await engine.get(task_id)).attempt for task_id in ids]
+        assert attempts == [1, 2, 1]
+        assert len((await engine.list_dead()).dead_letters) == 3, "its new one, no old one"
+
+
+async def test_delete_of_one_and_of_many(backend: MemoryBackend) -> None:
+    async with running(quiet_types(), backend) as engine:
+        done = (await engine.submit("other", 1)).id
+        await engine.result(done)
+        (waiting,) = await submitted(engine, 1)
+        await engine.delete(done)
+        with pytest.raises(TaskNotFound):
+            await engine.get(done)
+        with pytest.raises(TaskNotFound):
+            await engine.delete(done)
+        with pytest.raises(WrongState, match="only what has ended can be deleted"):
+            await engine.delete(waiting)
+        _, said = await act(engine, DELETE, ids=(waiting, done))
+        assert (said.done, said.skipped) == (0, 2)
+        assert [each.reason for each in said.refusals] == [
+            "it is PENDING: only what has ended can be deleted",
+            "there is no such task",
+        ]
+
+
+async def test_a_filter_that_matches_nothing(backend: MemoryBackend) -> None:
+    async with running(quiet_types(), backend) as engine:
+        await submitted(engine, 2)
+        request = ActionRequest(action=RETRY)
+        assert (await engine.preview_action(request)).matching == 0
+        assert await engine.start_action(request) is None
+        assert len((await engine.list_tasks(ListQuery())).tasks) == 2, "no task was made"
+
+
+async def test_refusals_are_bounded(backend: MemoryBackend) -> None:
+    async with running(quiet_types(), backend) as engine:
+        ids = await submitted(engine, 2 * MAX_REFUSALS)
+        _, said = await act(engine, RETRY, ids=tuple(ids))
+        assert said.skipped == 2 * MAX_REFUSALS
+        assert len(said.refusals) == MAX_REFUSALS
+
+
+@pytest.mark.parametrize("action", [CANCEL, RETRY, DELETE])
+@pytest.mark.parametrize("is_lost", [True, False])
+async def test_an_attempt_goes_on_where_the_last_one_died(
+    backend: MemoryBackend, action: TaskAction, is_lost: bool
+) -> None:
+    """It dies after it has written which piece comes next: with the piece done, or not."""
+    async with running(quiet_types(), backend) as engine:
+        ids = await failed(engine, 250) if action is not CANCEL else await submitted(engine, 250)
+        store, record = backend.store, backend.store.record
+        lost: list[tuple[str, ...]] = []
+
+        async def dies(writes: Any) -> Any:
+            (write,) = writes
+            if isinstance(write, Progress) and write.value["done"] == 100:
+                store.record = record  # type: ignore[method-assign]
+                await record(writes)
+                piece = tuple(write.value["piece"])
+                if not is_lost:
+                    await DOES[action](store, piece)
+                lost.append(piece)
+                raise OSError("as if it died here")
+            return await record(writes)
+
+        store.record = dies  # type: ignore[method-assign]
+        _, said = await act(
+            engine, action, TaskFilter(type="later" if action is CANCEL else "fails")
+        )
+        assert len(lost) == 1
+        assert (said.done, said.failed, said.skipped, said.of) == (250, 0, 0, 250)
+        if action is CANCEL:
+            assert set(said.ids) == set(ids)
+            assert set(await statuses(engine, ids)) == {TaskStatus.CANCELLED}
+        elif action is RETRY:
+            for task_id in ids:
+                await engine.wait(task_id, timeout=60)
+                assert len((await engine.history(task_id)).attempts) == 2
+
+
+DOES: dict[TaskAction, Callable[..., Any]] = {
+    CANCEL: lambda store, ids: store.cancel(ids),
+    RETRY: lambda store, ids: store.reopen(ids),  # and is not sent
+    DELETE: lambda store, ids: store.delete(ids),
+}
+
+
+async def test_it_makes_room_for_others_and_goes_on(
+    backend: MemoryBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(actions, "_TURN", 0.0)
+    async with running(quiet_types(), backend, worker_count=1) as engine:
+        await submitted(engine, 250)
+        task, said = await act(engine, CANCEL)
+        assert (said.done, said.of) == (250, 250)
+        history = await engine.history(task.id)
+        assert len(history.attempts) == 3, "a piece each"
+
+
+async def test_an_action_can_be_cancelled(
+    backend: MemoryBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with running(quiet_types(), backend) as engine:
+        ids = await submitted(engine, 250)
+        store, cancel = backend.store, backend.store.cancel
+        hang = trio.Event()
+
+        async def hangs(task_ids: Any) -> Any:
+            if task is not None and task.id in task_ids:
+                return await cancel(task_ids)
+            hang.set()
+            return await trio.sleep_forever()
+
+        task = None
+        store.cancel = hangs  # type: ignore[method-assign]
+        await trio.sleep(0.01)
+        task = await engine.start_action(ActionRequest(action=CANCEL))
+        assert task is not None
+        await hang.wait()
+        await engine.cancel(task.id)
+        assert (await engine.wait(task.id, timeout=60)).status is TaskStatus.CANCELLED
+        assert set(await statuses(engine, ids)) == {TaskStatus.PENDING}
+
+
+async def test_actions_are_left_alone_unless_they_are_meant(backend: MemoryBackend) -> None:
+    """ "Retry all that was cancelled" does not go on with a delete that was stopped."""
+    async with running(quiet_types(), backend) as engine:
+        await submitted(engine, 1)
+        task = await engine.start_action(ActionRequest(action=CANCEL))
+        assert task is not None
+        await ended(engine, task)
+        await trio.sleep(0.01)
+        await act(engine, DELETE)
+        assert (await engine.get(task.id)).status is TaskStatus.COMPLETED
+        await act(engine, DELETE, TaskFilter(type=ACTION_TYPE))
+        with pytest.raises(TaskNotFound):
+            await engine.get(task.id)
+
+
+async def test_types_that_may_not_be_meant(backend: MemoryBackend) -> None:
+    async with running(quiet_types(), backend) as engine:
+        mine = await submitted(engine, 1)
+        others = await submitted(engine, 1, "other")
+        _, said = await act(engine, CANCEL, ids=(*mine, *others), types=("later",))
+        assert (said.done, said.skipped) == (1, 1)
+        assert said.refusals[0].reason == "there is no such task"
+        assert await statuses(engine, others) == [TaskStatus.PENDING]
+
+
+async def test_what_cannot_be_undone(backend: MemoryBackend) -> None:
+    async with running(quiet_types(), backend) as engine:
+        ids = await failed(engine, 1)
+        task, _ = await act(engine, RETRY, ids=tuple(ids))
+        with pytest.raises(InvalidQuery, match="undo_of: a retry cannot be undone"):
+            await engine.undo_action(task.id)
+        with pytest.raises(InvalidQuery, match="not the id of an action"):
+            await engine.undo_action(ids[0])
+
+
+async def test_its_type_is_the_engines_own(backend: MemoryBackend) -> None:
+    tasks = quiet_types()
+    with pytest.raises(RegistryError, match=r"names that begin with 'tqe\.' are the engine's own"):
+        tasks.task("tqe.bulk")(lambda payload: payload)
+    async with running(tasks, backend) as engine:
+        with pytest.raises(UnknownTaskType):
+            await engine.submit(ACTION_TYPE, {"action": "delete", "filter": {}})
+
+
+@pytest.mark.parametrize(
+    ("request_", "field"),
+    [
+        (ActionRequest(action=CANCEL, ids=()), "ids"),
+        (ActionRequest(action=CANCEL, ids=("x",)), "ids[0]"),
+        (ActionRequest(action=CANCEL, which=TaskFilter(id="no")), "id"),
+        (ActionRequest(action=CANCEL, which=TaskFilter(error="")), "error"),
+    ],
+)
+async def test_bad_requests(backend: MemoryBackend, request_: ActionRequest, field: str) -> None:
+    async with running(quiet_types(), backend) as engine:
+        with pytest.raises(InvalidQuery) as caught:
+            await engine.start_action(request_)
+        assert caught.value.field == field
+
+
+def test_a_task_that_waited_is_in_the_set_by_when_it_came_into_its_status() -> None:
+    moment = datetime(2030, 1, 1, tzinfo=UTC)
+    base = {"id": "x", "type": "t", "payload": 1, "created_at": moment}
+    later = moment + timedelta(hours=1)
+    running_ = Task(**base, updated_at=later, status=TaskStatus.PROCESSING, started_at=moment)
+    assert actions._since(running_) == moment, "progress does not count"
