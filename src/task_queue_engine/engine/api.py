@@ -6,7 +6,7 @@ HTTP front end and the command line are written against these, not against the e
 from __future__ import annotations
 
 import math
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -21,6 +21,7 @@ from task_queue_engine.backends.base import (
     ListQuery,
     TaskPage,
 )
+from task_queue_engine.engine.events_api import EngineEventsApi, EventsApi
 from task_queue_engine.engine.metrics import EngineMetrics, Scale
 from task_queue_engine.errors import (
     InvalidTask,
@@ -34,6 +35,7 @@ from task_queue_engine.payloads import Converter
 from task_queue_engine.registry import Handler, TaskRegistry
 from task_queue_engine.retry import Seconds, to_seconds
 from task_queue_engine.task import Task, TaskStatus
+from task_queue_engine.task_events import EventStream
 from task_queue_engine.worker import WorkerList
 
 R = TypeVar("R")
@@ -110,7 +112,7 @@ class Readiness:
     """Threads whose `def` handler outlived its attempt; as many as TQE_THREADS end the engine."""
 
 
-class TaskApi(ABC):
+class TaskApi(EventsApi):
     """The methods that `Engine` and `AsyncClient` share; `Client` has them without `await`.
 
     All of them raise BackendUnavailable while the backend, or the server, is in trouble; those of
@@ -291,7 +293,7 @@ class TaskApi(ABC):
         """The processes that live, on all hosts, and what each of them ran some seconds ago."""
 
 
-class EngineApi(TaskApi):
+class EngineApi(EngineEventsApi, TaskApi):
     """What only the process that runs the engine can say besides."""
 
     @property
@@ -372,6 +374,10 @@ class TaskHandle(Generic[R_co]):
     async def history(self) -> AttemptHistory:
         """See `TaskApi.history`."""
         return await self._engine.history(self.id)
+
+    def events(self, *, after: str | None = None) -> EventStream:
+        """See `TaskApi.events`: ``async for event in handle.events()``."""
+        return self._engine.events(self.id, after=after)
 
     async def result(self, *, timeout: Seconds | None = None) -> R_co:
         """See `TaskApi.result`."""

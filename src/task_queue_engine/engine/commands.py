@@ -31,7 +31,10 @@ from task_queue_engine.engine.api import (
     Submission,
     SubmitVerdict,
 )
+from task_queue_engine.engine.event_stream import AllTasks, OneTask, Sources
+from task_queue_engine.engine.events_api import check_event_query
 from task_queue_engine.engine.intake import Intake
+from task_queue_engine.engine.live_events import LiveEvents
 from task_queue_engine.engine.pipeline import Pipeline
 from task_queue_engine.engine.probing import RecentAnswer
 from task_queue_engine.engine.redrive import Redriver
@@ -59,6 +62,7 @@ from task_queue_engine.payloads import Converter
 from task_queue_engine.registry import TaskRegistry
 from task_queue_engine.retry import Seconds, to_seconds
 from task_queue_engine.task import Task
+from task_queue_engine.task_events import EventStream, OfTask
 from task_queue_engine.worker import WorkerList
 
 # Seconds for what a caller that goes away must not cut in two; an HTTP request has 30 by default.
@@ -88,7 +92,10 @@ class Commands(EngineApi):
         self._backend = backend
         self._clock = clock
         self._queue = backend.queue(settings.queue)
-        self._redriver = Redriver(self._queue, backend.store, clock=clock)
+        self._live = LiveEvents(backend, clock)
+        self._redriver = Redriver(
+            self._queue, backend.store, clock=clock, on_reopened=self._live.changed
+        )
         self._waiters = Waiters(
             self._look,
             partial(backend.hear_tasks, TaskChange.ENDED)
@@ -96,6 +103,12 @@ class Commands(EngineApi):
             else None,
         )
         self._workers = RecentAnswer(backend.workers.look)
+        self._event_sources = Sources(
+            live=self._live,
+            waiters=self._waiters,
+            history=self.history,
+            list_tasks=self.list_tasks,
+        )
         self._running: Running | None = None
 
     @property
@@ -120,7 +133,12 @@ class Commands(EngineApi):
         return verdict
 
     async def submit_many(self, submissions: Sequence[Submission]) -> list[SubmitVerdict]:
-        return await self._check_running().intake.submit(submissions)
+        verdicts = await self._check_running().intake.submit(submissions)
+        if self._live.is_wanted:
+            for verdict in verdicts:
+                if isinstance(verdict, Accepted) and verdict.created:
+                    self._live.changed(verdict.task)
+        return verdicts
 
     # --- asking -----------------------------------------------------------------------------
 
@@ -163,6 +181,32 @@ class Commands(EngineApi):
             raise InvalidQuery("contains a lone surrogate, which is not Unicode text", field="type")
         return await self._backend.store.list_tasks(query)
 
+    def events(
+        self,
+        task_id: str | None = None,
+        *,
+        type: str | None = None,  # noqa: A002 - as the task's own member is called
+        queue: str | None = None,
+        after: str | None = None,
+        of_type: Callable[[str], bool] | None = None,
+    ) -> EventStream:
+        self._check_running()
+        check_event_query(task_id, type, queue)
+        if task_id is not None:
+            _check_id(task_id)
+            return OneTask(self._event_sources, task_id=task_id, after=after)
+        canonical = self._registry.canonical
+        name = None if type is None else canonical(type)
+
+        def wants(event: OfTask) -> bool:
+            return (
+                (name is None or canonical(event.type) == name)
+                and queue in (None, event.queue)
+                and (of_type is None or of_type(event.type))
+            )
+
+        return AllTasks(self._event_sources, task_type=type, wants=wants, after=after)
+
     # --- changing ---------------------------------------------------------------------------
 
     async def cancel(self, task_id: str) -> Task:
@@ -172,7 +216,9 @@ class Commands(EngineApi):
         match verdict:
             case CancelledNow(task):
                 self._waiters.ended(task_id)
+                self._live.changed(task)
             case CancelRequested(task):
+                self._live.changed(task)
                 if self._running is not None:  # it may have ended meanwhile
                     await self._running.pipeline.stop_cancelled(task)
             case AlreadyFinished(task):
@@ -197,6 +243,7 @@ class Commands(EngineApi):
             case Reopened(task):
                 if task_id in refused:
                     raise MessageRefused(task_id, refused[task_id].reason)
+                self._live.changed(task)
                 return task
             case NotReopened(task):
                 raise WrongState(
