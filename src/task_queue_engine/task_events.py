@@ -6,8 +6,9 @@ machine tell each other. Members that are not set are left out.
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
 from datetime import datetime
-from typing import Any, Protocol, Self
+from typing import Any, Protocol
 
 import msgspec
 
@@ -85,7 +86,7 @@ class EventStream(Protocol):
     """Events as they come: ``async for event in stream``. One that is left before its end is to be
     closed, as by ``contextlib.aclosing``."""
 
-    def __aiter__(self) -> Self: ...
+    def __aiter__(self) -> AsyncIterator[TaskEvent]: ...
 
     async def __anext__(self) -> TaskEvent: ...
 

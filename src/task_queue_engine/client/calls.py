@@ -13,6 +13,7 @@ import msgspec
 
 from task_queue_engine.attempt_record import AttemptHistory
 from task_queue_engine.backends.base import DeadLetterPage, ListQuery, TaskPage
+from task_queue_engine.client.event_reading import EventReading
 from task_queue_engine.client.problems import error_of_problem
 from task_queue_engine.client.requests import check_key, encode_submission, key_header, new_key
 from task_queue_engine.client.schemas import (
@@ -225,6 +226,15 @@ class Calls:
     def history(self, task_id: str) -> Steps[AttemptHistory]:
         path = f"/tasks/{_in_path(task_id)}/attempts"
         return _decode((yield from self._ask("GET", path)), AttemptHistory)
+
+    def events(self, task_id: str | None, **which: str | None) -> EventReading:
+        return EventReading(
+            "/events" if task_id is None else f"/tasks/{_in_path(task_id)}/events",
+            which,
+            timeout=self._timeout,
+            retries=self._retries,
+            now=self._now,
+        )
 
     # --- changing ---------------------------------------------------------------------------
 

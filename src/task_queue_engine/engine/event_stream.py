@@ -272,11 +272,10 @@ class OneTask(_Stream):
             lines = await self._lines_before(event)
         self._seen.note(event)
         self._position = self._live.id_of(entry.number)
-        events: list[TaskEvent] = [*lines, event]
+        self._add(*lines, event)
         if isinstance(event, StateEvent) and event.status.is_terminal:
-            events.append(EndEvent(task_id=self._id, status=event.status))
+            self._add(EndEvent(task_id=self._id, status=event.status))
             self._is_over = True
-        self._add(*events)
 
     async def _lines_before(self, event: StateEvent) -> list[LogEvent]:
         """Those of attempts that have ended, where they did not come as they were logged."""

@@ -17,6 +17,7 @@ from task_queue_engine.http.quart_app import ApiApp
 from task_queue_engine.http.responses import respond
 from task_queue_engine.http.routes.dead_letters import DeadLetterRoutes
 from task_queue_engine.http.routes.documents import DocumentRoutes
+from task_queue_engine.http.routes.events import EventRoutes
 from task_queue_engine.http.routes.observe import ObserveRoutes
 from task_queue_engine.http.routes.tasks import TaskRoutes
 from task_queue_engine.http.routes.workers import WorkerRoutes
@@ -60,6 +61,7 @@ def create_app(
     ObserveRoutes(state).register(app)
     if not only_monitoring:
         TaskRoutes(state).register(app)
+        EventRoutes(state).register(app)
         DeadLetterRoutes(state).register(app)
         WorkerRoutes(state).register(app)
         DocumentRoutes(app).register(app)
