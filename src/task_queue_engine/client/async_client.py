@@ -144,9 +144,9 @@ class AsyncClient(TaskApi):
         queue: str | None = None,
         after: str | None = None,
     ) -> EventStream:
-        """See `EventsApi.events`. A connection that ends is made anew, and goes on where it was. One
-        that is left before its end is to be closed: ``async with aclosing(client.events()) as
-        events``."""
+        """See `EventsApi.events`. A connection that ends is made anew, and goes on where it was.
+        One that is left before its end is to be closed: ``async with aclosing(client.events())``.
+        """
         check_event_query(task_id, type, queue)
         reading = self._calls.events(task_id, type=type, queue=queue, after=after)
         return self._events(reading)

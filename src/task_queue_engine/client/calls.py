@@ -228,13 +228,8 @@ class Calls:
         return _decode((yield from self._ask("GET", path)), AttemptHistory)
 
     def events(self, task_id: str | None, **which: str | None) -> EventReading:
-        return EventReading(
-            "/events" if task_id is None else f"/tasks/{_in_path(task_id)}/events",
-            which,
-            timeout=self._timeout,
-            retries=self._retries,
-            now=self._now,
-        )
+        path = "/events" if task_id is None else f"/tasks/{_in_path(task_id)}/events"
+        return EventReading(path, which, self._timeout, self._retries, self._now)
 
     # --- changing ---------------------------------------------------------------------------
 

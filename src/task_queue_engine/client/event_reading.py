@@ -40,7 +40,6 @@ class EventReading:
         self,
         path: str,
         which: Mapping[str, str | None],
-        *,
         timeout: float,
         retries: int,
         now: Callable[[], float],

@@ -108,6 +108,7 @@ class Commands(EngineApi):
             waiters=self._waiters,
             history=self.history,
             list_tasks=self.list_tasks,
+            check_running=self._check_running,
         )
         self._running: Running | None = None
 

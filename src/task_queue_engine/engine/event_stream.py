@@ -9,6 +9,7 @@ from contextlib import ExitStack, suppress
 from copy import copy
 from dataclasses import dataclass
 from typing import Self
+from weakref import WeakMethod
 
 import trio
 from msgspec import structs
@@ -48,6 +49,8 @@ class Sources:
     waiters: Waiters
     history: Callable[[str], Awaitable[AttemptHistory]]
     list_tasks: Callable[[ListQuery], Awaitable[TaskPage]]
+    check_running: Callable[[], object]
+    """Raises EngineNotRunning."""
 
 
 class _Stream:
@@ -56,6 +59,7 @@ class _Stream:
 
     def __init__(self, sources: Sources, reader: Reader, after: str | None) -> None:
         self._live = sources.live
+        self._check_running = sources.check_running
         self._reader = reader
         self._after = after
         self._ready: deque[TaskEvent] = deque()
@@ -100,6 +104,7 @@ class _Stream:
     async def _step(self) -> None:
         """One thing at a time, so that it may be cancelled and called again."""
         if self._resumed is None:
+            self._check_running()
             self._resumed = self._live.add_reader(self._reader, self._after)
             self._entered.callback(self._live.remove_reader, self._reader)
             self._position = self._live.position
@@ -107,6 +112,10 @@ class _Stream:
             await self._live.until_others_are_heard()
             await self._begin(self._resumed)
             self._has_begun = True
+        elif self._coming:
+            await self._give(self._coming[0])
+            if self._coming:
+                self._coming.popleft()
         elif self._has_to_look:
             try:
                 await self._look_again()
@@ -114,10 +123,6 @@ class _Stream:
                 self._patience.over()
             except BackendUnavailable as error:
                 await trio.sleep(self._patience.pause(error))
-        elif self._coming:
-            await self._give(self._coming[0])
-            if self._coming:
-                self._coming.popleft()
         elif self._reader.is_closed:
             raise EngineNotRunning
         else:
@@ -216,7 +221,7 @@ class OneTask(_Stream):
                 self._add(EndEvent(task_id=self._id, status=known.status))
                 self._is_over = True
         if not self._is_over:
-            self._entered.enter_context(self._waiters.watch(self._id, self._on_look))
+            self._watch()
 
     def _begin_with(self, task: Task, history: AttemptHistory | None) -> None:
         self._live.learn(task)
@@ -241,6 +246,16 @@ class OneTask(_Stream):
             events.append(EndEvent(task_id=task.id, status=task.status))
             self._is_over = True
         self._add(*events)
+
+    def _watch(self) -> None:
+        # Weakly: a stream that is left has to go.
+        on_look = WeakMethod(self._on_look)
+
+        def look(task: Task | None) -> None:
+            if (method := on_look()) is not None:
+                method(task)
+
+        self._entered.enter_context(self._waiters.watch(self._id, look))
 
     def _on_look(self, task: Task | None) -> None:
         if task is None:
