@@ -105,7 +105,10 @@ class FakeEvents:
             task = await self._engine.get(self._task_id)
             self._has_begun = True
             return msgspec.structs.replace(state_of(task), id="0")
-        return await self._events.receive()
+        try:
+            return await self._events.receive()
+        except trio.EndOfChannel:
+            raise StopAsyncIteration from None
 
     async def aclose(self) -> None:
         self.closed.set()
