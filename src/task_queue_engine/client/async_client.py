@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from builtins import list as list_of
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
-from contextlib import aclosing
+from contextlib import suppress
 from types import TracebackType
-from typing import Self, TypeVar, cast
+from typing import Self, TypeVar
 
 import anyio
 import httpx
@@ -36,6 +36,9 @@ from task_queue_engine.task_events import EventStream, TaskEvent
 from task_queue_engine.worker import WorkerList
 
 T = TypeVar("T")
+
+# Seconds, for what waits for nothing.
+_END_WITHIN = 1.0
 
 
 class AsyncClient(TaskApi):
@@ -212,14 +215,15 @@ class AsyncClient(TaskApi):
                             await response.aread()
                             raise error_of_response(response)
                         reading.begins(response.headers.get("Content-Type", ""))
-                        # A generator of httpx, which does not say so.
-                        chunks = cast("AsyncGenerator[bytes, None]", response.aiter_bytes())
-                        async with aclosing(chunks) as pieces:
+                        pieces = response.aiter_bytes()
+                        try:
                             async for data in pieces:
                                 for event in reading.feed(data):
                                     yield event
                                 if reading.is_over:
                                     return
+                        finally:
+                            await _end(response, pieces)
                 pause = reading.pause_after_end()
             except TaskQueueError as error:
                 pause = reading.pause_after(error)
@@ -242,6 +246,16 @@ class AsyncClient(TaskApi):
             # httpx's own timeouts are for each of its steps; this bounds the request as a whole.
             with anyio.fail_after(step.timeout):
                 return await self._http.send(request)
+
+
+async def _end(response: httpx.Response, pieces: AsyncIterator[bytes]) -> None:
+    """Close it, and let what reads it come to its end: generators within generators, which trio
+    warns of where one is left."""
+    with anyio.CancelScope(shield=True), anyio.move_on_after(_END_WITHIN):
+        await response.aclose()
+        with suppress(Exception):  # whatever a closed connection says
+            async for _ in pieces:
+                pass
 
 
 class _Body(httpx.AsyncByteStream):
