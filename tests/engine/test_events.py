@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import trio
+from msgspec.structs import replace
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from task_queue_engine import (
@@ -27,8 +28,11 @@ from task_queue_engine import (
     TaskRegistry,
     TaskStatus,
 )
+from task_queue_engine.attempt_record import LogLine
 from task_queue_engine.backends.memory import MemoryBackend
 from task_queue_engine.clock import TrioClock
+from task_queue_engine.engine.event_reader import Reader
+from task_queue_engine.engine.live_events import LiveEvents
 from task_queue_engine.errors import EngineNotRunning, InvalidQuery
 from task_queue_engine.task_events import EventStream
 from tests.engine.engines import EVERY_SECOND, ended, process, reaches, running, until
@@ -464,3 +468,33 @@ async def test_all_tasks_of_other_processes_by_their_rows(backend: MemoryBackend
             assert seen[elsewhere.id][0] == "PROCESSING(1)"
             assert seen[elsewhere.id][-1] == "CANCELLED(1)"
             nursery.cancel_scope.cancel()
+
+
+async def test_the_store_is_believed_where_the_task_itself_says_nothing(
+    autojump_clock: MockClock,
+) -> None:
+    """Its lines are on their way when its end is in the store already."""
+    live = LiveEvents(MemoryBackend(clock=TrioClock()), TrioClock())
+    reader = Reader(None, lambda _: True)
+    live.add_reader(reader, None)
+    now = TrioClock().now()
+    task = Task(id="1", type="t", payload=1, created_at=now, updated_at=now)
+    running = replace(task, attempt=1, status=TaskStatus.PROCESSING)
+    completed = replace(running, status=TaskStatus.COMPLETED)
+    live.changed(running)
+    live.in_store(completed)
+    live.logged(running, LogLine(time=now, level="INFO", logger="x", message="the last words"))
+    live._take_from_threads()
+    assert [told(entry.event) for entry in reader.take()] == [
+        "PROCESSING(1)",
+        "log(1) the last words",
+    ]
+    live.in_store(completed)
+    assert reader.take() == []
+    await trio.sleep(1)
+    live.in_store(completed)
+    assert [told(entry.event) for entry in reader.take()] == ["COMPLETED(1)"]
+    # Of one that runs elsewhere there is nothing to wait for.
+    live.learn(replace(task, id="2"))
+    live.in_store(replace(completed, id="2"))
+    assert [told(entry.event) for entry in reader.take()] == ["COMPLETED(1)"]

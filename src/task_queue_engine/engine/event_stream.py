@@ -39,6 +39,8 @@ from task_queue_engine.task_events import (
 
 # Lines that a stream begins with, the last ones: those of ten attempts that logged all they may.
 _MOST_LINES = 1000
+# Events without a checkpoint, which takes as long as one of them: a millisecond.
+_TURN = 50
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,14 +73,17 @@ class _Stream:
         self._has_begun = False
         self._has_to_look = False
         self._is_over = False
+        self._since_checkpoint = 0
         self._patience = Patience(trio.current_time)
 
     def __aiter__(self) -> Self:
         return self
 
     async def __anext__(self) -> TaskEvent:
-        if not self._ready:
+        self._since_checkpoint += 1
+        if self._since_checkpoint >= _TURN:
             await trio.lowlevel.checkpoint()
+            self._since_checkpoint = 0
         while not self._ready:
             if self._is_over:
                 self._close()
