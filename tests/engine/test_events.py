@@ -35,7 +35,15 @@ from task_queue_engine.engine.event_reader import Reader
 from task_queue_engine.engine.live_events import LiveEvents
 from task_queue_engine.errors import EngineNotRunning, InvalidQuery
 from task_queue_engine.task_events import EventStream
-from tests.engine.engines import EVERY_SECOND, ended, process, reaches, running, until
+from tests.engine.engines import (
+    EVERY_SECOND,
+    claim_and_die,
+    ended,
+    process,
+    reaches,
+    running,
+    until,
+)
 
 logger = logging.getLogger("handlers")
 
@@ -270,23 +278,18 @@ async def test_a_redriven_task_is_told(backend: MemoryBackend) -> None:
     async def fail(payload: Any) -> None:
         raise ValueError
 
-    async with running(tasks, backend) as engine:
-        handle = await engine.submit("fail", None)
-        assert (await ended(engine, handle.id)).status is TaskStatus.FAILED
-        async with trio.open_nursery() as nursery:
-            seen: list[str] = []
-
-            async def listen() -> None:
-                async for event in engine.events():
-                    seen.append(told(event))
-
-            nursery.start_soon(listen)
-            await wait_all_tasks_blocked()
-            await until(lambda: bool(backend.queue("default").dead_letters))
-            assert (await engine.redrive()).redriven == 1
-            await until(lambda: "FAILED(2) failed" in seen)
-            assert seen[-2:] == ["PROCESSING(2)", "FAILED(2) failed"]
-            nursery.cancel_scope.cancel()
+    async with running(tasks, backend) as worker:
+        handle = await worker.submit("fail", None)
+        assert (await ended(worker, handle.id)).status is TaskStatus.FAILED
+        await until(lambda: bool(backend.queue("default").dead_letters))
+    async with running(tasks, backend, consume=False) as engine:
+        stream = engine.events()
+        with trio.move_on_after(1):
+            await anext(stream)
+        assert (await engine.redrive()).redriven == 1
+        event = await anext(stream)
+        assert isinstance(event, StateEvent)
+        assert (event.task_id, told(event)) == (handle.id, "PENDING(1)")
 
 
 async def test_a_slow_reader_misses_events_and_is_told(backend: MemoryBackend) -> None:
@@ -498,3 +501,16 @@ async def test_the_store_is_believed_where_the_task_itself_says_nothing(
     live.learn(replace(task, id="2"))
     live.in_store(replace(completed, id="2"))
     assert [told(entry.event) for entry in reader.take()] == ["COMPLETED(1)"]
+
+
+async def test_a_task_that_is_given_up_before_it_starts_is_told(backend: MemoryBackend) -> None:
+    async with running(make_tasks(), backend, consume=False) as front:
+        handle = await front.submit("endless", None, max_attempts=1)
+        await claim_and_die(backend)
+    async with running(make_tasks(), backend) as engine:
+        stream = engine.events()
+        with trio.move_on_after(1):
+            await anext(stream)
+        event = await anext(stream)
+        assert isinstance(event, StateEvent)
+        assert (event.task_id, event.status) == (handle.id, TaskStatus.FAILED)

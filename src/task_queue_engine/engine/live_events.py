@@ -148,17 +148,12 @@ class LiveEvents:
 
     def _take_from_threads(self) -> None:
         for _ in range(len(self._from_threads)):
-            self._tell_now(self._from_threads.popleft())
+            self._tell(self._from_threads.popleft())
         if self._lost_from_threads:
             lost, self._lost_from_threads = self._lost_from_threads, 0
             self._missed(lost)
 
     def _tell(self, event: OfTask) -> None:
-        if self._from_threads:  # what a handler's thread has said before it returned
-            self._take_from_threads()
-        self._tell_now(event)
-
-    def _tell_now(self, event: OfTask) -> None:
         try:
             if self._is_listened_to and isinstance(self._backend, BroadcastingBackend):
                 self._backend.broadcast(_encode([self._name, event]))
