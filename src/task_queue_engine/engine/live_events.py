@@ -102,7 +102,9 @@ class LiveEvents:
             return
         task = outcome.attempt.task
         decision = outcome.decision if isinstance(outcome, Errored) else None
-        waits = isinstance(decision, RetryAt | SnoozeUntil) and status is TaskStatus.PENDING
+        run_at = None
+        if isinstance(decision, RetryAt | SnoozeUntil) and status is TaskStatus.PENDING:
+            run_at = decision.run_at
         is_cancelled = status is TaskStatus.CANCELLED
         self._tell(
             StateEvent(
@@ -114,7 +116,7 @@ class LiveEvents:
                 retry_count=task.retry_count + isinstance(decision, RetryAt | GiveUp),
                 at=self._clock.now(),
                 outcome="cancelled" if is_cancelled else outcome_in_one_word(outcome),
-                run_at=decision.run_at if waits else None,
+                run_at=run_at,
             )
         )
 
