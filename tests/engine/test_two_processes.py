@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -10,10 +11,23 @@ from typing import Any
 import pytest
 import trio
 
-from task_queue_engine import Engine, Settings, TaskRegistry, TaskStatus
+from task_queue_engine import (
+    Backoff,
+    Engine,
+    LogEvent,
+    ProgressEvent,
+    Settings,
+    StateEvent,
+    TaskContext,
+    TaskEvent,
+    TaskRegistry,
+    TaskStatus,
+)
 from task_queue_engine.backends.sqlite import SqliteBackend
 from task_queue_engine.backends.sqlite import queue as sqlite_queue
 from task_queue_engine.engine import waiting
+
+logger = logging.getLogger(__name__)
 
 tasks = TaskRegistry()
 
@@ -21,6 +35,15 @@ tasks = TaskRegistry()
 @tasks.task("double")
 async def double(payload: int) -> int:
     return 2 * payload
+
+
+@tasks.task("steps", max_attempts=2, backoff=Backoff(base=0.01))
+async def steps(payload: Any, context: TaskContext) -> None:
+    for number in range(3):
+        await context.progress(number)
+        logger.warning("step %d", number)
+    if context.attempt == 1:
+        raise ValueError
 
 
 @tasks.task("endless")
@@ -61,6 +84,54 @@ async def test_a_task_goes_to_another_process_and_its_result_comes_back(
                 handle = await front.submit(double, number)
                 assert await handle.result(timeout=600) == 2 * number
     assert names_in(tmp_path) == ["tasks.db"]
+
+
+async def test_what_happens_in_another_process_is_shown_as_it_happens(
+    tmp_path: Path, no_looks: None
+) -> None:
+    path = tmp_path / "tasks.db"
+    said = [what for number in range(3) for what in (number, f"step {number}")]
+    with trio.fail_after(30):
+        async with running(path, consume=False) as front, running(path, consume=True):
+            every: list[TaskEvent] = []
+
+            async def listen(task_status: trio.TaskStatus[None]) -> None:
+                stream = front.events(type="steps")
+                with trio.move_on_after(0.5):
+                    await anext(stream)
+                task_status.started()
+                async for event in stream:
+                    every.append(event)
+
+            async with trio.open_nursery() as nursery:
+                await nursery.start(listen)
+                handle = await front.submit(steps, delay=0.2)
+                events = [event async for event in handle.events()]
+                nursery.cancel_scope.cancel()
+    assert [spell(event) for event in events] == [
+        TaskStatus.PENDING,
+        TaskStatus.PROCESSING,
+        *said,
+        "retried",
+        TaskStatus.PROCESSING,
+        *said,
+        "succeeded",
+        None,
+    ]
+    assert [spell(event) for event in every] == [spell(event) for event in events][:-1]
+    assert names_in(tmp_path) == ["tasks.db"]
+
+
+def spell(event: TaskEvent) -> object:
+    match event:
+        case StateEvent():
+            return event.outcome or event.status
+        case ProgressEvent():
+            return event.progress
+        case LogEvent():
+            return event.line.message
+        case _:
+            return None
 
 
 async def test_a_cancel_stops_what_runs_in_another_process(tmp_path: Path, no_looks: None) -> None:

@@ -57,6 +57,7 @@ from task_queue_engine.registry import TaskRegistry
 from task_queue_engine.retry import Seconds, to_seconds
 from task_queue_engine.task import Task, TaskStatus, new_task_id, task_id_for_key
 from task_queue_engine.task_actions import ActionRequest, Matching
+from task_queue_engine.task_events import TaskEvent, state_of
 from task_queue_engine.worker import WorkerList
 
 MAX_PAYLOAD = 100_000
@@ -82,6 +83,39 @@ def make_registry() -> TaskRegistry:
     return tasks
 
 
+class FakeEvents:
+    """What a test puts into it comes out."""
+
+    def __init__(self, engine: FakeEngine, task_id: str | None) -> None:
+        self._engine = engine
+        self._task_id = task_id
+        self._put, self._events = trio.open_memory_channel[TaskEvent](1000)
+        self._has_begun = task_id is None
+        self.asked: dict[str, str | None] = {}
+        self.of_type: Callable[[str], bool] | None = None
+        self.closed = trio.Event()
+
+    def put(self, event: TaskEvent) -> None:
+        self._put.send_nowait(event)
+
+    def __aiter__(self) -> FakeEvents:
+        return self
+
+    async def __anext__(self) -> TaskEvent:
+        if not self._has_begun and self._task_id is not None:
+            task = await self._engine.get(self._task_id)
+            self._has_begun = True
+            return msgspec.structs.replace(state_of(task), id="0")
+        try:
+            return await self._events.receive()
+        except trio.EndOfChannel:
+            raise StopAsyncIteration from None
+
+    async def aclose(self) -> None:
+        self.closed.set()
+        await trio.lowlevel.checkpoint()
+
+
 class FakeEngine(EngineApi):
     def __init__(self) -> None:
         self._registry = make_registry()
@@ -99,6 +133,7 @@ class FakeEngine(EngineApi):
         self.worker_list = WorkerList()
         self.measured: dict[str, Any] = {}
         """More of `EngineMetrics`."""
+        self.streams: list[FakeEvents] = []
         self._in_flight: set[str] = set()
         self._changed = trio.Event()
 
@@ -178,6 +213,21 @@ class FakeEngine(EngineApi):
     async def history(self, task_id: str) -> AttemptHistory:
         await self.get(task_id)
         return history_of(self.rows[task_id], ())
+
+    def events(
+        self,
+        task_id: str | None = None,
+        *,
+        type: str | None = None,  # noqa: A002 - as the task's own member is called
+        queue: str | None = None,
+        after: str | None = None,
+        of_type: Callable[[str], bool] | None = None,
+    ) -> FakeEvents:
+        stream = FakeEvents(self, task_id)
+        stream.asked = {"task_id": task_id, "type": type, "queue": queue, "after": after}
+        stream.of_type = of_type
+        self.streams.append(stream)
+        return stream
 
     async def wait(self, task_id: str, *, timeout: float | timedelta) -> Task:
         await self._enter()

@@ -15,6 +15,7 @@ from task_queue_engine.actors.claim_buffer import ClaimBuffer
 from task_queue_engine.actors.claimer_ends import ClaimerChannels, ClaimerStatistics
 from task_queue_engine.actors.crash_isolation import CrashIsolation
 from task_queue_engine.actors.demand import Demand
+from task_queue_engine.actors.feed import Feed
 from task_queue_engine.actors.messages import (
     AbortReason,
     Attempt,
@@ -37,7 +38,7 @@ from task_queue_engine.actors.type_check import TypeCheck
 from task_queue_engine.actors.unstarted import Unstarted, log_silence
 from task_queue_engine.backends.base import TaskQueue, TaskStore
 from task_queue_engine.clock import Clock
-from task_queue_engine.lifecycle import DuplicateDelivery, NotAhead, Started
+from task_queue_engine.lifecycle import DuplicateDelivery, Exhausted, NotAhead, Started
 from task_queue_engine.registry import RunsIn
 from task_queue_engine.retry import Decision
 from task_queue_engine.task import TaskError
@@ -74,8 +75,10 @@ class Claimer:
         ready_processes: Callable[[int], int],
         pace: Pace,
         channels: ClaimerChannels,
+        feed: Feed | None = None,
     ) -> None:
         self._store = store
+        self._feed = feed
         self._types = type_check
         self._turning_away = TurningAway(
             store=store, retry=retry, type_check=type_check, max_delay=queue.max_delay
@@ -286,6 +289,8 @@ class Claimer:
                 strictly.append(candidate.lease)
                 continue
             if not isinstance(verdict, Started):
+                if isinstance(verdict, Exhausted) and self._feed is not None:
+                    self._feed.changed(verdict.task)
                 settlements.append(self._unstarted.settlement(candidate.lease, verdict))
                 continue
             payload = self._types.payload_of(verdict.task, candidate.checked)
@@ -334,6 +339,8 @@ class Claimer:
         if not self._claims.begin(attempt):
             return None
         self._claimed += 1
+        if self._feed is not None and self._feed.is_wanted:
+            self._feed.changed(task)
         if started.takeover:
             self._taken_over += 1
             log_silence(task, "starting it again")

@@ -15,6 +15,7 @@ from typing import Any
 import trio
 
 from task_queue_engine.actors import attempt_spans
+from task_queue_engine.actors.feed import Feed
 from task_queue_engine.actors.messages import (
     AbortReason,
     Attempt,
@@ -74,6 +75,7 @@ class Worker:
         log_lines: int = 0,
         on_start: Callable[[Attempt], None] | None = None,
         tracing: Tracing | None = None,
+        feed: Feed | None = None,
     ) -> None:
         self._registry = registry
         self._runner = runner
@@ -85,6 +87,8 @@ class Worker:
         self._log_lines = log_lines
         self._on_start = on_start
         self._tracing = tracing
+        self._feed = feed
+        self._on_line = None if feed is None else feed.logged
         self._current: Attempt | None = None
         self._has_started = False
         self._gives_back = False
@@ -181,7 +185,7 @@ class Worker:
             return self._stopped(attempt, None)
         task = attempt.task
         definition: TaskDefinition | None = None
-        log = AttemptLog(task, self._log_lines)
+        log = AttemptLog(task, self._log_lines, on_line=self._on_line)
         outside = running.set(log)
         try:
             definition = self._registry.get(task.type)
@@ -227,9 +231,10 @@ class Worker:
         return Errored(attempt, describe_error(error), later)
 
     def _progress_reporter(self, attempt: Attempt) -> Any:
-        # Like each line of a log (`AttemptLog.add`), it can be shown from here on as it comes.
         async def report(value: Any) -> None:
             attempt.progress = value
+            if self._feed is not None and self._feed.is_wanted:
+                self._feed.progressed(attempt, value)
             await self._outcomes.send(Progressed(attempt, value))
 
         return report

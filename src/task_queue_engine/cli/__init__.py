@@ -19,6 +19,10 @@ _COMMANDS = {
     ),
     "status": Lazy("tasks:status", "Show everything about one task."),
     "logs": Lazy("tasks:logs", "Show what the handler of a task has logged."),
+    "tail": Lazy(
+        "tail:tail",
+        "Follow a task to its end: its states, what its handler logs and how far it is.",
+    ),
     "list": Lazy("tasks:list_", "List tasks, newest first."),
     "cancel": Lazy(
         "tasks:cancel", "Cancel a task: one still queued never starts, a running one is stopped."

@@ -14,10 +14,17 @@ from typing import Any
 
 import msgspec
 
-from task_queue_engine.attempt_record import AttemptHistory, AttemptRecord
+from task_queue_engine.attempt_record import AttemptHistory, AttemptRecord, LogLine
 from task_queue_engine.backends.base import DeadLetter
 from task_queue_engine.engine.views import MetricsView
 from task_queue_engine.task import Task, TaskStatus
+from task_queue_engine.task_events import (
+    GapEvent,
+    LogEvent,
+    ProgressEvent,
+    StateEvent,
+    TaskEvent,
+)
 from task_queue_engine.worker import Worker, WorkerList
 
 # Characters: a traceback or a payload must not push the other columns off the screen.
@@ -178,13 +185,41 @@ def log_lines(attempts: Sequence[AttemptRecord]) -> str:
     for record in attempts:
         if record.logs_omitted:
             lines.append(f"({record.logs_omitted} earlier lines of attempt {record.number})")
-        for line in record.logs:
-            moment = line.time.astimezone(UTC).isoformat(timespec="milliseconds")
-            begin = f"{moment.replace('+00:00', 'Z')} {record.number} {line.level:7}"
-            first, *rest = _lines(line.message)
-            lines.append(f"{begin} {printable(line.logger)}: {first}")
-            lines += [f"  {more}" for more in rest]
+        lines += [_log_line(record.number, line) for line in record.logs]
     return "\n".join(lines)
+
+
+def _log_line(attempt: int, line: LogLine) -> str:
+    first, *rest = _lines(line.message)
+    begin = f"{_moment(line.time)} {attempt} {printable(line.level):7}"
+    return "\n".join(
+        [f"{begin} {printable(line.logger)}: {first}", *(f"  {more}" for more in rest)]
+    )
+
+
+def line_of_event(event: TaskEvent) -> str | None:
+    """Of a task that is followed, in lines like those of its log; None: nothing to say."""
+    match event:
+        case StateEvent():
+            more = [
+                "being cancelled" if event.cancel_requested else "",
+                event.outcome or "",
+                "" if event.worker is None else f"by {event.worker}",
+                "" if event.run_at is None else f"not before {_time(event.run_at)}",
+            ]
+            said = ", ".join(printable(text) for text in more if text)
+            status = f"{event.status} ({said})" if said else event.status
+            return f"{_moment(event.at)} {event.attempt} {status}"
+        case ProgressEvent():
+            shown = printable(_json(event.progress))
+            return f"{_moment(event.at)} {event.attempt} progress {shown}"
+        case LogEvent():
+            return _log_line(event.attempt, event.line)
+        case GapEvent():
+            missed = "" if event.missed is None else f": {event.missed} events"
+            return f"({printable(event.reason)}{missed})"
+        case _:
+            return None
 
 
 def list_of_dead_letters(dead_letters: Sequence[DeadLetter]) -> str:
@@ -280,6 +315,10 @@ def describe_metrics(view: MetricsView, *, of_server: bool) -> str:
 def _status(task: Task) -> str:
     asked = task.cancel_requested and not task.status.is_terminal
     return f"{task.status} (being cancelled)" if asked else task.status
+
+
+def _moment(moment: datetime) -> str:
+    return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def _time(moment: datetime) -> str:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from builtins import list as list_of
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime
 from types import TracebackType
@@ -15,6 +16,8 @@ import httpx
 from task_queue_engine.attempt_record import AttemptHistory
 from task_queue_engine.backends.base import DeadLetterPage, ListQuery, TaskPage
 from task_queue_engine.client.connection import Connection
+from task_queue_engine.client.event_reading import SILENCE, EventReading
+from task_queue_engine.client.problems import error_of_response
 from task_queue_engine.client.steps import DEFAULT_RETRIES, Pause, Request, Steps
 from task_queue_engine.engine.api import (
     Accepted,
@@ -23,6 +26,7 @@ from task_queue_engine.engine.api import (
     SubmitVerdict,
     TaskApi,
 )
+from task_queue_engine.engine.events_api import check_event_query
 from task_queue_engine.engine.metrics import EngineMetrics
 from task_queue_engine.errors import TaskQueueError
 from task_queue_engine.limits import DEFAULT_PAGE, MAX_PAGE
@@ -31,9 +35,13 @@ from task_queue_engine.registry import TaskRegistry
 from task_queue_engine.retry import Seconds
 from task_queue_engine.task import Task, TaskStatus
 from task_queue_engine.task_actions import ActionRequest, Matching
+from task_queue_engine.task_events import EventStream, TaskEvent
 from task_queue_engine.worker import WorkerList
 
 T = TypeVar("T")
+
+# Seconds, for what waits for nothing.
+_END_WITHIN = 1.0
 
 
 class AsyncClient(TaskApi):
@@ -147,6 +155,21 @@ class AsyncClient(TaskApi):
     async def history(self, task_id: str) -> AttemptHistory:
         return await self._carry_out(self._calls.history(task_id))
 
+    def events(
+        self,
+        task_id: str | None = None,
+        *,
+        type: str | None = None,  # noqa: A002 - as the task's own member is called
+        queue: str | None = None,
+        after: str | None = None,
+    ) -> EventStream:
+        """See `EventsApi.events`. A connection that ends is made anew, and goes on where it was.
+        One that is left before its end is to be closed: ``async with aclosing(client.events())``.
+        """
+        check_event_query(task_id, type, queue)
+        reading = self._calls.events(task_id, type=type, queue=queue, after=after)
+        return self._events(reading)
+
     # --- changing ---------------------------------------------------------------------------
 
     async def cancel(self, task_id: str) -> Task:
@@ -208,6 +231,36 @@ class AsyncClient(TaskApi):
             value: T = end.value
             return value
 
+    async def _events(self, reading: EventReading) -> AsyncGenerator[TaskEvent, None]:
+        while not reading.is_over:
+            request = reading.request()
+            try:
+                with self._connection.sending(request):
+                    async with self._http.stream(
+                        request.method,
+                        request.path,
+                        params=request.params,
+                        headers=request.headers,
+                        timeout=httpx.Timeout(request.timeout, read=SILENCE),
+                    ) as response:
+                        if not response.is_success:
+                            await response.aread()
+                            raise error_of_response(response)
+                        reading.begins(response.headers.get("Content-Type", ""))
+                        pieces = response.aiter_bytes()
+                        try:
+                            async for data in pieces:
+                                for event in reading.feed(data):
+                                    yield event
+                                if reading.is_over:
+                                    return
+                        finally:
+                            await _end(response, pieces)
+                pause = reading.pause_after_end()
+            except TaskQueueError as error:
+                pause = reading.pause_after(error)
+            await anyio.sleep(pause)
+
     async def _step(self, step: Request | Pause) -> httpx.Response | None:
         if isinstance(step, Pause):
             await anyio.sleep(step.seconds)
@@ -225,6 +278,16 @@ class AsyncClient(TaskApi):
             # httpx's own timeouts are for each of its steps; this bounds the request as a whole.
             with anyio.fail_after(step.timeout):
                 return await self._http.send(request)
+
+
+async def _end(response: httpx.Response, pieces: AsyncIterator[bytes]) -> None:
+    """Close it, and let what reads it come to its end: generators within generators, which trio
+    warns of where one is left."""
+    with anyio.CancelScope(shield=True), anyio.move_on_after(_END_WITHIN):
+        await response.aclose()
+        with suppress(Exception):  # whatever a closed connection says
+            async for _ in pieces:
+                pass
 
 
 class _Body(httpx.AsyncByteStream):

@@ -14,6 +14,7 @@ import msgspec
 from task_queue_engine.attempt_record import AttemptHistory
 from task_queue_engine.backends.base import DeadLetterPage, ListQuery, TaskPage
 from task_queue_engine.client.action_calls import ActionCalls
+from task_queue_engine.client.event_reading import EventReading
 from task_queue_engine.client.exchange import decode as _decode
 from task_queue_engine.client.exchange import in_path as _in_path
 from task_queue_engine.client.problems import error_of_problem
@@ -228,6 +229,10 @@ class Calls(ActionCalls):
     def history(self, task_id: str) -> Steps[AttemptHistory]:
         path = f"/tasks/{_in_path(task_id)}/attempts"
         return _decode((yield from self._ask("GET", path)), AttemptHistory)
+
+    def events(self, task_id: str | None, **which: str | None) -> EventReading:
+        path = "/events" if task_id is None else f"/tasks/{_in_path(task_id)}/events"
+        return EventReading(path, which, self._timeout, self._retries, self._now)
 
     # --- changing ---------------------------------------------------------------------------
 

@@ -16,6 +16,8 @@ import httpx
 from task_queue_engine.attempt_record import AttemptHistory
 from task_queue_engine.backends.base import DeadLetterPage, ListQuery, TaskPage
 from task_queue_engine.client.connection import Connection
+from task_queue_engine.client.event_reading import SILENCE, EventReading
+from task_queue_engine.client.problems import error_of_response
 from task_queue_engine.client.steps import DEFAULT_RETRIES, Pause, Request, Steps
 from task_queue_engine.engine.api import (
     Accepted,
@@ -25,6 +27,7 @@ from task_queue_engine.engine.api import (
     SubmitVerdict,
     result_of,
 )
+from task_queue_engine.engine.events_api import check_event_query
 from task_queue_engine.engine.metrics import EngineMetrics
 from task_queue_engine.errors import TaskQueueError
 from task_queue_engine.limits import DEFAULT_PAGE, MAX_PAGE
@@ -32,6 +35,7 @@ from task_queue_engine.registry import Handler, TaskRegistry
 from task_queue_engine.retry import Seconds, to_seconds
 from task_queue_engine.task import Task, TaskStatus
 from task_queue_engine.task_actions import ActionRequest, Matching
+from task_queue_engine.task_events import TaskEvent
 from task_queue_engine.worker import WorkerList
 
 T = TypeVar("T")
@@ -245,6 +249,20 @@ class Client:
         """See `TaskApi.history`."""
         return self._carry_out(self._calls.history(task_id))
 
+    def events(
+        self,
+        task_id: str | None = None,
+        *,
+        type: str | None = None,  # noqa: A002 - as the task's own member is called
+        queue: str | None = None,
+        after: str | None = None,
+    ) -> Iterator[TaskEvent]:
+        """See `EventsApi.events`: ``for event in client.events(task_id)``. A connection that ends
+        is made anew, and goes on where it was."""
+        check_event_query(task_id, type, queue)
+        reading = self._calls.events(task_id, type=type, queue=queue, after=after)
+        return self._events(reading)
+
     # --- changing ---------------------------------------------------------------------------
 
     def cancel(self, task_id: str) -> Task:
@@ -315,6 +333,33 @@ class Client:
             value: T = end.value
             return value
 
+    def _events(self, reading: EventReading) -> Iterator[TaskEvent]:
+        while not reading.is_over:
+            request = reading.request()
+            try:
+                with (
+                    self._connection.sending(request),
+                    self._http.stream(
+                        request.method,
+                        request.path,
+                        params=request.params,
+                        headers=request.headers,
+                        timeout=httpx.Timeout(request.timeout, read=SILENCE),
+                    ) as response,
+                ):
+                    if not response.is_success:
+                        response.read()
+                        raise error_of_response(response)
+                    reading.begins(response.headers.get("Content-Type", ""))
+                    for data in response.iter_bytes():
+                        yield from reading.feed(data)
+                        if reading.is_over:
+                            return
+                pause = reading.pause_after_end()
+            except TaskQueueError as error:
+                pause = reading.pause_after(error)
+            time.sleep(pause)
+
     def _step(self, step: Request | Pause) -> httpx.Response | None:
         if isinstance(step, Pause):
             time.sleep(step.seconds)
@@ -353,6 +398,10 @@ class SyncTaskHandle(Generic[R_co]):
     def history(self) -> AttemptHistory:
         """See `TaskApi.history`."""
         return self._client.history(self.id)
+
+    def events(self, *, after: str | None = None) -> Iterator[TaskEvent]:
+        """See `Client.events`."""
+        return self._client.events(self.id, after=after)
 
     def result(self, *, timeout: Seconds | None = None) -> R_co:
         """See `TaskApi.result`."""

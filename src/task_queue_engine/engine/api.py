@@ -22,6 +22,7 @@ from task_queue_engine.backends.base import (
     TaskPage,
 )
 from task_queue_engine.engine.action_api import ActionApi
+from task_queue_engine.engine.events_api import EngineEventsApi, EventsApi
 from task_queue_engine.engine.metrics import EngineMetrics, Scale
 from task_queue_engine.errors import (
     InvalidTask,
@@ -35,6 +36,7 @@ from task_queue_engine.payloads import Converter
 from task_queue_engine.registry import Handler, TaskRegistry
 from task_queue_engine.retry import Seconds, to_seconds
 from task_queue_engine.task import Task, TaskStatus
+from task_queue_engine.task_events import EventStream
 from task_queue_engine.trace_context import TraceContext
 from task_queue_engine.worker import WorkerList
 
@@ -115,7 +117,7 @@ class Readiness:
     """Threads whose `def` handler outlived its attempt; as many as TQE_THREADS end the engine."""
 
 
-class TaskApi(ActionApi):
+class TaskApi(ActionApi, EventsApi):
     """The methods that `Engine` and `AsyncClient` share; `Client` has them without `await`.
 
     All of them raise BackendUnavailable while the backend, or the server, is in trouble; those of
@@ -297,7 +299,7 @@ class TaskApi(ActionApi):
         """The processes that live, on all hosts, and what each of them ran some seconds ago."""
 
 
-class EngineApi(TaskApi):
+class EngineApi(EngineEventsApi, TaskApi):
     """What only the process that runs the engine can say besides."""
 
     @property
@@ -378,6 +380,10 @@ class TaskHandle(Generic[R_co]):
     async def history(self) -> AttemptHistory:
         """See `TaskApi.history`."""
         return await self._engine.history(self.id)
+
+    def events(self, *, after: str | None = None) -> EventStream:
+        """See `TaskApi.events`: ``async for event in handle.events()``."""
+        return self._engine.events(self.id, after=after)
 
     async def result(self, *, timeout: Seconds | None = None) -> R_co:
         """See `TaskApi.result`."""

@@ -35,7 +35,10 @@ from task_queue_engine.engine.api import (
     Submission,
     SubmitVerdict,
 )
+from task_queue_engine.engine.event_stream import AllTasks, OneTask, Sources
+from task_queue_engine.engine.events_api import check_event_query
 from task_queue_engine.engine.intake import Intake
+from task_queue_engine.engine.live_events import LiveEvents
 from task_queue_engine.engine.pipeline import Pipeline
 from task_queue_engine.engine.probing import RecentAnswer
 from task_queue_engine.engine.redrive import Redriver
@@ -64,6 +67,7 @@ from task_queue_engine.registry import EngineTypes, TaskRegistry
 from task_queue_engine.retry import Seconds, to_seconds
 from task_queue_engine.task import Task, TaskStatus, task_id_for_key
 from task_queue_engine.task_actions import ACTION_TYPE, ActionRequest, Matching, undo_of
+from task_queue_engine.task_events import EventStream, OfTask
 from task_queue_engine.tracing import Tracing
 from task_queue_engine.worker import WorkerList
 
@@ -101,7 +105,10 @@ class Commands(EngineApi):
         self._backend = backend
         self._clock = clock
         self._queue = backend.queue(settings.queue)
-        self._redriver = Redriver(self._queue, backend.store, clock=clock)
+        self._live = LiveEvents(backend, clock)
+        self._redriver = Redriver(
+            self._queue, backend.store, clock=clock, on_reopened=self._live.changed
+        )
         self._waiters = Waiters(
             self._look,
             partial(backend.hear_tasks, TaskChange.ENDED)
@@ -120,6 +127,13 @@ class Commands(EngineApi):
             partial(
                 backend.store.list_tasks, ListQuery(status=TaskStatus.PROCESSING, limit=MAX_PAGE)
             )
+        )
+        self._event_sources = Sources(
+            live=self._live,
+            waiters=self._waiters,
+            history=self.history,
+            list_tasks=self.list_tasks,
+            check_running=self._check_running,
         )
         self._running: Running | None = None
 
@@ -147,10 +161,16 @@ class Commands(EngineApi):
     async def submit_many(self, submissions: Sequence[Submission]) -> list[SubmitVerdict]:
         running = self._check_running()
         if running.tracing is None or not submissions:
-            return await running.intake.submit(submissions)
-        return await submit_spans.traced(
-            running.tracing, self._settings.queue, submissions, running.intake.submit
-        )
+            verdicts = await running.intake.submit(submissions)
+        else:
+            verdicts = await submit_spans.traced(
+                running.tracing, self._settings.queue, submissions, running.intake.submit
+            )
+        if self._live.is_wanted:
+            for verdict in verdicts:
+                if isinstance(verdict, Accepted) and verdict.created:
+                    self._live.changed(verdict.task)
+        return verdicts
 
     # --- asking -----------------------------------------------------------------------------
 
@@ -191,6 +211,32 @@ class Commands(EngineApi):
         self._check_running()
         return await self._backend.store.list_tasks(query)
 
+    def events(
+        self,
+        task_id: str | None = None,
+        *,
+        type: str | None = None,  # noqa: A002 - as the task's own member is called
+        queue: str | None = None,
+        after: str | None = None,
+        of_type: Callable[[str], bool] | None = None,
+    ) -> EventStream:
+        self._check_running()
+        check_event_query(task_id, type, queue)
+        if task_id is not None:
+            _check_id(task_id)
+            return OneTask(self._event_sources, task_id=task_id, after=after)
+        canonical = self._registry.canonical
+        name = None if type is None else canonical(type)
+
+        def wants(event: OfTask) -> bool:
+            return (
+                (name is None or canonical(event.type) == name)
+                and queue in (None, event.queue)
+                and (of_type is None or of_type(event.type))
+            )
+
+        return AllTasks(self._event_sources, task_type=type, wants=wants, after=after)
+
     # --- changing ---------------------------------------------------------------------------
 
     async def cancel(self, task_id: str) -> Task:
@@ -222,6 +268,7 @@ class Commands(EngineApi):
             case Reopened(task):
                 if task_id in refused:
                     raise MessageRefused(task_id, refused[task_id].reason)
+                self._live.changed(task)
                 return task
             case NotReopened(task):
                 raise WrongState(
@@ -231,6 +278,7 @@ class Commands(EngineApi):
                 raise TaskNotFound(task_id)
 
     async def _stop_cancelled(self, task: Task) -> None:
+        self._live.changed(task)
         if task.status.is_terminal:
             self._waiters.ended(task.id)
         elif self._running is not None:  # it may have ended meanwhile

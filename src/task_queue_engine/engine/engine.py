@@ -33,6 +33,7 @@ from task_queue_engine.engine.probing import ANSWER_WITHIN, BackendProbe
 from task_queue_engine.engine.shutdown import Shutdown
 from task_queue_engine.engine.submission import TaskBuilder
 from task_queue_engine.engine.supervisor import Supervisor
+from task_queue_engine.engine.watched_tasks import WatchedTasks
 from task_queue_engine.errors import (
     BackendError,
     BackendUnavailable,
@@ -199,6 +200,7 @@ class Engine(Commands):
                 nursery.start_soon(self._instruments.loop_lag.run)
                 await nursery.start(pipeline.run, supervisor)
                 nursery.start_soon(self._waiters.look_for_all)
+                nursery.start_soon(supervisor.restartable, "events", self._run_live_events)
                 task_status.started(self)
                 await shutdown.carry_out(pipeline)
                 nursery.cancel_scope.cancel()  # what only looks on: all else has ended
@@ -206,7 +208,11 @@ class Engine(Commands):
                 intake.close()
                 own_intake.close()
                 self._waiters.wake_all()
+                self._live.close()
                 self._running = None
+
+    async def _run_live_events(self) -> None:
+        await self._live.run(WatchedTasks(self._live, self._waiters, self.workers).run)
 
     def _pipeline_config(self, runner: HandlerRunner, tracing: Tracing | None) -> PipelineConfig:
         return PipelineConfig(
@@ -230,6 +236,7 @@ class Engine(Commands):
             on_start=self._hooks.started if self._hooks else None,
             on_recorded=self._note_recorded,
             tracing=tracing,
+            feed=self._live,
             rng=random.Random(),  # noqa: S311 - jitter, not secrets
         )
 
@@ -237,6 +244,8 @@ class Engine(Commands):
         self._instruments.tasks.recorded(outcome, status)
         if status is None:
             return
+        if self._live.is_wanted:
+            self._live.recorded(outcome, status)
         if status.is_terminal:
             self._waiters.ended(outcome.attempt.task.id)
         self._hooks.recorded(outcome, status)

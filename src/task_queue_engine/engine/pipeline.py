@@ -38,6 +38,7 @@ from task_queue_engine.actors.acker import Acker
 from task_queue_engine.actors.backend_retry import BackendRetry
 from task_queue_engine.actors.claimer import Claimer
 from task_queue_engine.actors.claimer_ends import ClaimerChannels
+from task_queue_engine.actors.feed import Feed
 from task_queue_engine.actors.health import ActorHealth
 from task_queue_engine.actors.lease_keeper import LeaseKeeper
 from task_queue_engine.actors.messages import (
@@ -102,6 +103,7 @@ class PipelineConfig:
     on_start: Callable[[Attempt], None] | None
     on_recorded: OnRecorded
     tracing: Tracing | None
+    feed: Feed
     rng: random.Random
 
 
@@ -235,6 +237,7 @@ class Pipeline:
                     fail_after=settings.unknown_type_after,
                 ),
                 pace=Pace(workers=settings.worker_count, fixed=settings.prefetch),
+                feed=config.feed,
                 places={RunsIn.THREAD: settings.threads, RunsIn.PROCESS: settings.processes},
                 ready_processes=config.runner.ready_processes,
                 channels=ClaimerChannels(
@@ -264,6 +267,7 @@ class Pipeline:
                     log_lines=settings.task_log_lines,
                     on_start=config.on_start,
                     tracing=config.tracing,
+                    feed=config.feed,
                 )
                 for _ in range(settings.worker_count)
             )

@@ -15,6 +15,8 @@ from task_queue_engine.clock import Clock
 from task_queue_engine.engine.api import RedriveReport
 from task_queue_engine.engine.reopening import is_pending, reopen_and_send
 from task_queue_engine.errors import BackendUnavailable
+from task_queue_engine.lifecycle import Reopened
+from task_queue_engine.task import Task
 
 
 @dataclass(slots=True)
@@ -38,8 +40,16 @@ class Redriver:
     the batches, and what one has done is no longer there for the others; of two engines both may
     send what both have taken, and the one that deletes a dead letter counts it."""
 
-    def __init__(self, queue: TaskQueue, store: TaskStore, *, clock: Clock) -> None:
+    def __init__(
+        self,
+        queue: TaskQueue,
+        store: TaskStore,
+        *,
+        clock: Clock,
+        on_reopened: Callable[[Task], object] = bool,
+    ) -> None:
         self._queue = queue
+        self._on_reopened = on_reopened
         self._store = store
         self._clock = clock
         self._size = min(queue.max_batch, store.max_batch)
@@ -115,6 +125,9 @@ class Redriver:
             # An earlier redrive may have got as far as reopening.
             pending_too=True,
         )
+        for verdict in verdicts:
+            if isinstance(verdict, Reopened):
+                self._on_reopened(verdict.task)
         settled = [
             (dead_letter, verdict)
             for dead_letter, verdict in zip(dead_letters, verdicts, strict=True)

@@ -1,4 +1,5 @@
-"""Waiting for a task to end, whichever process ends it, and for trouble to pass."""
+"""Waiting for a task to end, whichever process ends it, and for trouble to pass; and watching one,
+by the same looks."""
 
 from __future__ import annotations
 
@@ -59,7 +60,7 @@ class Waiters:
         self._something_ended = trio.Event()
 
     def __len__(self) -> int:
-        """How many tasks are waited for."""
+        """How many tasks are waited for, or watched."""
         return len(self._waiting)
 
     def ended(self, task_id: str) -> None:
@@ -174,24 +175,50 @@ class Waiters:
                 awaited.wake()
         else:
             for awaited, task in zip(some, tasks, strict=True):
+                for on_look in tuple(awaited.watchers):
+                    on_look(task)
                 if task is not None and task.status.is_terminal:
                     awaited.wake(task)
 
     @contextmanager
+    def watch(self, task_id: str, on_look: Callable[[Task | None], object]) -> Iterator[None]:
+        """Within this the task is looked at with those that are waited for, and `on_look` called
+        with each look: None where there is no such task any more."""
+        with self._entered(task_id) as awaited:
+            awaited.watchers.append(on_look)
+            try:
+                yield
+            finally:
+                awaited.watchers.remove(on_look)
+
+    async def look_at(self, task_id: str) -> Task:
+        """The task as it is now; looks of many at a time are one. Raises TaskNotFound."""
+        return await self._look_at(task_id)
+
+    @contextmanager
     def _waiter(self, task_id: str) -> Iterator[_Waiter]:
         waiter = _Waiter()
+        with self._entered(task_id) as awaited:
+            awaited.waiters.add(waiter)
+            try:
+                yield waiter
+            finally:
+                awaited.waiters.discard(waiter)
+
+    @contextmanager
+    def _entered(self, task_id: str) -> Iterator[_Awaited]:
         awaited = self._waiting.get(task_id)
         if awaited is None:
             awaited = self._waiting[task_id] = _Awaited(task_id)
-        awaited.waiters.add(waiter)
         self._forget(task_id)
         (self._old if self._hears_ends else self._new).add(task_id, trio.current_time())
         self._someone_waits.set()
+        awaited.entered += 1
         try:
-            yield waiter
+            yield awaited
         finally:
-            awaited.waiters.discard(waiter)
-            if not awaited.waiters:
+            awaited.entered -= 1
+            if not awaited.entered:
                 del self._waiting[task_id]
                 self._forget(task_id)
 
@@ -201,13 +228,15 @@ class Waiters:
 
 
 class _Awaited:
-    """A task that is waited for."""
+    """A task that is waited for, or watched."""
 
-    __slots__ = ("task_id", "waiters")
+    __slots__ = ("entered", "task_id", "waiters", "watchers")
 
     def __init__(self, task_id: str) -> None:
         self.task_id = task_id
+        self.entered = 0
         self.waiters: set[_Waiter] = set()
+        self.watchers: list[Callable[[Task | None], object]] = []
 
     def wake(self, task: Task | None = None) -> None:
         for waiter in self.waiters:

@@ -9,7 +9,7 @@ nor its `dictConfig` come in between, and none of its loggers is changed. Only w
 lets through becomes a record.
 
 `AttemptLog.add` is the one place that every kept line passes, in the engine's process and while the
-attempt runs: what is to show lines as they come begins there.
+attempt runs: from there those who watch have them as they come.
 """
 
 from __future__ import annotations
@@ -49,6 +49,8 @@ class AttemptLog(msgspec.Struct, eq=False):
     """So many lines are kept, the last ones; 0: none."""
     lines: deque[LogLine] | None = None
     seen: int = 0
+    on_line: Callable[[Task, LogLine], None] | None = None
+    """Called with each line as it comes, in its thread."""
 
     def add(
         self, created: float, level: str, logger: str, message: str, exception: str | None = None
@@ -62,11 +64,12 @@ class AttemptLog(msgspec.Struct, eq=False):
         if exception is not None:
             text = f"{text}\n{keep_end(storable(exception), MAX_LINE)}"
         self.seen += 1
-        self.lines.append(
-            LogLine(
-                time=datetime.fromtimestamp(created, UTC), level=level, logger=logger, message=text
-            )
+        line = LogLine(
+            time=datetime.fromtimestamp(created, UTC), level=level, logger=logger, message=text
         )
+        self.lines.append(line)
+        if self.on_line is not None:
+            self.on_line(self.task, line)
 
     def close(self) -> None:
         """The attempt is over: what its threads say from now on is not kept any more."""

@@ -41,6 +41,8 @@ RULES = {
     "get_metrics": Rule(role=Role.READ),
     "get_scale": Rule(role=Role.READ),
     "list_workers": Rule(role=Role.READ),
+    "stream_events": Rule(role=Role.READ, by_type=True),
+    "stream_task_events": Rule(role=Role.READ, by_type=True),
 }
 """By the name of the route's handler, which is the `operationId` in the OpenAPI document."""
 

@@ -18,6 +18,7 @@ from task_queue_engine.http.responses import respond
 from task_queue_engine.http.routes.actions import ActionRoutes
 from task_queue_engine.http.routes.dead_letters import DeadLetterRoutes
 from task_queue_engine.http.routes.documents import DocumentRoutes
+from task_queue_engine.http.routes.events import EventRoutes
 from task_queue_engine.http.routes.observe import ObserveRoutes
 from task_queue_engine.http.routes.tasks import TaskRoutes
 from task_queue_engine.http.routes.workers import WorkerRoutes
@@ -62,6 +63,7 @@ def create_app(
     if not only_monitoring:
         TaskRoutes(state).register(app)
         ActionRoutes(state).register(app)
+        EventRoutes(state).register(app)
         DeadLetterRoutes(state).register(app)
         WorkerRoutes(state).register(app)
         DocumentRoutes(app).register(app)

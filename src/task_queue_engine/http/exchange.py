@@ -20,6 +20,7 @@ from werkzeug.exceptions import RequestEntityTooLarge
 
 from task_queue_engine.http.connection import GO_ON
 from task_queue_engine.http.plain_exchange import WholeRequest
+from task_queue_engine.http.streamed_response import StreamedResponse
 
 
 class ApiRequest(TrioRequest):
@@ -146,6 +147,9 @@ class Exchange(TrioASGIHTTPConnection):
             nursery.cancel_scope.cancel()
 
     async def _send_response(self, send: ASGISendCallable, response: ResponseTypes) -> None:
+        if isinstance(response, StreamedResponse):
+            await response.send(self.scope["method"], send)
+            return
         body = response.response
         if not isinstance(body, DataBody):
             await super()._send_response(send, response)

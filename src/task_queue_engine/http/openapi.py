@@ -99,6 +99,9 @@ class _Provider(OpenAPIProvider):
                     operation["security"] = [{"api_key": [needed]}, {}]
                 if operation["operationId"] == "submit_task":
                     operation["responses"]["201"]["headers"] = _SUBMIT_HEADERS
+                elif operation["operationId"] in ("stream_events", "stream_task_events"):
+                    content = operation["responses"]["200"]["content"]
+                    content["text/event-stream"] = content.pop("application/json")
                 elif operation["operationId"] == "get_metrics":
                     text = {"schema": {"type": "string"}}
                     content = operation["responses"]["200"]["content"]

@@ -147,6 +147,12 @@ class Query:
             raise InvalidQuery("must be the name of a task type", field="type")
         return text
 
+    def queue(self) -> str | None:
+        text = self._values.get("queue")
+        if text is not None and not 1 <= len(text) <= 128:
+            raise InvalidQuery("must be the name of a queue", field="queue")
+        return text
+
     def limit(self, default: int = DEFAULT_PAGE) -> int:
         text = self._values.get("limit")
         if text is None:

@@ -161,6 +161,21 @@ class DeadLetterParameters(msgspec.Struct, frozen=True, kw_only=True):
     ] = None
 
 
+class EventParameters(msgspec.Struct, frozen=True, kw_only=True):
+    """Query of GET /events."""
+
+    type: Annotated[str | None, Meta(description="Only tasks of this type.")] = None
+    queue: Annotated[str | None, Meta(description="Only tasks of this queue.")] = None
+
+
+class EventHeaders(msgspec.Struct, frozen=True, kw_only=True):
+    """Of a request for events."""
+
+    last_event_id: Annotated[
+        str | None, Meta(description="The `id` of a message: go on behind it.")
+    ] = None
+
+
 class WaitParameters(msgspec.Struct, frozen=True, kw_only=True):
     """Query of GET /tasks/{task_id}."""
 

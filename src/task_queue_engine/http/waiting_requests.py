@@ -44,6 +44,11 @@ class WaitingRequests:
         for scope in self._scopes:
             scope.cancel()
 
+    def has_room(self, request: Mapping[str, Any]) -> bool:
+        """Whether the request with this ASGI scope may wait: for one that cannot be answered
+        without."""
+        return self._may_wait(self._address(request))
+
     @contextmanager
     def one(self, request: Mapping[str, Any]) -> Iterator[trio.CancelScope]:
         """A scope for the request with this ASGI scope to wait in. It is cancelled when the server

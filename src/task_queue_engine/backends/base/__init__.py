@@ -25,7 +25,12 @@ backend to this contract, and says how to run it on another one.
 """
 
 from task_queue_engine.backends.base.backend import Backend, BackendInfo
-from task_queue_engine.backends.base.changes import Heard, NotifyingBackend, TaskChange
+from task_queue_engine.backends.base.changes import (
+    BroadcastingBackend,
+    Heard,
+    NotifyingBackend,
+    TaskChange,
+)
 from task_queue_engine.backends.base.dead_letters import (
     DeadLetter,
     DeadLetterPage,
@@ -92,6 +97,7 @@ __all__ = [
     "Backend",
     "BackendInfo",
     "BackendUsage",
+    "BroadcastingBackend",
     "Counts",
     "CreateVerdict",
     "Created",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from enum import Enum
 from typing import Protocol, runtime_checkable
 
@@ -47,4 +47,34 @@ class NotifyingBackend(Protocol):
 
     def notes(self) -> tuple[str, ...]:
         """What an operator should know: why something is slower than it could be."""
+        ...
+
+
+@runtime_checkable
+class BroadcastingBackend(Protocol):
+    """What a backend offers besides whose processes can tell each other what happens, while one of
+    them listens. As with `NotifyingBackend` it may be lost: then `missed` says so."""
+
+    def on_listening(self, tell: Callable[[bool], object]) -> Callable[[], None]:
+        """Have `tell` called, in trio's thread, whenever another one begins to listen, and when
+        none does any more. What is returned ends that."""
+        ...
+
+    def broadcast(self, message: bytes) -> None:
+        """To those that listen, whatever becomes of it: it never waits. No byte of it is 0."""
+        ...
+
+    async def hear_broadcasts(
+        self,
+        heard: Callable[[Sequence[bytes]], object],
+        *,
+        missed: Callable[[int | None], object],
+        hears: Callable[[bool], object],
+    ) -> None:
+        """Until cancelled, call `heard` with what others broadcast, in the order of each.
+
+        Args:
+            missed: called where messages were lost, with their number where that is known.
+            hears: told whether they can be heard, whenever that changes.
+        """
         ...

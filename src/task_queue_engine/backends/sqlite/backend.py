@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 
 import apsw
@@ -18,6 +19,7 @@ from task_queue_engine.backends.base import (
     SubmitVerdict,
     TaskChange,
 )
+from task_queue_engine.backends.sqlite.broadcast import Broadcast
 from task_queue_engine.backends.sqlite.database_file import DatabaseFile
 from task_queue_engine.backends.sqlite.doorbell import Doorbell
 from task_queue_engine.backends.sqlite.fairness import YieldToThreads
@@ -65,6 +67,9 @@ class SqliteBackend:
         self._queues: dict[str, SqliteQueue] = {}
         self._busy_timeout = busy_timeout
         self._doorbell = Doorbell(self._path)
+        self._broadcast = Broadcast(
+            self._path, doorbell=self._doorbell, is_shared=lambda: self._times_open > 1
+        )
         self._ringer: Ringer | None = None
         self._fairness: YieldToThreads | None = None
         self._opening = trio.Lock()
@@ -118,8 +123,12 @@ class SqliteBackend:
     async def _start(self) -> None:
         for path in (self._given, self._path):  # the folder it is in may be no UTF-8 either
             check_path(path)
+        self._broadcast.open()
         self._ringer = ringer = Ringer(
-            self._path, own=self._doorbell.own, is_shared=lambda: self._times_open > 1
+            self._path,
+            own=self._doorbell.own,
+            is_shared=lambda: self._times_open > 1,
+            on_listeners=self._broadcast.tell_listeners,
         )
         writer = WriterThread(
             self._path, name="sqlite-writer", busy_timeout=self._busy_timeout, ringer=ringer
@@ -139,6 +148,7 @@ class SqliteBackend:
         writer, reader, fairness = self._file.writer, self._file.reader, self._fairness
         self._attach(None, None)
         self._workers.close()
+        self._broadcast.close()
         # The writer last: closing the last connection moves the WAL into the file.
         for thread in (reader, writer):
             if thread is not None:
@@ -157,7 +167,26 @@ class SqliteBackend:
     async def hear_tasks(
         self, change: TaskChange, heard: Heard, *, hears: Callable[[bool], object]
     ) -> None:
-        await self._doorbell.listen(change.value, heard, hears=hears)
+        listen = partial(self._doorbell.listen, change.value, hears=hears)
+        if change is TaskChange.CANCEL_ASKED:
+            await self._broadcast.hear_of_listeners(heard, listen)
+        else:
+            await listen(heard)
+
+    def on_listening(self, tell: Callable[[bool], object]) -> Callable[[], None]:
+        return self._broadcast.on_listening(tell)
+
+    def broadcast(self, message: bytes) -> None:
+        self._broadcast.send(message)
+
+    async def hear_broadcasts(
+        self,
+        heard: Callable[[Sequence[bytes]], object],
+        *,
+        missed: Callable[[int | None], object],
+        hears: Callable[[bool], object],
+    ) -> None:
+        await self._broadcast.hear(heard, missed=missed, hears=hears)
 
     def notes(self) -> tuple[str, ...]:
         troubles = (self._doorbell.trouble, self._ringer.trouble if self._ringer else None)

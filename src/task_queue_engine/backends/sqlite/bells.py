@@ -31,6 +31,12 @@ END = b"\0"
 LIVES = "worker"
 """The topic of a pipe on which nothing is rung: that it has a reader says that its maker lives."""
 
+BROADCASTS = "events"
+"""The topic of a pipe into which others write what happens, as long as it is there."""
+
+# Bytes read at a time: what is done with them holds the loop.
+_READ = 65_536
+
 _NAME = re.compile(r"(?P<topic>[A-Za-z0-9_-]{1,128})\.[0-9a-f]{16}", re.ASCII)
 _PLAIN = re.compile(r"[A-Za-z0-9_-]{1,100}", re.ASCII)
 
@@ -74,7 +80,7 @@ class Bell:
     def take(self) -> bytes:
         """What lies in it."""
         try:
-            return os.read(self.reader, 2 * self.half_full)
+            return os.read(self.reader, min(2 * self.half_full, _READ))
         except BlockingIOError:
             return b""
 
@@ -90,8 +96,11 @@ class Bell:
         os.close(self.writer)
 
 
-def make(database: str, topic: str) -> Bell:
+def make(database: str, topic: str, *, room: int | None = None) -> Bell:
     """A bell that others can find, tried out.
+
+    Args:
+        room: bytes that it should hold, where that is not as many as usual.
 
     Raises:
         OSError: it cannot be made or does not work here.
@@ -100,7 +109,7 @@ def make(database: str, topic: str) -> Bell:
         folder = _make_folder(database)
         remove_dead(folder)
         with suppress(FileNotFoundError):  # the last one to leave has just removed the folder
-            return _make_in(folder, database, topic)
+            return _make_in(folder, database, topic, room)
     raise FileNotFoundError(errno.ENOENT, "removed again and again", str(folder))
 
 
@@ -123,7 +132,7 @@ def _make_folder(database: str) -> Path:
     return folder
 
 
-def _make_in(folder: Path, database: str, topic: str) -> Bell:
+def _make_in(folder: Path, database: str, topic: str, room: int | None) -> Bell:
     name = f"{topic}.{secrets.token_hex(8)}"
     # Whoever sees a pipe without a reader removes it, so it gets its name when it has one.
     unfinished = folder / f".{name}"
@@ -132,6 +141,9 @@ def _make_in(folder: Path, database: str, topic: str) -> Bell:
     try:
         reader = os.open(unfinished, os.O_RDONLY | os.O_NONBLOCK)
         writer = os.open(unfinished, os.O_WRONLY | os.O_NONBLOCK)
+        if room is not None and hasattr(fcntl, "F_SETPIPE_SZ"):
+            with suppress(OSError):  # the user has many large ones already
+                fcntl.fcntl(reader, fcntl.F_SETPIPE_SZ, room)
         of_file, made = Path(database).stat(), os.fstat(reader)
         _give_to_file(unfinished, made, of_file)
         # To be written to, and read by its maker alone.

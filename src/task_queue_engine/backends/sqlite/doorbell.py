@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 
 import trio
 
@@ -19,6 +20,9 @@ _CHECK_EVERY = 30.0
 # Seconds until the next try where it could not be made: a folder that was full or read-only may be
 # mended.
 _RETRY_EVERY = 60.0
+
+Take = Callable[[Sequence[bytes], bool], None]
+"""Called with what has been written to a bell, and whether some of it may have found no room."""
 
 
 class Doorbell:
@@ -50,11 +54,28 @@ class Doorbell:
             wanted: waits until something is to be heard; what is rung before lies in the pipe, and
                 what finds no room in it is not missed: None is heard then.
         """
+
+        def take(entries: Sequence[bytes], is_full: bool) -> None:
+            if is_full or b"" in entries:
+                heard(None)
+            elif entries:
+                heard([task_id.decode(errors="replace") for task_id in entries])
+
+        await self.attend(partial(bells.make, self._database, topic), take, hears, wanted)
+
+    async def attend(
+        self,
+        make: Callable[[], Bell],
+        take: Take,
+        hears: Callable[[bool], object],
+        wanted: Callable[[], Awaitable[None]] = trio.lowlevel.checkpoint,
+    ) -> None:
+        """The same, of bells that `make` makes in a thread."""
         while True:
             try:
-                bell = await trio.to_thread.run_sync(bells.make, self._database, topic)
+                bell = await trio.to_thread.run_sync(make)
                 self._can()
-                await self._attend(bell, heard, hears, wanted)
+                await self._attend(bell, take, hears, wanted)
             except OSError as error:
                 self._cannot(error)
                 await trio.sleep(_RETRY_EVERY)
@@ -62,15 +83,15 @@ class Doorbell:
     async def _attend(
         self,
         bell: Bell,
-        heard: Heard,
+        take: Take,
         hears: Callable[[bool], object],
         wanted: Callable[[], Awaitable[None]],
     ) -> None:
         self.own.add(bell.path.name)
         try:
             hears(True)
-            heard(None)  # what came before has not been heard
-            await _hear(bell, heard, wanted)
+            take((), True)  # what came before has not been heard
+            await _hear(bell, take, wanted)
         finally:
             hears(False)
             self.own.discard(bell.path.name)
@@ -93,7 +114,7 @@ class Doorbell:
         self._trouble = None
 
 
-async def _hear(bell: Bell, heard: Heard, wanted: Callable[[], Awaitable[None]]) -> None:
+async def _hear(bell: Bell, take: Take, wanted: Callable[[], Awaitable[None]]) -> None:
     """Until the bell is no longer in its place."""
     rest = b""
     while True:
@@ -105,9 +126,8 @@ async def _hear(bell: Bell, heard: Heard, wanted: Callable[[], Awaitable[None]])
         data = bell.take()
         if not data:
             continue
-        *ids, rest = (rest + data).split(END)
-        if len(data) >= bell.half_full or len(rest) > ATOMIC or b"" in ids:
-            heard(None)
-            rest = b""
-        elif ids:
-            heard([task_id.decode(errors="replace") for task_id in ids])
+        *entries, rest = (rest + data).split(END)
+        is_full = len(data) >= bell.half_full
+        if len(rest) > ATOMIC:
+            is_full, rest = True, b""
+        take(entries, is_full)

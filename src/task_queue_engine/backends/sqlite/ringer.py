@@ -34,15 +34,23 @@ class Ringer:
         own: names of the bells of this backend, which knows by itself.
         is_shared: whether this backend is in several hands, one of which listens to what another
             does.
+        on_listeners: told the names of the bells for broadcasts, whenever they change.
     """
 
     def __init__(
-        self, database: str, *, own: Collection[str], is_shared: Callable[[], bool]
+        self,
+        database: str,
+        *,
+        own: Collection[str],
+        is_shared: Callable[[], bool],
+        on_listeners: Callable[[frozenset[str]], object] = bool,
     ) -> None:
         self._database = database
         self._folder = bells.folder_of(database)
         self._own = own
         self._is_shared = is_shared
+        self._on_listeners = on_listeners
+        self._listeners: frozenset[str] = frozenset()
         self._known: tuple[int, ...] | None = None
         """The folder as it was looked into; None where it has to be looked into again."""
         self._bells: dict[str, tuple[str, int]] = {}
@@ -82,6 +90,7 @@ class Ringer:
             found = os.stat(self._folder)  # noqa: PTH116  # at every commit, as in files_in_use.py
         except OSError:
             self.close()
+            self._note_listeners(frozenset())
             return
         now = (found.st_dev, found.st_ino, found.st_mtime_ns)
         if now == self._known:
@@ -93,6 +102,11 @@ class Ringer:
                 for name, topic in bells.names_in(self._folder)
                 if topic != bells.LIVES  # its worker listens to nothing on it
             }
+            self._note_listeners(
+                frozenset(name for name, topic in there.items() if topic == bells.BROADCASTS)
+            )
+            for name in self._listeners:
+                del there[name]
         except OSError as error:
             self.close()
             self._cannot_ring(str(self._folder), error)
@@ -105,6 +119,11 @@ class Ringer:
         }
         for name in set(there) - set(self._bells):
             self._reach(name, there[name])
+
+    def _note_listeners(self, names: frozenset[str]) -> None:
+        if names != self._listeners:
+            self._listeners = names
+            self._on_listeners(names)
 
     def _reach(self, name: str, topic: str) -> None:
         try:

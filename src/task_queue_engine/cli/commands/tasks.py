@@ -200,7 +200,7 @@ def status(session: Session, task_id: str, wait: float | None) -> None:
 
     With --wait the exit codes are those of `submit --wait`.
     """
-    wanted = _canonical(task_id)
+    wanted = canonical(task_id)
 
     async def work(operations: TaskApi) -> tuple[Task, AttemptHistory]:
         if wait is None:
@@ -217,7 +217,7 @@ def status(session: Session, task_id: str, wait: float | None) -> None:
     }
     session.show(whole, lambda: f"{describe_task(task)}\n{list_of_attempts(history)}".rstrip())
     if wait is not None:
-        _check_end(task, wait)
+        check_end(task, wait)
 
 
 async def _history(operations: TaskApi, task_id: str) -> AttemptHistory:
@@ -244,7 +244,7 @@ def logs(session: Session, task_id: str, attempt: int | None) -> None:
     Of each attempt that is over the last lines are kept (TQE_TASK_LOG_LINES); of one that crashed
     none are.
     """
-    wanted = _canonical(task_id)
+    wanted = canonical(task_id)
     history = session.run(lambda operations: operations.history(wanted))
     records = [one for one in history.attempts if attempt in (None, one.number)]
     lines = [
@@ -260,10 +260,11 @@ def logs(session: Session, task_id: str, attempt: int | None) -> None:
 
 def _show_end(session: Session, task: Task, waited: float) -> None:
     session.show(task, lambda: describe_task(task))
-    _check_end(task, waited)
+    check_end(task, waited)
 
 
-def _check_end(task: Task, waited: float) -> None:
+def check_end(task: Task, waited: float) -> None:
+    """Raises TaskFailed, TaskCancelled, ResultTimeout."""
     match task.status:
         case TaskStatus.COMPLETED:
             return
@@ -342,7 +343,7 @@ async def _print_all(session: Session, operations: TaskApi, query: ListQuery) ->
 @operating
 def cancel(session: Session, task_id: str) -> None:
     """Cancel a task: one still queued never starts, a running one is stopped."""
-    wanted = _canonical(task_id)
+    wanted = canonical(task_id)
     task = session.run(lambda operations: operations.cancel(wanted))
     done = task.status is TaskStatus.CANCELLED
     session.show(task, lambda: f"{task.id} {'is cancelled' if done else 'is being cancelled'}")
@@ -353,12 +354,12 @@ def cancel(session: Session, task_id: str) -> None:
 @operating
 def retry(session: Session, task_id: str) -> None:
     """Run a FAILED or CANCELLED task again, as a new round."""
-    wanted = _canonical(task_id)
+    wanted = canonical(task_id)
     task = session.run(lambda operations: operations.retry(wanted))
     session.show(task, lambda: f"{task.id} is {task.status} again")
 
 
-def _canonical(task_id: str) -> str:
+def canonical(task_id: str) -> str:
     """Raises TaskNotFound for what cannot be an id, as the HTTP API does."""
     canonical = task_id.lower()
     if not is_task_id(canonical):
