@@ -131,7 +131,7 @@ class Middleware:
                 fetch_site = None if is_link else headers.get(b"sec-fetch-site")
                 self._cross_site.check(host, headers.get(b"origin"), fetch_site)
             if self._authenticator.asks_for_keys and (is_page or path not in PUBLIC_PATHS):
-                principal = self._principal(scope["method"], headers, is_page=is_page)
+                principal = self._principal(scope, headers, is_page=is_page)
                 if principal is not NO_ONE:
                     cycle.add_headers(self._limits.check_key(principal))
                 cycle.ask_as(principal, audits=self._audits)
@@ -148,7 +148,7 @@ class Middleware:
             raise ProblemError("too-large", f"the body is over the limit of {self._max_body} bytes")
 
     def _principal(
-        self, method: str, headers: Mapping[bytes, bytes], *, is_page: bool
+        self, scope: HTTPScope, headers: Mapping[bytes, bytes], *, is_page: bool
     ) -> Principal:
         """Raises ProblemError (401).
 
@@ -156,8 +156,8 @@ class Middleware:
         change takes a page's form, with its token, or a key.
         """
         authorization = headers.get(b"authorization")
-        if is_page or (authorization is None and b"cookie" in headers and method == "GET"):
-            principal = self._authenticator.who_has(cookie_of(headers.get(b"cookie")))
+        if is_page or (authorization is None and b"cookie" in headers and scope["method"] == "GET"):
+            principal = self._authenticator.who_has(cookie_of(scope["headers"]))
             if principal is not None:
                 return principal
             if is_page:

@@ -12,12 +12,14 @@ import base64
 import hmac
 import secrets
 import time
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from task_queue_engine.config import Settings
 from task_queue_engine.http.key_file import NamedKey
 
 COOKIE = "tqe_session"
+_NAME = COOKIE.encode()
 LASTS = 12 * 3600
 """Seconds: a working day, and not the next one."""
 
@@ -71,12 +73,14 @@ class Signer:
         return base64.urlsafe_b64encode(signature).rstrip(b"=").decode()
 
 
-def cookie_of(header: bytes | None) -> str:
-    """The session's cookie of a `Cookie` header; empty without one."""
-    for part in (header or b"").split(b";"):
-        name, _, value = part.strip().partition(b"=")
-        if name == COOKIE.encode():
-            return value.decode("latin-1")
+def cookie_of(headers: Iterable[tuple[bytes, bytes]]) -> str:
+    """The session's cookie among a request's headers; empty without one."""
+    for header, cookies in headers:
+        if header == b"cookie":
+            for cookie in cookies.split(b";"):
+                name, _, value = cookie.strip().partition(b"=")
+                if name == _NAME:
+                    return value.decode("latin-1")
     return ""
 
 

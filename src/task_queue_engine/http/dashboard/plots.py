@@ -14,6 +14,9 @@ WIDTH, HEIGHT = 600.0, 120.0
 _BUCKET = 20.0
 """Seconds of one point of a rate: shorter ones jump by what one sample holds."""
 
+_LEAST = 120.0
+"""Seconds that a plot shows at least: of a server that has just started."""
+
 Point = tuple[float, float]
 """Time on trio's clock, and value."""
 
@@ -28,8 +31,8 @@ class Plot:
     """The value at the upper edge."""
     latest: tuple[float, ...]
     highest: tuple[float, ...]
-    minutes: int
-    """Since the first sample."""
+    seconds: float
+    """From the left edge to now."""
 
 
 def per_second(samples: Sequence[Sample], count: Callable[[Sample], int]) -> list[Point]:
@@ -49,14 +52,17 @@ def per_second(samples: Sequence[Sample], count: Callable[[Sample], int]) -> lis
 
 
 def plot(series: Sequence[Sequence[Point]], now: float) -> Plot:
-    """All series with one scale, the last half hour from left to right."""
+    """All series with one scale; from left to right the last half hour, or as much of it as there
+    is."""
+    begun = min((points[0][0] for points in series if points), default=now)
+    seconds = min(REMEMBERED, max(_LEAST, now - begun))
     highest = tuple(max((value for _, value in points), default=0.0) for points in series)
     top = _round_up(max(highest, default=0.0))
     drawn = [
         [
-            f"{WIDTH * (1 - (now - at) / REMEMBERED):.1f},{HEIGHT * (1 - value / top):.1f}"
+            f"{WIDTH * (1 - (now - at) / seconds):.1f},{HEIGHT * (1 - value / top):.1f}"
             for at, value in points
-            if now - at <= REMEMBERED
+            if now - at <= seconds
         ]
         for points in series
     ]
@@ -65,14 +71,13 @@ def plot(series: Sequence[Sequence[Point]], now: float) -> Plot:
     if len(first) > 1:
         left, right = first[0].partition(",")[0], first[-1].partition(",")[0]
         area = " ".join([f"{left},{HEIGHT:.0f}", *first, f"{right},{HEIGHT:.0f}"])
-    begun = min((points[0][0] for points in series if points), default=now)
     return Plot(
         lines=tuple(" ".join(points) for points in drawn),
         area=area,
         top=top,
         latest=tuple(points[-1][1] if points else 0.0 for points in series),
         highest=highest,
-        minutes=max(1, round((now - begun) / 60)),
+        seconds=seconds,
     )
 
 

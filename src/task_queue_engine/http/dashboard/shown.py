@@ -9,6 +9,7 @@ from typing import Any, TypeGuard
 import msgspec
 
 from task_queue_engine.http.dashboard import texts
+from task_queue_engine.task import Task, TaskStatus
 
 NONE = "\N{EN DASH}"
 MOST_SHOWN = 20_000
@@ -26,7 +27,8 @@ def seconds(value: float | None) -> str:
     for limit, size, unit in _UNITS:
         if value < limit:
             number = value / size
-            return f"{number:.1f} {unit}" if number < 9.95 and size == 1 else f"{number:.0f} {unit}"
+            is_short = number < 9.95 and size == 1 and number != int(number)
+            return f"{number:.1f} {unit}" if is_short else f"{number:.0f} {unit}"
     return f"{value:.0f} s"
 
 
@@ -91,6 +93,12 @@ def _is_number(value: Any) -> TypeGuard[float]:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
+def tries(task: Task) -> int:
+    """Attempts that count, the one that runs or has succeeded among them."""
+    is_one_more = task.status in (TaskStatus.PROCESSING, TaskStatus.COMPLETED)
+    return task.retry_count + is_one_more
+
+
 def status_name(status: str) -> str:
     """Also of what a newer version knows besides."""
     return texts.STATUSES.get(status, status)
@@ -111,6 +119,7 @@ FILTERS: dict[str, Callable[..., Any]] = {
     "brief": brief,
     "cut": cut,
     "share": share,
+    "tries": tries,
     "status_name": status_name,
     "outcome_name": outcome_name,
 }

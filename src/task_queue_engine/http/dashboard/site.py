@@ -100,7 +100,7 @@ class Site:
     @property
     def cookie(self) -> str:
         """The session's; empty where there is none."""
-        return cookie_of(request.headers.get("Cookie", "").encode("latin-1", "replace"))
+        return cookie_of(request.scope["headers"])
 
     @property
     def is_secure(self) -> bool:

@@ -32,7 +32,7 @@ NOTICES = {
     "nothing": "Nothing was done.",
     "nothing-chosen": "Nothing was selected.",
     "redriven": "{redriven} put back to work.",
-    "purged": "{purged} dead letters deleted. Their tasks stay.",
+    "purged": "{purged} deleted. Tasks stay as they are.",
     "submitted": "Submitted.",
     "logged-out": "Logged out.",
 }
@@ -41,6 +41,7 @@ NOTICES = {
 NUMBERED = {
     "done": ("1 task", "{} tasks"),
     "redriven": ("1 dead letter", "{} dead letters"),
+    "purged": ("1 dead letter", "{} dead letters"),
     "stopping": ("1 is", "{} are"),
 }
 ADDITIONS = {
