@@ -42,7 +42,8 @@ def per_second(samples: Sequence[Sample], count: Callable[[Sample], int]) -> lis
     start = 0
     for end in range(1, len(samples)):
         seconds = samples[end].at - samples[start].at
-        if seconds >= _BUCKET or (end == len(samples) - 1 and seconds > 0):
+        # The last one is not drawn before it is whole, or each look would show a drop at its end.
+        if seconds >= _BUCKET:
             rises = (
                 max(0, count(samples[at + 1]) - count(samples[at])) for at in range(start, end)
             )
