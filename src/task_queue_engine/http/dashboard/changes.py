@@ -73,7 +73,7 @@ class Changes:
                 try:
                     before = await self._engine.get(task_id)
                     self._state.types.check(asker.principal, before.type)
-                    after = await action.run(self._engine, task_id)
+                    after = await action.run(self._engine, task_id) or before
                 except TaskNotFound:
                     came_to["gone"] += 1
                     return

@@ -94,7 +94,8 @@ class Action:
     label: str
     statuses: frozenset[TaskStatus]
     """In which a task has the button. The engine decides: it may have changed since."""
-    run: Callable[[TaskApi, str], Awaitable[Task]]
+    run: Callable[[TaskApi, str], Awaitable[Task | None]]
+    """Gives the task as it is then; None where there is none any more."""
     done: str
     """The key of `texts.NOTICES` for it."""
     question: str
