@@ -11,13 +11,12 @@ from typing import Any
 
 import apsw
 import pytest
+from playwright import sync_api
 
 from local_aws.downloads import NotAvailable, axe, chromium
 from tests.cli.runner import Server, Shop
 from tests.http import pages_shop
 from tests.http.pages_shop import EVIL
-
-sync_api = pytest.importorskip("playwright.sync_api")
 
 KEY = "k" * 32
 WAIT = 20_000
