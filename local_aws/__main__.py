@@ -22,7 +22,7 @@ from functools import partial
 from pathlib import Path
 from types import FrameType
 
-from local_aws.downloads import prometheus
+from local_aws.downloads import axe, chromium, prometheus
 from local_aws.pairs import PAIRS, LocalAws, start, start_first
 from local_aws.servers import SERVERS, NotAvailable, fetch, stop_all
 
@@ -80,6 +80,8 @@ def _fetch() -> int:
     programs: dict[str, Callable[[], object]] = {
         **{name: partial(fetch, name) for name in SERVERS},
         "prometheus": prometheus,
+        "chromium": chromium,
+        "axe": axe,
     }
     for name, get in programs.items():
         try:

@@ -131,6 +131,30 @@ def prometheus() -> Path:
     return debian("prometheus") / "usr" / "bin"
 
 
+def chromium() -> Path:
+    """The browser that tests look at the pages with: Debian's, installed where this is root and it
+    is missing.
+
+    Raises:
+        NotAvailable: it is not on the PATH, and this system does not install it.
+    """
+    found = shutil.which("chromium") or shutil.which("chromium-browser")
+    if found is None:
+        apt = _program("apt-get", "apt")
+        if os.geteuid() != 0:
+            raise NotAvailable("Chromium is not installed, and only root may do that")
+        _run([apt, "--quiet", "update"], Path("/"))
+        # Fonts, since without any a page's text is empty boxes.
+        _run([apt, "--quiet", "--yes", "install", "chromium", "fonts-dejavu-core"], Path("/"))
+        found = _program("chromium", "Chromium")
+    return Path(found)
+
+
+def axe() -> Path:
+    """The script that looks for what keeps people from using a page (axe-core)."""
+    return npm("axe", "axe-core@4.14.1") / "axe-core" / "axe.min.js"
+
+
 def node_package(version: str) -> str:
     """The npm package that carries Node.js itself for this machine, as `name@version`."""
     found = _NODE_PLATFORMS.get((platform.system(), platform.machine()))

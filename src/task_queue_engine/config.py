@@ -105,6 +105,9 @@ class Settings(EnvironmentSettings):
     max_connections: Count = _env("TQE_MAX_CONNECTIONS", 1000)
     keys_file: str | None = _env("TQE_KEYS_FILE", None)
     audit_log: Annotated[bool | None, BeforeValidator(_auto_is_none)] = _env("TQE_AUDIT_LOG", None)
+    # None: made at the start, and known to all processes of this server alone.
+    session_secret: SecretStr | None = _env("TQE_SESSION_SECRET", None)
+    redact: Annotated[tuple[str, ...], NoDecode] = _env("TQE_REDACT", ())
     # Off: a key's requests are a team's own work, and a proxy's address is that of all clients.
     rate_limit_per_key: Rate = _env("TQE_RATE_LIMIT_PER_KEY", 0.0)
     rate_limit_per_address: Rate = _env("TQE_RATE_LIMIT_PER_ADDRESS", 0.0)
@@ -207,6 +210,27 @@ class Settings(EnvironmentSettings):
         if isinstance(value, str):
             return tuple(name.strip() for name in value.split(",") if name.strip())
         return value
+
+    @field_validator("session_secret")
+    @classmethod
+    def _long_enough(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None and len(value.get_secret_value()) < 32:
+            raise ValueError("must have at least 32 characters")
+        return value
+
+    @field_validator("redact", mode="before")
+    @classmethod
+    def _split_paths(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            value = [path.strip() for path in value.split(",") if path.strip()]
+        for path in value:
+            first, *members = path.split(".")
+            if first not in ("payload", "result", "progress") or not all(members):
+                raise ValueError(
+                    f"{path!r} must be payload, result or progress and the names of members with "
+                    "dots between them, such as payload.card.number"
+                )
+        return tuple(value)
 
     @property
     def asks_for_keys(self) -> bool:

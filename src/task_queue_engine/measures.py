@@ -67,6 +67,22 @@ class Rates:
     """That a handler ran in this process; None: none came to its end."""
 
 
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """How things stood at one moment, of the whole store and of one queue: what a plot is made
+    of."""
+
+    at: float
+    """On trio's clock."""
+    ended: int
+    """Tasks in the store that are COMPLETED or CANCELLED; it falls where retention deletes some."""
+    failed: int
+    due: int
+    """Messages that wait for a worker now."""
+    delayed: int
+    in_flight: int
+
+
 class Histogram:
     """Counts values by size."""
 

@@ -6,7 +6,7 @@ import pytest
 import trio
 
 from task_queue_engine.actors.health import ActorHealth
-from task_queue_engine.actors.metrics import Metrics
+from task_queue_engine.actors.metrics import REMEMBERED, Metrics
 from task_queue_engine.backends.base import Counts, QueueDepth
 from task_queue_engine.backends.memory import MemoryBackend
 from task_queue_engine.errors import BackendUnavailable
@@ -99,3 +99,21 @@ async def test_rates_are_of_the_last_minute(backend: MemoryBackend) -> None:
         await trio.sleep(10)
         await metrics.sample()
     assert metrics.statistics().rates == Rates(), "that was more than a minute ago"
+
+
+async def test_what_was_sampled_is_kept_for_a_while(backend: MemoryBackend) -> None:
+    metrics = Metrics(
+        store=backend.store, queue=backend.queue("default"), interval=5, health=ActorHealth()
+    )
+    async with background(metrics.run):
+        await trio.sleep(1)
+        await put(backend)
+        for _ in range(50):  # those that ask are not what fills it
+            await metrics.sample()
+        await trio.sleep(11)
+        assert [sample.due for sample in metrics.recent()] == [0, 1, 1]
+
+        await trio.sleep(3 * REMEMBERED)
+        kept = metrics.recent()
+        assert trio.current_time() - kept[0].at <= REMEMBERED + 5
+        assert len(kept) <= REMEMBERED / 5 + 1

@@ -122,6 +122,9 @@ def test_all_serve_one_port_with_metrics_of_all_and_those_that_are_killed_are_st
             assert metrics["counters"]["attempts_completed"] == 12
         assert scraped["tqe_tasks_submitted_total"] == 12
         assert scraped["tqe_processes_restarted_total"] == 0
+        # A form of a page that one has made is good for the other, as a session is.
+        pages = [get(server, "/dashboard/submit", Accept="text/html").text for _ in range(12)]
+        assert len({re.search('name="form_token" value="([^"]+)"', page)[1] for page in pages}) == 1
 
         killed, other = members(server)
         os.kill(killed, signal.SIGKILL)

@@ -52,7 +52,7 @@ from task_queue_engine.lifecycle import (
     decide_reopen,
     history_of,
 )
-from task_queue_engine.measures import Rates
+from task_queue_engine.measures import Rates, Sample
 from task_queue_engine.registry import TaskRegistry
 from task_queue_engine.retry import Seconds, to_seconds
 from task_queue_engine.task import Task, TaskStatus, new_task_id, task_id_for_key
@@ -134,6 +134,9 @@ class FakeEngine(EngineApi):
         self.measured: dict[str, Any] = {}
         """More of `EngineMetrics`."""
         self.streams: list[FakeEvents] = []
+        self.sampled: tuple[Sample, ...] = ()
+        self.histories: dict[str, AttemptHistory] = {}
+        """In place of what the rows say."""
         self._in_flight: set[str] = set()
         self._changed = trio.Event()
 
@@ -212,7 +215,7 @@ class FakeEngine(EngineApi):
 
     async def history(self, task_id: str) -> AttemptHistory:
         await self.get(task_id)
-        return history_of(self.rows[task_id], ())
+        return self.histories.get(task_id, history_of(self.rows[task_id], ()))
 
     def events(
         self,
@@ -373,6 +376,9 @@ class FakeEngine(EngineApi):
     async def scale(self) -> Scale:
         depth = (await self.metrics()).depth
         return scale("default", depth, Rates(1.0, 0.5, 2.0), worker_count=5)
+
+    def samples(self) -> tuple[Sample, ...]:
+        return self.sampled
 
     async def ready(self) -> Readiness:
         await trio.lowlevel.checkpoint()

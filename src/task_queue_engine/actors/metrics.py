@@ -13,12 +13,16 @@ import trio
 from task_queue_engine.actors.health import ActorHealth
 from task_queue_engine.backends.base import Counts, QueueDepth, TaskQueue, TaskStore
 from task_queue_engine.errors import BackendUnavailable
-from task_queue_engine.measures import Rates
+from task_queue_engine.measures import Rates, Sample
 
 logger = logging.getLogger("task_queue_engine.metrics")
 
 WINDOW = 60.0
 """Seconds: `Rates` are of so long."""
+REMEMBERED = 1800.0
+"""Seconds: samples are kept for so long, for plots that show how it came to this."""
+# Seconds between two that are kept, or more: 360 of them, some 40 KB.
+_SPACING = 5.0
 FRESH = 1.0
 """Seconds for which a sample will do for callers that ask often."""
 
@@ -64,6 +68,7 @@ class Metrics:
         self._health = health
         self._runs = runs
         self._window: deque[_Sample] = deque()
+        self._kept: deque[Sample] = deque()
         self._sampling = trio.Lock()
         self._latest = MetricsStatistics(
             counts=Counts(),
@@ -75,6 +80,10 @@ class Metrics:
 
     def statistics(self) -> MetricsStatistics:
         return self._latest
+
+    def recent(self) -> tuple[Sample, ...]:
+        """Those of the last `REMEMBERED` seconds, oldest first."""
+        return tuple(self._kept)
 
     async def run(self) -> None:
         while True:
@@ -114,8 +123,27 @@ class Metrics:
             samples=self._latest.samples + 1,
             rates=self._rates(now, self._latest.counts),
         )
+        self._keep(now)
         logger.debug("counts %s, depth %s", self._latest.counts, self._latest.depth)
         return self._latest
+
+    def _keep(self, now: float) -> None:
+        kept, counts, depth = self._kept, self._latest.counts, self._latest.depth
+        # A tenth less: the sampler's own pauses are a hair shorter or longer.
+        if kept and now - kept[-1].at < _SPACING * 0.9:
+            return
+        while kept and kept[0].at < now - REMEMBERED:
+            kept.popleft()
+        kept.append(
+            Sample(
+                now,
+                ended=counts.completed + counts.cancelled,
+                failed=counts.failed,
+                due=depth.due,
+                delayed=depth.delayed,
+                in_flight=depth.in_flight,
+            )
+        )
 
     def _rates(self, now: float, counts: Counts) -> Rates:
         unfinished = counts.pending + counts.processing

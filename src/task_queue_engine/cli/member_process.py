@@ -9,7 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 import msgspec
 import trio
@@ -38,7 +38,14 @@ class MemberProcess:
         OSError: the system does not start it.
     """
 
-    def __init__(self, *, number: int, size: int, listeners: Sequence[int]) -> None:
+    def __init__(
+        self,
+        *,
+        number: int,
+        size: int,
+        listeners: Sequence[int],
+        environment: Mapping[str, str],
+    ) -> None:
         ours, theirs = socket.socketpair()
         shared = (theirs.fileno(), *listeners)
         given = " ".join(map(str, (number, size, os.getpid(), *shared)))
@@ -49,7 +56,7 @@ class MemberProcess:
                 [sys.executable, *sys.orig_argv[1:]],
                 stdin=subprocess.DEVNULL,
                 pass_fds=shared,
-                env=os.environ | {VARIABLE: given},
+                env={**os.environ, **environment, VARIABLE: given},
                 process_group=0,  # Ctrl-C in the terminal comes to the supervisor alone
             )
         except OSError:

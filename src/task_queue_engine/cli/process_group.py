@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import os
+import secrets
 import socket
 from dataclasses import dataclass
 from functools import partial
@@ -96,6 +97,12 @@ class _Group:
             timeout=own.timeout, hurried_timeout=own.hurried, end=self._end_all_at_once
         )
         self._killing = trio.CancelScope()
+        # A browser's next request may come to another process than the one that it logged in at.
+        self._shared = (
+            {"TQE_SESSION_SECRET": secrets.token_hex(32)}
+            if self._http and settings.session_secret is None
+            else {}
+        )
         self._nursery: trio.Nursery | None = None
 
     async def run(self) -> Ended:
@@ -156,6 +163,7 @@ class _Group:
                 number=place.number,
                 size=len(self._places),
                 listeners=[listener.socket.fileno() for listener in self._listeners],
+                environment=self._shared,
             )
         except OSError as error:  # no memory, no more processes, no descriptor
             return self._after(place, f"could not be started: {error}", ExitCode.FAILED)

@@ -32,6 +32,7 @@ from task_queue_engine.errors import (
     TaskQueueError,
 )
 from task_queue_engine.limits import DEFAULT_PAGE
+from task_queue_engine.measures import Sample
 from task_queue_engine.payloads import Converter
 from task_queue_engine.registry import Handler, TaskRegistry
 from task_queue_engine.retry import Seconds, to_seconds
@@ -334,6 +335,10 @@ class EngineApi(EngineEventsApi, TaskApi):
     @abstractmethod
     async def scale(self) -> Scale:
         """What an autoscaler goes by; a second old at most, so it may be asked by many."""
+
+    @abstractmethod
+    def samples(self) -> tuple[Sample, ...]:
+        """What was sampled in the last half hour, oldest first; from memory."""
 
 
 def result_of(task: Task, waited: float, convert: Converter | None) -> Any:

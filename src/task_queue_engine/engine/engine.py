@@ -45,6 +45,7 @@ from task_queue_engine.execution.attempt_logs import keeping_lines
 from task_queue_engine.execution.locating import locate
 from task_queue_engine.execution.processes import Recycling
 from task_queue_engine.execution.runner import HandlerRunner
+from task_queue_engine.measures import Sample
 from task_queue_engine.registry import RunsIn, TaskRegistry
 from task_queue_engine.task import TaskStatus
 from task_queue_engine.tracing import Tracing, find_tracing
@@ -318,6 +319,9 @@ class Engine(Commands):
         sample = await self._check_running().pipeline.metrics.fresh()
         settings = self._settings
         return scale(settings.queue, sample.depth, sample.rates, worker_count=settings.worker_count)
+
+    def samples(self) -> tuple[Sample, ...]:
+        return self._check_running().pipeline.metrics.recent()
 
     async def ready(self) -> Readiness:
         trouble = await self._probe.trouble() if self._running is not None else None

@@ -43,11 +43,28 @@ RULES = {
     "list_workers": Rule(role=Role.READ),
     "stream_events": Rule(role=Role.READ, by_type=True),
     "stream_task_events": Rule(role=Role.READ, by_type=True),
+    # The pages; what they ask for is as above.
+    "page_tasks": Rule(role=Role.READ, by_type=True),
+    "page_task": Rule(role=Role.READ, by_type=True),
+    "page_workers": Rule(role=Role.READ),
+    "page_dead_letters": Rule(role=Role.READ, by_type=True),
+    "page_submit": Rule(role=Role.SUBMIT, by_type=True),
+    "page_submit_task": Rule(role=Role.SUBMIT, change="submit", by_type=True),
+    "page_cancel": Rule(role=Role.OPERATE, change="cancel", by_type=True),
+    "page_retry": Rule(role=Role.OPERATE, change="retry", by_type=True),
+    "page_redrive": Rule(role=Role.OPERATE, change="redrive", by_type=True),
+    "page_purge": Rule(role=Role.OPERATE, change="purge"),
 }
 """By the name of the route's handler, which is the `operationId` in the OpenAPI document."""
 
-OPEN_ROUTES = frozenset({"get_health", "get_ready", "get_root", "get_docs", "get_openapi"})
-"""Those at OPEN_PATHS and PUBLIC_PATHS: for all, key or not."""
+OPEN_ROUTES = frozenset(
+    {
+        *("get_health", "get_ready", "get_root", "get_docs", "get_openapi"),
+        *("page_login", "page_log_in", "page_log_out", "page_theme", "page_static"),
+    }
+)
+"""For all, key or not: those at OPEN_PATHS and PUBLIC_PATHS, and what leads to a session. The page
+at / looks itself."""
 
 _FOR_ADMIN = Rule(role=Role.ADMIN, change="request")
 _READS = frozenset({"GET", "HEAD"})

@@ -12,12 +12,13 @@ from task_queue_engine.config import Settings
 from task_queue_engine.engine.api import EngineApi
 from task_queue_engine.http import access, audit, problems
 from task_queue_engine.http.app_state import AppState
-from task_queue_engine.http.middleware import Middleware
+from task_queue_engine.http.dashboard.routes import DashboardRoutes
+from task_queue_engine.http.middleware import PAGES, Middleware
 from task_queue_engine.http.quart_app import ApiApp
 from task_queue_engine.http.responses import respond
 from task_queue_engine.http.routes.actions import ActionRoutes
 from task_queue_engine.http.routes.dead_letters import DeadLetterRoutes
-from task_queue_engine.http.routes.documents import DocumentRoutes
+from task_queue_engine.http.routes.documents import DocumentRoutes, wants_page
 from task_queue_engine.http.routes.events import EventRoutes
 from task_queue_engine.http.routes.observe import ObserveRoutes
 from task_queue_engine.http.routes.tasks import TaskRoutes
@@ -59,6 +60,7 @@ def create_app(
     app.url_map.merge_slashes = False
     app.url_map.strict_slashes = True
 
+    dashboard = DashboardRoutes(state, app)
     ObserveRoutes(state).register(app)
     if not only_monitoring:
         TaskRoutes(state).register(app)
@@ -66,9 +68,10 @@ def create_app(
         EventRoutes(state).register(app)
         DeadLetterRoutes(state).register(app)
         WorkerRoutes(state).register(app)
-        DocumentRoutes(app).register(app)
+        DocumentRoutes(app, dashboard).register(app)
+        dashboard.register(app)
 
-    app.register_error_handler(Exception, partial(_answer_error, state))
+    app.register_error_handler(Exception, partial(_answer_error, state, dashboard))
     app.asgi_app = Middleware(app.asgi_app, state)  # type: ignore[method-assign] # Quart's way to wrap
     return app
 
@@ -79,7 +82,10 @@ def state_of(app: QuartTrio) -> AppState | None:
     return state if isinstance(state, AppState) else None
 
 
-async def _answer_error(state: AppState, error: Exception) -> Response:
+async def _answer_error(state: AppState, dashboard: DashboardRoutes, error: Exception) -> Response:
+    is_page = request.path.startswith(PAGES) or wants_page(request)
+    if is_page and not state.only_monitoring:
+        return await dashboard.answer_error(error)
     problem, headers = problems.of_error(error)
     if problem.status == 404 and state.only_monitoring:
         problem = problems.make("not-found", problems.ONLY_MONITORING)

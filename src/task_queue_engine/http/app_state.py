@@ -13,6 +13,7 @@ from task_queue_engine.engine.api import EngineApi
 from task_queue_engine.http.access import TypeScope
 from task_queue_engine.http.auth import Authenticator
 from task_queue_engine.http.principal import UNKNOWN_ASKER, Asker
+from task_queue_engine.http.redaction import redacting
 from task_queue_engine.http.waiting_requests import WaitingRequests
 
 
@@ -22,7 +23,7 @@ class AppState:
     def __init__(
         self, engine: EngineApi, settings: Settings, *, only_monitoring: bool = False
     ) -> None:
-        self.engine = engine
+        self.engine = redacting(engine, settings.redact)
         self.settings = settings
         self.only_monitoring = only_monitoring
         self.authenticator = Authenticator(settings)

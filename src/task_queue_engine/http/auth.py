@@ -1,7 +1,7 @@
 """From what a request shows to the principal behind it. API keys come as bearer tokens (RFC 6750).
 
-What else may prove it one day (a session's cookie, say) is another branch in `Authenticator.who`:
-all that comes after knows principals only.
+The pages of a browser have a session's cookie (`session.py`) in their place. All that comes after
+knows principals only.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from task_queue_engine.http.key_file import (
 )
 from task_queue_engine.http.principal import ANYONE, Principal, Role
 from task_queue_engine.http.problems import ProblemError
+from task_queue_engine.http.session import Signer, read_session
 
 REALM = "task-queue-engine"
 
@@ -59,6 +60,7 @@ class Authenticator:
         self.asks_for_keys = settings.asks_for_keys
         """False: all may do everything."""
         self._file = None if settings.keys_file is None else _WatchedFile(settings.keys_file)
+        self.signer = Signer(settings)
 
     @property
     def is_old(self) -> bool:
@@ -83,15 +85,31 @@ class Authenticator:
         scheme, _, token = authorization.partition(b" ")
         if scheme.lower() != b"bearer":
             raise _refusal("the Authorization header must be: Bearer KEY")
-        given = digest_of(token.strip())
+        return self.key_of(token.strip()).principal
+
+    def who_has(self, cookie: str) -> Principal | None:
+        """Of a session's cookie; None: none, or one that has ended."""
+        if not self.asks_for_keys:
+            return ANYONE
+        session = read_session(cookie)
+        if session is None:
+            return None
+        for key in (*self._unnamed.values(), *(self._file.keys.values() if self._file else ())):
+            if key.principal.name == session.name and self.signer.is_valid(session, key):
+                return None if _has_expired(key) else key.principal
+        return None
+
+    def key_of(self, token: bytes) -> NamedKey:
+        """Raises ProblemError (401) unless it is a known key that has not expired."""
+        given = digest_of(token)
         key = self._unnamed.get(given)
         if key is None and self._file is not None:
             key = self._file.keys.get(given)
         if key is None or not hmac.compare_digest(key.digest, given):
             raise _refusal("this API key is not known", ', error="invalid_token"')
-        if key.expires_at is not None and datetime.now(UTC) >= key.expires_at:
+        if _has_expired(key):
             raise _refusal("this API key has expired", ', error="invalid_token"')
-        return key.principal
+        return key
 
 
 class _WatchedFile:
@@ -157,6 +175,10 @@ class _WatchedFile:
             logger.info("TQE_KEYS_FILE: can be used again")
             self.trouble = None
         self._told = trouble
+
+
+def _has_expired(key: NamedKey) -> bool:
+    return key.expires_at is not None and datetime.now(UTC) >= key.expires_at
 
 
 def _refusal(detail: str, parameters: str = "") -> ProblemError:

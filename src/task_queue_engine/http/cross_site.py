@@ -31,7 +31,8 @@ def is_loopback_name(host: str) -> bool:
 
 
 class CrossSiteCheck:
-    """For a server without keys; `loopback` says that it is bound to loopback only."""
+    """For a server without keys, and for what the pages' forms send to any. `loopback` says that it
+    is without keys and bound to loopback only."""
 
     def __init__(self, *, loopback: bool) -> None:
         self._loopback = loopback
@@ -47,7 +48,7 @@ class CrossSiteCheck:
         if fetch_site == b"cross-site" or (origin is not None and not _same_origin(origin, host)):
             raise ProblemError(
                 "forbidden",
-                "without API keys this server takes no requests from other sites' pages",
+                "requests from other sites' pages are not taken here",
                 field="Origin",
             )
 

@@ -10,6 +10,7 @@ import logging
 import os
 import re
 import time
+from collections.abc import Mapping
 from typing import Any, cast
 
 from hypercorn.typing import (
@@ -28,9 +29,10 @@ from task_queue_engine.http.connection import CROWDED
 from task_queue_engine.http.cross_site import CrossSiteCheck, is_loopback_name
 from task_queue_engine.http.crowd import address_of
 from task_queue_engine.http.host import HostCheck
-from task_queue_engine.http.principal import ANYONE, Asker, Principal
+from task_queue_engine.http.principal import ANYONE, NO_ONE, Asker, Principal
 from task_queue_engine.http.problems import ProblemError
 from task_queue_engine.http.rate_limits import RateLimits
+from task_queue_engine.http.session import cookie_of
 
 HEALTH_PATH = "/health"
 """Asks nothing that may be slow."""
@@ -39,6 +41,8 @@ OPEN_PATHS = frozenset({HEALTH_PATH, "/ready"})
 PUBLIC_PATHS = frozenset({"/", "/docs", "/openapi.json"})
 """The same for every installation, so there is nothing to protect; and a browser that shows the
 page could not send a key."""
+PAGES = "/dashboard/"
+"""Below it the pages are, and what belongs to them; the first of them is at /."""
 PROBED_PATHS = OPEN_PATHS | {"/metrics", "/scale"}
 """Answered also where all connections are taken."""
 
@@ -75,7 +79,9 @@ class Middleware:
         self._addresses = ClientAddresses(settings.trusted_proxies)
         self._limits = RateLimits(settings)
         self._audits = settings.keeps_audit_log
-        self._cross_site = CrossSiteCheck(loopback=is_loopback_name(settings.host))
+        self._cross_site = CrossSiteCheck(
+            loopback=not settings.asks_for_keys and is_loopback_name(settings.host)
+        )
         self._max_body = settings.max_body_bytes
 
     async def __call__(
@@ -116,11 +122,18 @@ class Middleware:
             if self._limits.by_address:
                 address = address_of(self._address(scope))
                 cycle.add_headers(self._limits.check_address(address))
-            if not self._authenticator.asks_for_keys:
-                self._cross_site.check(host, headers.get(b"origin"), headers.get(b"sec-fetch-site"))
-            elif path not in PUBLIC_PATHS:
-                principal = self._authenticator.who(headers.get(b"authorization"))
-                cycle.add_headers(self._limits.check_key(principal))
+            is_page = path == "/" or path.startswith(PAGES)
+            looks = scope["method"] in ("GET", "HEAD")
+            if not self._authenticator.asks_for_keys or (is_page and not looks):
+                # A link of another site to a page is one as any other: no page can be framed, and
+                # none changes anything when it is only looked at.
+                is_link = is_page and looks and headers.get(b"sec-fetch-dest") == b"document"
+                fetch_site = None if is_link else headers.get(b"sec-fetch-site")
+                self._cross_site.check(host, headers.get(b"origin"), fetch_site)
+            if self._authenticator.asks_for_keys and (is_page or path not in PUBLIC_PATHS):
+                principal = self._principal(scope, headers, is_page=is_page)
+                if principal is not NO_ONE:
+                    cycle.add_headers(self._limits.check_key(principal))
                 cycle.ask_as(principal, audits=self._audits)
             if self._audits and cycle.asker is None:
                 cycle.ask_as(ANYONE, audits=True)
@@ -133,6 +146,23 @@ class Middleware:
         length = headers.get(b"content-length")
         if length is not None and int(length) > self._max_body:
             raise ProblemError("too-large", f"the body is over the limit of {self._max_body} bytes")
+
+    def _principal(
+        self, scope: HTTPScope, headers: Mapping[bytes, bytes], *, is_page: bool
+    ) -> Principal:
+        """Raises ProblemError (401).
+
+        A session opens the pages, and of the API what only reads, which their script asks for: a
+        change takes a page's form, with its token, or a key.
+        """
+        authorization = headers.get(b"authorization")
+        if is_page or (authorization is None and b"cookie" in headers and scope["method"] == "GET"):
+            principal = self._authenticator.who_has(cookie_of(scope["headers"]))
+            if principal is not None:
+                return principal
+            if is_page:
+                return NO_ONE
+        return self._authenticator.who(authorization)
 
     def _address(self, scope: HTTPScope) -> str:
         client = scope.get("client")

@@ -1,4 +1,4 @@
-"""Who asks, whatever proved it: an API key today."""
+"""Who asks, whatever proved it: an API key, or a session that one has begun."""
 
 from __future__ import annotations
 
@@ -38,6 +38,9 @@ class Principal:
 
 ANYONE = Principal(name="anyone", roles=frozenset({Role.ADMIN}))
 """All that reach a server which asks for no key."""
+
+NO_ONE = Principal(name="no-one", roles=frozenset())
+"""A browser without a session: it may see the login page."""
 
 _MEMBER = "tqe.asker"
 

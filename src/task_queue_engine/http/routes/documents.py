@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from functools import cached_property
 
-from quart import Quart, Response, request
+from quart import Quart, Request, Response, request
 from quart_schema import hide
 
 from task_queue_engine.http import problems
+from task_queue_engine.http.dashboard.routes import DashboardRoutes
 from task_queue_engine.http.docs_page import CONTENT_SECURITY_POLICY, render
+from task_queue_engine.http.negotiation import choose
 from task_queue_engine.http.openapi import Json, build_document
 from task_queue_engine.http.responses import JSON, respond
 from task_queue_engine.http.schemas import encode
@@ -19,8 +21,9 @@ _CACHE = "public, max-age=300"
 class DocumentRoutes:
     """The document is made once, at the first request for it."""
 
-    def __init__(self, app: Quart) -> None:
+    def __init__(self, app: Quart, dashboard: DashboardRoutes) -> None:
         self._app = app
+        self._dashboard = dashboard
 
     def register(self, app: Quart) -> None:
         app.add_url_rule("/", "get_root", self.get_root, methods=["GET"])
@@ -37,8 +40,12 @@ class DocumentRoutes:
 
     @hide
     async def get_root(self) -> Response:
-        """To the page that says what there is."""
-        return respond(b"", 302, content_type="text/plain", Location=problems.DOCS_PATH)
+        """For a browser the first of the pages; for all others the way to what there is."""
+        if wants_page(request):
+            return await self._dashboard.overview()
+        return respond(
+            b"", 302, content_type="text/plain", Location=problems.DOCS_PATH, Vary="Accept"
+        )
 
     @hide
     async def get_openapi(self) -> Response:
@@ -56,6 +63,12 @@ class DocumentRoutes:
             Referrer_Policy="no-referrer",
             X_Frame_Options="DENY",
         )
+
+
+def wants_page(request: Request) -> bool:
+    """Whether this is a browser that asks for /: HTML before anything else."""
+    offers = (JSON, "text/html")
+    return request.path == "/" and choose(request.accept_mimetypes, offers) == "text/html"
 
 
 def _url_of_reader() -> str:

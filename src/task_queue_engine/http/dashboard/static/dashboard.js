@@ -1,0 +1,254 @@
+// What the pages do besides being read: they keep themselves up to date, ask before they change
+// something, select all, and know some keys. Without this script they are forms and links.
+"use strict";
+
+(() => {
+  const $ = (selector) => document.querySelector(selector);
+  const body = document.body;
+
+  // --- live ---------------------------------------------------------------------------------
+  // The page is fetched again, and each part of it with `data-live` takes the place of the old one.
+  // When: as events say that something happened, and every few seconds besides.
+
+  const WITHOUT_EVENTS = 5000; // as often as the server takes a sample
+  const WITH_EVENTS = 15000; // for ages and workers, which no event tells of
+  const LEAST = 1000; // between two looks, however many events come
+  const SLOWEST = 10000; // between two tries while the server is away
+
+  let paused = false;
+  let timer = 0;
+  let source = null;
+  let looking = false;
+  let wanted = false;
+  let failures = 0;
+  let lastLook = Date.now();
+
+  const refreshes = body.hasAttribute("data-refreshes");
+  const awake = () => refreshes && !paused && !document.hidden;
+
+  function plan(delay) {
+    clearTimeout(timer);
+    timer = awake() ? setTimeout(look, delay) : 0;
+  }
+
+  function happened() {
+    if (!awake()) return;
+    if (looking) wanted = true;
+    else plan(Math.max(0, lastLook + LEAST - Date.now()));
+  }
+
+  async function look() {
+    looking = true;
+    wanted = false;
+    try {
+      const answer = await fetch(location.href, {
+        headers: { Accept: "text/html", "X-Refresh": "1" },
+        credentials: "same-origin",
+        cache: "no-store",
+        signal: AbortSignal.timeout(30000),
+      });
+      if (answer.redirected && new URL(answer.url).pathname === body.dataset.login) {
+        location.assign(answer.url);
+        return;
+      }
+      if (answer.status >= 500 || answer.status === 429) throw new Error(String(answer.status));
+      if (answer.ok) replace(new DOMParser().parseFromString(await answer.text(), "text/html"));
+      failures = 0;
+    } catch {
+      failures += 1;
+    }
+    looking = false;
+    lastLook = Date.now();
+    $("#gone").hidden = failures === 0;
+    if (failures > 0) plan(Math.min(SLOWEST, 1000 * 2 ** (failures - 1)));
+    else plan(wanted ? LEAST : source ? WITH_EVENTS : WITHOUT_EVENTS);
+  }
+
+  function replace(fresh) {
+    for (const part of fresh.querySelectorAll("[data-live][id]")) {
+      const old = document.getElementById(part.id);
+      if (!old || old.outerHTML === part.outerHTML) continue;
+      const chosen = new Set([...old.querySelectorAll("input:checked")].map((box) => box.value));
+      const open = new Set([...old.querySelectorAll("details")].map((one, at) => (one.open ? at : -1)));
+      const current = old.querySelector("tr.current input")?.value;
+      const focus = old.contains(document.activeElement) ? whatIs(document.activeElement) : null;
+      const scrolled = [...old.querySelectorAll("pre, .scroll")].map((one) => one.scrollTop);
+      const next = document.importNode(part, true);
+      for (const box of next.querySelectorAll("tbody input[type=checkbox]")) {
+        box.checked = chosen.has(box.value);
+        if (box.value === current) box.closest("tr").classList.add("current");
+      }
+      next.querySelectorAll("details").forEach((one, at) => { one.open = open.has(at); });
+      old.replaceWith(next);
+      next.querySelectorAll("pre, .scroll").forEach((one, at) => { one.scrollTop = scrolled[at] || 0; });
+      if (focus) [...next.querySelectorAll("a, button, input, summary, pre, [tabindex]")].find((one) => whatIs(one) === focus)?.focus();
+    }
+    selection();
+  }
+
+  const whatIs = (one) => [one.tagName, one.id, one.getAttribute("href"), one.value, one.textContent].join("\n");
+
+  function listen() {
+    const path = body.dataset.events;
+    if (!path || source || !awake()) return;
+    source = new EventSource(path);
+    for (const kind of ["state", "progress", "log", "gap"]) source.addEventListener(kind, happened);
+    source.addEventListener("end", () => { happened(); deafen(); body.dataset.events = ""; });
+    source.addEventListener("error", () => {
+      // Closed for good: too many listen, or the login has ended. The looks go on, and say which.
+      if (source && source.readyState === EventSource.CLOSED) deafen();
+      happened();
+    });
+  }
+
+  function deafen() {
+    source?.close();
+    source = null;
+  }
+
+  function wake() {
+    const mark = $("#live");
+    mark.hidden = !refreshes;
+    mark.classList.toggle("paused", paused);
+    const text = $("#live-text");
+    text.textContent = paused ? text.dataset.paused : text.dataset.live;
+    if (awake()) {
+      listen();
+      plan(Date.now() - lastLook > WITHOUT_EVENTS ? 0 : WITHOUT_EVENTS);
+    } else {
+      deafen();
+      plan(0);
+    }
+  }
+
+  document.addEventListener("visibilitychange", wake);
+  addEventListener("online", happened);
+  addEventListener("pagehide", deafen);
+  addEventListener("pageshow", (event) => { if (event.persisted) wake(); });
+
+  // --- selecting ----------------------------------------------------------------------------
+
+  const boxes = () => [...document.querySelectorAll("#list tbody input[type=checkbox]")];
+
+  function selection() {
+    const all = boxes();
+    const number = all.filter((box) => box.checked).length;
+    const head = $("#all");
+    if (head) {
+      head.hidden = all.length === 0;
+      head.checked = number > 0 && number === all.length;
+      head.indeterminate = number > 0 && number < all.length;
+    }
+    for (const button of document.querySelectorAll("[data-selects]")) button.disabled = number === 0;
+    const told = $("#selected");
+    if (told) {
+      const text = number === 0 ? told.dataset.none : number === 1 ? told.dataset.one : told.dataset.many;
+      told.textContent = text.replace("{n}", String(number));
+    }
+  }
+
+  let lastBox = null;
+  document.addEventListener("click", (event) => {
+    const box = event.target;
+    if (!(box instanceof HTMLInputElement) || box.type !== "checkbox") return;
+    if (box.id === "all") for (const each of boxes()) each.checked = box.checked;
+    else if (box.name === "id") {
+      const all = boxes();
+      const from = all.indexOf(lastBox);
+      const to = all.indexOf(box);
+      if (event.shiftKey && from >= 0 && to >= 0) {
+        for (const each of all.slice(Math.min(from, to), Math.max(from, to) + 1)) each.checked = box.checked;
+      }
+      lastBox = box;
+    }
+    selection();
+  });
+
+  // --- asking -------------------------------------------------------------------------------
+
+  const ask = $("#ask");
+  let asked = null;
+
+  document.addEventListener("submit", (event) => {
+    const button = event.submitter;
+    const form = event.target;
+    if (!button || button === asked) {
+      asked = null;
+      return;
+    }
+    const number = button.hasAttribute("data-selects") ? boxes().filter((box) => box.checked).length : 1;
+    const question = button.hasAttribute("data-selects") && number === 1
+      ? button.dataset.confirmOne
+      : button.dataset.confirm;
+    if (!question) return;
+    event.preventDefault();
+    $("#ask-text").textContent = question.replace("{n}", String(number));
+    $("#ask-yes").textContent = button.textContent;
+    $("#ask-yes").className = button.classList.contains("danger") ? "danger" : "primary";
+    $("#ask-yes").onclick = () => {
+      ask.close();
+      const said = document.createElement("input");
+      Object.assign(said, { type: "hidden", name: "confirmed", value: "1" });
+      form.append(said);
+      asked = button;
+      form.requestSubmit(button);
+    };
+    ask.showModal();
+    $("#ask-no").focus();
+  });
+  $("#ask-no").addEventListener("click", () => ask.close());
+
+  // --- keys ---------------------------------------------------------------------------------
+
+  const help = $("#help");
+  const switched = $("#keys-on");
+  const stored = (value) => {
+    try {
+      if (value !== undefined) localStorage.setItem("tqe-keys", value);
+      return localStorage.getItem("tqe-keys") !== "off";
+    } catch {
+      return true; // a browser that keeps nothing
+    }
+  };
+  switched.checked = stored();
+  switched.addEventListener("change", () => stored(switched.checked ? "on" : "off"));
+  $("#help-button").hidden = false;
+  $("#help-button").addEventListener("click", () => help.showModal());
+  $("#help-close").addEventListener("click", () => help.close());
+
+  let before = "";
+  document.addEventListener("keydown", (event) => {
+    const at = event.target;
+    const types = at instanceof HTMLElement && (at.matches("input:not([type=checkbox]), textarea, select") || at.isContentEditable);
+    if (!switched.checked || types || event.ctrlKey || event.metaKey || event.altKey || $("dialog[open]")) return;
+    const key = before === "g" ? `g${event.key}` : event.key;
+    before = event.key;
+    if (key.length === 2 && key[0] === "g") {
+      before = "";
+      const link = document.querySelector(`a[data-key="${CSS.escape(key)}"]`);
+      if (link) link.click();
+      return;
+    }
+    if (key === "?") help.showModal();
+    else if (key === "/") $(".filters input:not([type=hidden])")?.focus();
+    else if (key === "p" && refreshes) { paused = !paused; wake(); }
+    else if (key === "j" || key === "k") step(key === "j" ? 1 : -1);
+    else if (key === "x") $("tr.current input[type=checkbox]")?.click();
+    else return;
+    event.preventDefault();
+  });
+
+  function step(by) {
+    const rows = [...document.querySelectorAll("#list tbody tr")];
+    if (rows.length === 0) return;
+    const old = rows.findIndex((row) => row.classList.contains("current"));
+    const next = rows[Math.min(rows.length - 1, Math.max(0, old + by))];
+    rows[old]?.classList.remove("current");
+    next.classList.add("current");
+    next.scrollIntoView({ block: "nearest" });
+    next.querySelector("a")?.focus({ preventScroll: true });
+  }
+
+  selection();
+  wake();
+})();

@@ -1,0 +1,322 @@
+"""`TQE_REDACT`: what people who look at tasks do not get to see.
+
+It stands between the engine and all that is served, API and pages alike, so that no route can
+forget it; handlers and programs that run the engine themselves get what is there. It holds for
+every key, `admin` too: most installations have no others, and a person at a screen is one of them.
+
+A member is hidden where it is (`payload.card.number`; through lists too), and its value wherever
+the text of an error, a progress, a result or a log line repeats it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any, cast
+
+import msgspec
+
+from task_queue_engine.attempt_record import AttemptHistory
+from task_queue_engine.backends.base import DeadLetterPage, ListQuery, TaskPage
+from task_queue_engine.engine.api import Accepted, EngineApi, Submission, SubmitVerdict
+from task_queue_engine.errors import BackendUnavailable, InvalidQuery, TaskNotFound
+from task_queue_engine.retry import Seconds
+from task_queue_engine.task import Task, TaskError
+from task_queue_engine.task_actions import ActionRequest, Matching
+from task_queue_engine.task_events import EventStream, LogEvent, ProgressEvent, TaskEvent
+from task_queue_engine.task_filter import TaskFilter
+
+HIDDEN = "[redacted]"
+WITHHELD = "[redacted: the task itself says more]"
+
+# Characters of a value that is looked for in texts: shorter ones (a PIN, `true`) are in every text.
+_SHORTEST = 4
+# Tasks whose payload a stream of events keeps at hand.
+_FOLLOWED = 256
+# Values that are looked for in texts; beyond that the texts are withheld whole.
+_MOST = 1000
+
+Path = tuple[str, ...]
+
+
+class Redaction:
+    """
+    Args:
+        paths: "payload.password", "result.token", "progress.user", as `TQE_REDACT` has them.
+    """
+
+    def __init__(self, paths: Sequence[str]) -> None:
+        self._paths = [tuple(path.split(".")) for path in paths]
+
+    def task(self, task: Task) -> Task:
+        mask = self._mask_of(task)
+        return msgspec.structs.replace(
+            task,
+            payload=mask.value(self._without("payload", task.payload)),
+            result=mask.value(self._without("result", task.result)),
+            progress=mask.value(self._without("progress", task.progress)),
+            error=mask.error(task.error),
+        )
+
+    def history(self, history: AttemptHistory, task: Task) -> AttemptHistory:
+        """`task`: whose attempts they are, as the store has it."""
+        mask = self._mask_of(task)
+        attempts = tuple(
+            msgspec.structs.replace(
+                one,
+                progress=mask.value(self._without("progress", one.progress)),
+                error=mask.error(one.error),
+                logs=tuple(
+                    msgspec.structs.replace(line, message=mask.text(line.message))
+                    for line in one.logs
+                ),
+            )
+            for one in history.attempts
+        )
+        return msgspec.structs.replace(history, attempts=attempts)
+
+    def event(self, event: ProgressEvent | LogEvent, task: Task | None) -> ProgressEvent | LogEvent:
+        """`task`: whose event it is; None: it cannot be looked at, so nothing of it is shown."""
+        if isinstance(event, LogEvent):
+            message = WITHHELD if task is None else self._mask_of(task).text(event.line.message)
+            line = msgspec.structs.replace(event.line, message=message)
+            return msgspec.structs.replace(event, line=line)
+        if task is None:
+            return msgspec.structs.replace(event, progress=HIDDEN)
+        mask = self._mask_of(msgspec.structs.replace(task, progress=event.progress))
+        shown = mask.value(self._without("progress", event.progress))
+        return msgspec.structs.replace(event, progress=shown)
+
+    def dead_letters(self, page: DeadLetterPage) -> DeadLetterPage:
+        """Their errors without texts: the payload that these may repeat is not at hand."""
+        return replace(
+            page,
+            dead_letters=tuple(
+                one
+                if one.error is None
+                else replace(one, error=TaskError(type=one.error.type, message=WITHHELD))
+                for one in page.dead_letters
+            ),
+        )
+
+    def _mask_of(self, task: Task) -> _Mask:
+        secrets: set[str] = set()
+        for path in self._paths:
+            for found in _at(path[1:], getattr(task, path[0])):
+                for text in _texts(found):
+                    secrets.add(text)
+                    if len(secrets) > _MOST:
+                        return _Mask(None)
+        return _Mask(secrets)
+
+    def _without(self, member: str, value: Any) -> Any:
+        for path in self._paths:
+            if path[0] == member:
+                value = _hide(path[1:], value)
+        return value
+
+
+def _at(path: Path, value: Any) -> Iterator[Any]:
+    if isinstance(value, list):
+        for each in value:
+            yield from _at(path, each)
+    elif not path:
+        yield value
+    elif isinstance(value, dict) and path[0] in value:
+        yield from _at(path[1:], value[path[0]])
+
+
+def _hide(path: Path, value: Any) -> Any:
+    if not path:
+        return None if value is None else HIDDEN
+    if isinstance(value, list):
+        return [_hide(path, each) for each in value]
+    if isinstance(value, dict) and path[0] in value:
+        return value | {path[0]: _hide(path[1:], value[path[0]])}
+    return value
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """How texts may repeat it."""
+    if isinstance(value, dict | list):
+        for each in value.values() if isinstance(value, dict) else value:
+            yield from _texts(each)
+    elif isinstance(value, str):
+        for text in (value, repr(value)[1:-1], msgspec.json.encode(value).decode()[1:-1]):
+            if len(text) >= _SHORTEST:
+                yield text
+    elif value is not None and not isinstance(value, bool) and len(str(value)) >= _SHORTEST:
+        yield str(value)
+
+
+class _Mask:
+    """Hides values in texts; all of each text where `secrets` is None."""
+
+    def __init__(self, secrets: set[str] | None) -> None:
+        self._hides_all = secrets is None
+        longest_first = sorted(secrets or (), key=len, reverse=True)
+        self._pattern = re.compile("|".join(map(re.escape, longest_first))) if secrets else None
+
+    def text(self, text: str) -> str:
+        if self._hides_all:
+            return WITHHELD
+        return text if self._pattern is None else self._pattern.sub(HIDDEN, text)
+
+    def error(self, error: TaskError | None) -> TaskError | None:
+        if error is None:
+            return None
+        traceback = None if error.traceback is None else self.text(error.traceback)
+        return TaskError(type=error.type, message=self.text(error.message), traceback=traceback)
+
+    def value(self, value: Any) -> Any:
+        if isinstance(value, str):
+            return value if value == HIDDEN else self.text(value)
+        if isinstance(value, list):
+            return [self.value(each) for each in value]
+        if isinstance(value, dict):
+            return {name: self.value(each) for name, each in value.items()}
+        # A card's number may be one.
+        if (
+            self._pattern is not None
+            and isinstance(value, int | float)
+            and (self._pattern.fullmatch(str(value)))
+        ):
+            return HIDDEN
+        return value
+
+
+def redacting(engine: EngineApi, paths: Sequence[str]) -> EngineApi:
+    """`engine`, as those see it who ask over HTTP; the engine itself where there is nothing to
+    hide."""
+    return cast("EngineApi", _Redacting(engine, Redaction(paths))) if paths else engine
+
+
+_NOTHING_TO_HIDE = frozenset(
+    {
+        "backend_info",
+        "delete",
+        "metrics",
+        "purge_dead",
+        "ready",
+        "redrive",
+        "registry",
+        "samples",
+        "scale",
+        "workers",
+    }
+)
+
+
+class _Redacting:
+    """What it does not know it does not pass on: a new method of the engine is thought of here, or
+    fails where something is redacted."""
+
+    def __init__(self, engine: EngineApi, redaction: Redaction) -> None:
+        self._engine = engine
+        self._redaction = redaction
+
+    def __getattr__(self, name: str) -> Any:
+        if name not in _NOTHING_TO_HIDE:
+            raise AttributeError(f"what {name!r} gives has no redaction")
+        return getattr(self._engine, name)
+
+    def _accepted(self, accepted: Accepted) -> Accepted:
+        return Accepted(self._redaction.task(accepted.task), created=accepted.created)
+
+    async def submit_task(self, submission: Submission) -> Accepted:
+        return self._accepted(await self._engine.submit_task(submission))
+
+    async def submit_many(self, submissions: Sequence[Submission]) -> list[SubmitVerdict]:
+        verdicts = await self._engine.submit_many(submissions)
+        return [self._accepted(one) if isinstance(one, Accepted) else one for one in verdicts]
+
+    async def get(self, task_id: str) -> Task:
+        return self._redaction.task(await self._engine.get(task_id))
+
+    async def wait(self, task_id: str, *, timeout: Seconds) -> Task:
+        return self._redaction.task(await self._engine.wait(task_id, timeout=timeout))
+
+    async def history(self, task_id: str) -> AttemptHistory:
+        history = await self._engine.history(task_id)
+        return self._redaction.history(history, await self._engine.get(task_id))
+
+    async def list_tasks(self, query: ListQuery) -> TaskPage:
+        _check(query)
+        page = await self._engine.list_tasks(query)
+        return replace(page, tasks=tuple(map(self._redaction.task, page.tasks)))
+
+    def events(self, task_id: str | None = None, **options: Any) -> EventStream:
+        return _Events(self._engine, self._redaction, self._engine.events(task_id, **options))
+
+    async def preview_action(self, request: ActionRequest) -> Matching:
+        _check(request.which)
+        return await self._engine.preview_action(request)
+
+    async def start_action(self, request: ActionRequest, **options: Any) -> Task | None:
+        _check(request.which)
+        return self._task(await self._engine.start_action(request, **options))
+
+    async def undo_action(self, task_id: str, **options: Any) -> Task | None:
+        return self._task(await self._engine.undo_action(task_id, **options))
+
+    def _task(self, task: Task | None) -> Task | None:
+        return None if task is None else self._redaction.task(task)
+
+    async def cancel(self, task_id: str) -> Task:
+        return self._redaction.task(await self._engine.cancel(task_id))
+
+    async def retry(self, task_id: str) -> Task:
+        return self._redaction.task(await self._engine.retry(task_id))
+
+    async def list_dead(self, *, limit: int, cursor: str | None = None) -> DeadLetterPage:
+        return self._redaction.dead_letters(
+            await self._engine.list_dead(limit=limit, cursor=cursor)
+        )
+
+
+def _check(query: TaskFilter) -> None:
+    """A search for pieces of what is hidden would find it out, piece by piece.
+
+    Raises:
+        InvalidQuery
+    """
+    if query.error is not None:
+        raise InvalidQuery(
+            "is not searched where TQE_REDACT is set: errors may repeat what it hides",
+            field="error",
+        )
+
+
+class _Events:
+    """A stream of events, of which each is shown as its task is."""
+
+    def __init__(self, engine: EngineApi, redaction: Redaction, stream: EventStream) -> None:
+        self._engine = engine
+        self._redaction = redaction
+        self._stream = stream
+        self._tasks: OrderedDict[str, Task | None] = OrderedDict()
+
+    def __aiter__(self) -> _Events:
+        return self
+
+    async def __anext__(self) -> TaskEvent:
+        event = await anext(self._stream)
+        if isinstance(event, ProgressEvent | LogEvent):
+            return self._redaction.event(event, await self._task_of(event.task_id))
+        return event
+
+    async def aclose(self) -> None:
+        await self._stream.aclose()
+
+    async def _task_of(self, task_id: str) -> Task | None:
+        """Its payload never changes, so it is asked for once."""
+        if task_id not in self._tasks:
+            try:
+                self._tasks[task_id] = await self._engine.get(task_id)
+            except (TaskNotFound, BackendUnavailable):
+                return None
+            if len(self._tasks) > _FOLLOWED:
+                self._tasks.popitem(last=False)
+        return self._tasks[task_id]

@@ -1,0 +1,181 @@
+"""TQE_REDACT: nothing of it leaves the server, by whatever route."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from datetime import UTC, datetime
+
+import msgspec
+import pytest
+
+from task_queue_engine.attempt_record import AttemptHistory, AttemptOutcome, AttemptRecord, LogLine
+from task_queue_engine.engine.api import EngineApi, TaskApi
+from task_queue_engine.http import create_app
+from task_queue_engine.http.redaction import Redaction, redacting
+from task_queue_engine.task import Task, TaskError, TaskStatus, new_task_id
+from task_queue_engine.task_events import LogEvent, ProgressEvent
+from tests.http.browser import Browser
+from tests.http.conftest import make_settings
+from tests.http.fakes import FakeEngine
+from tests.http.test_submit import JSON
+
+PASSWORD, CARD, TOKEN = "correct\nhorse", 4242424242424242, "tok_9f8e7d"
+PATHS = ("payload.password", "payload.cards.number", "result.token", "progress.user")
+NO_TASK = new_task_id()
+ESCAPED = ("correct\\nhorse", "correct\nhorse", str(CARD), TOKEN, "ada@example.com")
+
+
+def leaks(text: str) -> list[str]:
+    return [each for each in ESCAPED if each in text or each.replace("\\", "\\\\") in text]
+
+
+def add_secret_task(engine: FakeEngine, status: TaskStatus = TaskStatus.FAILED) -> Task:
+    said = f"bad password {PASSWORD!r} for card {CARD}"
+    error = TaskError(type="ValueError", message=said, traceback=f"Traceback\n  {said}")
+    task = engine.add(
+        payload={"password": PASSWORD, "cards": [{"number": CARD}], "name": "Ada"},
+        status=status,
+        result={"token": TOKEN, "echo": [PASSWORD, CARD]},
+        progress={"user": "ada@example.com", "note": f"as {PASSWORD}"},
+        error=error,
+        attempt=1,
+    )
+    now = datetime.now(UTC)
+    line = LogLine(time=now, level="INFO", logger="shop", message=f"with {TOKEN} and {PASSWORD}")
+    attempt = AttemptRecord(
+        number=1,
+        outcome=AttemptOutcome.FAILED,
+        started_at=now,
+        ended_at=now,
+        error=error,
+        progress=task.progress,
+        logs=(line,),
+    )
+    engine.histories[task.id] = AttemptHistory(attempts=(attempt,))
+    return task
+
+
+async def test_nothing_of_it_is_shown(engine: FakeEngine) -> None:
+    task = add_secret_task(engine)
+    letter = engine.add_dead_letter(task)
+    object.__setattr__(letter, "error", task.error)
+    client = create_app(engine, make_settings(redact=",".join(PATHS))).test_client()
+    browser = Browser(client)  # type: ignore[arg-type] # Quart-Trio's
+    for path in (
+        f"/tasks/{task.id}",
+        f"/tasks/{task.id}?wait=0.01",
+        f"/tasks/{task.id}/attempts",
+        "/tasks",
+        "/dead-letters",
+        "/",
+        "/dashboard/tasks",
+        f"/dashboard/tasks/{task.id}",
+        "/dashboard/dead-letters",
+    ):
+        page = await browser.get(path)
+        assert page.status == 200
+        assert leaks(page.text) == [], path
+        assert path == "/" or "[redacted" in page.text, path
+    retried = await client.post(f"/tasks/{task.id}/retry")
+    cancelled = await client.delete(f"/tasks/{task.id}")
+    for answer in (retried, cancelled):
+        assert answer.status_code == 200
+        assert leaks(await answer.get_data(as_text=True)) == []
+    shown = await client.get(f"/tasks/{task.id}")
+    assert json.loads(await shown.get_data())["payload"]["name"] == "Ada"
+
+
+async def test_nor_when_it_is_submitted(engine: FakeEngine) -> None:
+    client = create_app(engine, make_settings(redact=",".join(PATHS))).test_client()
+    item = {"type": "anything", "payload": {"password": PASSWORD}}
+    one = await client.post("/tasks", data=json.dumps(item), headers=JSON)
+    many = await client.post("/tasks/batch", data=json.dumps({"tasks": [item]}), headers=JSON)
+
+    for answer in (one, many):
+        assert answer.status_code == 201
+        assert leaks(await answer.get_data(as_text=True)) == []
+    assert [task.payload for task in engine.stored] == [{"password": PASSWORD}] * 2
+
+
+async def test_what_is_not_redacted_is_not_touched(engine: FakeEngine) -> None:
+    assert redacting(engine, ()) is engine
+    task = Redaction(("payload.none",)).task(engine.add(payload={"a": [1, "text", None, True]}))
+    assert task.payload == {"a": [1, "text", None, True]}
+
+
+@pytest.mark.parametrize(
+    ("path", "payload", "shown"),
+    [
+        ("payload", "all of it", "[redacted]"),
+        ("payload.a.b", {"a": {"b": 1, "c": 2}}, {"a": {"b": "[redacted]", "c": 2}}),
+        ("payload.a.b", {"a": "text"}, {"a": "text"}),
+        ("payload.a", {"a": None}, {"a": None}),
+        ("payload.a", [{"a": 1}, {"b": 2}], [{"a": "[redacted]"}, {"b": 2}]),
+        (
+            "payload.a",
+            {"a": {"deep": "word"}, "b": "a word"},
+            {"a": "[redacted]", "b": "a [redacted]"},
+        ),
+        ("payload.pin", {"pin": "12", "b": "12 of 12"}, {"pin": "[redacted]", "b": "12 of 12"}),
+        (
+            "payload.n",
+            {"n": 123456, "m": 123456, "x": 1234567},
+            {"n": "[redacted]", "m": "[redacted]", "x": 1234567},
+        ),
+    ],
+)
+async def test_paths(engine: FakeEngine, path: str, payload: object, shown: object) -> None:
+    assert Redaction((path,)).task(engine.add(payload=payload)).payload == shown
+
+
+async def test_texts_are_withheld_where_there_is_too_much_to_look_for(engine: FakeEngine) -> None:
+    many = [f"secret-{number}" for number in range(2000)]
+    error = TaskError(type="ValueError", message="no secret-1999", traceback="secret-7")
+
+    task = Redaction(("payload.all",)).task(engine.add(payload={"all": many}, error=error))
+
+    assert task.error is not None
+    assert "secret" not in task.error.message + (task.error.traceback or "")
+
+
+async def test_every_method_of_the_engine_is_thought_of(engine: FakeEngine) -> None:
+    """One that is new has to be redacted, or to be said to show nothing."""
+    shown = redacting(engine, PATHS)
+    # What goes through other methods of the engine, or is not reached by HTTP.
+    inside = {"submit", "result"}
+    for kind in (TaskApi, EngineApi):
+        for name, _ in inspect.getmembers(kind):
+            if not name.startswith("_") and name not in inside:
+                assert hasattr(shown, name), f"http/redaction.py knows no {name}"
+
+
+async def test_events_show_nothing_of_it(engine: FakeEngine) -> None:
+    task = add_secret_task(engine, TaskStatus.PROCESSING)
+    shown = redacting(engine, PATHS)
+    stream = shown.events()
+    now = datetime.now(UTC)
+    about = {"type": task.type, "queue": task.queue, "attempt": 1}
+    line = LogLine(time=now, level="INFO", logger="shop", message=f"with {PASSWORD}, {CARD}")
+    said = {"user": "ada@example.com", "note": f"as {PASSWORD} for ada@example.com"}
+    for task_id in (task.id, NO_TASK):  # of which nothing can be known
+        engine.streams[0].put(LogEvent(task_id=task_id, line=line, **about))
+        engine.streams[0].put(ProgressEvent(task_id=task_id, at=now, progress=said, **about))
+    for _ in range(4):
+        event = await anext(stream)
+        text = msgspec.json.encode(event).decode()
+        assert leaks(text) == []
+        assert "[redacted" in text
+    await stream.aclose()
+    assert engine.streams[0].closed.is_set()
+
+
+async def test_what_is_hidden_cannot_be_searched_for(engine: FakeEngine) -> None:
+    client = create_app(engine, make_settings(redact=",".join(PATHS))).test_client()
+    wanted = {"action": "retry", "filter": {"error": "correct"}, "dry_run": True}
+    for answer in (
+        await client.get("/tasks?error=correct"),
+        await client.post("/tasks/actions", json=wanted),
+    ):
+        assert answer.status_code == 400
+        assert (await answer.get_json())["field"].endswith("error")
