@@ -118,7 +118,8 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 @pytest.fixture(autouse=True)
 def _logging_as_before() -> Iterator[None]:
-    """The command line sets up logging for its process, which in some tests is that of all."""
+    """The command line sets up logging for its process, which in some tests is that of all; and a
+    `dictConfig` disables loggers."""
     handlers, level = list(logging.root.handlers), logging.root.level
     engine = logging.getLogger("task_queue_engine")
     engines = list(engine.handlers), engine.level, engine.propagate
@@ -128,3 +129,6 @@ def _logging_as_before() -> Iterator[None]:
     logging.root.setLevel(level)
     engine.handlers[:], engine.propagate = engines[0], engines[2]
     engine.setLevel(engines[1])
+    for logger in logging.root.manager.loggerDict.values():
+        if isinstance(logger, logging.Logger):
+            logger.disabled = False

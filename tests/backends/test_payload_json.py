@@ -97,7 +97,9 @@ async def test_a_submission_encodes_its_payload_once(
             await nursery.start(engine.run)
             calls.clear()
             await engine.submit("plain", {"to": "user@example.com"})
-            assert len(calls) == 1, calls
+            # The row that says that this process lives is written meanwhile, or was before.
+            of_submission = [call for call in calls if "/workers.py:" not in call]
+            assert len(of_submission) == 1, calls
             await engine.stop()
     (new,) = submitted
     assert new.payload_json == b'{"to":"user@example.com"}'

@@ -49,7 +49,6 @@ NO_TASK = "00000000-0000-7000-8000-000000000000"
 
 @pytest.fixture(autouse=True)
 def at_info() -> Iterator[None]:
-    logger.disabled = False  # as another test's dictConfig may have left it
     before = logging.root.level
     logging.root.setLevel(logging.INFO)
     yield

@@ -427,7 +427,6 @@ class Collected(logging.Handler):
 @pytest.fixture
 def collected() -> Iterator[Collected]:
     handler = Collected()
-    traced_handlers.logger.disabled = False  # as another test's dictConfig may have left it
     logging.root.addHandler(handler)
     yield handler
     logging.root.removeHandler(handler)

@@ -32,7 +32,6 @@ logger = logging.getLogger("shop.mails")
 @pytest.fixture(autouse=True)
 def levels() -> Iterator[None]:
     """What a program sets, and the look that `tqe` gives it, undone."""
-    logger.disabled = False  # as another test's dictConfig may have left it
     before = logging.root.level
     yield
     logging.root.setLevel(before)
