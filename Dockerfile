@@ -45,8 +45,9 @@ RUN groupadd --system --gid 10001 tqe \
 COPY --from=build /opt/tqe /opt/tqe
 COPY --chmod=0755 scripts/healthcheck.py /usr/local/bin/healthcheck
 
-# Every address of the container is public to its network, so the server asks for TQE_API_KEYS and
-# ends with a clear line and status 2 when there are none. The program is compiled already, and
+# Every address of the container is public to its network, so the server asks for TQE_API_KEYS or
+# TQE_KEYS_FILE (a file that is mounted, and that user 10001 can read), and ends with a clear line and
+# status 2 where there is neither. The program is compiled already, and
 # cannot write into its own folders.
 ENV PATH=/opt/tqe/bin:$PATH \
     PYTHONUNBUFFERED=1 \
@@ -62,7 +63,8 @@ USER 10001:10001
 EXPOSE 8080
 STOPSIGNAL SIGTERM
 
-# A container that runs `worker` serves no HTTP: run it with --no-healthcheck.
+# One that runs `worker` is asked at TQE_WORKER_PORT; without that it serves no HTTP, and is run with
+# --no-healthcheck.
 HEALTHCHECK --interval=30s --timeout=5s --start-period=20s --retries=3 CMD ["healthcheck"]
 
 # As process 1 it puts an init in front of itself, which reaps orphans: there need be no other.

@@ -23,6 +23,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.error
 import urllib.request
@@ -164,6 +165,7 @@ def no_keys() -> None:
     done = docker("run", "--rm", "--network=none", IMAGE, check=False)
     assert done.returncode == 2, done
     assert "TQE_API_KEYS" in done.stderr
+    assert "TQE_KEYS_FILE" in done.stderr
     assert len(done.stderr.splitlines()) <= 3, done.stderr
 
 
@@ -172,8 +174,39 @@ def life() -> None:
     name = run("life", "--init", *HARDENED, f"--volume={PREFIX}-life:/data")
     until("ready", ready)
     until("healthy", lambda: docker("exec", name, "healthcheck").returncode == 0)
+    pages()
     smoke()
     assert stop(name) == "0"
+
+
+def pages() -> None:
+    """Templates and static files are in the image."""
+    for path, kind in (
+        ("/dashboard/login", "text/html"),
+        ("/dashboard/static/dashboard.css", "text/css"),
+        ("/docs", "text/html"),
+    ):
+        with urllib.request.urlopen(f"{URL}{path}", timeout=30) as answer:
+            assert answer.headers["Content-Type"].startswith(kind), (path, answer.headers)
+
+
+def worker() -> None:
+    """One with TQE_WORKER_PORT has a healthcheck; a file of named keys is enough."""
+    make = docker("run", "--rm", IMAGE, "keys", "new", "probe", "--role=read", "--json").stdout
+    with tempfile.TemporaryDirectory(prefix=PREFIX) as folder:
+        keys = Path(folder, "keys.toml")
+        keys.write_text(json.loads(make)["entry"], encoding="utf-8")
+        keys.chmod(0o644)
+        keyed = [f"--volume={keys}:/run/secrets/keys.toml:ro", "--env=TQE_API_KEYS="]
+        keyed.append("--env=TQE_KEYS_FILE=/run/secrets/keys.toml")
+        name = run(
+            "worker",
+            *["--init", *HARDENED, *keyed, f"--env=TQE_WORKER_PORT={PORT}", "--env=PORT=8080"],
+            f"--volume={PREFIX}-worker:/data",
+            command=("worker",),
+        )
+        until("healthy", lambda: not docker("exec", name, "healthcheck", check=False).returncode)
+        assert stop(name) == "0"
 
 
 def smoke() -> None:
@@ -329,7 +362,17 @@ def main() -> None:
         sys.exit("image-test needs Docker: a daemon that runs, and the command `docker` (DOCKER=)")
     clean()
     try:
-        for look in (build, contents, no_keys, life, killed, stopped_at_work, zombies, compose):
+        for look in (
+            build,
+            contents,
+            no_keys,
+            life,
+            worker,
+            killed,
+            stopped_at_work,
+            zombies,
+            compose,
+        ):
             print(f"{look.__name__.replace('_', ' ')} ...", flush=True)
             look()
     finally:

@@ -11,8 +11,6 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.sdk.trace.sampling import ALWAYS_ON, ParentBased, Sampler
 
-from task_queue_engine.trace_context import TraceContext
-
 
 class Spans:
     """What has ended, in that order."""
@@ -64,7 +62,3 @@ def parent_of(span: ReadableSpan) -> str | None:
 
 def links_of(span: ReadableSpan) -> list[str]:
     return [f"{link.context.span_id:016x}" for link in span.links]
-
-
-def context_of(span: ReadableSpan) -> TraceContext:
-    return TraceContext(trace_id=trace_of(span), span_id=id_of(span), sampled=True)

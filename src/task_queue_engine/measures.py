@@ -7,7 +7,7 @@ library's own counters and histograms, each with a lock, cost several times as m
 
 from __future__ import annotations
 
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import accumulate
@@ -102,6 +102,23 @@ class Histogram:
         return Distribution(
             name=name, labels=labels, bounds=self.bounds, counts=tuple(self.counts), sum=self.sum
         )
+
+
+def quantile(distribution: Distribution, share: float) -> float | None:
+    """Seconds below which `share` of all values are: within its bucket in proportion, as Prometheus
+    does it. In the last bucket, which has no end, its lower bound."""
+    cumulative = distribution.cumulative()
+    total = cumulative[-1]
+    if not total:
+        return None
+    rank = share * total
+    at = min(bisect_right(cumulative, rank - 1e-9), len(cumulative) - 1)
+    if at == len(distribution.bounds):
+        return distribution.bounds[-1]
+    lower = distribution.bounds[at - 1] if at else 0.0
+    below = cumulative[at - 1] if at else 0
+    inside = cumulative[at] - below
+    return lower + (distribution.bounds[at] - lower) * ((rank - below) / inside if inside else 1.0)
 
 
 def add_counts(*parts: Iterable[LabelledCount]) -> tuple[LabelledCount, ...]:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import io
-import math
 import sys
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 import trio
@@ -15,7 +14,8 @@ from task_queue_engine import Backoff, TaskContext, TaskRegistry
 from task_queue_engine.backends.memory import MemoryBackend
 from task_queue_engine.cli.cells import clip, width_of
 from task_queue_engine.cli.output import due_in_words, table_of_tasks, task_rows
-from task_queue_engine.cli.progress_bar import fraction_of, line_of, wait_for_end
+from task_queue_engine.cli.progress_bar import line_of, wait_for_end
+from task_queue_engine.errors import ApiError
 from task_queue_engine.task import Task, TaskStatus
 from task_queue_engine.testing import TrioClock
 from tests.engine.engines import running
@@ -26,41 +26,6 @@ NOW = datetime(2030, 1, 1, tzinfo=UTC)
 def task(**members: Any) -> Task:
     defaults = {"id": "a", "type": "t", "payload": 1, "created_at": NOW, "updated_at": NOW}
     return Task(**(defaults | members))
-
-
-@pytest.mark.parametrize(
-    ("progress", "fraction"),
-    [
-        (0, 0.0),
-        (0.25, 0.25),
-        (1, 1.0),
-        (45, 0.45),
-        (100, 1.0),
-        ("45%", 0.45),
-        ("45.5 % ", 0.455),
-        ({"done": 9, "of": 20}, 0.45),
-        ({"done": 9, "total": 20, "step": "labels"}, 0.45),
-        ({"current": 0, "total": 20}, 0.0),
-        ({"percent": 45}, 0.45),
-        ({"fraction": 0.45}, 0.45),
-        (None, None),
-        (True, None),
-        (-1, None),
-        (101, None),
-        (math.nan, None),
-        ("half", None),
-        ("nan%", None),
-        ({"step": "label"}, None),
-        ({"done": 9}, None),
-        ({"done": 9, "of": 0}, None),
-        ({"done": 10**400, "of": 3}, None),
-        ({"done": "9", "of": "20"}, None),
-        ({"done": 21, "of": 20}, None),
-        ([1, 2], None),
-    ],
-)
-def test_what_says_how_far_a_task_is(progress: Any, fraction: float | None) -> None:
-    assert fraction_of(progress) == (None if fraction is None else pytest.approx(fraction))
 
 
 def test_the_line_of_a_task() -> None:
@@ -120,6 +85,64 @@ async def test_a_wait_shows_it_in_a_terminal_and_nowhere_else(
     *_, blank, nothing = shown.split("\r")
     assert (blank.strip(), nothing) == ("", "")
     assert len(blank) >= len("PROCESSING")
+
+
+class Shown(Terminal):
+    """Says when a text was written to it first, on the virtual clock."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.at: dict[str, float] = {}
+
+    def write(self, text: str) -> int:
+        for percent in ("25%", "50%"):
+            if percent in text:
+                self.at.setdefault(percent, trio.current_time())
+        return super().write(text)
+
+
+async def test_the_bar_moves_as_the_handler_reports(
+    autojump_clock: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tasks = TaskRegistry()
+    reported: dict[str, float] = {}
+
+    @tasks.task("steps")
+    async def steps(payload: int, context: TaskContext) -> None:
+        await trio.sleep(1.7)
+        for percent in (25, 50):
+            reported[f"{percent}%"] = trio.current_time()
+            await context.progress(percent)
+            await trio.sleep(0.3)
+
+    monkeypatch.setattr(sys, "stderr", shown := Shown())
+    async with running(tasks, MemoryBackend(clock=TrioClock())) as engine:
+        handle = await engine.submit(steps, 1)
+        await wait_for_end(engine, handle.id, timeout=1000)
+    assert {name: shown.at[name] - at for name, at in reported.items()} == {
+        name: pytest.approx(0, abs=0.1) for name in reported
+    }
+
+
+async def test_a_server_without_events_is_asked(
+    autojump_clock: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tasks = TaskRegistry()
+
+    @tasks.task("steps")
+    async def steps(payload: int, context: TaskContext) -> None:
+        await context.progress(25)
+        await trio.sleep(5)
+
+    def refuse(*_: object, **__: object) -> NoReturn:
+        raise ApiError("not found", status=404)
+
+    monkeypatch.setattr(sys, "stderr", shown := Shown())
+    async with running(tasks, MemoryBackend(clock=TrioClock())) as engine:
+        monkeypatch.setattr(engine, "events", refuse)
+        handle = await engine.submit(steps, 1)
+        await wait_for_end(engine, handle.id, timeout=1000)
+    assert " 25%" in shown.getvalue()
 
 
 def test_a_list_says_when_what_waits_is_due() -> None:

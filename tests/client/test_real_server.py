@@ -15,7 +15,7 @@ import httpx
 import pytest
 import trio
 
-from task_queue_engine import Accepted, Submission
+from task_queue_engine import Accepted, Submission, TaskStatus
 from task_queue_engine.client import AsyncClient, Client
 from task_queue_engine.engine.api import SubmitVerdict
 from tests.cli.runner import Server, Shop
@@ -116,6 +116,22 @@ def test_the_script_recipe(light: LightEnvironment, server: Server, tmp_path: Pa
     with Client(server.url) as client:
         packed = [task.payload["number"] for task in client.list(type="pack")]
     assert packed.count(11) == packed.count(12) == 1
+
+
+def test_the_recipe_for_many(light: LightEnvironment, server: Server) -> None:
+    script = str(RECIPES / "recall.py")
+    with Client(server.url) as client:
+        order = {"number": 41, "city": "Oslo"}
+        ids = [client.submit("pack", order, delay=3600).id for _ in range(3)]
+        waits, said = light.run(script, TQE_URL=server.url).splitlines()
+        assert waits == "3 orders wait"
+        done, _, action = said.partition(": ")
+        assert done == "3 of 3"
+        assert {client.get(each).status for each in ids} == {TaskStatus.CANCELLED}
+        said = light.run(script, "--undo", action, TQE_URL=server.url)
+        assert said.startswith("3 of 3: ")
+        assert {client.wait(each, timeout=20).status for each in ids} == {TaskStatus.COMPLETED}
+    assert light.run(script, TQE_URL=server.url) == "0 orders wait\nnothing to do\n"
 
 
 def test_the_flask_recipe(recipe: Callable[[str], ModuleType]) -> None:

@@ -14,7 +14,7 @@ import pytest
 
 from task_queue_engine import InvalidTask, Submission, TaskRegistry
 from task_queue_engine.client import AsyncClient, Client
-from task_queue_engine.client.client import SyncTaskHandle
+from task_queue_engine.client.handle import SyncTaskHandle
 from task_queue_engine.engine.api import TaskApi, TaskHandle
 from task_queue_engine.errors import UnknownTaskType
 from task_queue_engine.task import TaskStatus

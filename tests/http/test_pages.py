@@ -21,7 +21,7 @@ from task_queue_engine.attempt_record import (
 from task_queue_engine.backends.base import BackendUsage, OperationUsage
 from task_queue_engine.errors import BackendUnavailable, ConfigurationError
 from task_queue_engine.http import create_app
-from task_queue_engine.http.dashboard.plots import per_second, plot, quantile
+from task_queue_engine.http.dashboard.plots import per_second, plot
 from task_queue_engine.measures import Distribution, LabelledCount, Sample
 from task_queue_engine.task import Task, TaskError, TaskStatus
 from task_queue_engine.worker import RunningTask, Worker, WorkerList
@@ -297,6 +297,11 @@ class TestTask:
             page = await browser.get(f"/dashboard/tasks/{task_id}")
             assert page.status == 404
             assert "There is no task with this id" in page.shown
+
+    async def test_how_far_it_is(self, browser: Browser, engine: FakeEngine) -> None:
+        task = engine.add(status=TaskStatus.PROCESSING, progress={"done": 9, "of": 20})
+        page = await browser.get(f"/dashboard/tasks/{task.id}")
+        assert [tag["value"] for name, tag in page.tags() if name == "progress"] == ["45.0"]
 
     async def test_its_history(self, browser: Browser, engine: FakeEngine) -> None:
         task = engine.add(status=TaskStatus.PROCESSING, progress=0.25, attempt=14)
@@ -662,22 +667,6 @@ class TestPlots:
 
         assert drawn.lines == ("", "")
         assert drawn.top == 1.0
-
-    @pytest.mark.parametrize(
-        ("counts", "share", "expected"),
-        [
-            ((0, 0, 0), 0.5, None),
-            ((10, 0, 0), 0.5, 0.5),
-            ((0, 10, 0), 0.95, 1.95),
-            ((0, 0, 9), 0.5, 2.0),
-        ],
-    )
-    def test_quantiles(self, counts: tuple[int, ...], share: float, expected: float | None) -> None:
-        one = Distribution(name="x", labels={}, bounds=(1.0, 2.0), counts=counts, sum=0.0)
-
-        found = quantile(one, share)
-
-        assert found == (expected if expected is None else pytest.approx(expected))
 
 
 async def test_the_theme_is_kept(browser: Browser) -> None:

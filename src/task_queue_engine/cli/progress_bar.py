@@ -6,9 +6,9 @@ import math
 import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import aclosing, contextmanager, suppress
 from datetime import UTC, datetime
-from typing import Any, TextIO
+from typing import TextIO
 
 import msgspec
 import trio
@@ -17,17 +17,15 @@ from task_queue_engine.cli.cells import clip, width_of
 from task_queue_engine.cli.output import due_in_words, printable, seconds_in_words
 from task_queue_engine.engine.api import TaskApi
 from task_queue_engine.errors import TaskQueueError
+from task_queue_engine.progress import fraction_of
 from task_queue_engine.task import Task, TaskStatus
-
-# Members of a progress that is an object, as handlers commonly name them.
-_DONE = ("done", "current", "completed")
-_OF = ("of", "total")
-_PERCENT = ("percent", "percentage")
-_FRACTION = ("fraction", "progress")
+from task_queue_engine.task_events import ProgressEvent, StateEvent
 
 _WIDTH = 20
-# Seconds. Progress is stored at most about so often, and a person sees no more.
+# Seconds between two drawings, at most: the line says how many it has taken.
 _EVERY = 1.0
+# And at least: a person sees no more, and a handler may report a thousand times a second.
+_PAUSE = 0.05
 
 
 async def wait_for_end(api: TaskApi, task_id: str, *, timeout: float) -> Task:
@@ -43,14 +41,46 @@ async def wait_for_end(api: TaskApi, task_id: str, *, timeout: float) -> Task:
 
 
 async def _show(api: TaskApi, task_id: str, stream: TextIO) -> None:
+    seen = _Seen()
     with _one_line(stream) as write:
-        while True:
-            # What is wrong is for `wait` to say, which rides out what passes.
-            with suppress(TaskQueueError):
-                task = await api.get(task_id)
-                width = shutil.get_terminal_size().columns
-                write(line_of(task, now=datetime.now(UTC), width=width - 1))
-            await trio.sleep(_EVERY)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_follow, api, task_id, seen)
+            while True:
+                news = seen.news
+                if seen.task is not None:
+                    width = shutil.get_terminal_size().columns
+                    write(line_of(seen.task, now=datetime.now(UTC), width=width - 1))
+                await trio.sleep(_PAUSE)
+                with trio.move_on_after(_EVERY - _PAUSE):
+                    await news.wait()
+
+
+class _Seen:
+    """The task as it was heard of last."""
+
+    def __init__(self) -> None:
+        self.task: Task | None = None
+        self.news = trio.Event()
+
+    def set(self, task: Task) -> None:
+        self.task = task
+        self.news.set()
+        self.news = trio.Event()
+
+
+async def _follow(api: TaskApi, task_id: str, seen: _Seen) -> None:
+    # What is wrong is for `wait` to say, which rides out what passes.
+    with suppress(TaskQueueError):
+        async with aclosing(api.events(task_id)) as events:
+            async for event in events:
+                if isinstance(event, StateEvent):
+                    seen.set(await api.get(task_id))
+                elif isinstance(event, ProgressEvent) and seen.task is not None:
+                    seen.set(msgspec.structs.replace(seen.task, progress=event.progress))
+    while True:  # a server of an older version has no events
+        with suppress(TaskQueueError):
+            seen.set(await api.get(task_id))
+        await trio.sleep(_EVERY)
 
 
 def line_of(task: Task, *, now: datetime, width: int) -> str:
@@ -69,39 +99,6 @@ def line_of(task: Task, *, now: datetime, width: int) -> str:
     elif isinstance(task.progress, Mapping | list):
         parts.append(msgspec.json.encode(task.progress).decode())
     return clip(printable("  ".join(parts)), width)
-
-
-def fraction_of(progress: Any) -> float | None:
-    """How far a task is, from 0 to 1, where its progress has a form that says so: a number from 0
-    to 1, or to 100 as percent, "45%", {"done": 9, "of": 20}, {"percent": 45}, {"fraction": 0.45}.
-    """
-    fraction: float | None = None
-    if isinstance(progress, Mapping):
-        done, of = _number(progress, _DONE), _number(progress, _OF)
-        percent = _number(progress, _PERCENT)
-        if done is not None and of:
-            with suppress(OverflowError):  # JSON knows no largest number
-                fraction = done / of
-        elif percent is not None:
-            fraction = percent / 100
-        else:
-            fraction = _number(progress, _FRACTION)
-    elif isinstance(progress, str) and progress.rstrip().endswith("%"):
-        with suppress(ValueError):
-            fraction = float(progress.rstrip()[:-1]) / 100
-    elif _is_number(progress):
-        fraction = progress if progress <= 1 else progress / 100
-    if fraction is None or not 0 <= fraction <= 1:  # NaN, too
-        return None
-    return fraction
-
-
-def _number(members: Mapping[str, Any], names: tuple[str, ...]) -> float | None:
-    return next((members[name] for name in names if _is_number(members.get(name))), None)
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import replace
 from datetime import datetime
 from types import TracebackType
-from typing import Any, Generic, NoReturn, Self, TypeVar, Unpack, cast, overload
+from typing import Any, NoReturn, Self, TypeVar, Unpack, overload
 
 import httpx
 
@@ -17,6 +17,7 @@ from task_queue_engine.attempt_record import AttemptHistory
 from task_queue_engine.backends.base import DeadLetterPage, ListQuery, TaskPage
 from task_queue_engine.client.connection import Connection
 from task_queue_engine.client.event_reading import SILENCE, EventReading
+from task_queue_engine.client.handle import SyncTaskHandle
 from task_queue_engine.client.problems import error_of_response
 from task_queue_engine.client.steps import DEFAULT_RETRIES, Pause, Request, Steps
 from task_queue_engine.engine.api import (
@@ -40,7 +41,6 @@ from task_queue_engine.worker import WorkerList
 
 T = TypeVar("T")
 R = TypeVar("R")
-R_co = TypeVar("R_co", covariant=True)
 
 
 class Client:
@@ -373,40 +373,3 @@ class Client:
                 headers=step.headers,
                 timeout=step.timeout,
             )
-
-
-class SyncTaskHandle(Generic[R_co]):
-    """One submitted task; `TaskHandle` without `await`."""
-
-    def __init__(self, *, client: Client, task: Task, created: bool) -> None:
-        self._client = client
-        self.id = task.id
-        self.created = created
-        """False: the idempotency key had been used before, this is the task of that time."""
-
-    def __repr__(self) -> str:
-        return f"<SyncTaskHandle {self.id}>"
-
-    def task(self) -> Task:
-        """The task as it is now."""
-        return self._client.get(self.id)
-
-    def status(self) -> TaskStatus:
-        """The task's status now. Raises TaskNotFound when its retention is over."""
-        return self.task().status
-
-    def history(self) -> AttemptHistory:
-        """See `TaskApi.history`."""
-        return self._client.history(self.id)
-
-    def events(self, *, after: str | None = None) -> Iterator[TaskEvent]:
-        """See `Client.events`."""
-        return self._client.events(self.id, after=after)
-
-    def result(self, *, timeout: Seconds | None = None) -> R_co:
-        """See `TaskApi.result`."""
-        return cast("R_co", self._client.result(self.id, timeout=timeout))
-
-    def cancel(self) -> Task:
-        """See `TaskApi.cancel`."""
-        return self._client.cancel(self.id)

@@ -12,9 +12,9 @@ from quart import Request
 from werkzeug.datastructures import Headers
 
 from task_queue_engine.errors import InvalidQuery, TaskNotFound
+from task_queue_engine.http.bodies import KEY_RULE, is_key
 from task_queue_engine.http.exchange import ApiRequest
 from task_queue_engine.http.problems import ProblemError
-from task_queue_engine.http.schemas import KEY_RULE, is_key
 from task_queue_engine.limits import DEFAULT_PAGE, MAX_PAGE, MAX_WAIT
 from task_queue_engine.task import TaskStatus, is_task_id
 from task_queue_engine.task_filter import TaskFilter

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 from quart import Response, current_app
 
-from task_queue_engine.http.schemas import encode
-
 JSON = "application/json"
+
+encode = msgspec.json.Encoder().encode
 
 
 def respond(

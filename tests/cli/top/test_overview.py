@@ -11,7 +11,7 @@ import pytest
 from task_queue_engine.backends.base import Counts, DeadLetter, QueueDepth
 from task_queue_engine.cli.top.lines import SortBy, details, summary
 from task_queue_engine.cli.top.looks import Failure, Look, Times
-from task_queue_engine.cli.top.overview import History, Measured, Overview, TypeNumbers, quantile
+from task_queue_engine.cli.top.overview import History, Measured, Overview, TypeNumbers
 from task_queue_engine.engine.metrics import EngineMetrics
 from task_queue_engine.measures import Distribution, LabelledCount
 from task_queue_engine.worker import RunningTask, Worker, WorkerList
@@ -145,12 +145,6 @@ def test_without_such_a_server_it_goes_by_the_newest_tasks() -> None:
     assert (a.wait.p50, a.wait.p95) == (10, 19)
     assert (b.type, b.failed, b.run) == ("b", 2, None)
     assert idle.type == "idle"
-
-
-def test_a_quantile_is_prometheus_own() -> None:
-    assert quantile(BOUNDS, (10, 0, 0, 0), 0.5) == 0.5
-    assert quantile(BOUNDS, (1, 0, 1, 0), 0.95) == pytest.approx(3.8)
-    assert quantile(BOUNDS, (0, 0, 0, 9), 0.5) == 4.0  # above all bounds
 
 
 def test_types_are_sorted_by_what_is_asked_and_idle_ones_left_out() -> None:

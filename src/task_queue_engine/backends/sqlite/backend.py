@@ -29,9 +29,10 @@ from task_queue_engine.backends.sqlite.queue import SqliteQueue
 from task_queue_engine.backends.sqlite.ringer import Ringer
 from task_queue_engine.backends.sqlite.steps import SqliteSteps, submit
 from task_queue_engine.backends.sqlite.store import MAX_ITEM_BYTES, SqliteStore
-from task_queue_engine.backends.sqlite.threads import BUSY_TIMEOUT, ReaderThread, WriterThread
+from task_queue_engine.backends.sqlite.threads import BUSY_TIMEOUT, ReaderThread
 from task_queue_engine.backends.sqlite.transaction import Transaction
 from task_queue_engine.backends.sqlite.workers import SqliteWorkers
+from task_queue_engine.backends.sqlite.writer_thread import WriterThread
 from task_queue_engine.backends.sqlite_path import check_path
 from task_queue_engine.clock import Clock, SystemClock
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TypeVar
 
-from task_queue_engine.backends.sqlite.threads import Parking, ReaderThread, WriterThread
+from task_queue_engine.backends.sqlite.threads import ReaderThread
 from task_queue_engine.backends.sqlite.transaction import Transaction
+from task_queue_engine.backends.sqlite.writer_thread import Parking, WriterThread
 from task_queue_engine.errors import BackendUnavailable
 
 T = TypeVar("T")

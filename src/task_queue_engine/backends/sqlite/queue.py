@@ -25,8 +25,8 @@ from task_queue_engine.backends.sqlite.database_file import DatabaseFile
 from task_queue_engine.backends.sqlite.dead_letters import SqliteDeadLetters
 from task_queue_engine.backends.sqlite.doorbell import Doorbell
 from task_queue_engine.backends.sqlite.messages import MAX_DELAY, Messages, refuse_bad_delays
-from task_queue_engine.backends.sqlite.threads import Parking
 from task_queue_engine.backends.sqlite.transaction import Transaction
+from task_queue_engine.backends.sqlite.writer_thread import Parking
 from task_queue_engine.clock import Clock
 
 T = TypeVar("T")

@@ -7,14 +7,14 @@ import sys
 import click
 import msgspec
 
+from task_queue_engine.cli.commands.tasks import canonical, check_end
 from task_queue_engine.cli.filter_options import filtering
 from task_queue_engine.cli.options import operating
 from task_queue_engine.cli.output import printable
+from task_queue_engine.cli.progress_bar import wait_for_end
 from task_queue_engine.cli.session import Session
-from task_queue_engine.engine.api import TaskApi
-from task_queue_engine.errors import TaskCancelled, TaskFailed, TaskNotFound
 from task_queue_engine.retry import MAX_SECONDS
-from task_queue_engine.task import Task, TaskStatus, is_task_id
+from task_queue_engine.task import Task
 from task_queue_engine.task_actions import ActionProgress, ActionRequest, Matching, TaskAction
 from task_queue_engine.task_filter import TaskFilter
 
@@ -59,13 +59,13 @@ def bulk(
     if action == UNDO:
         if len(ids) != 1 or not which.is_empty or everything or dry_run:
             raise click.UsageError("undo takes the id of an action, and no filter")
-        task = session.run(lambda operations: operations.undo_action(_whole(ids[0])))
+        task = session.run(lambda operations: operations.undo_action(canonical(ids[0])))
         _show(session, task, wait)
         return
     if (bool(ids) + everything + (not which.is_empty)) != 1:
         raise click.UsageError("say which tasks: a filter, their ids, or --all")
     request = ActionRequest(
-        action=TaskAction(action), which=which, ids=tuple(map(_whole, ids)) or None
+        action=TaskAction(action), which=which, ids=tuple(map(canonical, ids)) or None
     )
     if dry_run:
         matching = session.run(lambda operations: operations.preview_action(request))
@@ -83,13 +83,6 @@ def bulk(
     _show(session, task, wait)
 
 
-def _whole(task_id: str) -> str:
-    canonical = task_id.lower()
-    if not is_task_id(canonical):
-        raise TaskNotFound(task_id)
-    return canonical
-
-
 def _number(matching: Matching) -> str:
     plural = "" if matching.matching == 1 else "s"
     return f"{'at least ' * matching.at_least}{matching.matching} task{plural}"
@@ -104,16 +97,9 @@ def _show(session: Session, task: Task | None, wait: bool) -> None:
         session.show(task, lambda: task_id)
         return
     session.note(f"started as {task_id}, waiting for its end")
-
-    async def ended(operations: TaskApi) -> Task:
-        return await operations.wait(task_id, timeout=MAX_SECONDS)
-
-    over = session.run(ended)
+    over = session.run(lambda operations: wait_for_end(operations, task_id, timeout=MAX_SECONDS))
     session.show(over, lambda: _said(over))
-    if over.status is TaskStatus.FAILED:
-        raise TaskFailed(over)
-    if over.status is TaskStatus.CANCELLED:
-        raise TaskCancelled(over)
+    check_end(over, MAX_SECONDS)
 
 
 def _said(task: Task) -> str:
@@ -128,6 +114,6 @@ def _said(task: Task) -> str:
 @operating
 def delete(session: Session, task_id: str) -> None:
     """Delete a task that has ended, for good, with its history and its dead letters."""
-    wanted = _whole(task_id)
+    wanted = canonical(task_id)
     session.run(lambda operations: operations.delete(wanted))
     session.show({"deleted": wanted}, lambda: f"{wanted} is deleted")

@@ -12,7 +12,7 @@ import msgspec
 
 from task_queue_engine.cli.top.looks import Failure, Look, Times, measures_all
 from task_queue_engine.engine.views import DeadLetterView
-from task_queue_engine.measures import Distribution
+from task_queue_engine.measures import Distribution, quantile
 from task_queue_engine.worker import Worker
 
 WINDOW = 60.0
@@ -223,28 +223,15 @@ def _spreads(
         if one.name != name or not one.count:
             continue
         task_type = one.labels["task_type"]
-        recent = one.counts
         if task_type in earlier and earlier[task_type].bounds == one.bounds:
             pairs = zip(one.counts, earlier[task_type].counts, strict=True)
             recent = tuple(now - then for now, then in pairs)
-        counts = recent if any(recent) else one.counts
-        spreads[task_type] = Spread(
-            p50=quantile(one.bounds, counts, 0.5), p95=quantile(one.bounds, counts, 0.95)
-        )
+            if any(recent):
+                one = msgspec.structs.replace(one, counts=recent)
+        p50, p95 = quantile(one, 0.5), quantile(one, 0.95)
+        if p50 is not None and p95 is not None:
+            spreads[task_type] = Spread(p50=p50, p95=p95)
     return spreads
-
-
-def quantile(bounds: Sequence[float], counts: Sequence[int], share: float) -> float:
-    """The value that so large a share of all is at most, as Prometheus' histogram_quantile has it:
-    evenly spread inside its bucket, and the largest bound for what is above all of them."""
-    rank = share * sum(counts)
-    below = 0
-    for number, count in enumerate(counts[:-1]):
-        if below + count >= rank and count:
-            low = bounds[number - 1] if number else 0.0
-            return low + (bounds[number] - low) * (rank - below) / count
-        below += count
-    return bounds[-1]
 
 
 def _sampled_types(look: Look, rates: Rates | None) -> list[TypeNumbers]:

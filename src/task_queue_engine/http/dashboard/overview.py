@@ -9,11 +9,11 @@ from quart import Response
 
 from task_queue_engine.backends.base import BackendUsage, DeadLetterPage
 from task_queue_engine.engine.metrics import EngineMetrics
-from task_queue_engine.http.dashboard.plots import per_second, plot, quantile
+from task_queue_engine.http.dashboard.plots import per_second, plot
 from task_queue_engine.http.dashboard.site import Site
 from task_queue_engine.http.middleware import PAGES
 from task_queue_engine.http.principal import NO_ONE, Role
-from task_queue_engine.measures import Distribution
+from task_queue_engine.measures import Distribution, quantile
 
 _LATEST_DEAD = 5
 _TYPES = 50

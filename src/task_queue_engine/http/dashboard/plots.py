@@ -1,14 +1,13 @@
-"""Plots as numbers in an SVG's own units, and what histograms say."""
+"""Plots as numbers in an SVG's own units."""
 
 from __future__ import annotations
 
 import math
-from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from task_queue_engine.actors.metrics import REMEMBERED
-from task_queue_engine.measures import Distribution, Sample
+from task_queue_engine.measures import Sample
 
 WIDTH, HEIGHT = 600.0, 120.0
 _BUCKET = 20.0
@@ -88,20 +87,3 @@ def _round_up(value: float) -> float:
         return 1.0
     power = 10.0 ** math.floor(math.log10(value))
     return next(step * power for step in (1, 2, 5, 10) if value <= step * power * (1 + 1e-9))
-
-
-def quantile(distribution: Distribution, share: float) -> float | None:
-    """Seconds below which `share` of all values are: within its bucket in proportion, as Prometheus
-    does it. In the last bucket, which has no end, its lower bound."""
-    cumulative = distribution.cumulative()
-    total = cumulative[-1]
-    if not total:
-        return None
-    rank = share * total
-    at = min(bisect_right(cumulative, rank - 1e-9), len(cumulative) - 1)
-    if at == len(distribution.bounds):
-        return distribution.bounds[-1]
-    lower = distribution.bounds[at - 1] if at else 0.0
-    below = cumulative[at - 1] if at else 0
-    inside = cumulative[at] - below
-    return lower + (distribution.bounds[at] - lower) * ((rank - below) / inside if inside else 1.0)

@@ -175,7 +175,7 @@ class Site:
         try:
             given = base64.urlsafe_b64decode(request.cookies.get(NOTICE_COOKIE, ""))
             notice = msgspec.json.decode(given, type=Notice)
-        except ValueError:
+        except (ValueError, msgspec.DecodeError):  # which is a ValueError since msgspec 0.21
             return None
         known = notice.key in texts.NOTICES and all(map(is_task_id, notice.ids))
         return notice if known else None

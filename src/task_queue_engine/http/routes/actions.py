@@ -19,12 +19,10 @@ from quart_schema import (
 
 from task_queue_engine.errors import InvalidQuery
 from task_queue_engine.http.app_state import AppState
+from task_queue_engine.http.bodies import decode_object
 from task_queue_engine.http.requests import canonical_id, idempotency_key, read_json
 from task_queue_engine.http.responses import respond
-from task_queue_engine.http.schemas import (
-    SubmissionHeaders,
-    decode_object,
-)
+from task_queue_engine.http.schemas import SubmissionHeaders
 from task_queue_engine.limits import MAX_BATCH
 from task_queue_engine.task import Task, TaskStatus, is_task_id
 from task_queue_engine.task_actions import ActionRequest, Matching, TaskAction, undo_of

@@ -11,13 +11,13 @@ from quart_schema import document_querystring, document_request, document_respon
 from task_queue_engine.engine.views import DeadLetterList, PurgeResult
 from task_queue_engine.http.access import check_all_types
 from task_queue_engine.http.app_state import AppState
+from task_queue_engine.http.bodies import decode_redrive
 from task_queue_engine.http.requests import Query, read_json
 from task_queue_engine.http.responses import respond
 from task_queue_engine.http.schemas import (
     DeadLetterParameters,
     RedriveRequest,
     RedriveResult,
-    decode_redrive,
 )
 
 TAG = "dead letters"

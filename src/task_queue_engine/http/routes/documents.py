@@ -12,8 +12,7 @@ from task_queue_engine.http.dashboard.routes import DashboardRoutes
 from task_queue_engine.http.docs_page import CONTENT_SECURITY_POLICY, render
 from task_queue_engine.http.negotiation import choose
 from task_queue_engine.http.openapi import Json, build_document
-from task_queue_engine.http.responses import JSON, respond
-from task_queue_engine.http.schemas import encode
+from task_queue_engine.http.responses import JSON, encode, respond
 
 _CACHE = "public, max-age=300"
 

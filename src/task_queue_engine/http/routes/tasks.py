@@ -19,6 +19,7 @@ from task_queue_engine.engine.api import Accepted, Refused, Submission, SubmitVe
 from task_queue_engine.errors import IdempotencyKeyReused, InvalidQuery, TaskQueueError
 from task_queue_engine.http import problems
 from task_queue_engine.http.app_state import AppState
+from task_queue_engine.http.bodies import decode_batch, decode_batch_item, decode_submission, in_utc
 from task_queue_engine.http.caps import check_caps
 from task_queue_engine.http.principal import Principal, Role
 from task_queue_engine.http.problems import ProblemError
@@ -41,10 +42,6 @@ from task_queue_engine.http.schemas import (
     TaskList,
     TaskSubmission,
     WaitParameters,
-    decode_batch,
-    decode_batch_item,
-    decode_submission,
-    in_utc,
 )
 from task_queue_engine.task import Task, TaskStatus
 from task_queue_engine.trace_context import TraceContext

@@ -169,3 +169,23 @@ async def test_what_is_to_wait_is_never_in_the_default_partition(
     assert await meter.units() == START + scheduled
     await record(store, done(task))
     assert await meter.units() == MOVE
+
+
+async def test_what_an_operator_does(store: DynamoStore, clock: ManualClock, meter: Meter) -> None:
+    """As docs/aws.md has it, for each task of an action."""
+    waits, fails, ends = await create(store, clock, 3)
+    await claim(store, fails, 1)
+    await record(store, Fail(task_id=fails.id, attempt=1, error=ERROR))
+    await claim(store, ends, 1)
+    await record(store, done(ends))
+    clock.advance(121)
+    await sweep(store, clock)
+    await meter.units()
+
+    await store.cancel([waits.id])
+    assert await meter.units() == MOVE
+    for task in (waits, fails):
+        await store.reopen([task.id])
+        assert await meter.units() == MOVE
+    await store.delete([ends.id])
+    assert await meter.units() == 1 + 1

@@ -11,7 +11,6 @@ written then is without log lines, then without tracebacks, then without the att
 from __future__ import annotations
 
 import base64
-import binascii
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -82,7 +81,7 @@ def decode(value: AttributeValue | None) -> AttemptRecord | None:
             return None
         unpacker = zlib.decompressobj(zdict=_DICTIONARY)
         return _restored(_decode(unpacker.decompress(base64.b64decode(value["B"]))))
-    except (KeyError, ValueError, binascii.Error, zlib.error):
+    except (KeyError, ValueError, msgspec.DecodeError, zlib.error):
         return None
 
 
