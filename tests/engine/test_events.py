@@ -14,6 +14,7 @@ from msgspec.structs import replace
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from task_queue_engine import (
+    ActionRequest,
     EndEvent,
     Engine,
     GapEvent,
@@ -22,8 +23,10 @@ from task_queue_engine import (
     StateEvent,
     SyncTaskContext,
     Task,
+    TaskAction,
     TaskContext,
     TaskEvent,
+    TaskFilter,
     TaskNotFound,
     TaskRegistry,
     TaskStatus,
@@ -290,6 +293,34 @@ async def test_a_redriven_task_is_told(backend: MemoryBackend) -> None:
         event = await anext(stream)
         assert isinstance(event, StateEvent)
         assert (event.task_id, told(event)) == (handle.id, "PENDING(1)")
+
+
+async def test_retries_and_redrives_by_an_action_are_told(backend: MemoryBackend) -> None:
+    tasks = TaskRegistry()
+
+    @tasks.task("fails", max_attempts=1)
+    async def fails(payload: Any) -> None:
+        raise ValueError
+
+    async with running(tasks, backend) as engine:
+        handle = await engine.submit("fails", 1)
+        await reaches(engine, handle.id, TaskStatus.FAILED)
+        watching = engine.events()
+        with trio.move_on_after(1):
+            await anext(watching)
+        for action in (TaskAction.RETRY, TaskAction.REDRIVE):
+            await trio.sleep(1)  # its dead letter is there
+            began = await engine.start_action(ActionRequest(action=action, which=TaskFilter()))
+            assert began is not None
+            of: dict[str, list[str]] = {handle.id: [], began.id: []}
+            while len(of[handle.id]) < 3 or len(of[began.id]) < 3:
+                with trio.fail_after(3600):
+                    event = await anext(watching)
+                if isinstance(event, StateEvent):
+                    of[event.task_id].append(event.status)
+            assert of[handle.id] == ["PENDING", "PROCESSING", "FAILED"]
+            assert of[began.id] == ["PENDING", "PROCESSING", "COMPLETED"]
+        await watching.aclose()
 
 
 async def test_a_slow_reader_misses_events_and_is_told(backend: MemoryBackend) -> None:

@@ -50,15 +50,22 @@ class ActionSteps:
     """
     Args:
         cancelled: awaited with each task that was cancelled or is to be stopped.
+        reopened: told of each task that was retried or redriven.
     """
 
     def __init__(
-        self, backend: Backend, *, clock: Clock, cancelled: Callable[[Task], Awaitable[None]]
+        self,
+        backend: Backend,
+        *,
+        clock: Clock,
+        cancelled: Callable[[Task], Awaitable[None]],
+        reopened: Callable[[Task], object],
     ) -> None:
         self._backend = backend
         self._store = backend.store
         self._clock = clock
         self._cancelled = cancelled
+        self._reopened = reopened
 
     async def carry_out(
         self, action: TaskAction, ids: Sequence[str], *, queue: str, began: datetime, again: bool
@@ -125,6 +132,7 @@ class ActionSteps:
                 ids,
                 queue_of=lambda task: self._backend.queue(task.queue),
                 clock=self._clock,
+                changed=self._reopened,
                 pending_too=again,
             )
         if scope.cancelled_caught:
@@ -148,7 +156,9 @@ class ActionSteps:
                     outcome.skip(task_id, _GONE)
 
     async def _redrive(self, ids: Sequence[str], queue: str, again: bool, outcome: Outcome) -> None:
-        redriver = Redriver(self._backend.queue(queue), self._store, clock=self._clock)
+        redriver = Redriver(
+            self._backend.queue(queue), self._store, clock=self._clock, changed=self._reopened
+        )
         report = await redriver.some(ids)
         gone = [Refusal(task_id=each, reason="its dead letter is gone") for each in ids]
         done = report.redriven + (report.not_found if again else 0)
