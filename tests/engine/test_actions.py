@@ -270,6 +270,42 @@ async def test_an_attempt_goes_on_where_the_last_one_died(
                 assert len((await engine.history(task_id)).attempts) == 2
 
 
+@pytest.mark.parametrize("action", [RETRY, REDRIVE])
+async def test_what_has_run_again_since_the_last_attempt_died_is_not_done_twice(
+    backend: MemoryBackend, action: TaskAction
+) -> None:
+    """Other workers go on: what was retried has failed once more by the time of the takeover."""
+    async with running(quiet_types(), backend) as engine:
+        ids = await failed(engine, 120)
+        store, record = backend.store, backend.store.record
+        dead_letters = backend.queue("default").dead_letters
+
+        async def dies(writes: Any) -> Any:
+            (write,) = writes
+            if isinstance(write, Progress) and write.value["done"] == 0:
+                store.record = record  # type: ignore[method-assign]
+                await record(writes)
+                piece = tuple(write.value["piece"])
+                if action is REDRIVE:
+                    found = await dead_letters.take(limit=len(piece), ids=piece)
+                    piece = tuple(each.task_id for each in found)
+                for task_id in piece[:60]:
+                    await engine.retry(task_id)
+                    assert (await engine.wait(task_id, timeout=60)).status is TaskStatus.FAILED
+                raise OSError("as if it died here")
+            return await record(writes)
+
+        store.record = dies  # type: ignore[method-assign]
+        _, said = await act(engine, action, TaskFilter(type="fails"))
+        assert (said.done, said.failed, said.skipped, said.of) == (120, 0, 0, 120)
+        await trio.sleep(60)
+        for task_id in ids:
+            assert (await engine.get(task_id)).attempt == 2
+        left = (await engine.list_dead(limit=1000)).dead_letters
+        if action is REDRIVE:
+            assert sorted(each.task_id for each in left) == sorted(ids), "new ones, no old one"
+
+
 DOES: dict[TaskAction, Callable[..., Any]] = {
     CANCEL: lambda store, ids: store.cancel(ids),
     RETRY: lambda store, ids: store.reopen(ids),  # and is not sent

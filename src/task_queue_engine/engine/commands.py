@@ -121,6 +121,7 @@ class Commands(EngineApi):
                 backend, clock=clock, cancelled=self._stop_cancelled, reopened=self._live.changed
             ),
             queue=settings.queue,
+            clock=clock,
         )
         self._own_types = self._actions.types()
         self._registry = EngineTypes(registry, self._own_types)
