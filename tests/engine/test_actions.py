@@ -21,7 +21,7 @@ from task_queue_engine import (
     TaskRegistry,
     TaskStatus,
 )
-from task_queue_engine.backends.base import ListQuery
+from task_queue_engine.backends.base import DeadLettering, ListQuery
 from task_queue_engine.backends.memory import MemoryBackend
 from task_queue_engine.engine import actions
 from task_queue_engine.errors import (
@@ -161,6 +161,33 @@ async def test_what_is_created_while_an_action_waits_is_no_part_of_it(
         assert (said.done, said.of) == (3, 3)
         assert set(await statuses(engine, ids)) == {TaskStatus.CANCELLED}
         assert set(await statuses(engine, late)) == {TaskStatus.PENDING}
+
+
+async def test_a_dead_letter_that_comes_later_is_no_part_of_a_redrive(
+    backend: MemoryBackend,
+) -> None:
+    async with running(quiet_types(), backend) as engine:
+        early = await failed(engine, 3)
+    async with running(quiet_types(), backend, consume=False) as engine:
+        task = await engine.start_action(ActionRequest(action=REDRIVE))
+        assert task is not None
+        await trio.sleep(0.01)
+        # Another queue's worker ends it while the action waits for one.
+        late = (await engine.submit("fails", 1)).id
+        queue = backend.queue("default")
+        deliveries = await queue.receive(2, wait=0, visibility=600)
+        (delivery,) = [each for each in deliveries if each.task_id == late]
+        error = TaskError(type="ValueError", message="no route")
+        await backend.store.fail_pending([PendingFailure(task_id=late, attempt=0, error=error)])
+        await queue.dead_letter(
+            [DeadLettering(delivery=delivery, reason="", at=backend.clock.now())]
+        )
+        await queue.release([(each, 0.0) for each in deliveries if each is not delivery])
+    async with running(quiet_types(), backend) as engine:
+        said = await ended(engine, task)
+        assert said.done == 3
+        assert (await engine.get(late)).attempt == 0
+        assert {(await engine.wait(each, timeout=60)).attempt for each in early} == {2}
 
 
 async def test_two_people_press_retry_at_once(backend: MemoryBackend) -> None:
