@@ -520,6 +520,7 @@ async def test_the_store_is_believed_where_the_task_itself_says_nothing(
     live.logged(running, LogLine(time=now, level="INFO", logger="x", message="the last words"))
     live._take_from_threads()
     assert [told(entry.event) for entry in reader.take()] == [
+        "PENDING(0)",
         "PROCESSING(1)",
         "log(1) the last words",
     ]
@@ -545,3 +546,21 @@ async def test_a_task_that_is_given_up_before_it_starts_is_told(backend: MemoryB
         event = await anext(stream)
         assert isinstance(event, StateEvent)
         assert (event.task_id, event.status) == (handle.id, TaskStatus.FAILED)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "told_of"), [(1, ["PENDING(0)", "PROCESSING(1)"]), (60, ["PROCESSING(1)"])]
+)
+async def test_a_task_that_is_claimed_before_its_submission_is_told(
+    autojump_clock: MockClock, seconds: float, told_of: list[str]
+) -> None:
+    """By a worker that is quicker than the one that submits has come to say it."""
+    live = LiveEvents(MemoryBackend(clock=TrioClock()), TrioClock())
+    reader = Reader(None, lambda _: True)
+    live.add_reader(reader, None)
+    now = TrioClock().now()
+    task = Task(id="1", type="t", payload=1, created_at=now, updated_at=now)
+    await trio.sleep(seconds)
+    live.changed(replace(task, attempt=1, status=TaskStatus.PROCESSING))
+    live.changed(task)
+    assert [told(entry.event) for entry in reader.take()] == told_of
