@@ -555,10 +555,11 @@ async def test_a_task_that_is_claimed_before_its_submission_is_told(
     autojump_clock: MockClock, seconds: float, told_of: list[str]
 ) -> None:
     """By a worker that is quicker than the one that submits has come to say it."""
-    live = LiveEvents(MemoryBackend(clock=TrioClock()), TrioClock())
+    clock = TrioClock()
+    live = LiveEvents(MemoryBackend(clock=clock), clock)
     reader = Reader(None, lambda _: True)
     live.add_reader(reader, None)
-    now = TrioClock().now()
+    now = clock.now()
     task = Task(id="1", type="t", payload=1, created_at=now, updated_at=now)
     await trio.sleep(seconds)
     live.changed(replace(task, attempt=1, status=TaskStatus.PROCESSING))
