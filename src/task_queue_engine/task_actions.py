@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
+from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
@@ -71,6 +72,8 @@ class ActionProgress(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     """Where its next attempt would go on."""
     piece: tuple[str, ...] = ()
     """What may have been done since this was written."""
+    piece_at: datetime | None = None
+    """When it was written: a task of the piece that has ended since then was done."""
 
     def encode(self) -> dict[str, Any]:
         """As JSON; the numbers are there at 0 too."""

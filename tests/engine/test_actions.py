@@ -21,7 +21,7 @@ from task_queue_engine import (
     TaskRegistry,
     TaskStatus,
 )
-from task_queue_engine.backends.base import ListQuery
+from task_queue_engine.backends.base import DeadLettering, ListQuery
 from task_queue_engine.backends.memory import MemoryBackend
 from task_queue_engine.engine import actions
 from task_queue_engine.errors import (
@@ -163,6 +163,33 @@ async def test_what_is_created_while_an_action_waits_is_no_part_of_it(
         assert set(await statuses(engine, late)) == {TaskStatus.PENDING}
 
 
+async def test_a_dead_letter_that_comes_later_is_no_part_of_a_redrive(
+    backend: MemoryBackend,
+) -> None:
+    async with running(quiet_types(), backend) as engine:
+        early = await failed(engine, 3)
+    async with running(quiet_types(), backend, consume=False) as engine:
+        task = await engine.start_action(ActionRequest(action=REDRIVE))
+        assert task is not None
+        await trio.sleep(0.01)
+        # Another queue's worker ends it while the action waits for one.
+        late = (await engine.submit("fails", 1)).id
+        queue = backend.queue("default")
+        deliveries = await queue.receive(2, wait=0, visibility=600)
+        (delivery,) = [each for each in deliveries if each.task_id == late]
+        error = TaskError(type="ValueError", message="no route")
+        await backend.store.fail_pending([PendingFailure(task_id=late, attempt=0, error=error)])
+        await queue.dead_letter(
+            [DeadLettering(delivery=delivery, reason="", at=backend.clock.now())]
+        )
+        await queue.release([(each, 0.0) for each in deliveries if each is not delivery])
+    async with running(quiet_types(), backend) as engine:
+        said = await ended(engine, task)
+        assert said.done == 3
+        assert (await engine.get(late)).attempt == 0
+        assert {(await engine.wait(each, timeout=60)).attempt for each in early} == {2}
+
+
 async def test_two_people_press_retry_at_once(backend: MemoryBackend) -> None:
     async with running(quiet_types(), backend, worker_count=3) as engine:
         ids = await failed(engine, 4)
@@ -268,6 +295,42 @@ async def test_an_attempt_goes_on_where_the_last_one_died(
             for task_id in ids:
                 await engine.wait(task_id, timeout=60)
                 assert len((await engine.history(task_id)).attempts) == 2
+
+
+@pytest.mark.parametrize("action", [RETRY, REDRIVE])
+async def test_what_has_run_again_since_the_last_attempt_died_is_not_done_twice(
+    backend: MemoryBackend, action: TaskAction
+) -> None:
+    """Other workers go on: what was retried has failed once more by the time of the takeover."""
+    async with running(quiet_types(), backend) as engine:
+        ids = await failed(engine, 120)
+        store, record = backend.store, backend.store.record
+        dead_letters = backend.queue("default").dead_letters
+
+        async def dies(writes: Any) -> Any:
+            (write,) = writes
+            if isinstance(write, Progress) and write.value["done"] == 0:
+                store.record = record  # type: ignore[method-assign]
+                await record(writes)
+                piece = tuple(write.value["piece"])
+                if action is REDRIVE:
+                    found = await dead_letters.take(limit=len(piece), ids=piece)
+                    piece = tuple(each.task_id for each in found)
+                for task_id in piece[:60]:
+                    await engine.retry(task_id)
+                    assert (await engine.wait(task_id, timeout=60)).status is TaskStatus.FAILED
+                raise OSError("as if it died here")
+            return await record(writes)
+
+        store.record = dies  # type: ignore[method-assign]
+        _, said = await act(engine, action, TaskFilter(type="fails"))
+        assert (said.done, said.failed, said.skipped, said.of) == (120, 0, 0, 120)
+        await trio.sleep(60)
+        for task_id in ids:
+            assert (await engine.get(task_id)).attempt == 2
+        left = (await engine.list_dead(limit=1000)).dead_letters
+        if action is REDRIVE:
+            assert sorted(each.task_id for each in left) == sorted(ids), "new ones, no old one"
 
 
 DOES: dict[TaskAction, Callable[..., Any]] = {

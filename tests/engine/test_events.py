@@ -14,6 +14,7 @@ from msgspec.structs import replace
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from task_queue_engine import (
+    ActionRequest,
     EndEvent,
     Engine,
     GapEvent,
@@ -22,8 +23,10 @@ from task_queue_engine import (
     StateEvent,
     SyncTaskContext,
     Task,
+    TaskAction,
     TaskContext,
     TaskEvent,
+    TaskFilter,
     TaskNotFound,
     TaskRegistry,
     TaskStatus,
@@ -292,6 +295,34 @@ async def test_a_redriven_task_is_told(backend: MemoryBackend) -> None:
         assert (event.task_id, told(event)) == (handle.id, "PENDING(1)")
 
 
+async def test_retries_and_redrives_by_an_action_are_told(backend: MemoryBackend) -> None:
+    tasks = TaskRegistry()
+
+    @tasks.task("fails", max_attempts=1)
+    async def fails(payload: Any) -> None:
+        raise ValueError
+
+    async with running(tasks, backend) as engine:
+        handle = await engine.submit("fails", 1)
+        await reaches(engine, handle.id, TaskStatus.FAILED)
+        watching = engine.events()
+        with trio.move_on_after(1):
+            await anext(watching)
+        for action in (TaskAction.RETRY, TaskAction.REDRIVE):
+            await trio.sleep(1)  # its dead letter is there
+            began = await engine.start_action(ActionRequest(action=action, which=TaskFilter()))
+            assert began is not None
+            of: dict[str, list[str]] = {handle.id: [], began.id: []}
+            while len(of[handle.id]) < 3 or len(of[began.id]) < 3:
+                with trio.fail_after(3600):
+                    event = await anext(watching)
+                if isinstance(event, StateEvent):
+                    of[event.task_id].append(event.status)
+            assert of[handle.id] == ["PENDING", "PROCESSING", "FAILED"]
+            assert of[began.id] == ["PENDING", "PROCESSING", "COMPLETED"]
+        await watching.aclose()
+
+
 async def test_a_slow_reader_misses_events_and_is_told(backend: MemoryBackend) -> None:
     async with running(make_tasks(), backend) as engine:
         handle = await engine.submit("flood", 3000, delay=5)
@@ -489,6 +520,7 @@ async def test_the_store_is_believed_where_the_task_itself_says_nothing(
     live.logged(running, LogLine(time=now, level="INFO", logger="x", message="the last words"))
     live._take_from_threads()
     assert [told(entry.event) for entry in reader.take()] == [
+        "PENDING(0)",
         "PROCESSING(1)",
         "log(1) the last words",
     ]
@@ -514,3 +546,22 @@ async def test_a_task_that_is_given_up_before_it_starts_is_told(backend: MemoryB
         event = await anext(stream)
         assert isinstance(event, StateEvent)
         assert (event.task_id, event.status) == (handle.id, TaskStatus.FAILED)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "told_of"), [(1, ["PENDING(0)", "PROCESSING(1)"]), (60, ["PROCESSING(1)"])]
+)
+async def test_a_task_that_is_claimed_before_its_submission_is_told(
+    autojump_clock: MockClock, seconds: float, told_of: list[str]
+) -> None:
+    """By a worker that is quicker than the one that submits has come to say it."""
+    clock = TrioClock()
+    live = LiveEvents(MemoryBackend(clock=clock), clock)
+    reader = Reader(None, lambda _: True)
+    live.add_reader(reader, None)
+    now = clock.now()
+    task = Task(id="1", type="t", payload=1, created_at=now, updated_at=now)
+    await trio.sleep(seconds)
+    live.changed(replace(task, attempt=1, status=TaskStatus.PROCESSING))
+    live.changed(task)
+    assert [told(entry.event) for entry in reader.take()] == told_of

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import threading
@@ -22,7 +23,7 @@ from task_queue_engine.execution.attempt_logs import (
     keeping_lines,
     running,
 )
-from task_queue_engine.execution.log_format import StderrLook
+from task_queue_engine.execution.log_format import LogFormat, StderrLook
 from tests.execution import logging_handlers
 from tests.execution.support import bounded, make_runner, make_task, run
 
@@ -112,21 +113,54 @@ def test_what_cannot_be_stored_is_spelled_out() -> None:
     assert messages(log) == ["a NUL \\x00 and a lone surrogate \\udcff"]
 
 
-@pytest.mark.filterwarnings("ignore")
-def test_a_line_that_cannot_be_made_does_the_handler_no_harm(
-    monkeypatch: pytest.MonkeyPatch,
+class Broken:
+    def __str__(self) -> str:
+        raise ValueError("no text")
+
+
+@pytest.mark.parametrize("look", ["json", "text"])
+def test_a_line_that_cannot_be_made_is_kept_and_shown_without_its_arguments(
+    look: LogFormat,
 ) -> None:
-    monkeypatch.setattr(logging, "raiseExceptions", False)
-
-    class Broken:
-        def __str__(self) -> str:
-            raise ValueError("no text")
-
+    shown = io.StringIO()
+    show = logging.StreamHandler(shown)
+    StderrLook(look).dress(show)
+    lines = silent()
+    lines.handlers[:] = [show]
     with attempt() as log:
-        silent().error("%s", Broken())
-        silent().error("%d", "no number")
-        silent().error("and on")
-    assert messages(log) == ["and on"]
+        lines.error("to %s", Broken())
+        lines.error("%d", "no number")
+        lines.error(Broken())
+        lines.error("and on", extra={"order": Broken()})
+    kept = messages(log)
+    assert [line.partition(" at test_attempt_logs.py:")[0] for line in kept] == [
+        "to %s (not formatted, ValueError",
+        "%d (not formatted, TypeError",
+        "<Broken> (not formatted, ValueError",
+        "and on",
+    ]
+    written = shown.getvalue().splitlines()
+    assert len(written) == 4
+    assert all(each in line for each, line in zip(kept, written, strict=True))
+
+
+def test_a_line_that_logs_itself_ends() -> None:
+    """As it does without an engine: by a RecursionError."""
+
+    class Endless:
+        calls = 0
+
+        def __str__(self) -> str:
+            Endless.calls += 1
+            if Endless.calls > 10_000:
+                pytest.exit("it would go on")
+            lines.error("%s", self)
+            return ""
+
+    lines = silent()
+    lines.handlers[:] = [logging.StreamHandler(io.StringIO())]
+    with attempt(), pytest.raises(RecursionError):
+        lines.error("%s", Endless())
 
 
 def test_with_no_lines_to_keep_nothing_is_kept() -> None:

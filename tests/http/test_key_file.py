@@ -81,6 +81,13 @@ def test_a_file_that_is_not_there(engine: FakeEngine, tmp_path: Path, path: str)
         create_app(engine, make_settings(keys_file=str(tmp_path / path)))
 
 
+def test_a_pipe_is_refused_and_not_waited_for(tmp_path: Path) -> None:
+    """A reader that hangs in it would keep the server from ever reading its keys again."""
+    os.mkfifo(tmp_path / "keys.toml")
+    with pytest.raises(ConfigurationError, match="is not a file"):
+        read_key_file(str(tmp_path / "keys.toml"))
+
+
 @pytest.mark.parametrize(
     ("mode", "said"), [(0o600, ""), (0o640, ""), (0o644, "read by every"), (0o666, "written by")]
 )

@@ -20,6 +20,7 @@ import trio
 from msgspec.structs import replace
 
 from task_queue_engine.backends.base import Backend, ListQuery, TryAgain
+from task_queue_engine.clock import Clock
 from task_queue_engine.context import TaskContext
 from task_queue_engine.engine.action_steps import ActionSteps, Outcome
 from task_queue_engine.errors import BackendUnavailable, InvalidQuery
@@ -79,11 +80,12 @@ class Actions:
         queue: whose dead letters are meant where the filter names none.
     """
 
-    def __init__(self, backend: Backend, *, steps: ActionSteps, queue: str) -> None:
+    def __init__(self, backend: Backend, *, steps: ActionSteps, queue: str, clock: Clock) -> None:
         self._backend = backend
         self._store = backend.store
         self._steps = steps
         self._queue = queue
+        self._clock = clock
 
     def types(self) -> OwnTypes:
         """With this handler."""
@@ -140,16 +142,20 @@ class Actions:
                     said = replace(said, of=said.of + found)
         place.said = said
         if said.piece:
-            said = place.said = await self._do(request, said, said.piece, began, again=True)
+            said = place.said = await self._do(
+                request, said, said.piece, again_since=said.piece_at or began
+            )
         has_begun = False
         async with aclosing(self._pieces(request, began, said.cursor)) as pieces:
             async for piece in pieces:
                 if has_begun and trio.current_time() >= ends:
                     raise Snooze(0, "other tasks have their turn; it goes on after that")
                 has_begun = True
-                said = place.said = replace(said, cursor=piece.cursor, piece=piece.ids)
+                said = place.said = replace(
+                    said, cursor=piece.cursor, piece=piece.ids, piece_at=self._clock.now()
+                )
                 await self._write(context, said)
-                said = place.said = await self._do(request, said, piece.ids, began)
+                said = place.said = await self._do(request, said, piece.ids)
         # What had changed before it was come to.
         missed = max(0, said.of - said.done - said.failed - said.skipped)
         said = replace(said, skipped=said.skipped + missed, cursor=None, piece=())
@@ -187,16 +193,19 @@ class Actions:
         request: ActionRequest,
         said: ActionProgress,
         ids: Sequence[str],
-        began: datetime,
         *,
-        again: bool = False,
+        again_since: datetime | None = None,
     ) -> ActionProgress:
-        """A piece, and what has been done with it."""
+        """A piece, and what has been done with it.
+
+        Args:
+            again_since: it may have been done since then, by an attempt that died.
+        """
         outcome = Outcome()
         if request.ids is not None and request.action is not TaskAction.REDRIVE:
-            ids = await self._within(request, ids, outcome, again=again)
+            ids = await self._within(request, ids, outcome, again=again_since is not None)
         found = await self._steps.carry_out(
-            request.action, ids, queue=self._queue_of(request), began=began, again=again
+            request.action, ids, queue=self._queue_of(request), again_since=again_since
         )
         skipped = [*outcome.skipped, *found.skipped]
         kept = said.ids
@@ -210,6 +219,7 @@ class Actions:
             refusals=(*said.refusals, *found.failed, *skipped)[:MAX_REFUSALS],
             ids=kept,
             piece=(),
+            piece_at=None,
         )
 
     async def _within(

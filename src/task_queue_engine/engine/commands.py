@@ -107,7 +107,7 @@ class Commands(EngineApi):
         self._queue = backend.queue(settings.queue)
         self._live = LiveEvents(backend, clock)
         self._redriver = Redriver(
-            self._queue, backend.store, clock=clock, on_reopened=self._live.changed
+            self._queue, backend.store, clock=clock, changed=self._live.changed
         )
         self._waiters = Waiters(
             self._look,
@@ -117,8 +117,11 @@ class Commands(EngineApi):
         )
         self._actions = Actions(
             backend,
-            steps=ActionSteps(backend, clock=clock, cancelled=self._stop_cancelled),
+            steps=ActionSteps(
+                backend, clock=clock, cancelled=self._stop_cancelled, reopened=self._live.changed
+            ),
             queue=settings.queue,
+            clock=clock,
         )
         self._own_types = self._actions.types()
         self._registry = EngineTypes(registry, self._own_types)
@@ -263,12 +266,12 @@ class Commands(EngineApi):
                 [task_id],
                 queue_of=lambda task: self._backend.queue(task.queue),
                 clock=self._clock,
+                changed=self._live.changed,
             )
         match verdict:
             case Reopened(task):
                 if task_id in refused:
                     raise MessageRefused(task_id, refused[task_id].reason)
-                self._live.changed(task)
                 return task
             case NotReopened(task):
                 raise WrongState(
@@ -318,6 +321,8 @@ class Commands(EngineApi):
         (verdict,) = await running.own_intake.submit([submission])
         if isinstance(verdict, Refused):
             raise verdict.error
+        if verdict.created:
+            self._live.changed(verdict.task)
         return verdict.task
 
     async def _was_started(self, idempotency_key: str | None) -> bool:

@@ -6,8 +6,25 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
+from msgspec.structs import replace
+
 from task_queue_engine.task import Task, TaskStatus
 from task_queue_engine.task_events import OfTask, ProgressEvent, StateEvent, state_of
+
+# Seconds for which who submitted a task may not have come to say so.
+_JUST_NOW = 5.0
+
+
+def states_of(task: Task, now: datetime) -> tuple[StateEvent, ...]:
+    """What is to be told of a task that is in the store so since now. A first claim may be told
+    before the submission is: so it tells that too, and what comes twice is shown once."""
+    state = state_of(task)
+    if task.status is not TaskStatus.PROCESSING or task.attempt != 1:
+        return (state,)
+    if (now - task.created_at).total_seconds() > _JUST_NOW:
+        return (state,)
+    waited = replace(task, status=TaskStatus.PENDING, attempt=0, updated_at=task.created_at)
+    return (state_of(waited), state)
 
 
 class Seen:

@@ -21,7 +21,7 @@ from task_queue_engine.actors.messages import Attempt, Errored, Outcome, Progres
 from task_queue_engine.attempt_record import LogLine
 from task_queue_engine.backends.base import Backend, BroadcastingBackend
 from task_queue_engine.clock import Clock
-from task_queue_engine.engine.event_order import Seen
+from task_queue_engine.engine.event_order import Seen, states_of
 from task_queue_engine.engine.event_reader import Entry, Reader, size_of
 from task_queue_engine.engine.hooks import outcome_in_one_word
 from task_queue_engine.retry import GiveUp, RetryAt, SnoozeUntil
@@ -94,7 +94,8 @@ class LiveEvents:
 
     def changed(self, task: Task) -> None:
         if self.is_wanted:
-            self._tell(state_of(task))
+            for state in states_of(task, self._clock.now()):
+                self._tell(state)
 
     def recorded(self, outcome: Outcome, status: TaskStatus) -> None:
         """What an attempt came to is in the store, and has made this of the task."""

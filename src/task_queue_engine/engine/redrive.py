@@ -15,7 +15,6 @@ from task_queue_engine.clock import Clock
 from task_queue_engine.engine.api import RedriveReport
 from task_queue_engine.engine.reopening import is_pending, reopen_and_send
 from task_queue_engine.errors import BackendUnavailable
-from task_queue_engine.lifecycle import Reopened
 from task_queue_engine.task import Task
 
 
@@ -46,10 +45,10 @@ class Redriver:
         store: TaskStore,
         *,
         clock: Clock,
-        on_reopened: Callable[[Task], object] = bool,
+        changed: Callable[[Task], object],
     ) -> None:
         self._queue = queue
-        self._on_reopened = on_reopened
+        self._changed = changed
         self._store = store
         self._clock = clock
         self._size = min(queue.max_batch, store.max_batch)
@@ -122,12 +121,10 @@ class Redriver:
             [dead_letter.task_id for dead_letter in dead_letters],
             queue_of=lambda _: self._queue,
             clock=self._clock,
+            changed=self._changed,
             # An earlier redrive may have got as far as reopening.
             pending_too=True,
         )
-        for verdict in verdicts:
-            if isinstance(verdict, Reopened):
-                self._on_reopened(verdict.task)
         settled = [
             (dead_letter, verdict)
             for dead_letter, verdict in zip(dead_letters, verdicts, strict=True)

@@ -29,6 +29,7 @@ async def reopen_and_send(
     *,
     queue_of: Callable[[Task], TaskQueue],
     clock: Clock,
+    changed: Callable[[Task], object],
     pending_too: bool = False,
 ) -> tuple[list[ReopenVerdict], dict[str, Rejected]]:
     """Reopen a batch of tasks. Once this returns each that was reopened is PENDING, and sent or
@@ -36,6 +37,8 @@ async def reopen_and_send(
     the queue will never take its message.
 
     Args:
+        changed: told of each task that was reopened, before a worker can have it; and once more
+            of those whose message was refused.
         pending_too: send those that were PENDING already, too. An extra message is harmless.
 
     Returns:
@@ -47,6 +50,8 @@ async def reopen_and_send(
     verdicts = await store.reopen(task_ids)
     to_send: dict[TaskQueue, list[Task]] = {}
     for verdict in verdicts:
+        if isinstance(verdict, Reopened):
+            changed(verdict.task)
         if isinstance(verdict, Reopened) or (pending_too and is_pending(verdict)):
             to_send.setdefault(queue_of(verdict.task), []).append(verdict.task)
     refused: dict[str, Rejected] = {}
@@ -59,6 +64,9 @@ async def reopen_and_send(
     if refused:
         tasks = {task.id: task for tasks in to_send.values() for task in tasks}
         await fail_refused(store, [(tasks[id_], verdict) for id_, verdict in refused.items()])
+        for failed in await store.get(list(refused)):
+            if failed is not None:
+                changed(failed)
     return verdicts, refused
 
 

@@ -174,6 +174,9 @@ class _Factory:
         if self.note is not None and name is not None:
             try:
                 self.note(record)
+            except RecursionError:
+                # As logging itself does. Going on at every level of it would never end.
+                raise
             except Exception:  # noqa: BLE001 - of the line's arguments; logging itself says so
                 return record
         return record
@@ -206,9 +209,21 @@ def _keep(record: logging.LogRecord) -> None:
             record.created,
             record.levelname,
             record.name,
-            record.getMessage(),
+            message_of(record),
             exception_of(record),
         )
+
+
+def message_of(record: logging.LogRecord) -> str:
+    """Its text; where its arguments do not go into it, the text without them, and where that is."""
+    try:
+        return record.getMessage()
+    except RecursionError:
+        raise
+    except Exception as error:  # noqa: BLE001 - of the arguments' own code
+        text = record.msg if isinstance(record.msg, str) else f"<{type(record.msg).__name__}>"
+        place = f"{record.filename}:{record.lineno}"
+        return f"{text} (not formatted, {type(error).__name__} at {place})"
 
 
 def exception_of(record: logging.LogRecord) -> str | None:
@@ -216,3 +231,11 @@ def exception_of(record: logging.LogRecord) -> str | None:
     if record.exc_text is None and record.exc_info:
         return logging.Formatter().formatException(record.exc_info)
     return record.exc_text
+
+
+def text_of(value: object) -> str:
+    """Of what JSON has no form for."""
+    try:
+        return str(value)
+    except Exception as error:  # noqa: BLE001 - of the value's own code
+        return f"<{type(value).__name__}: its __str__ raised {type(error).__name__}>"

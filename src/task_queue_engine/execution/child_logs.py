@@ -23,8 +23,10 @@ from task_queue_engine.execution.attempt_logs import (
     AttemptLog,
     current,
     exception_of,
+    message_of,
     note_records,
     set_for_process,
+    text_of,
 )
 from task_queue_engine.execution.failures import keep_end, keep_start, storable
 from task_queue_engine.tracing import active_ids
@@ -124,14 +126,14 @@ def _as_message(record: logging.LogRecord, *, is_shown: bool = False) -> wire.Lo
     log = current()
     labels = active_ids() if log is None else log.labels() | active_ids()
     extra = {name: value for name, value in vars(record).items() if name not in _STANDARD}
-    encoded = msgspec.json.encode(labels | extra, enc_hook=str)
+    encoded = msgspec.json.encode(labels | extra, enc_hook=text_of)
     if len(encoded) > MAX_TEXT:
         encoded = msgspec.json.encode(labels)
     return wire.Logged(
         level=record.levelno,
         logger=record.name,
         created=record.created,
-        message=keep_start(storable(record.getMessage()), MAX_TEXT),
+        message=keep_start(storable(message_of(record)), MAX_TEXT),
         exception=None if exception is None else keep_end(storable(exception), MAX_TEXT),
         extra=msgspec.Raw(encoded),
         is_shown=is_shown,

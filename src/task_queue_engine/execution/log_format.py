@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from task_queue_engine.execution.attempt_logs import AttemptLogFilter, current
+from task_queue_engine.execution.attempt_logs import AttemptLogFilter, current, message_of, text_of
 
 LogFormat = Literal["text", "json"]
 
@@ -40,7 +40,14 @@ class TextFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         record.source = record.name.removeprefix(_PREFIX)
-        return super().format(record)
+        try:
+            return super().format(record)
+        except RecursionError:
+            raise
+        except Exception:  # noqa: BLE001 - of the arguments' own code
+            shown = logging.makeLogRecord(vars(record))
+            shown.msg, shown.args = message_of(record), None
+            return super().format(shown)
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's own name
         line = super().formatMessage(record)
@@ -63,7 +70,7 @@ class JsonFormatter(logging.Formatter):
             "time": datetime.fromtimestamp(record.created, UTC),
             "level": record.levelname,
             "logger": record.name,
-            "message": record.getMessage(),
+            "message": message_of(record),
         }
         if self._process is not None:
             line["process"] = self._process
@@ -72,7 +79,7 @@ class JsonFormatter(logging.Formatter):
         elif record.exc_text:  # that of a worker process
             line["exception"] = record.exc_text
         line |= {name: value for name, value in vars(record).items() if name not in _STANDARD}
-        return msgspec.json.encode(line, enc_hook=str).decode()
+        return msgspec.json.encode(line, enc_hook=text_of).decode()
 
 
 class StderrLook(msgspec.Struct, frozen=True):

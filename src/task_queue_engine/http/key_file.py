@@ -89,7 +89,7 @@ def _signature_of(status: os.stat_result) -> Signature:
 def read_key_file(path: str) -> KeyFile:
     """Raises ConfigurationError, which never quotes a value: it might be a key."""
     try:
-        with open(path, "rb") as file:  # noqa: PTH123 - a path that cannot be one is OSError here
+        with open(path, "rb", opener=_open) as file:
             status = os.fstat(file.fileno())
             if not stat.S_ISREG(status.st_mode):
                 raise _error(f"{path} is not a file")
@@ -104,6 +104,11 @@ def read_key_file(path: str) -> KeyFile:
     except _Wrong as error:
         raise _error(f"{path} {error}") from None
     return KeyFile(keys=keys, signature=_signature_of(status), warning=_warning(path, status))
+
+
+def _open(path: str, flags: int) -> int:
+    """Of a pipe that no one writes to the open itself would never end."""
+    return os.open(path, flags | os.O_NONBLOCK)
 
 
 def _error(message: str) -> ConfigurationError:
