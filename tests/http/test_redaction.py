@@ -181,6 +181,11 @@ async def test_what_is_hidden_cannot_be_searched_for(engine: FakeEngine) -> None
         assert (await answer.get_json())["field"].endswith("error")
 
 
+class Login(msgspec.Struct):
+    user: str
+    password: str
+
+
 LONG = "sk_live_" + "".join(chr(97 + n % 26) for n in range(90))
 
 
@@ -246,3 +251,21 @@ async def test_a_stream_hides_what_progress_said_meanwhile(engine: FakeEngine) -
     for _ in range(3):
         assert leaks(msgspec.json.encode(await anext(stream)).decode()) == []
     await stream.aclose()
+
+
+async def test_in_the_form_it_is_typed_unseen_and_not_sent_back(engine: FakeEngine) -> None:
+    @engine.registry.task("login")
+    async def login(payload: Login) -> None:
+        del payload
+
+    client = create_app(engine, make_settings(redact="payload.password")).test_client()
+    browser = Browser(client)  # type: ignore[arg-type] # Quart-Trio's
+    page = await browser.get("/dashboard/submit?type=login")
+    given = {"payload.user": "ada", "payload.password": PASSWORD}
+    refused = await browser.send("/dashboard/submit", on=page, type="login", delay="x", **given)
+
+    for each in (page, refused):
+        (field,) = (one for _, one in each.tags() if one.get("name") == "payload.password")
+        assert field["type"] == "password"
+    assert refused.status == 422
+    assert leaks(refused.text) == []

@@ -51,6 +51,10 @@
         location.assign(answer.url);
         return;
       }
+      if (answer.status === 403 || answer.status === 404) {
+        location.reload(); // deleted meanwhile, or no longer for this key: the server's page says so
+        return;
+      }
       if (answer.status >= 500 || answer.status === 429) throw new Error(String(answer.status));
       if (answer.ok) replace(new DOMParser().parseFromString(await answer.text(), "text/html"));
       failures = 0;
@@ -124,7 +128,7 @@
   document.addEventListener("visibilitychange", wake);
   addEventListener("online", happened);
   addEventListener("pagehide", deafen);
-  addEventListener("pageshow", (event) => { if (event.persisted) wake(); });
+  addEventListener("pageshow", (event) => { if (event.persisted) { lastLook = 0; wake(); } });
 
   // --- selecting ----------------------------------------------------------------------------
 
