@@ -212,6 +212,22 @@ def test_a_session_that_ends_while_a_form_is_filled(chrome: Chromium, site: Site
     assert site.ask("GET", "/tasks?type=mail")["tasks"] == before
 
 
+def test_a_session_that_was_begun_anew_in_another_tab(chrome: Chromium, site: Site) -> None:
+    task_id = site.submit("mail", {"to": "x"}, delay_seconds=3600)
+    page = chrome.open("/dashboard/tasks?type=mail", apart=True)
+    other = page.context.new_page()
+    other.goto("/dashboard/workers")
+    other.get_by_role("button", name="Log out").click()
+    _log_in(other)
+    other.get_by_role("button", name="Log out").wait_for()
+
+    look(page)
+    page.locator("tbody tr", has_text=task_id[-12:]).get_by_role("checkbox").check()
+    page.get_by_role("button", name="Cancel").click()
+    page.get_by_role("dialog").get_by_role("button", name="Cancel").click()
+    page.get_by_text("1 task cancelled.").wait_for()
+
+
 def test_a_task_that_is_deleted_while_it_is_looked_at(chrome: Chromium, site: Site) -> None:
     task_id = site.submit("mail", {"to": "x"}, delay_seconds=3600)
     page = chrome.open(f"/dashboard/tasks/{task_id}")

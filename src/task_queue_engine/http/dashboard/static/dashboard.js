@@ -69,6 +69,9 @@
   }
 
   function replace(fresh) {
+    // Of the session as it is now: another tab may have begun a new one.
+    const token = fresh.querySelector("[name=form_token]")?.value;
+    if (token) for (const each of document.querySelectorAll("[name=form_token]")) each.setAttribute("value", token);
     for (const part of fresh.querySelectorAll("[data-live][id]")) {
       const old = document.getElementById(part.id);
       if (!old || old.outerHTML === part.outerHTML) continue;
