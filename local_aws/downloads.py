@@ -133,20 +133,26 @@ def prometheus() -> Path:
 
 def chromium() -> Path:
     """The browser that tests look at the pages with: Debian's, installed where this is root and it
-    is missing.
+    is missing. Its headless shell is preferred: the same engine without a browser's windows, for a
+    third of the CPU time.
 
     Raises:
         NotAvailable: it is not on the PATH, and this system does not install it.
     """
-    found = shutil.which("chromium") or shutil.which("chromium-browser")
+    names = ("chromium-headless-shell", "chromium", "chromium-browser")
+    found = next(filter(None, map(shutil.which, names)), None)
     if found is None:
         apt = _program("apt-get", "apt")
         if os.geteuid() != 0:
             raise NotAvailable("Chromium is not installed, and only root may do that")
         _run([apt, "--quiet", "update"], Path("/"))
         # Fonts, since without any a page's text is empty boxes.
-        _run([apt, "--quiet", "--yes", "install", "chromium", "fonts-dejavu-core"], Path("/"))
-        found = _program("chromium", "Chromium")
+        install = [apt, "--quiet", "--yes", "install", "fonts-dejavu-core"]
+        try:
+            _run([*install, names[0]], Path("/"))
+        except NotAvailable:  # Debian 11 and Ubuntu have no package of it
+            _run([*install, names[1]], Path("/"))
+        found = next(filter(None, map(shutil.which, names)), None) or _program(names[1], "Chromium")
     return Path(found)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from trio.testing import MockClock
 
 from task_queue_engine.config import Settings
 from task_queue_engine.http import create_app, serve_http
+from tests.http.chromium import Chromium, Site, launch, serve_site
 from tests.http.fakes import FakeEngine
 from tests.http.keys import Keys
 from tests.http.wire import Server
@@ -92,3 +93,23 @@ def serve(engine: FakeEngine) -> Serve:
                 nursery.cancel_scope.cancel()
 
     return run
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    """`tqe serve` with the tasks of pages_shop.py."""
+    yield from serve_site(tmp_path_factory.mktemp("pages"))
+
+
+@pytest.fixture(scope="module")
+def browser_process(site: Site) -> Iterator[Chromium]:
+    yield from launch(site)
+
+
+@pytest.fixture
+def chrome(browser_process: Chromium) -> Iterator[Chromium]:
+    """The browser for one test, which fails by what the console says against its pages."""
+    browser_process.said.clear()
+    yield browser_process
+    browser_process.close_all()
+    assert browser_process.said == []

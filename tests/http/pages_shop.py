@@ -6,6 +6,7 @@ import logging
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import pydantic
 import trio
 
 from task_queue_engine import TaskContext, TaskRegistry
@@ -14,6 +15,14 @@ tasks = TaskRegistry()
 log = logging.getLogger("shop")
 
 EVIL = "\"'><img src=x onerror=alert(1)><script>alert(1)</script>"
+
+WORST = (
+    f"javascript:alert(1)//\u202e{EVIL}</textarea></style></title></select></pre></details><!--"
+    "<svg onload=alert(1)><a href=javascript:alert(1)>x</a>{{7*7}}${7*7}"
+    "\x1b[31m\x1b]0;t\x07\x9b2J\u2028"
+)
+"""It ends each element that a text may be in, turns the direction of writing, and commands
+terminals."""
 
 
 @dataclass
@@ -33,6 +42,31 @@ async def hostile(payload: Any, context: TaskContext) -> None:
     log.warning("%s", EVIL)
     await context.progress({"done": 1, "total": 2, EVIL: EVIL})
     raise type(EVIL, (Exception,), {})(EVIL)
+
+
+@tasks.task("worst", max_attempts=1)
+async def worst(payload: Any, context: TaskContext) -> None:
+    del payload
+    logging.getLogger(WORST).error("%s", f"line {WORST}")
+    log.error("%s", "W" * 100_000)
+    log.error("%s", "a lone surrogate \ud800 and a NUL \0")
+    await context.progress({f"progress {WORST}": WORST})
+    raise type(WORST, (Exception,), {})(f"error {WORST}")
+
+
+class Worst(pydantic.BaseModel):
+    __doc__ = WORST
+
+    text: str = pydantic.Field(
+        f"default {WORST}", alias=f"name {WORST}", title=WORST, description=f"described {WORST}"
+    )
+    choice: Literal["a", "choice \"'><script>alert(1)</script></select>"] = "a"
+    inner: dict[str, str] = {WORST: WORST}
+
+
+@tasks.task("worst-form")
+async def worst_form(payload: Worst) -> None:
+    del payload
 
 
 @tasks.task("echo")

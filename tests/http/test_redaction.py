@@ -179,3 +179,93 @@ async def test_what_is_hidden_cannot_be_searched_for(engine: FakeEngine) -> None
     ):
         assert answer.status_code == 400
         assert (await answer.get_json())["field"].endswith("error")
+
+
+class Login(msgspec.Struct):
+    user: str
+    password: str
+
+
+LONG = "sk_live_" + "".join(chr(97 + n % 26) for n in range(90))
+
+
+@pytest.mark.parametrize(
+    ("hidden", "text", "shown"),
+    [
+        ("Ada@Example.com", "no account ada@example.com", "no account [redacted]"),
+        ("päss", f"sent {json.dumps('päss')}", 'sent "[redacted]"'),
+        ("päss", f"sent {'päss'.encode()!r}", "sent b'[redacted]'"),
+        ("a b/c@d", "GET /x?t=a+b%2Fc%40d", "GET /x?t=[redacted]"),
+        ("a b/c@d", "GET /a%20b/c%40d", "GET /[redacted]"),
+        # What was cut, by the engine or by who wrote it.
+        (LONG, f"bad key {LONG[:40]}", "bad key [redacted]"),
+        (LONG, f"{LONG[-30:]} is bad", "[redacted] is bad"),
+        (LONG, f"'{LONG[:24]}...{LONG[-24:]}'", "'[redacted]...[redacted]'"),
+        (LONG * 20, f"bad key {LONG * 20}", "bad key [redacted]"),
+        ("https://hooks.example/T0/B1", "https://other.example", "https://other.example"),
+    ],
+)
+async def test_spellings(engine: FakeEngine, hidden: str, text: str, shown: str) -> None:
+    error = TaskError(type="ValueError", message=text, traceback=f"Traceback\n{text}")
+    task = engine.add(payload={"key": hidden}, result={text: text}, error=error)
+
+    seen = Redaction(("payload.key",)).task(task)
+
+    assert seen.error is not None
+    assert seen.error.message == shown
+    assert seen.error.traceback == f"Traceback\n{shown}"
+    assert seen.result == {shown: shown}
+
+
+async def test_what_earlier_progress_said_is_hidden_in_all_texts(engine: FakeEngine) -> None:
+    now = datetime.now(UTC)
+    line = LogLine(time=now, level="INFO", logger="for.ada@example.com", message="ada@example.com")
+    first = AttemptRecord(
+        number=1,
+        outcome=AttemptOutcome.RETRIED,
+        started_at=now,
+        progress={"user": "ada@example.com"},
+        error=TaskError(type="ValueError", message="no ada@example.com"),
+        logs=(line,),
+    )
+    task = engine.add(progress=None)
+
+    seen = Redaction(PATHS).history(AttemptHistory(attempts=(first,)), task)
+
+    assert leaks(msgspec.json.encode(seen).decode()) == []
+
+
+async def test_a_stream_hides_what_progress_said_meanwhile(engine: FakeEngine) -> None:
+    task = engine.add(status=TaskStatus.PROCESSING)
+    about = {"type": task.type, "queue": task.queue, "attempt": 1, "task_id": task.id}
+    now = datetime.now(UTC)
+    stream = redacting(engine, PATHS).events()
+    line = LogLine(time=now, level="INFO", logger="shop", message="as ada@example.com")
+    for event in (
+        ProgressEvent(at=now, progress={"user": "?"}, **about),
+        ProgressEvent(at=now, progress={"user": "ada@example.com"}, **about),
+        LogEvent(line=line, **about),
+    ):
+        engine.streams[0].put(event)
+
+    for _ in range(3):
+        assert leaks(msgspec.json.encode(await anext(stream)).decode()) == []
+    await stream.aclose()
+
+
+async def test_in_the_form_it_is_typed_unseen_and_not_sent_back(engine: FakeEngine) -> None:
+    @engine.registry.task("login")
+    async def login(payload: Login) -> None:
+        del payload
+
+    client = create_app(engine, make_settings(redact="payload.password")).test_client()
+    browser = Browser(client)  # type: ignore[arg-type] # Quart-Trio's
+    page = await browser.get("/dashboard/submit?type=login")
+    given = {"payload.user": "ada", "payload.password": PASSWORD}
+    refused = await browser.send("/dashboard/submit", on=page, type="login", delay="x", **given)
+
+    for each in (page, refused):
+        (field,) = (one for _, one in each.tags() if one.get("name") == "payload.password")
+        assert field["type"] == "password"
+    assert refused.status == 422
+    assert leaks(refused.text) == []

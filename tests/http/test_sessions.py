@@ -95,7 +95,24 @@ async def test_from_where_one_was_and_back(browser: Browser, engine: FakeEngine)
     assert page.path == path
 
 
-@pytest.mark.parametrize("to", ["https://evil.example/", "//evil.example", "/tasks", "/\\evil"])
+@pytest.mark.parametrize(
+    "to",
+    [
+        "https://evil.example/",
+        "//evil.example",
+        "///evil.example",
+        "\t//evil.example",
+        "/tasks",
+        "/\\evil",
+        "\\\\evil",
+        "/dashboard/\\..\\..\\evil",
+        "/dashboard/\r\nSet-Cookie: a=b",
+        "//dashboard/",
+        "http:///dashboard/",
+        "javascript:alert(1)",
+        "//[",  # urllib raises
+    ],
+)
 async def test_and_never_to_another_site(browser: Browser, to: str) -> None:
     page = await browser.get("/dashboard/login")
 

@@ -7,6 +7,7 @@ would obey them.
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -29,17 +30,25 @@ from task_queue_engine.worker import Worker, WorkerList
 
 # Characters: a traceback or a payload must not push the other columns off the screen.
 _LONGEST_CELL = 80
+# What JSON need not escape and a terminal may obey, in UTF-8: DEL, the controls from U+0080 to
+# U+009F, and marks that turn the direction of writing.
+_OBEYED = re.compile(
+    rb"\x7f|\xc2[\x80-\x9f]|\xd8\x9c|\xe2\x80[\x8e\x8f\xa8-\xae]|\xe2\x81[\xa6-\xa9]"
+)
 _UNITS = (("d", 86_400), ("h", 3600), ("min", 60), ("s", 1))
 
 
 def emit(result: str | bytes) -> None:
-    """Write a result to stdout, whole and with a newline. Raises BrokenPipeError.
+    """Write a result to stdout, whole and with a newline: text that is `printable`, or JSON in
+    UTF-8. Raises BrokenPipeError.
 
     Not by `print`: unbuffered (PYTHONUNBUFFERED) its stream may write a part and say nothing, and
     a terminal's encoding may not have every character of a payload.
     """
     if isinstance(result, str):
         result = result.encode(sys.stdout.encoding or "utf-8", "backslashreplace")
+    else:
+        result = _OBEYED.sub(_as_json_escape, result)
     sys.stdout.flush()
     left = memoryview(result + b"\n")
     while left:
@@ -336,6 +345,10 @@ def _cell(text: str) -> str:
 
 def _lines(text: str) -> list[str]:
     return [printable(line) for line in text.splitlines()] or [""]
+
+
+def _as_json_escape(found: re.Match[bytes]) -> bytes:
+    return b"\\u%04x" % ord(found[0].decode())
 
 
 def _escape(char: str) -> str:

@@ -18,7 +18,7 @@ from task_queue_engine.cli.apps import load_app
 from task_queue_engine.cli.connect import direct, over_http
 from task_queue_engine.cli.environment import warn_of_unknown_variables
 from task_queue_engine.cli.logs import set_up_logging
-from task_queue_engine.cli.output import emit
+from task_queue_engine.cli.output import emit, printable
 from task_queue_engine.cli.settings import DEFAULT_APP, CommandSettings
 from task_queue_engine.config import Settings
 from task_queue_engine.engine.api import TaskApi
@@ -126,4 +126,4 @@ class Session:
     def note(self, text: str) -> None:
         """Something beside the result, for the operator and no script: on stderr."""
         if not self.as_json:
-            click.echo(f"tqe: {text}", err=True)
+            click.echo(f"tqe: {printable(text)}", err=True)

@@ -10,11 +10,13 @@ the text of an error, a progress, a result or a log line repeats it.
 
 from __future__ import annotations
 
+import json
 import re
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any, cast
+from urllib.parse import quote, quote_plus
 
 import msgspec
 
@@ -33,6 +35,12 @@ WITHHELD = "[redacted: the task itself says more]"
 
 # Characters of a value that is looked for in texts: shorter ones (a PIN, `true`) are in every text.
 _SHORTEST = 4
+# Characters of the beginning or the end of a value that are looked for too: errors, tracebacks and
+# log lines are cut, and libraries shorten what they repeat ("'sk_live_51Habc...9xyz'"). Shorter
+# pieces ("https://", "-----BEGIN") are in texts of their own right.
+_PIECE = 16
+# Characters of a value that is found by its pieces alone: no pattern is made of all of it.
+_LONG = 500
 # Tasks whose payload a stream of events keeps at hand.
 _FOLLOWED = 256
 # Values that are looked for in texts; beyond that the texts are withheld whole.
@@ -62,14 +70,18 @@ class Redaction:
 
     def history(self, history: AttemptHistory, task: Task) -> AttemptHistory:
         """`task`: whose attempts they are, as the store has it."""
-        mask = self._mask_of(task)
+        # What an attempt reported is hidden in its own texts, and in those of all others.
+        reported = [one.progress for one in history.attempts]
+        mask = self._mask_of(task, reported)
         attempts = tuple(
             msgspec.structs.replace(
                 one,
                 progress=mask.value(self._without("progress", one.progress)),
                 error=mask.error(one.error),
                 logs=tuple(
-                    msgspec.structs.replace(line, message=mask.text(line.message))
+                    msgspec.structs.replace(
+                        line, logger=mask.text(line.logger), message=mask.text(line.message)
+                    )
                     for line in one.logs
                 ),
             )
@@ -80,12 +92,16 @@ class Redaction:
     def event(self, event: ProgressEvent | LogEvent, task: Task | None) -> ProgressEvent | LogEvent:
         """`task`: whose event it is; None: it cannot be looked at, so nothing of it is shown."""
         if isinstance(event, LogEvent):
-            message = WITHHELD if task is None else self._mask_of(task).text(event.line.message)
-            line = msgspec.structs.replace(event.line, message=message)
+            mask = _Mask(None) if task is None else self._mask_of(task)
+            line = msgspec.structs.replace(
+                event.line,
+                logger=mask.text(event.line.logger),
+                message=mask.text(event.line.message),
+            )
             return msgspec.structs.replace(event, line=line)
         if task is None:
             return msgspec.structs.replace(event, progress=HIDDEN)
-        mask = self._mask_of(msgspec.structs.replace(task, progress=event.progress))
+        mask = self._mask_of(task, [event.progress])
         shown = mask.value(self._without("progress", event.progress))
         return msgspec.structs.replace(event, progress=shown)
 
@@ -101,14 +117,17 @@ class Redaction:
             ),
         )
 
-    def _mask_of(self, task: Task) -> _Mask:
+    def _mask_of(self, task: Task, reported: Sequence[Any] = ()) -> _Mask:
+        """`reported`: progress besides the task's last."""
         secrets: set[str] = set()
         for path in self._paths:
-            for found in _at(path[1:], getattr(task, path[0])):
-                for text in _texts(found):
-                    secrets.add(text)
-                    if len(secrets) > _MOST:
-                        return _Mask(None)
+            values = [getattr(task, path[0]), *(reported if path[0] == "progress" else ())]
+            for text in (
+                text for each in values for found in _at(path[1:], each) for text in _texts(found)
+            ):
+                secrets.add(text)
+                if len(secrets) > _MOST:
+                    return _Mask(None)
         return _Mask(secrets)
 
     def _without(self, member: str, value: Any) -> Any:
@@ -144,25 +163,45 @@ def _texts(value: Any) -> Iterator[str]:
         for each in value.values() if isinstance(value, dict) else value:
             yield from _texts(each)
     elif isinstance(value, str):
-        for text in (value, repr(value)[1:-1], msgspec.json.encode(value).decode()[1:-1]):
-            if len(text) >= _SHORTEST:
-                yield text
+        yield from (
+            text for text in {spell(value) for spell in _SPELLINGS} if len(text) >= _SHORTEST
+        )
     elif value is not None and not isinstance(value, bool) and len(str(value)) >= _SHORTEST:
         yield str(value)
 
 
+_SPELLINGS: tuple[Callable[[str], str], ...] = (
+    str,
+    lambda text: repr(text)[1:-1],
+    lambda text: ascii(text)[1:-1],
+    lambda text: repr(text.encode("utf-8", "replace"))[2:-1],
+    lambda text: msgspec.json.encode(text).decode()[1:-1],
+    lambda text: json.dumps(text)[1:-1],
+    lambda text: quote(text, safe=""),
+    quote,
+    quote_plus,
+)
+"""As it is; as `repr` and JSON write it, msgspec's and the standard library's; in a URL."""
+
+
 class _Mask:
-    """Hides values in texts; all of each text where `secrets` is None."""
+    """Hides values in texts, in upper and lower case; all of each text where `secrets` is None."""
 
     def __init__(self, secrets: set[str] | None) -> None:
         self._hides_all = secrets is None
         longest_first = sorted(secrets or (), key=len, reverse=True)
-        self._pattern = re.compile("|".join(map(re.escape, longest_first))) if secrets else None
+        self._long = [text for text in longest_first if len(text) > _PIECE]
+        patterns = [re.escape(text) for text in longest_first if len(text) <= _LONG]
+        self._pattern = re.compile("|".join(patterns), re.IGNORECASE) if patterns else None
 
     def text(self, text: str) -> str:
         if self._hides_all:
             return WITHHELD
-        return text if self._pattern is None else self._pattern.sub(HIDDEN, text)
+        if self._pattern is not None:
+            text = self._pattern.sub(HIDDEN, text)
+        for secret in self._long:
+            text = _without_pieces(text, secret)
+        return text
 
     def error(self, error: TaskError | None) -> TaskError | None:
         if error is None:
@@ -176,7 +215,7 @@ class _Mask:
         if isinstance(value, list):
             return [self.value(each) for each in value]
         if isinstance(value, dict):
-            return {name: self.value(each) for name, each in value.items()}
+            return {self.text(name): self.value(each) for name, each in value.items()}
         # A card's number may be one.
         if (
             self._pattern is not None
@@ -185,6 +224,23 @@ class _Mask:
         ):
             return HIDDEN
         return value
+
+
+def _without_pieces(text: str, secret: str) -> str:
+    """Without what it has of the beginning and of the end of `secret`."""
+    for piece, is_start in ((secret[:_PIECE], True), (secret[-_PIECE:], False)):
+        at = text.find(piece)
+        while at >= 0:
+            begin, end, more = at, at + _PIECE, _PIECE
+            if is_start:
+                while end < len(text) and more < len(secret) and text[end] == secret[more]:
+                    end, more = end + 1, more + 1
+            else:
+                while begin and more < len(secret) and text[begin - 1] == secret[-1 - more]:
+                    begin, more = begin - 1, more + 1
+            text = text[:begin] + HIDDEN + text[end:]
+            at = text.find(piece, begin + len(HIDDEN))
+    return text
 
 
 def redacting(engine: EngineApi, paths: Sequence[str]) -> EngineApi:
@@ -303,15 +359,20 @@ class _Events:
 
     async def __anext__(self) -> TaskEvent:
         event = await anext(self._stream)
-        if isinstance(event, ProgressEvent | LogEvent):
-            return self._redaction.event(event, await self._task_of(event.task_id))
-        return event
+        if not isinstance(event, ProgressEvent | LogEvent):
+            return event
+        task = await self._task_of(event.task_id)
+        if task is not None and isinstance(event, ProgressEvent):
+            # Lines that are logged from now on may repeat it.
+            task = msgspec.structs.replace(task, progress=event.progress)
+            self._tasks[event.task_id] = task
+        return self._redaction.event(event, task)
 
     async def aclose(self) -> None:
         await self._stream.aclose()
 
     async def _task_of(self, task_id: str) -> Task | None:
-        """Its payload never changes, so it is asked for once."""
+        """Its payload never changes and its progress comes by, so it is asked for once."""
         if task_id not in self._tasks:
             try:
                 self._tasks[task_id] = await self._engine.get(task_id)

@@ -6,19 +6,25 @@ from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
+import trio
+from msgspec import structs
 from quart import Response, request
 
-from task_queue_engine.attempt_record import AttemptHistory
+from task_queue_engine.attempt_record import AttemptHistory, AttemptRecord
 from task_queue_engine.backends.base import Counts, TaskPage
 from task_queue_engine.errors import InvalidQuery, TaskNotFound
 from task_queue_engine.http.dashboard import texts
 from task_queue_engine.http.dashboard.listing import ACTIONS, FIELDS, Filters, read_filters
+from task_queue_engine.http.dashboard.shown import MOST_SHOWN, json
 from task_queue_engine.http.dashboard.site import Site
 from task_queue_engine.http.requests import canonical_id
 from task_queue_engine.task import Task, TaskStatus
 from task_queue_engine.worker import WorkerList
 
 _DEAD_PER_PAGE = 50
+# Characters of what attempts have left behind: twenty may have 1.2 million, and a page that keeps
+# itself up to date is fetched again and again. One attempt has at most 65,000 of them to show.
+_MOST_OF_ATTEMPTS = 100_000
 
 
 class Looks:
@@ -80,7 +86,7 @@ class Looks:
             at="tasks",
             events="" if task.status.is_terminal else f"/tasks/{task.id}/events",
             task=task,
-            **_timeline(history),
+            **await trio.to_thread.run_sync(_timeline, history),
             actions=[one for one in ACTIONS.values() if _applies(one.statuses, task)],
         )
 
@@ -121,11 +127,31 @@ def _by_status(counts: Counts) -> dict[str, int]:
 
 
 def _timeline(history: AttemptHistory) -> dict[str, Any]:
-    """Newest first, and after which one the omitted ones are missing."""
-    attempts = history.attempts[::-1]
+    """Newest first, and after which one the omitted ones are missing. Those for which there is no
+    room are without what makes them large."""
+    attempts = list(history.attempts[::-1])
     gap_after = None
     if history.omitted:
         for later, earlier in pairwise(attempts):
             if later.number - earlier.number > 1:
                 gap_after = later.number
-    return {"attempts": attempts, "omitted": history.omitted, "gap_after": gap_after}
+    room, small = _MOST_OF_ATTEMPTS, set()
+    for at, one in enumerate(attempts):
+        room -= _characters(one)
+        if room < 0 and at > 0:
+            error = None if one.error is None else structs.replace(one.error, traceback=None)
+            attempts[at] = structs.replace(one, logs=(), progress=None, error=error)
+            small.add(one.number)
+    return {
+        "attempts": attempts,
+        "omitted": history.omitted,
+        "gap_after": gap_after,
+        "small": small,
+    }
+
+
+def _characters(one: AttemptRecord) -> int:
+    """That a page shows of it, about."""
+    traceback = "" if one.error is None else one.error.traceback or ""
+    progress = 0 if one.progress is None else min(MOST_SHOWN, len(json(one.progress)))
+    return len(traceback) + progress + sum(len(line.message) + 60 for line in one.logs)

@@ -7,8 +7,8 @@ together to JSON and goes the way of every submission: the type itself checks it
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import msgspec
@@ -102,7 +102,14 @@ def _value(field: FormField, text: str) -> Any:
     return text
 
 
-def payload_form(definition: TaskDefinition) -> PayloadForm:
+def payload_form(definition: TaskDefinition, hidden: Collection[str] = ()) -> PayloadForm:
+    """`hidden`: paths of `TQE_REDACT`. Such a text is typed unseen, and is not shown again."""
+    form = _form(definition)
+    fields = (replace(one, secret=one.secret or one.id in hidden) for one in form.fields)
+    return replace(form, fields=tuple(fields))
+
+
+def _form(definition: TaskDefinition) -> PayloadForm:
     try:
         schema, models = _schema(definition.payload_type)
     except Exception:  # noqa: BLE001 - hooks of models for their schemas may raise anything

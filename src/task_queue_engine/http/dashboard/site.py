@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import base64
+import string
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, cast
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs, quote, urlsplit
 
 import jinja2
 import msgspec
@@ -182,7 +183,8 @@ class Site:
 
     def go_to(self, path: str, notice: Notice | None = None) -> Response:
         """After a form: the next page, which a reload does not send again."""
-        response = respond(b"", 303, content_type="text/plain", Location=path)
+        to = quote(path, safe=string.punctuation)  # a header is ASCII
+        response = respond(b"", 303, content_type="text/plain", Location=to)
         if notice is not None:
             value = base64.urlsafe_b64encode(msgspec.json.encode(notice)).decode()
             self.set_cookie(response, NOTICE_COOKIE, value, seconds=60)
@@ -242,7 +244,10 @@ def one(form: Form, name: str, default: str = "") -> str:
 
 def local_path(given: str, default: str) -> str:
     """Where to go next, as a form says: a page of this server, never another site."""
-    parts = urlsplit(given)
+    try:
+        parts = urlsplit(given)
+    except ValueError:  # "//[": no address of anything
+        return default
     is_page = parts.path == "/" or parts.path.startswith(PAGES)
     plain = not (parts.scheme or parts.netloc) and given.isprintable() and "\\" not in given
     return given if is_page and plain and not given.startswith("//") else default

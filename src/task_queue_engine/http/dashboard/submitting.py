@@ -30,7 +30,10 @@ class Submitting:
                 "submit.html", at="submit", definition=None, types=self._site.types()
             )
         definition = self._definition(wanted)
-        return await self._page(definition, payload_form(definition), {})
+        return await self._page(definition, self._form(definition), {})
+
+    def _form(self, definition: TaskDefinition) -> PayloadForm:
+        return payload_form(definition, self._state.settings.redact)
 
     def _definition(self, name: str) -> TaskDefinition:
         """Raises UnknownTaskType, ProblemError (403)."""
@@ -67,7 +70,7 @@ class Submitting:
         of its own: pressed twice it submits once."""
         given = await self._site.form()
         definition = self._definition(one(given, "type"))
-        fields = payload_form(definition)
+        fields = self._form(definition)
         asker = self._state.asker
         try:
             payload = fields.payload(given)

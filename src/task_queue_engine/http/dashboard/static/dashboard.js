@@ -51,6 +51,10 @@
         location.assign(answer.url);
         return;
       }
+      if (answer.status === 403 || answer.status === 404) {
+        location.reload(); // deleted meanwhile, or no longer for this key: the server's page says so
+        return;
+      }
       if (answer.status >= 500 || answer.status === 429) throw new Error(String(answer.status));
       if (answer.ok) replace(new DOMParser().parseFromString(await answer.text(), "text/html"));
       failures = 0;
@@ -65,6 +69,9 @@
   }
 
   function replace(fresh) {
+    // Of the session as it is now: another tab may have begun a new one.
+    const token = fresh.querySelector("[name=form_token]")?.value;
+    if (token) for (const each of document.querySelectorAll("[name=form_token]")) each.setAttribute("value", token);
     for (const part of fresh.querySelectorAll("[data-live][id]")) {
       const old = document.getElementById(part.id);
       if (!old || old.outerHTML === part.outerHTML) continue;
@@ -124,7 +131,7 @@
   document.addEventListener("visibilitychange", wake);
   addEventListener("online", happened);
   addEventListener("pagehide", deafen);
-  addEventListener("pageshow", (event) => { if (event.persisted) wake(); });
+  addEventListener("pageshow", (event) => { if (event.persisted) { lastLook = 0; wake(); } });
 
   // --- selecting ----------------------------------------------------------------------------
 
