@@ -15,6 +15,7 @@ from trio.testing import MockClock
 
 from task_queue_engine.config import Settings
 from task_queue_engine.http import create_app, serve_http
+from tests.http.browser import Browser
 from tests.http.fakes import FakeEngine
 from tests.http.keys import Keys
 from tests.http.wire import Server
@@ -48,6 +49,11 @@ def app(engine: FakeEngine, settings: Settings) -> QuartTrio:
 @pytest.fixture
 def client(app: QuartTrio) -> TrioClient:
     return app.test_client()  # type: ignore[return-value] # it is Quart-Trio's
+
+
+@pytest.fixture
+def browser(client: TrioClient) -> Browser:
+    return Browser(client)
 
 
 @pytest.fixture
