@@ -17,6 +17,7 @@ from tests.http.browser import Browser, Page
 from tests.http.conftest import make_settings
 from tests.http.fakes import FakeEngine
 from tests.http.keys import Keys
+from tests.http.test_overview_page import meet
 
 
 def offered(page: Page) -> set[str]:
@@ -192,22 +193,7 @@ class TestFilters:
     async def test_list_and_counts_are_asked_for_at_once(
         self, browser: Browser, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        begun, both = set(), trio.Event()
-
-        def meet(name: str) -> None:
-            call = getattr(engine, name)
-
-            async def meeting(*arguments: object) -> object:
-                begun.add(name)
-                if len(begun) == 2:
-                    both.set()
-                await both.wait()
-                return await call(*arguments)
-
-            monkeypatch.setattr(engine, name, meeting)
-
-        meet("list_tasks")
-        meet("metrics")
+        meet(engine, monkeypatch, ("list_tasks", "metrics"))
         with trio.fail_after(20):
             assert (await browser.get("/dashboard/tasks")).status == 200
 

@@ -6,7 +6,6 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
-import trio
 from quart_trio.testing import TrioClient
 
 from task_queue_engine.attempt_record import (
@@ -15,11 +14,9 @@ from task_queue_engine.attempt_record import (
     AttemptRecord,
     LogLine,
 )
-from task_queue_engine.backends.base import BackendUsage, OperationUsage
 from task_queue_engine.errors import ConfigurationError
 from task_queue_engine.http import create_app
-from task_queue_engine.http.dashboard.plots import per_second, plot, quantile
-from task_queue_engine.measures import Distribution, LabelledCount, Sample
+from task_queue_engine.measures import LabelledCount
 from task_queue_engine.task import Task, TaskError, TaskStatus
 from task_queue_engine.worker import RunningTask, Worker, WorkerList
 from tests.http.browser import HTML, Browser, Page
@@ -180,65 +177,6 @@ class TestNegotiation:
         assert other.status == 403
 
 
-class TestOverview:
-    async def test_of_an_empty_engine(self, browser: Browser) -> None:
-        shown = (await browser.get("/")).shown
-
-        assert "No task has run in this server yet" in shown
-        assert "No worker lives" in shown
-        assert "Cost on AWS" not in shown
-        for later in ("Schedule", "Limits", "Pauses"):
-            assert later not in shown
-
-    async def test_numbers(self, browser: Browser, engine: FakeEngine) -> None:
-        for status in (TaskStatus.PENDING, TaskStatus.FAILED, TaskStatus.FAILED):
-            engine.add(status=status)
-        bounds, counts = (0.1, 1.0, 10.0), (90, 6, 4, 0)
-        labels = {"queue": "default", "task_type": "email"}
-        engine.measured = {
-            "labelled_counters": tuple(
-                LabelledCount(name="attempts", labels=labels | {"outcome": outcome}, count=count)
-                for outcome, count in (("succeeded", 1234), ("failed", 5), ("retried", 17))
-            ),
-            "histograms": (
-                Distribution(
-                    name="task_run_seconds", labels=labels, bounds=bounds, counts=counts, sum=1.0
-                ),
-            ),
-        }
-        engine.usage = BackendUsage(
-            operations=(
-                OperationUsage(service="sqs", operation="SendMessageBatch", requests=1_000_000),
-                OperationUsage(
-                    service="dynamodb", operation="BatchWriteItem", requests=7, write_units=2e6
-                ),
-            )
-        )
-
-        shown = (await browser.get("/")).shown
-
-        assert "1,234 17 5" in shown
-        assert "56 ms 850 ms" in shown  # p50 and p95 of the run times
-        assert "$1.6500" in shown
-        assert "1,000,007" in shown
-
-    async def test_the_plots_are_there_without_a_script(
-        self, browser: Browser, engine: FakeEngine
-    ) -> None:
-        now = trio.current_time()
-        engine.sampled = tuple(
-            Sample(now - 60 + 5 * at, ended=10 * at, failed=at, due=at, delayed=0, in_flight=2)
-            for at in range(13)
-        )
-
-        page = await browser.get("/")
-
-        lines = [each["points"] for tag, each in page.tags() if tag == "polyline"]
-        assert len(lines) == 4
-        assert "ended 2.2" in page.shown
-        assert "waiting 12" in page.shown
-
-
 class TestTask:
     async def test_one_that_is_not_there(self, browser: Browser) -> None:
         for task_id in ("0198c0de-0000-7000-8000-000000000000", "nonsense"):
@@ -298,38 +236,6 @@ class TestTask:
 
         actions = {each["formaction"] for tag, each in page.tags() if "formaction" in each}
         assert actions == {f"/dashboard/tasks/{name}" for name in buttons}
-
-
-class TestPlots:
-    def test_a_rate_is_of_the_rises_alone(self) -> None:
-        counts = (0, 40, 10, 30)  # retention has deleted some in between
-        samples = [
-            Sample(20.0 * at, ended=count, failed=0, due=0, delayed=0, in_flight=0)
-            for at, count in enumerate(counts)
-        ]
-        assert per_second(samples, lambda one: one.ended) == [(20.0, 2.0), (40.0, 0.0), (60.0, 1.0)]
-
-    def test_of_nothing(self) -> None:
-        drawn = plot([[], []], 100.0)
-
-        assert drawn.lines == ("", "")
-        assert drawn.top == 1.0
-
-    @pytest.mark.parametrize(
-        ("counts", "share", "expected"),
-        [
-            ((0, 0, 0), 0.5, None),
-            ((10, 0, 0), 0.5, 0.5),
-            ((0, 10, 0), 0.95, 1.95),
-            ((0, 0, 9), 0.5, 2.0),
-        ],
-    )
-    def test_quantiles(self, counts: tuple[int, ...], share: float, expected: float | None) -> None:
-        one = Distribution(name="x", labels={}, bounds=(1.0, 2.0), counts=counts, sum=0.0)
-
-        found = quantile(one, share)
-
-        assert found == (expected if expected is None else pytest.approx(expected))
 
 
 async def test_the_theme_is_kept(browser: Browser) -> None:
