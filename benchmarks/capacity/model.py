@@ -12,13 +12,13 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Literal
 
-from benchmarks.aws.cost.prices import PRICES
 from benchmarks.capacity import counter_items, quotas, sweep_turns
 from benchmarks.capacity.inputs import Inputs, Use
 from benchmarks.capacity.pattern import ONCE, TABLE, Shape
 from task_queue_engine.backends.aws.dynamodb import crash_recovery, schema, task_ages
 from task_queue_engine.backends.aws.dynamodb.process_marks import FOUND_UP_TO_AGE
 from task_queue_engine.backends.aws.dynamodb.table_client import MAX_KEYS
+from task_queue_engine.backends.aws.prices import PRICES
 
 HEADROOM = 0.8
 """Of a limit that is planned with: tasks do not come evenly, and a table at its limit throttles."""

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.aws.cost.prices import PRICES
 from benchmarks.capacity import counter_items, inputs, model, quotas
 from benchmarks.capacity.inputs import Inputs
 from benchmarks.capacity.pattern import ONCE, SHAPES
+from task_queue_engine.backends.aws.prices import PRICES
 
 DOCUMENT = Path(__file__).parent.parent.parent / "docs" / "scaling.md"
 

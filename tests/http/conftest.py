@@ -15,6 +15,7 @@ from trio.testing import MockClock
 
 from task_queue_engine.config import Settings
 from task_queue_engine.http import create_app, serve_http
+from tests.http.browser import Browser
 from tests.http.chromium import Chromium, Site, launch, serve_site
 from tests.http.fakes import FakeEngine
 from tests.http.keys import Keys
@@ -49,6 +50,11 @@ def app(engine: FakeEngine, settings: Settings) -> QuartTrio:
 @pytest.fixture
 def client(app: QuartTrio) -> TrioClient:
     return app.test_client()  # type: ignore[return-value] # it is Quart-Trio's
+
+
+@pytest.fixture
+def browser(client: TrioClient) -> Browser:
+    return Browser(client)
 
 
 @pytest.fixture

@@ -8,10 +8,10 @@ from typing import Any
 
 from benchmarks.aws.cost import reference
 from benchmarks.aws.cost.engine import NAME
-from benchmarks.aws.cost.prices import PRICES
 from benchmarks.aws.cost.reference import ALL
 from benchmarks.aws.cost.shapes import SHAPES, Idle, Run, Side
 from benchmarks.tables import table
+from task_queue_engine.backends.aws.prices import PRICES
 
 GOAL_REQUESTS = 0.35
 """Of the consuming side, a task, at load."""
@@ -121,9 +121,9 @@ def about_idle(idle: Idle) -> str:
 
 def about_prices() -> str:
     return (
-        f"Prices: {PRICES.region}, since {PRICES.since}; {PRICES.source}. For a million: SQS "
-        f"requests ${PRICES.sqs_requests}, write units ${PRICES.write_units}, read units "
-        f"${PRICES.read_units}."
+        f"Prices: {PRICES.region}, since {PRICES.since} ({PRICES.note}); {PRICES.source}. "
+        f"For a million: SQS requests ${PRICES.sqs_requests}, write units ${PRICES.write_units}, "
+        f"read units ${PRICES.read_units}."
     )
 
 

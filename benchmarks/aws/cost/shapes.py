@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from benchmarks.aws.cost.observed import ObservedClient
-from benchmarks.aws.cost.prices import Prices
 from benchmarks.aws.cost.units import Index
 from benchmarks.aws.cost.written import Change, WriteBill, bill
+from task_queue_engine.backends.aws.prices import Prices
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

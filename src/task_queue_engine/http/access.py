@@ -52,6 +52,11 @@ RULES = {
     "page_submit_task": Rule(role=Role.SUBMIT, change="submit", by_type=True),
     "page_cancel": Rule(role=Role.OPERATE, change="cancel", by_type=True),
     "page_retry": Rule(role=Role.OPERATE, change="retry", by_type=True),
+    "page_redrive_tasks": Rule(role=Role.OPERATE, change="redrive", by_type=True),
+    "page_delete": Rule(role=Role.OPERATE, change="delete", by_type=True),
+    "page_action": Rule(role=Role.OPERATE, by_type=True),
+    "page_start_action": Rule(role=Role.OPERATE, change="act", by_type=True),
+    "page_undo_action": Rule(role=Role.OPERATE, change="act", by_type=True),
     "page_redrive": Rule(role=Role.OPERATE, change="redrive", by_type=True),
     "page_purge": Rule(role=Role.OPERATE, change="purge"),
 }

@@ -16,6 +16,7 @@ from task_queue_engine.errors import BackendUnavailable, EngineNotRunning
 from task_queue_engine.http.app_state import AppState
 from task_queue_engine.http.principal import Principal
 from task_queue_engine.http.problems import ProblemError
+from task_queue_engine.http.session import cookie_of
 from task_queue_engine.http.streamed_response import StreamedResponse
 from task_queue_engine.task_events import EventStream, TaskEvent, name_of
 
@@ -92,13 +93,15 @@ class EventResponses:
                 look_at = trio.current_time() + HEARTBEAT
 
     async def _may_still(self, scope: HTTPScope, principal: Principal) -> bool:
-        """Whether its key is what it was when the stream began."""
+        """Whether its key, or its session, is what it was when the stream began."""
         authenticator = self._state.authenticator
-        authorization = dict(scope["headers"]).get(b"authorization")
-        if authorization is None or not authenticator.asks_for_keys:
+        if not authenticator.asks_for_keys:
             return True
         if authenticator.is_old:
             await authenticator.look_again()
+        authorization = dict(scope["headers"]).get(b"authorization")
+        if authorization is None:  # a page's script: its session may have ended
+            return authenticator.who_has(cookie_of(scope["headers"])) == principal
         try:
             return authenticator.who(authorization) == principal
         except ProblemError:

@@ -26,7 +26,7 @@ from task_queue_engine.engine.api import Accepted, EngineApi, Submission, Submit
 from task_queue_engine.errors import BackendUnavailable, InvalidQuery, TaskNotFound
 from task_queue_engine.retry import Seconds
 from task_queue_engine.task import Task, TaskError
-from task_queue_engine.task_actions import ActionRequest, Matching
+from task_queue_engine.task_actions import ACTION_TYPE, ActionRequest, Matching
 from task_queue_engine.task_events import EventStream, LogEvent, ProgressEvent, TaskEvent
 from task_queue_engine.task_filter import TaskFilter
 
@@ -59,6 +59,8 @@ class Redaction:
         self._paths = [tuple(path.split(".")) for path in paths]
 
     def task(self, task: Task) -> Task:
+        if task.type == ACTION_TYPE:
+            return _action(task)
         mask = self._mask_of(task)
         return msgspec.structs.replace(
             task,
@@ -70,6 +72,8 @@ class Redaction:
 
     def history(self, history: AttemptHistory, task: Task) -> AttemptHistory:
         """`task`: whose attempts they are, as the store has it."""
+        if task.type == ACTION_TYPE:
+            return history
         # What an attempt reported is hidden in its own texts, and in those of all others.
         reported = [one.progress for one in history.attempts]
         mask = self._mask_of(task, reported)
@@ -91,6 +95,8 @@ class Redaction:
 
     def event(self, event: ProgressEvent | LogEvent, task: Task | None) -> ProgressEvent | LogEvent:
         """`task`: whose event it is; None: it cannot be looked at, so nothing of it is shown."""
+        if task is not None and task.type == ACTION_TYPE:
+            return event
         if isinstance(event, LogEvent):
             mask = _Mask(None) if task is None else self._mask_of(task)
             line = msgspec.structs.replace(
@@ -135,6 +141,16 @@ class Redaction:
             if path[0] == member:
                 value = _hide(path[1:], value)
         return value
+
+
+def _action(task: Task) -> Task:
+    """An action on many is the engine's own: which tasks it is for, and how far it is, is needed to
+    look at it and to undo it. What a program has searched errors for may be what is hidden."""
+    match task.payload:
+        case {"filter": {"error": str()} as which}:
+            payload = {**task.payload, "filter": {**which, "error": HIDDEN}}
+            return msgspec.structs.replace(task, payload=payload)
+    return task
 
 
 def _at(path: Path, value: Any) -> Iterator[Any]:

@@ -10,7 +10,6 @@ import pytest
 import trio
 from benchmarks.aws.cost.engine import NAME, run_engine
 from benchmarks.aws.cost.observed import Bill
-from benchmarks.aws.cost.prices import PRICES
 from benchmarks.aws.cost.reference import ALL, KEYS_ONLY, run_reference
 from benchmarks.aws.cost.report import (
     about_idle,
@@ -26,6 +25,7 @@ from benchmarks.aws.setup import provisioned
 
 from local_aws.pairs import PAIRS, LocalAws
 from local_aws.servers import LocalServer
+from task_queue_engine.backends.aws.prices import PRICES
 from task_queue_engine.backends.aws.wire.errors import AwsRequestFailed
 
 TASKS = 30

@@ -4,14 +4,18 @@ and ends at a page that says what came of it."""
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from functools import partial
 
 import trio
 from quart import Response
 
-from task_queue_engine.errors import TaskNotFound, WrongState
-from task_queue_engine.http.dashboard.listing import ACTIONS, Action
+from task_queue_engine.engine.api import TaskApi
+from task_queue_engine.errors import MessageRefused, TaskNotFound, WrongState
+from task_queue_engine.http.dashboard.concurrently import bare_errors
+from task_queue_engine.http.dashboard.listing import ACTIONS, DELETE, REDRIVE, Action
+from task_queue_engine.http.dashboard.many import TASKS, ManyTasks
 from task_queue_engine.http.dashboard.site import Notice, Site, local_path, one, task_ids
 from task_queue_engine.http.middleware import PAGES
 from task_queue_engine.task import Task, TaskStatus
@@ -23,13 +27,15 @@ _MOST_UNDONE = 50
 # Of a request's time limit, as for redrives by the API: see routes/dead_letters.py.
 _SHARE = 3
 
-TASKS = f"{PAGES}tasks"
 DEAD_LETTERS = f"{PAGES}dead-letters"
+
+Run = Callable[[TaskApi, str], Awaitable[Task | None]]
 
 
 class Changes:
-    def __init__(self, site: Site) -> None:
+    def __init__(self, site: Site, many: ManyTasks) -> None:
         self._site = site
+        self._many = many
         self._state = site.state
         self._engine = site.engine
 
@@ -40,6 +46,12 @@ class Changes:
 
     async def retry(self) -> Response:
         return await self._change(ACTIONS["retry"])
+
+    async def delete(self) -> Response:
+        return await self._change(DELETE)
+
+    async def redrive_tasks(self) -> Response:
+        return await self._change(REDRIVE)
 
     async def _change(self, action: Action) -> Response:
         form = await self._site.form()
@@ -54,16 +66,66 @@ class Changes:
                 label=action.label,
                 to=f"{TASKS}/{action.name}",
                 back=back,
-                members=[("id", task_id) for task_id in ids],
+                members=[
+                    *(("id", task_id) for task_id in ids),
+                    ("idempotency_key", one(form, "idempotency_key")),
+                ],
                 dangerous=action.dangerous,
                 at="tasks",
             )
-        return self._site.go_to(back, await self._do(action, ids))
+        if action.run is None:
+            found = await self._found(ids)
+            if not found:
+                return self._site.go_to(back, Notice(key="nothing", numbers={"gone": len(ids)}))
+            return await self._many.redrive(found, form, back)
+        if action is DELETE and len(ids) == 1:
+            return await self._delete_one(ids[0], back)
+        return self._site.go_to(back, await self._do(action, action.run, ids))
 
-    async def _do(self, action: Action, ids: Sequence[str]) -> Notice:
-        """Each by itself: what has changed meanwhile keeps none of the others from it."""
+    async def _delete_one(self, task_id: str, back: str) -> Response:
+        """Who asks for one task hears in the engine's own words why it stays."""
         asker = self._state.asker
-        asker.note(task_ids=ids)
+        asker.note(task_ids=(task_id,))
+        # Its own page is gone with it.
+        back = TASKS if back.startswith(f"{TASKS}/{task_id}") else back
+        try:
+            with self._state.request_deadline():
+                await self._own(task_id)
+                await self._engine.delete(task_id)
+        except TaskNotFound:
+            return self._site.go_to(back, Notice(key="deleted", numbers={"done": 0, "gone": 1}))
+        except WrongState as error:
+            return await self._site.page(
+                "refused.html", at="tasks", status=409, reason=str(error), task_id=task_id
+            )
+        return self._site.go_to(back, Notice(key="deleted", numbers={"done": 1}))
+
+    async def _own(self, task_id: str) -> Task:
+        """Raises TaskNotFound, ProblemError (403)."""
+        task = await self._engine.get(task_id)
+        self._state.types.check_task(self._state.asker.principal, task)
+        self._state.asker.note(task_types=(task.type,))
+        return task
+
+    async def _found(self, ids: Sequence[str]) -> list[Task]:
+        """Those that are still there."""
+        found: list[Task] = []
+        room = trio.Semaphore(_AT_ONCE)
+
+        async def look(task_id: str) -> None:
+            async with room:
+                with suppress(TaskNotFound):
+                    found.append(await self._own(task_id))
+
+        with self._state.request_deadline(), bare_errors():
+            async with trio.open_nursery() as nursery:
+                for task_id in ids:
+                    nursery.start_soon(look, task_id)
+        return found
+
+    async def _do(self, action: Action, run: Run, ids: Sequence[str]) -> Notice:
+        """Each by itself: what has changed meanwhile keeps none of the others from it."""
+        self._state.asker.note(task_ids=ids)
         came_to: Counter[str] = Counter(done=0)
         undoable: list[str] = []
         room = trio.Semaphore(_AT_ONCE)
@@ -71,28 +133,25 @@ class Changes:
         async def change(task_id: str) -> None:
             async with room:
                 try:
-                    before = await self._engine.get(task_id)
-                    self._state.types.check(asker.principal, before.type)
-                    after = await action.run(self._engine, task_id) or before
+                    before = await self._own(task_id)
+                    after = await run(self._engine, task_id) or before
                 except TaskNotFound:
                     came_to["gone"] += 1
                     return
-                except WrongState:
-                    came_to["changed"] += 1
+                except WrongState as error:
+                    came_to[_why_not(action, error)] += 1
                     return
-            asker.note(task_types=(after.type,))
+                except MessageRefused:
+                    came_to["barred"] += 1
+                    return
             came_to["stopping" if _is_being_stopped(after) else "done"] += 1
             if action.can_undo(before, after):
                 undoable.append(task_id)
 
-        with self._state.request_deadline():
-            try:
-                async with trio.open_nursery() as nursery:
-                    for task_id in ids:
-                        nursery.start_soon(change, task_id)
-            except BaseExceptionGroup as group:
-                # One reason is enough: the backend is in trouble, or the key is for other types.
-                raise _first(group) from None
+        with self._state.request_deadline(), bare_errors():
+            async with trio.open_nursery() as nursery:
+                for task_id in ids:
+                    nursery.start_soon(change, task_id)
         key = action.done
         if came_to["stopping"]:
             came_to["done"] += came_to["stopping"]
@@ -188,8 +247,8 @@ def _is_being_stopped(task: Task) -> bool:
     return task.cancel_requested and task.status is TaskStatus.PROCESSING
 
 
-def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    error: BaseException = group
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return error
+def _why_not(action: Action, error: WrongState) -> str:
+    """What is added to the notice."""
+    if action is not DELETE:
+        return "changed"
+    return "kept" if error.status.is_terminal else "unended"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
@@ -14,17 +14,38 @@ from task_queue_engine.attempt_record import AttemptHistory, AttemptRecord
 from task_queue_engine.backends.base import Counts, TaskPage
 from task_queue_engine.errors import InvalidQuery, TaskNotFound
 from task_queue_engine.http.dashboard import texts
-from task_queue_engine.http.dashboard.listing import ACTIONS, FIELDS, Filters, read_filters
+from task_queue_engine.http.dashboard.action_view import view_of
+from task_queue_engine.http.dashboard.concurrently import bare_errors
+from task_queue_engine.http.dashboard.listing import (
+    ACTIONS,
+    FIELDS,
+    PAGE_SIZE,
+    Field,
+    Filters,
+    actions_for,
+    read_filters,
+)
 from task_queue_engine.http.dashboard.shown import MOST_SHOWN, json
-from task_queue_engine.http.dashboard.site import Site
+from task_queue_engine.http.dashboard.site import Site, new_key
+from task_queue_engine.http.principal import Role
 from task_queue_engine.http.requests import canonical_id
-from task_queue_engine.task import Task, TaskStatus
+from task_queue_engine.task import TaskStatus
 from task_queue_engine.worker import WorkerList
 
 _DEAD_PER_PAGE = 50
 # Characters of what attempts have left behind: twenty may have 1.2 million, and a page that keeps
 # itself up to date is fetched again and again. One attempt has at most 65,000 of them to show.
 _MOST_OF_ATTEMPTS = 100_000
+
+
+@dataclass(slots=True)
+class _List:
+    """A page of tasks, as far as it is known."""
+
+    filters: Filters
+    page: TaskPage = TaskPage(tasks=(), next_cursor=None)  # noqa: RUF009 - frozen
+    counts: dict[str, int] | None = None
+    trouble: str = ""
 
 
 class Looks:
@@ -34,60 +55,86 @@ class Looks:
         self._engine = site.engine
 
     async def tasks(self) -> Response:
-        trouble, page = None, TaskPage(tasks=(), next_cursor=None)
-        filters, counts = Filters({}, {}), None
-        cursor = request.args.get("cursor")
+        filters, cursor = read_filters(request.args), request.args.get("cursor")
         principal = self._site.principal
         own = None if principal.types is None else sorted(principal.types)
-        try:
-            filters = read_filters(request.args)
+        if own is not None and len(own) == 1 and "type" not in filters.given:
+            filters = filters.with_type(own[0])
+        found = _List(filters)
+        # A key for some types lists one of them at a time.
+        if own is None or "type" in filters.values:
             if own is not None:
-                if "type" not in filters.values and len(own) == 1:
-                    filters = filters.with_type(own[0])
-                if "type" not in filters.values:
-                    raise InvalidQuery(texts.NO_TYPE_CHOSEN, field="type")
                 self._state.types.check(principal, filters.values["type"])
-            with self._state.request_deadline():
-                page = await self._engine.list_tasks(filters.query(cursor=cursor))
-                if own is None and filters.given.keys() <= {"status"}:
-                    counts = _by_status((await self._engine.metrics()).counts)
-        except InvalidQuery as error:
-            trouble = texts.NO_TYPE_CHOSEN if error.reason == texts.NO_TYPE_CHOSEN else str(error)
+            with self._state.request_deadline(), bare_errors():
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(self._list, found, cursor)
+                    if own is None and filters.given.keys() <= {"status"}:
+                        nursery.start_soon(self._count, found)
+        else:
+            found.trouble = texts.NO_TYPE_CHOSEN
+        filters = found.filters
+        may_act = principal.may(Role.OPERATE) and not (filters.wrong or found.trouble)
+        is_refused = bool(filters.wrong) or found.trouble not in ("", texts.NO_TYPE_CHOSEN)
         return await self._site.page(
             "tasks.html",
             at="tasks",
             events="/events",
-            status=200 if trouble in (None, texts.NO_TYPE_CHOSEN) else 422,
-            trouble=trouble,
-            tasks=page.tasks,
-            counts=counts,
+            status=422 if is_refused else 200,
+            trouble=found.trouble,
+            tasks=found.page.tasks,
+            counts=found.counts,
             filters=filters,
-            fields=[field for field in FIELDS if field.kind != "tabs"],
+            fields=[field for field in FIELDS if field.kind != "tabs" and self._is_asked(field)],
             types=own or self._site.types(),
             statuses=tuple(TaskStatus),
-            actions=tuple(ACTIONS.values()),
+            actions=actions_for(filters) if may_act else (),
             is_first=not cursor,
-            next_cursor=page.next_cursor,
+            is_short=found.page.next_cursor is not None and len(found.page.tasks) < PAGE_SIZE,
+            next_cursor=found.page.next_cursor,
+            idempotency_key=new_key(),
         )
+
+    def _is_asked(self, field: Field) -> bool:
+        """Errors are not searched where they may repeat what is hidden."""
+        return not (field.name == "error" and self._state.settings.redact)
+
+    async def _list(self, found: _List, cursor: str | None) -> None:
+        """What the backend cannot be asked for is left out, and said. (Never the type, of which no
+        backend refuses one: a key for some types must not see others.)"""
+        while True:
+            filters = found.filters
+            try:
+                found.page = await self._engine.list_tasks(filters.query(cursor=cursor))
+                return
+            except InvalidQuery as error:
+                if error.field not in filters.values or error.field == "type":
+                    found.trouble = str(error)
+                    return
+                found.filters = filters.without(error.field, error.reason)
+
+    async def _count(self, found: _List) -> None:
+        found.counts = _by_status((await self._engine.metrics()).counts)
 
     async def task(self, task_id: str) -> Response:
         try:
             wanted = canonical_id(task_id)
             with self._state.request_deadline():
                 task = await self._engine.get(wanted)
-                self._state.types.check(self._site.principal, task.type)
+                self._state.types.check_task(self._site.principal, task)
                 history = await self._engine.history(wanted)
         except TaskNotFound:
             return await self._site.page(
                 "no_task.html", at="tasks", status=404, task_id=task_id[:100]
             )
+        view = view_of(task, history)
         return await self._site.page(
-            "task.html",
+            "task.html" if view is None else "action.html",
             at="tasks",
             events="" if task.status.is_terminal else f"/tasks/{task.id}/events",
             task=task,
+            view=view,
             **await trio.to_thread.run_sync(_timeline, history),
-            actions=[one for one in ACTIONS.values() if _applies(one.statuses, task)],
+            actions=[one for one in ACTIONS.values() if one.is_for(task)],
         )
 
     async def workers(self) -> Response:
@@ -111,12 +158,6 @@ class Looks:
             page=page,
             is_first=not cursor,
         )
-
-
-def _applies(statuses: frozenset[TaskStatus], task: Task) -> bool:
-    return task.status in statuses and not (
-        task.cancel_requested and task.status is TaskStatus.PROCESSING
-    )
 
 
 def _by_status(counts: Counts) -> dict[str, int]:

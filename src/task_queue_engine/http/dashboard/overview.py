@@ -7,21 +7,20 @@ from dataclasses import dataclass, field
 import trio
 from quart import Response
 
+from task_queue_engine.backends.aws.prices import PRICES
 from task_queue_engine.backends.base import BackendUsage, DeadLetterPage
-from task_queue_engine.engine.metrics import EngineMetrics
+from task_queue_engine.engine.metrics import EngineMetrics, Scale
+from task_queue_engine.http.dashboard.concurrently import bare_errors
 from task_queue_engine.http.dashboard.plots import per_second, plot
 from task_queue_engine.http.dashboard.site import Site
 from task_queue_engine.http.middleware import PAGES
 from task_queue_engine.http.principal import NO_ONE, Role
 from task_queue_engine.measures import Distribution, quantile
+from task_queue_engine.worker import WorkerList
 
 _LATEST_DEAD = 5
 _TYPES = 50
 """Rows of the table by type, the busiest first."""
-
-# Dollars a million, as AWS lists them for us-east-1, on demand: DynamoDB's request units, and
-# requests to standard queues. Other regions and contracts differ, so the page says "about".
-_WRITE_UNITS, _READ_UNITS, _SQS_REQUESTS = 0.625, 0.125, 0.40
 
 
 @dataclass(slots=True)
@@ -81,13 +80,7 @@ class Overview:
             return self._site.go_to(f"{PAGES}submit")
         if principal.types is not None:
             return self._site.go_to(f"{PAGES}tasks")
-        dead = DeadLetterPage(dead_letters=(), next_cursor=None)
-        with self._state.request_deadline():
-            metrics = await self._engine.metrics()
-            scale = await self._engine.scale()
-            workers = await self._engine.workers()
-            if metrics.depth.dead:
-                dead = await self._engine.list_dead(limit=_LATEST_DEAD)
+        metrics, scale, workers, dead = await self._look()
         samples, now = self._engine.samples(), trio.current_time()
         running = [worker for worker in workers.workers if worker.slots]
         return await self._site.page(
@@ -117,7 +110,41 @@ class Overview:
                 now,
             ),
             cost=None if metrics.usage is None else cost_of(metrics.usage, metrics),
+            prices=PRICES,
         )
+
+    async def _look(self) -> tuple[EngineMetrics, Scale, WorkerList, DeadLetterPage]:
+        """What can be asked for at once. What scales is asked after the sample that the metrics
+        take, of which it is made; and dead letters where there are any: SQS counts each look."""
+        metrics: EngineMetrics
+        scale: Scale
+        workers: WorkerList
+        dead = DeadLetterPage(dead_letters=(), next_cursor=None)
+
+        async def measure() -> None:
+            nonlocal metrics
+            metrics = await self._engine.metrics()
+            nursery.start_soon(measure_scale)
+            if metrics.depth.dead:
+                nursery.start_soon(look_at_dead_letters)
+
+        async def measure_scale() -> None:
+            nonlocal scale
+            scale = await self._engine.scale()
+
+        async def look_at_workers() -> None:
+            nonlocal workers
+            workers = await self._engine.workers()
+
+        async def look_at_dead_letters() -> None:
+            nonlocal dead
+            dead = await self._engine.list_dead(limit=_LATEST_DEAD)
+
+        with self._state.request_deadline(), bare_errors():
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(measure)
+                nursery.start_soon(look_at_workers)
+        return metrics, scale, workers, dead
 
 
 def rows_by_type(metrics: EngineMetrics) -> list[TypeRow]:
@@ -144,12 +171,11 @@ def cost_of(usage: BackendUsage, metrics: EngineMetrics) -> Cost:
     writes = sum(one.write_units for one in usage.operations)
     reads = sum(one.read_units for one in usage.operations)
     sqs = sum(one.requests for one in usage.operations if one.service == "sqs")
-    dollars = (writes * _WRITE_UNITS + reads * _READ_UNITS + sqs * _SQS_REQUESTS) / 1e6
     return Cost(
         requests=sum(one.requests for one in usage.operations),
         write_units=writes,
         read_units=reads,
         retries=sum(one.retries for one in usage.operations),
-        dollars=dollars,
+        dollars=PRICES.dollars(sqs_requests=sqs, write_units=writes, read_units=reads),
         tasks=sum(one.ended for one in rows_by_type(metrics)),
     )

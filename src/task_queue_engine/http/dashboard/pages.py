@@ -9,6 +9,7 @@ from quart import Response
 from task_queue_engine.http.app_state import AppState
 from task_queue_engine.http.dashboard.changes import Changes
 from task_queue_engine.http.dashboard.looks import Looks
+from task_queue_engine.http.dashboard.many import ManyTasks
 from task_queue_engine.http.dashboard.overview import Overview
 from task_queue_engine.http.dashboard.signing_in import SigningIn
 from task_queue_engine.http.dashboard.site import Site
@@ -25,7 +26,8 @@ class Dashboard:
 
     def __init__(self, state: AppState, *, has_events: bool) -> None:
         site = Site(state, has_events=has_events)
-        looks, changes = Looks(site), Changes(site)
+        many = ManyTasks(site)
+        looks, changes = Looks(site), Changes(site, many)
         signing_in, submitting = SigningIn(site), Submitting(site)
         self.overview = Overview(site).page
         self.answer_error = signing_in.answer_error
@@ -36,6 +38,11 @@ class Dashboard:
             "page_dead_letters": looks.dead_letters,
             "page_cancel": changes.cancel,
             "page_retry": changes.retry,
+            "page_redrive_tasks": changes.redrive_tasks,
+            "page_delete": changes.delete,
+            "page_action": many.confirm,
+            "page_start_action": many.start,
+            "page_undo_action": many.undo,
             "page_redrive": changes.redrive,
             "page_purge": changes.purge,
             "page_submit": submitting.form,

@@ -9,8 +9,9 @@ from typing import Any
 import msgspec
 
 from task_queue_engine.http.dashboard import texts
+from task_queue_engine.http.dashboard.action_view import progress_of, view_of
 from task_queue_engine.progress import fraction_of
-from task_queue_engine.task import Task, TaskStatus
+from task_queue_engine.task import Task, TaskStatus, is_task_id
 
 NONE = "\N{EN DASH}"
 MOST_SHOWN = 20_000
@@ -80,6 +81,11 @@ def tries(task: Task) -> int:
     return task.retry_count + is_one_more
 
 
+def counted(number: int, singular: str = "task") -> str:
+    """ "1 task", "12,431 tasks"."""
+    return f"{number:,} {singular}{'' if number == 1 else 's'}"
+
+
 def status_name(status: str) -> str:
     """Also of what a newer version knows besides."""
     return texts.STATUSES.get(status, status)
@@ -101,6 +107,11 @@ FILTERS: dict[str, Callable[..., Any]] = {
     "cut": cut,
     "fraction": fraction_of,
     "tries": tries,
+    "action": view_of,
+    "action_progress": progress_of,
+    "counted": counted,
+    "capitalize_first": lambda text: text[:1].upper() + text[1:],
+    "is_task_id": is_task_id,
     "status_name": status_name,
     "outcome_name": outcome_name,
 }

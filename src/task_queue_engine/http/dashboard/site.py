@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import secrets
 import string
 from collections.abc import Mapping, Sequence
 from functools import cached_property
@@ -256,3 +257,8 @@ def local_path(given: str, default: str) -> str:
 def task_ids(form: Form) -> Sequence[str]:
     """Those that are spelled as ids, each once."""
     return list(dict.fromkeys(text for text in form.get("id", ()) if is_task_id(text)))
+
+
+def new_key() -> str:
+    """An idempotency key, for one form."""
+    return f"dashboard-{secrets.token_urlsafe(12)}"

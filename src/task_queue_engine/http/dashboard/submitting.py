@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import secrets
-
 from quart import Response, request
 
 from task_queue_engine.engine.api import Submission
 from task_queue_engine.errors import IdempotencyKeyInFlight, IdempotencyKeyReused, InvalidTask
 from task_queue_engine.http.dashboard.payload_form import PayloadForm, payload_form
-from task_queue_engine.http.dashboard.site import Form, Notice, Site, one
+from task_queue_engine.http.dashboard.site import Form, Notice, Site, new_key, one
 from task_queue_engine.http.middleware import PAGES
 from task_queue_engine.http.principal import Role
 from task_queue_engine.registry import TaskDefinition
@@ -48,7 +46,7 @@ class Submitting:
         *,
         error: InvalidTask | None = None,
     ) -> Response:
-        key = one(given, "idempotency_key") or f"dashboard-{secrets.token_urlsafe(12)}"
+        key = one(given, "idempotency_key") or new_key()
         return await self._site.page(
             "submit.html",
             at="submit",

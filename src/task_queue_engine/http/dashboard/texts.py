@@ -3,8 +3,14 @@ sentence is where its place on the page is, and here only where code chooses amo
 
 from __future__ import annotations
 
+from collections.abc import Collection
+from datetime import UTC, datetime
+from typing import NamedTuple
+
 from task_queue_engine.attempt_record import AttemptOutcome
 from task_queue_engine.task import TaskStatus
+from task_queue_engine.task_actions import TaskAction
+from task_queue_engine.task_filter import TaskFilter
 
 STATUSES: dict[str, str] = {
     TaskStatus.PENDING: "Pending",
@@ -25,12 +31,64 @@ OUTCOMES: dict[str, str] = {
     AttemptOutcome.CANCELLED: "Cancelled",
 }
 
+
+class ActionWords(NamedTuple):
+    """Of an action on many tasks."""
+
+    title: str
+    will: str
+    """Before "12,431 tasks"."""
+    note: str
+    """What to know before it begins."""
+    done: str
+    """After "12,431 tasks"."""
+    no_undo: str
+    """Why it has none."""
+
+
+ACTIONS: dict[TaskAction, ActionWords] = {
+    TaskAction.CANCEL: ActionWords(
+        title="Cancel many tasks",
+        will="cancel",
+        note="Those that run are stopped. It can be undone, for 1,000 tasks at most.",
+        done="cancelled",
+        no_undo="",
+    ),
+    TaskAction.RETRY: ActionWords(
+        title="Retry many tasks",
+        will="retry",
+        note="Each begins a new round, with all its attempts.",
+        done="put back to work",
+        no_undo="A retry cannot be undone; what has not ended can be cancelled.",
+    ),
+    TaskAction.REDRIVE: ActionWords(
+        title="Redrive dead letters",
+        will="put back to work the dead letters of",
+        note="Each begins a new round, with all its attempts, and its dead letter is gone.",
+        done="put back to work",
+        no_undo="A redrive cannot be undone; what has not ended can be cancelled.",
+    ),
+    TaskAction.DELETE: ActionWords(
+        title="Delete many tasks",
+        will="delete",
+        note="They are gone for good, with their history. This cannot be undone.",
+        done="deleted",
+        no_undo="What is deleted is gone for good.",
+    ),
+}
+
 NOTICES = {
     "cancelled": "{done} cancelled.",
     "stopping": "{done} cancelled; {stopping} running, being stopped now.",
     "retried": "{done} put back to work.",
+    "deleted": "{done} deleted.",
     "nothing": "Nothing was done.",
     "nothing-chosen": "Nothing was selected.",
+    "nothing-matches": "Nothing was done: no task matches any more that it could be done to.",
+    "no-dead-letter": "Nothing was done: there is no dead letter. Retry does the same.",
+    "no-undo": "Nothing was done: there is nothing to undo here.",
+    "action-started": "It has begun. This page says how far it is, and may be left.",
+    "undo-started": "The undo has begun: what was cancelled is put back to work.",
     "redriven": "{redriven} put back to work.",
     "purged": "{purged} deleted. Tasks stay as they are.",
     "submitted": "Submitted.",
@@ -48,6 +106,22 @@ ADDITIONS = {
     "changed": (
         "1 was left alone: it has another status by now. Another person or a worker was faster.",
         "{} were left alone: they have another status by now. Other people or workers were faster.",
+    ),
+    "unended": (
+        "1 was left alone: only what has ended can be deleted.",
+        "{} were left alone: only what has ended can be deleted.",
+    ),
+    "kept": (
+        "1 was left alone: cancelled lately, its message may be in the queue yet. See its page.",
+        "{} were left alone: cancelled lately, their messages may be in the queue yet. See there.",
+    ),
+    "barred": (
+        "1 stays FAILED: the queue refuses its message for good.",
+        "{} stay FAILED: the queue refuses their messages for good.",
+    ),
+    "elsewhere": (
+        "1 was left alone: its dead letter is in another queue. Redrive it on its own page.",
+        "{} were left alone: their dead letters are in other queues. Filter by these queues.",
     ),
     "gone": ("1 is not there any more.", "{} are not there any more."),
     "skipped": (
@@ -76,6 +150,37 @@ KEY_UNKNOWN = "This API key is not known, or has expired."
 TOO_MANY_TRIES = "Too many tries from this address. Wait {seconds} s and try again."
 NO_TYPE_CHOSEN = "Your key is for some task types only: choose one of them."
 NOT_JSON = "is not JSON: {error}"
+
+
+def tasks_that_pass(which: TaskFilter, statuses: Collection[TaskStatus]) -> str:
+    """A filter in words: "all failed tasks of the type “email”"."""
+    if which.id_is_whole:
+        named = [f"the task {which.id}"]
+    else:
+        wanted = [STATUSES[each].lower() for each in TaskStatus if each in statuses]
+        kinds = [] if len(wanted) == len(TaskStatus) else [_listed(wanted)]
+        named = [" ".join(["all", *kinds, "tasks"])]
+    if which.type is not None:
+        named.append(f"of the type “{which.type}”")
+    if which.queue is not None:
+        named.append(f"in the queue “{which.queue}”")
+    if which.id is not None and not which.id_is_whole:
+        named.append(f"whose id begins with {which.id}")
+    if which.error is not None:
+        named.append(f"with “{which.error}” in their error")
+    if which.created_after is not None:
+        named.append(f"created from {_clock(which.created_after)} on")
+    if which.created_before is not None:
+        named.append(f"created before {_clock(which.created_before)}")
+    return " ".join(named)
+
+
+def _listed(words: list[str]) -> str:
+    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
+
+
+def _clock(moment: datetime) -> str:
+    return f"{moment.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
 
 
 def counted(name: str, number: int) -> str:

@@ -74,7 +74,7 @@ class EventRoutes:
             if self._state.is_guarded:
                 principal = self._state.asker.principal
                 if principal.types is not None:
-                    self._state.types.check(principal, (await self._engine.get(wanted)).type)
+                    self._state.types.check_task(principal, await self._engine.get(wanted))
             if request.method == "HEAD":
                 await self._engine.get(wanted)
                 return StreamedResponse(_nothing)

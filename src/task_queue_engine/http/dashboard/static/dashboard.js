@@ -56,7 +56,9 @@
         return;
       }
       if (answer.status >= 500 || answer.status === 429) throw new Error(String(answer.status));
-      if (answer.ok) replace(new DOMParser().parseFromString(await answer.text(), "text/html"));
+      // 422: a filter with something wrong in it lists what passes the rest.
+      // And the button that a question is about stays, until that is answered.
+      if ((answer.ok || answer.status === 422) && !ask.open) replace(new DOMParser().parseFromString(await answer.text(), "text/html"));
       failures = 0;
     } catch {
       failures += 1;
@@ -133,6 +135,16 @@
   addEventListener("pagehide", deafen);
   addEventListener("pageshow", (event) => { if (event.persisted) { lastLook = 0; wake(); } });
 
+  // --- logging out --------------------------------------------------------------------------
+  // The login page tells the other pages of this browser, which listen no longer, and look: where
+  // the login has ended that leads there too.
+
+  const others = "BroadcastChannel" in window ? new BroadcastChannel("tqe-session") : null;
+  if (others) {
+    others.onmessage = () => { deafen(); look(); };
+    if (location.pathname === body.dataset.login) others.postMessage("login");
+  }
+
   // --- selecting ----------------------------------------------------------------------------
 
   const boxes = () => [...document.querySelectorAll("#list tbody input[type=checkbox]")];
@@ -146,6 +158,8 @@
       head.checked = number > 0 && number === all.length;
       head.indeterminate = number > 0 && number < all.length;
     }
+    const group = $("#with-selected");
+    if (group) group.hidden = all.length === 0;
     for (const button of document.querySelectorAll("[data-selects]")) button.disabled = number === 0;
     const told = $("#selected");
     if (told) {

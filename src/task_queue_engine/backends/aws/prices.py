@@ -1,4 +1,4 @@
-"""The prices, all of them, in one place."""
+"""What AWS charges by its price lists. The overview and `benchmarks.aws.cost` reckon with these."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ class Prices:
 
     region: str
     since: str
+    """As the overview shows it."""
+    note: str
     source: str
     sqs_requests: float
     """Standard queue. Up to 64 KB of payload a request."""
@@ -31,7 +33,8 @@ class Prices:
 
 PRICES = Prices(
     region="us-east-1",
-    since="November 2024 (DynamoDB on-demand halved on the 1st; SQS unchanged), seen in 2026",
+    since="November 2024",
+    note="DynamoDB on-demand halved on the 1st, SQS unchanged; seen in 2026",
     source="aws.amazon.com/sqs/pricing, aws.amazon.com/dynamodb/pricing/on-demand",
     sqs_requests=0.40,
     write_units=0.625,
