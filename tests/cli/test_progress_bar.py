@@ -15,7 +15,8 @@ from task_queue_engine import Backoff, TaskContext, TaskRegistry
 from task_queue_engine.backends.memory import MemoryBackend
 from task_queue_engine.cli.cells import clip, width_of
 from task_queue_engine.cli.output import due_in_words, table_of_tasks, task_rows
-from task_queue_engine.cli.progress_bar import fraction_of, line_of, wait_for_end
+from task_queue_engine.cli.progress_bar import line_of, wait_for_end
+from task_queue_engine.progress import fraction_of
 from task_queue_engine.task import Task, TaskStatus
 from task_queue_engine.testing import TrioClock
 from tests.engine.engines import running

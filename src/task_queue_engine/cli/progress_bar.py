@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
-from typing import Any, TextIO
+from typing import TextIO
 
 import msgspec
 import trio
@@ -17,13 +17,8 @@ from task_queue_engine.cli.cells import clip, width_of
 from task_queue_engine.cli.output import due_in_words, printable, seconds_in_words
 from task_queue_engine.engine.api import TaskApi
 from task_queue_engine.errors import TaskQueueError
+from task_queue_engine.progress import fraction_of
 from task_queue_engine.task import Task, TaskStatus
-
-# Members of a progress that is an object, as handlers commonly name them.
-_DONE = ("done", "current", "completed")
-_OF = ("of", "total")
-_PERCENT = ("percent", "percentage")
-_FRACTION = ("fraction", "progress")
 
 _WIDTH = 20
 # Seconds. Progress is stored at most about so often, and a person sees no more.
@@ -69,39 +64,6 @@ def line_of(task: Task, *, now: datetime, width: int) -> str:
     elif isinstance(task.progress, Mapping | list):
         parts.append(msgspec.json.encode(task.progress).decode())
     return clip(printable("  ".join(parts)), width)
-
-
-def fraction_of(progress: Any) -> float | None:
-    """How far a task is, from 0 to 1, where its progress has a form that says so: a number from 0
-    to 1, or to 100 as percent, "45%", {"done": 9, "of": 20}, {"percent": 45}, {"fraction": 0.45}.
-    """
-    fraction: float | None = None
-    if isinstance(progress, Mapping):
-        done, of = _number(progress, _DONE), _number(progress, _OF)
-        percent = _number(progress, _PERCENT)
-        if done is not None and of:
-            with suppress(OverflowError):  # JSON knows no largest number
-                fraction = done / of
-        elif percent is not None:
-            fraction = percent / 100
-        else:
-            fraction = _number(progress, _FRACTION)
-    elif isinstance(progress, str) and progress.rstrip().endswith("%"):
-        with suppress(ValueError):
-            fraction = float(progress.rstrip()[:-1]) / 100
-    elif _is_number(progress):
-        fraction = progress if progress <= 1 else progress / 100
-    if fraction is None or not 0 <= fraction <= 1:  # NaN, too
-        return None
-    return fraction
-
-
-def _number(members: Mapping[str, Any], names: tuple[str, ...]) -> float | None:
-    return next((members[name] for name in names if _is_number(members.get(name))), None)
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 @contextmanager

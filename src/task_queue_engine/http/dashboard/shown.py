@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import Any, TypeGuard
+from typing import Any
 
 import msgspec
 
 from task_queue_engine.http.dashboard import texts
+from task_queue_engine.progress import fraction_of
 from task_queue_engine.task import Task, TaskStatus
 
 NONE = "\N{EN DASH}"
@@ -73,26 +74,6 @@ def cut(text: str, longest: int = MOST_SHOWN) -> str:
     return text if len(text) <= longest else f"{text[:longest]}…"
 
 
-def share(progress: Any) -> float | None:
-    """Of a progress that says how far it is: 0 to 1. A number is a share, or a percentage above 1;
-    of an object its `percent`, or `done` (`current`) of `total`."""
-    if isinstance(progress, Mapping):
-        percent, total = progress.get("percent"), progress.get("total")
-        done = progress.get("done", progress.get("current"))
-        if _is_number(percent):
-            return min(1.0, max(0.0, percent / 100))
-        if _is_number(done) and _is_number(total) and total > 0:
-            return min(1.0, max(0.0, done / total))
-        return None
-    if not _is_number(progress) or progress < 0 or progress > 100:
-        return None
-    return float(progress if progress <= 1 else progress / 100)
-
-
-def _is_number(value: Any) -> TypeGuard[float]:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
 def tries(task: Task) -> int:
     """Attempts that count, the one that runs or has succeeded among them."""
     is_one_more = task.status in (TaskStatus.PROCESSING, TaskStatus.COMPLETED)
@@ -118,7 +99,7 @@ FILTERS: dict[str, Callable[..., Any]] = {
     "json": json,
     "brief": brief,
     "cut": cut,
-    "share": share,
+    "share": fraction_of,
     "tries": tries,
     "status_name": status_name,
     "outcome_name": outcome_name,
