@@ -10,7 +10,7 @@ from tasks import Order, Parcel, pack, tasks
 
 from task_queue_engine import ResultTimeout, TaskFailed, TaskNotFound
 from task_queue_engine.client import AsyncClient
-from task_queue_engine.errors import BackendUnavailable
+from task_queue_engine.errors import BackendUnavailable, IdempotencyKeyReused
 
 
 @asynccontextmanager
@@ -43,6 +43,11 @@ async def parcel(task_id: str, request: Request) -> Parcel:
     except TaskFailed as error:
         raise HTTPException(500, str(error)) from None
     return packed
+
+
+@app.exception_handler(IdempotencyKeyReused)
+async def another(_: Request, error: IdempotencyKeyReused) -> JSONResponse:
+    return JSONResponse({"detail": f"this order's number is taken: {error}"}, 409)
 
 
 @app.exception_handler(BackendUnavailable)

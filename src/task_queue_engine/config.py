@@ -76,7 +76,7 @@ class EnvironmentSettings(BaseSettings):
 
 class Settings(EnvironmentSettings):
     """How the engine runs. Field names are for Python (`Settings(worker_count=10)`), the
-    variables in the table of the README for the environment.
+    variables in the tables of docs/settings.md for the environment.
     """
 
     # Kept from the Go service.

@@ -121,13 +121,24 @@ def test_failed_attempts_are_counted_as_attempts(run: Tqe) -> None:
     """And not as retries, of which there is one less."""
     ran = run("submit", "fail", "no", "--wait", "20", "--max-attempts", "1")
     assert "attempts   1 failed of at most 1" in ran.out
-    assert "FAILED ATTEMPTS" in run("list").out
+    listed = run("list", "--id", ran.out.split()[1]).out.splitlines()
+    assert "FAILED ATTEMPTS" in listed[0]
+    assert listed[0].endswith("ERROR")
+    assert listed[1].endswith(": no"), "a list of failures says why"
 
 
 def test_a_task_that_needs_no_payload(run: Tqe) -> None:
     task = run("submit", "echo", "--wait", "20", "--json").json
     assert (task["payload"], task["result"]) == ({}, {})
     assert "payload: object missing required field `number`" in run("submit", "ship").err
+
+
+def test_a_payload_that_is_no_json_by_mistake(run: Tqe) -> None:
+    said = "payload: expected `object`, got `str`"
+    assert run("submit", "ship", "number:7").error == (
+        f"{said}; 'number:7' is not JSON, and was taken as a string"
+    )
+    assert run("submit", "ship", '"seven"').error == said
 
 
 def test_a_delayed_task(run: Tqe) -> None:
@@ -230,7 +241,10 @@ def test_the_attempts_of_a_task_and_what_its_handler_logged(run: Tqe) -> None:
 
 def test_a_task_whose_handler_logged_nothing(run: Tqe) -> None:
     ran = run("logs", ended(run, "echo", "1"))
-    said = "nothing that its handler has logged is kept"
+    said = (
+        "no log lines are kept: its handler has logged none, or its attempt runs "
+        "(tqe tail follows it)"
+    )
     assert (ran.code, ran.out, ran.error) == (0, "", said)
 
 
@@ -398,7 +412,7 @@ def test_dead_letters_are_listed_and_redriven(run: Tqe, running: Server) -> None
     eventually(lambda: dead_letter_of(run, task_id) is not None)
     dead_letter = dead_letter_of(run, task_id)
     assert dead_letter is not None
-    assert "discarded" in run("dlq", "list").out
+    assert re.search(r"discarded .*: broken$", run("dlq", "list").out, re.M)
     listed = run("dlq", "list", "--limit", "1", "--json").out.encode()
     assert listed == api(running, "/dead-letters?limit=1") + b"\n"
 

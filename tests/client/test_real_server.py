@@ -162,6 +162,8 @@ def test_the_fastapi_recipe(recipe: Callable[[str], ModuleType]) -> None:
             parcel = await browser.get(f"/orders/{placed.json()['task']}")
             assert parcel.json() == {"order": 31, "label": "Rome #31"}
             assert (await browser.get("/orders/nothing")).status_code == 404
+            other = await browser.post("/orders", json={"number": 31, "city": "Oslo"})
+            assert other.status_code == 409
 
     asyncio.run(order())
 

@@ -81,5 +81,6 @@ async def steps(payload: Any, context: TaskContext) -> None:
     step = 0
     while True:
         step = min(step + 1, 99)
+        log.warning("step %d", step)
         await context.progress({"percent": step})
         await trio.sleep(0.2)

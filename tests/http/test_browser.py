@@ -36,6 +36,7 @@ def test_submit_watch_cancel_retry(chrome: Chromium, site: Site) -> None:
     page.wait_for_function(
         "before => document.querySelector('progress').getAttribute('value') !== before", arg=first
     )
+    page.wait_for_selector(".running .logs .warning:has-text('WARNING shop: step')")
     page.get_by_role("button", name="Cancel").click()
     dialog = page.get_by_role("dialog")
     assert "Cancel this task?" in dialog.inner_text()

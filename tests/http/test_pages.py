@@ -190,7 +190,7 @@ class TestTask:
         assert [tag["value"] for name, tag in page.tags() if name == "progress"] == ["45.0"]
 
     async def test_its_history(self, browser: Browser, engine: FakeEngine) -> None:
-        task = engine.add(status=TaskStatus.PROCESSING, progress=0.25, attempt=14)
+        task = engine.add(status=TaskStatus.PROCESSING, progress={"done": 5, "of": 20}, attempt=14)
         now = datetime.now(UTC)
         attempts = tuple(
             AttemptRecord(

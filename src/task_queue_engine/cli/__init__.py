@@ -14,38 +14,22 @@ _COMMANDS = {
     "serve": Lazy("services:serve", "Run the HTTP API and the workers."),
     "api": Lazy("services:api", "Run the HTTP API alone; `tqe worker` elsewhere does the work."),
     "worker": Lazy("services:worker", "Run workers without the HTTP API."),
-    "submit": Lazy(
-        "tasks:submit", "Submit a task and print its id; with --wait the task at its end."
-    ),
+    "submit": Lazy("tasks:submit", "Submit a task and print its id."),
     "status": Lazy("tasks:status", "Show everything about one task."),
     "logs": Lazy("tasks:logs", "Show what the handler of a task has logged."),
-    "tail": Lazy(
-        "tail:tail",
-        "Follow a task to its end: its states, what its handler logs and how far it is.",
-    ),
+    "tail": Lazy("tail:tail", "Follow a task's states, log lines and progress."),
     "list": Lazy("tasks:list_", "List tasks, newest first."),
-    "cancel": Lazy(
-        "tasks:cancel", "Cancel a task: one still queued never starts, a running one is stopped."
-    ),
+    "cancel": Lazy("tasks:cancel", "Cancel a task, whether it waits or runs."),
     "retry": Lazy("tasks:retry", "Run a FAILED or CANCELLED task again, as a new round."),
-    "delete": Lazy(
-        "bulk:delete",
-        "Delete a task that has ended, for good, with its history and its dead letters.",
-    ),
+    "delete": Lazy("bulk:delete", "Delete a task that has ended, for good."),
     "bulk": Lazy("bulk:bulk", "Cancel, retry, redrive or delete many tasks."),
     "dlq": Lazy("dead_letters:dlq", "Dead letters: messages of tasks that were given up."),
     "metrics": Lazy("metrics:metrics", "Show counts of tasks and messages."),
     "workers": Lazy("workers:workers", "Show the processes that live, and what each runs."),
-    "top": Lazy("top:top", "Show queue, rates, types, workers, failures and dead letters, live."),
+    "top": Lazy("top:top", "Show queue, types, workers and failures, live."),
     "keys": Lazy("keys:keys", "Named API keys with roles, for the server's TQE_KEYS_FILE."),
-    "provision": Lazy(
-        "aws:provision",
-        "Create queue, dead-letter queue and table on AWS, or mend what differs.",
-    ),
-    "doctor": Lazy(
-        "aws:doctor",
-        "Check AWS credentials, permissions, queues and table; print the least IAM policy needed.",
-    ),
+    "provision": Lazy("aws:provision", "Create queues and table on AWS, or mend them."),
+    "doctor": Lazy("aws:doctor", "Check AWS credentials, permissions, queues and table."),
 }
 _EXIT_CODES = "\b\nExit codes:\n" + "\n".join(
     f"  {code.value:<4} {meaning}" for code, meaning in MEANINGS.items()

@@ -18,7 +18,7 @@ import msgspec
 from task_queue_engine.attempt_record import AttemptHistory, AttemptRecord, LogLine
 from task_queue_engine.backends.base import DeadLetter
 from task_queue_engine.engine.views import MetricsView
-from task_queue_engine.task import Task, TaskStatus
+from task_queue_engine.task import Task, TaskError, TaskStatus
 from task_queue_engine.task_events import (
     GapEvent,
     LogEvent,
@@ -120,14 +120,14 @@ def describe_task(task: Task) -> str:
     if task.result is not None:
         pairs.append(("result", _json(task.result)))
     if task.error is not None:
-        pairs.append(("error", f"{task.error.type}: {task.error.message}"))
+        pairs.append(("error", _error(task.error)))
         if task.error.traceback:
             pairs.append(("traceback", task.error.traceback.rstrip()))
     return fields(pairs)
 
 
 def table_of_tasks() -> Table:
-    return Table(("ID", "TYPE", "STATUS", "FAILED ATTEMPTS", "CREATED", "UPDATED", "DUE"))
+    return Table(("ID", "TYPE", "STATUS", "FAILED ATTEMPTS", "CREATED", "UPDATED", "DUE", "ERROR"))
 
 
 def task_rows(tasks: Sequence[Task], now: datetime) -> list[tuple[str, ...]]:
@@ -141,6 +141,7 @@ def task_rows(tasks: Sequence[Task], now: datetime) -> list[tuple[str, ...]]:
             _time(task.created_at),
             _time(task.updated_at),
             due_in_words(task, now),
+            _error(task.error),
         )
         for task in tasks
     ]
@@ -170,7 +171,6 @@ def list_of_attempts(history: AttemptHistory) -> str:
         if record.number > before + 1:
             rows.append((f"({record.number - before - 1} more)", *[""] * 7))
         before = record.number
-        error = record.error
         logged = len(record.logs) + record.logs_omitted
         took = None if record.ended_at is None else record.ended_at - record.started_at
         rows.append(
@@ -182,7 +182,7 @@ def list_of_attempts(history: AttemptHistory) -> str:
                 record.worker or "?",
                 record.version or "?",
                 f"{logged} line{'s' if logged > 1 else ''}" if logged else "",
-                "" if error is None else f"{error.type}: {error.message}",
+                _error(record.error),
             )
         )
     return table.text(rows)
@@ -234,7 +234,7 @@ def line_of_event(event: TaskEvent) -> str | None:
 def list_of_dead_letters(dead_letters: Sequence[DeadLetter]) -> str:
     if not dead_letters:
         return "no dead letters"
-    table = Table(("ID", "TASK", "TYPE", "ATTEMPTS", "AT", "REASON"))
+    table = Table(("ID", "TASK", "TYPE", "ATTEMPTS", "AT", "REASON", "ERROR"))
     return table.text(
         [
             (
@@ -244,6 +244,7 @@ def list_of_dead_letters(dead_letters: Sequence[DeadLetter]) -> str:
                 str(dead_letter.attempts),
                 _time(dead_letter.at),
                 dead_letter.reason,
+                _error(dead_letter.error),
             )
             for dead_letter in dead_letters
         ]
@@ -324,6 +325,10 @@ def describe_metrics(view: MetricsView, *, of_server: bool) -> str:
 def _status(task: Task) -> str:
     asked = task.cancel_requested and not task.status.is_terminal
     return f"{task.status} (being cancelled)" if asked else task.status
+
+
+def _error(error: TaskError | None) -> str:
+    return "" if error is None else f"{error.type}: {error.message}"
 
 
 def _moment(moment: datetime) -> str:

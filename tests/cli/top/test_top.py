@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from datetime import datetime
 from typing import Any
 
+import msgspec
 import pytest
 import trio
 
@@ -16,6 +17,7 @@ from task_queue_engine.backends.memory import MemoryBackend
 from task_queue_engine.cli.top.lines import Line, Style
 from task_queue_engine.cli.top.screen import Screen
 from task_queue_engine.cli.top.top import Top, as_text
+from task_queue_engine.engine.views import DeadLetterView
 from task_queue_engine.errors import ApiError, BackendUnavailable
 from task_queue_engine.testing import TrioClock
 from tests.engine.engines import running
@@ -374,6 +376,11 @@ async def test_once_is_two_looks(session: Session) -> None:
     text = as_text(seen)
     assert "Newest failures: none" in text
     assert "\x1b" not in text
+    letter = DeadLetterView(
+        id="1", task_id="t", task_type="b", reason="too bad", error=None, attempts=1, at=seen.at
+    )
+    many = as_text(msgspec.structs.replace(seen, dead_letters=(letter,) * 50))
+    assert many.count("too bad") == 10, "all of it fits on a screen"
 
 
 def test_the_screen_without_anything_seen() -> None:

@@ -54,7 +54,7 @@ def provision(
     template: str | None,
     debug: bool,
 ) -> None:
-    """Create queue, dead-letter queue and table on AWS, or mend what differs.
+    """Create queues and table on AWS, or mend them.
 
     Doing it again changes nothing. Prints the lines for .env.
     """
@@ -105,9 +105,10 @@ def _show_steps(steps: list[Any], *, dry_run: bool) -> None:
 @debug_option
 @click.pass_context
 def doctor(context: click.Context, as_json: bool, only_policy: bool, debug: bool) -> None:
-    """Check AWS credentials, permissions, queues and table; print the least IAM policy needed.
+    """Check AWS credentials, permissions, queues and table.
 
-    Changes nothing. Exit code 2 where something has to be mended.
+    It prints the least IAM policy that is needed, and changes nothing. Exit code 2 where something
+    has to be mended.
     """
     _needs_aws()
     from task_queue_engine.backends.aws.provisioning.doctor import Doctor

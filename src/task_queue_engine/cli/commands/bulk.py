@@ -113,7 +113,10 @@ def _said(task: Task) -> str:
 @click.argument("task_id", metavar="ID")
 @operating
 def delete(session: Session, task_id: str) -> None:
-    """Delete a task that has ended, for good, with its history and its dead letters."""
+    """Delete a task that has ended, for good.
+
+    Its history and its dead letters go with it.
+    """
     wanted = canonical(task_id)
     session.run(lambda operations: operations.delete(wanted))
     session.show({"deleted": wanted}, lambda: f"{wanted} is deleted")

@@ -60,10 +60,11 @@ def new(
     as_json: bool,
     debug: bool,
 ) -> None:
-    """Make a key, add its entry to the keys file, and print the key: this once.
+    """Make a key and print it, this once.
 
-    It is stored nowhere, the entry has its hash. A server that runs reads the file again by itself.
-    Without a file the entry is printed too, on stderr. To take a key back delete its entry.
+    Its entry is added to the keys file, with the key's hash; the key is stored nowhere. A server
+    that runs reads the file again by itself. Without a file the entry is printed too, on stderr. To
+    take a key back delete its entry.
     """
     del debug
     made = make_key(

@@ -20,10 +20,11 @@ from task_queue_engine.task import Task
 @click.argument("task_id", metavar="ID")
 @operating
 def tail(session: Session, task_id: str) -> None:
-    """Follow a task to its end: its states, what its handler logs and how far it is.
+    """Follow a task's states, log lines and progress.
 
-    It begins with the present state and what is kept of earlier attempts; --json prints an event a
-    line. The exit codes are those of `submit --wait`: 0 for COMPLETED, 1 for FAILED and CANCELLED.
+    To its end. It begins with the present state and what is kept of earlier attempts; --json prints
+    an event a line. The exit codes are those of `submit --wait`: 0 for COMPLETED, 1 for FAILED and
+    CANCELLED.
     """
     wanted = canonical(task_id)
 

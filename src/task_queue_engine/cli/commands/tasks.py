@@ -124,7 +124,9 @@ def submit(
     idempotency_key: str | None,
     app: str | None,
 ) -> None:
-    """Submit a task and print its id; with --wait the task at its end.
+    """Submit a task and print its id.
+
+    With --wait it prints the task at its end.
 
     PAYLOAD is JSON, @FILE with JSON, or - for JSON from stdin. A word that is not JSON is taken as
     a string: these two are the same.
@@ -154,7 +156,13 @@ def submit(
     )
 
     async def work(operations: TaskApi) -> Task:
-        accepted = await operations.submit_task(submission)
+        try:
+            accepted = await operations.submit_task(submission)
+        except InvalidTask as error:
+            if error.field == "payload" and value == payload:
+                note = f"{error.reason}; {payload!r} is not JSON, and was taken as a string"
+                raise InvalidTask(note, field="payload") from error
+            raise
         task = accepted.task
         if not accepted.created:
             session.note(f"task {task.id} had been submitted with this idempotency key before")
@@ -253,7 +261,10 @@ def logs(session: Session, task_id: str, attempt: int | None) -> None:
         for line in record.logs
     ]
     if not lines:
-        session.note("nothing that its handler has logged is kept")
+        session.note(
+            "no log lines are kept: its handler has logged none, or its attempt runs "
+            "(tqe tail follows it)"
+        )
     if lines or session.as_json:
         session.show(lines, lambda: log_lines(records))
 
@@ -342,7 +353,10 @@ async def _print_all(session: Session, operations: TaskApi, query: ListQuery) ->
 @click.argument("task_id", metavar="ID")
 @operating
 def cancel(session: Session, task_id: str) -> None:
-    """Cancel a task: one still queued never starts, a running one is stopped."""
+    """Cancel a task, whether it waits or runs.
+
+    One that waits never starts, a running one is stopped.
+    """
     wanted = canonical(task_id)
     task = session.run(lambda operations: operations.cancel(wanted))
     done = task.status is TaskStatus.CANCELLED

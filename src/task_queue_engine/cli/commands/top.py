@@ -29,7 +29,7 @@ _now = partial(datetime.now, UTC)
 @click.option("--once", is_flag=True, help="Print it once; it takes one interval.")
 @operating
 def top(session: Session, interval: float, once: bool) -> None:
-    """Show queue, rates, types, workers, failures and dead letters, live.
+    """Show queue, types, workers and failures, live.
 
     \b
     Keys:

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from datetime import datetime
 from typing import Protocol
 
+import msgspec
 import trio
 
 from task_queue_engine.cli.output import describe_task, list_of_attempts, log_lines
@@ -22,6 +23,8 @@ from task_queue_engine.errors import ApiError, BackendUnavailable, TaskNotFound,
 _ANSWER = 10.0
 # Of the lines that a handler logged, in the newest attempt's: two screens of them.
 _LOG_LINES = 50
+# Failures, and dead letters, of `--once`: all of it is to fit on a screen. `tqe list` has more.
+_PRINTED = 10
 
 
 class Display(Protocol):
@@ -226,6 +229,9 @@ def _bounded() -> Iterator[None]:
 
 
 def as_text(seen: Overview) -> str:
-    """All of it, for where no terminal is."""
+    """For where no terminal is, with the newest of what is a list without an end."""
+    seen = msgspec.structs.replace(
+        seen, failures=seen.failures[:_PRINTED], dead_letters=seen.dead_letters[:_PRINTED]
+    )
     title = Line(f"{seen.at:%Y-%m-%dT%H:%M:%SZ}", Style.TITLE)
     return "\n".join(line.text for line in [title, *summary(seen), *details(seen)])

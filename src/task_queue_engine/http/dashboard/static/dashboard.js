@@ -76,13 +76,14 @@
     if (token) for (const each of document.querySelectorAll("[name=form_token]")) each.setAttribute("value", token);
     for (const part of fresh.querySelectorAll("[data-live][id]")) {
       const old = document.getElementById(part.id);
-      if (!old || old.outerHTML === part.outerHTML) continue;
+      const next = document.importNode(part, true);
+      addLines(next, lines);
+      if (!old || old.outerHTML === next.outerHTML) continue;
       const chosen = new Set([...old.querySelectorAll("input:checked")].map((box) => box.value));
       const open = new Set([...old.querySelectorAll("details")].map((one, at) => (one.open ? at : -1)));
       const current = old.querySelector("tr.current input")?.value;
       const focus = old.contains(document.activeElement) ? whatIs(document.activeElement) : null;
       const scrolled = [...old.querySelectorAll("pre, .scroll")].map((one) => one.scrollTop);
-      const next = document.importNode(part, true);
       for (const box of next.querySelectorAll("tbody input[type=checkbox]")) {
         box.checked = chosen.has(box.value);
         if (box.value === current) box.closest("tr").classList.add("current");
@@ -101,7 +102,7 @@
     const path = body.dataset.events;
     if (!path || source || !awake()) return;
     source = new EventSource(path);
-    for (const kind of ["state", "progress", "log", "gap"]) source.addEventListener(kind, happened);
+    for (const kind of ["state", "progress", "log", "gap"]) source.addEventListener(kind, (event) => { heard(event); happened(); });
     source.addEventListener("end", () => { happened(); deafen(); body.dataset.events = ""; });
     source.addEventListener("error", () => {
       // Closed for good: too many listen, or the login has ended. The looks go on, and say which.
@@ -111,8 +112,65 @@
   }
 
   function deafen() {
+    if (source) missed();
     source?.close();
     source = null;
+  }
+
+  // Log lines of an attempt that runs come with the events; once it has ended the page has them.
+
+  const MOST_LINES = 100; // as many as are kept of an attempt, where no setting says otherwise
+  const LONGEST_LINE = 8000; // characters, as the page cuts them
+  let lines = [];
+  let attempt = null;
+
+  function heard(event) {
+    if (event.type === "gap") { missed(); return; }
+    if (!$("#timeline")) return;
+    const told = JSON.parse(event.data);
+    if (told.attempt !== attempt) lines = [];
+    attempt = told.attempt;
+    if (told.line) line(told.line);
+  }
+
+  function missed() {
+    if (lines.length > 0 && lines.at(-1) !== null) line(null);
+  }
+
+  function line(one) {
+    lines = [...lines, one].slice(-MOST_LINES);
+    addLines(document, [one]);
+  }
+
+  function addLines(to, fresh) {
+    const running = to.querySelector(".timeline > .running");
+    if (!running || fresh.length === 0) return;
+    let text = running.querySelector(".logs");
+    if (!text) {
+      text = document.createElement("pre");
+      Object.assign(text, { className: "logs", tabIndex: 0, role: "region" });
+      text.setAttribute("aria-label", running.querySelector("strong").textContent);
+      running.append(text);
+      fresh = lines;
+    }
+    const atEnd = text.scrollTop + text.clientHeight >= text.scrollHeight - 4;
+    text.append(...fresh.map(shown));
+    while (text.childElementCount > MOST_LINES) text.firstElementChild.remove();
+    if (atEnd) text.scrollTop = text.scrollHeight;
+  }
+
+  function shown(one) {
+    const span = document.createElement("span");
+    if (one === null) {
+      span.textContent = "…";
+      return span;
+    }
+    const time = document.createElement("time");
+    time.dateTime = one.time;
+    time.textContent = one.time.slice(11, 23);
+    if (["WARNING", "ERROR", "CRITICAL"].includes(one.level)) span.className = one.level.toLowerCase();
+    span.append(time, ` ${one.level} ${one.logger}: ${one.message.slice(0, LONGEST_LINE)}`);
+    return span;
   }
 
   function wake() {
