@@ -97,7 +97,9 @@ async def test_a_submission_encodes_its_payload_once(
             await nursery.start(engine.run)
             calls.clear()
             await engine.submit("plain", {"to": "user@example.com"})
-            assert len(calls) == 1, calls
+            # The row of the process is written whenever its time comes.
+            ours = [call for call in calls if "sqlite/workers.py" not in call]
+            assert len(ours) == 1, calls
             await engine.stop()
     (new,) = submitted
     assert new.payload_json == b'{"to":"user@example.com"}'

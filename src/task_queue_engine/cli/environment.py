@@ -16,7 +16,7 @@ logger = logging.getLogger("task_queue_engine.cli")
 _PREFIX = "TQE_"
 
 # Read by the package's own tests.
-_NO_SETTINGS = {"TQE_TEST_LONG", "TQE_TEST_SERVERS"}
+_NO_SETTINGS = {"TQE_TEST_LONG", "TQE_TEST_PIP", "TQE_TEST_SERVERS"}
 
 
 def warn_of_unknown_variables() -> None:

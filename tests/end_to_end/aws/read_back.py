@@ -13,6 +13,7 @@ import sys
 from typing import Any
 
 import boto3
+from boto3.dynamodb.types import Binary
 
 COUNTS = (
     "ApproximateNumberOfMessages",
@@ -81,6 +82,11 @@ def plain(item: dict[str, Any]) -> dict[str, Any]:
     return task
 
 
+def as_json(value: Any) -> Any:
+    """A number; or what has become of long lines of an attempt, which are compressed."""
+    return value.value.hex() if isinstance(value, Binary) else int(value)
+
+
 def main() -> None:
     session = boto3.Session(region_name=os.environ["AWS_REGION"])
     sqs = session.client("sqs")
@@ -91,7 +97,7 @@ def main() -> None:
         "dead_letters": dead_letters(sqs, dead),
         "tasks": tasks(session.resource("dynamodb").Table(os.environ["DYNAMODB_TABLE"])),
     }
-    json.dump(found, sys.stdout, default=int)
+    json.dump(found, sys.stdout, default=as_json)
 
 
 if __name__ == "__main__":

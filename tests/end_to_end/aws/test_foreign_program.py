@@ -137,7 +137,7 @@ def test_what_it_submits_is_processed_and_shown(environment: Environment, go: Go
         assert {task["id"] for task in listed} == set(cases.values())
         assert len(get(server, "/tasks")["tasks"]) == len(cases)
         wait_until(lambda: get(server, "/metrics")["completed_tasks"] == len(cases))
-        assert environment.in_queue() == (0, 0, 0)
+        wait_until(lambda: environment.in_queue() == (0, 0, 0))
 
     # Nothing of its own was lost.
     item = environment.item(cases["more attributes"])
