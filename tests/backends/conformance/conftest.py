@@ -125,9 +125,7 @@ if not LONG:
     # what is of the store alone would be tested once more.
     LEFT_OUT["dynamodb"] = OF_THE_QUEUE | OF_BOTH
     LEFT_OUT["dynamodb-single"] = OF_THE_QUEUE | READING
-    LEFT_OUT |= dict.fromkeys(
-        ("aws-elasticmq", "aws-moto", "aws-fauxqs"), OF_THE_STORE | OF_A_ROW
-    )
+    LEFT_OUT |= dict.fromkeys(("aws-elasticmq", "aws-moto", "aws-fauxqs"), OF_THE_STORE | OF_A_ROW)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
