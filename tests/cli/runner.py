@@ -27,6 +27,7 @@ from click.testing import CliRunner
 
 from task_queue_engine.cli import main
 from task_queue_engine.task import TaskStatus
+from tests.cli.preloaded import Preloaded
 
 TIMEOUT = 20.0
 """Seconds a step may take on a busy machine before a test calls it broken."""
@@ -88,11 +89,10 @@ class Shop:
         self, *arguments: str, stdout: int | IO[str] = subprocess.PIPE, **environment: str
     ) -> subprocess.Popen[str]:
         """`tqe` in a process of its own, and in a process group of its own."""
-        kept = {name: os.environ[name] for name in ("PATH", "PYTHONPATH") if name in os.environ}
         return _Command(
             [sys.executable, "-m", "task_queue_engine", *arguments],
             cwd=self.path,
-            env=kept | environment,
+            env=_kept() | environment,
             stdin=subprocess.DEVNULL,
             stdout=stdout,
             stderr=subprocess.PIPE,
@@ -110,11 +110,25 @@ class Shop:
 
     @contextmanager
     def serve(
-        self, command: str = "serve", *arguments: str, **environment: str
+        self,
+        command: str = "serve",
+        *arguments: str,
+        from_nothing: bool = False,
+        **environment: str,
     ) -> Iterator[Server]:
-        """A running `tqe serve` (or `api`, or `worker`)."""
+        """A running `tqe serve` (or `api`, or `worker`).
+
+        Args:
+            from_nothing: not as a fork (`preloaded.py`): its imports count, or what a program
+                inherits from this process.
+        """
         environment = {"TQE_APP": APP, "PORT": "0", "TQE_SHUTDOWN_GRACE": "0"} | environment
-        process = self.command(command, *arguments, **environment)
+        process: subprocess.Popen[str] | Preloaded
+        if from_nothing:
+            process = self.command(command, *arguments, **environment)
+        else:
+            given = _kept() | environment
+            process = Preloaded([command, *arguments], cwd=self.path, env=given)
         server = Server(process)
         try:
             server.wait_for("how to stop" if command == "worker" else READY)
@@ -146,6 +160,10 @@ class Shop:
         return (self.path / name).exists
 
 
+def _kept() -> dict[str, str]:
+    return {name: os.environ[name] for name in ("PATH", "PYTHONPATH") if name in os.environ}
+
+
 _STATUSES = [status.value for status in TaskStatus]
 
 READY = re.compile(r"listening on (http://127\.0\.0\.1:\d+)")
@@ -170,7 +188,7 @@ class Api(ABC):
 class Server(Api):
     """A process that logs to stderr."""
 
-    def __init__(self, process: subprocess.Popen[str]) -> None:
+    def __init__(self, process: subprocess.Popen[str] | Preloaded) -> None:
         self.process = process
         self.lines: list[str] = []
         self._new: queue.Queue[str | None] = queue.Queue()
@@ -234,9 +252,9 @@ class Server(Api):
                 stream.close()
 
 
-def eventually(condition: Callable[[], bool]) -> None:
+def eventually(condition: Callable[[], bool], *, seconds: float = TIMEOUT) -> None:
     """Look again and again until it holds."""
-    deadline = time.monotonic() + TIMEOUT
+    deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "it never came to that"
         time.sleep(0.01)

@@ -99,7 +99,7 @@ def test_what_a_handler_forks_can_be_terminated_and_every_start_method_works(sho
 def test_under_nohup_a_hangup_changes_nothing(shop: Shop) -> None:
     former = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
-        with shop.serve("worker", TQE_APP=APP) as worker:
+        with shop.serve("worker", from_nothing=True, TQE_APP=APP) as worker:
             signal.signal(signal.SIGHUP, former)
             worker.signal(signal.SIGHUP)
             assert run_task("pool") == [1, 2]

@@ -179,7 +179,7 @@ def test_one_core_needs_no_supervisor(shop: Shop) -> None:
     allowed = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {one})  # what is started from here inherits it
     try:
-        with shop.serve("worker", "--processes", "0") as worker:
+        with shop.serve("worker", "--processes", "0", from_nothing=True) as worker:
             assert "process-" not in worker.log
     finally:
         os.sched_setaffinity(0, allowed)

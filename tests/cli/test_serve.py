@@ -29,7 +29,9 @@ TYPES = "block, echo, fail, gate, hold, poison, poison_beside, says, ship, short
 
 def test_it_says_what_runs_where_and_options_win_over_variables(shop: Shop) -> None:
     elsewhere = {"WORKER_COUNT": "9", "TQE_APP": "x:y"}
-    with shop.serve("serve", "--workers", "2", "--app", APP, **elsewhere) as server:
+    with shop.serve(
+        "serve", "--workers", "2", "--app", APP, from_nothing=True, **elsewhere
+    ) as server:
         assert request("GET", f"{server.url}/health").json()["status"] == "healthy"
         assert str(shop.path / "tasks.db") in server.log
         assert f" 2 workers for {TYPES}" in server.log
@@ -302,7 +304,7 @@ def test_killed_with_many_claimed_ahead_no_more_than_its_workers_lost_an_attempt
     held = [task for task in shop.tasks() if task["status"] == "PROCESSING"]
     assert len(held) > 10, "it held more than its workers ran"
     with embedded(shop_tasks, shop.path, TQE_VISIBILITY_TIMEOUT="2") as server:
-        eventually(lambda: metric(server, "completed_tasks") == 2000)
+        eventually(lambda: metric(server, "completed_tasks") == 2000, seconds=4 * TIMEOUT)
     tasks = shop.tasks()
     assert {task["status"] for task in tasks} == {"COMPLETED"}
     lost = [task for task in tasks if task["retry_count"]]

@@ -118,10 +118,12 @@ async def table_on(server: LocalServer, writes: str = "") -> AsyncIterator[Table
 
 
 async def create_table(table: Table) -> None:
-    await table.client.call("dynamodb", "CreateTable", create_table_parameters(table.name))
+    parameters = create_table_parameters(table.name)
+    answer = await table.client.call("dynamodb", "CreateTable", parameters)
+    described = answer["TableDescription"]
     for _ in range(200):
-        described = await table.call("DescribeTable")
-        if described["Table"]["TableStatus"] == "ACTIVE":
+        if described["TableStatus"] == "ACTIVE":  # local servers say so in their first answer
             return
         await trio.sleep(0.02)
+        described = (await table.call("DescribeTable"))["Table"]
     raise AssertionError("the table does not become active")

@@ -1,0 +1,102 @@
+"""`tqe serve`, `api` and `worker` without what a start costs: one process for each test process has
+imported the program, and forks for each that a test starts.
+
+From the fork on it is the program: a process group of its own, the arguments, environment and
+directory that it was given, Python's own end. What the imports themselves do is for
+`tests/test_imports.py`, and for what `Shop.command` starts, which begins from nothing.
+
+Between the two is a process for each program, its parent, which waits for it and tells of its end.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import json
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import IO, Any
+
+_FORKER = Path(__file__).with_name("forker.py")
+
+
+class Preloaded:
+    """As `subprocess.Popen`, as far as tests of servers go; its stderr is a pipe."""
+
+    def __init__(self, arguments: Sequence[str], *, cwd: Path, env: Mapping[str, str]) -> None:
+        self.returncode: int | None = None
+        self.stdout: IO[str] | None = None
+        told, tell = os.pipe()
+        read, write = os.pipe()
+        nothing = os.open(os.devnull, os.O_RDWR)
+        given = {"arguments": list(arguments), "cwd": str(cwd), "env": dict(env)}
+        try:
+            _forker().start(given, [nothing, nothing, write, tell])
+        finally:
+            for descriptor in (tell, write, nothing):
+                os.close(descriptor)
+        self._told = os.fdopen(told)
+        self.stderr = os.fdopen(read, encoding="utf-8", errors="replace")
+        self.pid = int(self._told.readline())
+
+    def poll(self) -> int | None:
+        if self.returncode is None and select.select([self._told], [], [], 0)[0]:
+            with self._told:
+                self.returncode = int(self._told.readline())
+        return self.returncode
+
+    def wait(self, timeout: float | None = None) -> int:
+        if self.returncode is None and not select.select([self._told], [], [], timeout)[0]:
+            assert timeout is not None
+            raise subprocess.TimeoutExpired("tqe", timeout)
+        code = self.poll()
+        assert code is not None
+        return code
+
+    def send_signal(self, number: signal.Signals) -> None:
+        if self.poll() is None:
+            with contextlib.suppress(ProcessLookupError):  # it ended meanwhile
+                os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        self.send_signal(signal.SIGKILL)
+
+
+class _Forker:
+    """The process that has imported the program, seen from the tests."""
+
+    def __init__(self, environment: Mapping[str, str]) -> None:
+        self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs:
+            self._process = subprocess.Popen(
+                [sys.executable, str(_FORKER), str(theirs.fileno())],
+                env=dict(environment),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                pass_fds=[theirs.fileno()],
+                start_new_session=True,
+            )
+
+    def start(self, given: Any, descriptors: list[int]) -> None:
+        socket.send_fds(self._socket, [json.dumps(given).encode()], descriptors)
+
+    def close(self) -> None:
+        self._socket.close()
+        self._process.wait(20)
+
+
+_running: list[_Forker] = []
+
+
+def _forker() -> _Forker:
+    if not _running:
+        kept = {name: os.environ[name] for name in ("PATH", "PYTHONPATH") if name in os.environ}
+        _running.append(_Forker(kept))
+        atexit.register(_running[0].close)
+    return _running[0]
