@@ -35,10 +35,14 @@ from task_queue_engine import TaskRegistry
 
 SQLITE, AWS = "SQLite", "local AWS"
 _READY = 60
+# Dead letters on SQS, where a list looks at a thousand at most.
+_DEAD = 100
 # Pages that a cursor goes on to before one is measured.
 _DEEP = 5
-# Seconds in which it is looked what a server asks of AWS while no one asks it.
+# Seconds in which it is looked what a server asks of SQS while no one asks it.
 _IDLE = 5.0
+# Of the store's steps those that pages and lists take; housekeeping has others.
+_LOOKS = frozenset({"list_tasks", "get", "history", "counts", "workers"})
 
 tasks = TaskRegistry()
 
@@ -50,6 +54,11 @@ def _register(name: str) -> None:
 
 for _name in weeks.TYPES:
     _register(_name)
+
+
+@tasks.task("fails", max_attempts=1)
+async def fails(payload: Any) -> None:
+    raise ConnectionError("no route to host")
 
 
 # --- what is asked for ----------------------------------------------------------------------
@@ -152,6 +161,15 @@ def is_known(look: Look) -> bool:
 # --- a server -------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True)
+class Usage:
+    requests: float
+    """To DynamoDB, for looks."""
+    read_units: float
+    sqs: float
+    """Requests to SQS, polls included."""
+
+
 class Server:
     """One that is asked."""
 
@@ -159,30 +177,39 @@ class Server:
         self._process = process
         self._port = port
         self._background = 0.0
-        """Requests a second to AWS while no one asks."""
-        self._read_in_background = 0.0
+        """Requests a second to SQS while no one asks: polls."""
 
     def ask(self, raw: bytes, times: int = 1) -> tuple[list[float], list[bytes]]:
-        answers = ask_all(self._port, iter([raw] * times), connections=1, expected=(200, 422))
+        answers = ask_all(self._port, iter([raw] * times), connections=1, expected=(200, 201, 422))
         return answers.waits, answers.bodies
 
     def json(self, path: str) -> Any:
         return json.loads(self.ask(request("GET", path))[1][0])
 
-    def look_at_background(self) -> None:
-        before = self._usage()
-        time.sleep(_IDLE)
-        after = self._usage()
-        self._background = (after[0] - before[0]) / _IDLE
-        self._read_in_background = (after[1] - before[1]) / _IDLE
+    def make_dead_letters(self, count: int) -> None:
+        """By tasks that fail."""
+        body = {"tasks": [{"type": "fails", "payload": n} for n in range(count)]}
+        self.ask(request("POST", "/tasks/batch", json.dumps(body).encode()))
+        end = time.monotonic() + _READY
+        while self.json("/metrics")["depth"]["dead"] < count:
+            if time.monotonic() > end:
+                raise Failed(f"{count} tasks have not failed within {_READY} s")
+            time.sleep(0.5)
 
-    def _usage(self) -> tuple[float, float]:
-        """Requests and read units so far; none where nothing is billed."""
+    def look_at_background(self) -> None:
+        before = self._usage().sqs
+        time.sleep(_IDLE)
+        self._background = (self._usage().sqs - before) / _IDLE
+
+    def _usage(self) -> Usage:
+        """So far; nothing where nothing is billed."""
         usage = self.json("/metrics").get("usage") or {}
-        operations = usage.get("operations", ())
-        return (
-            sum(each["requests"] for each in operations),
-            sum(each["read_units"] for each in operations),
+        sqs = [each for each in usage.get("operations", ()) if each["service"] == "sqs"]
+        looked = [each for each in usage.get("steps", ()) if each["step"] in _LOOKS]
+        return Usage(
+            requests=sum(each["requests"] for each in looked),
+            read_units=sum(each["read_units"] for each in looked),
+            sqs=sum(each["requests"] for each in sqs),
         )
 
     def measure(self, look: Look, times: int) -> dict[str, float]:
@@ -194,15 +221,15 @@ class Server:
         waits, _ = self.ask(raw, times)
         cpu = cpu_seconds(self._process.pid) - cpu
         seconds, after = time.perf_counter() - began, self._usage()
+        sqs = max(0.0, after.sqs - usage.sqs - self._background * seconds)
         ranked = sorted(each * 1e3 for each in waits)
         return {
             "p50_ms": statistics.median(ranked),
             "p95_ms": ranked[min(len(ranked) - 1, round(0.95 * len(ranked)))],
             "worst_ms": ranked[-1],
             "cpu_ms": cpu / times * 1e3,
-            "requests": max(0.0, after[0] - usage[0] - self._background * seconds) / times,
-            "read_units": max(0.0, after[1] - usage[1] - self._read_in_background * seconds)
-            / times,
+            "requests": (after.requests - usage.requests + round(sqs)) / times,
+            "read_units": (after.read_units - usage.read_units) / times,
         }
 
     def _request(self, look: Look) -> bytes:
@@ -270,6 +297,8 @@ class Place:
             settings, first, ids = weeks_on_aws.filled(self.count)
         self._looks = {each.name: each for each in looks(self.count, first, ids)}
         server = self._stack.enter_context(serving(HERE, folder, **settings))
+        if self.name == AWS:
+            server.make_dead_letters(_DEAD)
         server.look_at_background()
         return server
 

@@ -41,7 +41,8 @@ def filled(count: int) -> tuple[dict[str, str], datetime, dict[str, str]]:
 
 
 async def _put(local: LocalAws, table: str, tasks: Sequence[Task]) -> None:
-    async with AwsClient(**local.client_options()) as client, trio.open_nursery() as nursery:
+    client = AwsClient(**local.client_options())
+    async with client.open(), trio.open_nursery() as nursery:
         room = trio.CapacityLimiter(4)
 
         async def put(batch: Sequence[Task]) -> None:
