@@ -37,6 +37,9 @@ class RunsIn(Enum):
     THREAD = auto()
     PROCESS = auto()
 
+    # Enum's own is Python code, and each task is looked up by this several times.
+    __hash__ = object.__hash__
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskDefinition:

@@ -133,9 +133,12 @@ class TypeCheck:
 
     def runs_in(self, task_type: str) -> RunsIn | None:
         """None: this worker does not know the type, or it was not told."""
-        if not task_type or task_type not in self._registry:
+        if not task_type:
             return None
-        return self._registry.get(task_type).runs_in
+        try:
+            return self._registry.get(task_type).runs_in
+        except UnknownTaskType:
+            return None
 
     # --- before the claim -------------------------------------------------------------------
 

@@ -127,12 +127,16 @@ class Worker:
         with self._claim_events, self._deliveries, self._outcomes:
             self._say_free(WorkerFree())
             with suppress(trio.EndOfChannel):
+                now = -math.inf
                 while True:
-                    attempt = await self._next()
+                    attempt = self._at_once(now)
+                    if attempt is None:
+                        attempt = await self._deliveries.receive()
+                        now = self._turn_began = trio.current_time()
                     self._current, self._has_started = attempt, False
                     if self._gives_back:
                         attempt.abort(AbortReason.SHUTDOWN)
-                    taken_at = trio.current_time()
+                    taken_at = now
                     # It waited here while the process stood still, and the lease keeper has not
                     # had its turn since.
                     if attempt.lease.expires_at <= taken_at:
@@ -142,34 +146,32 @@ class Worker:
                     else:
                         outcome = await self._run_traced(attempt)
                     self._current = None
-                    attempt.ended = trio.current_time()
-                    await self._answer(outcome)
-                    seconds = trio.current_time() - taken_at
-                    self._say_free(WorkerFree(attempt.task.type, seconds))
+                    # Good for all that follows at once: the clock is read for every task.
+                    now = attempt.ended = trio.current_time()
+                    try:
+                        self._outcomes.send_nowait(outcome)
+                    # Broken: all is being cancelled, which `send` says.
+                    except (trio.WouldBlock, trio.BrokenResourceError):
+                        await self._outcomes.send(outcome)
+                        now = trio.current_time()
+                    self._say_free(WorkerFree(attempt.task.type, now - taken_at))
 
-    async def _next(self) -> Attempt:
+    def _at_once(self, now: float) -> Attempt | None:
         """What waits is taken without a checkpoint, for `_TURN` at most: one takes as long as the
-        shortest handlers."""
-        if trio.current_time() - self._turn_began < _TURN:
+        shortest handlers. None: nothing does, or it is another one's turn."""
+        if now - self._turn_began < _TURN:
             try:
                 return self._deliveries.receive_nowait()
             except trio.WouldBlock:  # not `suppress`, as this is for every task
                 pass
-        attempt = await self._deliveries.receive()
-        self._turn_began = trio.current_time()
-        return attempt
-
-    async def _answer(self, outcome: Outcome) -> None:
-        try:
-            self._outcomes.send_nowait(outcome)
-        # Broken: all is being cancelled, which `send` says.
-        except (trio.WouldBlock, trio.BrokenResourceError):
-            await self._outcomes.send(outcome)
+        return None
 
     def _say_free(self, event: WorkerFree) -> None:
-        # The claimer closes its end when it stops; what it handed on before is still worked off.
-        with suppress(trio.BrokenResourceError):
+        try:  # noqa: SIM105  # `suppress` is three calls, and this is for every task
             self._claim_events.send_nowait(event)
+        # The claimer closes its end when it stops; what it handed on before is still worked off.
+        except trio.BrokenResourceError:
+            pass
 
     async def _run_traced(self, attempt: Attempt) -> Outcome:
         outcome = None

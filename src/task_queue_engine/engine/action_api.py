@@ -25,8 +25,8 @@ class ActionApi(ABC):
 
     @abstractmethod
     async def preview_action(self, request: ActionRequest) -> Matching:
-        """How many tasks an action would be for now; counted for some seconds. Raises
-        InvalidQuery."""
+        """How many tasks an action would be for now; counted for 0.2 s: then it is at
+        least so many. Raises InvalidQuery."""
 
     @abstractmethod
     async def start_action(

@@ -75,10 +75,15 @@ class TaskNumbers:
             self._fall_in_step()
         # `Histogram.observe` in place: three calls would be half of what all this takes, and it is
         # for every task.
+        created_at = task.created_at.timestamp()
         if began is not None:
-            due = task.created_at if task.attempt == 1 and task.run_at is None else due_at(task)
-            if due is not None:
-                wait = began + self._time_of_day_ahead - due.timestamp()
+            if task.attempt == 1 and task.run_at is None:
+                since = created_at
+            else:
+                due = due_at(task)
+                since = None if due is None else due.timestamp()
+            if since is not None:
+                wait = began + self._time_of_day_ahead - since
                 if wait < 0.0:
                     wait = 0.0  # a clock was set back
                 histogram = numbers.wait
@@ -90,7 +95,7 @@ class TaskNumbers:
                 histogram.counts[bisect_left(LONG, ran)] += 1
                 histogram.sum += ran
         if what in _ENDS:
-            total = ended + self._time_of_day_ahead - task.created_at.timestamp()
+            total = ended + self._time_of_day_ahead - created_at
             if total < 0.0:
                 total = 0.0
             histogram = numbers.total

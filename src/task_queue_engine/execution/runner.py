@@ -171,7 +171,8 @@ class HandlerRunner:
         await call.acquire()
         try:
             on_start()
-            return await _attempt(call, definition, task, trio.current_time() - asked_at)
+            began = trio.current_time()
+            return await _attempt(call, definition, task, began, waited=began - asked_at)
         finally:
             call.release()
 
@@ -192,10 +193,12 @@ class Call(Protocol):
         ...
 
 
-async def _attempt(call: Call, definition: TaskDefinition, task: Task, waited: float) -> Any:
-    """`call.run` within the task's timeout."""
+async def _attempt(
+    call: Call, definition: TaskDefinition, task: Task, began: float, *, waited: float
+) -> Any:
+    """`call.run` within the task's timeout, which counts from `began`."""
     timeout = math.inf if task.timeout_seconds is None else task.timeout_seconds
-    scope = trio.CancelScope(deadline=trio.current_time() + timeout)
+    scope = trio.CancelScope(deadline=began + timeout)
     failure: BaseException | None = None
     try:
         with scope:

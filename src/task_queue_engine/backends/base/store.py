@@ -170,8 +170,9 @@ class TaskStore(Protocol):
         ...
 
     async def count_tasks(self, query: ListQuery) -> TaskCount:
-        """How many tasks `list_tasks` would have on a page of `limit`: for counting a filter's
-        tasks piece by piece, without reading them whole."""
+        """How many tasks pass, `limit` at most, or fewer with a cursor: for counting a filter's
+        tasks piece by piece, without reading them whole. Its cursors are not those of
+        `list_tasks`."""
         ...
 
     async def counts(self) -> Counts:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from msgspec import UNSET
+
 from task_queue_engine.backends.base import (
     AlreadyExists,
     Created,
@@ -15,7 +17,7 @@ from task_queue_engine.backends.base import (
 from task_queue_engine.backends.sqlite.batches import Batch, JsonRows
 from task_queue_engine.backends.sqlite.rows import (
     NUMBER_OF,
-    encode_or_none,
+    encode,
     load,
     to_us,
     to_us_or_none,
@@ -90,7 +92,7 @@ def _to_columns(new: NewTask) -> tuple[Any, ...]:
         to_us_or_none(task.run_at),
         to_us_or_none(new.due_at),
         payload if len(payload) <= MAX_INLINE_BYTES else None,
-        encode_or_none(task.trace_context),
+        None if task.trace_context is UNSET else encode(task.trace_context),
     )
 
 

@@ -66,6 +66,13 @@ SELECT json_group_array(
     ORDER BY created_at DESC, id DESC LIMIT ?
 )
 """
+# Of the index alone: 60 ns a task.
+_IN_RANGE = """
+FROM tasks WHERE status = ? AND type = ? AND (created_at, id) < (?, ?) AND created_at >= ?
+ORDER BY created_at DESC, id DESC
+"""
+_COUNT = f"SELECT count(*) FROM (SELECT 1 {_IN_RANGE} LIMIT ?)"
+_PLACE = f"SELECT created_at, id {_IN_RANGE} LIMIT 1 OFFSET ?"
 _BY_ID = """
 SELECT json_group_array(json_array(created_at, id, {seen}) ORDER BY id DESC) FROM (
     SELECT * FROM tasks WHERE id >= ? AND id < ? ORDER BY id DESC LIMIT ?
@@ -92,25 +99,22 @@ class TaskSearch:
         self._below = _BEYOND_ALL
         if query.created_before is not None:
             self._below = (to_us(query.created_before), "")
-        if query.cursor is None:
-            return
-        if query.id is None:
-            self._below = min(self._below, decode_cursor(query.cursor, "tasks", tuple[Int64, str]))
-        else:
-            (self._below_id,) = decode_cursor(query.cursor, "task-ids", tuple[str])
+        if query.cursor is not None:
+            self._go_on(query.cursor)
 
     _below_id: str | None = None
+
+    def _go_on(self, cursor: str) -> None:
+        if self._query.id is None:
+            self._below = min(self._below, decode_cursor(cursor, self._kind, tuple[Int64, str]))
+        else:
+            (self._below_id,) = decode_cursor(cursor, self._kind, tuple[str])
 
     def run(self, transaction: Transaction) -> TaskPage:
         with transaction.connection:  # one snapshot
             found, cursor = self._look(transaction.execute)
             rows = load(transaction.execute, found)
         return TaskPage(tasks=tuple(rows[task_id].task for task_id in found), next_cursor=cursor)
-
-    def count(self, transaction: Transaction) -> TaskCount:
-        with transaction.connection:  # one snapshot
-            found, cursor = self._look(transaction.execute)
-        return TaskCount(number=len(found), next_cursor=cursor)
 
     def _look(self, execute: Execute) -> tuple[list[str], str | None]:
         """The ids of those on the page, and where the next one begins."""
@@ -146,13 +150,14 @@ class TaskSearch:
         ranges = [
             self._range(execute, status, type_)
             for status in statuses
-            for type_ in (
-                _types.of(execute(_TYPES_OF_STATUS, {"status": status}).fetchall())
-                if query.type is None
-                else [query.type]
-            )
+            for type_ in self._types_in(execute, status)
         ]
         return heapq.merge(*ranges, reverse=True)
+
+    def _types_in(self, execute: Execute, status: int) -> list[str]:
+        if self._query.type is not None:
+            return [self._query.type]
+        return _types.of(execute(_TYPES_OF_STATUS, {"status": status}).fetchall())
 
     def _range(self, execute: Execute, status: int, type_: str) -> Iterator[Candidate]:
         """Of the index, from its newest end; read on as it is asked for more."""
@@ -198,6 +203,48 @@ class TaskSearch:
         if self._query.queue is None:
             return seen, ()
         return f"CASE WHEN queue = ? THEN {seen} END", (self._query.queue,)
+
+
+class TaskCounting(TaskSearch):
+    """One piece of `TaskStore.count_tasks`. What the index says is counted there, range by range:
+    nothing is read and put in order."""
+
+    _after: tuple[int, str, SortKey] | None = None
+    """Of the range that the piece before has ended in, and where."""
+
+    def _go_on(self, cursor: str) -> None:
+        if self._looks_at_rows:
+            super()._go_on(cursor)
+        else:
+            self._after = decode_cursor(cursor, "count", tuple[Int64, str, tuple[Int64, str]])
+
+    def count(self, transaction: Transaction) -> TaskCount:
+        with transaction.connection:  # one snapshot
+            if not self._looks_at_rows:
+                number, cursor = self._count_in_index(transaction.execute)
+            else:
+                found, cursor = self._look(transaction.execute)
+                number = len(found)
+        return TaskCount(number=number, next_cursor=cursor)
+
+    def _count_in_index(self, execute: Execute) -> tuple[int, str | None]:
+        most = left = self._query.limit
+        first = self._after or (-1, "", self._below)
+        for status in (NUMBER_OF[each] for each in self._query.statuses):
+            if status < first[0]:
+                continue
+            for type_ in self._types_in(execute, status):
+                if (status, type_) < first[:2]:
+                    continue
+                is_first = (status, type_) == first[:2]
+                below = min(first[2], self._below) if is_first else self._below
+                bound = (status, type_, *below, self._above)
+                ((number,),) = execute(_COUNT, (*bound, left)).fetchall()
+                left -= number
+                if not left:
+                    ((*place,),) = execute(_PLACE, (*bound, number - 1)).fetchall()
+                    return most, encode_cursor("count", (status, type_, place))
+        return most - left, None
 
 
 # --- stranded -------------------------------------------------------------------------------

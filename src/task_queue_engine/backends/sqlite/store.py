@@ -286,8 +286,8 @@ class SqliteStore:
         return await self._file.read(lambda t: search.run(t))
 
     async def count_tasks(self, query: ListQuery) -> TaskCount:
-        search = listing.TaskSearch(query)
-        return await self._file.read(lambda t: search.count(t))
+        counting = listing.TaskCounting(query)
+        return await self._file.read(lambda t: counting.count(t))
 
     async def counts(self) -> Counts:
         found = dict(

@@ -175,7 +175,10 @@ async def test_statuses_of_which_one_will_do(harness: Harness) -> None:
     assert waiting.id in await ids(among=frozenset({TaskStatus.PENDING}))
 
 
-@pytest.mark.parametrize("filters", [{}, {"status": TaskStatus.FAILED}, {"error": "no route 3"}])
+@pytest.mark.parametrize(
+    "filters",
+    [{}, {"status": TaskStatus.FAILED}, {"type": "email"}, {"error": "no route 3"}],
+)
 async def test_counting_counts_what_would_be_listed(
     harness: Harness, filters: dict[str, Any]
 ) -> None:

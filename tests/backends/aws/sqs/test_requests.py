@@ -531,7 +531,7 @@ async def test_a_purge_too_soon_says_when_to_try_again() -> None:
 async def test_dead_letters_that_were_looked_at_are_given_back_even_when_it_is_cancelled() -> None:
     def reply(request: Request) -> Answer:
         if request.operation == "ReceiveMessage":
-            if len(server.requests) > 1:
+            if operations(server).count("ReceiveMessage") > 1:
                 return Answer(then="hang")
             return answer({"Messages": messages_of(4)})
         return all_well(request)
@@ -548,6 +548,27 @@ async def test_dead_letters_that_were_looked_at_are_given_back_even_when_it_is_c
     assert {(one["ReceiptHandle"], one["VisibilityTimeout"]) for one in entries} == {
         (f"r{i}", 0) for i in range(4)
     }
+
+
+@pytest.mark.parametrize("there", [4, 0])
+async def test_a_look_at_dead_letters_does_not_wait_for_more(there: int) -> None:
+    """SQS says how many there are: to be sure of it takes a receive of a second."""
+
+    def reply(request: Request) -> Answer:
+        if request.operation == "GetQueueAttributes":
+            return answer({"Attributes": {"ApproximateNumberOfMessages": str(there)}})
+        if request.operation == "ReceiveMessage":
+            return answer({"Messages": messages_of(there)})
+        return all_well(request)
+
+    async with serving() as server, queue_on(server) as queue:
+        server.default = reply
+        page = await queue.dead_letters.page(limit=10)
+    assert len(page.dead_letters) == there
+    first, receive, *rest = server.requests
+    assert (first.operation, receive.operation) == ("GetQueueAttributes", "ReceiveMessage")
+    assert (receive.parameters["WaitTimeSeconds"] > 0) is (there > 0)
+    assert [one.operation for one in rest] == ["ChangeMessageVisibilityBatch"] * (there > 0)
 
 
 async def test_the_watcher_looks_only_where_something_may_have_changed() -> None:

@@ -14,9 +14,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
+
+import trio
 
 from task_queue_engine.backends.aws.dynamodb import schema
 from task_queue_engine.backends.aws.dynamodb.item_format import Item, read_row
@@ -41,6 +43,14 @@ from task_queue_engine.task import TaskStatus
 _PURPOSE = "list_tasks"
 
 _UNFINISHED = frozenset({TaskStatus.PENDING, TaskStatus.PROCESSING})
+
+# Tasks counted by one call: some ten requests.
+_MOST_COUNTED = 5_000
+
+# Seconds after which what a filter holds back is not read past any further: the page is short then,
+# with a cursor. A round of requests takes 10 ms on AWS, so this is for one that is slow or throttles,
+# and for a local server, which takes 100 ms for ten queries at once. A page is to be there in 300.
+_MOST_SECONDS = 0.1
 
 # Of reading on past what a filter by type or queue holds back. One that hardly anything passes gets
 # a short page then, and a cursor to go on from: 7,000 entries, so that a page takes a tenth of a
@@ -77,6 +87,7 @@ async def list_tasks(table: TableClient, sweep: Sweep, query: ListQuery) -> Task
 
 async def count_tasks(table: TableClient, sweep: Sweep, query: ListQuery) -> TaskCount:
     """As `TaskStore.count_tasks`; raises as `list_tasks`."""
+    query = replace(query, limit=min(query.limit, _MOST_COUNTED))
     page, reached = await _look(table, sweep, query)
     found, cursor = page.found(reached)
     return TaskCount(number=len(found), next_cursor=cursor)
@@ -172,6 +183,7 @@ class _Page:
         # One more than asked for tells whether there is a next page.
         self._wanted = query.limit + 1
         self._statuses = [{"S": status.value} for status in _statuses(query)]
+        self._ends = trio.current_time() + _MOST_SECONDS
         self._most_in_vain = _MAX_IN_VAIN if query.error is None else _MAX_WITHOUT_ERROR
         self._looks_at_rows = len(self._statuses) < len(TaskStatus) or query.error is not None
         self._found: set[str] = set()
@@ -211,16 +223,16 @@ class _Page:
         Returns:
             The sort key that it has come down to; None where that is the end.
         """
-        merge = _Merge(self._table, streams, self._query)
+        merge = _Merge(self._table, streams, self._query, ends=self._ends)
         found = in_vain = 0
-        ask = self._wanted
+        ask = min(self._wanted, _MOST_ROWS) if self._looks_at_rows else self._wanted
         while found < self._wanted and in_vain < self._most_in_vain:
             sort_keys = await merge.take(ask)
             matching = await self._matching(sort_keys)
             self._found.update(matching)
             found += len(matching)
             in_vain += len(sort_keys) - len(matching)
-            if len(sort_keys) < ask:
+            if len(sort_keys) < ask or (in_vain and trio.current_time() >= self._ends):
                 break
             ask = min(_MOST_ROWS, ask * 2)
         return merge.reached
@@ -277,11 +289,15 @@ class _Page:
 class _Merge:
     """Of several shards, newest first."""
 
-    def __init__(self, table: TableClient, streams: Sequence[_Stream], query: ListQuery) -> None:
+    def __init__(
+        self, table: TableClient, streams: Sequence[_Stream], query: ListQuery, *, ends: float
+    ) -> None:
         self._table = table
+        self._ends = ends
         self._streams = streams
         self._type_name = query.type
         self._queue = query.queue
+        self._is_filtered = query.type is not None or query.queue is not None
         self._rounds = 0
         self._last: str | None = None
         self.reached: str | None = None
@@ -298,11 +314,14 @@ class _Merge:
                 self.reached = taken[-1] if has_more else None
                 return taken
             self.reached = self._frontier()
-            filtered = self._type_name is not None or self._queue is not None
-            if not hungry or (filtered and self._rounds == _MAX_ROUNDS):
+            if not hungry or (self._is_filtered and self._rounds and self._is_enough()):
                 return taken
             self._rounds += 1
             await gather([partial(self._read_on, each) for each in hungry])
+
+    def _is_enough(self) -> bool:
+        """Of rounds; without one, a page would end where it began."""
+        return self._rounds == _MAX_ROUNDS or trio.current_time() >= self._ends
 
     def _frontier(self) -> str | None:
         """All that is still unknown lies below this; None where nothing is."""

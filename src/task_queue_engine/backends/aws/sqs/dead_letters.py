@@ -93,14 +93,16 @@ class SqsDeadLetters:
     # --- for operators ----------------------------------------------------------------------
 
     async def page(self, *, limit: int, cursor: str | None = None) -> DeadLetterPage:
-        """Newest first among the `LOOK` that are looked at (more where `limit` is)."""
+        """Newest first among the `LOOK` that are looked at (more where `limit` is). By SQS's own
+        count it knows that it has seen all: an empty receive that is sure of it takes a second. One
+        that was added a moment ago may be missing."""
         check_limit(limit)
         below = (
             decode_cursor(cursor, "sqs-dead", tuple[datetime, str]) if cursor is not None else None
         )
-        dead_letters = {
-            found.dead_letter.id: found.dead_letter for found in await self._look(max(LOOK, limit))
-        }
+        (there,) = await self._client.counts("ApproximateNumberOfMessages")
+        looked_at = await self._look(max(LOOK, limit), there=there)
+        dead_letters = {found.dead_letter.id: found.dead_letter for found in looked_at}
         dead_letters |= {held.dead_letter.id: held.dead_letter for held in self._still_held()}
         ordered = sorted(dead_letters.values(), key=_sort_key, reverse=True)
         if below is not None:
@@ -252,22 +254,23 @@ class SqsDeadLetters:
         self._held = {id_: held for id_, held in self._held.items() if held.until > now}
         return list(self._held.values())
 
-    async def _look(self, limit: int) -> list[ReceivedDeadLetter]:
-        """Up to about `limit`, given back at once."""
+    async def _look(self, limit: int, *, there: int) -> list[ReceivedDeadLetter]:
+        """Up to about `limit`, given back at once; of those that are `there`, as SQS says."""
         seen: dict[str, ReceivedDeadLetter] = {}
 
         def enough(found: Sequence[ReceivedDeadLetter]) -> bool:
             seen.update((one.dead_letter.id, one) for one in found)
-            return len(seen) >= limit
+            return len(seen) >= min(limit, there or limit)
 
         try:
-            await self._receive_until(enough, size=limit, lease=_LOOK_LEASE)
+            await self._receive_until(enough, size=limit, lease=_LOOK_LEASE, wait=1 if there else 0)
         finally:
             await self._give_back([one.dead_letter.receipt for one in seen.values()])
         return list(seen.values())
 
-    async def _receive_until(self, enough: Enough, *, size: int, lease: int) -> None:
-        """Receive until `enough` says so or there are no more.
+    async def _receive_until(self, enough: Enough, *, size: int, lease: int, wait: int = 1) -> None:
+        """Receive until `enough` says so or there are no more, for which a last receive waits for
+        `wait` seconds.
 
         Ends well before the first of them could come round again, or a caller over HTTP has to do
         without an answer.
@@ -279,7 +282,7 @@ class SqsDeadLetters:
             with trio.CancelScope(
                 shield=True, deadline=trio.current_time() + _ANSWER_TIMEOUT
             ) as look:
-                found = await self._receive(at_once, min(size, MAX_ENTRIES), lease)
+                found = await self._receive(at_once, min(size, MAX_ENTRIES), lease, wait)
             if look.cancelled_caught:
                 await trio.lowlevel.checkpoint_if_cancelled()
                 raise BackendUnavailable("SQS does not answer")
@@ -290,7 +293,9 @@ class SqsDeadLetters:
             # an empty answer without waiting may come from a part of the queue that is.
             at_once = _AT_ONCE if len(found) == at_once * MAX_ENTRIES else 1
 
-    async def _receive(self, at_once: int, limit: int, lease: int) -> list[ReceivedDeadLetter]:
+    async def _receive(
+        self, at_once: int, limit: int, lease: int, wait: int
+    ) -> list[ReceivedDeadLetter]:
         found: list[ReceivedDeadLetter] = []
         failures: list[BackendUnavailable] = []
 
@@ -298,7 +303,7 @@ class SqsDeadLetters:
             try:
                 messages = await self._client.receive(
                     limit,
-                    wait=1 if at_once == 1 else 0,
+                    wait=wait if at_once == 1 else 0,
                     lease=lease,
                     attributes=DEAD_LETTER_ATTRIBUTES,
                 )
