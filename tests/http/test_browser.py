@@ -156,6 +156,7 @@ def test_submit_watch_cancel_retry(open_page: Open, site: Site) -> None:
     page.get_by_role("button", name="Cancel").click()
     dialog.get_by_role("button", name="Cancel").click()
     page.wait_for_selector(".status.cancelled")
+    page.wait_for_selector("details[open] .logs:has-text('shop: step')")  # they stay in sight
     page.get_by_role("button", name="Retry").click()
     page.wait_for_selector("text=1 task put back to work.")
     page.wait_for_selector(".status.processing")
