@@ -56,7 +56,9 @@ def test_processes_with_a_port_of_their_own(shop: Shop) -> None:
         "worker", "--processes", "2", "--port", "0", TQE_SHUTDOWN_GRACE="60", PORT="1"
     ) as server:
         server.wait_for("2 processes are up, all behind")
-        found = server.wait_for(r"/health, /ready and /metrics are at (http://127\.0\.0\.1:\d+)")
+        found = server.wait_for(
+            r"/health, /ready, /metrics and /scale are at (http://127\.0\.0\.1:\d+)"
+        )
         url = found[1] if found.groups() else found[0].rpartition(" ")[2]
         eventually(shop.is_there("gate-1.running"))
         # Whichever answers, it is about both.

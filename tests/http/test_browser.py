@@ -46,8 +46,10 @@ def test_submit_watch_cancel_retry(chrome: Chromium, site: Site) -> None:
     page.wait_for_selector(".status.cancelled")
     page.get_by_role("button", name="Retry").click()
     page.wait_for_selector("text=1 task put back to work.")
-    page.wait_for_selector(".status.processing")
+    page.wait_for_selector(".running .logs")
+    assert page.locator("details[open] .logs").count() == 0, "those of the attempt before"
     site.ask("DELETE", "/tasks/" + page.url.rpartition("/")[2])
+    page.wait_for_selector("details[open] .logs")  # what is watched stays in sight at the end
 
 
 def test_redrive(chrome: Chromium, site: Site, hostile: str) -> None:

@@ -47,7 +47,7 @@ class ServiceConfig:
     http: bool
     """The API, at PORT."""
     monitoring: bool = False
-    """Without it: /health, /ready and /metrics, at TQE_WORKER_PORT."""
+    """Without it: /health, /ready, /metrics and /scale, at TQE_WORKER_PORT."""
     membership: Membership | None = None
     """Of the processes of `--processes N`, where this is one of them."""
 
@@ -255,7 +255,7 @@ class _Service:
 
     def _tell_http(self, bound: Bound) -> None:
         if self._config.monitoring:
-            logger.info("/health, /ready and /metrics are at %s", bound.url)
+            logger.info("/health, /ready, /metrics and /scale are at %s", bound.url)
             return
         if not self._settings.asks_for_keys:
             logger.info("no API keys are set: all that can connect may submit and cancel tasks")

@@ -32,7 +32,7 @@ _worker_port = click.option(
     "--port",
     type=click.IntRange(0, 65_535),
     metavar="PORT",
-    help="Serve /health, /ready and /metrics there; 0: at any free one. [TQE_WORKER_PORT]",
+    help="Serve /health, /ready, /metrics and /scale there; 0: at any free one. [TQE_WORKER_PORT]",
 )
 _workers = click.option(
     "--workers",
@@ -94,7 +94,7 @@ def api(host: str | None, port: int | None, **common: Any) -> None:
 def worker(host: str | None, port: int | None, workers: int | None, **common: Any) -> None:
     """Run workers without the HTTP API.
 
-    With --port they serve /health, /ready and /metrics there, and nothing else.
+    With --port they serve /health, /ready, /metrics and /scale there, and nothing else.
     """
     _run(
         {"TQE_HOST": host, "TQE_WORKER_PORT": port, "WORKER_COUNT": workers},

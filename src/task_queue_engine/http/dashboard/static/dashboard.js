@@ -80,7 +80,7 @@
       addLines(next, lines);
       if (!old || old.outerHTML === next.outerHTML) continue;
       const chosen = new Set([...old.querySelectorAll("input:checked")].map((box) => box.value));
-      const open = new Set([...old.querySelectorAll("details")].map((one, at) => (one.open ? at : -1)));
+      const open = [...old.querySelectorAll("details")].map((one) => one.open);
       const current = old.querySelector("tr.current input")?.value;
       const focus = old.contains(document.activeElement) ? whatIs(document.activeElement) : null;
       const scrolled = [...old.querySelectorAll("pre, .scroll")].map((one) => one.scrollTop);
@@ -88,7 +88,9 @@
         box.checked = chosen.has(box.value);
         if (box.value === current) box.closest("tr").classList.add("current");
       }
-      next.querySelectorAll("details").forEach((one, at) => { one.open = open.has(at); });
+      const all = [...next.querySelectorAll("details")];
+      // What is new comes first, and is as the page has it.
+      all.slice(-open.length || all.length).forEach((one, at) => { one.open = open[at] ?? one.open; });
       old.replaceWith(next);
       next.querySelectorAll("pre, .scroll").forEach((one, at) => { one.scrollTop = scrolled[at] || 0; });
       if (focus) [...next.querySelectorAll("a, button, input, summary, pre, [tabindex]")].find((one) => whatIs(one) === focus)?.focus();
