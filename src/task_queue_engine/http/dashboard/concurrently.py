@@ -16,9 +16,7 @@ def bare_errors() -> Iterator[None]:
         yield
     except BaseExceptionGroup as group:
         _, reasons = group.split(trio.Cancelled)
-        if reasons is None:
-            raise
-        raise _first(reasons) from None
+        raise _first(reasons or group) from None
 
 
 def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
