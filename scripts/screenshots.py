@@ -95,6 +95,7 @@ def main() -> None:
     server = subprocess.Popen(command, cwd=ROOT, env=environment)  # noqa: S603 - ours
     try:
         failed, running = _work()
+        acted = _act()
         with sync_playwright() as playwright:
             browser = playwright.chromium.launch(
                 executable_path=str(chromium()), args=["--no-sandbox"]
@@ -106,6 +107,7 @@ def main() -> None:
                 ("tasks", "/dashboard/tasks", "light", 1280, 800),
                 ("task-failed", f"/dashboard/tasks/{failed}", "light", 1280, 900),
                 ("task-running", f"/dashboard/tasks/{running}", "dark", 1280, 700),
+                ("action", f"/dashboard/tasks/{acted}", "light", 1280, 800),
                 ("workers", "/dashboard/workers", "light", 1280, 400),
                 ("dead-letters", "/dashboard/dead-letters", "light", 1280, 600),
                 ("submit", "/dashboard/submit?type=send-mail", "light", 1280, 650),
@@ -140,6 +142,15 @@ def _work() -> tuple[str, str]:
         time.sleep(random.uniform(2, 8))  # noqa: S311
     _submit([{**_mail(1), "delay_seconds": 7200}])
     return failed, running
+
+
+def _act() -> str:
+    """The id of an action on many tasks, which is done."""
+    _submit([{**_mail(each), "delay_seconds": 7200} for each in range(800)])
+    which = {"type": "send-mail", "status": "PENDING"}
+    action = _ask("POST", "/tasks/actions", {"action": "cancel", "filter": which})
+    _ask("GET", f"/tasks/{action['id']}?wait=30")
+    return str(action["id"])
 
 
 def _order(number: int, **more: Any) -> dict[str, Any]:

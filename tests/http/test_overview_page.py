@@ -10,6 +10,7 @@ import trio
 from task_queue_engine.backends.base import BackendUsage, OperationUsage
 from task_queue_engine.errors import BackendUnavailable
 from task_queue_engine.http import create_app
+from task_queue_engine.http.dashboard.concurrently import bare_errors
 from task_queue_engine.http.dashboard.plots import per_second, plot
 from task_queue_engine.measures import Distribution, LabelledCount, Sample
 from task_queue_engine.task import TaskStatus
@@ -36,6 +37,20 @@ def meet(engine: FakeEngine, monkeypatch: pytest.MonkeyPatch, names: tuple[str, 
 
     for name in names:
         meeting(name)
+
+
+async def test_what_fails_at_once_comes_out_by_itself() -> None:
+    async def fail() -> None:
+        raise BackendUnavailable("the disk is away")
+
+    async def at_once() -> None:
+        with bare_errors():
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(fail)
+                nursery.start_soon(fail)
+
+    with pytest.raises(BackendUnavailable):
+        await at_once()
 
 
 class TestOverview:
@@ -100,16 +115,23 @@ class TestOverview:
         monkeypatch.setattr(engine, "list_dead", None)
         assert (await browser.get("/")).status == 200
 
-    @pytest.mark.parametrize("where", ["metrics", "scale", "workers", "list_dead"])
+    @pytest.mark.parametrize(
+        "where", [("metrics",), ("scale",), ("workers",), ("list_dead",), ("metrics", "workers")]
+    )
     async def test_trouble_of_any_part_is_the_usual_page(
-        self, browser: Browser, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch, where: str
+        self,
+        browser: Browser,
+        engine: FakeEngine,
+        monkeypatch: pytest.MonkeyPatch,
+        where: tuple[str, ...],
     ) -> None:
         engine.add_dead_letter(engine.add(status=TaskStatus.FAILED))
 
         async def fail(*_: object, **__: object) -> None:
             raise BackendUnavailable("the disk is away")
 
-        monkeypatch.setattr(engine, where, fail)
+        for each in where:
+            monkeypatch.setattr(engine, each, fail)
         page = await browser.get("/")
         assert page.status == 503
         assert "Try again" in page.shown
