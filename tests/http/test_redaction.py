@@ -186,6 +186,13 @@ class Login(msgspec.Struct):
     password: str
 
 
+class Checked(msgspec.Struct):
+    password: str
+
+    def __post_init__(self) -> None:
+        raise ValueError(f"no user has the password {self.password!r}")
+
+
 LONG = "sk_live_" + "".join(chr(97 + n % 26) for n in range(90))
 
 
@@ -269,3 +276,25 @@ async def test_in_the_form_it_is_typed_unseen_and_not_sent_back(engine: FakeEngi
         assert field["type"] == "password"
     assert refused.status == 422
     assert leaks(refused.text) == []
+
+
+async def test_a_refusal_does_not_repeat_it(engine: FakeEngine) -> None:
+    @engine.registry.task("checked")
+    async def checked(payload: Checked) -> None:
+        del payload
+
+    client = create_app(engine, make_settings(redact=",".join(PATHS))).test_client()
+    item = {"type": "checked", "payload": {"password": PASSWORD}}
+    one = await client.post("/tasks", data=json.dumps(item), headers=JSON)
+    many = await client.post("/tasks/batch", data=json.dumps({"tasks": [item]}), headers=JSON)
+
+    assert (one.status_code, many.status_code) == (422, 207)
+    for answer in (one, many):
+        text = await answer.get_data(as_text=True)
+        assert leaks(text) == []
+        assert "no user has the password" in text
+    for broken in ('"\\ud800"', "[" * 2000 + "]" * 2000):
+        answer = await client.post(
+            "/tasks", data=f'{{"type": "checked", "payload": {broken}}}', headers=JSON
+        )
+        assert answer.status_code in (400, 422)

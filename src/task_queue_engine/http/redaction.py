@@ -10,37 +10,30 @@ the text of an error, a progress, a result or a log line repeats it.
 
 from __future__ import annotations
 
-import json
-import re
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any, cast
-from urllib.parse import quote, quote_plus
 
 import msgspec
 
 from task_queue_engine.attempt_record import AttemptHistory
 from task_queue_engine.backends.base import DeadLetterPage, ListQuery, TaskPage
-from task_queue_engine.engine.api import Accepted, EngineApi, Submission, SubmitVerdict
-from task_queue_engine.errors import BackendUnavailable, InvalidQuery, TaskNotFound
+from task_queue_engine.engine.api import Accepted, EngineApi, Refused, Submission, SubmitVerdict
+from task_queue_engine.errors import (
+    BackendUnavailable,
+    InvalidQuery,
+    InvalidTask,
+    PayloadCheckFailed,
+    TaskNotFound,
+)
+from task_queue_engine.http.mask import HIDDEN, WITHHELD, Mask, texts_of
 from task_queue_engine.retry import Seconds
 from task_queue_engine.task import Task, TaskError
 from task_queue_engine.task_actions import ACTION_TYPE, ActionRequest, Matching
 from task_queue_engine.task_events import EventStream, LogEvent, ProgressEvent, TaskEvent
 from task_queue_engine.task_filter import TaskFilter
 
-HIDDEN = "[redacted]"
-WITHHELD = "[redacted: the task itself says more]"
-
-# Characters of a value that is looked for in texts: shorter ones (a PIN, `true`) are in every text.
-_SHORTEST = 4
-# Characters of the beginning or the end of a value that are looked for too: errors, tracebacks and
-# log lines are cut, and libraries shorten what they repeat ("'sk_live_51Habc...9xyz'"). Shorter
-# pieces ("https://", "-----BEGIN") are in texts of their own right.
-_PIECE = 16
-# Characters of a value that is found by its pieces alone: no pattern is made of all of it.
-_LONG = 500
 # Tasks whose payload a stream of events keeps at hand.
 _FOLLOWED = 256
 # Values that are looked for in texts; beyond that the texts are withheld whole.
@@ -98,7 +91,7 @@ class Redaction:
         if task is not None and task.type == ACTION_TYPE:
             return event
         if isinstance(event, LogEvent):
-            mask = _Mask(None) if task is None else self._mask_of(task)
+            mask = Mask(None) if task is None else self._mask_of(task)
             line = msgspec.structs.replace(
                 event.line,
                 logger=mask.text(event.line.logger),
@@ -123,18 +116,33 @@ class Redaction:
             ),
         )
 
-    def _mask_of(self, task: Task, reported: Sequence[Any] = ()) -> _Mask:
+    def refusal(self, error: InvalidTask, payload: Any) -> InvalidTask:
+        """Of a submission whose checks may repeat what they were given: programs log that."""
+        if type(error) not in (InvalidTask, PayloadCheckFailed):
+            return error  # these are about the type, or a size
+        if isinstance(payload, msgspec.Raw):
+            try:
+                payload = msgspec.json.decode(payload)
+            except (msgspec.DecodeError, RecursionError):
+                return error  # no check of the type has seen it
+        paths = [path[1:] for path in self._paths if path[0] == "payload"]
+        found = (one for path in paths for one in _at(path, payload))
+        secrets = {text for one in found for text in texts_of(one)}
+        mask = Mask(secrets if len(secrets) <= _MOST else None)
+        return type(error)(mask.text(error.reason), field=error.field)
+
+    def _mask_of(self, task: Task, reported: Sequence[Any] = ()) -> Mask:
         """`reported`: progress besides the task's last."""
         secrets: set[str] = set()
         for path in self._paths:
             values = [getattr(task, path[0]), *(reported if path[0] == "progress" else ())]
             for text in (
-                text for each in values for found in _at(path[1:], each) for text in _texts(found)
+                text for each in values for found in _at(path[1:], each) for text in texts_of(found)
             ):
                 secrets.add(text)
                 if len(secrets) > _MOST:
-                    return _Mask(None)
-        return _Mask(secrets)
+                    return Mask(None)
+        return Mask(secrets)
 
     def _without(self, member: str, value: Any) -> Any:
         for path in self._paths:
@@ -171,92 +179,6 @@ def _hide(path: Path, value: Any) -> Any:
     if isinstance(value, dict) and path[0] in value:
         return value | {path[0]: _hide(path[1:], value[path[0]])}
     return value
-
-
-def _texts(value: Any) -> Iterator[str]:
-    """How texts may repeat it."""
-    if isinstance(value, dict | list):
-        for each in value.values() if isinstance(value, dict) else value:
-            yield from _texts(each)
-    elif isinstance(value, str):
-        yield from (
-            text for text in {spell(value) for spell in _SPELLINGS} if len(text) >= _SHORTEST
-        )
-    elif value is not None and not isinstance(value, bool) and len(str(value)) >= _SHORTEST:
-        yield str(value)
-
-
-_SPELLINGS: tuple[Callable[[str], str], ...] = (
-    str,
-    lambda text: repr(text)[1:-1],
-    lambda text: ascii(text)[1:-1],
-    lambda text: repr(text.encode("utf-8", "replace"))[2:-1],
-    lambda text: msgspec.json.encode(text).decode()[1:-1],
-    lambda text: json.dumps(text)[1:-1],
-    lambda text: quote(text, safe=""),
-    quote,
-    quote_plus,
-)
-"""As it is; as `repr` and JSON write it, msgspec's and the standard library's; in a URL."""
-
-
-class _Mask:
-    """Hides values in texts, in upper and lower case; all of each text where `secrets` is None."""
-
-    def __init__(self, secrets: set[str] | None) -> None:
-        self._hides_all = secrets is None
-        longest_first = sorted(secrets or (), key=len, reverse=True)
-        self._long = [text for text in longest_first if len(text) > _PIECE]
-        patterns = [re.escape(text) for text in longest_first if len(text) <= _LONG]
-        self._pattern = re.compile("|".join(patterns), re.IGNORECASE) if patterns else None
-
-    def text(self, text: str) -> str:
-        if self._hides_all:
-            return WITHHELD
-        if self._pattern is not None:
-            text = self._pattern.sub(HIDDEN, text)
-        for secret in self._long:
-            text = _without_pieces(text, secret)
-        return text
-
-    def error(self, error: TaskError | None) -> TaskError | None:
-        if error is None:
-            return None
-        traceback = None if error.traceback is None else self.text(error.traceback)
-        return TaskError(type=error.type, message=self.text(error.message), traceback=traceback)
-
-    def value(self, value: Any) -> Any:
-        if isinstance(value, str):
-            return value if value == HIDDEN else self.text(value)
-        if isinstance(value, list):
-            return [self.value(each) for each in value]
-        if isinstance(value, dict):
-            return {self.text(name): self.value(each) for name, each in value.items()}
-        # A card's number may be one.
-        if (
-            self._pattern is not None
-            and isinstance(value, int | float)
-            and (self._pattern.fullmatch(str(value)))
-        ):
-            return HIDDEN
-        return value
-
-
-def _without_pieces(text: str, secret: str) -> str:
-    """Without what it has of the beginning and of the end of `secret`."""
-    for piece, is_start in ((secret[:_PIECE], True), (secret[-_PIECE:], False)):
-        at = text.find(piece)
-        while at >= 0:
-            begin, end, more = at, at + _PIECE, _PIECE
-            if is_start:
-                while end < len(text) and more < len(secret) and text[end] == secret[more]:
-                    end, more = end + 1, more + 1
-            else:
-                while begin and more < len(secret) and text[begin - 1] == secret[-1 - more]:
-                    begin, more = begin - 1, more + 1
-            text = text[:begin] + HIDDEN + text[end:]
-            at = text.find(piece, begin + len(HIDDEN))
-    return text
 
 
 def redacting(engine: EngineApi, paths: Sequence[str]) -> EngineApi:
@@ -298,11 +220,22 @@ class _Redacting:
         return Accepted(self._redaction.task(accepted.task), created=accepted.created)
 
     async def submit_task(self, submission: Submission) -> Accepted:
-        return self._accepted(await self._engine.submit_task(submission))
+        try:
+            return self._accepted(await self._engine.submit_task(submission))
+        except InvalidTask as error:
+            raise self._redaction.refusal(error, submission.payload) from None
 
     async def submit_many(self, submissions: Sequence[Submission]) -> list[SubmitVerdict]:
         verdicts = await self._engine.submit_many(submissions)
-        return [self._accepted(one) if isinstance(one, Accepted) else one for one in verdicts]
+        return [
+            self._accepted(one) if isinstance(one, Accepted) else self._refused(one, submission)
+            for one, submission in zip(verdicts, submissions, strict=True)
+        ]
+
+    def _refused(self, refused: Refused, submission: Submission) -> Refused:
+        if not isinstance(refused.error, InvalidTask):
+            return refused
+        return Refused(self._redaction.refusal(refused.error, submission.payload))
 
     async def get(self, task_id: str) -> Task:
         return self._redaction.task(await self._engine.get(task_id))
