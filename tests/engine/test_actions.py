@@ -21,8 +21,9 @@ from task_queue_engine import (
     TaskRegistry,
     TaskStatus,
 )
-from task_queue_engine.backends.base import DeadLettering, ListQuery
+from task_queue_engine.backends.base import DeadLettering, DeadLetterPage, ListQuery
 from task_queue_engine.backends.memory import MemoryBackend
+from task_queue_engine.clock import TrioClock
 from task_queue_engine.engine import actions
 from task_queue_engine.errors import (
     InvalidQuery,
@@ -33,7 +34,7 @@ from task_queue_engine.errors import (
 from task_queue_engine.lifecycle import PendingFailure, Progress
 from task_queue_engine.task import TaskError
 from task_queue_engine.task_actions import ACTION_TYPE, MAX_REFUSALS
-from tests.engine.engines import running
+from tests.engine.engines import claim_and_die, running
 
 CANCEL, RETRY, REDRIVE, DELETE = TaskAction
 ALL = TaskFilter()
@@ -188,6 +189,32 @@ async def test_a_dead_letter_that_comes_later_is_no_part_of_a_redrive(
         assert said.done == 3
         assert (await engine.get(late)).attempt == 0
         assert {(await engine.wait(each, timeout=60)).attempt for each in early} == {2}
+
+
+async def test_dead_letters_that_a_worker_has_taken_that_died_are_waited_for(
+    autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SQS hides them for a minute."""
+    backend = MemoryBackend(clock=TrioClock())
+    async with running(quiet_types(), backend) as engine:
+        ids = await failed(engine, 3)
+    async with running(quiet_types(), backend, consume=False) as engine:
+        task = await engine.start_action(ActionRequest(action=REDRIVE))
+        assert task is not None
+    await claim_and_die(backend)
+    dead_letters = backend.queue("default").dead_letters
+    page, visible_again = dead_letters.page, trio.current_time() + 80
+
+    async def looks(**values: Any) -> DeadLetterPage:
+        if trio.current_time() < visible_again:
+            return DeadLetterPage(dead_letters=(), next_cursor=None)
+        return await page(**values)
+
+    monkeypatch.setattr(dead_letters, "page", looks)
+    async with running(quiet_types(), backend) as engine:
+        said = await ended(engine, task)
+        assert (said.done, said.of) == (3, 3)
+        assert {(await engine.wait(each, timeout=60)).attempt for each in ids} == {2}
 
 
 async def test_two_people_press_retry_at_once(backend: MemoryBackend) -> None:

@@ -19,12 +19,14 @@ import msgspec
 import trio
 from msgspec.structs import replace
 
+from task_queue_engine.attempt_record import AttemptOutcome, AttemptRecord
 from task_queue_engine.backends.base import Backend, ListQuery, TryAgain
 from task_queue_engine.clock import Clock
 from task_queue_engine.context import TaskContext
 from task_queue_engine.engine.action_steps import ActionSteps, Outcome
 from task_queue_engine.errors import BackendUnavailable, InvalidQuery
 from task_queue_engine.lifecycle import Fenced, Progress
+from task_queue_engine.limits import MAX_PAGE
 from task_queue_engine.registry import OwnTypes
 from task_queue_engine.retry import Backoff, Discard, Snooze
 from task_queue_engine.task import Task, TaskStatus
@@ -52,6 +54,11 @@ _TURN = 60.0
 _TIMEOUT = 300.0
 # Times that its worker may die. A backend that is away costs none.
 _MAX_ATTEMPTS = 25
+# Seconds for which SQS hides what a worker has taken that died: the lease of a redrive's take.
+_HIDDEN_FOR = 60.0
+# Outcomes of an attempt that gave nothing back.
+_DIED = frozenset({AttemptOutcome.CRASHED, AttemptOutcome.LOST_LEASE})
+
 # Seconds until a backend that is away is asked again.
 _AWAY = 5.0
 
@@ -135,7 +142,15 @@ class Actions:
         if task is None:
             raise Discard("its task is gone")
         began = task.created_at
-        said = await self._earlier(context)
+        history = await self._store.history(context.task_id)
+        before = [
+            attempt
+            for attempt in (history.attempts if history is not None else ())
+            if attempt.number < context.attempt
+        ]
+        if before and before[-1].outcome in _DIED and await self._are_hidden(request):
+            raise Snooze(_HIDDEN_FOR, "dead letters are still with a worker that has died")
+        said = _latest(before)
         if said is None:
             said = ActionProgress()
             async with aclosing(self._numbers(request, began)) as numbers:
@@ -169,14 +184,13 @@ class Actions:
 
     # --- where it is ------------------------------------------------------------------------
 
-    async def _earlier(self, context: TaskContext) -> ActionProgress | None:
-        """What the last attempt that wrote something has written. (A new attempt's row begins
-        without a progress.)"""
-        history = await self._store.history(context.task_id)
-        for attempt in reversed(history.attempts if history is not None else ()):
-            if attempt.number < context.attempt and attempt.progress is not None:
-                return msgspec.convert(attempt.progress, ActionProgress)
-        return None
+    async def _are_hidden(self, request: ActionRequest) -> bool:
+        """Whether there are dead letters that a look does not show: they would be left out."""
+        if request.action is not TaskAction.REDRIVE:
+            return False
+        queue = self._backend.queue(self._queue_of(request))
+        page = await queue.dead_letters.page(limit=MAX_PAGE)
+        return (await queue.depth()).dead > len(page.dead_letters)
 
     async def _write(self, context: TaskContext, said: ActionProgress) -> None:
         """Durably. Raises where another attempt has taken over, and this one must stop."""
@@ -345,6 +359,15 @@ class Actions:
     def _is_redriven(request: ActionRequest, task: Task) -> bool:
         meant = request.which.passes(task) if request.ids is None else task.id in request.ids
         return meant and request.is_within(task) and task.status is TaskStatus.FAILED
+
+
+def _latest(attempts: Sequence[AttemptRecord]) -> ActionProgress | None:
+    """What the last attempt that wrote something has written. (A new attempt's row begins without a
+    progress.)"""
+    for attempt in reversed(attempts):
+        if attempt.progress is not None:
+            return msgspec.convert(attempt.progress, ActionProgress)
+    return None
 
 
 def _since(task: Task) -> datetime:
