@@ -16,7 +16,7 @@ FRAMEWORK += ("opentelemetry",)  # which no part imports on its own account eith
 CLIENTS = ("httpx", "boto3", "botocore", "rich", "prometheus_client", "curses")
 HANDLERS = ("PIL", "cryptography", "email_validator", "httpcore", "smtplib", "apsw.ext")
 ENGINE = ("trio", "pydantic", "pydantic_settings", "apsw", "msgspec", "asyncio")
-# What `import httpx` loads by itself: of older versions its transport, with trio where that is there.
+# What `import httpx` loads by itself: before 0.28 its transport, with trio where that is there.
 BY_HTTPX = {"httpcore", "trio"} if version("httpx") < "0.28" else set[str]()
 
 # As `tqe` begins, up to the point where it would run.
