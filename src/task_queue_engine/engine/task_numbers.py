@@ -11,6 +11,7 @@ from datetime import datetime
 import trio
 
 from task_queue_engine.actors.messages import Outcome, Progressed
+from task_queue_engine.attempt_record import AttemptOutcome
 from task_queue_engine.clock import Clock
 from task_queue_engine.engine.hooks import outcome_in_one_word
 from task_queue_engine.lifecycle import CRASH_ERROR_TYPE
@@ -18,13 +19,14 @@ from task_queue_engine.measures import LONG, OTHER, Distribution, Histogram, Lab
 from task_queue_engine.registry import TaskRegistry
 from task_queue_engine.task import Task, TaskStatus
 
-OUTCOMES = ("succeeded", "failed", "retried", "snoozed", "cancelled", "interrupted", "lost")
-"""As hooks get them (`events.AttemptRecorded`)."""
+LOST_LEASE = AttemptOutcome.LOST_LEASE.value
+OUTCOMES = ("succeeded", "failed", "retried", "snoozed", "cancelled", "interrupted", LOST_LEASE)
+"""As the history has them, but for `crashed`: that is found out by another process."""
 
 # Seconds for which trio's clock and the time of day are taken to keep step.
 _IN_STEP = 1.0
 # Stopped in the middle by no fault of the handler's: how long it ran says nothing about its type.
-_CUT_SHORT = frozenset({"interrupted", "lost"})
+_CUT_SHORT = frozenset({"interrupted", LOST_LEASE})
 # Of the task, not of the attempt alone.
 _ENDS = frozenset({"succeeded", "failed", "cancelled"})
 
@@ -63,11 +65,13 @@ class TaskNumbers:
         if status is TaskStatus.COMPLETED:
             what = "succeeded"
         elif status is None:
-            what = "lost"
+            what = LOST_LEASE
         elif status is TaskStatus.CANCELLED:
             what = "cancelled"
         else:
             what = outcome_in_one_word(outcome)
+            if what == "lost":  # hooks' own word, older than the history
+                what = LOST_LEASE
         numbers.outcomes[what] += 1
         if began is None:
             ended = trio.current_time()
