@@ -33,6 +33,7 @@ __all__ = ["dynamodb_local", "elasticmq", "fauxqs", "ministack", "moto_server"]
 _LONG_TESTS = {
     "end_to_end",
     "local_aws",
+    "test_browser.py",
     "test_handlers_doc.py",
     "test_model.py",
     "test_readme.py",

@@ -126,6 +126,8 @@ if not LONG:
     LEFT_OUT["dynamodb"] = OF_THE_QUEUE | OF_BOTH
     LEFT_OUT["dynamodb-single"] = OF_THE_QUEUE | READING
     LEFT_OUT |= dict.fromkeys(("aws-elasticmq", "aws-moto", "aws-fauxqs"), OF_THE_STORE | OF_A_ROW)
+    # A second server for queues: what tells it from the first is how it leases and redrives.
+    LEFT_OUT["aws-fauxqs"] = LEFT_OUT["aws-fauxqs"] | {"TestFinish", "TestPayloads", "TestStranded"}
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -314,6 +314,5 @@ def test_whatever_goes_wrong_none_is_lost_and_duplicates_have_a_reason(
         for server in run.killed:
             server.wait()
         account = run.check(number)
-    print(len(trouble.done), trouble.done)
     assert len(trouble.done) >= 8, "most faults came up"
     assert any(len(runs) > 1 for runs in account.runs().values()), "and had consequences"
