@@ -47,9 +47,10 @@ _UNFINISHED = frozenset({TaskStatus.PENDING, TaskStatus.PROCESSING})
 # Tasks counted by one call: some ten requests.
 _MOST_COUNTED = 5_000
 
-# Seconds after which what a filter holds back is not read past any further: the page is short then,
-# with a cursor. A round of requests takes 10 ms on AWS, so this is for one that is slow or throttles,
-# and for a local server, which takes 100 ms for ten queries at once. A page is to be there in 300.
+# Seconds after which what a filter by type, queue or error holds back is not read past any further:
+# the page is short then, with a cursor. A round of requests takes 10 ms on AWS, so this is for one
+# that is slow or throttles, and for a local server, which takes 100 ms for ten queries at once. A
+# page is to be there in 300.
 _MOST_SECONDS = 0.1
 
 # Of reading on past what a filter by type or queue holds back. One that hardly anything passes gets
@@ -232,7 +233,8 @@ class _Page:
             self._found.update(matching)
             found += len(matching)
             in_vain += len(sort_keys) - len(matching)
-            if len(sort_keys) < ask or (in_vain and trio.current_time() >= self._ends):
+            is_late = self._query.error is not None and trio.current_time() >= self._ends
+            if len(sort_keys) < ask or (in_vain and is_late):
                 break
             ask = min(_MOST_ROWS, ask * 2)
         return merge.reached
