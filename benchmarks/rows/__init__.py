@@ -10,10 +10,10 @@ from benchmarks.rows.base import Row
 from benchmarks.rows.cores import CORES
 from benchmarks.rows.embedded import END_TO_END, SUBMIT_MANY
 from benchmarks.rows.idle import IDLE
-from benchmarks.rows.lists import LISTS
 from benchmarks.rows.many import SLEEPERS, WAITING
 from benchmarks.rows.network import NETWORK, NETWORK_WORKER, POST_TO_DONE
 from benchmarks.rows.over_http import HTTP
+from benchmarks.rows.pages import PAGES
 from benchmarks.rows.queues import DRAIN, LATENCY, SQS
 from benchmarks.rows.start import START
 
@@ -32,7 +32,7 @@ ROWS: Final[dict[str, Row]] = {
         NETWORK_WORKER,
         POST_TO_DONE,
         BACKLOG,
-        LISTS,
+        PAGES,
         SLEEPERS,
         WAITING,
         START,

@@ -43,7 +43,7 @@ def first_case(row: str, setup: Setup, name: str | None = None) -> Case:
         ("http", None),
         ("idle", None),
         ("backlog", "1,000,000 waiting"),
-        ("lists", "SQLite, by error"),
+        ("pages", "SQLite 3,000: list: an error"),
         ("sleepers", None),
         ("start", None),
         ("processes", "serve, noop, 1 process"),

@@ -32,8 +32,8 @@ _TIMED = ("/actors/worker.py", "/execution/runner.py")
 async def counting(
     backend: SqliteBackend, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[Counter[str]]:
-    """Of the loop and of the writer's thread: statements, commits, messages between actors, calls of
-    Python functions, and looks at the clock around handlers."""
+    """Of the loop and of the writer's thread: statements, commits, messages between actors, calls
+    of Python functions, and looks at the clock around handlers."""
     counted: Counter[str] = Counter()
 
     def trace(event: dict[str, Any]) -> None:

@@ -369,3 +369,20 @@ async def test_cancel_requests_cost_one_request_for_all_in_flight(
     await store.record([Complete(task_id=tasks[3].id, attempt=1, result=1)])
     asked = await store.cancel_requested([task.id for task in tasks])
     assert [n for n, is_asked in enumerate(asked) if is_asked] == [17]
+
+
+async def test_a_look_in_vain_ends_in_time(
+    store: DynamoStore, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a slow store too: the page is short, and the next one goes on there."""
+    await populate(store, clock, 60)
+    query = ListQuery(limit=50, type="rare")
+    monkeypatch.setattr(listing, "_FIRST_FILTERED", 1)
+    monkeypatch.setattr(listing, "_MAX_ROUNDS", 1_000)
+    monkeypatch.setattr(listing, "_MOST_SECONDS", 1_000)
+    whole = await store.list_tasks(query)
+    assert (len(whole.tasks), whole.next_cursor) == (6, None)
+    monkeypatch.setattr(listing, "_MOST_SECONDS", 0.0)
+    short = await store.list_tasks(query)
+    assert len(short.tasks) < 6
+    assert short.next_cursor is not None
