@@ -25,7 +25,7 @@ class ActionApi(ABC):
 
     @abstractmethod
     async def preview_action(self, request: ActionRequest) -> Matching:
-        """How many tasks an action would be for now; counted for 0.2 s: then it is at
+        """How many tasks an action would be for now; counted for 0.15 s: then it is at
         least so many. Raises InvalidQuery."""
 
     @abstractmethod

@@ -76,7 +76,7 @@ _UNCANCELLABLE_FOR = 10.0
 
 # Seconds for counting what an action would be for: a page that asks is to be there in 0.3 s. Enough
 # for a million tasks where an index says which they are.
-_PREVIEW = 0.2
+_PREVIEW = 0.15
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

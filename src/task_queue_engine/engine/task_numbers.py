@@ -81,9 +81,8 @@ class TaskNumbers:
         # for every task.
         created_at = task.created_at.timestamp()
         if began is not None:
-            if task.attempt == 1 and task.run_at is None:
-                since = created_at
-            else:
+            since: float | None = created_at
+            if task.attempt != 1 or task.run_at is not None:
                 due = due_at(task)
                 since = None if due is None else due.timestamp()
             if since is not None:
