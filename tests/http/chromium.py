@@ -26,9 +26,8 @@ WAIT = 30_000
 """Milliseconds that a busy machine may take."""
 
 # No sandbox: tests may run as root. No GPU: there is none, and to emulate one costs.
-_FLAGS = ("--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu", "--process-per-site")
-# A page that moves nothing is drawn when it changes, and not sixty times a second.
-_STILL = {"reduced_motion": "reduce", "viewport": {"width": 1280, "height": 800}}
+_FLAGS = ("--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu")
+_DESK = {"viewport": {"width": 1280, "height": 800}}
 
 _TELLS = """document.addEventListener('securitypolicyviolation', event =>
     console.error(`refused ${event.violatedDirective}: ${event.blockedURI} ${event.sample}`))"""
@@ -156,7 +155,7 @@ class Chromium:
         return page
 
     def _context(self, **options: Any) -> Any:
-        context = self._browser.new_context(base_url=self._site.url, **_STILL | options)
+        context = self._browser.new_context(base_url=self._site.url, **_DESK | options)
         context.set_default_timeout(WAIT)
         context.add_init_script(_TELLS)
         context.on("page", self._listen)

@@ -195,7 +195,7 @@ def test_axe_finds_nothing(chrome: Chromium, hostile: str) -> None:
         page.goto(path)
         page.evaluate(source)
         for scheme, width in (("light", 1280), ("dark", 375)):
-            page.emulate_media(color_scheme=scheme, reduced_motion="reduce")
+            page.emulate_media(color_scheme=scheme)
             page.set_viewport_size({"width": width, "height": 800})
             over = overflow(page)
             assert over <= 0, f"{path} is {over} px wider than a window of {width}"
