@@ -33,7 +33,8 @@ _TELLS = """document.addEventListener('securitypolicyviolation', event =>
     console.error(`refused ${event.violatedDirective}: ${event.blockedURI} ${event.sample}`))"""
 
 # The script's look at the server, at once, in which it replaces all that is live.
-_LOOK = """() => new Promise(done => {
+_LOOK = """patience => new Promise((done, fail) => {
+    setTimeout(() => fail(new Error('the script does not look')), patience);
     for (const part of document.querySelectorAll('[data-live]')) part.dataset.old = '';
     const parse = DOMParser.prototype.parseFromString, now = Date.now;
     Date.now = () => now() + 60_000;
@@ -182,6 +183,12 @@ class Chromium:
             "dialog", lambda dialog: (said.append(f"dialog {dialog.message}"), dialog.dismiss())
         )
 
+    def let_loads_be_refused(self) -> None:
+        """Chromium tells its console of each answer from 400 on."""
+        self.said[:] = [
+            text for text in self.said if not text.startswith("Failed to load resource")
+        ]
+
     def close_all(self) -> None:
         for one in reversed(self._opened):
             one.close()
@@ -190,7 +197,7 @@ class Chromium:
 
 def look(page: Any) -> None:
     """By way of the script: what is live is fetched again and replaced."""
-    page.evaluate(_LOOK)
+    page.evaluate(_LOOK, WAIT)
 
 
 def overflow(page: Any) -> int:

@@ -128,6 +128,7 @@ def test_an_expired_login_leads_to_the_login_and_back(chrome: Chromium) -> None:
     page.get_by_role("button", name="Log in").click()
 
     page.wait_for_url("**/dashboard/tasks?status=FAILED")
+    chrome.let_loads_be_refused()  # the events of one who is not logged in
 
 
 def test_hidden_it_asks_for_nothing(chrome: Chromium) -> None:

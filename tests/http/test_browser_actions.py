@@ -287,11 +287,19 @@ def test_a_logout_ends_what_other_pages_listen_to(open_page: Open) -> None:
     second = opening.value
     second.wait_for_selector("#list")
     second.keyboard.press("p")  # it does not look by itself
+    with page.context.expect_page() as opening:
+        page.evaluate("window.open('/dashboard/submit')")
+    form = opening.value
+    form.get_by_label("Type", exact=True).wait_for()
 
     page.get_by_role("button", name="Log out").click()
 
     page.get_by_text("Logged out.").wait_for()
     second.wait_for_url("**/dashboard/login?next=/dashboard/tasks")
+    # What is being typed stays.
+    assert form.evaluate("fetch('/dashboard/tasks').then(() => location.pathname)") == (
+        "/dashboard/submit"
+    )
 
 
 @pytest.mark.parametrize("key", ["mailer", "reader"])

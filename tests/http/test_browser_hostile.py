@@ -143,13 +143,7 @@ def test_hostile_texts_are_texts(chrome: Chromium, site: Site, worst: dict[str, 
     link = page.locator(".crumbs a").nth(1)
     assert link.evaluate("one => getComputedStyle(one).unicodeBidi") == "isolate"
     assert page.get_by_role("link", name="All of it, as JSON").count() == 1
-    _only_refused_loads(chrome)
-
-
-def _only_refused_loads(chrome: Chromium) -> None:
-    """Chromium tells its console of each answer from 400 on; of nothing else here."""
-    told = [text for text in chrome.said if not text.startswith("Failed to load resource")]
-    chrome.said[:] = told
+    chrome.let_loads_be_refused()
 
 
 def test_what_comes_back_after_an_error(chrome: Chromium, site: Site) -> None:
@@ -167,7 +161,7 @@ def test_what_comes_back_after_an_error(chrome: Chromium, site: Site) -> None:
     assert START in page.get_by_label("inner").input_value()
     assert START in page.locator("[name=idempotency_key]").input_value()
     assert page.locator("main img, main script, main svg").count() == 0
-    _only_refused_loads(chrome)
+    chrome.let_loads_be_refused()
 
 
 def test_json_and_documents_are_no_pages(
@@ -179,7 +173,7 @@ def test_json_and_documents_are_no_pages(
         assert "json" in answer.headers["content-type"]
         assert answer.headers["x-content-type-options"] == "nosniff"
         assert page.locator("img, script, svg").count() == 0
-    _only_refused_loads(chrome)
+    chrome.let_loads_be_refused()
 
 
 # --- moments ----------------------------------------------------------------------------------
@@ -215,11 +209,11 @@ def test_a_session_that_ends_while_a_form_is_filled(chrome: Chromium, site: Site
 def test_a_session_that_was_begun_anew_in_another_tab(chrome: Chromium, site: Site) -> None:
     task_id = site.submit("mail", {"to": "x"}, delay_seconds=3600)
     page = chrome.open("/dashboard/tasks?type=mail", apart=True)
-    other = page.context.new_page()
-    other.goto("/dashboard/workers")
-    other.get_by_role("button", name="Log out").click()
+    other = chrome.open("/dashboard/login", login=False)
     _log_in(other)
     other.get_by_role("button", name="Log out").wait_for()
+    session = [one for one in other.context.cookies() if one["name"] == "tqe_session"]
+    page.context.add_cookies(session)
 
     look(page)
     page.locator("tbody tr", has_text=task_id[-12:]).get_by_role("checkbox").check()
@@ -238,7 +232,7 @@ def test_a_task_that_is_deleted_while_it_is_looked_at(chrome: Chromium, site: Si
     page.get_by_role("link", name="To the tasks").click()
     page.goto("/dashboard/tasks?type=none")
     page.get_by_text("No task matches this filter.").wait_for()
-    _only_refused_loads(chrome)
+    chrome.let_loads_be_refused()
 
 
 def test_after_the_logout_the_way_back_shows_nothing(chrome: Chromium) -> None:

@@ -197,11 +197,11 @@
 
   // --- logging out --------------------------------------------------------------------------
   // The login page tells the other pages of this browser, which listen no longer, and look: where
-  // the login has ended that leads there too.
+  // the login has ended that leads there too. Not a form's page: what was typed stays.
 
   const others = "BroadcastChannel" in window ? new BroadcastChannel("tqe-session") : null;
   if (others) {
-    others.onmessage = () => { deafen(); look(); };
+    others.onmessage = () => { deafen(); if (refreshes) look(); };
     if (location.pathname === body.dataset.login) others.postMessage("login");
   }
 
