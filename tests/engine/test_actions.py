@@ -191,6 +191,34 @@ async def test_a_dead_letter_that_comes_later_is_no_part_of_a_redrive(
         assert {(await engine.wait(each, timeout=60)).attempt for each in early} == {2}
 
 
+def hide_dead_letters(
+    backend: MemoryBackend, monkeypatch: pytest.MonkeyPatch, seconds: float
+) -> None:
+    """As SQS does from all but the one who looks at them."""
+    dead_letters = backend.queue("default").dead_letters
+    page, visible_again = dead_letters.page, trio.current_time() + seconds
+
+    async def looks(**values: Any) -> DeadLetterPage:
+        if trio.current_time() < visible_again:
+            return DeadLetterPage(dead_letters=(), next_cursor=None)
+        return await page(**values)
+
+    monkeypatch.setattr(dead_letters, "page", looks)
+
+
+async def test_dead_letters_that_another_looks_at_are_waited_for(
+    autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backend = MemoryBackend(clock=TrioClock())
+    async with running(quiet_types(), backend) as engine:
+        await failed(engine, 3)
+        hide_dead_letters(backend, monkeypatch, 1)
+        task = await engine.start_action(ActionRequest(action=REDRIVE))
+        assert task is not None
+        said = await ended(engine, task)
+        assert (said.done, said.of) == (3, 3)
+
+
 async def test_dead_letters_that_a_worker_has_taken_that_died_are_waited_for(
     autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -202,15 +230,7 @@ async def test_dead_letters_that_a_worker_has_taken_that_died_are_waited_for(
         task = await engine.start_action(ActionRequest(action=REDRIVE))
         assert task is not None
     await claim_and_die(backend)
-    dead_letters = backend.queue("default").dead_letters
-    page, visible_again = dead_letters.page, trio.current_time() + 80
-
-    async def looks(**values: Any) -> DeadLetterPage:
-        if trio.current_time() < visible_again:
-            return DeadLetterPage(dead_letters=(), next_cursor=None)
-        return await page(**values)
-
-    monkeypatch.setattr(dead_letters, "page", looks)
+    hide_dead_letters(backend, monkeypatch, 80)
     async with running(quiet_types(), backend) as engine:
         said = await ended(engine, task)
         assert (said.done, said.of) == (3, 3)

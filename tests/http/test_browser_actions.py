@@ -290,7 +290,7 @@ def test_a_logout_ends_what_other_pages_listen_to(open_page: Open) -> None:
     with page.context.expect_page() as opening:
         page.evaluate("window.open('/dashboard/submit')")
     form = opening.value
-    form.get_by_label("Type", exact=True).wait_for()
+    form.get_by_role("heading", name="Submit").wait_for()
 
     page.get_by_role("button", name="Log out").click()
 

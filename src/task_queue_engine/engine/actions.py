@@ -54,7 +54,9 @@ _TURN = 60.0
 _TIMEOUT = 300.0
 # Times that its worker may die. A backend that is away costs none.
 _MAX_ATTEMPTS = 25
-# Seconds for which SQS hides what a worker has taken that died: the lease of a redrive's take.
+# Seconds for which SQS hides what another looks at, about.
+_LOOKED_AT_FOR = 2.0
+# And what a worker has taken that died: the lease of a redrive's take.
 _HIDDEN_FOR = 60.0
 # Outcomes of an attempt that gave nothing back.
 _DIED = frozenset({AttemptOutcome.CRASHED, AttemptOutcome.LOST_LEASE})
@@ -119,7 +121,8 @@ class Actions:
                 number += found
                 if not is_last and trio.current_time() >= deadline:
                     return Matching(matching=number, at_least=True)
-        return Matching(matching=number)
+        # None, as far as can be seen in this moment: the action waits for the others.
+        return Matching(matching=number, at_least=not number and await self._are_hidden(request))
 
     async def run(self, payload: Any, context: TaskContext) -> Any:
         """One attempt: from where the last one was, for a minute at most."""
@@ -148,7 +151,9 @@ class Actions:
             for attempt in (history.attempts if history is not None else ())
             if attempt.number < context.attempt
         ]
-        if before and before[-1].outcome in _DIED and await self._are_hidden(request):
+        if not before and await self._are_hidden(request):
+            raise Snooze(_LOOKED_AT_FOR, "another looks at dead letters, which hides them")
+        if before and before[-1].outcome in _DIED and await self._are_hidden(request, or_may=True):
             raise Snooze(_HIDDEN_FOR, "dead letters are still with a worker that has died")
         said = _latest(before)
         if said is None:
@@ -184,13 +189,14 @@ class Actions:
 
     # --- where it is ------------------------------------------------------------------------
 
-    async def _are_hidden(self, request: ActionRequest) -> bool:
-        """Whether there are dead letters that a look does not show: they would be left out."""
+    async def _are_hidden(self, request: ActionRequest, *, or_may: bool = False) -> bool:
+        """Whether there are dead letters that a look does not show: they would be left out.
+        `or_may`: or so many that it cannot be said."""
         if request.action is not TaskAction.REDRIVE:
             return False
         queue = self._backend.queue(self._queue_of(request))
-        page = await queue.dead_letters.page(limit=MAX_PAGE)
-        return (await queue.depth()).dead > len(page.dead_letters)
+        seen = len((await queue.dead_letters.page(limit=MAX_PAGE)).dead_letters)
+        return (or_may or seen < MAX_PAGE) and (await queue.depth()).dead > seen
 
     async def _write(self, context: TaskContext, said: ActionProgress) -> None:
         """Durably. Raises where another attempt has taken over, and this one must stop."""
