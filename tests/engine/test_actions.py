@@ -60,11 +60,16 @@ def quiet_types() -> TaskRegistry:
 
 
 async def submitted(engine: Engine, number: int, task_type: str = "later") -> list[str]:
-    return [(await engine.submit(task_type, n, delay=3600)).id for n in range(number)]
+    return [await _submit(engine, task_type, n, delay=3600) for n in range(number)]
+
+
+async def _submit(engine: Engine, task_type: str, payload: int, *, delay: float = 0) -> str:
+    await trio.sleep(1e-6)  # no two at one moment, on the virtual clock
+    return (await engine.submit(task_type, payload, delay=delay)).id
 
 
 async def failed(engine: Engine, number: int) -> list[str]:
-    ids = [(await engine.submit("fails", n)).id for n in range(number)]
+    ids = [await _submit(engine, "fails", n) for n in range(number)]
     for task_id in ids:
         assert (await engine.wait(task_id, timeout=60)).status is TaskStatus.FAILED
     await trio.sleep(1)  # on the virtual clock: their dead letters are there
@@ -87,11 +92,6 @@ async def ended(engine: Engine, task: Task) -> ActionProgress:
 
 async def statuses(engine: Engine, ids: list[str]) -> list[TaskStatus]:
     return [(await engine.get(task_id)).status for task_id in ids]
-
-
-@pytest.fixture
-def backend(autojump_clock: trio.testing.MockClock) -> MemoryBackend:
-    return MemoryBackend()
 
 
 async def test_cancel_by_filter_and_undo(backend: MemoryBackend) -> None:
@@ -359,6 +359,7 @@ async def test_what_has_run_again_since_the_last_attempt_died_is_not_done_twice(
             if isinstance(write, Progress) and write.value["done"] == 0:
                 store.record = record  # type: ignore[method-assign]
                 await record(writes)
+                await trio.sleep(0.01)
                 piece = tuple(write.value["piece"])
                 if action is REDRIVE:
                     found = await dead_letters.take(limit=len(piece), ids=piece)

@@ -15,6 +15,7 @@ from trio.testing import MockClock
 
 from task_queue_engine import Engine
 from task_queue_engine.backends.memory import MemoryBackend
+from task_queue_engine.clock import TrioClock
 from task_queue_engine.http import create_app
 from task_queue_engine.http.principal import Role
 from tests.engine.engines import running
@@ -26,7 +27,7 @@ from tests.http.test_submit import problem_of
 
 @pytest.fixture
 async def real(autojump_clock: MockClock) -> AsyncIterator[Engine]:
-    async with running(quiet_types(), MemoryBackend()) as engine:
+    async with running(quiet_types(), MemoryBackend(clock=TrioClock())) as engine:
         yield engine
 
 

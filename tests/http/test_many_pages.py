@@ -24,6 +24,7 @@ from task_queue_engine import (
 from task_queue_engine.attempt_record import AttemptHistory, AttemptOutcome, AttemptRecord
 from task_queue_engine.backends.base import ListQuery
 from task_queue_engine.backends.memory import MemoryBackend
+from task_queue_engine.clock import TrioClock
 from task_queue_engine.http import create_app
 from task_queue_engine.http.principal import Role
 from task_queue_engine.task_actions import ACTION_TYPE, Refusal
@@ -37,7 +38,7 @@ from tests.http.keys import Keys
 
 @pytest.fixture
 async def real(autojump_clock: MockClock) -> AsyncIterator[Engine]:
-    async with running(quiet_types(), MemoryBackend()) as engine:
+    async with running(quiet_types(), MemoryBackend(clock=TrioClock())) as engine:
         yield engine
 
 
