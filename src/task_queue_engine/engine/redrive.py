@@ -1,21 +1,40 @@
-"""Redriving: dead letters back to work. Their tasks are on their way again before a dead letter is
+"""Redriving: dead letters back to work. Where store and queue are one, a dead letter goes in the
+transaction that reopens its task; a crash right after it leaves a task without a message, which the
+reconciler finds. Where they are two services the task is on its way again before its dead letter is
 deleted: a crash in between leaves it, and doing it again is harmless."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import trio
 
 from task_queue_engine.actors.batching import in_batches
-from task_queue_engine.backends.base import DeadLetter, Done, LeaseLost, TaskQueue, TaskStore
+from task_queue_engine.backends.base import (
+    DeadLetter,
+    DeadLetterPage,
+    Done,
+    LeaseLost,
+    TaskQueue,
+    TaskStore,
+)
 from task_queue_engine.clock import Clock
 from task_queue_engine.engine.api import RedriveReport
 from task_queue_engine.engine.reopening import is_pending, reopen_and_send
 from task_queue_engine.errors import BackendUnavailable
+from task_queue_engine.lifecycle import Reopened
 from task_queue_engine.task import Task
+
+
+async def without_stale(page: DeadLetterPage, store: TaskStore) -> DeadLetterPage:
+    """Without those whose tasks have been retried since. A look by id for each of the page."""
+    left: list[DeadLetter] = []
+    for batch in in_batches(page.dead_letters, store.max_batch):
+        tasks = await store.get([each.task_id for each in batch])
+        left += [each for each, task in zip(batch, tasks, strict=True) if not each.is_stale(task)]
+    return replace(page, dead_letters=tuple(left))
 
 
 @dataclass(slots=True)
@@ -137,8 +156,10 @@ class Redriver:
                 f"{len(failed)} dead letters could not be deleted: {failed[0]}"
             )
         for (_, verdict), answer in zip(settled, deleted, strict=True):
-            # One that another call has deleted meanwhile is that call's.
-            is_redriven = isinstance(answer, Done) and is_pending(verdict)
+            # One that is gone went with the reopening, or is the call's that has deleted it.
+            is_redriven = isinstance(verdict, Reopened) or (
+                isinstance(answer, Done) and is_pending(verdict)
+            )
             tally.redriven += is_redriven
             tally.skipped += not is_redriven
         tally.refused += len(dead_letters) - len(settled)
