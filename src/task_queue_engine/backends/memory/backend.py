@@ -77,7 +77,11 @@ class MemoryBackend:
 
     @property
     def info(self) -> BackendInfo:
-        return BackendInfo(name="memory", detail="this process, nothing is kept")
+        return BackendInfo(
+            name="memory",
+            detail="this process, nothing is kept",
+            actions_first=self.is_one_transaction,
+        )
 
     def queue(self, name: str) -> MemoryQueue:
         if name not in self._queues:
