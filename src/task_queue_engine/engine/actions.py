@@ -48,9 +48,9 @@ PIECE = 100
 # Tasks counted by one call: 15 ms on SQLite, where the index says all; elsewhere the store stops
 # earlier.
 _COUNTED = 200_000
-# Seconds that one attempt goes on for, and that it rests for then. It is taken before all others, so
-# these are what a worker has for them that is alone: a quarter of its time, and none waits for more
-# than half a minute.
+# Seconds that one attempt goes on for, and that it rests for then. It is taken before all others:
+# so a worker that is alone has a quarter of its time for them, and none waits for more than half a
+# minute.
 _TURN = 30.0
 _REST = 10.0
 # Seconds of an attempt at the very most: a backend may hold up its last piece.

@@ -107,9 +107,7 @@ class Commands(EngineApi):
         self._clock = clock
         self._queue = backend.queue(settings.queue)
         self._live = LiveEvents(backend, clock)
-        self._redriver = Redriver(
-            self._queue, backend.store, clock=clock, changed=self._live.changed
-        )
+        self._redriver = Redriver(backend, settings.queue, clock=clock, changed=self._live.changed)
         self._waiters = Waiters(
             self._look,
             partial(backend.hear_tasks, TaskChange.ENDED)

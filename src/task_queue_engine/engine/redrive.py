@@ -13,11 +13,11 @@ import trio
 
 from task_queue_engine.actors.batching import in_batches
 from task_queue_engine.backends.base import (
+    Backend,
     DeadLetter,
     DeadLetterPage,
     Done,
     LeaseLost,
-    TaskQueue,
     TaskStore,
 )
 from task_queue_engine.clock import Clock
@@ -60,17 +60,18 @@ class Redriver:
 
     def __init__(
         self,
-        queue: TaskQueue,
-        store: TaskStore,
+        backend: Backend,
+        queue: str,
         *,
         clock: Clock,
         changed: Callable[[Task], object],
     ) -> None:
-        self._queue = queue
+        self._queue = backend.queue(queue)
+        self._store = backend.store
+        self._go_with_tasks = backend.steps(queue).is_one_transaction
         self._changed = changed
-        self._store = store
         self._clock = clock
-        self._size = min(queue.max_batch, store.max_batch)
+        self._size = min(self._queue.max_batch, self._store.max_batch)
         self._turn = trio.Lock()
 
     async def some(
@@ -156,10 +157,11 @@ class Redriver:
                 f"{len(failed)} dead letters could not be deleted: {failed[0]}"
             )
         for (_, verdict), answer in zip(settled, deleted, strict=True):
-            # One that is gone went with the reopening, or is the call's that has deleted it.
-            is_redriven = isinstance(verdict, Reopened) or (
-                isinstance(answer, Done) and is_pending(verdict)
+            # One that another call has deleted meanwhile is that call's.
+            is_mine = isinstance(answer, Done) or (
+                self._go_with_tasks and isinstance(verdict, Reopened)
             )
+            is_redriven = is_mine and is_pending(verdict)
             tally.redriven += is_redriven
             tally.skipped += not is_redriven
         tally.refused += len(dead_letters) - len(settled)

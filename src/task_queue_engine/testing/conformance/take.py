@@ -9,7 +9,14 @@ import pytest
 import trio
 
 from task_queue_engine.backends.base import Done, Message, NewTask, Steps, Taken, TakePlan
-from task_queue_engine.lifecycle import ClaimRequest, Row, ScheduleRetry, Started, decide_claim
+from task_queue_engine.lifecycle import (
+    ClaimRequest,
+    Row,
+    ScheduleRetry,
+    ScheduleSnooze,
+    Started,
+    decide_claim,
+)
 from task_queue_engine.task import TaskError, TaskStatus
 from task_queue_engine.task_actions import ACTION_TYPE
 from task_queue_engine.testing.conformance.harness import Harness
@@ -354,9 +361,7 @@ async def test_an_action_that_rests_leaves_others_their_turn_and_comes_first_the
     waiting = await backlog(harness, 5)
     action = await harness.submit(type=ACTION_TYPE)
     (taken,) = await take(harness, **WITH_ACTIONS)
-    snooze = ScheduleRetry(
-        task_id=action.id, attempt=1, error=None, run_at=harness.later(10), scheduled=False
-    )
+    snooze = ScheduleSnooze(task_id=action.id, attempt=1, run_at=harness.later(10), scheduled=False)
     await harness.store.record([snooze])
     await harness.queue.release([(taken.delivery, 10)])
     assert ids(await take(harness, 1, **WITH_ACTIONS)) == waiting[:1]
