@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 from typing import Any
 
 import msgspec
 import pytest
 import trio
+from trio.testing import MockClock
 
 from task_queue_engine import (
     ActionProgress,
@@ -388,16 +390,69 @@ DOES: dict[TaskAction, Callable[..., Any]] = {
 }
 
 
+@pytest.fixture
+def together(autojump_clock: MockClock) -> MemoryBackend:
+    return MemoryBackend(clock=TrioClock(), is_one_transaction=True)
+
+
 async def test_it_makes_room_for_others_and_goes_on(
-    backend: MemoryBackend, monkeypatch: pytest.MonkeyPatch
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(actions, "_TURN", 0.0)
+    backend = MemoryBackend(clock=TrioClock())
     async with running(quiet_types(), backend, worker_count=1) as engine:
         await submitted(engine, 250)
         task, said = await act(engine, CANCEL)
         assert (said.done, said.of) == (250, 250)
         history = await engine.history(task.id)
         assert len(history.attempts) == 3, "a piece each"
+
+
+async def test_it_does_not_wait_behind_what_it_is_to_stop(together: MemoryBackend) -> None:
+    tasks = quiet_types()
+
+    @tasks.task("mail")
+    async def mail(payload: Any) -> None:
+        await trio.sleep(5)
+
+    async with running(tasks, together, worker_count=2) as engine:
+        for n in range(300):
+            await engine.submit("mail", n)
+        await trio.sleep(60)
+        before = trio.current_time()
+        _, said = await act(engine, CANCEL, TaskFilter(status=TaskStatus.PENDING))
+        assert trio.current_time() - before < 30, "as soon as a worker is free"
+        assert said.done > 250
+        assert (await engine.metrics()).counts.pending == 0
+
+
+async def test_others_have_their_turn_meanwhile(
+    together: MemoryBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a worker that is alone, though the action comes first."""
+    monkeypatch.setattr(actions, "_TURN", 0.0)
+    tasks = quiet_types()
+
+    @tasks.task("mail")
+    async def mail(payload: Any) -> None:
+        await trio.sleep(1)
+
+    async with running(tasks, together, worker_count=1) as engine:
+        await submitted(engine, 250)
+        mails = [(await engine.submit("mail", n)).id for n in range(40)]
+        await trio.sleep(3)
+        task, said = await act(engine, CANCEL, TaskFilter(type="later"))
+        assert (said.done, said.of) == (250, 250)
+        done = (await statuses(engine, mails)).count(TaskStatus.COMPLETED)
+        assert done >= 2 + 2 * 8, "in the two rests"
+        assert done < 40, "and the action was not put behind all of them"
+        attempts = (await engine.history(task.id)).attempts
+        rests = [
+            (later.started_at - former.ended_at).total_seconds()
+            for former, later in pairwise(attempts)
+            if former.ended_at is not None
+        ]
+        assert all(10 <= rest < 15 for rest in rests), rests
 
 
 async def test_an_action_can_be_cancelled(

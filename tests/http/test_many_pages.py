@@ -22,7 +22,7 @@ from task_queue_engine import (
     TaskStatus,
 )
 from task_queue_engine.attempt_record import AttemptHistory, AttemptOutcome, AttemptRecord
-from task_queue_engine.backends.base import ListQuery
+from task_queue_engine.backends.base import BackendInfo, ListQuery
 from task_queue_engine.backends.memory import MemoryBackend
 from task_queue_engine.clock import TrioClock
 from task_queue_engine.http import create_app
@@ -312,6 +312,23 @@ class TestMoments:
         assert "It runs: 250 tasks deleted so far." in page.shown
         assert ">Stop<" in page.text
         assert f'data-events="/tasks/{task.id}/events"' in page.text
+
+    @pytest.mark.parametrize("first", [True, False])
+    async def test_waiting_for_a_worker_or_for_its_turn(
+        self,
+        browser: Browser,
+        engine: FakeEngine,
+        monkeypatch: pytest.MonkeyPatch,
+        first: bool,
+    ) -> None:
+        info = BackendInfo(name="fake", detail="", actions_first=first)
+        monkeypatch.setattr(FakeEngine, "backend_info", info)
+        task = action_task(engine, TaskAction.RETRY, TaskStatus.PENDING)
+
+        shown = (await browser.get(f"/dashboard/tasks/{task.id}")).shown
+
+        assert ("It waits for a worker." in shown) is first
+        assert ("It waits its turn, behind what was queued before it." in shown) is not first
 
     async def test_between_two_turns_it_is_as_far_as_the_last_one(
         self, browser: Browser, engine: FakeEngine

@@ -171,9 +171,7 @@ class ActionSteps:
         again = again_since is not None
         if again:
             await self._delete_redriven(ids, queue, again_since)
-        redriver = Redriver(
-            self._backend.queue(queue), self._store, clock=self._clock, changed=self._reopened
-        )
+        redriver = Redriver(self._backend, queue, clock=self._clock, changed=self._reopened)
         report = await redriver.some(ids)
         gone = [Refusal(task_id=each, reason="its dead letter is gone") for each in ids]
         done = report.redriven + (report.not_found if again else 0)

@@ -41,7 +41,7 @@ from task_queue_engine.engine.intake import Intake
 from task_queue_engine.engine.live_events import LiveEvents
 from task_queue_engine.engine.pipeline import Pipeline
 from task_queue_engine.engine.probing import RecentAnswer
-from task_queue_engine.engine.redrive import Redriver
+from task_queue_engine.engine.redrive import Redriver, without_stale
 from task_queue_engine.engine.reopening import reopen_and_send
 from task_queue_engine.engine.waiting import Waiters
 from task_queue_engine.errors import (
@@ -107,9 +107,7 @@ class Commands(EngineApi):
         self._clock = clock
         self._queue = backend.queue(settings.queue)
         self._live = LiveEvents(backend, clock)
-        self._redriver = Redriver(
-            self._queue, backend.store, clock=clock, changed=self._live.changed
-        )
+        self._redriver = Redriver(backend, settings.queue, clock=clock, changed=self._live.changed)
         self._waiters = Waiters(
             self._look,
             partial(backend.hear_tasks, TaskChange.ENDED)
@@ -342,7 +340,9 @@ class Commands(EngineApi):
         self, *, limit: int = DEFAULT_PAGE, cursor: str | None = None
     ) -> DeadLetterPage:
         self._check_running()
-        return await self._queue.dead_letters.page(limit=limit, cursor=cursor)
+        page = await self._queue.dead_letters.page(limit=limit, cursor=cursor)
+        together = self._backend.steps(self._queue.name).is_one_transaction
+        return page if together else await without_stale(page, self._backend.store)
 
     async def redrive(
         self,

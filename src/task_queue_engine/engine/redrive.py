@@ -1,21 +1,40 @@
-"""Redriving: dead letters back to work. Their tasks are on their way again before a dead letter is
+"""Redriving: dead letters back to work. Where store and queue are one, a dead letter goes in the
+transaction that reopens its task; a crash right after it leaves a task without a message, which the
+reconciler finds. Where they are two services the task is on its way again before its dead letter is
 deleted: a crash in between leaves it, and doing it again is harmless."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import trio
 
 from task_queue_engine.actors.batching import in_batches
-from task_queue_engine.backends.base import DeadLetter, Done, LeaseLost, TaskQueue, TaskStore
+from task_queue_engine.backends.base import (
+    Backend,
+    DeadLetter,
+    DeadLetterPage,
+    Done,
+    LeaseLost,
+    TaskStore,
+)
 from task_queue_engine.clock import Clock
 from task_queue_engine.engine.api import RedriveReport
 from task_queue_engine.engine.reopening import is_pending, reopen_and_send
 from task_queue_engine.errors import BackendUnavailable
+from task_queue_engine.lifecycle import Reopened
 from task_queue_engine.task import Task
+
+
+async def without_stale(page: DeadLetterPage, store: TaskStore) -> DeadLetterPage:
+    """Without those whose tasks have been retried since. A look by id for each of the page."""
+    left: list[DeadLetter] = []
+    for batch in in_batches(page.dead_letters, store.max_batch):
+        tasks = await store.get([each.task_id for each in batch])
+        left += [each for each, task in zip(batch, tasks, strict=True) if not each.is_stale(task)]
+    return replace(page, dead_letters=tuple(left))
 
 
 @dataclass(slots=True)
@@ -41,17 +60,18 @@ class Redriver:
 
     def __init__(
         self,
-        queue: TaskQueue,
-        store: TaskStore,
+        backend: Backend,
+        queue: str,
         *,
         clock: Clock,
         changed: Callable[[Task], object],
     ) -> None:
-        self._queue = queue
+        self._queue = backend.queue(queue)
+        self._store = backend.store
+        self._go_with_tasks = backend.steps(queue).is_one_transaction
         self._changed = changed
-        self._store = store
         self._clock = clock
-        self._size = min(queue.max_batch, store.max_batch)
+        self._size = min(self._queue.max_batch, self._store.max_batch)
         self._turn = trio.Lock()
 
     async def some(
@@ -138,7 +158,10 @@ class Redriver:
             )
         for (_, verdict), answer in zip(settled, deleted, strict=True):
             # One that another call has deleted meanwhile is that call's.
-            is_redriven = isinstance(answer, Done) and is_pending(verdict)
+            is_mine = isinstance(answer, Done) or (
+                self._go_with_tasks and isinstance(verdict, Reopened)
+            )
+            is_redriven = is_mine and is_pending(verdict)
             tally.redriven += is_redriven
             tally.skipped += not is_redriven
         tally.refused += len(dead_letters) - len(settled)

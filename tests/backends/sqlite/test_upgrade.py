@@ -99,6 +99,36 @@ async def test_an_old_file_is_upgraded_with_all_that_is_in_it(old: Path) -> None
     check(old)
 
 
+async def test_dead_letters_that_a_retry_has_left_are_deleted(old: Path) -> None:
+    """Of the one task that is FAILED the newest stays."""
+    connection = apsw.Connection(str(old))
+    add = (
+        "INSERT INTO dead_letters (queue, task_id, task_type, reason, attempts, at) "
+        "SELECT {queue}, id, type, '{reason}', 1, 0 FROM tasks WHERE {which}"
+    )
+    for queue, reason, which in (
+        ("queue", "again", "status = 3"),
+        ("'other'", "retried", "status <> 3"),
+    ):
+        connection.execute(add.format(queue=queue, reason=reason, which=which))
+    connection.execute(
+        "INSERT INTO dead_letters (queue, task_id, task_type, reason, attempts, at) "
+        "VALUES ('default', 'unknown', '', 'no task', 0, 0)"
+    )
+    connection.execute(
+        "INSERT OR REPLACE INTO counters SELECT 'dead:' || queue, count(*) FROM dead_letters "
+        "GROUP BY queue"
+    )
+    connection.close()
+    harness = SqliteHarness(old)
+    async with harness.backend.open():
+        left = await harness.queue.dead_letters.take(limit=10)
+        assert [each.reason for each in left] == ["again", "no task"]
+        await harness.depth(dead=2, waiting=2, in_flight=2)
+        assert (await harness.backend.queue("other").depth()).dead == 0
+    check(old)
+
+
 async def _receive_other(harness: SqliteHarness) -> list[object]:
     await harness.advance(60)
     return await harness.backend.queue("other").receive(10, wait=0, visibility=30)  # type: ignore[return-value]  # deliveries

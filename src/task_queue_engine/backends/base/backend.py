@@ -16,11 +16,13 @@ from task_queue_engine.backends.base.workers import WorkerStore
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BackendInfo:
-    """For the log."""
+    """For the log, and for people who look at a task."""
 
     name: str
     detail: str
     """Where it lives: a file, a queue URL and a table."""
+    actions_first: bool = False
+    """An action on many tasks is taken before all that waits (`Steps.take`), not in its turn."""
 
 
 class Backend(Protocol):

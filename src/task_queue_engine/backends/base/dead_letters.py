@@ -9,7 +9,7 @@ from typing import Protocol
 
 from task_queue_engine.backends.base.verdicts import QueueVerdict
 from task_queue_engine.lifecycle import BrokerDeadLetter
-from task_queue_engine.task import TaskError
+from task_queue_engine.task import Task, TaskError, TaskStatus
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,6 +26,22 @@ class DeadLetter:
     at: datetime
     receipt: str = ""
     """Where the backend leases dead letters while they are redriven (AWS)."""
+
+    def is_stale(self, task: Task | None) -> bool:
+        """Whether its task has been retried since, or has ended otherwise: then it waits for no
+        operator. Where a store cannot delete it with the retry it stays until it is redriven, which
+        deletes it, or purged.
+
+        Args:
+            task: as it is now; None: it has no row, or none any more.
+        """
+        if task is None:
+            return False
+        if task.status in (TaskStatus.COMPLETED, TaskStatus.CANCELLED):
+            return True
+        # Of one that the broker has moved no attempts are known: its task may be yet to fail.
+        is_known = self.attempts > 0
+        return is_known and (task.status is not TaskStatus.FAILED or task.attempt > self.attempts)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

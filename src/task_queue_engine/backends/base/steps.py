@@ -151,7 +151,10 @@ class Steps(Protocol):
         A queue that is one transaction with the store chooses what it takes. Messages of types that
         have no place (`TakePlan.places`) are left where they are, and those behind them are taken,
         however many they pass. What has a place, and neither a free worker nor the claim ahead, is
-        left with all behind it: with nothing before it, the answer is an empty list at once."""
+        left with all behind it: with nothing before it, the answer is an empty list at once.
+
+        It takes an action on many tasks (`task_actions.ACTION_TYPE`, where the plan has it) before
+        all else within a second: what it is to stop may be all that waits."""
         ...
 
     async def finish(self, items: Sequence[Finish]) -> list[Finished]:

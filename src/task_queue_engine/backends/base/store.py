@@ -208,7 +208,9 @@ class TaskStore(Protocol):
         ...
 
     async def reopen(self, task_ids: Sequence[str]) -> list[ReopenVerdict]:
-        """For a retry that an operator asks for: see `lifecycle.decide_reopen`."""
+        """For a retry or redrive that an operator asks for: see `lifecycle.decide_reopen`. The dead
+        letters of what it reopens go with it where the store has them: a task that waits or runs
+        has none. Where queue and store are two services they stay (`DeadLetter.is_stale`)."""
         ...
 
     async def delete(self, task_ids: Sequence[str]) -> list[DeleteVerdict]:

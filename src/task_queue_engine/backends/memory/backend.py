@@ -46,11 +46,18 @@ class MemoryBackend:
         max_item_bytes: int = MAX_ITEM_BYTES,
         is_one_transaction: bool = False,
     ) -> None:
-        self.is_one_transaction = is_one_transaction
-        self.state = MemoryState(clock or SystemClock())
+        self.state = MemoryState(clock or SystemClock(), is_one_transaction)
         self._store = MemoryStore(self.state, max_item_bytes=max_item_bytes)
         self._workers = MemoryWorkers(self.state)
         self._queues: dict[str, MemoryQueue] = {}
+
+    @property
+    def is_one_transaction(self) -> bool:
+        return self.state.is_one_transaction
+
+    @is_one_transaction.setter
+    def is_one_transaction(self, value: bool) -> None:
+        self.state.is_one_transaction = value
 
     @property
     def clock(self) -> Clock:
@@ -70,7 +77,11 @@ class MemoryBackend:
 
     @property
     def info(self) -> BackendInfo:
-        return BackendInfo(name="memory", detail="this process, nothing is kept")
+        return BackendInfo(
+            name="memory",
+            detail="this process, nothing is kept",
+            actions_first=self.is_one_transaction,
+        )
 
     def queue(self, name: str) -> MemoryQueue:
         if name not in self._queues:

@@ -234,17 +234,26 @@ class MemoryQueue:
         return taken
 
     def take_while(
-        self, take: Callable[[Delivery], bool | None], *, most: int, visibility: float
+        self,
+        take: Callable[[Delivery], bool | None],
+        *,
+        most: int,
+        visibility: float,
+        first: Callable[[StoredMessage], bool] = lambda _: False,
     ) -> bool:
         """Lease visible messages in their order while `take` takes them, at most so many; those of
-        which it says None are passed. False where it has refused one."""
+        which it says None are passed. False where it has refused one.
+
+        Args:
+            first: says which come before all others.
+        """
         all_taken = True
         left = most
         left -= self._repeat(take, left)
         now = self._now()
         visible = sorted(
             (message for message in self._queue.messages.values() if message.visible_at <= now),
-            key=lambda message: (message.visible_at, int(message.id)),
+            key=lambda message: (not first(message), message.visible_at, int(message.id)),
         )
         for message in visible:
             if not left:

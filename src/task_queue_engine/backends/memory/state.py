@@ -55,6 +55,8 @@ class MemoryState:
     """Rows, queues, and what governs the operations on them."""
 
     clock: Clock
+    is_one_transaction: bool = False
+    """Else queues and store are as two services, which do not know each other."""
     faults: Faults = field(default_factory=Faults)
     rows: dict[str, Row] = field(default_factory=dict)
     attempts: dict[str, dict[int, AttemptRecord]] = field(default_factory=dict)
@@ -80,6 +82,10 @@ class MemoryState:
         for task_id in task_ids:
             del self.rows[task_id]
             self.attempts.pop(task_id, None)
+        self.forget_dead_letters(task_ids)
+
+    def forget_dead_letters(self, task_ids: Collection[str]) -> None:
+        """Those of these tasks."""
         for queue in self.queues.values():
             for dead_letter in tuple(queue.dead_letters.values()):
                 if dead_letter.task_id in task_ids:

@@ -20,10 +20,11 @@ from task_queue_engine.backends.base import (
     then_after,
 )
 from task_queue_engine.backends.memory.queue import MAX_DELAY, MemoryQueue
-from task_queue_engine.backends.memory.state import MemoryState
+from task_queue_engine.backends.memory.state import MemoryState, StoredMessage
 from task_queue_engine.backends.memory.store import MemoryStore
 from task_queue_engine.lifecycle import ClaimRequest, Recorded, Started, decide_claim
 from task_queue_engine.task import TaskStatus
+from task_queue_engine.task_actions import ACTION_TYPE
 
 
 async def submit(
@@ -83,10 +84,17 @@ class MemorySteps:
                 lambda delivery: claim(delivery, taken, places),
                 most=min(plan.most, self.max_batch),
                 visibility=visibility,
+                first=self._is_action if ACTION_TYPE in plan.types else lambda _: False,
             )
             return taken if taken or all_taken else None
 
         return await self._queue.when_visible("take", take, wait=wait)
+
+    def _is_action(self, message: StoredMessage) -> bool:
+        row = self._state.rows.get(message.task_id)
+        if row is None or row.task.status.is_terminal:
+            return False
+        return row.task.type == ACTION_TYPE
 
     def _start(self, delivery: Delivery, plan: TakePlan, *, ahead: bool) -> Started | None:
         row = self._state.rows.get(delivery.task_id)

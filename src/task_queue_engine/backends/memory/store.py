@@ -181,14 +181,16 @@ class MemoryStore:
         return await self._each("cancel_requested", task_ids, look)
 
     async def reopen(self, task_ids: Sequence[str]) -> list[ReopenVerdict]:
-        return await self._decide(
-            "reopen",
-            task_ids,
-            lambda task_id, now: (
-                task_id,
-                lifecycle.decide_reopen(self._state.rows.get(task_id), now),
-            ),
-        )
+        def reopen(task_id: str) -> ReopenVerdict:
+            row = self._state.rows.get(task_id)
+            verdict, changed = lifecycle.decide_reopen(row, self._state.clock.now())
+            if changed is not None:
+                self._state.save(changed)
+                if self._state.is_one_transaction:
+                    self._state.forget_dead_letters({task_id})
+            return verdict
+
+        return await self._each("reopen", task_ids, reopen)
 
     async def delete(self, task_ids: Sequence[str]) -> list[DeleteVerdict]:
         def remove(task_id: str) -> DeleteVerdict:

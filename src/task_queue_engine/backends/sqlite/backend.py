@@ -89,6 +89,7 @@ class SqliteBackend:
         return BackendInfo(
             name="sqlite",
             detail=f"{self._path} (SQLite {apsw.sqlite_lib_version()})",
+            actions_first=True,
         )
 
     def queue(self, name: str) -> SqliteQueue:

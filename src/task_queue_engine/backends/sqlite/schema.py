@@ -5,7 +5,7 @@ newest layout. To change it, write the next `_to_N` and put it at the end of `_U
 
 Processes of the version before may have the file open meanwhile, and go on. So an upgrade only
 adds: columns that may be NULL or have a default, tables, indexes, triggers that keep new tables in
-order. What a column means stays.
+order; and deletes what no process should have left there. What a column means stays.
 """
 
 from __future__ import annotations
@@ -139,6 +139,22 @@ CREATE TABLE attempts (
         "BEGIN DELETE FROM attempts WHERE task_id = OLD.id; END"
     )
     _add_workers(connection)
+    _delete_stale_dead_letters(connection)
+
+
+def _delete_stale_dead_letters(connection: apsw.Connection) -> None:
+    """A retry left them there before: of tasks that are not FAILED any more, and all but the newest
+    of those that have failed again."""
+    connection.execute(
+        "DELETE FROM dead_letters WHERE EXISTS (SELECT 1 FROM tasks "
+        "WHERE tasks.id = dead_letters.task_id AND status <> 3) "
+        "OR EXISTS (SELECT 1 FROM dead_letters AS later WHERE later.task_id = dead_letters.task_id "
+        "AND later.id > dead_letters.id)"
+    )
+    connection.execute(
+        "UPDATE counters SET n = (SELECT count(*) FROM dead_letters "
+        "WHERE 'dead:' || queue = counters.name) WHERE name LIKE 'dead:%'"
+    )
 
 
 _UPGRADES: tuple[Callable[[apsw.Connection], None], ...] = (_to_2, _to_3, _to_4)

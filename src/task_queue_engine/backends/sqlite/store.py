@@ -53,6 +53,7 @@ from task_queue_engine.lifecycle import (
     PendingFailure,
     Recorded,
     RecordVerdict,
+    Reopened,
     ReopenVerdict,
     Row,
 )
@@ -193,7 +194,17 @@ class SqliteStore:
         return await self._decide([(task_id, lifecycle.decide_cancel) for task_id in task_ids])
 
     async def reopen(self, task_ids: Sequence[str]) -> list[ReopenVerdict]:
-        return await self._decide([(task_id, lifecycle.decide_reopen) for task_id in task_ids])
+        now = self._clock.now()
+
+        def work(transaction: Transaction) -> list[ReopenVerdict]:
+            items = [(task_id, lifecycle.decide_reopen) for task_id in task_ids]
+            verdicts: list[ReopenVerdict] = _decide_all(transaction, items, now)
+            # A dead letter is there for as long as its task is FAILED.
+            reopened = [(each.task.id,) for each in verdicts if isinstance(each, Reopened)]
+            _delete_dead_letters(transaction, reopened)
+            return verdicts
+
+        return await self._file.write(work)
 
     async def delete(self, task_ids: Sequence[str]) -> list[DeleteVerdict]:
         now = self._clock.now()
@@ -325,12 +336,17 @@ def _forget(transaction: Transaction, tasks: Sequence[Task]) -> None:
         transaction.counters[f"messages:{queue}"] -= 1
         transaction.counters[f"leased:{queue}"] -= leased
     # A dead letter without its task could not be redriven any more.
-    for (queue,) in _DELETE_DEAD_LETTERS.run(transaction.execute, ids):
-        transaction.counters[f"dead:{queue}"] -= 1
+    _delete_dead_letters(transaction, ids)
     _DELETE_PAYLOADS.run(transaction.execute, ids)
     _DELETE.run(transaction.execute, ids)
     for task in tasks:
         transaction.counters[task.status] -= 1
+
+
+def _delete_dead_letters(transaction: Transaction, ids: Sequence[tuple[str]]) -> None:
+    """Of tasks with these ids."""
+    for (queue,) in _DELETE_DEAD_LETTERS.run(transaction.execute, ids):
+        transaction.counters[f"dead:{queue}"] -= 1
 
 
 def _claiming(request: ClaimRequest) -> tuple[str, Decide[ClaimVerdict]]:

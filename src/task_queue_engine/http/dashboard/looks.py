@@ -135,6 +135,7 @@ class Looks:
             view=view,
             **await trio.to_thread.run_sync(_timeline, history),
             actions=[one for one in ACTIONS.values() if one.is_for(task)],
+            actions_first=self._engine.backend_info.actions_first,
         )
 
     async def workers(self) -> Response:

@@ -48,7 +48,8 @@ class DeadLetterRoutes:
         """List dead letters.
 
         A page for a key that is for some task types only may have fewer than there are places on
-        it, or none; `next_cursor` says whether there are more.
+        it, or none; and on SQS any page, where tasks have been retried since. `next_cursor` says
+        whether there are more.
         """
         query = Query(request, ("limit", "cursor"))
         with self._state.request_deadline():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from task_queue_engine.backends.base import DeadLettering, Delivery, Done
+from task_queue_engine.backends.base import DeadLettering, Delivery, Done, Message
 from task_queue_engine.lifecycle import (
     AlreadyFinished,
     Cancel,
@@ -164,6 +164,36 @@ async def test_only_failed_and_cancelled_tasks_reopen(harness: Harness) -> None:
 
     assert [type(verdict) for verdict in verdicts] == [NotReopened] * 3 + [Missing]
     assert await harness.store.get([pending.id, running.id, done.id]) == before
+
+
+@needs("steps_are_one_transaction")
+async def test_the_dead_letters_of_what_is_reopened_go_with_it(harness: Harness) -> None:
+    """All that it has, on any queue; and those of no other task."""
+    failed = []
+    for _ in range(2):
+        running, delivery = await harness.start()
+        await harness.store.record([Fail(task_id=running.id, attempt=1, error=ERROR)])
+        item = DeadLettering(delivery=delivery, reason="no use", at=harness.now())
+        assert await harness.queue.dead_letter([item]) == [Done()]
+        failed.append(running.id)
+    retried, other = failed
+    elsewhere = harness.backend.queue("other")
+    for queue in (harness.queue, elsewhere):
+        await queue.send([Message(task=await harness.get(retried))])
+        (delivery,) = await queue.receive(1, wait=5, visibility=harness.visibility)
+        item = DeadLettering(delivery=delivery, reason="once more", at=harness.now())
+        assert await queue.dead_letter([item]) == [Done()]
+    assert (await harness.queue.depth()).dead == 3
+    running, _ = await harness.start()
+
+    verdicts = await harness.store.reopen([retried, running.id, new_task_id(), retried])
+
+    assert [type(each) for each in verdicts] == [Reopened, NotReopened, Missing, NotReopened]
+    (left,) = (await harness.queue.dead_letters.page(limit=10)).dead_letters
+    assert left.task_id == other
+    assert (await harness.queue.depth()).dead == 1
+    assert (await elsewhere.dead_letters.page(limit=10)).dead_letters == ()
+    assert (await elsewhere.depth()).dead == 0
 
 
 async def test_an_old_message_does_not_hurt_a_reopened_task(harness: Harness) -> None:

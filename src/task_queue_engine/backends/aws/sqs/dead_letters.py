@@ -100,7 +100,8 @@ class SqsDeadLetters:
         below = (
             decode_cursor(cursor, "sqs-dead", tuple[datetime, str]) if cursor is not None else None
         )
-        (there,) = await self._client.counts("ApproximateNumberOfMessages")
+        # Those that another look has are back in a moment.
+        there = max(0, await self.count() - len(self._still_held()))
         looked_at = await self._look(max(LOOK, limit), there=there)
         dead_letters = {found.dead_letter.id: found.dead_letter for found in looked_at}
         dead_letters |= {held.dead_letter.id: held.dead_letter for held in self._still_held()}
