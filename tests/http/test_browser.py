@@ -40,7 +40,7 @@ def test_submit_watch_cancel_retry(chrome: Chromium, site: Site) -> None:
     page.get_by_role("button", name="Cancel").click()
     dialog = page.get_by_role("dialog")
     assert "Cancel this task?" in dialog.inner_text()
-    dialog.get_by_role("button", name="Keep").click()
+    dialog.get_by_role("button", name="Back").click()
     page.get_by_role("button", name="Cancel").click()
     dialog.get_by_role("button", name="Cancel").click()
     page.wait_for_selector(".status.cancelled")

@@ -46,11 +46,16 @@ R_co = TypeVar("R_co", covariant=True)
 
 
 # Structs, like `Task`, since one is made of every submission.
-class Submission(msgspec.Struct, frozen=True, kw_only=True):
-    """One task to be submitted; the arguments of `Engine.submit` as a value, for `submit_many`."""
+class _What(msgspec.Struct, frozen=True):
+    """What may be given without its keyword, as to `Engine.submit`."""
 
     task: str | Handler
     payload: Any = None
+
+
+class Submission(_What, frozen=True, kw_only=True):
+    """One task to be submitted; the arguments of `Engine.submit` as a value, for `submit_many`."""
+
     delay: Seconds | None = None
     run_at: datetime | None = None
     max_attempts: int | None = None

@@ -86,9 +86,7 @@ async def test_a_page_costs_the_same_at_any_number(tmp_path: Path, backend: Sqli
         assert await steps_of(backend, ListQuery(**each)) <= 1.1 * before[name] + 100, name
 
 
-async def test_what_the_index_says_is_counted_there(
-    tmp_path: Path, backend: SqliteBackend
-) -> None:
+async def test_what_the_index_says_is_counted_there(tmp_path: Path, backend: SqliteBackend) -> None:
     """Nothing is read and put in order for it: a million take a tenth of a second."""
     fill(tmp_path / "tasks.db", 1, FEW)
     most = FEW // 4
