@@ -310,6 +310,8 @@ class TestMoments:
         assert "300 of 1,200 tasks" in page.shown
         assert "It runs: 250 tasks deleted so far." in page.shown
         assert ">Stop<" in page.text
+        assert 'data-confirm="Stop this action?' in page.text
+        assert 'data-yes="Stop the action"' in page.text
         assert f'data-events="/tasks/{task.id}/events"' in page.text
 
     async def test_between_two_turns_it_is_as_far_as_the_last_one(
