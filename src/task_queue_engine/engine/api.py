@@ -15,12 +15,7 @@ from typing import Any, Generic, TypedDict, TypeVar, Unpack, cast, overload
 import msgspec
 
 from task_queue_engine.attempt_record import AttemptHistory
-from task_queue_engine.backends.base import (
-    BackendInfo,
-    DeadLetterPage,
-    ListQuery,
-    TaskPage,
-)
+from task_queue_engine.backends.base import BackendInfo, DeadLetterPage, ListQuery, TaskPage
 from task_queue_engine.engine.action_api import ActionApi
 from task_queue_engine.engine.events_api import EngineEventsApi, EventsApi
 from task_queue_engine.engine.metrics import EngineMetrics, Scale
