@@ -31,6 +31,22 @@ def test_a_key_stands_for_one_id_for_good() -> None:
     assert task_id_for_key("order 42") != task_id_for_key("order 43")
 
 
+@pytest.mark.parametrize(
+    ("stored", "shown"),
+    [
+        ("task_queue_engine.retry.Discard", "Discard"),
+        ("task_queue_engine.errors.AttemptTimeout", "AttemptTimeout"),
+        ("shop.orders.Discard", "shop.orders.Discard"),
+        ("ValueError", "ValueError"),
+    ],
+)
+def test_an_error_is_shown_without_the_engines_modules(stored: str, shown: str) -> None:
+    error = TaskError(type=stored, message="there is no such order")
+    assert error.in_words == f"{shown}: there is no such order"
+    assert error.in_one_line() == error.in_words
+    assert error.type == stored  # as it is stored and sent
+
+
 @given(st.text(max_size=50))
 def test_whatever_is_called_an_id_is_spelled_as_one(text: str) -> None:
     if is_task_id(text):

@@ -154,7 +154,7 @@ class TaskFailed(TaskQueueError):
 
     def __init__(self, task: Task) -> None:
         error = task.error
-        said = f"{error.type}: {error.message}" if error else "no error was recorded"
+        said = error.in_words if error else "no error was recorded"
         super().__init__(f"task {task.id} failed: {said}")
         self.task = task
 

@@ -10,6 +10,8 @@ from typing import Any
 _DONE = ("done", "current", "completed")
 _OF = ("of", "total")
 _PERCENT = ("percent", "percentage")
+_MOST_STEPS = 1e15
+"""Beyond it a number is no count, but as many digits as JSON may have."""
 _FRACTION = ("fraction", "progress")
 
 
@@ -36,6 +38,23 @@ def fraction_of(progress: Any) -> float | None:
     if fraction is None or not 0 <= fraction <= 1:  # NaN, too
         return None
     return fraction
+
+
+def says_more(progress: Any) -> bool:
+    """Whether there is more in it than how far the task is."""
+    if fraction_of(progress) is None:
+        return True
+    return isinstance(progress, Mapping) and len(progress) > (2 if steps_of(progress) else 1)
+
+
+def steps_of(progress: Any) -> str:
+    """ "9 of 20", where it is an object that says both; else empty."""
+    if not isinstance(progress, Mapping):
+        return ""
+    done, of = _number(progress, _DONE), _number(progress, _OF)
+    if done is None or not of or not 0 <= done <= of < _MOST_STEPS:
+        return ""
+    return f"{done:,} of {of:,}"
 
 
 def _number(members: Mapping[str, Any], names: tuple[str, ...]) -> float | None:

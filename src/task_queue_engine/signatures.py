@@ -42,6 +42,15 @@ def spell(handler: object) -> str:
     return f"{getattr(kind, '__module__', '?')}.{getattr(kind, '__qualname__', '?')}"
 
 
+def summary_of(handler: object) -> str:
+    """The first line of its docstring, or of its class's where it is an object; empty: none."""
+    function = _function(handler)
+    said = getattr(function, "__doc__", None)
+    if not said and not isinstance(handler, FunctionType | MethodType | functools.partial):
+        said = type(handler).__doc__
+    return inspect.cleandoc(said).partition("\n")[0].strip() if isinstance(said, str) else ""
+
+
 def read_signature(handler: object) -> Signature:
     """Raises RegistryError, saying what to do, where it cannot be a handler."""
     if isinstance(handler, classmethod):

@@ -39,6 +39,9 @@ class TaskStatus(StrEnum):
 _TERMINAL = frozenset({TaskStatus.COMPLETED, TaskStatus.FAILED, TaskStatus.CANCELLED})
 
 
+_OWN_MODULES = "task_queue_engine."
+
+
 class TaskError(msgspec.Struct, frozen=True, kw_only=True):
     """Why an attempt did not succeed. `type` is the exception's qualified name."""
 
@@ -46,12 +49,23 @@ class TaskError(msgspec.Struct, frozen=True, kw_only=True):
     message: str
     traceback: str | None = None
 
+    @property
+    def shown_type(self) -> str:
+        """For people: the engine's own exceptions, `Discard` among them, are in many modules, and
+        which one says nothing."""
+        return self.type.rpartition(".")[2] if self.type.startswith(_OWN_MODULES) else self.type
+
+    @property
+    def in_words(self) -> str:
+        """Type and message, for people."""
+        return f"{self.shown_type}: {self.message}"
+
     def in_one_line(self, longest: int = 300) -> str:
         """Type and message for a log: control characters, line breaks among them, are escaped, and
         what is beyond `longest` characters is cut off."""
         text = "".join(
             char if char.isprintable() else repr(char)[1:-1]
-            for char in f"{self.type}: {self.message}"[: longest + 1]
+            for char in self.in_words[: longest + 1]
         )
         return text if len(text) <= longest else f"{text[:longest]}..."
 

@@ -144,7 +144,7 @@ def test_a_payload_that_is_no_json_by_mistake(run: Tqe) -> None:
 def test_a_delayed_task(run: Tqe) -> None:
     later = run("submit", "echo", "1", "--run-at", "2040-01-01T12:00:00+01:00", "--json").json
     assert later["run_at"] == "2040-01-01T11:00:00Z"
-    assert "run at    2040-01-01T11:00:00Z" in run("status", later["id"]).out
+    assert "due       2040-01-01T11:00:00Z" in run("status", later["id"]).out
     (row,) = [line for line in run("list").out.splitlines() if line.startswith(later["id"])]
     assert re.search(r" in \d+ d$", row)
     without_zone = run("submit", "echo", "1", "--run-at", "2040-01-01T12:00:00")

@@ -32,8 +32,11 @@ def test_the_line_of_a_task() -> None:
     runs = {"status": TaskStatus.PROCESSING, "started_at": NOW - timedelta(seconds=7)}
     half = task(progress={"done": 9, "of": 20}, **runs)
     assert line_of(half, now=NOW, width=79) == (
-        'PROCESSING  7 s  [#########...........]  45%  {"done":9,"of":20}'
+        "PROCESSING  7 s  [#########...........]  45%  9 of 20"
     )
+    assert line_of(task(progress="45%", **runs), now=NOW, width=79).endswith("  45%")
+    more = task(progress={"percent": 45, "step": "labels"}, **runs)
+    assert line_of(more, now=NOW, width=79).endswith('45%  {"percent":45,"step":"labels"}')
     assert line_of(task(progress=0.999, **runs), now=NOW, width=79).endswith(".]  99%")
     assert line_of(task(progress="labels", **runs), now=NOW, width=79).endswith("7 s  labels")
     later = task(run_at=NOW + timedelta(minutes=3))

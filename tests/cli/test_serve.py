@@ -35,6 +35,7 @@ def test_it_says_what_runs_where_and_options_win_over_variables(shop: Shop) -> N
         assert request("GET", f"{server.url}/health").json()["status"] == "healthy"
         assert str(shop.path / "tasks.db") in server.log
         assert f" 2 workers for {TYPES}" in server.log
+        assert "variables" not in server.log  # what worker processes do not get is at DEBUG
         assert f"{server.url}/docs" in server.log
         # Handlers in worker processes find the team's module.
         ran = tqe("submit", "--url", server.url, "square", "7", "--wait", "20", "--json")

@@ -35,6 +35,13 @@ from tests.engine.engines import depth, ended, row, running, settings, until
 ALL = ListQuery(limit=1000)
 
 
+def test_a_submission_takes_what_submit_takes() -> None:
+    assert Submission("email", {"to": "x"}, delay=5) == Submission(
+        task="email", payload={"to": "x"}, delay=5
+    )
+    assert Submission("email").payload is None
+
+
 @dataclass
 class Receipt:
     number: int

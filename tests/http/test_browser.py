@@ -40,7 +40,7 @@ def test_submit_watch_cancel_retry(chrome: Chromium, site: Site) -> None:
     page.get_by_role("button", name="Cancel").click()
     dialog = page.get_by_role("dialog")
     assert "Cancel this task?" in dialog.inner_text()
-    dialog.get_by_role("button", name="Keep").click()
+    dialog.get_by_role("button", name="Back").click()
     page.get_by_role("button", name="Cancel").click()
     dialog.get_by_role("button", name="Cancel").click()
     page.wait_for_selector(".status.cancelled")
@@ -50,6 +50,22 @@ def test_submit_watch_cancel_retry(chrome: Chromium, site: Site) -> None:
     assert page.locator("details[open] .logs").count() == 0, "those of the attempt before"
     site.ask("DELETE", "/tasks/" + page.url.rpartition("/")[2])
     page.wait_for_selector("details[open] .logs")  # what is watched stays in sight at the end
+
+
+def test_a_notice_goes_when_it_has_been_read(chrome: Chromium) -> None:
+    page = chrome.open("/dashboard/submit?type=mail")
+    page.get_by_label("to").fill("x")
+    page.get_by_label("Start in").fill("3600")
+    page.get_by_role("button", name="Submit").click()
+    page.wait_for_selector("text=Submitted.")
+    page.evaluate("{ const now = Date.now; Date.now = () => now() + 5000; }")
+    notice = page.locator("#notice")
+    notice.evaluate("each => each.append(document.createElement('button'))")  # as an undo is one
+    look(page)
+    assert notice.is_visible()
+    notice.evaluate("each => each.lastChild.remove()")
+    look(page)
+    assert notice.count() == 0
 
 
 def test_redrive(chrome: Chromium, site: Site, hostile: str) -> None:

@@ -221,7 +221,7 @@ async def test_the_list_has_actions_in_words(browser: Browser, real: Engine) -> 
     await begun(browser, real, "/dashboard/actions/cancel?type=later")
     shown = (await browser.get("/dashboard/tasks?type=tqe.bulk")).shown.replace("\xa0", " ")
     assert "Cancel many tasks" in shown
-    assert "all pending and running tasks of the type “later” 2 of 2 done" in shown
+    assert "all pending and processing tasks of the type “later” 2 of 2 done" in shown
 
 
 async def test_a_key_for_some_types_acts_on_those(real: Engine, keys: Keys) -> None:
@@ -311,6 +311,8 @@ class TestMoments:
         assert "300 of 1,200 tasks" in page.shown
         assert "It runs: 250 tasks deleted so far." in page.shown
         assert ">Stop<" in page.text
+        assert 'data-confirm="Stop this action?' in page.text
+        assert 'data-yes="Stop the action"' in page.text
         assert f'data-events="/tasks/{task.id}/events"' in page.text
 
     @pytest.mark.parametrize("first", [True, False])

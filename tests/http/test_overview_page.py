@@ -96,6 +96,19 @@ class TestOverview:
         assert "list prices of us-east-1 since November 2024" in shown
         assert "1,000,007" in shown
 
+    async def test_types_that_have_no_name_here_are_explained(
+        self, browser: Browser, engine: FakeEngine
+    ) -> None:
+        labels = {"queue": "default", "task_type": "other", "outcome": "succeeded"}
+        engine.measured = {
+            "labelled_counters": (LabelledCount(name="attempts", labels=labels, count=1),)
+        }
+
+        page = await browser.get("/")
+
+        assert "tqe.bulk, which is an action on many tasks" in page.shown
+        assert "/dashboard/tasks?type=other" not in page.links()
+
     async def test_what_can_be_asked_for_at_once_is(
         self, browser: Browser, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
     ) -> None:

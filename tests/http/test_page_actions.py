@@ -48,6 +48,7 @@ class TestActions:
         question = await browser.send("/dashboard/tasks/cancel", on=page, id=task.id)
 
         assert "Cancel this task?" in question.shown
+        assert "Back Cancel the task" in question.shown
         assert engine.rows[task.id].task.status is TaskStatus.PENDING
         done = await browser.send("/dashboard/tasks/cancel", on=question, id=task.id, confirmed=1)
         assert "1 task cancelled." in done.shown
@@ -79,6 +80,7 @@ class TestActions:
 
         question = await browser.send("/dashboard/tasks/retry", on=page, id=[*failed, done, gone])
         assert "Run the 5 selected tasks again" in question.shown
+        assert "Back Retry 5 tasks" in question.shown
         assert all(f'value="{each}"' in question.text for each in failed)
         after = await browser.send(
             "/dashboard/tasks/retry", on=question, id=[*failed, done, gone], confirmed=1
@@ -87,6 +89,35 @@ class TestActions:
         assert "3 tasks put back to work. 1 was left alone" in after.shown
         assert "1 is not there any more." in after.shown
         assert {engine.rows[each].task.status for each in failed} == {TaskStatus.PENDING}
+
+    async def test_one_that_runs_is_not_counted_as_cancelled(
+        self, browser: Browser, engine: FakeEngine
+    ) -> None:
+        runs = engine.add(status=TaskStatus.PROCESSING, attempt=1).id
+        page = await browser.get("/dashboard/tasks")
+
+        alone = await browser.send("/dashboard/tasks/cancel", on=page, id=runs, confirmed=1)
+        ids = [engine.add(status=TaskStatus.PROCESSING, attempt=1).id, engine.add().id]
+        both = await browser.send("/dashboard/tasks/cancel", on=page, id=ids, confirmed=1)
+
+        assert "1 task was running and is being stopped." in alone.shown
+        assert "cancelled." not in alone.shown
+        assert "1 task cancelled. 1 task was running and is being stopped." in both.shown
+
+    async def test_every_question_has_a_button_that_says_what_it_does(
+        self, browser: Browser, engine: FakeEngine
+    ) -> None:
+        engine.add_dead_letter(engine.add(status=TaskStatus.FAILED))
+        running = engine.add(status=TaskStatus.PROCESSING)
+        for path in (
+            "/dashboard/tasks",
+            "/dashboard/dead-letters",
+            f"/dashboard/tasks/{running.id}",
+        ):
+            tags = (await browser.get(path)).tags()
+            asking = [each for _, each in tags if "data-confirm" in each]
+            assert asking
+            assert all(len(str(each.get("data-yes")).split()) > 1 for each in asking)
 
     async def test_nothing_selected(self, browser: Browser) -> None:
         page = await browser.get("/dashboard/tasks")
@@ -107,6 +138,7 @@ class TestActions:
         assert "another redrive was faster" in again.shown
         asked = await browser.send("/dashboard/dead-letters/redrive", on=page, all=1)
         assert "Put all dead letters back to work?" in asked.shown
+        assert "Back Redrive all dead letters" in asked.shown
         rest = await browser.send("/dashboard/dead-letters/redrive", on=asked, all=1, confirmed=1)
         assert "2 dead letters put back to work." in rest.shown
         assert "There are no dead letters." in rest.shown

@@ -23,6 +23,7 @@ from tests.http.browser import HTML, Browser, Page
 from tests.http.conftest import make_settings
 from tests.http.fakes import FakeEngine
 
+NOW = datetime.now(UTC)
 EVIL = "\"'><img src=x onerror=alert(1)><script>alert(1)</script>{{7*7}}"
 
 
@@ -188,6 +189,67 @@ class TestTask:
         task = engine.add(status=TaskStatus.PROCESSING, progress={"done": 9, "of": 20})
         page = await browser.get(f"/dashboard/tasks/{task.id}")
         assert [tag["value"] for name, tag in page.tags() if name == "progress"] == ["45.0"]
+
+    async def test_a_progress_is_shown_once(self, browser: Browser, engine: FakeEngine) -> None:
+        said = {"done": 9, "of": 20}
+        task = engine.add(status=TaskStatus.FAILED, progress=said, attempt=2)
+        now = datetime.now(UTC)
+        engine.histories[task.id] = AttemptHistory(
+            attempts=tuple(
+                AttemptRecord(
+                    number=number,
+                    outcome=outcome,
+                    started_at=now,
+                    ended_at=now,
+                    progress={"done": done, "of": 20, "step": "labels"} if done == 3 else said,
+                )
+                for number, outcome, done in (
+                    (1, AttemptOutcome.RETRIED, 3),
+                    (2, AttemptOutcome.FAILED, 9),
+                )
+            )
+        )
+
+        page = await browser.get(f"/dashboard/tasks/{task.id}")
+
+        assert "45\xa0%, 9 of 20" in page.shown or "45 %, 9 of 20" in page.shown
+        bars = [each["value"] for name, each in page.tags() if name == "progress"]
+        assert bars == ["45.0", "15.0"]  # the second one is of the attempt before
+        labels = [str(each.get("aria-label")) for name, each in page.tags() if name == "pre"]
+        assert [each for each in labels if "Progress" in each] == ["Progress of attempt 1"]
+
+    async def test_what_it_waits_for(self, browser: Browser, engine: FakeEngine) -> None:
+        later = datetime(2040, 1, 1, 11, tzinfo=UTC)
+        due, delayed, tried = engine.add(), engine.add(run_at=later), engine.add(run_at=later)
+        attempt = AttemptRecord(number=1, outcome=AttemptOutcome.RETRIED, started_at=NOW)
+        engine.histories[tried.id] = AttemptHistory(attempts=(attempt,))
+
+        shown = [
+            (await browser.get(f"/dashboard/tasks/{one.id}")).shown for one in (due, delayed, tried)
+        ]
+
+        assert "None yet: it waits for a worker." in shown[0]
+        assert "None yet: it waits for its time, 2040-01-01 11:00:00 UTC (in " in shown[1]
+        assert "The next one waits for its time, 2040-01-01 11:00:00 UTC (in " in shown[2]
+
+    async def test_the_words_of_a_handler_come_first(
+        self, browser: Browser, engine: FakeEngine
+    ) -> None:
+        error = TaskError(type="task_queue_engine.retry.Discard", message="no such order")
+        task = engine.add(status=TaskStatus.FAILED, error=error)
+        for path in (f"/dashboard/tasks/{task.id}", "/dashboard/tasks"):
+            shown = (await browser.get(path)).shown
+            assert "Discard : no such order" in shown or "Discard: no such order" in shown
+            assert "task_queue_engine.retry" not in shown
+
+    async def test_its_status_is_named_as_in_the_api(
+        self, browser: Browser, engine: FakeEngine
+    ) -> None:
+        engine.add(status=TaskStatus.PROCESSING)
+        for path in ("/", "/dashboard/tasks"):
+            shown = (await browser.get(path)).shown
+            assert "Processing" in shown
+            assert "Running" not in shown
 
     async def test_its_history(self, browser: Browser, engine: FakeEngine) -> None:
         task = engine.add(status=TaskStatus.PROCESSING, progress={"done": 5, "of": 20}, attempt=14)

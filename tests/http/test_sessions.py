@@ -46,6 +46,8 @@ async def test_in_and_out_again(browser: Browser, client: TrioClient) -> None:
     login = await browser.get("/")
     assert "API key" in login.shown
     assert "Submit" not in login.shown
+    fields = [each.get("autocomplete") for tag, each in login.tags() if tag == "input"]
+    assert [each for each in fields if each] == ["username", "current-password"]
 
     page = await browser.send("/dashboard/login", on=login, key=KEY, next="/")
     assert (page.path, page.status) == ("/", 200)

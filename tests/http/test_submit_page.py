@@ -40,6 +40,10 @@ class TestSubmit:
     def _types(self, engine: FakeEngine) -> None:
         @engine.registry.task("everything")
         async def everything(payload: Everything) -> None:
+            """Do all of it, <b>now</b>.
+
+            Not shown.
+            """
             del payload
 
         @engine.registry.task("login")
@@ -87,6 +91,29 @@ class TestSubmit:
             "address": {"street": "Main"},
         }
 
+    async def test_what_a_type_does(self, browser: Browser) -> None:
+        for path in ("/dashboard/submit", "/dashboard/submit?type=everything"):
+            page = await browser.get(path)
+            assert "Do all of it, <b>now</b>." in page.shown
+            assert "Not shown" not in page.shown
+            assert "b" not in {tag for tag, _ in page.tags() if tag == "b"}
+
+    async def test_errors_name_what_the_form_names(self, browser: Browser) -> None:
+        page = await browser.get("/dashboard/submit?type=everything")
+        right = {"payload.name": "Ada", "payload.count": "3", "payload.urgent": "false"}
+        for member, text, said, wrong in (
+            ("delay", "soon", "Start in: must be a number of seconds", "delay"),
+            ("delay", "1e300", "Start in: ", "delay"),
+            ("payload.address", '{"street": 1}', "address.street: ", "payload.address"),
+            ("payload.count", "many", "count: ", "payload.count"),
+        ):
+            after = await browser.send(
+                "/dashboard/submit", on=page, type="everything", **(right | {member: text})
+            )
+            assert f"Not submitted. {said}" in after.shown
+            marked = [each["name"] for _, each in after.tags() if each.get("aria-invalid")]
+            assert marked == [wrong]
+
     async def test_what_does_not_fit_is_said_at_its_field(
         self, browser: Browser, engine: FakeEngine
     ) -> None:
@@ -108,6 +135,7 @@ class TestSubmit:
         page = await browser.get("/dashboard/submit?type=login")
         (field,) = (each for _, each in page.tags() if each.get("name") == "payload.password")
         assert field["type"] == "password"
+        assert field["autocomplete"] == "new-password"  # a browser's saved API key is none
 
         after = await browser.send(
             "/dashboard/submit",

@@ -105,7 +105,7 @@ def describe_task(task: Task) -> str:
         ("created", _time(task.created_at)),
     ]
     if task.run_at is not None and not task.status.is_terminal:
-        pairs.append(("run at", _time(task.run_at)))
+        pairs.append(("due", _time(task.run_at)))
     if task.started_at is not None:
         pairs.append(("started", f"{_time(task.started_at)} by {task.worker or '?'}"))
     if task.finished_at is not None:
@@ -328,7 +328,7 @@ def _status(task: Task) -> str:
 
 
 def _error(error: TaskError | None) -> str:
-    return "" if error is None else f"{error.type}: {error.message}"
+    return "" if error is None else error.in_words
 
 
 def _moment(moment: datetime) -> str:

@@ -17,7 +17,7 @@ from task_queue_engine.cli.cells import clip, width_of
 from task_queue_engine.cli.output import due_in_words, printable, seconds_in_words
 from task_queue_engine.engine.api import TaskApi
 from task_queue_engine.errors import TaskQueueError
-from task_queue_engine.progress import fraction_of
+from task_queue_engine.progress import fraction_of, says_more, steps_of
 from task_queue_engine.task import Task, TaskStatus
 from task_queue_engine.task_events import ProgressEvent, StateEvent
 
@@ -94,11 +94,13 @@ def line_of(task: Task, *, now: datetime, width: int) -> str:
     if (fraction := fraction_of(task.progress)) is not None:
         filled = math.floor(fraction * _WIDTH)
         parts.append(f"[{'#' * filled}{'.' * (_WIDTH - filled)}] {math.floor(fraction * 100):3d}%")
-    if isinstance(task.progress, str):
+    if not says_more(task.progress):
+        parts.append(steps_of(task.progress))
+    elif isinstance(task.progress, str):
         parts.append(task.progress)
     elif isinstance(task.progress, Mapping | list):
         parts.append(msgspec.json.encode(task.progress).decode())
-    return clip(printable("  ".join(parts)), width)
+    return clip(printable("  ".join(filter(None, parts))), width)
 
 
 @contextmanager

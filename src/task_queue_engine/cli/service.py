@@ -237,13 +237,10 @@ class _Service:
         logger.info("backend %s: %s; queue %s", info.name, info.detail, self._settings.queue)
         if self._config.workers:
             if any(task.runs_in is RunsIn.PROCESS for task in self._config.registry):
-                kept_back = withheld(self._settings.process_env)
-                logger.info(
-                    "worker processes do not get %d variables of the environment; TQE_PROCESS_ENV "
-                    "lets more pass, TQE_LOG_LEVEL=DEBUG names them",
-                    len(kept_back),
+                logger.debug(
+                    "variables that worker processes do not get, and TQE_PROCESS_ENV lets pass: %s",
+                    ", ".join(withheld(self._settings.process_env)),
                 )
-                logger.debug("variables kept from worker processes: %s", ", ".join(kept_back))
             logger.info(
                 "%d workers for %s",
                 self._settings.worker_count,

@@ -15,12 +15,7 @@ from typing import Any, Generic, TypedDict, TypeVar, Unpack, cast, overload
 import msgspec
 
 from task_queue_engine.attempt_record import AttemptHistory
-from task_queue_engine.backends.base import (
-    BackendInfo,
-    DeadLetterPage,
-    ListQuery,
-    TaskPage,
-)
+from task_queue_engine.backends.base import BackendInfo, DeadLetterPage, ListQuery, TaskPage
 from task_queue_engine.engine.action_api import ActionApi
 from task_queue_engine.engine.events_api import EngineEventsApi, EventsApi
 from task_queue_engine.engine.metrics import EngineMetrics, Scale
@@ -46,11 +41,16 @@ R_co = TypeVar("R_co", covariant=True)
 
 
 # Structs, like `Task`, since one is made of every submission.
-class Submission(msgspec.Struct, frozen=True, kw_only=True):
-    """One task to be submitted; the arguments of `Engine.submit` as a value, for `submit_many`."""
+class _What(msgspec.Struct, frozen=True):
+    """What may be given without its keyword, as to `Engine.submit`."""
 
     task: str | Handler
     payload: Any = None
+
+
+class Submission(_What, frozen=True, kw_only=True):
+    """One task to be submitted; the arguments of `Engine.submit` as a value, for `submit_many`."""
+
     delay: Seconds | None = None
     run_at: datetime | None = None
     max_attempts: int | None = None

@@ -124,7 +124,7 @@ def details(seen: Overview, *, sort: SortBy = SortBy.FAILED, only: str = "") -> 
                     one.type,
                     _ago(one.at, seen.at),
                     str(one.failed_attempts),
-                    "" if one.error is None else f"{one.error.type}: {one.error.message}",
+                    "" if one.error is None else one.error.in_words,
                 )
                 for one in failures
             ],

@@ -64,6 +64,7 @@ class Changes:
             return await self._ask(
                 question.format(n=len(ids)),
                 label=action.label,
+                yes=action.yes(len(ids)),
                 to=f"{TASKS}/{action.name}",
                 back=back,
                 members=[
@@ -152,13 +153,9 @@ class Changes:
             async with trio.open_nursery() as nursery:
                 for task_id in ids:
                     nursery.start_soon(change, task_id)
-        key = action.done
-        if came_to["stopping"]:
-            came_to["done"] += came_to["stopping"]
-            key = "stopping"
         can_undo = action.undo is not None and 0 < len(undoable) <= _MOST_UNDONE
         return Notice(
-            key=key,
+            key=action.done,
             numbers=dict(came_to),
             ids=undoable if can_undo else [],
             undo=action.undo or "" if can_undo else "",
@@ -178,6 +175,7 @@ class Changes:
             return await self._ask(
                 "Put all dead letters back to work?",
                 label="Redrive all",
+                yes="Redrive all dead letters",
                 to=f"{DEAD_LETTERS}/redrive",
                 back=back,
                 members=[("all", "1")],
@@ -205,6 +203,7 @@ class Changes:
             return await self._ask(
                 "Delete all dead letters? Their tasks stay as they are. This cannot be undone.",
                 label="Delete all",
+                yes="Delete all dead letters",
                 to=f"{DEAD_LETTERS}/purge",
                 back=DEAD_LETTERS,
                 members=[],
@@ -221,6 +220,7 @@ class Changes:
         question: str,
         *,
         label: str,
+        yes: str,
         to: str,
         back: str,
         members: Sequence[tuple[str, str]],
@@ -236,6 +236,7 @@ class Changes:
             at=at,
             question=question,
             label=label,
+            yes=yes,
             to=to,
             back=back,
             members=members,

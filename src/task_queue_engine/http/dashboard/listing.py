@@ -192,6 +192,12 @@ class Action:
         """In which a task has the button. The engine decides: it may have changed since."""
         return APPLIES_TO[TaskAction(self.name)]
 
+    def yes(self, number: int | None = None) -> str:
+        """Of the button that answers the question; without a number `{n}` stands for it."""
+        if number == 1:
+            return f"{self.label} the task"
+        return f"{self.label} {'{n}' if number is None else number} tasks"
+
     def number_of(self, counts: Mapping[str, int] | None, status: str = "") -> int | None:
         """Of tasks by status, those that it applies to; None: it is not known."""
         if counts is None:

@@ -15,7 +15,7 @@ from task_queue_engine.http.dashboard.plots import per_second, plot
 from task_queue_engine.http.dashboard.site import Site
 from task_queue_engine.http.middleware import PAGES
 from task_queue_engine.http.principal import NO_ONE, Role
-from task_queue_engine.measures import Distribution, quantile
+from task_queue_engine.measures import OTHER, Distribution, quantile
 from task_queue_engine.worker import WorkerList
 
 _LATEST_DEAD = 5
@@ -94,6 +94,7 @@ class Overview:
             slots=sum(worker.slots for worker in running),
             busy=sum(worker.busy for worker in running),
             dead=dead.dead_letters,
+            other=OTHER,
             types=rows_by_type(metrics)[:_TYPES],
             throughput=plot(
                 [

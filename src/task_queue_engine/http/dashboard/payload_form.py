@@ -76,11 +76,14 @@ class PayloadForm:
             members[field.name] = _value(field, text)
         return members
 
-    def member_of(self, path: str) -> str:
-        """The id of the field that an error's path ("payload.to[0]") points to; empty: none."""
-        ids = [field.id for field in self.fields]
-        fitting = [one for one in ids if path == one or path.startswith((f"{one}.", f"{one}["))]
-        return max(fitting, key=len, default="")
+    def field_of(self, path: str) -> FormField | None:
+        """The one that an error's path ("payload.to[0]") points to."""
+        fitting = [
+            each
+            for each in self.fields
+            if path == each.id or path.startswith((f"{each.id}.", f"{each.id}["))
+        ]
+        return max(fitting, key=lambda each: len(each.id), default=None)
 
 
 def _value(field: FormField, text: str) -> Any:

@@ -10,7 +10,7 @@ import msgspec
 
 from task_queue_engine.http.dashboard import texts
 from task_queue_engine.http.dashboard.action_view import progress_of, view_of
-from task_queue_engine.progress import fraction_of
+from task_queue_engine.progress import fraction_of, says_more, steps_of
 from task_queue_engine.task import Task, TaskStatus, is_task_id
 
 NONE = "\N{EN DASH}"
@@ -42,6 +42,10 @@ def ago(moment: datetime | None) -> str:
     if abs(age) < 1:
         return "now"
     return f"{seconds(float(int(age)))} ago" if age > 0 else f"in {seconds(float(int(-age)))}"
+
+
+def is_ahead(moment: datetime | None) -> bool:
+    return moment is not None and moment > datetime.now(UTC)
 
 
 def clock(moment: datetime | None) -> str:
@@ -106,6 +110,9 @@ FILTERS: dict[str, Callable[..., Any]] = {
     "brief": brief,
     "cut": cut,
     "fraction": fraction_of,
+    "says_more": says_more,
+    "steps": steps_of,
+    "is_ahead": is_ahead,
     "tries": tries,
     "action": view_of,
     "action_progress": progress_of,

@@ -11,8 +11,10 @@ from task_queue_engine.http.dashboard.site import Form, Notice, Site, new_key, o
 from task_queue_engine.http.middleware import PAGES
 from task_queue_engine.http.principal import Role
 from task_queue_engine.registry import TaskDefinition
+from task_queue_engine.signatures import summary_of
 
 SUBMIT = f"{PAGES}submit"
+_DELAY, _DELAY_LABEL = "delay_seconds", "Start in"
 
 
 class Submitting:
@@ -24,9 +26,9 @@ class Submitting:
     async def form(self) -> Response:
         wanted = request.args.get("type")
         if wanted is None:
-            return await self._site.page(
-                "submit.html", at="submit", definition=None, types=self._site.types()
-            )
+            get = self._engine.registry.get
+            types = [(name, summary_of(get(name).handler)) for name in self._site.types()]
+            return await self._site.page("submit.html", at="submit", definition=None, types=types)
         definition = self._definition(wanted)
         return await self._page(definition, self._form(definition), {})
 
@@ -47,20 +49,21 @@ class Submitting:
         error: InvalidTask | None = None,
     ) -> Response:
         key = one(given, "idempotency_key") or new_key()
+        wrong, trouble = ("", "") if error is None else _in_words(error, fields)
         return await self._site.page(
             "submit.html",
             at="submit",
             status=200 if error is None else 422,
             definition=definition,
-            types=self._site.types(),
+            summary=summary_of(definition.handler),
             form=fields,
             given={name: values[0] for name, values in given.items()},
             was_sent=bool(given),
-            error=error,
-            wrong="" if error is None else fields.member_of(error.field or ""),
+            wrong=wrong,
+            trouble=trouble,
+            delay_label=_DELAY_LABEL,
             delay=one(given, "delay"),
             idempotency_key=key,
-            can_look=self._site.principal.may(Role.READ),
         )
 
     async def submit(self) -> Response:
@@ -97,13 +100,23 @@ class Submitting:
         return self._site.go_to(SUBMIT, notice)
 
 
+def _in_words(error: InvalidTask, fields: PayloadForm) -> tuple[str, str]:
+    """The form's member that is wrong, and why: under the names that the form shows."""
+    if error.field == _DELAY:
+        return "delay", f"{_DELAY_LABEL}: {error.reason}"
+    wrong = fields.field_of(error.field)
+    if wrong is not None:
+        return wrong.id, f"{wrong.label}{error.field.removeprefix(wrong.id)}: {error.reason}"
+    return "", error.reason if error.field in ("form", "payload") else str(error)
+
+
 def _delay(text: str) -> float | None:
     if not text:
         return None
     try:
         seconds = float(text)
     except ValueError:
-        raise InvalidTask("must be a number of seconds", field="delay_seconds") from None
+        raise InvalidTask("must be a number of seconds", field=_DELAY) from None
     if not 0 <= seconds < float("inf"):
-        raise InvalidTask("must be 0 or more seconds", field="delay_seconds")
+        raise InvalidTask("must be 0 or more seconds", field=_DELAY)
     return seconds

@@ -14,7 +14,7 @@ from task_queue_engine.task_filter import TaskFilter
 
 STATUSES: dict[str, str] = {
     TaskStatus.PENDING: "Pending",
-    TaskStatus.PROCESSING: "Running",
+    TaskStatus.PROCESSING: "Processing",
     TaskStatus.COMPLETED: "Completed",
     TaskStatus.FAILED: "Failed",
     TaskStatus.CANCELLED: "Cancelled",
@@ -79,7 +79,6 @@ ACTIONS: dict[TaskAction, ActionWords] = {
 
 NOTICES = {
     "cancelled": "{done} cancelled.",
-    "stopping": "{done} cancelled; {stopping} running, being stopped now.",
     "retried": "{done} put back to work.",
     "deleted": "{done} deleted.",
     "nothing": "Nothing was done.",
@@ -100,9 +99,12 @@ NUMBERED = {
     "done": ("1 task", "{} tasks"),
     "redriven": ("1 dead letter", "{} dead letters"),
     "purged": ("1 dead letter", "{} dead letters"),
-    "stopping": ("1 is", "{} are"),
 }
 ADDITIONS = {
+    "stopping": (
+        "1 task was running and is being stopped.",
+        "{} tasks were running and are being stopped.",
+    ),
     "changed": (
         "1 was left alone: it has another status by now. Another person or a worker was faster.",
         "{} were left alone: they have another status by now. Other people or workers were faster.",

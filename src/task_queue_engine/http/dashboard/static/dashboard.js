@@ -12,6 +12,7 @@
 
   const WITHOUT_EVENTS = 5000; // as often as the server takes a sample
   const WITH_EVENTS = 15000; // for ages and workers, which no event tells of
+  const NOTICED = 4000; // that a notice stays at least: it has been read by then
   const LEAST = 1000; // between two looks, however many events come
   const SLOWEST = 10000; // between two tries while the server is away
 
@@ -22,6 +23,7 @@
   let wanted = false;
   let failures = 0;
   let lastLook = Date.now();
+  const opened = Date.now();
 
   const refreshes = body.hasAttribute("data-refreshes");
   const awake = () => refreshes && !paused && !document.hidden;
@@ -95,6 +97,9 @@
       next.querySelectorAll("pre, .scroll").forEach((one, at) => { one.scrollTop = scrolled[at] || 0; });
       if (focus) [...next.querySelectorAll("a, button, input, summary, pre, [tabindex]")].find((one) => whatIs(one) === focus)?.focus();
     }
+    // Of what was done before this page was opened. Where it can be undone it stays.
+    const notice = $("#notice");
+    if (notice && !notice.querySelector("button") && Date.now() - opened >= NOTICED) notice.remove();
     selection();
   }
 
@@ -258,13 +263,13 @@
       return;
     }
     const number = button.hasAttribute("data-selects") ? boxes().filter((box) => box.checked).length : 1;
-    const question = button.hasAttribute("data-selects") && number === 1
-      ? button.dataset.confirmOne
-      : button.dataset.confirm;
+    const isOne = button.hasAttribute("data-selects") && number === 1;
+    const question = isOne ? button.dataset.confirmOne : button.dataset.confirm;
     if (!question) return;
+    const yes = (isOne ? button.dataset.yesOne : button.dataset.yes) || button.textContent;
     event.preventDefault();
     $("#ask-text").textContent = question.replace("{n}", String(number));
-    $("#ask-yes").textContent = button.textContent;
+    $("#ask-yes").textContent = yes.replace("{n}", String(number));
     $("#ask-yes").className = button.classList.contains("danger") ? "danger" : "primary";
     $("#ask-yes").onclick = () => {
       ask.close();
