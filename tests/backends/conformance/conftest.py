@@ -99,7 +99,7 @@ OF_THE_STORE = {
     "TestSchedule",
     "TestWorkers",
 }
-OF_BOTH = {"TestOpening", "TestPayloads", "TestSubmit", "TestTake"}
+OF_BOTH = {"TestOpening", "TestPayloads", "TestSubmit", "TestTake", "TestTakeActions"}
 """In batches on the whole backend."""
 READING = {
     "TestBrokerDeadLetters",
@@ -108,6 +108,7 @@ READING = {
     "TestOpening",
     "TestStranded",
     "TestTake",
+    "TestTakeActions",
 }
 """How it was written makes no difference to them."""
 OF_A_ROW = {"TestHistory", "TestTraces"}

@@ -85,6 +85,7 @@ from task_queue_engine.testing.conformance import (  # noqa: E402  # after the c
     stranded,
     submit,
     take,
+    take_actions,
     traces,
     waiting,
     workers,
@@ -113,6 +114,7 @@ __all__ = [
     "TestStranded",
     "TestSubmit",
     "TestTake",
+    "TestTakeActions",
     "TestTraces",
     "TestWaiting",
     "TestWorkers",
@@ -148,6 +150,7 @@ TestSchedule = _tests_of(schedule)
 TestStranded = _tests_of(stranded)
 TestSubmit = _tests_of(submit)
 TestTake = _tests_of(take)
+TestTakeActions = _tests_of(take_actions)
 TestTraces = _tests_of(traces)
 TestWaiting = _tests_of(waiting)
 TestWorkers = _tests_of(workers)
