@@ -73,9 +73,14 @@ class Site:
 
     def __init__(self, path: Path, keys: Keys | None, environment: dict[str, str]) -> None:
         self.secrets = {"admin": KEY} if keys is None else keys.secrets
-        given = {"TQE_KEYS_FILE": str(keys.path)} if keys else {"TQE_API_KEYS": KEY}
-        self._environment = given | environment
-        self._path = path
+        self._environment = {
+            "TQE_SESSION_SECRET": "s" * 32,
+            "TQE_REDACT": "payload.password",
+            "TQE_DATABASE": str(path / "tasks.db"),
+            "TQE_METRICS_INTERVAL": "0.2",
+            **({"TQE_API_KEYS": KEY} if keys is None else {"TQE_KEYS_FILE": str(keys.path)}),
+            **environment,
+        }
         self._shop = Shop(path)
         (path / "shop.py").write_text(Path(pages_shop.__file__).read_text())
         self._running = ExitStack()
@@ -84,14 +89,7 @@ class Site:
 
     def start(self) -> None:
         self.server: Server = self._running.enter_context(
-            self._shop.serve(
-                PORT=self._port,
-                TQE_SESSION_SECRET="s" * 32,
-                TQE_REDACT="payload.password",
-                TQE_DATABASE=str(self.database),
-                TQE_METRICS_INTERVAL="0.2",
-                **self._environment,
-            )
+            self._shop.serve(PORT=self._port, **self._environment)
         )
         self.url = self.server.url
         self._port = self.url.rpartition(":")[2]
@@ -99,10 +97,6 @@ class Site:
     def kill(self) -> None:
         self.server.process.kill()
         self._running.close()
-
-    @property
-    def database(self) -> Path:
-        return self._path / "tasks.db"
 
     def submit(self, task_type: str, payload: Any, **more: Any) -> str:
         body = {"type": task_type, "payload": payload, **more}
@@ -134,7 +128,7 @@ class Site:
 
     def execute(self, statement: str, *bindings: Any) -> None:
         """As another program may have written into the file."""
-        connection = apsw.Connection(str(self.database))
+        connection = apsw.Connection(self._environment["TQE_DATABASE"])
         connection.set_busy_timeout(20_000)
         connection.execute(statement, bindings)
         connection.close()
