@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.http.chromium import Chromium, Site, look, overflow, programs
+from tests.http.chromium import Chromium, Site, check, look
 from tests.http.pages_shop import EVIL
 
 PAGES = ("/", "/dashboard/tasks", "/dashboard/workers", "/dashboard/dead-letters")
@@ -69,8 +69,7 @@ def test_a_notice_goes_when_it_has_been_read(chrome: Chromium) -> None:
 
 
 def test_redrive(chrome: Chromium, site: Site, hostile: str) -> None:
-    bad = site.submit("hostile", 1)
-    site.ended(bad)
+    bad = site.failed()
     page = chrome.open("/dashboard/dead-letters")
     row = page.locator("tbody tr", has_text=bad)
     row.get_by_role("checkbox").check()
@@ -80,8 +79,7 @@ def test_redrive(chrome: Chromium, site: Site, hostile: str) -> None:
 
 
 def test_select_all_and_cancel_with_undo(chrome: Chromium, site: Site) -> None:
-    for _ in range(3):
-        site.submit("echo", {"to": "x"}, delay_seconds=3600)
+    site.waiting(3, "echo")
     page = chrome.open("/dashboard/tasks?status=PENDING&type=echo")
     assert page.get_by_role("button", name="Cancel").is_disabled()
     page.get_by_label("Select all on this page").check()
@@ -131,7 +129,7 @@ def test_the_server_gone_and_back(chrome: Chromium, site: Site) -> None:
     site.start()
     banner.wait_for(state="hidden")
     assert page.evaluate("window.same")  # it was not loaded anew
-    chrome.said.clear()  # what Chromium says of failed requests
+    chrome.let_loads_be_refused()
 
 
 def test_an_expired_login_leads_to_the_login_and_back(chrome: Chromium) -> None:
@@ -185,20 +183,8 @@ def test_nothing_hostile_comes_alive(chrome: Chromium, hostile: str) -> None:
 
 
 def test_axe_finds_nothing(chrome: Chromium, hostile: str) -> None:
-    page = chrome.open("/", apart=True)
-    source = programs()[1]
-    tags = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]
-    found = []
-
-    def check(path: str, **options: object) -> None:
-        # What it has found to be right is most of its report.
-        run = "options => axe.run(options).then(report => report.violations)"
-        found.extend(
-            (path, each["id"], [node["html"][:150] for node in each["nodes"][:3]])
-            for each in page.evaluate(run, options | {"resultTypes": ["violations"]})
-        )
-
-    # Those that are dense: what is there depends on the width, and all colours are on them.
+    page = chrome.open("/")
+    # What is there depends on the width, and all colours are on them.
     dense = ("/", "/dashboard/tasks", f"/dashboard/tasks/{hostile}")
     for path in (
         *dense,
@@ -210,23 +196,12 @@ def test_axe_finds_nothing(chrome: Chromium, hostile: str) -> None:
         "/dashboard/tasks/none",
     ):
         page.goto(path)
-        page.evaluate(source)
-        for scheme, width in (("light", 1280), ("dark", 375)):
-            page.emulate_media(color_scheme=scheme)
-            page.set_viewport_size({"width": width, "height": 800})
-            over = overflow(page)
-            assert over <= 0, f"{path} is {over} px wider than a window of {width}"
-            if width == 1280 or path in dense:
-                check(path, runOnly=tags)
+        check(page, is_dense=path in dense)
         if path == "/":
             page.get_by_role("button", name="Keyboard shortcuts").click()
-            check("the keyboard's shortcuts")
-    page.context.clear_cookies()
-    page.goto("/")
-    page.evaluate(source)
-    check("the login")
-    chrome.said.clear()  # Chromium says that a page answered 404
-    assert found == []
+            check(page)
+    check(chrome.open("/", key=None))
+    chrome.let_loads_be_refused()
 
 
 def test_by_the_keyboard_alone(chrome: Chromium, site: Site) -> None:

@@ -209,7 +209,7 @@ def test_a_session_that_ends_while_a_form_is_filled(chrome: Chromium, site: Site
 def test_a_session_that_was_begun_anew_in_another_tab(chrome: Chromium, site: Site) -> None:
     task_id = site.submit("mail", {"to": "x"}, delay_seconds=3600)
     page = chrome.open("/dashboard/tasks?type=mail", apart=True)
-    other = chrome.open("/dashboard/login", login=False)
+    other = chrome.open("/dashboard/login", key=None)
     _log_in(other)
     other.get_by_role("button", name="Log out").wait_for()
     session = [one for one in other.context.cookies() if one["name"] == "tqe_session"]
@@ -247,7 +247,7 @@ def test_after_the_logout_the_way_back_shows_nothing(chrome: Chromium) -> None:
 
 def test_no_other_page_frames_it_or_logs_in(chrome: Chromium, site: Site) -> None:
     """Another site is localhost, for which 127.0.0.1 is one."""
-    page = chrome.open("/dashboard/login", login=False)
+    page = chrome.open("/dashboard/login", key=None)
     token = page.locator("[name=form_token]").first.get_attribute("value")
     attack = (
         f"<iframe src='{site.url}/dashboard/login'></iframe>"
