@@ -148,7 +148,7 @@ def test_worker_processes_get_only_what_is_allowed(shop: Shop) -> None:
     assert seen.pop("PATH") == os.environ["PATH"]
     assert seen.pop("SHOP_REGION") == "north"
     assert set(seen.values()) == {None}
-    (line,) = (line for line in worker.lines if "kept from worker processes" in line)
+    (line,) = (line for line in worker.lines if "that worker processes do not get" in line)
     assert set(secrets) < set(line.replace(",", "").split())
     assert KEY not in worker.log
 

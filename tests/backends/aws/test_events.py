@@ -73,7 +73,7 @@ async def test_events_by_what_rows_say(tmp_path: Path, monkeypatch: pytest.Monke
                     await each.wait()
                 looks.clear()
                 await trio.sleep(3)
-                assert max(looks) == TASKS
+                assert max(looks) > TASKS / 2, "those that began in one round share its looks"
                 assert len(looks) < TASKS, "one look for all"
                 goes_on.set()
             for number, events in enumerate(told):

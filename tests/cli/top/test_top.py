@@ -262,7 +262,9 @@ async def test_a_change_is_made_after_a_question(session: Session) -> None:
     session.top._screen.selected = failed_id
     await session.press("r", "y")
     assert (await session.engine.wait(failed_id, timeout=60)).attempt == 2
-    await session.press("down", "c", "y")
+    await session.next_look()
+    session.top._screen.selected = failed_id
+    await session.press("c", "y")
     assert "is FAILED" in session.display.text  # what does not go is said
 
 
