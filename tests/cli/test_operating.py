@@ -340,6 +340,9 @@ def test_bulk(run: Tqe) -> None:
         "done": 3, "failed": 0, "skipped": 0, "of": 3, "ids": 0,
     }  # fmt: skip
     assert run("status", waiting[0], "--json").json["status"] == "CANCELLED"
+    for shown in (run("status", ran.json["id"]).out, run("tail", ran.json["id"]).out):
+        assert "3 done, 0 failed, 0 skipped, of 3" in shown
+        assert waiting[0] not in shown, "an action may have a thousand ids"
     ran = run("bulk", "cancel", *waiting, "--yes", "--wait")
     assert ran.out.splitlines()[0] == "0 done, 0 failed, 3 skipped, of 3"
     assert "it is CANCELLED already" in ran.out

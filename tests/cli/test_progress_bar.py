@@ -10,10 +10,10 @@ from typing import Any, NoReturn
 import pytest
 import trio
 
-from task_queue_engine import Backoff, TaskContext, TaskRegistry
+from task_queue_engine import Backoff, ProgressEvent, TaskContext, TaskRegistry
 from task_queue_engine.backends.memory import MemoryBackend
 from task_queue_engine.cli.cells import clip, width_of
-from task_queue_engine.cli.output import due_in_words, table_of_tasks, task_rows
+from task_queue_engine.cli.output import due_in_words, line_of_event, table_of_tasks, task_rows
 from task_queue_engine.cli.progress_bar import line_of, wait_for_end
 from task_queue_engine.errors import ApiError
 from task_queue_engine.task import Task, TaskStatus
@@ -173,3 +173,17 @@ def test_a_list_says_when_what_waits_is_due() -> None:
     }
     for delay, words in ((119, "in 119 s"), (7200, "in 2 h"), (30 * 86_400, "in 30 d")):
         assert due_in_words(task(run_at=NOW + timedelta(seconds=delay)), NOW) == words
+
+
+def test_a_large_progress_is_cut_where_it_is_followed() -> None:
+    one = {
+        "task_id": "1",
+        "type": "echo",
+        "queue": "default",
+        "attempt": 1,
+        "at": datetime.now(UTC),
+    }
+    line = line_of_event(ProgressEvent(progress="x" * 10_000, **one))
+    assert line is not None
+    assert line.endswith("xxx...")
+    assert len(line) < 500

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
 
@@ -19,6 +20,7 @@ from task_queue_engine.attempt_record import AttemptHistory, AttemptRecord, LogL
 from task_queue_engine.backends.base import DeadLetter
 from task_queue_engine.engine.views import MetricsView
 from task_queue_engine.task import Task, TaskError, TaskStatus
+from task_queue_engine.task_actions import ACTION_TYPE, ActionProgress
 from task_queue_engine.task_events import (
     GapEvent,
     LogEvent,
@@ -30,6 +32,8 @@ from task_queue_engine.worker import Worker, WorkerList
 
 # Characters: a traceback or a payload must not push the other columns off the screen.
 _LONGEST_CELL = 80
+# Of a progress in a log that is followed: a few lines of a terminal. `tqe status` has all of it.
+_LONGEST_LINE = 400
 # What JSON need not escape and a terminal may obey, in UTF-8: DEL, the controls from U+0080 to
 # U+009F, and marks that turn the direction of writing.
 _OBEYED = re.compile(
@@ -116,14 +120,29 @@ def describe_task(task: Task) -> str:
         pairs.append(("trace id", task.trace_id))
     pairs.append(("payload", _json(task.payload)))
     if task.progress is not None:
-        pairs.append(("progress", _json(task.progress)))
+        pairs.append(("progress", in_words(task.type, task.progress)))
     if task.result is not None:
-        pairs.append(("result", _json(task.result)))
+        pairs.append(("result", in_words(task.type, task.result)))
     if task.error is not None:
         pairs.append(("error", _error(task.error)))
         if task.error.traceback:
             pairs.append(("traceback", task.error.traceback.rstrip()))
     return fields(pairs)
+
+
+def in_words(task_type: str, value: Any) -> str:
+    """The progress or the result of a task: JSON; but of an action on many tasks what it has done,
+    without their ids."""
+    if task_type == ACTION_TYPE:
+        with suppress(msgspec.ValidationError):  # of a version that knows it otherwise
+            return action_in_words(msgspec.convert(value, ActionProgress))
+    return _json(value)
+
+
+def action_in_words(said: ActionProgress) -> str:
+    """How many, and a line for each refusal that is kept."""
+    first = f"{said.done} done, {said.failed} failed, {said.skipped} skipped, of {said.of}"
+    return "\n".join([first, *(f"  {each.task_id}: {each.reason}" for each in said.refusals)])
 
 
 def table_of_tasks() -> Table:
@@ -220,8 +239,9 @@ def line_of_event(event: TaskEvent) -> str | None:
             status = f"{event.status} ({said})" if said else event.status
             return f"{_moment(event.at)} {event.attempt} {status}"
         case ProgressEvent():
-            shown = printable(_json(event.progress))
-            return f"{_moment(event.at)} {event.attempt} progress {shown}"
+            shown = printable(in_words(event.type, event.progress).partition("\n")[0])
+            cut = shown if len(shown) <= _LONGEST_LINE else f"{shown[:_LONGEST_LINE]}..."
+            return f"{_moment(event.at)} {event.attempt} progress {cut}"
         case LogEvent():
             return _log_line(event.attempt, event.line)
         case GapEvent():

@@ -10,7 +10,7 @@ import msgspec
 from task_queue_engine.cli.commands.tasks import canonical, check_end
 from task_queue_engine.cli.filter_options import filtering
 from task_queue_engine.cli.options import operating
-from task_queue_engine.cli.output import printable
+from task_queue_engine.cli.output import action_in_words, printable
 from task_queue_engine.cli.progress_bar import wait_for_end
 from task_queue_engine.cli.session import Session
 from task_queue_engine.retry import MAX_SECONDS
@@ -104,9 +104,7 @@ def _show(session: Session, task: Task | None, wait: bool) -> None:
 
 def _said(task: Task) -> str:
     said = msgspec.convert(task.result or task.progress or {}, ActionProgress)
-    lines = [f"{said.done} done, {said.failed} failed, {said.skipped} skipped, of {said.of}"]
-    lines += [f"  {each.task_id}: {each.reason}" for each in said.refusals]
-    return "\n".join(map(printable, lines))
+    return "\n".join(map(printable, action_in_words(said).split("\n")))
 
 
 @click.command()
