@@ -325,7 +325,7 @@ def describe_metrics(view: MetricsView, *, of_server: bool) -> str:
         ("  cancelled", str(view.cancelled_tasks)),
         (f"queue {printable(view.queue)}".rstrip(), f"{view.queue_depth} messages wait"),
         ("  waiting", f"{view.waiting} (due now)"),
-        *([] if age is None else [("  oldest", f"due for {age:.0f} s")]),
+        *([] if age is None or not view.waiting else [("  oldest", f"due for {age:.0f} s")]),
         ("  delayed", str(view.delayed)),
         ("  in flight", str(view.in_flight)),
         ("  dead letters", str(view.dead_letters)),

@@ -256,4 +256,6 @@ class _Service:
             return
         if not self._settings.asks_for_keys:
             logger.info("no API keys are set: all that can connect may submit and cancel tasks")
-        logger.info("listening on %s, documentation at %s/docs", bound.url, bound.url)
+        logger.info(
+            "listening on %s, for browsers too; documentation at %s/docs", bound.url, bound.url
+        )
