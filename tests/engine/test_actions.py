@@ -221,6 +221,28 @@ async def test_dead_letters_that_another_looks_at_are_waited_for(
         assert (said.done, said.of) == (3, 3)
 
 
+async def test_dead_letters_that_are_there_again_are_counted(
+    backend: MemoryBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another's look was over between two of this one."""
+    async with running(quiet_types(), backend) as engine:
+        await failed(engine, 3)
+        dead_letters = backend.queue("default").dead_letters
+        page, looks = dead_letters.page, 0
+
+        async def sees(**values: Any) -> DeadLetterPage:
+            nonlocal looks
+            looks += 1
+            return (
+                DeadLetterPage(dead_letters=(), next_cursor=None)
+                if looks == 1
+                else (await page(**values))
+            )
+
+        monkeypatch.setattr(dead_letters, "page", sees)
+        assert (await engine.preview_action(ActionRequest(action=REDRIVE))).matching == 3
+
+
 async def test_dead_letters_that_a_worker_has_taken_that_died_are_waited_for(
     autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:

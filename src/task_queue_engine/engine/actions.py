@@ -117,6 +117,16 @@ class Actions:
         Raises:
             InvalidQuery, BackendUnavailable
         """
+        matching = await self._count(request, within)
+        if matching.matching or matching.at_least or request.action is not TaskAction.REDRIVE:
+            return matching
+        # None, as far as could be seen: SQS shows a dead letter to one reader at a time. The action
+        # waits for what is hidden; what is there again is counted.
+        if await self._are_hidden(request):
+            return Matching(matching=0, at_least=True)
+        return await self._count(request, within)
+
+    async def _count(self, request: ActionRequest, within: float) -> Matching:
         deadline = trio.current_time() + within
         number, found = 0, 0
         async with aclosing(self._numbers(request, None)) as numbers:
@@ -124,8 +134,7 @@ class Actions:
                 number += found
                 if not is_last and trio.current_time() >= deadline:
                     return Matching(matching=number, at_least=True)
-        # None, as far as can be seen in this moment: the action waits for the others.
-        return Matching(matching=number, at_least=not number and await self._are_hidden(request))
+        return Matching(matching=number)
 
     async def run(self, payload: Any, context: TaskContext) -> Any:
         """One attempt: from where the last one was, for half a minute."""
