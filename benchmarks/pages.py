@@ -195,7 +195,7 @@ class Server:
             if time.monotonic() > end:
                 raise Failed(f"{count} tasks have not failed within {_READY} s")
             self.ask(request("POST", "/tasks/batch", json.dumps(body).encode()))
-            time.sleep(2)
+            time.sleep(2)  # about what so many failures take: more at once would only wait
 
     def look_at_background(self) -> None:
         before = self._usage().sqs

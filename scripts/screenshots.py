@@ -67,7 +67,7 @@ async def charge_order(order: Order) -> dict[str, Any]:
 
 @shop.task("send-mail")
 async def send_mail(mail: Mail) -> None:
-    await trio.sleep(random.uniform(0.02, 0.2))  # noqa: S311
+    await trio.sleep(random.uniform(0.02, 0.2))  # noqa: S311 - as above
 
 
 @shop.task("encode-video")
@@ -135,11 +135,11 @@ def _work() -> tuple[str, str]:
     ends = time.monotonic() + SECONDS
     number = 18
     while time.monotonic() < ends:
-        some = random.randint(5, 60)  # noqa: S311
+        some = random.randint(5, 60)  # noqa: S311 - the plots are to have hills
         _submit([_order(number + each) for each in range(some // 5)])
         number += some // 5
         _submit([_mail(each) for each in range(some)])
-        time.sleep(random.uniform(2, 8))  # noqa: S311
+        time.sleep(random.uniform(2, 8))  # noqa: S311 - and valleys
     _submit([{**_mail(1), "delay_seconds": 7200}])
     return failed, running
 
@@ -182,7 +182,7 @@ def _until(ask: Any) -> None:
         try:
             ask()
         except OSError:
-            time.sleep(0.2)
+            time.sleep(0.2)  # its port has no event for another process
         else:
             return
     raise SystemExit("the server does not start")
