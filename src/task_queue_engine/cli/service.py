@@ -173,6 +173,8 @@ class _Service:
         async with trio.open_nursery() as nursery:
             with self._starting:
                 await self._start(nursery)
+                # A signal that came when the last wait of it was over has cancelled nothing.
+                await trio.lowlevel.checkpoint_if_cancelled()
                 self._running = True
                 _let_garbage_gather()
                 if isinstance(self._engine, MemberEngine):
