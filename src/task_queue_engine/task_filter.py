@@ -14,6 +14,9 @@ from task_queue_engine.task import Task, TaskError, TaskStatus, is_task_id
 MAX_ERROR_TEXT = 200
 """Characters to look for in an error: a line of it."""
 
+MAX_NAME = 128
+"""Characters of a type or a queue: those of the longest that can be registered."""
+
 _PART_OF_ID = re.compile("[0-9a-f-]{1,36}")
 
 
@@ -69,6 +72,10 @@ class TaskFilter:
                 raise InvalidQuery(
                     "contains a lone surrogate, which is not Unicode text", field=name
                 )
+        for name, of in (("type", "task type"), ("queue", "queue")):
+            value = getattr(self, name)
+            if value is not None and not 1 <= len(value) <= MAX_NAME:
+                raise InvalidQuery(f"must be the name of a {of}", field=name)
         for name in ("created_after", "created_before"):
             moment = getattr(self, name)
             if moment is not None and moment.utcoffset() is None:

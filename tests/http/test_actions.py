@@ -97,6 +97,8 @@ async def test_a_request_sent_twice_is_one_action(real: Engine, api: TrioClient)
         ),
         ({"action": "cancel", "filter": {"id": "ID"}}, "filter.id"),
         ({"action": "cancel", "filter": {"error": ""}}, "filter.error"),
+        ({"action": "cancel", "filter": {"type": ""}}, "filter.type"),
+        ({"action": "cancel", "filter": {"queue": "x" * 129}}, "filter.queue"),
         ({"action": "cancel", "filter": [1]}, "filter"),
         ({"action": "cancel", "filter": {"type": "x"}, "ids": ["x"]}, "ids"),
         ({"action": "cancel", "ids": ["x"]}, "ids[0]"),

@@ -188,6 +188,7 @@ class TestList:
             ("status=FAILED&status=PENDING", "status"),
             ("type=", "type"),
             ("type=" + "x" * 129, "type"),
+            ("queue=", "queue"),
             ("limit=0", "limit"),
             ("limit=101", "limit"),
             ("limit=-1", "limit"),

@@ -17,7 +17,7 @@ from task_queue_engine.http.exchange import ApiRequest
 from task_queue_engine.http.problems import ProblemError
 from task_queue_engine.limits import DEFAULT_PAGE, MAX_PAGE, MAX_WAIT
 from task_queue_engine.task import TaskStatus, is_task_id
-from task_queue_engine.task_filter import TaskFilter
+from task_queue_engine.task_filter import MAX_NAME, TaskFilter
 from task_queue_engine.trace_context import TraceContext, parse
 
 MAX_CURSOR_LENGTH = 4096
@@ -106,7 +106,7 @@ class Query:
         return TaskFilter(
             status=self.status(),
             type=self.type(),
-            queue=self._values.get("queue"),
+            queue=self.queue(),
             created_after=self._moment("created_after"),
             created_before=self._moment("created_before"),
             id=self._lower("id"),
@@ -143,13 +143,13 @@ class Query:
 
     def type(self) -> str | None:
         text = self._values.get("type")
-        if text is not None and not 1 <= len(text) <= 128:
+        if text is not None and not 1 <= len(text) <= MAX_NAME:
             raise InvalidQuery("must be the name of a task type", field="type")
         return text
 
     def queue(self) -> str | None:
         text = self._values.get("queue")
-        if text is not None and not 1 <= len(text) <= 128:
+        if text is not None and not 1 <= len(text) <= MAX_NAME:
             raise InvalidQuery("must be the name of a queue", field="queue")
         return text
 
