@@ -39,7 +39,8 @@ BIG = {"WORKER_COUNT": "40", "TQE_PREFETCH": "20"}
 
 def post_batch(client: httpx.Client, url: str, batch: list[dict[str, Any]]) -> list[dict[str, Any]]:
     answer = client.post(f"{url}/tasks/batch", json={"tasks": batch})
-    assert answer.status_code == 201, answer.text[-500:]
+    refused = [each for each in answer.json()["results"] if each["status"] != 201]
+    assert answer.status_code == 201, refused
     return [result["task"] for result in answer.json()["results"]]
 
 
