@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.client.light import DISTRIBUTION, ROOT, WITH_PIP, LightEnvironment, pyproject
+from tests.client.light import DISTRIBUTION, ROOT, LightEnvironment, pyproject
 from tests.test_imports import loaded_by
 
 PACKAGE = "task_queue_engine"
@@ -56,9 +56,9 @@ def test_every_module_of_it_can_be_imported_by_itself(light: LightEnvironment) -
 
 def test_it_brings_few_distributions(light: LightEnvironment) -> None:
     names = set(light.run("-c", DISTRIBUTIONS).split())
-    names -= {"pip", "setuptools", "sniffio", "typing_extensions"}  # some of what older ones bring
+    names -= {"sniffio", "typing_extensions"}  # some of what older ones bring
     taken = {"anyio", "certifi", "h11", "httpcore", "httpx", "idna", "msgspec"}
-    assert names == taken | ({"task-queue-engine-client"} if WITH_PIP else set())
+    assert names == taken | {"task-queue-engine-client"}
 
 
 def test_what_is_not_in_it_says_so(light: LightEnvironment) -> None:
