@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 import tarfile
 import zipfile
 from pathlib import Path
 
-import pytest
-
 ROOT = Path(__file__).parent.parent
 
 
-@pytest.mark.skipif(
-    os.environ.get("TQE_TEST_PIP") != "1", reason="TQE_TEST_PIP=1 builds with pip and the network"
-)
+def build(target: str, sources: Path, folder: Path) -> Path:
+    """The archive of these sources: an `sdist` or a `wheel`."""
+    command = [sys.executable, "-m", "hatchling", "build", "--directory", folder]
+    subprocess.run([*command, "--target", target], cwd=sources, check=True)
+    (archive,) = folder.glob("*.tar.gz" if target == "sdist" else "*.whl")
+    return archive
+
+
 def test_both_distributions_hold_every_file_of_the_package(tmp_path: Path) -> None:
     there = {
         path.relative_to(ROOT / "src").as_posix()
@@ -24,23 +26,11 @@ def test_both_distributions_hold_every_file_of_the_package(tmp_path: Path) -> No
         if path.is_file() and "__pycache__" not in path.parts
     }
     assert "task_queue_engine/http/dashboard/templates/layout.html" in there
-    builder = tmp_path / "builder"
-    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--target", builder]
-    subprocess.run([*pip, "hatchling>=1.27"], check=True)
-
-    def build(target: str, cwd: Path) -> None:
-        command = [sys.executable, "-m", "hatchling", "build", "--directory", tmp_path]
-        environment = os.environ | {"PYTHONPATH": str(builder)}
-        subprocess.run([*command, "--target", target], cwd=cwd, env=environment, check=True)
-
     # As `python -m build` does it.
-    build("sdist", ROOT)
-    (archive,) = tmp_path.glob("*.tar.gz")
+    archive = build("sdist", ROOT, tmp_path)
     with tarfile.open(archive) as sources:
         sources.extractall(tmp_path / "sources", filter="data")
     (unpacked,) = (tmp_path / "sources").iterdir()
-    build("wheel", unpacked)
-    (wheel,) = tmp_path.glob("*.whl")
-    with zipfile.ZipFile(wheel) as packed:
+    with zipfile.ZipFile(build("wheel", unpacked, tmp_path)) as packed:
         in_wheel = {name for name in packed.namelist() if ".dist-info/" not in name}
     assert in_wheel == there

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -56,7 +58,13 @@ class World:
 
 @pytest.fixture(scope="session")
 def light(tmp_path_factory: pytest.TempPathFactory) -> LightEnvironment:
-    return LightEnvironment(tmp_path_factory.mktemp("light"))
+    """One for all processes that share the tests."""
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent
+    with (folder / "light.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        return LightEnvironment(folder / "light")
 
 
 @asynccontextmanager

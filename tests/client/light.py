@@ -1,7 +1,7 @@
 """An environment with `task-queue-engine-client` and what it depends on, and nothing else.
 
-Made of what this one has, without a network; with TQE_TEST_PIP=1, as in CI, pip builds and installs
-it as a user would.
+The wheel is built, and what it needs is taken from this environment, without a network; with
+TQE_TEST_PIP=1, as in CI, pip installs it as a user would.
 """
 
 from __future__ import annotations
@@ -9,14 +9,18 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import subprocess
+import sys
 import tomllib
 import venv
+import zipfile
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+
+from tests.test_distribution import build
 
 ROOT = Path(__file__).parents[2]
 DISTRIBUTION = ROOT / "distributions" / "client"
@@ -29,25 +33,26 @@ def pyproject(folder: Path) -> dict[str, Any]:
 
 class LightEnvironment:
     def __init__(self, path: Path) -> None:
+        """Makes it, where it is not there yet; for one process at a time."""
         self.python = path / "bin" / "python"
-        venv.create(path, with_pip=WITH_PIP, symlinks=True)
-        (self._site_packages,) = (path / "lib").glob("python*/site-packages")
-        if WITH_PIP:
-            self._pip("install", str(DISTRIBUTION))
+        with_trio = path / "with-trio"
+        self.with_trio = {"PYTHONPATH": str(with_trio)}
+        """What a program on trio has besides: for its environment."""
+        if with_trio.exists():
             return
-        described = pyproject(DISTRIBUTION)
-        self._link(described["project"]["dependencies"])
-        for path_in_it in described["tool"]["hatch"]["build"]["only-include"]:
-            target = self._site_packages / Path(path_in_it).relative_to("src")
-            target.parent.mkdir(parents=True, exist_ok=True)
-            target.symlink_to((DISTRIBUTION / path_in_it).resolve())
-
-    def add_trio(self) -> None:
-        """As a program on trio has it."""
+        venv.create(path, clear=True, symlinks=True)
+        (site_packages,) = (path / "lib").glob("python*/site-packages")
+        wheel = build("wheel", DISTRIBUTION, path)
         if WITH_PIP:
-            self._pip("install", "trio")
+            pip = [sys.executable, "-m", "pip", "--python", self.python]
+            options = ["--disable-pip-version-check", "-q", "--no-compile"]
+            subprocess.run([*pip, "install", *options, wheel], check=True)
         else:
-            self._link(["trio"])
+            _link(pyproject(DISTRIBUTION)["project"]["dependencies"], site_packages)
+            with zipfile.ZipFile(wheel) as packed:
+                packed.extractall(site_packages)
+        with_trio.mkdir()
+        _link(["trio"], with_trio)
 
     def run(self, *arguments: str, cwd: Path | None = None, **environment: str) -> str:
         """What it prints."""
@@ -61,17 +66,12 @@ class LightEnvironment:
         assert ended.returncode == 0, ended.stderr
         return ended.stdout
 
-    def _pip(self, *arguments: str) -> None:
-        command = [self.python, "-m", "pip", "--disable-pip-version-check", "-q", *arguments]
-        subprocess.run(command, check=True)
 
-    def _link(self, requirements: Iterable[str]) -> None:
-        for name in _closure(requirements):
-            distribution = importlib.metadata.distribution(name)
-            for top in {file.parts[0] for file in distribution.files or ()} - {"..", "__pycache__"}:
-                target = self._site_packages / top
-                if not target.exists():
-                    target.symlink_to(str(distribution.locate_file(top)))
+def _link(requirements: Iterable[str], folder: Path) -> None:
+    for name in _closure(requirements):
+        distribution = importlib.metadata.distribution(name)
+        for top in {file.parts[0] for file in distribution.files or ()} - {"..", "__pycache__"}:
+            (folder / top).symlink_to(str(distribution.locate_file(top)))
 
 
 def _closure(requirements: Iterable[str]) -> set[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.client.light import DISTRIBUTION, ROOT, WITH_PIP, LightEnvironment, pyproject
+from tests.client.light import DISTRIBUTION, ROOT, LightEnvironment, pyproject
 from tests.test_imports import loaded_by
 
 PACKAGE = "task_queue_engine"
@@ -46,7 +46,7 @@ def modules_of(paths: list[str]) -> set[str]:
 def test_it_holds_what_a_client_imports_and_nothing_else() -> None:
     described = pyproject(DISTRIBUTION)["tool"]["hatch"]["build"]["only-include"]
     listed = modules_of([path for path in described if not path.endswith("py.typed")])
-    loaded = loaded_by(f"import {PACKAGE}.client")
+    (loaded,) = loaded_by(f"import {PACKAGE}.client")
     assert listed == {name for name in loaded if name.partition(".")[0] == PACKAGE}
 
 
@@ -56,9 +56,9 @@ def test_every_module_of_it_can_be_imported_by_itself(light: LightEnvironment) -
 
 def test_it_brings_few_distributions(light: LightEnvironment) -> None:
     names = set(light.run("-c", DISTRIBUTIONS).split())
-    names -= {"pip", "setuptools", "sniffio", "typing_extensions"}  # some of what older ones bring
+    names -= {"sniffio", "typing_extensions"}  # some of what older ones bring
     taken = {"anyio", "certifi", "h11", "httpcore", "httpx", "idna", "msgspec"}
-    assert names == taken | ({"task-queue-engine-client"} if WITH_PIP else set())
+    assert names == taken | {"task-queue-engine-client"}
 
 
 def test_what_is_not_in_it_says_so(light: LightEnvironment) -> None:

@@ -38,8 +38,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 def test_the_light_distribution(light: LightEnvironment, server: Server) -> None:
     for way in ("plain", "asyncio"):
         assert light.run(str(LIGHT_PROGRAM), way, server.url) == f"{way} works\n"
-    light.add_trio()
-    assert light.run(str(LIGHT_PROGRAM), "trio", server.url) == "trio works\n"
+    said = light.run(str(LIGHT_PROGRAM), "trio", server.url, **light.with_trio)
+    assert said == "trio works\n"
 
 
 def test_one_plain_client_serves_many_threads(server: Server) -> None:
