@@ -8,8 +8,9 @@ import pytest
 from trio.testing import MockClock
 
 from task_queue_engine import TaskRegistry
-from task_queue_engine.backends.memory import MemoryBackend
+from task_queue_engine.backends.memory import MemoryBackend, MemoryQueue
 from task_queue_engine.clock import TrioClock
+from tests.engine.engines import MAX_DELAY
 
 
 @pytest.fixture(autouse=True)
@@ -49,6 +50,13 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 @pytest.fixture
 def backend(request: pytest.FixtureRequest, autojump_clock: MockClock) -> MemoryBackend:
     return MemoryBackend(clock=TrioClock(), is_one_transaction=getattr(request, "param", False))
+
+
+@pytest.fixture
+def short_delays(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is the scheduler's, being too long for the queue, comes soon: the idle time until then
+    shows nothing, and every second of it costs."""
+    monkeypatch.setattr(MemoryQueue, "max_delay", MAX_DELAY)
 
 
 @pytest.fixture

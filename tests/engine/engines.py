@@ -29,6 +29,9 @@ LEASE = 30.0
 """The visibility timeout of these engines, in seconds."""
 GRACE = 25.0
 FLUSH = 5.0
+MAX_DELAY = 60.0
+"""Seconds for which a queue holds a message back where `short_delays` is used: a quarter of an hour
+elsewhere, as with SQS."""
 
 EVERY_SECOND = Backoff(base=1, factor=1, jitter=False)
 """Retries that a test can foresee."""
@@ -41,6 +44,9 @@ def settings(**values: Any) -> Settings:
         "visibility_timeout": LEASE,
         "shutdown_grace": GRACE,
         "shutdown_flush": FLUSH,
+        # Twelve times the default. Samples are half of what wakes an engine with nothing to do, and
+        # who asks for metrics gets a fresh one.
+        "metrics_interval": 60,
     }
     return Settings(_env_file=None, **(defaults | values))
 

@@ -16,6 +16,7 @@ from task_queue_engine import (
     ActionProgress,
     ActionRequest,
     Engine,
+    Submission,
     Task,
     TaskAction,
     TaskFilter,
@@ -61,17 +62,16 @@ def quiet_types() -> TaskRegistry:
     return tasks
 
 
-async def submitted(engine: Engine, number: int, task_type: str = "later") -> list[str]:
-    return [await _submit(engine, task_type, n, delay=3600) for n in range(number)]
-
-
-async def _submit(engine: Engine, task_type: str, payload: int, *, delay: float = 0) -> str:
-    await trio.sleep(1e-6)  # no two at one moment, on the virtual clock
-    return (await engine.submit(task_type, payload, delay=delay)).id
+async def submitted(
+    engine: Engine, number: int, task_type: str = "later", *, delay: float = 3600
+) -> list[str]:
+    await trio.sleep(1e-6)  # later than those before, on the virtual clock
+    batch = [Submission(task_type, n, delay=delay) for n in range(number)]
+    return [created.task.id for created in await engine.submit_many(batch)]
 
 
 async def failed(engine: Engine, number: int) -> list[str]:
-    ids = [await _submit(engine, "fails", n) for n in range(number)]
+    ids = await submitted(engine, number, "fails", delay=0)
     for task_id in ids:
         assert (await engine.wait(task_id, timeout=60)).status is TaskStatus.FAILED
     await trio.sleep(1)  # on the virtual clock: their dead letters are there

@@ -24,6 +24,7 @@ from task_queue_engine.errors import WrongState
 from task_queue_engine.task import new_task_id
 from tests.engine.engines import (
     LEASE,
+    MAX_DELAY,
     Runs,
     claim_and_die,
     depth,
@@ -57,7 +58,7 @@ async def busy(tasks: TaskRegistry, backend: MemoryBackend, **values: Any) -> As
     """An engine whose workers are all taken."""
     async with running(tasks, backend, **values) as engine:
         for _ in range(values.get("worker_count", 2)):
-            await engine.submit("work", 1000)
+            await engine.submit("work", 100)
         await until(lambda: engine.statistics()["claimer"]["claimed"] == 2)
         yield engine
 
@@ -65,7 +66,8 @@ async def busy(tasks: TaskRegistry, backend: MemoryBackend, **values: Any) -> As
 # --- before the start -----------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("delay", [0, 60, 2000])
+@pytest.mark.parametrize("delay", [0, MAX_DELAY, MAX_DELAY + 60])
+@pytest.mark.usefixtures("short_delays")
 async def test_a_task_that_waits_never_starts(
     tasks: TaskRegistry, backend: MemoryBackend, runs: Runs, delay: float
 ) -> None:
@@ -76,12 +78,13 @@ async def test_a_task_that_waits_never_starts(
         assert task.finished_at is not None
         with pytest.raises(TaskCancelled):
             await handle.result(timeout=1)
-        await trio.sleep(3000)
+        await trio.sleep(300)  # longer than the delay, and than the workers are taken
         assert await handle.status() is TaskStatus.CANCELLED
     assert handle.id not in [task_id for task_id, _ in runs.starts]
     assert (await depth(backend)).waiting == 0
 
 
+@pytest.mark.usefixtures("short_delays")
 async def test_a_task_that_waits_for_its_retry_never_starts_again(
     tasks: TaskRegistry, backend: MemoryBackend
 ) -> None:
@@ -94,11 +97,11 @@ async def test_a_task_that_waits_for_its_retry_never_starts_again(
         raise Retry(delay)
 
     async with running(tasks, backend) as engine:
-        for delay in (100, 2000):
+        for delay in (MAX_DELAY, MAX_DELAY + 60):
             handle = await engine.submit(asks, delay)
             await trio.sleep(10)
             assert (await handle.cancel()).status is TaskStatus.CANCELLED
-        await trio.sleep(3000)
+        await trio.sleep(300)
     assert starts == 2
 
 
@@ -238,8 +241,8 @@ async def test_a_cancel_at_any_moment_means_it_does_not_start_after(
 
 
 async def cancel_one_of_two(engine: Engine, runs: Runs, *, after_turns: int) -> None:
-    other = await engine.submit("work", 10)
-    cancelled = await engine.submit("work", 10)  # there is a free worker for it
+    other = await engine.submit("work", 1)
+    cancelled = await engine.submit("work", 1)  # there is a free worker for it
     for _ in range(after_turns):
         await trio.lowlevel.checkpoint()
     task = await cancelled.cancel()

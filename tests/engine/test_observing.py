@@ -165,7 +165,7 @@ async def test_the_numbers_are_right(tasks: TaskRegistry, backend: MemoryBackend
 
 
 async def test_numbers_outlive_an_outage(tasks: TaskRegistry, backend: MemoryBackend) -> None:
-    async with running(tasks, backend) as engine:
+    async with running(tasks, backend, metrics_interval=5) as engine:
         await ended(engine, (await engine.submit("nap", 1)).id)
         await trio.sleep(10)
         with backend.faults.outage("counts"):
@@ -175,7 +175,7 @@ async def test_numbers_outlive_an_outage(tasks: TaskRegistry, backend: MemoryBac
 async def test_numbers_do_not_wait_for_a_backend_that_hangs(
     tasks: TaskRegistry, backend: MemoryBackend
 ) -> None:
-    async with running(tasks, backend, consume=False) as engine:
+    async with running(tasks, backend, consume=False, metrics_interval=5) as engine:
         await engine.submit("nap", 1)
         await trio.sleep(10)
         with backend.faults.block("depth"), trio.fail_after(3):

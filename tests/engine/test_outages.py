@@ -14,6 +14,7 @@ from task_queue_engine.errors import BackendUnavailable
 from tests.engine.engines import (
     EVERY_SECOND,
     LEASE,
+    MAX_DELAY,
     Runs,
     depth,
     ended,
@@ -322,18 +323,23 @@ async def test_a_message_of_no_known_task_is_dead_lettered(
 
 @pytest.mark.parametrize("trouble", ["unavailable", "lose_answer"])
 @pytest.mark.parametrize("operation", [*STORE, *QUEUE, "counts", "cancel_requested", "stranded"])
+@pytest.mark.usefixtures("short_delays")
 async def test_a_call_that_fails_or_whose_answer_is_lost_costs_no_task_and_no_attempt(
     tasks: TaskRegistry, backend: MemoryBackend, runs: Runs, operation: str, trouble: str
 ) -> None:
-    async with running(tasks, backend, max_attempts=1) as engine:
-        ids = [await submitted(engine, LEASE, delay=delay) for delay in (0, 5, 1000)]
-        for _ in range(60):
+    async with running(tasks, backend, max_attempts=1, metrics_interval=5) as engine:
+        ids = [await submitted(engine, LEASE, delay=delay) for delay in (0, 5, MAX_DELAY + 90)]
+        for _ in range(20):
             calls = backend.faults.calls[operation]
             getattr(backend.faults, trouble)(operation)
             await trio.sleep(20)
             if backend.faults.calls[operation] == calls:
                 break  # none is due: one that is armed is enough
-        await trio.sleep(1000 + LEASE * 5)
+        rows = backend.state.rows
+        await until(
+            lambda: all(rows[task_id].task.status.is_terminal for task_id in ids), look_every=5
+        )
+        await trio.sleep(LEASE * 5)
     for task_id in ids:
         task = row(backend, task_id).task
         assert (task.status, task.retry_count) == (TaskStatus.COMPLETED, 0)
@@ -398,13 +404,14 @@ async def test_a_dead_letter_queue_that_is_gone_holds_up_nothing_but_dead_letter
         await is_settled(engine)
 
 
+@pytest.mark.usefixtures("short_delays")
 async def test_due_tasks_of_a_queue_that_is_gone_hold_up_no_others(
     tasks: TaskRegistry, backend: MemoryBackend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its engine has not started again since the queue was deleted; this one serves another."""
     async with running(tasks, backend, consume=False, queue="gone") as submitting:
         for _ in range(150):
-            await submitted(submitting, 0, delay=1000)
+            await submitted(submitting, 0, delay=100)
     send = MemoryQueue.send
 
     async def send_unless_gone(queue: MemoryQueue, messages: Any) -> Any:
@@ -414,8 +421,8 @@ async def test_due_tasks_of_a_queue_that_is_gone_hold_up_no_others(
 
     monkeypatch.setattr(MemoryQueue, "send", send_unless_gone)
     async with running(tasks, backend) as engine:
-        own = await submitted(engine, 0, delay=2000)
+        own = await submitted(engine, 0, delay=300)
         began = trio.current_time()
         assert (await ended(engine, own)).status is TaskStatus.COMPLETED
-        assert trio.current_time() - began == pytest.approx(2000, abs=2)
+        assert trio.current_time() - began == pytest.approx(300, abs=2)
         await is_settled(engine)

@@ -88,13 +88,13 @@ async def test_trouble_is_waited_out(
 ) -> None:
     """From the first look on, or in the middle."""
     api, outage = way
-    handle = await api.submit("nap", 100)  # longer than one request waits
+    handle = await api.submit("nap", 70)  # longer than one request waits
     started = trio.current_time()
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(outage, after, 400)
+        nursery.start_soon(outage, after, 150)
         await trio.sleep(0.01)
         assert await handle.result(timeout=timeout) == "slept"
-        assert trio.current_time() - started == pytest.approx(after + 400, abs=8)
+        assert trio.current_time() - started == pytest.approx(after + 150, abs=8)
 
 
 async def test_not_longer_than_the_timeout(way: tuple[TaskApi, Outage]) -> None:

@@ -71,16 +71,17 @@ async def test_a_failed_task_runs_again_as_a_new_round(
         assert runs.attempts == [1, 2, 3], "attempts go on counting"
 
 
+@pytest.mark.usefixtures("short_delays")
 async def test_a_cancelled_task_runs_again(
     tasks: TaskRegistry, backend: MemoryBackend, mended: Switch
 ) -> None:
     mended.on = True
     async with running(tasks, backend) as engine:
-        for delay in (10, 5000):
+        for delay in (10, 300):
             handle = await engine.submit("work", 1, delay=delay)
             await handle.cancel()
             await handle_runs_again(engine, handle.id)
-        await trio.sleep(6000)
+        await trio.sleep(600)
         assert (await engine.metrics()).depth.waiting == 0
         assert (await engine.metrics()).counts.completed == 2
 
