@@ -27,9 +27,18 @@ _FORKER = Path(__file__).with_name("forker.py")
 
 
 class Preloaded:
-    """As `subprocess.Popen`, as far as tests of servers go; its stderr is a pipe."""
+    """As `subprocess.Popen`, as far as tests of servers go; its stderr is a pipe where no other
+    place is given."""
 
-    def __init__(self, arguments: Sequence[str], *, cwd: Path, env: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        arguments: Sequence[str],
+        *,
+        cwd: Path,
+        env: Mapping[str, str],
+        stdout: IO[str] | None = None,
+        stderr: IO[str] | None = None,
+    ) -> None:
         self.returncode: int | None = None
         self.stdout: IO[str] | None = None
         told, tell = os.pipe()
@@ -37,7 +46,9 @@ class Preloaded:
         nothing = os.open(os.devnull, os.O_RDWR)
         given = {"arguments": list(arguments), "cwd": str(cwd), "env": dict(env)}
         try:
-            _forker().start(given, [nothing, nothing, write, tell])
+            out = nothing if stdout is None else stdout.fileno()
+            err = write if stderr is None else stderr.fileno()
+            _forker().start(given, [nothing, out, err, tell])
         finally:
             for descriptor in (tell, write, nothing):
                 os.close(descriptor)
