@@ -28,7 +28,8 @@ _FORKER = Path(__file__).with_name("forker.py")
 
 
 class Preloaded:
-    """As `subprocess.Popen`, as far as tests of servers go; its stderr is a pipe."""
+    """As `subprocess.Popen`, as far as tests of servers go; its stderr is a pipe where no other
+    place is given."""
 
     def __init__(
         self,
@@ -37,6 +38,8 @@ class Preloaded:
         cwd: Path,
         env: Mapping[str, str],
         module: str = "task_queue_engine",
+        stdout: IO[str] | None = None,
+        stderr: IO[str] | None = None,
     ) -> None:
         self.returncode: int | None = None
         self.stdout: IO[str] | None = None
@@ -50,7 +53,12 @@ class Preloaded:
         }
         standard = self._connect()
         try:
-            _forker().start(given, [*standard, tell])
+            taken, out, err = standard
+            if stdout is not None:
+                out = stdout.fileno()
+            if stderr is not None:
+                err = stderr.fileno()
+            _forker().start(given, [taken, out, err, tell])
         finally:
             for descriptor in {*standard, tell}:
                 os.close(descriptor)

@@ -19,6 +19,7 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import IO, Any
 
 import apsw
@@ -85,16 +86,14 @@ class Shop:
         self.path = path
         shutil.copy(Path(__file__).with_name("shop.py"), path / "shop.py")
 
-    def command(
-        self, *arguments: str, stdout: int | IO[str] = subprocess.PIPE, **environment: str
-    ) -> subprocess.Popen[str]:
+    def command(self, *arguments: str, **environment: str) -> subprocess.Popen[str]:
         """`tqe` in a process of its own, and in a process group of its own."""
         return _Command(
             [sys.executable, "-m", "task_queue_engine", *arguments],
             cwd=self.path,
             env=_kept() | environment,
             stdin=subprocess.DEVNULL,
-            stdout=stdout,
+            stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
             encoding="utf-8",
@@ -102,11 +101,24 @@ class Shop:
             start_new_session=True,
         )
 
-    def run(self, *arguments: str, **environment: str) -> Ran:
-        """The same, to its end."""
-        with self.command(*arguments, **environment) as process:
-            out, err = process.communicate(timeout=TIMEOUT)
-        return Ran(process.returncode, out, err)
+    def run(self, *arguments: str, stdout: IO[str] | None = None, **environment: str) -> Ran:
+        """The same to its end, as a fork (`preloaded.py`)."""
+        with _file() as out, _file() as err:
+            process = Preloaded(
+                arguments,
+                cwd=self.path,
+                env=_kept() | environment,
+                stdout=out if stdout is None else stdout,
+                stderr=err,
+            )
+            with closing(process.stderr):
+                try:
+                    code = process.wait(TIMEOUT)
+                finally:
+                    process.kill()
+            out.seek(0)
+            err.seek(0)
+            return Ran(code, out.read(), err.read())
 
     @contextmanager
     def serve(
@@ -158,6 +170,10 @@ class Shop:
 
     def is_there(self, name: str) -> Callable[[], bool]:
         return (self.path / name).exists
+
+
+def _file() -> IO[str]:
+    return TemporaryFile("w+", encoding="utf-8", errors="replace")
 
 
 def _kept() -> dict[str, str]:

@@ -406,10 +406,10 @@ def test_a_reader_that_stops_reading_is_no_error(shop: Shop) -> None:
 @pytest.mark.parametrize("arguments", [("list",), ("list", "--json"), ("--help",)])
 def test_no_room_for_the_output(shop: Shop, arguments: tuple[str, ...]) -> None:
     shop.submit("echo", "1")
-    with Path("/dev/full").open("w") as full, shop.command(*arguments, stdout=full) as process:
-        _, err = process.communicate(timeout=TIMEOUT)
-    assert process.returncode == 1
-    assert err == "tqe: [Errno 28] No space left on device\n"
+    with Path("/dev/full").open("w") as full:
+        ran = shop.run(*arguments, stdout=full)
+    assert ran.code == 1
+    assert ran.err == "tqe: [Errno 28] No space left on device\n"
 
 
 def test_output_that_was_closed_beforehand(shop: Shop) -> None:
