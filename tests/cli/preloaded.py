@@ -1,4 +1,4 @@
-"""`tqe serve`, `api` and `worker` without what a start costs: one process for each test process has
+"""`tqe` without what a start costs: one process for each test process has
 imported the program, and forks for each that a test starts.
 
 From the fork on it is the program: a process group of its own, the arguments, environment and
