@@ -1,6 +1,6 @@
-"""`tqe serve`, `api` and `worker` without what a start costs: one process for each test process has
-imported the program, and forks for each that a test starts. So do other programs on the same
-modules that a test talks with.
+"""`tqe` without what a start costs: one process for each test process has imported the program,
+and forks for each that a test starts. So do other programs on the same modules that a test talks
+with.
 
 From the fork on it is the program: a process group of its own, the arguments, environment and
 directory that it was given, Python's own end. What the imports themselves do is for

@@ -22,6 +22,12 @@ async def test_nothing_there(client: TrioClient, path: str) -> None:
     assert (await problem_of(await client.get(path), 404))["type"] == "/docs#not-found"
 
 
+async def test_what_is_added_to_the_app_can_ask_for_urls(app: QuartTrio) -> None:
+    assert app.url_map.bind("here").build("get_task", {"task_id": "a b", "n": 1}) == (
+        "/tasks/a%20b?n=1"
+    )
+
+
 async def test_wrong_method(client: TrioClient) -> None:
     response = await client.put("/tasks")
 
