@@ -27,7 +27,13 @@ from task_queue_engine.backends.memory import MemoryBackend, MemoryQueue
 from task_queue_engine.clock import Clock, ManualClock
 from task_queue_engine.testing.conformance import Harness, Promises
 from tests.backends.aws.dynamodb.faults import FaultyClient
-from tests.backends.aws.dynamodb.tables import Table, create_table, open_client, writes_of
+from tests.backends.aws.dynamodb.tables import (
+    Table,
+    create_table,
+    few_requests,
+    open_client,
+    writes_of,
+)
 from tests.local_servers import require
 
 
@@ -113,13 +119,14 @@ def dynamodb_harness(
         server = require(server_name)
         clock = ManualClock()
         backend = DynamoWithMemoryQueue(server, clock, writes)
-        async with backend.open():
-            yield Harness(
-                backend,
-                clock=clock,
-                promises=DYNAMODB,
-                make_another=lambda: DynamoWithMemoryQueue(server, clock, writes),
-            )
+        with few_requests():
+            async with backend.open():
+                yield Harness(
+                    backend,
+                    clock=clock,
+                    promises=DYNAMODB,
+                    make_another=lambda: DynamoWithMemoryQueue(server, clock, writes),
+                )
         await backend.delete()
 
     return harness

@@ -9,16 +9,26 @@ import trio
 from task_queue_engine.backends.aws.dynamodb.store import DynamoStore
 from task_queue_engine.clock import ManualClock
 from tests.backends.aws.dynamodb.faults import FaultyClient
-from tests.backends.aws.dynamodb.tables import AMAZONS_OWN, WITH_MOTO, Table, table_on
+from tests.backends.aws.dynamodb.tables import (
+    AMAZONS_OWN,
+    WITH_MOTO,
+    Table,
+    few_requests,
+    table_on,
+)
 from tests.local_servers import require
 from tests.sizes import LONG
+
+CHECKING = {"test_opening.py", "test_workers.py"}
+"""About the requests of an opening: what they find, and the server's clock in their answers."""
 
 
 @pytest.fixture(params=[*AMAZONS_OWN, "moto"] if WITH_MOTO else AMAZONS_OWN)
 async def table(request: pytest.FixtureRequest) -> AsyncIterator[Table]:
     """On a server, "SERVER/WRITES" where that can take both ways to write."""
     name, _, writes = request.param.partition("/")
-    with trio.fail_after(60):
+    checks = request.path.name in CHECKING
+    with trio.fail_after(60), few_requests(checks=checks):
         async with table_on(require(name), writes) as made:
             yield made
 

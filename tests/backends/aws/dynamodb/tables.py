@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import secrets
 import shutil
-from collections.abc import AsyncIterator, Iterable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,10 +14,20 @@ import pytest
 import trio
 
 from local_aws.servers import LocalServer
-from task_queue_engine.backends.aws.dynamodb.schema import create_table_parameters
+from task_queue_engine.backends.aws.dynamodb import (
+    late_retention,
+    schema,
+    store,
+    stranded,
+    sweep,
+    sweep_leases,
+)
+from task_queue_engine.backends.aws.dynamodb.schema import IndexPartition, create_table_parameters
 from task_queue_engine.backends.aws.dynamodb.store import DynamoStore
+from task_queue_engine.backends.aws.dynamodb.table_check import check_table
+from task_queue_engine.backends.aws.dynamodb.table_client import TableClient
 from task_queue_engine.backends.aws.wire.client import AwsClient
-from tests.sizes import LONG
+from tests.sizes import LONG, size
 
 AMAZONS_OWN = ["dynamodb-local/batch", "dynamodb-local/single"]
 """Both ways to write, on Amazon's own server."""
@@ -27,6 +37,41 @@ WITH_MOTO = LONG or shutil.which("java") is None
 amazons_own = pytest.mark.parametrize("table", AMAZONS_OWN, indirect=True)
 """For tests that moto has no answer to: it carries out conditional writes in several threads at
 once without a lock, and changes an item before it finds it too large."""
+
+
+_FEW_SHARDS = size(3, in_full=schema.STATUS_SHARDS)
+"""A look asks each shard of several partitions, which is most of what a local server is asked.
+Three have a first, a last and one between."""
+
+_checked: list[str] = []
+
+
+@contextmanager
+def few_requests(*, checks: bool = False) -> Iterator[None]:
+    """Stores of this process know no more than `_FEW_SHARDS` of each partition, and the first of
+    them looks whether a table is as they need it: `create_table` makes all alike.
+
+    Args:
+        checks: each store looks, when it is opened.
+    """
+    shards = {part: schema.status_shards(part)[:_FEW_SHARDS] for part in IndexPartition}
+    known = {shard for each in shards.values() for shard in each}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(schema, "STATUS_SHARDS", _FEW_SHARDS)
+        patch.setattr(schema, "_SHARDS", shards)
+        for module in (sweep, sweep_leases):
+            patch.setattr(module, "SHARDS", shards[IndexPartition.DEFAULT])
+        for module in (stranded, late_retention):
+            patch.setattr(module, "_SHARDS", tuple(filter(known.__contains__, module._SHARDS)))
+        if not checks:
+            patch.setattr(store, "check_table", _check_the_first)
+        yield
+
+
+async def _check_the_first(table: TableClient) -> None:
+    if not _checked:
+        await check_table(table)
+        _checked.append(table.name)
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ import pytest
 import trio
 import trio.testing
 
+from task_queue_engine.backends.aws.dynamodb import schema
 from task_queue_engine.backends.aws.dynamodb.counter_repair import (
     CounterRepair,
     CountRepair,
@@ -17,7 +18,6 @@ from task_queue_engine.backends.aws.dynamodb.counter_repair import (
 )
 from task_queue_engine.backends.aws.dynamodb.counters import Counters
 from task_queue_engine.backends.aws.dynamodb.schema import (
-    STATUS_SHARDS,
     IndexPartition,
     counter_ids,
 )
@@ -285,7 +285,7 @@ async def test_a_repair_does_not_count_twice_what_is_reindexed_meanwhile(
                 await sweeping.flush_counts()
             return await send(parameters)
 
-        client.arm(meanwhile, "Query", times=2 * STATUS_SHARDS)
+        client.arm(meanwhile, "Query", times=2 * schema.STATUS_SHARDS)
         repair = await store.repair_counts()
         assert repair.counted.pending > 10
         assert repair.corrected == {}
@@ -381,7 +381,7 @@ async def test_a_repair_waits_for_what_others_have_not_flushed_yet(
         await create(busy, clock)
         await busy.flush_counts()
         await create(busy, clock, 5)
-        partitions = len(IndexPartition) * STATUS_SHARDS
+        partitions = len(IndexPartition) * schema.STATUS_SHARDS
         answered = 0
         is_counted = trio.Event()
 

@@ -33,7 +33,7 @@ from task_queue_engine.lifecycle import (
 )
 from task_queue_engine.task import Task
 from tests.backends.aws.dynamodb.faults import FaultyClient
-from tests.backends.aws.dynamodb.tables import Table, amazons_own
+from tests.backends.aws.dynamodb.tables import Table, amazons_own, few_requests
 from tests.backends.aws.dynamodb.tasks import ERROR, create, request_of, start
 from tests.backends.aws.dynamodb.test_counters import marks, totals, until_counts
 
@@ -509,4 +509,5 @@ async def work_for_ever(url: str, region: str, key: str, secret: str, name: str)
 
 
 if __name__ == "__main__":
-    trio.run(work_for_ever, *sys.argv[1:])
+    with few_requests():
+        trio.run(work_for_ever, *sys.argv[1:])

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from task_queue_engine.backends.aws.dynamodb import listing
-from task_queue_engine.backends.aws.dynamodb.schema import STATUS_SHARDS, IndexPartition
+from task_queue_engine.backends.aws.dynamodb import listing, schema
+from task_queue_engine.backends.aws.dynamodb.schema import IndexPartition
 from task_queue_engine.backends.aws.dynamodb.store import DynamoStore
 from task_queue_engine.backends.base import ListQuery, NewTask
 from task_queue_engine.backends.cursors import encode_cursor
@@ -73,7 +73,7 @@ async def test_tasks_are_spread_over_the_shards(
     await populate(store, clock, 100)
     scanned = await table.call("Scan", ConsistentRead=True)
     shards = {item["status_shard"]["S"] for item in scanned["Items"] if "status_shard" in item}
-    assert shards == {f"ROUTINE#{n}" for n in range(STATUS_SHARDS)}
+    assert shards == {f"ROUTINE#{n}" for n in range(schema.STATUS_SHARDS)}
 
 
 async def test_a_page_costs_what_its_size_is(
@@ -166,7 +166,7 @@ async def test_a_task_that_is_reindexed_meanwhile_is_listed_once(
             await sweep(table, clock)
         return answer
 
-    client.arm(swept, "Query", times=len(IndexPartition) * STATUS_SHARDS)
+    client.arm(swept, "Query", times=len(IndexPartition) * schema.STATUS_SHARDS)
     page = await store.list_tasks(ListQuery(status=status))
     assert page.tasks == (task,)
     item = await table.item(task.id)
@@ -189,7 +189,7 @@ async def test_what_was_reindexed_just_now_is_listed_before_the_index_shows_it(
     async def stale(send: Send, parameters: Parameters) -> dict[str, Any]:
         return {"Items": key.between(parameters["ExpressionAttributeValues"])}
 
-    client.arm(stale, "Query", times=2 * STATUS_SHARDS)
+    client.arm(stale, "Query", times=2 * schema.STATUS_SHARDS)
     page = await store.list_tasks(ListQuery(status=TaskStatus.PENDING))
     assert list(page.tasks) == [younger, *tasks]
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import trio
 
-from task_queue_engine.backends.aws.dynamodb import sweep
+from task_queue_engine.backends.aws.dynamodb import schema, sweep
 from task_queue_engine.backends.aws.dynamodb.schema import SWEEP_ID
 from task_queue_engine.backends.aws.dynamodb.sort_keys import sort_key
 from task_queue_engine.backends.aws.dynamodb.store import DynamoStore
@@ -139,7 +139,7 @@ async def test_an_older_process_waits_and_goes_on_from_there(
     noted = await table.item(SWEEP_ID)
     assert noted is not None
     for name in ("swept", "settled", "checked"):
-        assert len(noted[name]["L"]) == 10
+        assert len(noted[name]["L"]) == schema.STATUS_SHARDS
     assert len({place["S"] for place in noted["swept"]["L"]}) == 1  # the watermark
 
 

@@ -19,7 +19,7 @@ from task_queue_engine.backends.base import StrandedPage, WorkerStore
 from task_queue_engine.backends.memory import MemoryBackend
 from task_queue_engine.clock import ManualClock
 from task_queue_engine.testing.conformance import Harness, Promises
-from tests.backends.aws.dynamodb.tables import Table, create_table
+from tests.backends.aws.dynamodb.tables import Table, create_table, few_requests
 from tests.backends.aws.sqs.clock_client import ClockClient
 from tests.backends.aws.sqs.queues import make_queue
 from tests.local_servers import require
@@ -137,10 +137,11 @@ def pair_harness(
         async with maker.open():
             await create_table(table)
         client, backend = make()
-        async with backend.open():
-            yield AwsHarness(
-                client, backend, clock=clock, promises=promises, make_another=lambda: make()[1]
-            )
+        with few_requests(checks=True):
+            async with backend.open():
+                yield AwsHarness(
+                    client, backend, clock=clock, promises=promises, make_another=lambda: make()[1]
+                )
         async with maker.open():
             await table.call("DeleteTable")
 
