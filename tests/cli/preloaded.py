@@ -1,5 +1,6 @@
 """`tqe serve`, `api` and `worker` without what a start costs: one process for each test process has
-imported the program, and forks for each that a test starts.
+imported the program, and forks for each that a test starts. So do other programs on the same
+modules that a test talks with.
 
 From the fork on it is the program: a process group of its own, the arguments, environment and
 directory that it was given, Python's own end. What the imports themselves do is for
@@ -29,21 +30,39 @@ _FORKER = Path(__file__).with_name("forker.py")
 class Preloaded:
     """As `subprocess.Popen`, as far as tests of servers go; its stderr is a pipe."""
 
-    def __init__(self, arguments: Sequence[str], *, cwd: Path, env: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        arguments: Sequence[str],
+        *,
+        cwd: Path,
+        env: Mapping[str, str],
+        module: str = "task_queue_engine",
+    ) -> None:
         self.returncode: int | None = None
         self.stdout: IO[str] | None = None
+        self.stderr: IO[str] | None = None
         told, tell = os.pipe()
-        read, write = os.pipe()
-        nothing = os.open(os.devnull, os.O_RDWR)
-        given = {"arguments": list(arguments), "cwd": str(cwd), "env": dict(env)}
+        given = {
+            "arguments": list(arguments),
+            "cwd": str(cwd),
+            "env": dict(env),
+            "module": module,
+        }
+        standard = self._connect()
         try:
-            _forker().start(given, [nothing, nothing, write, tell])
+            _forker().start(given, [*standard, tell])
         finally:
-            for descriptor in (tell, write, nothing):
+            for descriptor in {*standard, tell}:
                 os.close(descriptor)
         self._told = os.fdopen(told)
-        self.stderr = os.fdopen(read, encoding="utf-8", errors="replace")
         self.pid = int(self._told.readline())
+
+    def _connect(self) -> list[int]:
+        """The program's end of its standard input, output and error."""
+        read, write = os.pipe()
+        self.stderr = os.fdopen(read, encoding="utf-8", errors="replace")
+        nothing = os.open(os.devnull, os.O_RDWR)
+        return [nothing, nothing, write]
 
     def poll(self) -> int | None:
         if self.returncode is None and select.select([self._told], [], [], 0)[0]:
@@ -66,6 +85,33 @@ class Preloaded:
 
     def kill(self) -> None:
         self.send_signal(signal.SIGKILL)
+
+
+class PreloadedCompanion(Preloaded):
+    """One that a test talks with: its standard input and output are pipes, stderr the test's."""
+
+    stdin: IO[str]
+
+    def _connect(self) -> list[int]:
+        theirs, write = os.pipe()
+        self.stdin = os.fdopen(write, "w")
+        read, to_us = os.pipe()
+        self.stdout = os.fdopen(read)
+        return [theirs, to_us, os.dup(2)]
+
+    def communicate(self, text: str) -> None:
+        """Say this as the last, and see it end."""
+        with self.stdin:
+            self.stdin.write(text)
+        self.wait()
+
+    def close(self) -> None:
+        """End it."""
+        self.kill()
+        self.wait()
+        assert self.stdout is not None
+        self.stdin.close()
+        self.stdout.close()
 
 
 class _Forker:

@@ -9,7 +9,6 @@ from collections.abc import Awaitable, Callable, Collection
 from functools import partial
 
 import trio
-from trio.testing import wait_all_tasks_blocked
 
 from task_queue_engine.backends.base import Message, NewTask, TaskChange, TaskQueue
 from task_queue_engine.backends.sqlite import SqliteBackend
@@ -47,6 +46,8 @@ async def send_one(backend: SqliteBackend) -> None:
 
 async def receive_by_bell(backend: SqliteBackend) -> None:
     """Say "ready" once it waits for a message and is heard by no look, then which one it got."""
+    from trio.testing import wait_all_tasks_blocked  # imports pytest, in 0.1 s
+
     sqlite_queue.LOOK_EVERY = sqlite_queue.LOOK_EVERY_WHERE_HEARD = 600.0
     queue = backend.queue("default")
     async with backend.open(), trio.open_nursery() as nursery:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import stat
-import subprocess
 import sys
 import tempfile
 from collections.abc import AsyncIterator, Collection, Iterator
@@ -25,6 +24,7 @@ from task_queue_engine.lifecycle import Complete
 from task_queue_engine.testing.conformance.harness import claim_request
 from tests.backends.sqlite.child import new_task
 from tests.backends.sqlite.test_processes import ROOT, child, read_line
+from tests.cli.preloaded import PreloadedCompanion
 
 NOBODY = 65534
 
@@ -58,7 +58,7 @@ def folder_of(path: Path) -> Path:
     return path.with_name(f"{path.name}-bells")
 
 
-async def line_of(process: subprocess.Popen[str]) -> str:
+async def line_of(process: PreloadedCompanion) -> str:
     return await trio.to_thread.run_sync(read_line, process, abandon_on_cancel=True)
 
 

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 
 import pytest
@@ -15,28 +13,21 @@ import trio
 from task_queue_engine.backends.sqlite import SqliteBackend
 from tests.backends.sqlite.harness import SqliteHarness
 from tests.backends.sqlite.sqlite_file import check
+from tests.cli.preloaded import PreloadedCompanion
 
 ROOT = Path(__file__).parents[3]
 
 
 @contextmanager
-def child(what: str, path: Path, *more: str) -> Iterator[subprocess.Popen[str]]:
-    process = subprocess.Popen(
-        [sys.executable, "-m", "tests.backends.sqlite.child", what, str(path), *more],
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
+def child(what: str, path: Path, *more: str) -> Iterator[PreloadedCompanion]:
+    process = PreloadedCompanion(
+        [what, str(path), *more], cwd=ROOT, env=os.environ, module="tests.backends.sqlite.child"
     )
-    with process:
-        try:
-            yield process
-        finally:
-            process.kill()
+    with closing(process):
+        yield process
 
 
-def read_line(process: subprocess.Popen[str]) -> str:
+def read_line(process: PreloadedCompanion) -> str:
     assert process.stdout is not None
     return process.stdout.readline().strip()
 
@@ -65,21 +56,9 @@ async def test_a_receive_that_waits_notices_what_another_process_sends(path: Pat
 
 async def test_many_processes_may_start_on_a_new_file_at_once(path: Path) -> None:
     count = 6
-
-    async def run() -> None:
-        process = await trio.run_process(
-            [sys.executable, "-m", "tests.backends.sqlite.child", "open", str(path)],
-            cwd=ROOT,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
-            capture_stderr=True,
-            check=False,
-        )
-        assert process.returncode == 0, process.stderr.decode()
-
-    with trio.fail_after(30):
-        async with trio.open_nursery() as nursery:
-            for _ in range(count):
-                nursery.start_soon(run)
+    with ExitStack() as stack:
+        started = [stack.enter_context(child("open", path)) for _ in range(count)]
+        assert [process.wait(30) for process in started] == [0] * count
     harness = SqliteHarness(path)
     backend = harness.backend
     async with backend.open():
