@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Iterable
+from dataclasses import dataclass
 from importlib.metadata import version
 
 import pytest
@@ -36,12 +38,8 @@ import task_queue_engine.cli.commands.services
 import task_queue_engine.cli.process_group
 """
 COMING_WITH_IT = """
-from task_queue_engine.handlers import check_settings
+from task_queue_engine.handlers import check_settings, registry
 check_settings()
-"""
-AWS = """
-import task_queue_engine.engine.engine
-import task_queue_engine.backends.aws.backend
 """
 OPERATING = """
 import task_queue_engine.cli.commands.tasks
@@ -51,104 +49,128 @@ import task_queue_engine.cli.session
 """
 
 
-def loaded_by(program: str) -> set[str]:
-    """Names of all modules in a process that has run it."""
+def loaded_by(*programs: str) -> list[set[str]]:
+    """Names of all modules in a process that runs these one after the other, after each."""
+    # Without looks for garbage: they take as long as some of the imports.
+    steps = ["import gc, sys; gc.disable()"]
+    for program in programs:
+        steps += [program, "print(*sys.modules, file=sys.stderr)"]
     ended = subprocess.run(
-        [sys.executable, "-c", f"{program}\nimport sys; print('\\n'.join(['', '', *sys.modules]))"],
+        [sys.executable, "-c", "\n".join([*steps, "gc.freeze()"])],
         capture_output=True,
         text=True,
         check=True,
     )
-    return set(ended.stdout.rpartition("\n\n")[2].split())
+    return [set(names.split()) for names in ended.stderr.splitlines()]
+
+
+@dataclass(frozen=True)
+class Program:
+    text: str
+    unwanted: Iterable[str]
+    most: int | None = None
+    """As counted on Python 3.11, and a tenth more for other versions of Python and libraries."""
 
 
 @pytest.mark.parametrize(
-    ("program", "unwanted", "most"),
+    "programs",
     [
-        # The most as counted on Python 3.11, and a tenth more for other versions of Python and
-        # libraries.
+        # Each does what the one before it does, and more: one process shows it of all.
         pytest.param(
-            "import task_queue_engine",
-            (*FRAMEWORK, *CLIENTS, *HANDLERS, *ENGINE, "click"),
-            70,
-            id="the package",
+            [
+                Program(
+                    "import task_queue_engine",
+                    (*FRAMEWORK, *CLIENTS, *HANDLERS, *ENGINE, "click"),
+                    most=70,
+                ),
+                Program(
+                    "task_queue_engine.TaskRegistry",
+                    (*FRAMEWORK, *CLIENTS, *HANDLERS, "apsw", "pydantic_settings", "click"),
+                ),
+                Program("task_queue_engine.Engine", (*FRAMEWORK, *CLIENTS, *HANDLERS, "click")),
+                Program(
+                    "import task_queue_engine.backends.aws.backend",
+                    (*FRAMEWORK, *HANDLERS, "boto3", "httpx", "apsw"),
+                    most=810,
+                ),
+            ],
+            id="the package, a registry, an engine, an engine on AWS",
         ),
         pytest.param(
-            "import task_queue_engine; task_queue_engine.TaskRegistry",
-            (*FRAMEWORK, *CLIENTS, *HANDLERS, "apsw", "pydantic_settings", "click"),
-            None,
-            id="a registry",
-        ),
-        pytest.param(
-            "import task_queue_engine; task_queue_engine.Engine",
-            (*FRAMEWORK, *CLIENTS, *HANDLERS, "click"),
-            None,
-            id="an engine",
-        ),
-        pytest.param(
-            # Not rich and click: httpx has them where they are.
-            "import task_queue_engine.client; task_queue_engine.TaskRegistry",
-            tuple({*FRAMEWORK, *HANDLERS, *ENGINE, "boto3"} - {"msgspec", *BY_HTTPX}),
-            None,
+            [
+                Program(
+                    # Not rich and click: httpx has them where they are.
+                    "import task_queue_engine.client; task_queue_engine.TaskRegistry",
+                    {*FRAMEWORK, *HANDLERS, *ENGINE, "boto3"} - {"msgspec", *BY_HTTPX},
+                )
+            ],
             id="a client",
         ),
         pytest.param(
-            HELP,
-            (*FRAMEWORK, *CLIENTS, *HANDLERS, *(set(ENGINE) - {"msgspec"})),
-            155,
-            id="tqe --help",
-        ),
-        pytest.param(SERVICE, (*FRAMEWORK, *CLIENTS, *HANDLERS), 600, id="tqe worker"),
-        pytest.param(
-            OPERATING,
-            (*FRAMEWORK, *CLIENTS, *HANDLERS, "task_queue_engine.cli.top"),
-            590,
-            id="tqe status",
-        ),
-        pytest.param(
-            "import task_queue_engine.cli.commands.top",
-            (*FRAMEWORK, *CLIENTS, *HANDLERS),
-            None,
-            id="tqe top",
-        ),
-        pytest.param(
-            SUPERVISOR,
-            (
-                *FRAMEWORK,
-                *CLIENTS,
-                *HANDLERS,
-                "apsw",
-                "task_queue_engine.registry",
-                "task_queue_engine.backends.base",
-            ),
-            500,
-            id="the supervisor of --processes",
+            [
+                Program(
+                    HELP,
+                    (*FRAMEWORK, *CLIENTS, *HANDLERS, *(set(ENGINE) - {"msgspec"})),
+                    most=155,
+                ),
+                Program(
+                    SUPERVISOR,
+                    (
+                        *FRAMEWORK,
+                        *CLIENTS,
+                        *HANDLERS,
+                        "apsw",
+                        "task_queue_engine.registry",
+                        "task_queue_engine.backends.base",
+                    ),
+                    most=500,
+                ),
+                Program(SERVICE, (*FRAMEWORK, *CLIENTS, *HANDLERS), most=600),
+            ],
+            id="tqe --help, the supervisor of --processes, tqe worker",
         ),
         pytest.param(
-            # Not httpx and Pillow: checks of payloads need them, see below.
-            COMING_WITH_IT,
-            (*FRAMEWORK, "boto3", "botocore", "email_validator", "smtplib", "apsw.ext"),
-            785,
-            id="the task types that come with the package",
+            [
+                Program(
+                    OPERATING,
+                    (*FRAMEWORK, *CLIENTS, *HANDLERS, "task_queue_engine.cli.top"),
+                    most=590,
+                ),
+                Program(
+                    "import task_queue_engine.cli.commands.top", (*FRAMEWORK, *CLIENTS, *HANDLERS)
+                ),
+            ],
+            id="tqe status, tqe top",
         ),
         pytest.param(
-            AWS, (*FRAMEWORK, *HANDLERS, "boto3", "httpx", "apsw"), 810, id="an engine on AWS"
-        ),
-        pytest.param(
-            "import task_queue_engine.execution.child",
-            (*FRAMEWORK, *CLIENTS, *HANDLERS, "trio", "apsw", "asyncio", "pydantic_settings"),
-            205,
+            [
+                Program(
+                    "import task_queue_engine.execution.child",
+                    (
+                        *FRAMEWORK,
+                        *CLIENTS,
+                        *HANDLERS,
+                        "trio",
+                        "apsw",
+                        "asyncio",
+                        "pydantic_settings",
+                    ),
+                    most=205,
+                )
+            ],
             id="a worker process",
         ),
-        pytest.param("import task_queue_engine.http.server", (), 890, id="the HTTP server"),
+        pytest.param(
+            [Program("import task_queue_engine.http.server", (), most=890)], id="the HTTP server"
+        ),
     ],
 )
-def test_what_is_not_needed_is_not_imported(
-    program: str, unwanted: tuple[str, ...], most: int | None
-) -> None:
-    loaded = loaded_by(program)
-    assert loaded & set(unwanted) == set()
-    assert most is None or len(loaded) <= most, "no more is imported than was"
+def test_what_is_not_needed_is_not_imported(programs: list[Program]) -> None:
+    all_loaded = loaded_by(*(program.text for program in programs))
+    for program, loaded in zip(programs, all_loaded, strict=True):
+        assert loaded & set(program.unwanted) == set(), program.text
+        most = program.most
+        assert most is None or len(loaded) <= most, f"no more is imported than was: {program.text}"
 
 
 def test_what_checks_a_payload_is_there_before() -> None:
@@ -158,19 +180,13 @@ def test_what_checks_a_payload_is_there_before() -> None:
         ("image-resize", {"source": "a.png", "width": 1, "format": "webp"}),
         ("data-export", {"query": "SELECT 1"}),
     ]
-    program = f"""{COMING_WITH_IT}
-import sys
-from task_queue_engine.handlers import registry
-checks = [(registry.get(task_type), payload) for task_type, payload in {payloads!r}]
-for definition, payload in checks:
-    before = set(sys.modules)
-    definition.convert_payload(payload)
-    print(payload, sorted(set(sys.modules) - before))
-"""
-    ended = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, check=True
-    )
-    assert ended.stdout.splitlines() == [f"{payload} []" for _, payload in payloads]
+    checks = [f"registry.get({name!r}).convert_payload({payload!r})" for name, payload in payloads]
+    before, *after = loaded_by(COMING_WITH_IT, *checks)
+    # Not httpx and Pillow: the checks need them.
+    unwanted = {*FRAMEWORK, "boto3", "botocore", "email_validator", "smtplib", "apsw.ext"}
+    assert before & unwanted == set()
+    assert len(before) <= 785, "no more is imported than was"
+    assert dict(zip(checks, after, strict=True)) == dict.fromkeys(checks, before)
 
 
 def test_no_garbage_is_looked_for_in_what_is_imported() -> None:

@@ -19,6 +19,7 @@ from pathlib import Path
 
 import pytest
 
+from task_queue_engine.client import Client
 from tests.test_env_example import KNOWN
 
 README = Path(__file__).parent.parent / "README.md"
@@ -107,15 +108,14 @@ def test_own_tasks_and_embedding(tmp_path: Path, environment: dict[str, str]) ->
     serve, submit = blocks("sh", section="Your own tasks")
     _, _, *arguments = serve.split()
     with server(tmp_path, environment, *arguments) as url:
-        tasks = [
-            ("ship-order", '{"number": 7, "customer": "busy"}', {"tracking": "PKG-7"}),
-            ("thumbnail", '"a.jpg"', "a-small.jpg"),
-            ("crunch", "[1, 2, 3]", 14),
+        tasks: list[tuple[str, object, object]] = [
+            ("ship-order", {"number": 7, "customer": "busy"}, {"tracking": "PKG-7"}),
+            ("thumbnail", "a.jpg", "a-small.jpg"),
+            ("crunch", [1, 2, 3], 14),
         ]
-        for name, payload, result in tasks:
-            command = f"tqe submit {name} '{payload}' --wait 30 --json --url {url}"
-            task = json.loads(run_shell(command, tmp_path, environment))
-            assert task["result"] == result
+        with Client(url) as client:
+            for name, payload, result in tasks:
+                assert client.submit(name, payload).result(timeout=30) == result
         assert "PKG-7" in run_shell(submit, tmp_path, environment)
         (program,) = blocks("python", section="From another program")
         (tmp_path / "client.py").write_text(program.replace(PUBLISHED, url), encoding="utf-8")

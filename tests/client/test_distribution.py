@@ -46,7 +46,7 @@ def modules_of(paths: list[str]) -> set[str]:
 def test_it_holds_what_a_client_imports_and_nothing_else() -> None:
     described = pyproject(DISTRIBUTION)["tool"]["hatch"]["build"]["only-include"]
     listed = modules_of([path for path in described if not path.endswith("py.typed")])
-    loaded = loaded_by(f"import {PACKAGE}.client")
+    (loaded,) = loaded_by(f"import {PACKAGE}.client")
     assert listed == {name for name in loaded if name.partition(".")[0] == PACKAGE}
 
 

@@ -3,6 +3,7 @@ guide shows."""
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -47,8 +48,13 @@ def example() -> str:
 def run(folder: Path, backend: str, module: str, *options: str) -> subprocess.CompletedProcess[str]:
     (folder / "my_backend.py").write_text(backend)
     (folder / "test_my_backend.py").write_text(module)
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *options]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120)
+    # The plugins that the extra `testing` brings, and no others of this environment.
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
+    command += ["-p", "trio", "-p", "hypothesispytest", *options]
+    environment = os.environ | {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
+    return subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=120
+    )
 
 
 def test_a_backend_passes_with_the_module_of_the_guide(tmp_path: Path) -> None:
