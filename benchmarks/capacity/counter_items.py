@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
+from functools import cache
 
 from benchmarks.aws.cost import units
 from task_queue_engine.backends.aws.dynamodb import counters, crash_recovery, schema
@@ -85,6 +86,7 @@ def fullest(names: list[str]) -> tuple[str, int]:
     return Counter(map(item_of, names)).most_common(1)[0]
 
 
+@cache
 def most_processes(partition_writes: float, kind: str = KINDS[0]) -> int:
     """So many busy processes the items take, spread evenly: more, and an item is over what its
     partition takes. One item cannot be split."""

@@ -30,7 +30,7 @@ class _LongFile:
         if self._file is None:
             setup = self._setup
             folder = setup.stack.enter_context(emptied(setup.folder / "backlog-long"))
-            count = setup.size(1_000_000, 200_000, 3000)
+            count = setup.size(1_000_000, 200_000, 1200)
             fill(setup.ours, folder, "noop", count, TQE_DATABASE=str(folder / "tasks.db"))
             self._file = folder / "tasks.db"
         return self._file
@@ -61,7 +61,7 @@ def _cases(setup: Setup) -> list[Case]:
             return _start(setup, database)
 
     about = f"`tqe worker`, no settings; SQLite; commit {setup.ours.commit}"
-    waiting = f"{setup.size(1_000_000, 200_000, 3000):,} waiting"
+    waiting = f"{setup.size(1_000_000, 200_000, 1200):,} waiting"
     return [
         Case(name=SHORT, measure=short, about=about),
         Case(name=LONG, measure=lambda: _start(setup, long.path()), about=f"{about}; {waiting}"),

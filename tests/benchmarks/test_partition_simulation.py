@@ -17,13 +17,15 @@ from benchmarks.capacity.pattern import (
     Shape,
     Touch,
 )
-from benchmarks.partition_simulation import Conditions, simulate, simulate_counters
+from benchmarks.partition_simulation import Conditions, Tasks, simulate, simulate_counters
 
 from benchmarks import partition_simulation as simulation
 from benchmarks.capacity import counter_items, model, quotas
+from tests.sizes import size
 
-# A key takes 4 units a second, and saves for five minutes: what chance makes uneven evens out.
-SMALL = Conditions(scale=250, seconds=420)
+# A key takes 2 units a second (in full: 4), and saves for five minutes: what chance makes uneven
+# evens out.
+SMALL = Conditions(scale=size(500, in_full=250), seconds=420)
 
 
 def hottest(shape: Shape) -> float:
@@ -33,17 +35,20 @@ def hottest(shape: Shape) -> float:
 
 @pytest.mark.parametrize("shape", [RETRIED, FAILED], ids=lambda shape: shape.name)
 def test_a_grown_table_throttles_at_its_hottest_keys_as_the_model_says(shape: Shape) -> None:
-    below = simulate(shape, 0.85 * hottest(shape), SMALL)
+    tasks = Tasks(shape, SMALL.seed)
+    below = simulate(shape, 0.85 * hottest(shape), SMALL, tasks)
     assert below.holds, below
-    above = simulate(shape, 1.3 * hottest(shape), replace(SMALL, seconds=150, splits=False))
+    short = replace(SMALL, seconds=150, splits=False)
+    above = simulate(shape, 1.3 * hottest(shape), short, tasks)
     assert not above.holds
     assert above.hottest == "status-index, keys ROUTINE#"
 
 
 def test_splitting_parts_keys_but_does_not_help_those_that_only_grow() -> None:
-    few = replace(SMALL, scale=500)
-    assert simulate(ONCE, 0.8 * hottest(ONCE), few).holds
-    found = simulate(ONCE, 1.15 * hottest(ONCE), few)
+    few = replace(SMALL, scale=size(1_000, in_full=500))
+    tasks = Tasks(ONCE, few.seed)
+    assert simulate(ONCE, 0.8 * hottest(ONCE), few, tasks).holds
+    found = simulate(ONCE, 1.15 * hottest(ONCE), few, tasks)
     assert not found.holds
     assert found.hottest == "status-index, keys ROUTINE#"
 
