@@ -14,10 +14,13 @@ from tests.engine.engines import MAX_DELAY
 
 
 @pytest.fixture(autouse=True)
-def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
+def _settings_of_these_tests(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in os.environ:
         if name.startswith(("TQE_", "SQS_", "AWS_", "DYNAMODB_")) or name == "WORKER_COUNT":
             monkeypatch.delenv(name)
+    # Twelve times the default. Samples are half of what wakes an engine with nothing to do, and who
+    # asks for metrics gets a fresh one.
+    monkeypatch.setenv("TQE_METRICS_INTERVAL", "60")
 
 
 BOTH_WAYS = {

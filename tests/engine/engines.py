@@ -44,9 +44,6 @@ def settings(**values: Any) -> Settings:
         "visibility_timeout": LEASE,
         "shutdown_grace": GRACE,
         "shutdown_flush": FLUSH,
-        # Twelve times the default. Samples are half of what wakes an engine with nothing to do, and
-        # who asks for metrics gets a fresh one.
-        "metrics_interval": 60,
     }
     return Settings(_env_file=None, **(defaults | values))
 

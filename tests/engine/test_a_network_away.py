@@ -93,7 +93,7 @@ async def test_short_tasks_take_a_round_trip_for_a_hundred(
 async def test_a_submission_takes_its_two_requests_and_a_tenth(
     backend: MemoryBackend, tasks: TaskRegistry, callers: int
 ) -> None:
-    count, latency = 2000, 0.008
+    count, latency = 32 * callers, 0.008
     ended = _handler(tasks, 0.0002)
     distant = Distant(backend, latency=latency)
     async with running(tasks, distant, worker_count=WORKERS) as engine:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import AsyncExitStack
+from itertools import product
 from typing import Any
 
 import pytest
@@ -24,6 +25,7 @@ from tests.engine.engines import (
     running,
     until,
 )
+from tests.sizes import size
 
 SOON = LEASE + 1
 """Seconds after which a task whose worker died must be taken up again."""
@@ -211,8 +213,11 @@ async def test_a_task_that_kills_its_process_is_quarantined_and_others_go_on(
     assert [attempt for task_id, attempt in runs.starts if task_id == bad.id] == [1, 2, 3]
 
 
-@pytest.mark.parametrize("neighbours_attempts", [2, 3, 5])
-@pytest.mark.parametrize("poisons_attempts", [2, 3, 5])
+@pytest.mark.parametrize(
+    ("poisons_attempts", "neighbours_attempts"),
+    # The poison has more of them, as many, and fewer.
+    size([(5, 2), (3, 3), (2, 5)], in_full=list(product((2, 3, 5), repeat=2))),
+)
 async def test_the_neighbours_of_such_a_task_are_not_quarantined_along_with_it(
     tasks: TaskRegistry,
     backend: MemoryBackend,

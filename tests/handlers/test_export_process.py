@@ -108,7 +108,7 @@ async def test_work_inside_one_sql_function_is_stopped_too(exports: Path) -> Non
 async def test_a_query_that_takes_more_cpu_time_is_ended_for_good(
     exports: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("TQE_EXPORT_MAX_CPU_SECONDS", "1")
+    monkeypatch.setenv("TQE_EXPORT_MAX_CPU_SECONDS", "0.1")
     with pytest.raises(Discard, match="TQE_EXPORT_MAX_CPU_SECONDS"):
         await run({"query": ONE_CALL})
     assert all_files(exports) == []

@@ -127,7 +127,9 @@ async def test_delete_of_one(real: Engine, api: TrioClient) -> None:
 
 
 async def test_lists_by_every_filter(real: Engine, api: TrioClient) -> None:
-    ids = await failed(real, 2)
+    ids = await failed(real, 1)
+    ids.append((await real.submit("fails", 1)).id)  # later
+    await real.wait(ids[1], timeout=60)
     await submitted(real, 1)
     moment = (await real.get(ids[1])).created_at.isoformat()
 
