@@ -31,7 +31,7 @@ test: setup ## run all tests, four at a time: much of their time is waiting
 
 .PHONY: test-long
 test-long: setup ## the same, with every size in full (nightly)
-	@exec env TQE_TEST_LONG=1 $(BIN)/python -m pytest --numprocesses 4 --maxschedchunk 8 -o timeout=3600 $(ARGS)
+	@exec env TQE_TEST_LONG=1 $(BIN)/python -m pytest --numprocesses 4 --maxschedchunk 8 -o faulthandler_timeout=3600 $(ARGS)
 
 .PHONY: mutants
 mutants: setup ## take each promise's mechanisms out, one at a time, and see its tests fail

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -85,10 +84,10 @@ def is_not_json(value: Any) -> bool:
             return False
 
 
-def nested(depth: int, wrap: Callable[[Any], Any]) -> Any:
+def nested(depth: int, key: str | None = None) -> Any:
     value: Any = 1
     for _ in range(depth):
-        value = wrap(value)
+        value = [value] if key is None else {key: value}
     return value
 
 
@@ -108,9 +107,9 @@ class Reading:
         ([10**MAX_INTEGER_DIGITS], "payload[0]", "more than 308 digits"),
         ({"a": object()}, "payload.a", "cannot be written as JSON"),
         ([Reading(math.nan)], "payload[0].value", "nan is not a JSON number"),
-        (nested(MAX_DEPTH + 1, lambda value: [value]), "payload", "nested deeper than 100"),
-        (nested(MAX_DEPTH + 1, lambda value: {"a": value}), "payload", "nested deeper than 100"),
-        (nested(200_000, lambda value: [value]), "payload", "nested deeper than 100"),
+        (nested(MAX_DEPTH + 1), "payload", "nested deeper than 100"),
+        (nested(MAX_DEPTH + 1, "a"), "payload", "nested deeper than 100"),
+        (nested(200_000), "payload", "nested deeper than 100"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
@@ -130,7 +129,7 @@ def test_a_structure_that_contains_itself_is_refused() -> None:
 
 def test_at_the_limits_all_is_taken() -> None:
     for value in (
-        nested(MAX_DEPTH, lambda value: [value]),
+        nested(MAX_DEPTH),
         [[] for _ in range(1000)],
         "x" * 100_000,
         2**64,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 
@@ -131,28 +131,42 @@ if not LONG:
     LEFT_OUT["aws-fauxqs"] = LEFT_OUT["aws-fauxqs"] | {"TestFinish", "TestPayloads", "TestStranded"}
 
 
+def applies(
+    test: Callable[..., Awaitable[None]],
+    group: type | None,
+    harness: str,
+    arguments: Mapping[str, object],
+) -> bool:
+    is_left_out = group is not None and group.__name__ in LEFT_OUT.get(harness, ())
+    if is_left_out and (LONG or test.__name__ not in THROUGH_STEPS):
+        return False
+    return not unmet_needs(test, arguments, PROMISES.get(harness, Promises()))
+
+
+# First, since names of cases begin with the backend.
+@pytest.hookimpl(tryfirst=True)
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "harness" in metafunc.fixturenames:
+        names = [name for name in HARNESSES if applies(metafunc.function, metafunc.cls, name, {})]
+        metafunc.parametrize("harness", names, indirect=True)
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     beside: list[pytest.Item] = []
     for item in items:
         if reason := QUIRKS.get(item.name):
             item.add_marker(pytest.mark.xfail(reason=reason))
-        if not isinstance(item, pytest.Function):
-            continue
         arguments = item.callspec.params if hasattr(item, "callspec") else {}
         name = arguments.get("harness")
-        promises = PROMISES.get(name, Promises())
-        is_left_out = item.cls is not None and item.cls.__name__ in LEFT_OUT.get(name, ())
-        if not LONG and item.originalname in THROUGH_STEPS:
-            is_left_out = False
-        if is_left_out or unmet_needs(item.function, arguments, promises):
-            beside.append(item)
+        if name is not None and not applies(item.function, item.cls, name, arguments):
+            beside.append(item)  # for an argument of its own
     if beside:
         left_out = set(beside)
         items[:] = [item for item in items if item not in left_out]
         config.hook.pytest_deselected(items=beside)
 
 
-@pytest.fixture(params=HARNESSES)
+@pytest.fixture
 async def harness(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Harness]:
     async with HARNESSES[request.param](tmp_path) as made:
         assert made.promises == PROMISES.get(request.param, Promises())

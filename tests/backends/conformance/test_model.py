@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import pytest
-
 from task_queue_engine.backends.sqlite import SqliteBackend
 from task_queue_engine.testing.conformance.model import check_against_model
 from tests.sizes import size
 
 
-# Where they do not, the simplest program is looked for, for five minutes at most.
-@pytest.mark.timeout(900)
 def test_the_same_operations_get_the_same_answers() -> None:
     check_against_model(
         lambda folder, clock: SqliteBackend(folder / "tasks.db", clock=clock),
