@@ -29,16 +29,10 @@ from tests.virtual_time import run_on_virtual_time
 __all__ = ["dynamodb_local", "elasticmq", "fauxqs", "ministack", "moto_server"]
 
 
-# Folders and files.
-_LONG_TESTS = {
-    "end_to_end",
-    "local_aws",
-    "test_browser.py",
-    "test_handlers_doc.py",
-    "test_model.py",
-    "test_readme.py",
-    "testing",
-}
+# Folders and files whose tests wait for other programs most of their time.
+_WAITING = {"end_to_end", "local_aws", "test_handlers_doc.py", "test_readme.py", "testing"}
+# Files whose tests take long and do not wait.
+_LONG = {"test_browser.py", "test_model.py"}
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -94,8 +88,23 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if "autojump_clock" in getattr(item, "fixturenames", ()):
             run = partial(_run, item)
             item.add_marker(pytest.mark.trio(run=run), append=False)
-    # The longest first: where several processes share the tests none is left with them at the end.
-    items.sort(key=lambda item: _LONG_TESTS.isdisjoint(item.path.parts))
+    # For several processes that share the tests: none is left with the longest at the end, and
+    # hardly ever do all of them wait.
+    waiting = [item for item in items if not _WAITING.isdisjoint(item.path.parts)]
+    working = [item for item in items if _WAITING.isdisjoint(item.path.parts)]
+    working.sort(key=lambda item: _LONG.isdisjoint(item.path.parts))
+    items[:] = _spread(waiting, among=working)
+
+
+def _spread(some: list[pytest.Item], *, among: list[pytest.Item]) -> list[pytest.Item]:
+    """Evenly, the last of them when a quarter of the others is to come."""
+    if not some:
+        return among
+    step = len(among) * 3 // 4 // len(some)
+    spread: list[pytest.Item] = []
+    for number, item in enumerate(some):
+        spread += [item, *among[number * step : (number + 1) * step]]
+    return spread + among[len(some) * step :]
 
 
 def pytest_collection_finish() -> None:
