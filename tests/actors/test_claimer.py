@@ -129,20 +129,20 @@ async def test_a_message_without_a_task_is_dead_lettered(backend: MemoryBackend)
         assert settlement.reason == "no such task in the store"
 
 
-async def test_a_last_chance_that_has_to_wait_leaves_its_place_to_another(
+async def test_last_chances_that_have_to_wait_leave_their_places_to_others(
     backend: MemoryBackend,
 ) -> None:
     crashed = {"retry_count": 1, "max_attempts": 2, "error": crash_error(1, "dead")}
-    await put(backend, **crashed)
-    second = await put(backend, **crashed)
+    first, second = [await put(backend, **crashed) for _ in range(2)]
     async with polling(backend, demand=2) as rig:
-        await rig.deliveries.receive()
-        postponed = await rig.outcomes.receive()
-        assert isinstance(postponed, Errored)
-        assert isinstance(postponed.decision, SnoozeUntil), "at no cost"
-        assert postponed.attempt.task.id == second.id
-        fresh = await put(backend)
-        assert (await rig.deliveries.receive()).task.id == fresh.id
+        for task in (second, first):
+            postponed = await rig.outcomes.receive()
+            assert isinstance(postponed, Errored)
+            assert isinstance(postponed.decision, SnoozeUntil), "at no cost"
+            assert postponed.attempt.task.id == task.id
+        for _ in range(2):
+            fresh = await put(backend)
+            assert (await rig.deliveries.receive()).task.id == fresh.id
 
 
 # --- what comes in between ------------------------------------------------------------------

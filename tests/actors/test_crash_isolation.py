@@ -11,6 +11,7 @@ from task_queue_engine.actors.crash_isolation import CrashIsolation
 from task_queue_engine.actors.messages import Attempt
 from task_queue_engine.clock import ManualClock, SystemClock
 from task_queue_engine.lifecycle import crash_error
+from task_queue_engine.retry import SnoozeUntil
 from tests.actors.support import loose_lease
 
 
@@ -23,37 +24,73 @@ def attempt(*, crashes: int, of: int = 3, error: TaskError | None = None) -> Att
     return Attempt(task, loose_lease())
 
 
+def delays(isolation: CrashIsolation, *claimed: Attempt) -> list[float | None]:
+    """Of what was claimed together: until each comes again; None: it runs."""
+    postponed = isolation.postpone(claimed)
+    found: list[float | None] = []
+    for one in claimed:
+        decision = postponed[one].decision if one in postponed else None
+        assert decision is None or isinstance(decision, SnoozeUntil)
+        found.append(decision and decision.delay)
+    return found
+
+
 async def test_what_never_crashed_always_runs(autojump_clock: MockClock) -> None:
     isolation = CrashIsolation(SystemClock())
-    assert isolation.admit(attempt(crashes=2))
-    assert isolation.admit(attempt(crashes=0))
-    assert isolation.admit(attempt(crashes=0, of=1))
     failed = TaskError(type="ValueError", message="bad")
-    assert isolation.admit(attempt(crashes=2, error=failed))
+    never = [attempt(crashes=0), attempt(crashes=0, of=1), attempt(crashes=2, error=failed)]
+    assert delays(isolation, attempt(crashes=2), *never) == [None] * 4
+    assert delays(isolation, *never) == [None] * 3
 
 
 async def test_those_with_chances_left_run_together(autojump_clock: MockClock) -> None:
     isolation = CrashIsolation(SystemClock())
-    assert all(isolation.admit(attempt(crashes=1)) for _ in range(5))
+    for _ in range(2):
+        assert delays(isolation, *(attempt(crashes=1) for _ in range(5))) == [None] * 5
 
 
 async def test_a_last_chance_waits_for_the_others_to_end(autojump_clock: MockClock) -> None:
     isolation = CrashIsolation(SystemClock())
     others = [attempt(crashes=1), attempt(crashes=1, of=9)]
-    for other in others:
-        assert isolation.admit(other)
+    assert delays(isolation, *others) == [None, None]
     last = attempt(crashes=2)
     for other in others:
-        assert not isolation.admit(last)
+        assert delays(isolation, last) == [5.0]
         other.lease.settling = True
-    assert isolation.admit(last)
+    assert delays(isolation, last) == [None]
 
 
 async def test_others_wait_for_a_last_chance_to_end(autojump_clock: MockClock) -> None:
     isolation = CrashIsolation(SystemClock())
     last = attempt(crashes=2)
-    assert isolation.admit(last)
+    assert delays(isolation, last) == [None]
     for other in (attempt(crashes=1, of=9), attempt(crashes=2)):
-        assert not isolation.admit(other)
+        assert delays(isolation, other) == [5.0]
     last.lease.settling = True
-    assert isolation.admit(attempt(crashes=2))
+    assert delays(isolation, attempt(crashes=2)) == [None]
+
+
+async def test_none_starts_while_another_is_claimed_and_does_not_wait_yet(
+    autojump_clock: MockClock,
+) -> None:
+    """It may kill the process before the store has it that the others wait: their claims would
+    count, as their last."""
+    isolation = CrashIsolation(SystemClock())
+    first, second, third = (attempt(crashes=2) for _ in range(3))
+    assert delays(isolation, first, second, third) == [1.0, 5.0, 5.0]
+    assert delays(isolation, first) == [None]
+    assert delays(isolation, second, third) == [5.0, 5.0]
+    first.lease.settling = True
+    assert delays(isolation, second, third) == [1.0, 5.0]
+
+
+async def test_those_with_chances_left_come_first(autojump_clock: MockClock) -> None:
+    isolation = CrashIsolation(SystemClock())
+    others = [attempt(crashes=1), attempt(crashes=1)]
+    assert delays(isolation, others[0], attempt(crashes=2), others[1]) == [1.0, 5.0, 1.0]
+    assert delays(isolation, *others) == [None, None]
+
+
+async def test_what_comes_first_again_is_recorded_last(autojump_clock: MockClock) -> None:
+    first, second = attempt(crashes=2), attempt(crashes=2)
+    assert list(CrashIsolation(SystemClock()).postpone([first, second])) == [second, first]

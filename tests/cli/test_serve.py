@@ -324,10 +324,21 @@ def test_killed_with_many_claimed_ahead_no_more_than_its_workers_lost_an_attempt
     assert {task["id"] for task in lost} <= {task["id"] for task in held}
 
 
-def test_a_task_that_kills_its_process_is_quarantined_and_the_others_go_on(shop: Shop) -> None:
-    """Those that run beside it die with it, and would run out of attempts as soon as it does."""
-    beside = {shop.submit("gate", f"gate-{n}", "--max-attempts", "2") for n in range(3)}
-    poison = shop.submit("poison_beside", "3", "--max-attempts", "2")
+@pytest.mark.parametrize("is_first", [True, False])
+def test_a_task_that_kills_its_process_is_quarantined_and_the_others_go_on(
+    shop: Shop, is_first: bool
+) -> None:
+    """Those that run beside it die with it, and would run out of attempts as soon as it does; the
+    second time it does so at once."""
+    types = ["gate"] * 3
+    types.insert(0 if is_first else 3, "poison_beside")
+    payloads = iter(f"gate-{n}" for n in range(3))
+    ids = [
+        shop.submit(each, "3" if each == "poison_beside" else next(payloads), "--max-attempts", "2")
+        for each in types
+    ]
+    poison = ids.pop(types.index("poison_beside"))
+    beside = set(ids)
     for _ in range(2):
         with shop.serve("worker", TQE_VISIBILITY_TIMEOUT="2") as worker:
             # The second time they are kept apart, one each five seconds, in any order.

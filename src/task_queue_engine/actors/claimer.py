@@ -43,6 +43,9 @@ from task_queue_engine.registry import RunsIn
 from task_queue_engine.retry import Decision
 from task_queue_engine.task import TaskError
 
+_Begun = tuple[Attempt, tuple[TaskError, Decision] | None]
+"""And why it is to fail."""
+
 
 class Claimer:
     """Holds what was received until a worker is free, then claims as many as workers are.
@@ -279,7 +282,7 @@ class Claimer:
             is_cut_short=lambda: self._is_cut_short,
         )
         self._demand.claim_took(trio.current_time() - asked_at)
-        outcomes: list[Outcome] = []
+        begun: list[_Begun] = []
         # No checkpoint from here to the end: what the lease keeper says of a lease is either seen
         # by `_begin`, or finds the attempt there.
         strictly: list[Lease] = []
@@ -298,14 +301,10 @@ class Claimer:
             if attempt is None:
                 settlements.append(self._unstarted.settlement(candidate.lease, DuplicateDelivery()))
                 continue
-            outcome = self._keep_from_starting(attempt, candidate.to_fail) or self._hand_over(
-                attempt
-            )
-            if outcome is not None:
-                outcomes.append(outcome)
+            begun.append((attempt, candidate.to_fail))
         self._in_hand = []
         self._buffer.hold_for_worker(strictly)
-        return outcomes
+        return self._hand_over(begun)
 
     async def _start_claimed(self) -> None:
         """What was claimed together with its receive."""
@@ -318,18 +317,16 @@ class Claimer:
             self._stopping = True
             return
         checks = await self._types.check_started([each.task for each in started])
-        outcomes: list[Outcome] = []
+        begun: list[_Begun] = []
         for lease, claim, checked in zip(leases, started, checks, strict=True):
             refused = None
             if checked.refusal is not None:
                 refused = checked.refusal, self._types.give_back(claim.task, checked.refusal)
             attempt = self._begin(lease, claim, checked.payload)
-            if attempt is None:  # no attempt is claimed twice
-                continue
-            if outcome := self._keep_from_starting(attempt, refused) or self._hand_over(attempt):
-                outcomes.append(outcome)
+            if attempt is not None:  # no attempt is claimed twice
+                begun.append((attempt, refused))
         self._in_hand = []
-        for outcome in outcomes:
+        for outcome in self._hand_over(begun):
             await self._channels.outcomes.send(outcome)
 
     def _begin(self, lease: Lease, started: Started, payload: Any) -> Attempt | None:
@@ -352,19 +349,26 @@ class Claimer:
             attempt.abort(AbortReason.CANCELLED)
         return attempt
 
-    def _keep_from_starting(
-        self, attempt: Attempt, refused: tuple[TaskError, Decision] | None
-    ) -> Outcome | None:
-        """None: let a worker start it."""
-        if self._stopping:
-            self._returned += 1
-            return Interrupted(attempt)
-        refused = refused or self._types.after_claim(attempt.task)
-        if refused is not None:
-            return Errored(attempt, *refused)
-        return self._isolation.postpone(attempt)
+    def _hand_over(self, begun: Sequence[_Begun]) -> list[Outcome]:
+        """Let workers start what may. Returns what came of the others."""
+        outcomes: list[Outcome] = []
+        fit: list[Attempt] = []
+        for attempt, to_fail in begun:
+            if self._stopping:
+                self._returned += 1
+                outcomes.append(Interrupted(attempt))
+            elif refused := to_fail or self._types.after_claim(attempt.task):
+                outcomes.append(Errored(attempt, *refused))
+            else:
+                fit.append(attempt)
+        postponed = self._isolation.postpone(fit)
+        outcomes += postponed.values()
+        for attempt in fit:
+            if attempt not in postponed and (interrupted := self._start(attempt)):
+                outcomes.append(interrupted)
+        return outcomes
 
-    def _hand_over(self, attempt: Attempt) -> Interrupted | None:
+    def _start(self, attempt: Attempt) -> Interrupted | None:
         """None: a worker starts it."""
         try:
             self._channels.deliveries.send_nowait(attempt)

@@ -3,11 +3,13 @@
 A process that dies takes all it runs with it. Their leases end together, so the worker that takes
 over gets the task that killed it and its innocent neighbours in one batch, and dies of it again:
 after `max_attempts` rounds all of them would be quarantined. So a task whose last chance it is
-after a crash never runs beside another whose worker died.
+after a crash never runs beside another whose worker died; nor while the store has it of another
+that it runs, for then a death costs that one its last chance, started or not.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import timedelta
 
 from task_queue_engine.actors.messages import Attempt, Errored
@@ -19,6 +21,9 @@ from task_queue_engine.task import Task
 # Seconds until a task that may not run beside another is looked at again: few claims for one that
 # has killed its worker before, and not long for one that has not.
 _ISOLATION_DELAY = 5.0
+# Seconds until those come again that may run, but were claimed together with one that may not: by
+# then the store has it that the other one waits.
+_RECORDED_AFTER = 1.0
 
 
 class CrashIsolation:
@@ -26,27 +31,37 @@ class CrashIsolation:
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._after_crash: list[Attempt] = []
+        self._running: list[Attempt] = []
+        """Whose last attempt crashed."""
 
-    def postpone(self, attempt: Attempt) -> Errored | None:
-        """None: it may run now. Else it comes again, at no cost."""
-        if self.admit(attempt):
-            return None
+    def postpone(self, claimed: Sequence[Attempt]) -> dict[Attempt, Errored]:
+        """Which of those that were claimed together may not run now: they come again, at no cost,
+        and those that may run first come first."""
+        crashed = [attempt for attempt in claimed if _has_crashed(attempt.task)]
+        if not crashed:
+            return {}
+        self._running = [other for other in self._running if not other.lease.settling]
+        may_run: list[Attempt] = []
+        may_not: list[Attempt] = []
+        for attempt in crashed:
+            others = [other.task for other in self._running + may_run]
+            if others and any(map(_is_last_chance, [attempt.task, *others])):
+                may_not.append(attempt)
+            else:
+                may_run.append(attempt)
+        if not may_not:
+            self._running += may_run
+            return {}
+        # Written in this order: what comes first again is recorded last.
+        return {attempt: self._later(attempt, _ISOLATION_DELAY) for attempt in may_not} | {
+            attempt: self._later(attempt, _RECORDED_AFTER) for attempt in may_run
+        }
+
+    def _later(self, attempt: Attempt, delay: float) -> Errored:
         task = attempt.task
-        run_at = self._clock.now() + timedelta(seconds=_ISOLATION_DELAY)
         error = task.error or crash_error(task.attempt, task.worker)
-        return Errored(attempt, error, SnoozeUntil(run_at, _ISOLATION_DELAY))
-
-    def admit(self, attempt: Attempt) -> bool:
-        """Whether it may run now; False: later, when others have ended."""
-        if not _has_crashed(attempt.task):
-            return True
-        self._after_crash = [other for other in self._after_crash if not other.lease.settling]
-        others = [other.task for other in self._after_crash]
-        if others and any(map(_is_last_chance, [attempt.task, *others])):
-            return False
-        self._after_crash.append(attempt)
-        return True
+        run_at = self._clock.now() + timedelta(seconds=delay)
+        return Errored(attempt, error, SnoozeUntil(run_at, delay))
 
 
 def _has_crashed(task: Task) -> bool:

@@ -220,10 +220,25 @@ MUTANTS = (
         promise=POISON,
         without="keeping those that run beside it from dying with it",
         file="actors/crash_isolation.py",
-        old="        if others and any(map(_is_last_chance, [attempt.task, *others])):\n",
-        new="        if False:\n",
+        old="            if others and any(map(_is_last_chance, [attempt.task, *others])):\n",
+        new="            if False:\n",
         killed_by=(
             f"{CRASHES}::test_the_neighbours_of_such_a_task_are_not_quarantined_along_with_it",
+            "tests/cli/test_serve.py::test_a_task_that_kills_its_process_is_quarantined_and_the_others_go_on",
+        ),
+    ),
+    Mutant(
+        promise=POISON,
+        without="waiting until the store has it that those claimed beside it wait",
+        file="actors/crash_isolation.py",
+        old="""        if not may_not:
+            self._running += may_run
+            return {}
+""",
+        new="""        self._running += may_run
+        may_run = []
+""",
+        killed_by=(
             "tests/cli/test_serve.py::test_a_task_that_kills_its_process_is_quarantined_and_the_others_go_on",
         ),
     ),
