@@ -24,14 +24,21 @@ def attempt(*, crashes: int, of: int = 3, error: TaskError | None = None) -> Att
     return Attempt(task, loose_lease())
 
 
-def delays(isolation: CrashIsolation, *claimed: Attempt) -> list[float | None]:
-    """Of what was claimed together: until each comes again; None: it runs."""
+def delays(
+    isolation: CrashIsolation, *claimed: Attempt, recorded: bool = True
+) -> list[float | None]:
+    """Of what was claimed together: until each comes again; None: it runs.
+
+    Args:
+        recorded: the store has it of those that wait when this returns.
+    """
     postponed = isolation.postpone(claimed)
     found: list[float | None] = []
     for one in claimed:
         decision = postponed[one].decision if one in postponed else None
         assert decision is None or isinstance(decision, SnoozeUntil)
         found.append(decision and decision.delay)
+        one.recorded = recorded and decision is not None
     return found
 
 
@@ -53,11 +60,10 @@ async def test_a_last_chance_waits_for_the_others_to_end(autojump_clock: MockClo
     isolation = CrashIsolation(SystemClock())
     others = [attempt(crashes=1), attempt(crashes=1, of=9)]
     assert delays(isolation, *others) == [None, None]
-    last = attempt(crashes=2)
     for other in others:
-        assert delays(isolation, last) == [5.0]
-        other.lease.settling = True
-    assert delays(isolation, last) == [None]
+        assert delays(isolation, attempt(crashes=2)) == [5.0]
+        other.recorded = True
+    assert delays(isolation, attempt(crashes=2)) == [None]
 
 
 async def test_others_wait_for_a_last_chance_to_end(autojump_clock: MockClock) -> None:
@@ -66,22 +72,23 @@ async def test_others_wait_for_a_last_chance_to_end(autojump_clock: MockClock) -
     assert delays(isolation, last) == [None]
     for other in (attempt(crashes=1, of=9), attempt(crashes=2)):
         assert delays(isolation, other) == [5.0]
-    last.lease.settling = True
+    last.recorded = True
     assert delays(isolation, attempt(crashes=2)) == [None]
 
 
-async def test_none_starts_while_another_is_claimed_and_does_not_wait_yet(
+async def test_none_starts_while_one_that_is_to_wait_is_still_claimed(
     autojump_clock: MockClock,
 ) -> None:
-    """It may kill the process before the store has it that the others wait: their claims would
-    count, as their last."""
+    """It may kill the process before the store has it that the other waits, whose claim would
+    count then, as its last attempt."""
     isolation = CrashIsolation(SystemClock())
     first, second, third = (attempt(crashes=2) for _ in range(3))
-    assert delays(isolation, first, second, third) == [1.0, 5.0, 5.0]
-    assert delays(isolation, first) == [None]
-    assert delays(isolation, second, third) == [5.0, 5.0]
-    first.lease.settling = True
-    assert delays(isolation, second, third) == [1.0, 5.0]
+    assert delays(isolation, first, second, third, recorded=False) == [1.0, 5.0, 6.0]
+    for one in (first, second, third):
+        assert delays(isolation, attempt(crashes=2)) == [1.0]
+        assert delays(isolation, attempt(crashes=1, of=9)) == [1.0]
+        one.recorded = True
+    assert delays(isolation, attempt(crashes=2)) == [None]
 
 
 async def test_those_with_chances_left_come_first(autojump_clock: MockClock) -> None:

@@ -21,9 +21,9 @@ from task_queue_engine.task import Task
 # Seconds until a task that may not run beside another is looked at again: few claims for one that
 # has killed its worker before, and not long for one that has not.
 _ISOLATION_DELAY = 5.0
-# Seconds until those come again that may run, but were claimed together with one that may not: by
-# then the store has it that the other one waits.
-_RECORDED_AFTER = 1.0
+# Seconds between those that were claimed together when they come again, and until the first: the
+# store has to have it of each that it waits before another one starts.
+_APART = 1.0
 
 
 class CrashIsolation:
@@ -31,16 +31,18 @@ class CrashIsolation:
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
+        # Whose last attempt crashed; those that wait, until the store has it that they do.
         self._running: list[Attempt] = []
-        """Whose last attempt crashed."""
+        self._waiting: list[Attempt] = []
 
     def postpone(self, claimed: Sequence[Attempt]) -> dict[Attempt, Errored]:
-        """Which of those that were claimed together may not run now: they come again, at no cost,
-        and those that may run first come first."""
+        """Which of those that were claimed together may not run now: they come again, at no cost.
+        Those that may run first come first."""
         crashed = [attempt for attempt in claimed if _has_crashed(attempt.task)]
         if not crashed:
             return {}
-        self._running = [other for other in self._running if not other.lease.settling]
+        self._running = [other for other in self._running if not other.recorded]
+        self._waiting = [other for other in self._waiting if not other.recorded]
         may_run: list[Attempt] = []
         may_not: list[Attempt] = []
         for attempt in crashed:
@@ -49,13 +51,15 @@ class CrashIsolation:
                 may_not.append(attempt)
             else:
                 may_run.append(attempt)
-        if not may_not:
+        if not (may_not or self._waiting):
             self._running += may_run
             return {}
+        self._waiting += crashed
         # Written in this order: what comes first again is recorded last.
-        return {attempt: self._later(attempt, _ISOLATION_DELAY) for attempt in may_not} | {
-            attempt: self._later(attempt, _RECORDED_AFTER) for attempt in may_run
-        }
+        return {
+            attempt: self._later(attempt, _ISOLATION_DELAY + number * _APART)
+            for number, attempt in enumerate(may_not)
+        } | {attempt: self._later(attempt, _APART) for attempt in may_run}
 
     def _later(self, attempt: Attempt, delay: float) -> Errored:
         task = attempt.task

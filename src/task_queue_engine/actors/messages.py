@@ -146,6 +146,8 @@ class Attempt:
     ended: float = 0.0
     """The worker's: when its handler had come to its end, on trio's clock."""
     abort_reason: AbortReason | None = None
+    recorded: bool = False
+    """The status writer's: the store has what it came to, or that it no longer counts."""
     log: AttemptLog | None = None
     """The worker's, once the handler is over: where it has logged something that is kept."""
     progress: Any = None

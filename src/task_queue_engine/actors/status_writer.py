@@ -299,6 +299,7 @@ class StatusWriter:
 
     def _settle(self, outcome: Outcome, verdict: RecordVerdict) -> Settlement | None:
         lease = outcome.attempt.lease
+        outcome.attempt.recorded = not isinstance(outcome, Progressed)
         match verdict:
             case Recorded(status):
                 self._recorded += 1

@@ -231,13 +231,8 @@ MUTANTS = (
         promise=POISON,
         without="waiting until the store has it that those claimed beside it wait",
         file="actors/crash_isolation.py",
-        old="""        if not may_not:
-            self._running += may_run
-            return {}
-""",
-        new="""        self._running += may_run
-        may_run = []
-""",
+        old="        if not (may_not or self._waiting):\n",
+        new="        self._running += may_run\n        may_run = []\n        if not may_not:\n",
         killed_by=(
             "tests/cli/test_serve.py::test_a_task_that_kills_its_process_is_quarantined_and_the_others_go_on",
         ),
