@@ -26,12 +26,12 @@ serve-aws: setup ## the same on local SQS and DynamoDB servers, which are starte
 	@exec $(BIN)/python -m local_aws -- serve $(ARGS)
 
 .PHONY: test
-test: setup ## run all tests, four at a time: much of their time is waiting
-	@exec $(BIN)/python -m pytest --numprocesses 4 --maxschedchunk 8 $(ARGS)
+test: setup ## run all tests, five at a time: much of their time is waiting
+	@exec $(BIN)/python -m pytest --numprocesses 5 --maxschedchunk 8 $(ARGS)
 
 .PHONY: test-long
 test-long: setup ## the same, with every size in full (nightly)
-	@exec env TQE_TEST_LONG=1 $(BIN)/python -m pytest --numprocesses 4 --maxschedchunk 8 -o faulthandler_timeout=3600 $(ARGS)
+	@exec env TQE_TEST_LONG=1 $(BIN)/python -m pytest --numprocesses 5 --maxschedchunk 8 -o faulthandler_timeout=3600 $(ARGS)
 
 .PHONY: mutants
 mutants: setup ## take each promise's mechanisms out, one at a time, and see its tests fail
