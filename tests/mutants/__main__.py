@@ -82,7 +82,7 @@ def _run(selected: list[str], source: Path) -> tuple[str, str]:
     notes.write_text("", encoding="utf-8")
     command = [sys.executable, "-m", "pytest", "-q", "--no-header", "-p", "no:cacheprovider"]
     command += ["-p", "tests.mutants.selection", "--source", str(source), "--notes", str(notes)]
-    command += ["-o", f"timeout={TEST_TIMEOUT}"]
+    command += ["-o", f"faulthandler_timeout={TEST_TIMEOUT}"]
     command += [f"--select={name}" for name in selected]
     command += sorted({name.split("::")[0] for name in selected})
     # Before what is installed, for the processes that a test starts as well.
