@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import trio
 from trio.testing import MockClock
 
 from task_queue_engine import Task, TaskError
@@ -62,6 +63,7 @@ async def test_a_last_chance_waits_for_the_others_to_end(autojump_clock: MockClo
     assert delays(isolation, *others) == [None, None]
     for other in others:
         assert delays(isolation, attempt(crashes=2)) == [5.0]
+        await trio.sleep(5)
         other.recorded = True
     assert delays(isolation, attempt(crashes=2)) == [None]
 
@@ -101,3 +103,13 @@ async def test_those_with_chances_left_come_first(autojump_clock: MockClock) -> 
 async def test_what_comes_first_again_is_recorded_last(autojump_clock: MockClock) -> None:
     first, second = attempt(crashes=2), attempt(crashes=2)
     assert list(CrashIsolation(SystemClock()).postpone([first, second])) == [second, first]
+
+
+async def test_each_last_chance_that_has_to_wait_gets_a_moment_of_its_own(
+    autojump_clock: MockClock,
+) -> None:
+    """Else those of a large crash would find one another again and again, and none would start."""
+    isolation = CrashIsolation(SystemClock())
+    assert delays(isolation, attempt(crashes=2)) == [None]
+    seen = [delays(isolation, *(attempt(crashes=2) for _ in range(5))) for _ in range(100)]
+    assert [delay for each in seen for delay in each] == [5.0 + number for number in range(500)]

@@ -3,14 +3,17 @@
 A process that dies takes all it runs with it. Their leases end together, so the worker that takes
 over gets the task that killed it and its innocent neighbours in one batch, and dies of it again:
 after `max_attempts` rounds all of them would be quarantined. So a task whose last chance it is
-after a crash never runs beside another whose worker died; nor while the store has it of another
-that it runs, for then a death costs that one its last chance, started or not.
+after a crash never runs beside another whose worker died. And none of these starts while another
+one that is to wait is still claimed: a death would cost that one its last chance, unstarted.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from datetime import timedelta
+
+import trio
 
 from task_queue_engine.actors.messages import Attempt, Errored
 from task_queue_engine.clock import Clock
@@ -21,8 +24,8 @@ from task_queue_engine.task import Task
 # Seconds until a task that may not run beside another is looked at again: few claims for one that
 # has killed its worker before, and not long for one that has not.
 _ISOLATION_DELAY = 5.0
-# Seconds between those that were claimed together when they come again, and until the first: the
-# store has to have it of each that it waits before another one starts.
+# Seconds between two on their last chance that come again, however many wait, and until the first:
+# the store has to have it of each that it waits before another one starts.
 _APART = 1.0
 
 
@@ -34,6 +37,8 @@ class CrashIsolation:
         # Whose last attempt crashed; those that wait, until the store has it that they do.
         self._running: list[Attempt] = []
         self._waiting: list[Attempt] = []
+        # On trio's clock: when the last of those comes again that are on their last chance.
+        self._last_moment = -math.inf
 
     def postpone(self, claimed: Sequence[Attempt]) -> dict[Attempt, Errored]:
         """Which of those that were claimed together may not run now: they come again, at no cost.
@@ -56,10 +61,16 @@ class CrashIsolation:
             return {}
         self._waiting += crashed
         # Written in this order: what comes first again is recorded last.
-        return {
-            attempt: self._later(attempt, _ISOLATION_DELAY + number * _APART)
-            for number, attempt in enumerate(may_not)
-        } | {attempt: self._later(attempt, _APART) for attempt in may_run}
+        return {attempt: self._later(attempt, self._delay(attempt.task)) for attempt in may_not} | {
+            attempt: self._later(attempt, _APART) for attempt in may_run
+        }
+
+    def _delay(self, task: Task) -> float:
+        if not _is_last_chance(task):
+            return _ISOLATION_DELAY
+        now = trio.current_time()
+        self._last_moment = max(now + _ISOLATION_DELAY, self._last_moment + _APART)
+        return self._last_moment - now
 
     def _later(self, attempt: Attempt, delay: float) -> Errored:
         task = attempt.task

@@ -299,7 +299,8 @@ class StatusWriter:
 
     def _settle(self, outcome: Outcome, verdict: RecordVerdict) -> Settlement | None:
         lease = outcome.attempt.lease
-        outcome.attempt.recorded = not isinstance(outcome, Progressed)
+        if not isinstance(outcome, Progressed):
+            outcome.attempt.recorded = True
         match verdict:
             case Recorded(status):
                 self._recorded += 1
