@@ -30,6 +30,23 @@ with full_screen() as terminal:
     print("is up", flush=True)
     {}
 """
+# A size that changes in the moment before anything is drawn.
+RESIZED = """
+import fcntl, struct, sys, termios
+import trio
+from task_queue_engine.cli.commands import top
+
+class Top:
+    async def begin(self):
+        pass
+
+    async def run(self, display, keys):
+        fcntl.ioctl(sys.stdin, termios.TIOCSWINSZ, struct.pack("HHHH", 10, 60, 0, 0))
+        key = await keys.receive()
+        print(key, display.size(), flush=True)
+
+trio.run(top._show, Top())
+"""
 
 
 class Terminal:
@@ -50,13 +67,17 @@ class Terminal:
 
     def wait_for(self, text: bytes) -> None:
         """In what is written from now on."""
-        start = len(self.out)
+        start, deadline = len(self.out), time.monotonic() + TIMEOUT
         while text not in self.out[start:]:
-            self._read(f"never wrote {text!r}")
+            said = f"did not write {text!r}: {self.out!r}"
+            assert time.monotonic() < deadline, said
+            assert self._read() or self.process.poll() is None, said
 
     def end(self) -> int:
+        deadline = time.monotonic() + TIMEOUT
         while self.process.poll() is None:
-            self._read("never ended")
+            assert time.monotonic() < deadline, f"did not end: {self.out!r}"
+            self._read()
         while select.select([self._master], [], [], 0)[0]:
             self.out += os.read(self._master, 65536)
         return self.process.returncode
@@ -65,13 +86,12 @@ class Terminal:
     def is_as_before(self) -> bool:
         return termios.tcgetattr(self._slave) == self.before
 
-    def _read(self, failure: str) -> None:
-        deadline = time.monotonic() + TIMEOUT
-        while not select.select([self._master], [], [], 0.1)[0]:
-            assert time.monotonic() < deadline, f"{failure}: {self.out!r}"
-            if self.process.poll() is not None:
-                return
+    def _read(self) -> bool:
+        """Whether there was anything: what it wrote is waited for, but not for long."""
+        if not select.select([self._master], [], [], 0.1)[0]:
+            return False
         self.out += os.read(self._master, 65536)
+        return True
 
 
 def _set_size(terminal: int, lines: int, columns: int) -> None:
@@ -122,6 +142,13 @@ def test_keys_and_sizes_and_q_leaves_the_terminal_as_it_was(shop: Shop) -> None:
         assert terminal.out.count(b"\x1b[?1049h") == 1  # the other screen, and back
         assert b"\x1b[?1049l" in terminal.out
     assert tqe("status", task_id, "--json").json["status"] == "PENDING"
+
+
+def test_a_size_that_changes_before_the_first_frame_is_seen(tmp_path: Path) -> None:
+    with program(tmp_path, ["-c", RESIZED]) as terminal:
+        terminal.wait_for(b"resize (60, 10)")
+        assert terminal.end() == 0
+        assert terminal.is_as_before
 
 
 def test_ctrl_c_leaves_the_terminal_as_it_was(shop: Shop) -> None:

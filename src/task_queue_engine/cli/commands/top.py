@@ -65,16 +65,16 @@ def _top(operations: TaskApi, interval: float) -> Top:
 async def _show(top: Top) -> None:
     try:
         # Only here: a Python may be built without it, and nothing else needs it.
-        from task_queue_engine.cli.top.terminal import full_screen
+        from task_queue_engine.cli.top.terminal import SIGNALS, full_screen
     except ModuleNotFoundError as error:
         raise click.UsageError(
             f"this Python has no module {error.name}; --once prints the same"
         ) from None
     await top.begin()
-    with full_screen() as terminal:
+    with trio.open_signal_receiver(*SIGNALS) as signals, full_screen() as terminal:
         send_keys, keys = trio.open_memory_channel[str](0)
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(terminal.read, send_keys)
+            nursery.start_soon(terminal.read, send_keys, signals)
             with keys:
                 await top.run(terminal, keys)
             nursery.cancel_scope.cancel()

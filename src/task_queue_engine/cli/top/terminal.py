@@ -9,7 +9,7 @@ import signal
 import sys
 import termios
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import contextmanager, suppress
 
 import trio
@@ -18,6 +18,8 @@ from task_queue_engine.cli.cells import clip
 from task_queue_engine.cli.top.lines import Line, Style
 from task_queue_engine.engine.loggers import NAME
 from task_queue_engine.errors import ConfigurationError
+
+SIGNALS = (signal.SIGWINCH, signal.SIGTERM, signal.SIGHUP)
 
 _KEYS: dict[int | str, str] = {
     curses.KEY_UP: "up",
@@ -68,12 +70,17 @@ class Terminal:
         # Blocks where the terminal does: there is nothing else for this program to do.
         self._window.refresh()
 
-    async def read(self, keys: trio.MemorySendChannel[str]) -> None:
+    async def read(self, keys: trio.MemorySendChannel[str], signals: AsyncIterator[int]) -> None:
         """Send each key: a character, or a name as in `_KEYS`; "resize" for a new size too. SIGTERM
-        and a terminal that has gone end the keys."""
+        and a terminal that has gone end the keys.
+
+        Args:
+            signals: of `SIGNALS`, received since before there was a screen: a size that changes
+                while the first is drawn is not told a second time.
+        """
         with keys:
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._read_signals, keys, nursery.cancel_scope)
+                nursery.start_soon(self._read_signals, keys, signals, nursery.cancel_scope)
                 await self._read_keys(keys)
                 nursery.cancel_scope.cancel()
 
@@ -89,15 +96,16 @@ class Terminal:
                 await trio.sleep(_AFTER_AN_EMPTY_READ)
 
     async def _read_signals(
-        self, keys: trio.MemorySendChannel[str], ends: trio.CancelScope
+        self,
+        keys: trio.MemorySendChannel[str],
+        signals: AsyncIterator[int],
+        ends: trio.CancelScope,
     ) -> None:
-        wanted = (signal.SIGWINCH, signal.SIGTERM, signal.SIGHUP)
-        with trio.open_signal_receiver(*wanted) as signals:
-            async for number in signals:
-                if number != signal.SIGWINCH:
-                    ends.cancel()
-                    return
-                await self._send(keys, "resize")
+        async for number in signals:
+            if number != signal.SIGWINCH:
+                ends.cancel()
+                return
+            await self._send(keys, "resize")
 
     async def _send(self, keys: trio.MemorySendChannel[str], key: str) -> None:
         if key == "resize":
