@@ -167,6 +167,34 @@ async def test_a_stream_begins_with_what_has_been(backend: MemoryBackend) -> Non
     assert [bool(event.id) for event in events] == [False] * 6 + [True]
 
 
+async def test_lines_from_before_one_watched_come_when_the_attempt_is_over(
+    backend: MemoryBackend,
+) -> None:
+    async with running(make_tasks(), backend) as engine:
+        handle = await engine.submit("steps", True)
+        await trio.sleep(1)  # it has logged the first of its two
+        first = handle.events()
+        assert await some_of(first, 4) == [
+            "PROCESSING(1)",
+            "progress(1) 0",
+            "progress(1) 1",
+            "log(1) step 1",
+        ]
+        rest = ["log(1) step 0", "PENDING(1) retried", *TWO_ATTEMPTS[6:]]
+        assert await all_of(first) == rest
+
+
+async def test_one_who_comes_back_is_given_nothing_again(backend: MemoryBackend) -> None:
+    async with running(make_tasks(), backend) as engine:
+        handle = await engine.submit("steps", True, delay=1)
+        events = [event async for event in handle.events()]
+        for index, event in enumerate(events):
+            if event.id:
+                again = engine.events(handle.id, after=event.id)
+                rest = events[index + 1 :] or events[-1:]  # that it is over is said again
+                assert await all_of(again) == list(map(told, rest))
+
+
 async def test_another_process_is_followed_by_its_rows(backend: MemoryBackend) -> None:
     tasks = make_tasks()
     async with running(tasks, backend, consume=False) as front, process(tasks, backend):

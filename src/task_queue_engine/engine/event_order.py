@@ -34,6 +34,7 @@ class Seen:
         "_at",
         "_cancel_requested",
         "attempt",
+        "begun",
         "direct",
         "doubted_since",
         "progress",
@@ -46,6 +47,8 @@ class Seen:
         self.attempt = 0
         self.direct = 0
         """The attempt that its own process tells of."""
+        self.begun = 0
+        """The attempt whose start its own process told."""
         self.progress: Any = None
         """The latest of this attempt."""
         self.doubted_since: float | None = None

@@ -4,7 +4,7 @@ as they come."""
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import ExitStack, suppress
 from copy import copy
 from dataclasses import dataclass
@@ -14,7 +14,12 @@ from weakref import WeakMethod
 import trio
 from msgspec import structs
 
-from task_queue_engine.attempt_record import AttemptHistory, AttemptRecord
+from task_queue_engine.attempt_record import (
+    AttemptHistory,
+    AttemptOutcome,
+    AttemptRecord,
+    LogLine,
+)
 from task_queue_engine.backends.base import ListQuery, TaskPage
 from task_queue_engine.engine.event_order import Seen
 from task_queue_engine.engine.event_reader import Entry, Reader
@@ -204,8 +209,14 @@ class OneTask(_Stream):
         self._waiters = sources.waiters
         self._history = sources.history
         self._seen = Seen()
-        self._lines_of: set[int] = set()
-        """Attempts of which lines were given."""
+        self._given = 0
+        """The attempt at which this stream goes on: what came before was given."""
+        self._told: set[int] = set()
+        """Attempts whose lines come as they are logged, from the first."""
+        self._read: set[int] = set()
+        """Attempts whose lines were read when they were over."""
+        self._first_line: dict[int, LogLine] = {}
+        """The first that came, of attempts in neither."""
         self._is_gone = False
 
     async def _begin(self, resumed: bool) -> None:
@@ -219,6 +230,7 @@ class OneTask(_Stream):
         else:
             await trio.lowlevel.checkpoint()
             self._coming.extend(self._reader.take())
+            self._given = _attempt_before(self._coming, known.attempt)
             if not any(isinstance(entry.event, StateEvent) for entry in self._coming):
                 self._seen = copy(known)
             if not self._coming and known.status.is_terminal:
@@ -240,7 +252,11 @@ class OneTask(_Stream):
                 for line in record.logs
             ]
             events += lines[-_MOST_LINES:]
-            self._lines_of.update(line.attempt for line in lines)
+            self._read.update(
+                record.number
+                for record in history.attempts
+                if record.outcome is not AttemptOutcome.RUNNING
+            )
         coming = self._reader.take()
         if task.progress is not None:
             events.append(progress_of(task))
@@ -287,9 +303,14 @@ class OneTask(_Stream):
             return
         lines: list[LogEvent] = []
         if isinstance(event, LogEvent):
-            self._lines_of.add(event.attempt)
+            if event.attempt in self._read:
+                return
+            if event.attempt not in self._told:
+                self._first_line.setdefault(event.attempt, event.line)
         elif isinstance(event, StateEvent):
             lines = await self._lines_before(event)
+            if self._live.is_told_of(self._id, event.attempt, from_start=True):
+                self._told.add(event.attempt)
         self._seen.note(event)
         self._position = self._live.id_of(entry.number)
         self._add(*lines, event)
@@ -298,19 +319,20 @@ class OneTask(_Stream):
             self._is_over = True
 
     async def _lines_before(self, event: StateEvent) -> list[LogEvent]:
-        """Those of attempts that have ended, where they did not come as they were logged."""
+        """Those of attempts that have ended, where they did not come as they were logged: it began
+        before one watched, or its process did not know yet that one does."""
         ended = event.attempt if event.status is not TaskStatus.PROCESSING else event.attempt - 1
         wanted = {
             number
-            for number in range(max(1, self._seen.attempt), ended + 1)
-            if number not in self._lines_of and not self._live.is_told_of(self._id, number)
+            for number in range(max(self._given + 1, self._seen.attempt), ended + 1)
+            if number not in self._told | self._read
         }
         if not wanted:
             return []
         records: tuple[AttemptRecord, ...] = ()
         with suppress(BackendUnavailable, TaskNotFound):
             records = (await self._history(self._id)).attempts
-        self._lines_of |= wanted
+        self._read |= wanted
         return [
             LogEvent(
                 task_id=event.task_id,
@@ -321,7 +343,7 @@ class OneTask(_Stream):
             )
             for record in records
             if record.number in wanted
-            for line in record.logs
+            for line in _before(self._first_line.pop(record.number, None), record.logs)
         ]
 
     async def _look_again(self) -> None:
@@ -344,6 +366,20 @@ class OneTask(_Stream):
             events.append(EndEvent(task_id=task.id, status=task.status))
             self._is_over = True
         self._add(*events)
+
+
+def _attempt_before(coming: Iterable[Entry], known: int) -> int:
+    """The one that one who comes back behind these events has seen, of `known`."""
+    for entry in coming:
+        if not isinstance(event := entry.event, GapEvent):
+            begins = isinstance(event, StateEvent) and event.status is TaskStatus.PROCESSING
+            return event.attempt - begins
+    return known
+
+
+def _before(first: LogLine | None, lines: Sequence[LogLine]) -> Sequence[LogLine]:
+    """Those that had been logged when the first came."""
+    return lines if first is None else [line for line in lines if line.time < first.time]
 
 
 def _behind(coming: list[Entry], task: Task) -> list[Entry]:

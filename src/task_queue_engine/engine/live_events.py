@@ -202,10 +202,10 @@ class LiveEvents:
         if task.progress is not None and task.progress != seen.progress and not is_told:
             self._add(progress_of(task))
 
-    def is_told_of(self, task_id: str, attempt: int) -> bool:
-        """Whether the lines of this attempt come as they are logged."""
+    def is_told_of(self, task_id: str, attempt: int, *, from_start: bool = False) -> bool:
+        """Whether the lines of this attempt come as they are logged: from now on, or all."""
         seen = self._known.get(task_id)
-        return seen is not None and seen.direct == attempt
+        return seen is not None and attempt == (seen.begun if from_start else seen.direct)
 
     def _heard(self, messages: Sequence[bytes]) -> None:
         for message in messages:
@@ -235,6 +235,8 @@ class LiveEvents:
             seen = self._remember(event.task_id, Seen())
         if is_direct:
             seen.direct = max(seen.direct, event.attempt)
+            if isinstance(event, StateEvent) and event.status is TaskStatus.PROCESSING:
+                seen.begun = max(seen.begun, event.attempt)
             seen.doubted_since = None
         if seen.is_news(event):
             seen.note(event)
