@@ -30,6 +30,7 @@ from tests.backends.aws.dynamodb.faults import FaultyClient
 from tests.backends.aws.dynamodb.tables import (
     Table,
     create_table,
+    empty_table,
     few_requests,
     open_client,
     writes_of,
@@ -38,12 +39,18 @@ from tests.local_servers import require
 
 
 class DynamoWithMemoryQueue:
-    """What the store can only guess, whether a message exists, this queue can tell."""
+    """What the store can only guess, whether a message exists, this queue can tell.
 
-    def __init__(self, server: LocalServer, clock: Clock, writes: str = "") -> None:
+    Args:
+        table: the name of one that is there; None: one is made, at the first opening.
+    """
+
+    def __init__(
+        self, server: LocalServer, clock: Clock, writes: str = "", table: str | None = None
+    ) -> None:
         self._client = open_client(server)
         self._clock = clock
-        name = f"conformance-{secrets.token_hex(6)}"
+        name = table or f"conformance-{secrets.token_hex(6)}"
         self._table = Table(self._client, name, server, writes or writes_of(server))
         self._queues = MemoryBackend(clock=clock)
         self.faults = FaultyClient(self._client)
@@ -51,7 +58,7 @@ class DynamoWithMemoryQueue:
         self._store = self._table.store(
             self.faults, clock=clock, orphaned_after=timedelta(), sweep_lag=5.0
         )
-        self._is_created = False
+        self._is_created = table is not None
 
     @property
     def store(self) -> DynamoStore:
@@ -86,11 +93,6 @@ class DynamoWithMemoryQueue:
             async with self._store.open():
                 yield
 
-    async def delete(self) -> None:
-        """DynamoDB Local gets slower with each table that it has."""
-        async with self._client.open():
-            await self._table.call("DeleteTable")
-
     async def ping(self) -> None:
         await self._store.ping()
 
@@ -118,16 +120,17 @@ def dynamodb_harness(
     async def harness(_: Path) -> AsyncIterator[Harness]:
         server = require(server_name)
         clock = ManualClock()
-        backend = DynamoWithMemoryQueue(server, clock, writes)
-        with few_requests():
-            async with backend.open():
-                yield Harness(
-                    backend,
-                    clock=clock,
-                    promises=DYNAMODB,
-                    make_another=lambda: DynamoWithMemoryQueue(server, clock, writes),
-                )
-        await backend.delete()
+        client = open_client(server)
+        async with client.open(), empty_table(client, server) as table:
+            backend = DynamoWithMemoryQueue(server, clock, writes, table)
+            with few_requests():
+                async with backend.open():
+                    yield Harness(
+                        backend,
+                        clock=clock,
+                        promises=DYNAMODB,
+                        make_another=lambda: DynamoWithMemoryQueue(server, clock, writes),
+                    )
 
     return harness
 

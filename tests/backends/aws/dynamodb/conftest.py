@@ -21,6 +21,8 @@ from tests.sizes import LONG
 
 CHECKING = {"test_opening.py", "test_workers.py"}
 """About the requests of an opening: what they find, and the server's clock in their answers."""
+CHANGING = {"test_price.py"}
+"""They change the table itself, not only what is in it; those that are CHECKING do too."""
 
 
 @pytest.fixture(params=[*AMAZONS_OWN, "moto"] if WITH_MOTO else AMAZONS_OWN)
@@ -28,8 +30,9 @@ async def table(request: pytest.FixtureRequest) -> AsyncIterator[Table]:
     """On a server, "SERVER/WRITES" where that can take both ways to write."""
     name, _, writes = request.param.partition("/")
     checks = request.path.name in CHECKING
+    is_new = checks or request.path.name in CHANGING
     with trio.fail_after(60), few_requests(checks=checks):
-        async with table_on(require(name), writes) as made:
+        async with table_on(require(name), writes, is_new=is_new) as made:
             yield made
 
 

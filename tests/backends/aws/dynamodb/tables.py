@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 import shutil
+from collections import defaultdict, deque
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
@@ -149,17 +150,69 @@ def open_client(server: LocalServer) -> AwsClient:
 
 
 @asynccontextmanager
-async def table_on(server: LocalServer, writes: str = "") -> AsyncIterator[Table]:
+async def table_on(
+    server: LocalServer, writes: str = "", *, is_new: bool = False
+) -> AsyncIterator[Table]:
+    """
+    Args:
+        is_new: for tests that change the table itself.
+    """
     client = open_client(server)
-    async with client.open():
-        name = f"test-{secrets.token_hex(6)}"
-        table = Table(client, name, server, writes or writes_of(server))
+    async with client.open(), empty_table(client, server, is_new=is_new) as name:
+        yield Table(client, name, server, writes or writes_of(server))
+
+
+_used: defaultdict[str, deque[str]] = defaultdict(deque)
+"""Names of tables, by the server's URL; the one that was used last is the last."""
+# So many others are used before a table is again: what a test had left on its way to the server is
+# in the table by then, and goes with the rest.
+_RESTING = 5
+# What is emptied by a few requests; another table is made in the place of one that holds more.
+_MOST_ITEMS = 100
+
+
+@asynccontextmanager
+async def empty_table(
+    client: AwsClient, server: LocalServer, *, is_new: bool = False
+) -> AsyncIterator[str]:
+    """The name of a table that is empty. Made once and emptied for each: DynamoDB Local is SQLite,
+    where a table that comes or goes costs as much as ten requests, and all statements are prepared
+    anew.
+
+    Args:
+        client: open, here and at the end.
+    """
+    used = _used[server.url]
+    while len(used) > _RESTING and not is_new:
+        table = Table(client, used.popleft(), server)
+        if await _is_emptied(table):
+            break
+        await table.call("DeleteTable")
+    else:
+        table = Table(client, f"test-{secrets.token_hex(6)}", server)
         await create_table(table)
-        try:
-            yield table
-        finally:
+    try:
+        yield table.name
+    finally:
+        if is_new:
             with trio.CancelScope(shield=True, deadline=trio.current_time() + 10):
                 await table.call("DeleteTable")
+        else:
+            used.append(table.name)
+
+
+async def _is_emptied(table: Table) -> bool:
+    answer = await table.call("Scan", ConsistentRead=True, ProjectionExpression="id")
+    keys = answer["Items"]
+    if len(keys) > _MOST_ITEMS or "LastEvaluatedKey" in answer:
+        return False
+    while keys:
+        deletes = [{"DeleteRequest": {"Key": key}} for key in keys[:25]]  # the most of a request
+        requests = {"RequestItems": {table.name: deletes}}
+        answer = await table.client.call("dynamodb", "BatchWriteItem", requests)
+        assert not answer.get("UnprocessedItems")
+        keys = keys[25:]
+    return True
 
 
 async def create_table(table: Table) -> None:

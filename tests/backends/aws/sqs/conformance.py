@@ -19,7 +19,7 @@ from task_queue_engine.backends.base import StrandedPage, WorkerStore
 from task_queue_engine.backends.memory import MemoryBackend
 from task_queue_engine.clock import ManualClock
 from task_queue_engine.testing.conformance import Harness, Promises
-from tests.backends.aws.dynamodb.tables import Table, create_table, few_requests
+from tests.backends.aws.dynamodb.tables import Table, empty_table, few_requests
 from tests.backends.aws.sqs.clock_client import ClockClient
 from tests.backends.aws.sqs.queues import make_queue
 from tests.local_servers import require
@@ -125,25 +125,24 @@ def pair_harness(
         servers = require(pair.queue), require(pair.table)
         clock = ManualClock()
         urls = await make_queues(servers[0])
-        table_name = f"conformance-{secrets.token_hex(6)}"
-
-        def make() -> tuple[ClockClient, AwsBackend]:
-            client = ClockClient.of(servers[0], clock, dynamodb=servers[1])
-            store = Table(client, table_name, servers[1], pair.writes).store(clock=clock)
-            return client, make_backend(client, urls, clock, store)
-
         maker = ClockClient.of(servers[0], clock, dynamodb=servers[1])
-        table = Table(maker, table_name, servers[1])
-        async with maker.open():
-            await create_table(table)
-        client, backend = make()
-        with few_requests(checks=True):
-            async with backend.open():
-                yield AwsHarness(
-                    client, backend, clock=clock, promises=promises, make_another=lambda: make()[1]
-                )
-        async with maker.open():
-            await table.call("DeleteTable")
+        async with maker.open(), empty_table(maker, servers[1]) as table:
+
+            def make() -> tuple[ClockClient, AwsBackend]:
+                client = ClockClient.of(servers[0], clock, dynamodb=servers[1])
+                store = Table(client, table, servers[1], pair.writes).store(clock=clock)
+                return client, make_backend(client, urls, clock, store)
+
+            client, backend = make()
+            with few_requests(checks=True):
+                async with backend.open():
+                    yield AwsHarness(
+                        client,
+                        backend,
+                        clock=clock,
+                        promises=promises,
+                        make_another=lambda: make()[1],
+                    )
 
     return harness
 
