@@ -256,7 +256,7 @@ async def test_while_others_are_busy(table: Table, clock: ManualClock, rescuer: 
         async def work(store: DynamoStore) -> None:
             while not over.is_set():
                 await complete(store, *(await start(store, clock, 3))[:2])
-                await trio.sleep(0.05)  # or the table grows as fast as it is searched
+                await trio.sleep(0.2)  # or the table grows as fast as it is searched
 
         async with trio.open_nursery() as nursery:
             for store in busy:
@@ -279,7 +279,7 @@ async def until_marks(table: Table, enough: Callable[[set[str]], bool]) -> None:
     """Of the processes that are busy, and of the dead."""
     with trio.fail_after(60):
         while not enough(await marks(table)):  # noqa: ASYNC110  # another process's doing
-            await trio.sleep(0.02)
+            await trio.sleep(0.1)
 
 
 async def test_one_that_is_idle_is_not_taken_for_dead(
