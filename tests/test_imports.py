@@ -156,9 +156,14 @@ class Program:
                         "pydantic_settings",
                     ),
                     most=205,
-                )
+                ),
+                Program(
+                    "import task_queue_engine.handlers.export.write_query",
+                    (*FRAMEWORK, *CLIENTS, *HANDLERS, "trio", "apsw"),
+                    most=400,
+                ),
             ],
-            id="a worker process",
+            id="a worker process, a data export's own process",
         ),
         pytest.param(
             [Program("import task_queue_engine.http.server", (), most=890)], id="the HTTP server"
