@@ -133,8 +133,14 @@ class Program:
             [
                 Program(
                     OPERATING,
-                    (*FRAMEWORK, *CLIENTS, *HANDLERS, "task_queue_engine.cli.top"),
-                    most=590,
+                    (
+                        *FRAMEWORK,
+                        *CLIENTS,
+                        *HANDLERS,
+                        "task_queue_engine.cli.top",
+                        "task_queue_engine.engine.engine",
+                    ),
+                    most=545,
                 ),
                 Program(
                     "import task_queue_engine.cli.commands.top", (*FRAMEWORK, *CLIENTS, *HANDLERS)
