@@ -133,8 +133,14 @@ class Program:
             [
                 Program(
                     OPERATING,
-                    (*FRAMEWORK, *CLIENTS, *HANDLERS, "task_queue_engine.cli.top"),
-                    most=590,
+                    (
+                        *FRAMEWORK,
+                        *CLIENTS,
+                        *HANDLERS,
+                        "task_queue_engine.cli.top",
+                        "task_queue_engine.engine.engine",
+                    ),
+                    most=545,
                 ),
                 Program(
                     "import task_queue_engine.cli.commands.top", (*FRAMEWORK, *CLIENTS, *HANDLERS)
@@ -156,9 +162,14 @@ class Program:
                         "pydantic_settings",
                     ),
                     most=205,
-                )
+                ),
+                Program(
+                    "import task_queue_engine.handlers.export.write_query",
+                    (*FRAMEWORK, *CLIENTS, *HANDLERS, "trio", "apsw"),
+                    most=400,
+                ),
             ],
-            id="a worker process",
+            id="a worker process, a data export's own process",
         ),
         pytest.param(
             [Program("import task_queue_engine.http.server", (), most=890)], id="the HTTP server"

@@ -9,8 +9,6 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from typing import Protocol
 
-import trio
-
 
 class Clock(Protocol):
     def now(self) -> datetime:
@@ -35,6 +33,9 @@ class TrioClock:
         self._start: float | None = None
 
     def now(self) -> datetime:
+        # Only here: worker processes take the time of day too, and have no trio.
+        import trio
+
         if self._start is None:
             self._start = trio.current_time()
         return self._epoch + timedelta(seconds=trio.current_time() - self._start)

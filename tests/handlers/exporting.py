@@ -11,7 +11,7 @@ from task_queue_engine.handlers import registry
 from task_queue_engine.handlers.export.file import ExportAttempt, ExportResult
 from task_queue_engine.handlers.export.handler import export_data
 from task_queue_engine.handlers.export.payload import ExportPayload
-from task_queue_engine.handlers.export.query_process import write_query
+from task_queue_engine.handlers.export.write_query import write_query
 from task_queue_engine.task import new_task_id
 from tests.handlers.contexts import AsyncContext, SyncContext
 

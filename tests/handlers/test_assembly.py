@@ -8,19 +8,18 @@ from pathlib import Path
 
 import pytest
 
-from task_queue_engine import handlers
 from task_queue_engine.errors import ConfigurationError
-from task_queue_engine.handlers import image
+from task_queue_engine.handlers import assembly, check_settings, image, registry
 from task_queue_engine.handlers.email.settings import EmailSettings
 from task_queue_engine.handlers.export.settings import ExportSettings
 from task_queue_engine.registry import RunsIn
 
 
 def test_the_registry_holds_the_task_types() -> None:
-    assert handlers.registry.names == ("data-export", "email", "image-resize")
-    assert handlers.registry.get("image-resize").runs_in is RunsIn.PROCESS
-    assert handlers.registry.get("email").runs_in is RunsIn.THREAD
-    assert handlers.registry.get("data-export").runs_in is RunsIn.TRIO
+    assert registry.names == ("data-export", "email", "image-resize")
+    assert registry.get("image-resize").runs_in is RunsIn.PROCESS
+    assert registry.get("email").runs_in is RunsIn.THREAD
+    assert registry.get("data-export").runs_in is RunsIn.TRIO
 
 
 IMAGE_RESIZE = "task_queue_engine.handlers.image.handler"
@@ -40,7 +39,7 @@ def test_without_pillow_the_log_says_how_to_get_it(
 ) -> None:
     caplog.set_level(logging.INFO)
     without_module(monkeypatch, "PIL")
-    assert handlers._assemble().names == ("data-export", "email")
+    assert assembly._assemble().names == ("data-export", "email")
     assert "install this package with its extra 'images'" in caplog.text
 
 
@@ -49,7 +48,7 @@ def test_a_defect_in_a_module_is_not_taken_for_a_missing_extra(
 ) -> None:
     without_module(monkeypatch, IMAGE_RESIZE)
     with pytest.raises(ImportError, match="handler"):
-        handlers._assemble()
+        assembly._assemble()
 
 
 # --- settings ---------------------------------------------------------------------------------
@@ -89,14 +88,14 @@ def test_a_wrong_value_names_its_variable_and_keeps_secrets(
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(ConfigurationError) as failed:
-        handlers.check_settings()
+        check_settings()
     assert failed.value.variable == variable
     assert "secret" not in str(failed.value)
     assert "\n" not in str(failed.value)
 
 
 def test_without_any_variable_everything_works() -> None:
-    handlers.check_settings()
+    check_settings()
     assert EmailSettings().outbox == Path("outbox")
     assert ExportSettings().directory == Path("exports")
 

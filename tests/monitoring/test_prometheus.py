@@ -55,7 +55,7 @@ async def busy_server(folder: Path) -> AsyncIterator[str]:
         while True:
             for name in ("good", "bad", "in-thread"):
                 await engine.submit(name, 1)
-            await trio.sleep(0.05)
+            await trio.sleep(0.2)  # two rounds and more between two scrapes
 
     async with backend.open(), trio.open_nursery() as nursery:
         now = datetime.now(UTC)

@@ -9,7 +9,6 @@ import trio
 
 from task_queue_engine.config import Settings
 from task_queue_engine.engine.api import TaskApi
-from task_queue_engine.engine.engine import Engine
 from task_queue_engine.registry import TaskRegistry
 
 # Of a request: 0.75 s in all, for an operator who has mistyped the address.
@@ -28,6 +27,9 @@ async def over_http(url: str, api_key: str | None) -> AsyncIterator[TaskApi]:
 @asynccontextmanager
 async def direct(registry: TaskRegistry, settings: Settings) -> AsyncIterator[TaskApi]:
     """An engine without workers, for as long as the command takes."""
+    # Only here: who asks over HTTP needs none.
+    from task_queue_engine.engine.engine import Engine
+
     async with trio.open_nursery() as nursery:
         engine = await nursery.start(
             Engine(registry, settings, consume=False, housekeeping=False).run

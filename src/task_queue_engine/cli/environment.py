@@ -28,7 +28,7 @@ def warn_of_unknown_variables() -> None:
     if set(suspects) <= (known := _known()):
         return
     # Only now: it loads the handlers that come with the package. An app's own settings are loaded.
-    import task_queue_engine.handlers  # noqa: F401  # defines settings
+    import task_queue_engine.handlers.assembly  # noqa: F401  # defines settings
 
     known = _known()
     for name in suspects:

@@ -95,6 +95,8 @@ def fields(pairs: Sequence[tuple[str, str]]) -> str:
 
 def printable(text: str) -> str:
     """Without anything a terminal would take for more than text."""
+    if text.isprintable():  # nearly always, and many times faster than a look at each character
+        return text
     return "".join(char if char.isprintable() else _escape(char) for char in text)
 
 

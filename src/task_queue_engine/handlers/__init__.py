@@ -1,50 +1,22 @@
 """The task types that come with the package: `email`, `image-resize` and `data-export`.
 
-`registry` holds them, and is the default application of the command line (`--app`).
+`registry` holds them, and is the default application of the command line (`--app`). It is put
+together when it is first asked for: a process that runs one task type should not pay for all.
 """
 
 from __future__ import annotations
 
-import logging
+from typing import TYPE_CHECKING, Any
 
-from task_queue_engine.handlers.email import handler as email_handler
-from task_queue_engine.handlers.email.settings import EmailSettings
-from task_queue_engine.handlers.export import handler as export_handler
-from task_queue_engine.handlers.export.settings import ExportSettings
-from task_queue_engine.handlers.image.settings import ImageSettings
-from task_queue_engine.registry import TaskRegistry
+if TYPE_CHECKING:
+    from task_queue_engine.handlers.assembly import check_settings, registry
 
 __all__ = ["check_settings", "registry"]
 
-logger = logging.getLogger(__name__)
 
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from task_queue_engine.handlers import assembly
 
-def _assemble() -> TaskRegistry:
-    assembled = TaskRegistry()
-    assembled.include(email_handler.tasks)
-    assembled.include(export_handler.tasks)
-    try:
-        from task_queue_engine.handlers.image import handler as image_handler
-    except ImportError as error:
-        if (error.name or "").partition(".")[0] != "PIL":
-            raise  # a defect in the module, not a missing extra
-        logger.info(
-            "image-resize is not registered, since Pillow is not installed: install this package "
-            "with its extra 'images'"
-        )
-    else:
-        assembled.include(image_handler.tasks)
-    return assembled
-
-
-def check_settings() -> None:
-    """Look early at what the handlers read when they run, so that a program can refuse to start.
-
-    Raises ConfigurationError when a variable of these task types is wrong.
-    """
-    EmailSettings()
-    ExportSettings()
-    ImageSettings()
-
-
-registry = _assemble()
+    return getattr(assembly, name)

@@ -17,56 +17,20 @@ import trio
 
 from task_queue_engine.clock import SystemClock
 from task_queue_engine.config import Settings
-from task_queue_engine.context import SyncTaskContext, TaskContext
+from task_queue_engine.context import TaskContext
 from task_queue_engine.errors import CpuTimeExceeded
 from task_queue_engine.execution.runner import HandlerRunner
-from task_queue_engine.handlers.export.file import ExportAttempt, ExportResult, write_export
+from task_queue_engine.handlers.export.file import ExportResult
 from task_queue_engine.handlers.export.payload import ExportPayload
 from task_queue_engine.handlers.export.settings import ExportSettings
+from task_queue_engine.handlers.export.write_query import in_the_process
 from task_queue_engine.handlers.files import part_name
-from task_queue_engine.handlers.process_limits import address_space_limit, cpu_time_limit
 from task_queue_engine.payloads import to_json_types
-from task_queue_engine.registry import TaskRegistry
 from task_queue_engine.retry import Discard
 from task_queue_engine.task import Task, TaskStatus
 
 # Seconds to remove what a killed process was writing.
 _TIDY_UP = 5.0
-
-_in_the_process = TaskRegistry()
-
-
-@_in_the_process.task("data-export", process=True)
-def write_query(payload: ExportPayload, context: SyncTaskContext) -> ExportResult:
-    """What the process does. Raises as `open_query` and `write_export`; also Discard, for want of
-    memory within the limit."""
-    # Only here: the process that runs the engine has no use for it.
-    from task_queue_engine.handlers.export.query import open_query
-
-    settings = ExportSettings()
-    attempt = ExportAttempt(
-        task_id=context.task_id,
-        number=context.attempt,
-        check_cancelled=context.check_cancelled,
-        report=lambda rows: context.progress({"rows": rows}),
-    )
-    try:
-        with (
-            cpu_time_limit(settings.max_cpu_seconds),
-            address_space_limit(settings.max_memory),
-            open_query(
-                settings.database,
-                payload.query or "",
-                payload.parameters,
-                max_temp_bytes=settings.max_bytes,
-            ) as source,
-        ):
-            return write_export(source, payload, settings, attempt)
-    except MemoryError:
-        raise Discard(
-            "query: needs more memory than TQE_EXPORT_MAX_MEMORY_BYTES "
-            f"({settings.max_memory}): narrow it"
-        ) from None
 
 
 async def export_query(payload: ExportPayload, context: TaskContext) -> ExportResult:
@@ -90,7 +54,7 @@ async def export_query(payload: ExportPayload, context: TaskContext) -> ExportRe
         updated_at=now,
     )
     runner = HandlerRunner(threads=1, processes=1, max_result_bytes=Settings().max_result_bytes)
-    definition = _in_the_process.get("data-export")
+    definition = in_the_process.get("data-export")
     try:
         async with runner.open():
             result = await runner.run(definition, task, report_progress=context.progress)
