@@ -10,7 +10,7 @@ import msgspec
 import pytest
 import trio
 
-from task_queue_engine.backends.aws.sqs import dead_letters
+from task_queue_engine.backends.aws.sqs import dead_letters, queue_client
 from task_queue_engine.backends.base import (
     Done,
     LeaseLost,
@@ -604,8 +604,10 @@ async def test_very_many_dead_letters_do_not_hide_one_that_sqs_has_moved(
     """It is handed out last, behind those that engines have written."""
     # So many requests take a busy machine longer than the engine waits for them.
     monkeypatch.setattr(dead_letters, "_LONGEST_SEARCH", 60.0)
+    monkeypatch.setattr(dead_letters, "_ANSWER_TIMEOUT", 60.0)
     monkeypatch.setattr(dead_letters, "_GIVE_BACK_TIMEOUT", 60.0)
     monkeypatch.setattr(dead_letters, "_LOOK_LEASE", 120)
+    monkeypatch.setattr(queue_client, "CALL_TIMEOUT", 60.0)
     number = 2_500
     written = {"Reason": {"DataType": "String", "StringValue": "attempts exhausted"}}
     waiting = [
