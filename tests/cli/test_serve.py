@@ -269,7 +269,7 @@ def test_killed_in_mid_flight_and_started_again_every_task_ends(shop: Shop) -> N
 
 
 def test_killed_beside_a_full_buffer_only_what_had_started_lost_an_attempt(shop: Shop) -> None:
-    few = {"TQE_VISIBILITY_TIMEOUT": "1", "WORKER_COUNT": "2", "TQE_PREFETCH": "18"}
+    few = {"TQE_VISIBILITY_TIMEOUT": "3", "WORKER_COUNT": "2", "TQE_PREFETCH": "18"}
     with shop.serve("serve", **few) as server:
         # What takes long, or is not known to be short, waits on the queue.
         for number in range(40):

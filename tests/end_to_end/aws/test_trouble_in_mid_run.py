@@ -262,11 +262,12 @@ async def test_the_end_is_bounded_all_the_same(troubled: TroubledEnvironment) ->
 
 async def test_an_outage_of_the_table_alone_costs_no_attempt(troubled: TroubledEnvironment) -> None:
     """Messages are still there to be received, and SQS gives up one that is received too often."""
-    async with troubled.running(worker_count=1, visibility_timeout=1.0) as engine:
+    lease = 3.0
+    async with troubled.running(worker_count=1, visibility_timeout=lease) as engine:
         ids = [(await engine.submit("wait", str(n))).id for n in range(5)]
-        await until_true(lambda: troubled.runs.total() == 1)
+        await until_true(lambda: troubled.runs.total() > 0)
         troubled.dynamodb.inject(always("cut"))
-        await trio.sleep(3.5)  # more leases than SQS allows receives
+        await trio.sleep(3.5 * lease)  # SQS allows three receives
         troubled.dynamodb.inject(no_fault)
         troubled.go_on.set()
         tasks = [await ends(engine, task_id) for task_id in ids]
@@ -366,9 +367,9 @@ async def test_a_queue_made_again(troubled: TroubledEnvironment, monkeypatch: An
     monkeypatch.setattr(receive_watermark, "WINDOW", 1.5)
     monkeypatch.setitem(DynamoStore.__init__.__kwdefaults__, "sweep_lag", 0.5)
     # An empty long poll tells, a short one does not.
-    async with troubled.running(worker_count=1, visibility_timeout=1.0, poll_wait=1.0) as engine:
+    async with troubled.running(worker_count=1, visibility_timeout=3.0, poll_wait=1.0) as engine:
         await engine.submit("wait", "running")
-        await until_true(lambda: troubled.runs["running"] == 1)
+        await until_true(lambda: troubled.runs["running"] > 0)
         lost = await engine.submit("note", "lost")
         url = str(troubled.settings.sqs_queue_url)
         client = open_client(troubled.servers[0])
