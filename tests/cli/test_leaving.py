@@ -42,8 +42,8 @@ def submit(type_: str) -> None:
 
 
 def run_task(type_: str, payload: str = "x") -> object:
-    """Its result, once a worker has COMPLETED it."""
-    ran = tqe("submit", "--app", APP, type_, payload, "--wait", f"{TIMEOUT:g}", "--json")
+    """Its result, once a worker has COMPLETED it; that may be one which has only begun to start."""
+    ran = tqe("submit", "--app", APP, type_, payload, "--wait", f"{3 * TIMEOUT:g}", "--json")
     assert ran.json["status"] == "COMPLETED", ran.out
     return ran.json.get("result")
 

@@ -6,7 +6,7 @@ import json
 import secrets
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -19,6 +19,7 @@ from tests.backends.aws.sqs.queues import boto
 from tests.cli.embedded import Embedded, embedded
 from tests.cli.runner import Server, Shop
 from tests.cli.shop import tasks as shop_tasks
+from tests.end_to_end.aws.faults import Trouble, faulty
 from tests.end_to_end.aws.read_back import dead_letters
 from tests.local_servers import require
 
@@ -149,3 +150,16 @@ def environment_on(
         for url in (queue, dead):
             sqs.delete_queue(QueueUrl=url)
         dynamodb.delete_table(TableName=name)
+
+
+@contextmanager
+def through(environment: Environment, **troubles: Trouble) -> Iterator[Environment]:
+    """The environment with a proxy before SQS (`sqs`), DynamoDB (`dynamodb`) or both."""
+    servers = {"sqs": environment.servers.queue, "dynamodb": environment.servers.table}
+    with ExitStack() as stack:
+        yield environment.behind(
+            **{
+                name: stack.enter_context(faulty(servers[name].url, trouble))
+                for name, trouble in troubles.items()
+            }
+        )

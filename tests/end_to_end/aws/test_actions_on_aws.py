@@ -6,8 +6,9 @@ import json
 import signal
 from typing import Any
 
-from tests.cli.runner import Api, eventually, request
-from tests.end_to_end.aws.environment import Environment
+from tests.cli.runner import TIMEOUT, Api, eventually, request
+from tests.end_to_end.aws.environment import Environment, through
+from tests.end_to_end.aws.faults import Document, Trouble
 from tests.sizes import size
 
 NUMBER = size(400, in_full=600)
@@ -45,13 +46,19 @@ def test_kill_in_the_middle_of_an_action_and_its_undo(environment: Environment) 
         answer = request("POST", f"{api.url}/tasks/batch", json={"tasks": tasks})
         assert answer.status_code == 201
         action = act(api, action="cancel", filter={"type": "echo"})
-        with environment.serve("worker", **shop) as server:
+        cancels = 0
 
-            def has_begun() -> bool:
-                progress = look(api, action["id"])["progress"]
-                return progress is not None and progress["done"] > 0
+        def is_beyond_the_middle(_: str, parameters: Document) -> bool:
+            nonlocal cancels
+            cancels += json.dumps(parameters).count('"CANCELLED"')
+            return cancels > NUMBER // 2
 
-            eventually(has_begun)
+        trouble = Trouble(hold=is_beyond_the_middle)
+        with (
+            through(environment, dynamodb=trouble) as troubled,
+            troubled.serve("worker", **shop) as server,
+        ):
+            assert trouble.held.wait(TIMEOUT)
             server.signal(signal.SIGKILL)
             server.wait()
         assert look(api, action["id"])["status"] == "PROCESSING"

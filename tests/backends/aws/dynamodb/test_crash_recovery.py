@@ -106,7 +106,7 @@ async def test_every_step_of_a_task_is_found(
     async with (store := rescuer()).open():
         assert await store.counts() == Counts(pending=1)
         await until_counts(store, true)
-        assert await marks(table) == set()
+        await until_marks(table, lambda found: not found)
 
 
 async def test_what_it_had_flushed_is_not_counted_again(
@@ -279,7 +279,7 @@ async def until_marks(table: Table, enough: Callable[[set[str]], bool]) -> None:
     """Of the processes that are busy, and of the dead."""
     with trio.fail_after(60):
         while not enough(await marks(table)):  # noqa: ASYNC110  # another process's doing
-            await trio.sleep(0.1)
+            await trio.sleep(0.02)
 
 
 async def test_one_that_is_idle_is_not_taken_for_dead(
