@@ -299,6 +299,19 @@ async def test_one_that_is_idle_is_not_taken_for_dead(
             await until_counts(store, Counts(pending=3))
 
 
+async def test_nor_is_one_that_has_only_repaired(
+    table: Table, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it counts after that would be lost."""
+    monkeypatch.setattr("task_queue_engine.backends.aws.dynamodb.counters._IDLE_AFTER", 0.1)
+    async with killed(table, clock) as dead:
+        await start(dead, clock, 4)
+    of_dead = await marks(table)
+    async with (repairing := table.store(clock=clock, flush_interval=0.01)).open():
+        assert (await repairing.repair_counts()).corrected
+        await until_marks(table, lambda found: found <= of_dead)
+
+
 async def test_one_that_was_taken_for_dead_counts_nothing_twice(
     table: Table, clock: ManualClock, rescuer: Rescuer, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -481,7 +494,7 @@ async def test_killed_by_the_kernel(table: Table) -> None:
     settings = {"flush_interval": 0.1, "repair_interval": 3600.0, "dead_after": 5.0}
     async with (store := table.store(clock=SystemClock(), **settings)).open():
         before = await store.counts()
-        # One that takes over in two goes has a mark of its own in between, and for a while after.
+        # A repair that falls into this time has a mark of its own for a while.
         await until_marks(table, lambda found: not found & of_dead)
         true = await rows(table)  # the server carries out what had been sent to it
         assert true.completed > 0

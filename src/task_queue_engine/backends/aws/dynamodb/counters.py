@@ -368,6 +368,8 @@ class Counters:
         changes = {status.value.lower(): number for status, number in differences.items()}
         if changes:
             self._moves.append(_Move(0, changes, None))
+            # Whoever flushes it: `run` is to see that the process has a mark, and take it away.
+            self._dirty.set()
 
 
 def _units_of(item: Item) -> float:
