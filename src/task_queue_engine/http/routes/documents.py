@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from functools import cached_property
 
-import trio
 from quart import Quart, Request, Response, request
 from quart_schema import hide
 
@@ -19,8 +18,7 @@ _CACHE = "public, max-age=300"
 
 
 class DocumentRoutes:
-    """The document is made once, at the first request for it; by a thread, as the page is: either
-    would hold the loop for tens of milliseconds."""
+    """The document is made once, at the first request for it."""
 
     def __init__(self, app: Quart, dashboard: DashboardRoutes) -> None:
         self._app = app
@@ -51,16 +49,13 @@ class DocumentRoutes:
     @hide
     async def get_openapi(self) -> Response:
         """The OpenAPI 3.1 document."""
-        document = await trio.to_thread.run_sync(lambda: self._openapi)
-        return respond(document, content_type=JSON, Cache_Control=_CACHE)
+        return respond(self._openapi, content_type=JSON, Cache_Control=_CACHE)
 
     @hide
     async def get_docs(self) -> Response:
         """The documentation page."""
-        url = _url_of_reader()
-        page = await trio.to_thread.run_sync(lambda: render(self._document, url))
         return respond(
-            page.encode(),
+            render(self._document, _url_of_reader()).encode(),
             content_type="text/html; charset=utf-8",
             Cache_Control=_CACHE,
             Content_Security_Policy=CONTENT_SECURITY_POLICY,
