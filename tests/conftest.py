@@ -1,4 +1,4 @@
-"""Virtual time for every test that uses `autojump_clock`, itself or through a fixture; and what
+"""Virtual time for every test that uses a clock that jumps, itself or through a fixture; and what
 this machine could not run."""
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from tests.virtual_time import run_on_virtual_time
 __all__ = ["dynamodb_local", "elasticmq", "fauxqs", "ministack", "moto_server"]
 
 
+_JUMPING_CLOCKS = {"autojump_clock", "socket_clock"}
 # Folders and files whose tests wait for other programs most of their time.
 _WAITING = {"end_to_end", "local_aws", "test_handlers_doc.py", "test_readme.py", "testing"}
 # Files whose tests take long and do not wait.
@@ -85,7 +86,7 @@ def _working_threads() -> set[threading.Thread]:
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
-        if "autojump_clock" in getattr(item, "fixturenames", ()):
+        if not _JUMPING_CLOCKS.isdisjoint(getattr(item, "fixturenames", ())):
             run = partial(_run, item)
             item.add_marker(pytest.mark.trio(run=run), append=False)
     # For several processes that share the tests: none is left with the longest at the end, and
@@ -115,9 +116,8 @@ def pytest_collection_finish() -> None:
 
 
 def _run(item, function, *, clock, instruments):
-    return run_on_virtual_time(
-        function, clock=clock or item.funcargs["autojump_clock"], instruments=instruments
-    )
+    clock = clock or next(map(item.funcargs.get, _JUMPING_CLOCKS & item.funcargs.keys()))
+    return run_on_virtual_time(function, clock=clock, instruments=instruments)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

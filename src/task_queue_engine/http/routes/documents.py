@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import cached_property
 
+import trio
 from quart import Quart, Request, Response, request
 from quart_schema import hide
 
@@ -18,7 +19,8 @@ _CACHE = "public, max-age=300"
 
 
 class DocumentRoutes:
-    """The document is made once, at the first request for it."""
+    """The document is made once, at the first request for it; by a thread, as the page is: either
+    would hold the loop for tens of milliseconds."""
 
     def __init__(self, app: Quart, dashboard: DashboardRoutes) -> None:
         self._app = app
@@ -49,13 +51,16 @@ class DocumentRoutes:
     @hide
     async def get_openapi(self) -> Response:
         """The OpenAPI 3.1 document."""
-        return respond(self._openapi, content_type=JSON, Cache_Control=_CACHE)
+        document = await trio.to_thread.run_sync(lambda: self._openapi)
+        return respond(document, content_type=JSON, Cache_Control=_CACHE)
 
     @hide
     async def get_docs(self) -> Response:
         """The documentation page."""
+        url = _url_of_reader()
+        page = await trio.to_thread.run_sync(lambda: render(self._document, url))
         return respond(
-            render(self._document, _url_of_reader()).encode(),
+            page.encode(),
             content_type="text/html; charset=utf-8",
             Cache_Control=_CACHE,
             Content_Security_Policy=CONTENT_SECURITY_POLICY,
