@@ -91,6 +91,17 @@ def make_backend(
     )
 
 
+@asynccontextmanager
+async def opened(
+    make: Callable[[], tuple[ClockClient, AwsBackend]], clock: ManualClock, promises: Promises
+) -> AsyncIterator[AwsHarness]:
+    client, backend = make()
+    async with backend.open():
+        yield AwsHarness(
+            client, backend, clock=clock, promises=promises, make_another=lambda: make()[1]
+        )
+
+
 def aws_harness(
     server_name: str, promises: Promises
 ) -> Callable[[Path], AbstractAsyncContextManager[Harness]]:
@@ -100,17 +111,14 @@ def aws_harness(
     async def harness(_: Path) -> AsyncIterator[Harness]:
         server = require(server_name)
         clock = ManualClock()
-        client = ClockClient.of(server, clock)
         urls = await make_queues(server)
-        backend = make_backend(client, urls, clock)
-        async with backend.open():
-            yield AwsHarness(
-                client,
-                backend,
-                clock=clock,
-                promises=promises,
-                make_another=lambda: make_backend(ClockClient.of(server, clock), urls, clock),
-            )
+
+        def make() -> tuple[ClockClient, AwsBackend]:
+            client = ClockClient.of(server, clock)
+            return client, make_backend(client, urls, clock)
+
+        async with opened(make, clock, promises) as made:
+            yield made
 
     return harness
 
@@ -133,16 +141,9 @@ def pair_harness(
                 store = Table(client, table, servers[1], pair.writes).store(clock=clock)
                 return client, make_backend(client, urls, clock, store)
 
-            client, backend = make()
             with few_requests(checks=True):
-                async with backend.open():
-                    yield AwsHarness(
-                        client,
-                        backend,
-                        clock=clock,
-                        promises=promises,
-                        make_another=lambda: make()[1],
-                    )
+                async with opened(make, clock, promises) as made:
+                    yield made
 
     return harness
 
