@@ -277,6 +277,22 @@ async def test_progress_is_stored_and_settles_nothing(backend: MemoryBackend) ->
             rig.settlements.receive_nowait()
 
 
+async def test_an_attempt_is_recorded_with_its_outcome_and_stays_so(
+    backend: MemoryBackend,
+) -> None:
+    """What waits for it to be (`crash_isolation.py`) is not to go on at a report of progress."""
+    async with writing(backend) as rig:
+        attempt = await claimed(backend)
+        await rig.outcomes.send(Progressed(attempt, 1))
+        await trio.sleep(1)
+        assert not attempt.recorded
+        await rig.write(Succeeded(attempt, None))
+        assert attempt.recorded
+        await rig.outcomes.send(Progressed(attempt, "late"))
+        await trio.sleep(1)
+        assert attempt.recorded
+
+
 async def test_of_progress_that_comes_together_only_the_latest_is_written(
     backend: MemoryBackend,
 ) -> None:
