@@ -162,6 +162,15 @@ def bodies() -> dict[str, tuple[str, Any]]:
             "/tasks",
             {"type": "email", "payload": {"to": [ADDRESS.format(i) for i in range(100)]}},
         ),
+        "short recipients": (
+            "/tasks",
+            {
+                "type": "email",
+                "payload": {
+                    name: [f"{i}@{name}.co" for i in range(100)] for name in ("to", "cc", "bcc")
+                },
+            },
+        ),
         "too many recipients": (
             "/tasks",
             one("email", lambda n: {"to": [ADDRESS.format(i) for i in range(n)]}),

@@ -132,6 +132,7 @@ BIG = {"padding": "x" * LARGE}
         ({"x" * LARGE: 1}, True),
         (msgspec.Raw(b"1"), False),
         (msgspec.Raw(b" " * LARGE + b"1"), True),
+        (msgspec.Raw(b"[1" + b",1" * (LARGE // 16) + b"]"), True),
         (object(), False),
     ],
     ids=lambda value: type(value).__name__,
