@@ -105,7 +105,7 @@ async def test_what_happens_in_another_process_is_shown_as_it_happens(
 
             async with trio.open_nursery() as nursery:
                 await nursery.start(listen)
-                handle = await front.submit(steps, delay=0.2)
+                handle = await front.submit(steps, delay=2)  # both listen by then
                 events = [event async for event in handle.events()]
                 nursery.cancel_scope.cancel()
     assert [spell(event) for event in events] == [

@@ -302,8 +302,10 @@ def test_a_thread_that_outlives_the_engine_is_told_so() -> None:
     stuck = Stuck()
 
     async def engine() -> None:
-        with trio.move_on_after(0.05):
-            await run(make_runner(), stuck.handler("progress"), timeout=None)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(lambda: run(make_runner(), stuck.handler("progress"), timeout=None))
+            await trio.to_thread.run_sync(stuck.started.wait, 20)
+            nursery.cancel_scope.cancel()
 
     trio.run(engine)
     stuck.release.set()

@@ -278,11 +278,13 @@ def test_what_comes_in_on_the_poll_of_a_stopping_engine_is_given_back(
     environment: Environment,
 ) -> None:
     settings = {"TQE_POLL_WAIT": "20", "TQE_VISIBILITY_TIMEOUT": "60", "TQE_SHUTDOWN_GRACE": "30"}
+    sqs = Trouble()
     with (
         environment.embedded(consume=False) as api,
-        environment.serve("worker", **SHOP | settings) as worker,
+        through(environment, sqs=sqs) as counted,
+        counted.serve("worker", **SHOP | settings) as worker,
     ):
-        time.sleep(0.5)  # the poll is open
+        wait_until(lambda: sqs.requests["ReceiveMessage"] > 0)
         worker.signal()
         worker.wait_for("open long poll")
         task = api.post("echo", 1)
