@@ -71,7 +71,7 @@ async def test_a_timeout_kills_the_process_and_the_programs_it_runs(
     async with runner.open():
         await run(runner, handlers.pid, process=True)  # so that starting does not take its time
         with pytest.raises(AttemptTimedOut):
-            await run(runner, handler, fifo.path, process=True, progress=progress, timeout=0.8)
+            await run(runner, handler, fifo.path, process=True, progress=progress, timeout=2)
         assert is_gone(progress.values[0])
         assert runner.statistics().worker_processes == 0
         await fifo.closed()

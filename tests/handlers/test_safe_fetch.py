@@ -214,7 +214,7 @@ def test_the_body_of_a_redirect_is_not_read(web: LocalWeb, internet: Internet) -
     web.pages["/"] = endless
     web.page("/here", b"found")
     assert fetch(web.url("/"), LOCAL) == b"found"
-    assert hung_up.wait(5)
+    assert hung_up.wait(20)
 
 
 # --- size -----------------------------------------------------------------------------------
@@ -246,7 +246,7 @@ def test_a_chunked_body_over_the_limit_is_cut_off(web: LocalWeb, internet: Inter
     web.pages["/"] = endless
     with pytest.raises(FetchRefused, match="more than the limit of 10000 bytes"):
         fetch(web.url("/"), LOCAL)
-    assert hung_up.wait(5)
+    assert hung_up.wait(20)
 
 
 def test_a_compressed_body_is_refused(web: LocalWeb, internet: Internet) -> None:

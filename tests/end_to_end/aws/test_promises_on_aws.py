@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import signal
 import time
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from typing import Any
 
@@ -14,7 +15,7 @@ import pytest
 
 from task_queue_engine import TaskRegistry
 from task_queue_engine.clock import SystemClock
-from tests.cli.runner import Api, Server, eventually, request
+from tests.cli.runner import TIMEOUT, Api, Server, eventually, request
 from tests.cli.shop import echo
 from tests.end_to_end.aws.accounting import wait_until
 from tests.end_to_end.aws.environment import Environment, through
@@ -87,10 +88,12 @@ def test_a_crash_between_saving_and_sending(
     before = an_hour_ago(environment)
     with through(environment, sqs=trouble) as troubled, troubled.serve("api", **before) as api:
         body = {"type": "echo", "payload": "saved"}
-        with pytest.raises(httpx.TransportError):
-            request("POST", f"{api.url}/tasks", json=body, timeout=2)
-        assert trouble.held.is_set()
-        kill(api)
+        with ThreadPoolExecutor() as threads:
+            answer = threads.submit(request, "POST", f"{api.url}/tasks", json=body)
+            assert trouble.held.wait(TIMEOUT)
+            kill(api)
+            with pytest.raises(httpx.TransportError):
+                answer.result()
     (saved,) = (item["id"]["S"] for item in environment.items())
     assert environment.in_queue() == (0, 0, 0)
     with environment.embedded() as server:
@@ -130,7 +133,7 @@ def test_a_crash_between_recording_and_deleting(environment: Environment) -> Non
     with through(environment, sqs=trouble) as troubled, troubled.serve(**SHOP) as server:
         task = server.post("echo", 1)
         assert get(server, task["id"], wait=20)["status"] == "COMPLETED"
-        assert trouble.held.wait(10)
+        assert trouble.held.wait(TIMEOUT)
         kill(server)
     assert sum(environment.in_queue()) == 1
     with environment.embedded() as server:
@@ -388,7 +391,7 @@ def test_a_crash_between_failed_and_its_dead_letter(environment: Environment) ->
     with through(environment, sqs=trouble) as troubled, troubled.serve(**SHOP) as server:
         task = server.post("fail", "of no use")
         assert get(server, task["id"], wait=20)["status"] == "FAILED"
-        assert trouble.held.wait(10)
+        assert trouble.held.wait(TIMEOUT)
         kill(server)
     with environment.embedded(TQE_RECONCILE_INTERVAL="60"):
         wait_until(lambda: sum(environment.in_queue(environment.dead)) == 1)
