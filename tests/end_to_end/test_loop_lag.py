@@ -186,7 +186,10 @@ def bodies() -> dict[str, tuple[str, Any]]:
             one("image-resize", lambda n: {"width": 1, "source": {"base64": "A" * (4 * n)}}),
         ),
         "batch": ("/tasks/batch", many({"type": "any", "payload": 1})),
-        "batch of mails": ("/tasks/batch", many({"type": "email", "payload": "ada@example.com"})),
+        "batch of mails": (
+            "/tasks/batch",
+            many(*({"type": "email", "payload": f"ada{i}@example.com"} for i in range(1000))),
+        ),
         "batch of recipients": (
             "/tasks/batch",
             many({"type": "email", "payload": {"to": [ADDRESS.format(i) for i in range(100)]}}),
