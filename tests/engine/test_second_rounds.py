@@ -148,7 +148,7 @@ async def test_a_retry_that_hangs_is_given_up_and_its_task_found_later(
             before = trio.current_time()
             with pytest.raises(BackendUnavailable):
                 await engine.retry(task_id)
-            assert trio.current_time() - before < 10.1
+            assert round(trio.current_time() - before, 6) <= 10
         assert (await ended(engine, task_id, timeout=600)).status is TaskStatus.COMPLETED
 
 

@@ -168,7 +168,7 @@ async def test_a_row_that_hangs_holds_up_no_exit(
                 await gate.arrived.wait()
             began = trio.current_time()
             await engine.stop()
-            assert trio.current_time() - began < 1.1  # more than its second only by rounding
+            assert round(trio.current_time() - began, 6) <= 1
 
 
 async def test_nor_past_the_deadline(tasks: TaskRegistry, backend: MemoryBackend) -> None:

@@ -27,9 +27,8 @@ def warn_of_unknown_variables() -> None:
     suspects = [name for name in found if name.upper().startswith(_PREFIX)]
     if set(suspects) <= (known := _known()):
         return
-    # Only now: it loads the handlers that come with the package, whose settings `_known` finds once
-    # they are. An app's own are loaded.
-    import task_queue_engine.handlers.assembly  # noqa: F401  # used by being imported
+    # Only now: it loads the handlers that come with the package. An app's own settings are loaded.
+    import task_queue_engine.handlers.assembly  # noqa: F401  # `_known` finds the settings it defines
 
     known = _known()
     for name in suspects:
