@@ -36,11 +36,11 @@ _PUT_AWAY = (
     f"AND attempts.outcome = '{_CRASHED}' AND excluded.outcome = '{_LOST}')"
 )
 _ANY = Batch(_PUT_AWAY.format(of=""), width=_WIDTH)
-# A write that was refused puts nothing away.
-_COMPLETED = Batch(
+# A write that will be refused puts nothing away.
+_PROCESSING = Batch(
     _PUT_AWAY.format(
         of="JOIN tasks ON tasks.id = new.task_id AND tasks.attempt = new.number "
-        f"AND tasks.status = {NUMBER_OF[TaskStatus.COMPLETED]}"
+        f"AND tasks.status = {NUMBER_OF[TaskStatus.PROCESSING]}"
     ),
     width=_WIDTH,
 )
@@ -61,9 +61,10 @@ def put_away(execute: Execute, attempts: Sequence[PutAway]) -> None:
     _ANY.run(execute, [_to_columns(*each) for each in attempts])
 
 
-def put_away_completed(execute: Execute, attempts: Sequence[PutAway]) -> None:
-    """Those of them whose task is COMPLETED by this very attempt."""
-    _COMPLETED.run(execute, [_to_columns(*each) for each in attempts])
+def put_away_processing(execute: Execute, attempts: Sequence[PutAway]) -> None:
+    """Those of them whose task is PROCESSING in this very attempt: before the write that ends it,
+    since afterwards it looks as if a write that came before had put them away."""
+    _PROCESSING.run(execute, [_to_columns(*each) for each in attempts])
 
 
 def read(execute: Execute, task_id: str) -> list[AttemptRecord]:

@@ -175,13 +175,13 @@ class SqliteStore:
             return write.task_id, lambda row, now: lifecycle.decide_record(row, write, now)
 
         def work(transaction: Transaction) -> list[RecordVerdict]:
+            attempts.put_away_processing(transaction.execute, over)
             before = transaction.changes()
             _COMPLETE.run(transaction.execute, completed, after=(now_us, now_us))
             done = transaction.changes() - before
             transaction.counters[TaskStatus.PROCESSING] -= done
             transaction.counters[TaskStatus.COMPLETED] += done
             if done:
-                attempts.put_away_completed(transaction.execute, over)
                 transaction.tell(ENDED, [task_id for task_id, *_ in completed])
             if done == len(writes):
                 return [_COMPLETED_NOW] * done

@@ -139,6 +139,22 @@ async def test_the_end_of_a_task(
     assert await only(harness, running.id) == expected
 
 
+async def test_a_second_end_of_an_attempt_leaves_its_record_as_it_is(harness: Harness) -> None:
+    """Alone, and beside the first end of another."""
+    ended, _ = await harness.start()
+    other, _ = await harness.start()
+    await harness.store.record([Complete(task_id=ended.id, attempt=1, result=1)])
+    before = await only(harness, ended.id)
+    await harness.advance(3)
+    record = known_of(ended, *lines(harness, "one"))
+    second = Complete(task_id=ended.id, attempt=1, result=2, record=record)
+
+    for writes in ([second], [second, Complete(task_id=other.id, attempt=1, result=1)]):
+        verdicts = await harness.store.record(writes)
+        assert verdicts == [Recorded(TaskStatus.COMPLETED)] * len(writes)
+        assert await only(harness, ended.id) == before
+
+
 @pytest.mark.parametrize("known", [False, True], ids=["by the row", "by the worker"])
 @pytest.mark.parametrize("how", ["retried", "snoozed", "interrupted"])
 async def test_one_after_which_the_task_goes_on(harness: Harness, how: str, known: bool) -> None:
