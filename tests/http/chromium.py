@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 import urllib.request
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -101,6 +102,16 @@ class Site:
     def submit(self, task_type: str, payload: Any, **more: Any) -> str:
         body = {"type": task_type, "payload": payload, **more}
         return str(self.ask("POST", "/tasks", body)["id"])
+
+    def running(self) -> str:
+        """A task that holds the only slot until it is cancelled: actions, which come first, wait
+        for it."""
+        task_id = self.submit("steps", {})
+        ends_at = time.monotonic() + WAIT / 1000
+        while self.status(task_id) != "PROCESSING":
+            assert time.monotonic() < ends_at, "it does not start"
+            time.sleep(0.05)
+        return task_id
 
     def waiting(self, number: int, task_type: str) -> list[str]:
         """Tasks that stay PENDING."""

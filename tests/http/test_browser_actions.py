@@ -55,7 +55,7 @@ def test_filter_then_cancel_all_that_match_then_undo(chrome: Chromium, site: Sit
 
 
 def test_an_action_that_waits_is_stopped_and_goes_on_live(chrome: Chromium, site: Site) -> None:
-    holds_the_slot = site.submit("steps", {})
+    holds_the_slot = site.running()
     site.waiting(5, "echo")
     page = chrome.open("/dashboard/actions/cancel?type=echo&status=PENDING")
     page.get_by_role("button", name="Cancel 5 tasks").click()
@@ -109,7 +109,7 @@ def test_delete_of_a_selection_by_the_keyboard(chrome: Chromium, site: Site) -> 
 
 
 def test_a_question_stays_while_its_task_begins(chrome: Chromium, site: Site) -> None:
-    holds_the_slot, waits = site.submit("steps", {}), site.submit("steps", {})
+    holds_the_slot, waits = site.running(), site.submit("steps", {})
     page = chrome.open(f"/dashboard/tasks/{waits}")
     page.get_by_role("button", name="Cancel").click()
     looked: list[str] = []
@@ -141,7 +141,7 @@ def test_without_the_script(chrome: Chromium, site: Site) -> None:
 
 def test_two_people_press_retry_at_once(chrome: Chromium, site: Site) -> None:
     task_id = site.failed()
-    holds_the_slot = site.submit("steps", {})
+    holds_the_slot = site.running()
     one, other = (chrome.open(f"/dashboard/tasks/{task_id}") for _ in range(2))
     for page in (one, other):
         page.keyboard.press("p")  # neither looks before it presses
@@ -184,7 +184,7 @@ def test_live_for_keys_that_may_not_do_all(chrome: Chromium, site: Site, key: st
     assert page.get_by_role("checkbox", name="Select all").count() == (key == "mailer")
     assert (page.get_by_role("link", name="Cancel all…").count() > 0) is (key == "mailer")
     if key == "mailer":
-        holds_the_slot = site.submit("steps", {})
+        holds_the_slot = site.running()
         page.get_by_role("link", name="Cancel all…").click()
         with page.expect_response("**/tasks/*/events") as streaming:
             page.get_by_role("button", name="Cancel").click()
