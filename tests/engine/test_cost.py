@@ -19,11 +19,10 @@ from task_queue_engine.events import AttemptRecorded
 from tests.engine.engines import settings
 
 TASKS = 512
-# What a task costs with default settings, on the day on which this was written. Half as much again
-# is allowed. Statements are counted by commit: how many tasks share one depends on the machine.
-USUAL = {"statements": 5.2, "sends": 3.1, "calls": 212, "looks": 4.2}
-# Some thirty tasks share a commit, fewer on a busy machine; without claiming ahead it is 1.5.
-MOST_COMMITS = 0.1
+# What a task costs with default settings, on the day on which this was written: a receive and a
+# record for some fifty tasks at a time. Half as much again is allowed, since how batches fall
+# depends on the machine. Without claiming ahead it is four statements and two thirds of a commit.
+USUAL = {"statements": 0.18, "commits": 0.035, "sends": 3.1, "calls": 212, "looks": 4.2}
 
 # What tells the time for every task: four looks at the clock, of three calls each.
 _TIMED = ("/actors/worker.py", "/execution/runner.py")
@@ -99,9 +98,6 @@ async def test_a_drain_of_short_tasks_costs_little_work(
                 await done.wait()
             await engine.stop()
         assert (await backend.store.counts()).completed == TASKS
-    commits = counted.pop("commits")
-    assert 0 < commits < MOST_COMMITS * TASKS
     each = {what: number / TASKS for what, number in counted.items()}
-    each["statements"] = counted["statements"] / commits
     assert set(each) == set(USUAL)
     assert all(0 < each[what] < 1.5 * usual for what, usual in USUAL.items()), each

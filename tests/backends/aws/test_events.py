@@ -20,7 +20,6 @@ from task_queue_engine import (
     TaskEvent,
     TaskRegistry,
 )
-from task_queue_engine.backends.aws.sqs.batches import MAX_ENTRIES
 from task_queue_engine.backends.base import BroadcastingBackend
 from tests.backends.aws.sqs.conformance import PAIR_HARNESSES
 
@@ -74,8 +73,7 @@ async def test_events_by_what_rows_say(tmp_path: Path, monkeypatch: pytest.Monke
                     await each.wait()
                 looks.clear()
                 await trio.sleep(3)
-                # A receive brings ten of them, so they may have begun in two rounds.
-                assert max(looks) >= MAX_ENTRIES, "those that began in one round share its looks"
+                assert max(looks) > TASKS / 2, "those that began in one round share its looks"
                 assert len(looks) < TASKS, "one look for all"
                 goes_on.set()
             for number, events in enumerate(told):
