@@ -110,7 +110,7 @@ class Site:
         ends_at = time.monotonic() + WAIT / 1000
         while self.status(task_id) != "PROCESSING":
             assert time.monotonic() < ends_at, "it does not start"
-            time.sleep(0.05)
+            time.sleep(0.05)  # `?wait` ends with a task, not with its start
         return task_id
 
     def waiting(self, number: int, task_type: str) -> list[str]:
