@@ -135,6 +135,26 @@ async def test_one_look_serves_all_who_wait(autojump_clock: MockClock) -> None:
     assert len(waiters) == 0
 
 
+async def test_those_who_came_one_after_the_other_share_their_looks(
+    autojump_clock: MockClock,
+) -> None:
+    """A look is a request, or is paid for as one."""
+    looks = Looks()
+    looks.takes = 0.001
+    waiters = Waiters(looks)
+    async with looking(waiters), trio.open_nursery() as nursery:
+        for number in range(100):
+            nursery.start_soon(partial(waiters.wait, str(number), timeout=600))
+            await trio.sleep(0.037)
+        await trio.sleep(10)
+        looks.sizes.clear()
+        await trio.sleep(100)
+        assert len(looks.sizes) <= 4 * 101
+        # Once a second, each of them: nobody's turn is lost, and hardly any comes too early.
+        assert 95 <= sum(looks.sizes) / 100 <= 105
+        looks.end()
+
+
 async def test_looking_leaves_the_store_to_others_most_of_the_time(
     autojump_clock: MockClock,
 ) -> None:

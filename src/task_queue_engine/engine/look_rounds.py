@@ -7,6 +7,11 @@ from collections.abc import Sequence
 
 import trio
 
+# Of its pause, by which a task is looked at before its time, beside others: those that come one
+# after the other are soon looked at together, and a crowd costs four requests a second, not one for
+# each moment at which somebody came.
+_EARLY = 0.25
+
 
 class Rounds:
     """Tasks that are looked at after the first of `pauses`, then after the second, and so on.
@@ -37,11 +42,13 @@ class Rounds:
         self._sooner.set()
 
     def take(self, now: float, most: int) -> list[str]:
-        """Those that are due, the newest kind first; each is due again after its next pause."""
+        """Those that are due or soon will be, the newest kind first; each is due again after its
+        next pause."""
         taken: list[tuple[int, str]] = []
         for number, queue in enumerate(self._queues):
+            soon = now + _EARLY * self._pauses[number]
             for task_id, due_at in queue.items():
-                if due_at > now or len(taken) == most:
+                if due_at > soon or len(taken) == most:
                     break
                 taken.append((number, task_id))
         for number, task_id in taken:
