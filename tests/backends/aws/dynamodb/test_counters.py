@@ -388,22 +388,32 @@ async def test_a_repair_waits_for_what_others_have_not_flushed_yet(
         await create(busy, clock, 5)
         partitions = len(IndexPartition) * schema.STATUS_SHARDS
         answered = 0
-        is_counted = trio.Event()
+        counted_at = looked_at = 0.0
+        looks, is_flushed = trio.Event(), trio.Event()
 
         async def counting(send: Send, parameters: Parameters) -> dict[str, Any]:
-            nonlocal answered
+            nonlocal answered, counted_at
             answer = await send(parameters)
             answered += 1
             if answered == partitions:
-                is_counted.set()
+                counted_at = trio.current_time()
+                client.arm(second_look, "BatchGetItem")
             return answer
+
+        async def second_look(send: Send, parameters: Parameters) -> dict[str, Any]:
+            nonlocal looked_at
+            looked_at = trio.current_time()
+            looks.set()
+            await is_flushed.wait()
+            return await send(parameters)
 
         client.arm(counting, "Query", times=partitions)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(store.repair_counts)
-            await is_counted.wait()
-            await trio.sleep(0.1)  # time enough for a second look, were it made at once
+            await looks.wait()
             await busy.flush_counts()
+            is_flushed.set()
+        assert looked_at >= counted_at + 0.5, "others flush as seldom"
         assert await store.counts() == Counts(pending=6) == await busy.counts()
 
 
