@@ -8,8 +8,8 @@ from collections.abc import Sequence
 import trio
 
 # Of its pause, by which a task is looked at before its time, beside others: those that come one
-# after the other are soon looked at together, and a crowd costs four requests a second, not one for
-# each moment at which somebody came.
+# after the other are soon looked at together, four times a second where each has its turn once, and
+# not as often as there are moments at which somebody came.
 _EARLY = 0.25
 
 
