@@ -159,7 +159,7 @@ async def test_prometheus_takes_it_and_every_query_finds_something(
                 await found(client, name)
         groups = (await ask(client, "/rules"))["groups"]
         assert {rule["health"] for group in groups for rule in group["rules"]} <= {"ok", "unknown"}
-        (given_back,) = await query(client, "tqe_given_back_total")
+        (given_back,) = await found(client, "tqe_given_back_total")
         assert given_back["metric"]["task_type"] == "other", "what a client makes up is no label"
         (wait, *_) = await ask(client, "/targets/metadata", metric="tqe_task_wait_seconds")
         assert wait["type"] == "histogram"
