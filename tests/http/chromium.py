@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import time
 import urllib.request
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -19,7 +18,7 @@ import apsw
 import pytest
 
 from local_aws.downloads import NotAvailable, axe, chromium
-from tests.cli.runner import Server, Shop
+from tests.cli.runner import Server, Shop, eventually
 from tests.http import pages_shop
 from tests.http.keys import JSON, Keys
 
@@ -107,10 +106,7 @@ class Site:
         """A task that holds the only slot until it is cancelled: actions, which come first, wait
         for it."""
         task_id = self.submit("steps", {})
-        ends_at = time.monotonic() + WAIT / 1000
-        while self.status(task_id) != "PROCESSING":
-            assert time.monotonic() < ends_at, "it does not start"
-            time.sleep(0.05)  # `?wait` ends with a task, not with its start
+        eventually(lambda: self.status(task_id) == "PROCESSING", seconds=WAIT / 1000)
         return task_id
 
     def waiting(self, number: int, task_type: str) -> list[str]:
