@@ -19,6 +19,7 @@ from task_queue_engine.backends.aws.usage import MAX_TYPES, OTHER_TYPES, UsageBy
 from task_queue_engine.backends.base import DeadLettering, Message, MeteredBackend
 from task_queue_engine.backends.memory import MemoryBackend
 from task_queue_engine.backends.sqlite import SqliteBackend
+from tests.backends.aws.dynamodb.tables import patience
 from tests.backends.aws.sqs.queues import NOW, make_task, queue_on
 from tests.backends.aws.wire.canned import Answer, Request, answer, serving
 
@@ -141,7 +142,7 @@ async def test_an_engine_tells_what_it_asked_of_both_services(
     async def email(payload: Any) -> None:
         return None
 
-    with trio.fail_after(60):
+    with patience(), trio.fail_after(60):
         async with trio.open_nursery() as nursery:
             engine = Engine(tasks, settings, backend=AwsBackend.from_settings(settings))
             await nursery.start(engine.run)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -27,6 +28,7 @@ from local_aws.pairs import PAIRS, LocalAws
 from local_aws.servers import LocalServer
 from task_queue_engine.backends.aws.prices import PRICES
 from task_queue_engine.backends.aws.wire.errors import AwsRequestFailed
+from tests.backends.aws.dynamodb.tables import patience
 
 TASKS = 30
 
@@ -34,13 +36,14 @@ TASKS = 30
 @pytest.fixture
 def local(
     elasticmq: LocalServer, dynamodb_local: LocalServer, monkeypatch: pytest.MonkeyPatch
-) -> LocalAws:
+) -> Iterator[LocalAws]:
     local = LocalAws(PAIRS["java"], elasticmq, dynamodb_local)
     # `provision` sets these for boto3, and takes away others: put back afterwards.
     for name in (*local.aws_environment, "AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_ENDPOINT_URL"):
         monkeypatch.setenv(name, "to be undone")
         monkeypatch.delenv(name)
-    return local
+    with patience():
+        yield local
 
 
 def ticks() -> tuple[list[int], Any]:

@@ -19,13 +19,13 @@ import trio
 
 from local_aws.servers import LocalServer
 from task_queue_engine import Engine, Settings, Task, TaskRegistry, TaskStatus
+from task_queue_engine.backends.aws.dynamodb import store
 from task_queue_engine.backends.aws.dynamodb.schema import create_table_parameters
-from task_queue_engine.backends.aws.dynamodb.store import DynamoStore
 from task_queue_engine.backends.aws.sqs import queue_client, receive_watermark
 from task_queue_engine.backends.aws.wire import credentials
 from task_queue_engine.backends.base import ListQuery
 from task_queue_engine.errors import BackendUnavailable
-from tests.backends.aws.dynamodb.tables import few_requests, open_client
+from tests.backends.aws.dynamodb.tables import few_requests, open_client, patience
 from tests.backends.aws.fake_aws import dynamodb_error, sqs_error
 from tests.backends.aws.fault_proxy import Fault, FaultProxy, fault_proxy, no_fault
 from tests.backends.aws.sqs.queues import make_queue
@@ -35,6 +35,9 @@ pytestmark = pytest.mark.usefixtures("bare_environment")
 
 TIMEOUT = 20.0
 """Seconds until a test calls it broken."""
+
+# As they are: where a test is not about them they are longer.
+REQUEST_TIMEOUT, CALL_TIMEOUT = store._REQUEST_TIMEOUT, queue_client.CALL_TIMEOUT
 
 
 @dataclass
@@ -113,8 +116,6 @@ async def troubled_environment(
                 shutdown_grace=0.0,
                 shutdown_flush=2.0,
             )
-            # A list would be fifty requests at once: on a busy machine the last of them waits for
-            # longer than the store does.
             with few_requests(checks=True), trio.fail_after(60):
                 yield TroubledEnvironment(
                     sqs_proxy, dynamodb_proxy, settings, (elasticmq, dynamodb_local)
@@ -193,7 +194,7 @@ FAULTS: dict[str, tuple[Fault, Fault, str]] = {
 async def test_it_is_waited_out(fault: str, troubled: TroubledEnvironment) -> None:
     sqs_fault, dynamodb_fault, reason = FAULTS[fault]
     async with troubled.running(worker_count=2) as engine:
-        assert (await engine.ready()).ready
+        await until(lambda: green(engine))
         running = await engine.submit("wait", "running")
         await until_true(lambda: troubled.runs["running"] == 1)
         queued = await engine.submit("wait", "second")
@@ -210,7 +211,6 @@ async def test_it_is_waited_out(fault: str, troubled: TroubledEnvironment) -> No
         await until(lambda: green(engine))
         later = await engine.submit("note", "later")
         assert (await ends(engine, later.id)).status is TaskStatus.COMPLETED
-
         expected = {"running": 1, "second": 1, "later": 1}
         # What was refused is not there; what was accepted has run.
         assert troubled.runs == expected | ({"meanwhile": 1} if accepted else {})
@@ -225,19 +225,17 @@ async def until_true(condition: Callable[[], bool]) -> None:
     await until(look)
 
 
-async def test_a_silent_sqs_holds_no_submission(
-    troubled: TroubledEnvironment, monkeypatch: Any
-) -> None:
+async def test_a_silent_sqs_holds_no_submission(troubled: TroubledEnvironment) -> None:
     """The store has it: a submission need not wait for the queue."""
-    assert queue_client.CALL_TIMEOUT * 3 < 15, "with three tries, far less than a request's 30 s"
-    monkeypatch.setattr(queue_client, "CALL_TIMEOUT", 0.2)
-    async with troubled.running() as engine:
-        troubled.sqs.inject(always("hang"))
-        task = await engine.submit("note", "meanwhile")
-        found = await engine.ready()
-        assert any("SQS GetQueueAttributes" in reason for reason in found.reasons), found
-        troubled.sqs.inject(no_fault)
-        assert (await ends(engine, task.id)).status is TaskStatus.COMPLETED
+    assert CALL_TIMEOUT * 3 < 15, "with three tries, far less than a request's 30 s"
+    with patience(sqs=0.2):
+        async with troubled.running() as engine:
+            troubled.sqs.inject(always("hang"))
+            task = await engine.submit("note", "meanwhile")
+            found = await engine.ready()
+            assert any("SQS GetQueueAttributes" in reason for reason in found.reasons), found
+            troubled.sqs.inject(no_fault)
+            assert (await ends(engine, task.id)).status is TaskStatus.COMPLETED
     assert troubled.runs["meanwhile"] == 1
 
 
@@ -251,15 +249,16 @@ async def test_a_silent_dynamodb_is_named(troubled: TroubledEnvironment) -> None
 
 
 async def test_the_end_is_bounded_all_the_same(troubled: TroubledEnvironment) -> None:
-    flush, one_call_and_the_counters = 0.5, 4.0 + 2.0
-    async with troubled.running(shutdown_flush=flush) as engine:
-        await engine.submit("wait", "running")
-        await until_true(lambda: troubled.runs["running"] == 1)
-        troubled.inject(always("hang"), always("hang"))
-        begun = trio.current_time()
-        await engine.stop()
-        assert trio.current_time() - begun < flush + one_call_and_the_counters + 2.0
-        troubled.inject(no_fault, no_fault)
+    flush, one_call_and_the_counters = 0.5, REQUEST_TIMEOUT + 2.0
+    with patience(dynamodb=REQUEST_TIMEOUT, sqs=CALL_TIMEOUT):
+        async with troubled.running(shutdown_flush=flush) as engine:
+            await engine.submit("wait", "running")
+            await until_true(lambda: troubled.runs["running"] == 1)
+            troubled.inject(always("hang"), always("hang"))
+            begun = trio.current_time()
+            await engine.stop()
+            assert trio.current_time() - begun < flush + one_call_and_the_counters + 2.0
+            troubled.inject(no_fault, no_fault)
 
 
 async def test_an_outage_of_the_table_alone_costs_no_attempt(troubled: TroubledEnvironment) -> None:
@@ -367,7 +366,7 @@ async def test_a_queue_made_again(troubled: TroubledEnvironment, monkeypatch: An
     messages would have come by then."""
     monkeypatch.setattr(receive_watermark, "SLACK", timedelta(0))
     monkeypatch.setattr(receive_watermark, "WINDOW", 1.5)
-    monkeypatch.setitem(DynamoStore.__init__.__kwdefaults__, "sweep_lag", 0.5)
+    monkeypatch.setitem(store.DynamoStore.__init__.__kwdefaults__, "sweep_lag", 0.5)
     # An empty long poll tells, a short one does not.
     async with troubled.running(worker_count=1, visibility_timeout=3.0, poll_wait=1.0) as engine:
         await engine.submit("wait", "running")

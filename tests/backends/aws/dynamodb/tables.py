@@ -27,6 +27,7 @@ from task_queue_engine.backends.aws.dynamodb.schema import IndexPartition, creat
 from task_queue_engine.backends.aws.dynamodb.store import DynamoStore
 from task_queue_engine.backends.aws.dynamodb.table_check import check_table
 from task_queue_engine.backends.aws.dynamodb.table_client import TableClient
+from task_queue_engine.backends.aws.sqs import queue_client
 from task_queue_engine.backends.aws.wire.client import AwsClient
 from tests.sizes import LONG, size
 
@@ -46,18 +47,32 @@ Three have a first, a last and one between."""
 
 _checked: list[str] = []
 
+_PATIENCE = 30.0
+"""Seconds; half of what a test may take."""
+
+
+@contextmanager
+def patience(*, dynamodb: float = _PATIENCE, sqs: float = _PATIENCE) -> Iterator[None]:
+    """Stores and queues of this process wait so many seconds for an answer. It is more than they
+    have for AWS: where a machine is busy a test may be without a processor for seconds, and so may
+    the server that it asks."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(store, "_REQUEST_TIMEOUT", dynamodb)
+        patch.setattr(queue_client, "CALL_TIMEOUT", sqs)
+        yield
+
 
 @contextmanager
 def few_requests(*, checks: bool = False) -> Iterator[None]:
-    """Stores of this process know no more than `_FEW_SHARDS` of each partition, and the first of
-    them looks whether a table is as they need it: `create_table` makes all alike.
+    """Stores of this process have `patience` and know no more than `_FEW_SHARDS` of each partition,
+    and the first of them looks whether a table is as they need it: `create_table` makes all alike.
 
     Args:
         checks: each store looks, when it is opened.
     """
     shards = {part: schema.status_shards(part)[:_FEW_SHARDS] for part in IndexPartition}
     known = {shard for each in shards.values() for shard in each}
-    with pytest.MonkeyPatch.context() as patch:
+    with patience(), pytest.MonkeyPatch.context() as patch:
         patch.setattr(schema, "STATUS_SHARDS", _FEW_SHARDS)
         patch.setattr(schema, "_SHARDS", shards)
         for module in (sweep, sweep_leases):
@@ -159,7 +174,8 @@ async def table_on(
     """
     client = open_client(server)
     async with client.open(), empty_table(client, server, is_new=is_new) as name:
-        yield Table(client, name, server, writes or writes_of(server))
+        with patience():
+            yield Table(client, name, server, writes or writes_of(server))
 
 
 _used: defaultdict[str, deque[str]] = defaultdict(deque)

@@ -6,7 +6,7 @@ it has forgotten it, the caller recognises its attempt by the worker's name and 
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -22,14 +22,16 @@ from task_queue_engine.lifecycle import ClaimRequest, Started
 from task_queue_engine.task import Task, TaskStatus
 from tests.backends.aws.dynamodb.conformance import DynamoWithMemoryQueue
 from tests.backends.aws.dynamodb.faults import Parameters, Send, lost_answer, nothing_wrong
+from tests.backends.aws.dynamodb.tables import patience
 from tests.backends.aws.dynamodb.tasks import create
 
 WRITE = "BatchExecuteStatement"
 
 
 @pytest.fixture
-def backend(dynamodb_local: LocalServer) -> DynamoWithMemoryQueue:
-    return DynamoWithMemoryQueue(dynamodb_local, SystemClock())
+def backend(dynamodb_local: LocalServer) -> Iterator[DynamoWithMemoryQueue]:
+    with patience():
+        yield DynamoWithMemoryQueue(dynamodb_local, SystemClock())
 
 
 @pytest.fixture(params=["remembered", "forgotten"])

@@ -20,6 +20,7 @@ from task_queue_engine.backends.aws.wire.client import AwsClient
 from task_queue_engine.backends.base import DeadLettering, Delivery
 from task_queue_engine.clock import SystemClock
 from task_queue_engine.task import Task, new_task_id
+from tests.backends.aws.dynamodb.tables import patience
 from tests.backends.aws.wire.canned import CannedServer
 
 URLS = QueueUrls("https://sqs.test/1/tasks", "https://sqs.test/1/tasks-dlq")
@@ -94,7 +95,8 @@ async def queue_of(server: LocalServer, *, max_receives: int = 3) -> AsyncIterat
         urls = await make_queue(client, f"queue-{secrets.token_hex(6)}", max_receives=max_receives)
         queue = SqsQueue("default", urls, client, clock=SystemClock())
         queue.attach(is_open=True)
-        yield queue
+        with patience():
+            yield queue
 
 
 def boto(service: str, server: LocalServer) -> Any:
