@@ -243,6 +243,31 @@ async def test_dead_letters_that_are_there_again_are_counted(
         assert (await engine.preview_action(ActionRequest(action=REDRIVE))).matching == 3
 
 
+async def test_dead_letters_that_were_hidden_while_they_were_counted_are_counted(
+    backend: MemoryBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another looked at them just then."""
+    async with running(quiet_types(), backend) as engine:
+        await failed(engine, 3)
+    async with running(quiet_types(), backend, consume=False) as engine:
+        task = await engine.start_action(ActionRequest(action=REDRIVE))
+        assert task is not None
+    dead_letters = backend.queue("default").dead_letters
+    page, looks = dead_letters.page, 0
+
+    async def sees(**values: Any) -> DeadLetterPage:
+        nonlocal looks
+        looks += 1
+        if looks == 2:  # the first asks whether any are hidden
+            return DeadLetterPage(dead_letters=(), next_cursor=None)
+        return await page(**values)
+
+    monkeypatch.setattr(dead_letters, "page", sees)
+    async with running(quiet_types(), backend) as engine:
+        said = await ended(engine, task)
+        assert (said.done, said.skipped, said.of) == (3, 0, 3)
+
+
 async def test_dead_letters_that_a_worker_has_taken_that_died_are_waited_for(
     autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:

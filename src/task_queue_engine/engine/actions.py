@@ -189,10 +189,11 @@ class Actions:
                 )
                 await self._write(context, said)
                 said = place.said = await self._do(request, said, piece.ids)
-        # What had changed before it was come to.
-        missed = max(0, said.of - said.done - said.failed - said.skipped)
-        said = replace(said, skipped=said.skipped + missed, cursor=None, piece=())
-        place.said = said
+        come_to = said.done + said.failed + said.skipped
+        # What had changed before it was come to. More than were counted are what was hidden then.
+        of = max(said.of, come_to)
+        missed = said.skipped + of - come_to
+        said = place.said = replace(said, skipped=missed, of=of, cursor=None, piece=())
         logger.info(
             "%s by task %s: done=%d failed=%d skipped=%d of=%d",
             request.action, context.task_id, said.done, said.failed, said.skipped, said.of,

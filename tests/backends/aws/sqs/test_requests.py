@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from dataclasses import replace
 from typing import Any
 
 import msgspec
@@ -571,6 +572,35 @@ async def test_a_look_at_dead_letters_does_not_wait_for_more(there: int) -> None
     assert (first.operation, receive.operation) == ("GetQueueAttributes", "ReceiveMessage")
     assert (receive.parameters["WaitTimeSeconds"] > 0) is (there > 0)
     assert [one.operation for one in rest] == ["ChangeMessageVisibilityBatch"] * (there > 0)
+
+
+@pytest.mark.parametrize("other", ["list", "take"])
+async def test_looks_of_one_process_do_not_hide_dead_letters_from_each_other(other: str) -> None:
+    hidden = False
+
+    def reply(request: Request) -> Answer:
+        nonlocal hidden
+        if request.operation == "GetQueueAttributes":
+            return answer({"Attributes": {"ApproximateNumberOfMessages": "2"}})
+        if request.operation == "ReceiveMessage":
+            shown = [] if hidden else messages_of(2)
+            hidden = True
+            # The watcher's last receive waits, and so long hides what it has seen.
+            return replace(answer({"Messages": shown}), delay=0.0 if shown else 0.5)
+        hidden = hidden and request.operation != "ChangeMessageVisibilityBatch"
+        return all_well(request)
+
+    async with serving() as server, queue_on(server) as queue, trio.open_nursery() as nursery:
+        server.default = reply
+        nursery.start_soon(queue.dead_letters.moved_by_broker)
+        with trio.fail_after(10):
+            while not hidden:  # noqa: ASYNC110
+                await trio.sleep(0.005)
+        if other == "list":
+            found = (await queue.dead_letters.page(limit=10)).dead_letters
+        else:
+            found = tuple(await queue.dead_letters.take(limit=2))
+        assert {one.id for one in found} == {"m0", "m1"}
 
 
 async def test_the_watcher_looks_only_where_something_may_have_changed() -> None:

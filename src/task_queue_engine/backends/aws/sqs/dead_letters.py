@@ -1,8 +1,9 @@
 """The dead-letter queue, for operators and for the reconciler.
 
 SQS cannot be browsed. To look at dead letters is to receive them, which hides them from every other
-reader meanwhile; they are given back as soon as the look is over, so a second reader may for a
-moment see fewer. What was taken for redriving stays hidden until it is deleted or its lease ends.
+reader meanwhile; they are given back as soon as the look is over, so another process may for a
+moment see fewer (looks of one process wait for each other). What was taken for redriving stays
+hidden until it is deleted or its lease ends.
 """
 
 from __future__ import annotations
@@ -78,6 +79,8 @@ class SqsDeadLetters:
     def __init__(self, client: QueueClient, *, max_receives: int) -> None:
         self._client = client
         self.max_receives = max_receives
+        # One look at a time: two would hide from each other what each of them is to find.
+        self._turn = trio.Lock()
         # Taken for redriving: ours until then, and not to be received again before.
         self._held: dict[str, _Held] = {}
         self._moved: tuple[BrokerDeadLetter, ...] = ()
@@ -132,7 +135,6 @@ class SqsDeadLetters:
         return taken
 
     async def _take(self, limit: int, wanted: set[str] | None) -> list[DeadLetter]:
-        until = trio.current_time() + _TAKE_LEASE
         taken: list[DeadLetter] = []
         others: list[DeadLetter] = []
 
@@ -142,15 +144,17 @@ class SqsDeadLetters:
                 (taken if mine else others).append(one.dead_letter)
             return len(taken) >= limit or len(taken) + len(others) >= SEARCH
 
-        try:
-            size = limit if wanted is None else SEARCH
-            await self._receive_until(enough, size=size, lease=_TAKE_LEASE)
-        except BaseException:
-            await self._give_back([one.receipt for one in taken])
-            raise
-        finally:
-            await self._give_back([one.receipt for one in others])
-        self._held |= {one.id: _Held(one, until) for one in taken}
+        async with self._turn:
+            until = trio.current_time() + _TAKE_LEASE
+            try:
+                size = limit if wanted is None else SEARCH
+                await self._receive_until(enough, size=size, lease=_TAKE_LEASE)
+            except BaseException:
+                await self._give_back([one.receipt for one in taken])
+                raise
+            finally:
+                await self._give_back([one.receipt for one in others])
+            self._held |= {one.id: _Held(one, until) for one in taken}
         return taken
 
     async def delete(self, dead_letters: Sequence[DeadLetter]) -> list[QueueVerdict]:
@@ -242,10 +246,11 @@ class SqsDeadLetters:
                     )
             return len(receipts) >= SEARCH
 
-        try:
-            await self._receive_until(enough, size=SEARCH, lease=_LOOK_LEASE)
-        finally:
-            await self._give_back(list(receipts.values()))
+        async with self._turn:
+            try:
+                await self._receive_until(enough, size=SEARCH, lease=_LOOK_LEASE)
+            finally:
+                await self._give_back(list(receipts.values()))
         return tuple(moved.values())
 
     # --- looking ----------------------------------------------------------------------------
@@ -263,10 +268,12 @@ class SqsDeadLetters:
             seen.update((one.dead_letter.id, one) for one in found)
             return len(seen) >= min(limit, there or limit)
 
-        try:
-            await self._receive_until(enough, size=limit, lease=_LOOK_LEASE, wait=1 if there else 0)
-        finally:
-            await self._give_back([one.dead_letter.receipt for one in seen.values()])
+        wait = 1 if there else 0
+        async with self._turn:
+            try:
+                await self._receive_until(enough, size=limit, lease=_LOOK_LEASE, wait=wait)
+            finally:
+                await self._give_back([one.dead_letter.receipt for one in seen.values()])
         return list(seen.values())
 
     async def _receive_until(self, enough: Enough, *, size: int, lease: int, wait: int = 1) -> None:
