@@ -32,6 +32,9 @@ QUICK = {
 }
 """Of engines: leases of 2 s, for tests that let some lapse; idle polls of 1 s, which local servers
 notice sooner when they are given up."""
+LEASE = 5.0
+"""Seconds, of an engine in the test's own process, which loses none when a busy machine does not
+let it run for a while."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +79,7 @@ class Environment:
         self, tasks: TaskRegistry = shop_tasks, *, consume: bool = True, **settings: str
     ) -> Iterator[Embedded]:
         """An engine in the test's own process, for everything else."""
-        variables = self.variables | QUICK | settings
+        variables = self.variables | QUICK | {"TQE_VISIBILITY_TIMEOUT": str(LEASE)} | settings
         with embedded(tasks, self.shop.path, consume=consume, **variables) as server:
             yield server
 

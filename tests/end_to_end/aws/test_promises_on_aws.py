@@ -18,15 +18,13 @@ from task_queue_engine.clock import SystemClock
 from tests.cli.runner import TIMEOUT, Api, Server, eventually, request
 from tests.cli.shop import echo
 from tests.end_to_end.aws.accounting import wait_until
-from tests.end_to_end.aws.environment import Environment, through
+from tests.end_to_end.aws.environment import LEASE, Environment, through
 from tests.end_to_end.aws.faults import Trouble
 
 SHOP = {"TQE_APP": "shop:tasks"}
 ALONE = SHOP | {"WORKER_COUNT": "1"}
 """No second worker asks for work meanwhile: an open poll outlives its process for a while and
 receives, and counts, what reaches no engine."""
-LEASE = 2.0
-"""Seconds; see `Environment.serve`."""
 
 
 def get(server: Api, task_id: str, *, wait: float = 0) -> dict[str, Any]:
