@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from datetime import datetime, timedelta
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ import trio
 from task_queue_engine import Engine, Snooze, TaskRegistry, TaskStatus
 from task_queue_engine.backends.base import NewTask
 from task_queue_engine.backends.memory import MemoryBackend
+from task_queue_engine.engine import loop_lag
 from task_queue_engine.engine.loop_lag import LoopLag
 from task_queue_engine.engine.metrics import EngineMetrics
 from task_queue_engine.engine.task_numbers import OUTCOMES, due_at
@@ -261,14 +263,28 @@ async def test_a_turn_that_holds_the_loop_is_seen_whenever_it_comes() -> None:
     assert lag.worst == 0
 
 
-async def test_a_loop_that_sleeps_is_not_held() -> None:
+@pytest.mark.parametrize(
+    ("to_wake_in", "sleeps", "held"),
+    [
+        pytest.param(0.5, 0.5, 0.0, id="to the end of its wait"),
+        pytest.param(60.0, 0.5, 0.0, id="until something comes"),
+        pytest.param(0.5, 0.8, 0.3, id="for longer: something kept it from waking"),
+    ],
+)
+def test_a_loop_that_sleeps_is_not_held(
+    to_wake_in: float, sleeps: float, held: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a clock of its own: a busy machine does keep a loop from waking."""
+    now = 100.0
+    monkeypatch.setattr(loop_lag, "time", SimpleNamespace(perf_counter=lambda: now))
     lag = LoopLag()
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(lag.run)
-        await trio.sleep(0.5)
-        nursery.cancel_scope.cancel()
+    lag.before_io_wait(to_wake_in)
+    now += sleeps
+    lag.after_io_wait(to_wake_in)
+    lag.before_io_wait(to_wake_in)
+    assert lag.worst == pytest.approx(held)
     (turns,) = lag.distributions()
-    assert turns.sum < 0.4
+    assert turns.sum == pytest.approx(held)
 
 
 async def test_what_is_wanted_of_an_autoscaler_costs_one_look_for_many(
