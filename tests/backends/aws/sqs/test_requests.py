@@ -576,7 +576,7 @@ async def test_a_look_at_dead_letters_does_not_wait_for_more(there: int) -> None
 
 @pytest.mark.parametrize("other", ["list", "take"])
 async def test_looks_of_one_process_do_not_hide_dead_letters_from_each_other(other: str) -> None:
-    hidden = False
+    hidden, watched = False, trio.Event()
 
     def reply(request: Request) -> Answer:
         nonlocal hidden
@@ -585,6 +585,7 @@ async def test_looks_of_one_process_do_not_hide_dead_letters_from_each_other(oth
         if request.operation == "ReceiveMessage":
             shown = [] if hidden else messages_of(2)
             hidden = True
+            watched.set()
             # The watcher's last receive waits, and so long hides what it has seen.
             return replace(answer({"Messages": shown}), delay=0.0 if shown else 0.5)
         hidden = hidden and request.operation != "ChangeMessageVisibilityBatch"
@@ -594,8 +595,7 @@ async def test_looks_of_one_process_do_not_hide_dead_letters_from_each_other(oth
         server.default = reply
         nursery.start_soon(queue.dead_letters.moved_by_broker)
         with trio.fail_after(10):
-            while not hidden:  # noqa: ASYNC110
-                await trio.sleep(0.005)
+            await watched.wait()
         if other == "list":
             found = (await queue.dead_letters.page(limit=10)).dead_letters
         else:

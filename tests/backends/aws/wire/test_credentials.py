@@ -78,6 +78,10 @@ async def _key(source: CredentialSource) -> str:
     return (source.peek() or await source.get()).access_key
 
 
+async def _add_key(source: CredentialSource, keys: list[str]) -> None:
+    keys.append(await _key(source))
+
+
 async def test_good_ones_are_not_renewed(role, source, virtual_clock):
     for _ in range(10):
         role.pass_time(virtual_clock, 250)
@@ -122,12 +126,8 @@ async def test_a_source_that_hangs_while_there_is_time(role, source, virtual_clo
     role.gate = threading.Event()
     role.pass_time(virtual_clock, _HOUR - 14 * 60)
     keys = []
-
-    async def ask() -> None:
-        keys.append(await _key(source))
-
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(ask)
+        nursery.start_soon(_add_key, source, keys)
         await trio.testing.wait_all_tasks_blocked()
         virtual_clock.jump(1.9)
         await trio.testing.wait_all_tasks_blocked()
@@ -146,12 +146,8 @@ async def test_others_go_on_with_the_old_ones_meanwhile(role, source, virtual_cl
     role.gate = threading.Event()
     role.pass_time(virtual_clock, _HOUR - 14 * 60)
     keys = []
-
-    async def ask() -> None:
-        keys.append(await _key(source))
-
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(ask)
+        nursery.start_soon(_add_key, source, keys)
         await trio.testing.wait_all_tasks_blocked()
         assert await _key(source) == "AKID1"
         assert keys == []

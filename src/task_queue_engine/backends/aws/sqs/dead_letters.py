@@ -149,7 +149,7 @@ class SqsDeadLetters:
             try:
                 size = limit if wanted is None else SEARCH
                 await self._receive_until(enough, size=size, lease=_TAKE_LEASE)
-            except BaseException:
+            except BaseException:  # a cancel too: for a minute nobody else could redrive them
                 await self._give_back([one.receipt for one in taken])
                 raise
             finally:
