@@ -18,9 +18,16 @@ from pathlib import Path
 # The services whose API botocore is asked for: those the engine works with, and those that
 # credentials come from. Of files beside the folders all stay: endpoints, partitions, retries.
 SERVICES = {"sqs", "dynamodb", "sts", "sso", "sso-oidc", "signin"}
-# SQLite's own command line tools and loadable extensions; resources of boto3, where the engine asks
-# for clients only.
-UNUSED = ("apsw/sqlite_extra_binaries", "boto3/data", "boto3/examples")
+# Of folders: SQLite's own command line tools and loadable extensions; resources of boto3, where the
+# engine asks for clients only; DNS, which email-validator reads where it looks domains up.
+UNUSED = ("apsw/sqlite_extra_binaries", "boto3/data", "boto3/examples", "dns")
+# All that is read of a folder. Of Google's packages Protocol Buffers, in which traces are sent; of
+# OpenTelemetry's names of attributes and metrics that may still change those of its own SDK.
+ONLY = {
+    "google": {"_upb", "protobuf"},
+    "opentelemetry/semconv/_incubating/attributes": {"__init__.py", "otel_attributes.py"},
+    "opentelemetry/semconv/_incubating/metrics": {"__init__.py", "otel_metrics.py"},
+}
 # Of packages that bring them along.
 TESTS = {"test", "tests"}
 # What type checkers and compilers read.
@@ -32,13 +39,24 @@ def prune(site: Path) -> None:
         if service.is_dir() and service.name not in SERVICES:
             shutil.rmtree(service)
     for folder in UNUSED:
-        shutil.rmtree(site / folder, ignore_errors=True)
+        shutil.rmtree(site / folder)
+    for folder, read in ONLY.items():
+        for unread in (site / folder).iterdir():
+            if unread.name not in read:
+                remove(unread)
     for folder in sorted(site.rglob("*"), reverse=True):
         if folder.is_dir() and (folder.name in TESTS or folder.name in {"__pycache__", "_tests"}):
             shutil.rmtree(folder)
     for file in site.rglob("*"):
         if file.is_file() and file.suffix in UNREAD:
             file.unlink()
+
+
+def remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
 
 
 def main() -> None:
