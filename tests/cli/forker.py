@@ -9,6 +9,7 @@ import importlib
 import json
 import os
 import runpy
+import signal
 import socket
 import sys
 import time
@@ -60,6 +61,8 @@ def be_the_program(descriptors: list[int]) -> bool:
     pid = os.fork()
     if pid == 0:
         os.setsid()
+        # As a login has it, and not as `nohup make test` does.
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
         for number, descriptor in enumerate(descriptors):
             os.dup2(descriptor, number)
         for descriptor in {*descriptors, told}:

@@ -2,8 +2,8 @@
 and forks for each that a test starts. So do other programs on the same modules that a test talks
 with.
 
-From the fork on it is the program: a process group of its own, the arguments, environment and
-directory that it was given, Python's own end. What the imports themselves do is for
+From the fork on it is the program: a process group of its own, no hangup ignored, the arguments,
+environment and directory that it was given, Python's own end. What the imports themselves do is for
 `tests/test_imports.py`, and for what `Shop.command` starts, which begins from nothing.
 
 Between the two is a process for each program, its parent, which waits for it and tells of its end.
