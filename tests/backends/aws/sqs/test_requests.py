@@ -530,7 +530,10 @@ async def test_a_purge_too_soon_says_when_to_try_again() -> None:
     assert caught.value.retry_after == 60
 
 
-async def test_dead_letters_that_were_looked_at_are_given_back_even_when_it_is_cancelled() -> None:
+@pytest.mark.parametrize("look", ["list", "take"])
+async def test_dead_letters_that_were_looked_at_are_given_back_even_when_it_is_cancelled(
+    look: str,
+) -> None:
     def reply(request: Request) -> Answer:
         if request.operation == "ReceiveMessage":
             if operations(server).count("ReceiveMessage") > 1:
@@ -542,7 +545,10 @@ async def test_dead_letters_that_were_looked_at_are_given_back_even_when_it_is_c
     async with serving() as server, queue_on(server) as queue:
         server.default = reply
         with trio.CancelScope() as scope:
-            await queue.dead_letters.page(limit=10)
+            if look == "list":
+                await queue.dead_letters.page(limit=10)
+            else:
+                await queue.dead_letters.take(limit=10)
         assert scope.cancelled_caught
     last = server.requests[-1]
     assert last.operation == "ChangeMessageVisibilityBatch"
