@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from task_queue_engine.actors.backend_retry import BackendRetry
 from task_queue_engine.actors.messages import Lease, Leave, Release, Settlement
@@ -12,6 +13,11 @@ from task_queue_engine.backends.base import TaskStore
 from task_queue_engine.errors import BackendUnavailable
 from task_queue_engine.retry import GiveUp
 from task_queue_engine.task import TaskError
+
+_WORN_DELAY: Final = 1.0
+"""Seconds (SQS's shortest delay) before the copy of a worn message is received, in which that is
+deleted. A task that kills its process as soon as it starts would leave it behind for the broker to
+dead-letter, while the task goes on."""
 
 
 @dataclass(slots=True, eq=False)
@@ -35,7 +41,7 @@ def sort(
         if lease.lost:  # it was with another worker by now
             settlements.append(Leave(lease))
         elif lease.delivery.is_worn:
-            settlements.append(Release(lease))  # as a fresh copy
+            settlements.append(Release(lease, _WORN_DELAY))  # as a fresh copy
         elif checked.refusal is None:
             candidates.append(Candidate(lease, checked))
         else:
