@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-import time
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -317,15 +317,18 @@ async def test_what_is_said_after_the_end_is_not_kept(
 async def test_what_an_abandoned_thread_says_is_not_its_next_attempts(
     tasks: TaskRegistry, tmp_path: Path
 ) -> None:
-    @tasks.task("stuck", timeout=0.2, max_attempts=1)
+    is_over, has_said = threading.Event(), threading.Event()
+
+    @tasks.task("stuck", timeout=1, max_attempts=1)
     def stuck(payload: Any) -> None:
         logger.info("in time")
-        time.sleep(1)
+        is_over.wait(30)
         logger.info("too late")
+        has_said.set()
 
     @tasks.task("other")
     async def other(payload: Any) -> None:
-        await trio.sleep(1.5)
+        await trio.to_thread.run_sync(has_said.wait, 30)
         logger.info("of my own")
 
     engine = Engine(tasks, settings(), backend=SqliteBackend(tmp_path / "tasks.db"))
@@ -336,6 +339,7 @@ async def test_what_an_abandoned_thread_says_is_not_its_next_attempts(
             second = await engine.submit(other)
             with pytest.raises(TaskFailed):
                 await handle.result()
+            is_over.set()
             await second.result()
             (of_stuck,), (of_other,) = await history(handle), await history(second)
             await engine.stop()

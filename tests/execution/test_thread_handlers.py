@@ -220,7 +220,7 @@ async def test_the_next_attempt_does_not_start_beside_the_thread_of_the_last_one
 @bounded(20)
 async def test_a_thread_that_never_ends_keeps_its_task_for_no_longer_than_the_setting() -> None:
     stuck = Stuck()
-    runner = make_runner(overlap_wait=0.2)
+    runner = make_runner(overlap_wait=1.0)
 
     def again(payload: Any) -> str:
         return "ran"
