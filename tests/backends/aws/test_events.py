@@ -57,17 +57,21 @@ async def test_events_by_what_rows_say(tmp_path: Path, monkeypatch: pytest.Monke
             await nursery.start(front.run)
             handles = [await front.submit(gate, number) for number in range(TASKS)]
             told: list[list[TaskEvent]] = [[] for _ in handles]
+            listens = [trio.Event() for _ in handles]
             reported = [trio.Event() for _ in handles]
 
             async def follow(number: int) -> None:
                 async for event in handles[number].events():
                     told[number].append(event)
+                    listens[number].set()
                     if isinstance(event, ProgressEvent):
                         reported[number].set()
 
             async with trio.open_nursery() as following:
                 for number in range(TASKS):
                     following.start_soon(follow, number)
+                for each in listens:
+                    await each.wait()
                 await nursery.start(worker.run)
                 for each in reported:
                     await each.wait()
