@@ -358,7 +358,7 @@ def test_the_redrive_policy_takes_no_attempt_away(environment: Environment) -> N
         if operation != "DeleteMessageBatch":
             return False
         before = attempt()
-        time.sleep(0.2)
+        time.sleep(0.2)  # a start takes a tenth of it; the wait that is to prevent it is a second
         return attempt() != before
 
     with through(environment, sqs=Trouble(hold=lost)) as slow:
