@@ -92,8 +92,9 @@ async def test_what_happens_in_another_process_is_shown_as_it_happens(
     path = tmp_path / "tasks.db"
     said = [what for number in range(3) for what in (number, f"step {number}")]
     with trio.fail_after(30):
-        async with running(path, consume=False) as front, running(path, consume=True):
+        async with running(path, consume=False) as front:
             every: list[TaskEvent] = []
+            hears = trio.Event()
 
             async def listen(task_status: trio.TaskStatus[None]) -> None:
                 stream = front.events(type="steps")
@@ -102,11 +103,16 @@ async def test_what_happens_in_another_process_is_shown_as_it_happens(
                 task_status.started()
                 async for event in stream:
                     every.append(event)
+                    hears.set()
 
             async with trio.open_nursery() as nursery:
                 await nursery.start(listen)
-                handle = await front.submit(steps, delay=2)  # both listen by then
-                events = [event async for event in handle.events()]
+                handle = await front.submit(steps)
+                stream = handle.events()
+                events = [await anext(stream)]
+                await hears.wait()
+                async with running(path, consume=True):  # both listen by now
+                    events += [event async for event in stream]
                 nursery.cancel_scope.cancel()
     assert [spell(event) for event in events] == [
         TaskStatus.PENDING,

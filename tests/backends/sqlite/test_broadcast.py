@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
@@ -14,8 +15,9 @@ import trio
 import trio.lowlevel
 
 from task_queue_engine.backends.base import BroadcastingBackend, NewTask, TaskChange
-from task_queue_engine.backends.sqlite import SqliteBackend, bells
+from task_queue_engine.backends.sqlite import SqliteBackend, bells, broadcast
 from task_queue_engine.backends.sqlite.broadcast import _LONGEST, Reading
+from task_queue_engine.lifecycle import ClaimRequest
 from tests.backends.sqlite.child import new_task
 
 
@@ -95,11 +97,13 @@ class Told:
 
     def __init__(self) -> None:
         self.now = False
+        self.said: list[bool] = []
         self._hears = trio.Event()
         self._changed = trio.Event()
 
     def __call__(self, is_listened_to: bool) -> None:
         self.now = is_listened_to
+        self.said.append(is_listened_to)
         self._changed.set()
         self._changed = trio.Event()
 
@@ -147,6 +151,58 @@ async def test_a_process_that_only_submits_learns_of_it_with_its_next_commit(pat
             await listener.until(1)
         await backend.submit([NewTask(task=new_task())])
         await told.until(False)
+
+
+async def test_who_listens_is_known_before_what_is_claimed_can_start(path: Path) -> None:
+    """No matter how long this process takes to look for listeners by itself."""
+    backend = SqliteBackend(path)
+    async with backend.open():
+        told = Told()
+        backend.on_listening(told)
+        queue = backend.queue("default")
+        await backend.submit([NewTask(task=new_task()) for _ in range(2)])
+        for _ in range(2):
+            async with listening(path):
+                assert not told.now
+                (delivery,) = await queue.receive(1, wait=0, visibility=600)
+                claim = ClaimRequest(
+                    task_id=delivery.task_id,
+                    message_id=delivery.message_id,
+                    receive_count=1,
+                    worker="w",
+                )
+                await backend.store.claim([claim])
+                assert told.now
+            await backend.submit([NewTask(task=new_task())])
+            await told.until(False)
+
+
+async def test_a_look_that_took_long_forgets_no_listener(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks, may_go_on = threading.Semaphore(0), threading.Event()
+    find = broadcast._find
+
+    def find_slowly(database: str, topic: str) -> frozenset[str]:
+        found = find(database, topic)
+        if topic == bells.BROADCASTS:
+            looks.release()
+            may_go_on.wait(20)
+        return found
+
+    monkeypatch.setattr(broadcast, "_find", find_slowly)
+    try:
+        async with at_work(path) as (backend, told):
+            assert await trio.to_thread.run_sync(looks.acquire, True, 20)
+            async with listening(path):  # which that look has not seen
+                await backend.submit([NewTask(task=new_task())])
+                await told.until(True)
+                may_go_on.set()
+                assert await trio.to_thread.run_sync(looks.acquire, True, 20)
+                assert told.said[:2] == [False, True]
+                assert all(told.said[1:])
+    finally:
+        may_go_on.set()
 
 
 async def test_what_found_no_room_is_counted(path: Path) -> None:

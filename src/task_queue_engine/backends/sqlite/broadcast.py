@@ -52,6 +52,7 @@ class Broadcast:
         """By the name of the bell: a file descriptor."""
         self._to_tell: list[Callable[[bool], object]] = []
         self._is_asked = trio.Event()
+        self._times_told = 0
         self._token: trio.lowlevel.TrioToken | None = None
 
     def open(self) -> None:
@@ -67,7 +68,11 @@ class Broadcast:
         """`set_listeners`, from the writer's thread."""
         if (token := self._token) is not None:
             with suppress(trio.RunFinishedError):
-                token.run_sync_soon(self.set_listeners, names)
+                token.run_sync_soon(self._learn, names)
+
+    def _learn(self, names: frozenset[str]) -> None:
+        self._times_told += 1
+        self.set_listeners(names)
 
     def on_listening(self, tell: Callable[[bool], object]) -> Callable[[], None]:
         self._to_tell.append(tell)
@@ -152,7 +157,12 @@ class Broadcast:
         while True:
             await self._is_asked.wait()
             self._is_asked = trio.Event()
-            self.set_listeners(await trio.to_thread.run_sync(_find, self._database, BROADCASTS))
+            before = self._times_told
+            found = await trio.to_thread.run_sync(_find, self._database, BROADCASTS)
+            if self._times_told == before:
+                self.set_listeners(found)
+            else:
+                self._is_asked.set()  # what the writer has told meanwhile may be newer
 
 
 class Reading:

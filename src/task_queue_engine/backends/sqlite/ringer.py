@@ -64,14 +64,18 @@ class Ringer:
         return next(iter(self._unreachable.values()), None)
 
     def ring(self, news: Mapping[str, Sequence[str]]) -> None:
-        """Ring for each topic, with the ids of the tasks where there are any."""
+        """After each commit: look who listens, and ring for each topic, with the ids of the tasks
+        where there are any."""
         if not self._is_quiet:
             # A program that has set SIGPIPE to its default must not end for a reader that is gone.
             signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGPIPE])
             self._is_quiet = True
-        self._look_into_folder()
-        if not self._bells:
-            return
+        try:
+            self._look_into_folder()
+        except OSError as error:
+            self.close()
+            if news:
+                self._cannot_ring(str(self._folder), error)
         for topic, task_ids in news.items():
             messages: list[bytes] | None = None
             for name in [name for name, (of, _) in self._bells.items() if of == topic]:
@@ -86,6 +90,7 @@ class Ringer:
         self._known = None
 
     def _look_into_folder(self) -> None:
+        """Raises OSError where it may not be used."""
         try:
             found = os.stat(self._folder)  # noqa: PTH116  # at every commit, as in files_in_use.py
         except OSError:
@@ -95,22 +100,17 @@ class Ringer:
         now = (found.st_dev, found.st_ino, found.st_mtime_ns)
         if now == self._known:
             return
-        try:
-            bells.check_folder(self._database)
-            there = {
-                name: topic
-                for name, topic in bells.names_in(self._folder)
-                if topic != bells.LIVES  # its worker listens to nothing on it
-            }
-            self._note_listeners(
-                frozenset(name for name, topic in there.items() if topic == bells.BROADCASTS)
-            )
-            for name in self._listeners:
-                del there[name]
-        except OSError as error:
-            self.close()
-            self._cannot_ring(str(self._folder), error)
-            return
+        bells.check_folder(self._database)
+        there = {
+            name: topic
+            for name, topic in bells.names_in(self._folder)
+            if topic != bells.LIVES  # its worker listens to nothing on it
+        }
+        self._note_listeners(
+            frozenset(name for name, topic in there.items() if topic == bells.BROADCASTS)
+        )
+        for name in self._listeners:
+            del there[name]
         self._known = now if time.time() - found.st_mtime > _SETTLED else None
         for name in set(self._bells) - set(there):
             os.close(self._bells.pop(name)[1])

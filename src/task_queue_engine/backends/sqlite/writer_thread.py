@@ -143,8 +143,8 @@ class WriterThread(ConnectionThread):
                 self._tell_others(transaction)
 
     def _tell_others(self, transaction: Transaction) -> None:
-        if not transaction.news:
-            return
+        # Also where it has no news: whoever listens now is to hear of what is claimed by it, which
+        # starts as soon as this is answered.
         try:
             self._ringer.ring(transaction.news)
         # It is committed, and whoever was not told finds it by looking.
