@@ -177,8 +177,8 @@ class TestCookies:
     async def test_end_after_a_day_of_work(
         self, client: TrioClient, browser: Browser, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        now = session.time.time()
         await browser.log_in(KEY)
+        now = session.time.time()
         monkeypatch.setattr(session.time, "time", lambda: now + session.LASTS + 2)
 
         answer = await client.get(

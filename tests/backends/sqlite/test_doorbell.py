@@ -459,11 +459,12 @@ async def test_a_worker_that_has_work_is_not_disturbed(path: Path, no_looks: Non
     sender, backend = SqliteBackend(path), SqliteBackend(path)
     queue = backend.queue("default")
     woken = 0
-    wake = queue.wake
+    wake, is_woken = queue.wake, trio.Event()
 
     def count() -> None:
         nonlocal woken
         woken += 1
+        is_woken.set()
         wake()
 
     with trio.fail_after(20):
@@ -478,6 +479,7 @@ async def test_a_worker_that_has_work_is_not_disturbed(path: Path, no_looks: Non
             assert woken == 0
             assert len(await queue.receive(20, wait=60, visibility=30)) == 20
             nursery.start_soon(partial(queue.receive, 1, wait=60, visibility=30))
+            await is_woken.wait()
             await wait_all_tasks_blocked(0.01)
             assert woken == 1
             nursery.cancel_scope.cancel()

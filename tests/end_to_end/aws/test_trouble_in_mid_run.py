@@ -160,6 +160,14 @@ async def green(engine: Engine) -> bool:
     return (await engine.ready()).ready
 
 
+async def says(engine: Engine, reason: str) -> bool:
+    """
+    Args:
+        reason: a pattern for the reasons why it is not ready.
+    """
+    return re.search(reason, " ".join((await engine.ready()).reasons)) is not None
+
+
 def always(said: Any) -> Fault:
     return lambda request: said
 
@@ -201,8 +209,7 @@ async def test_it_is_waited_out(fault: str, troubled: TroubledEnvironment) -> No
         troubled.inject(sqs_fault, dynamodb_fault)
         accepted = await accepted_by(engine, "meanwhile")
         troubled.go_on.set()  # its result has to wait
-        await until(lambda: red(engine))
-        assert re.search(reason, " ".join((await engine.ready()).reasons))
+        await until(lambda: says(engine, reason))
 
         troubled.inject(no_fault, no_fault)
         for task_id in filter(None, (running.id, queued.id, accepted)):
@@ -232,8 +239,7 @@ async def test_a_silent_sqs_holds_no_submission(troubled: TroubledEnvironment) -
         async with troubled.running() as engine:
             troubled.sqs.inject(always("hang"))
             task = await engine.submit("note", "meanwhile")
-            found = await engine.ready()
-            assert any("SQS GetQueueAttributes" in reason for reason in found.reasons), found
+            await until(lambda: says(engine, "backend: SQS GetQueueAttributes"))
             troubled.sqs.inject(no_fault)
             assert (await ends(engine, task.id)).status is TaskStatus.COMPLETED
     assert troubled.runs["meanwhile"] == 1
@@ -242,8 +248,7 @@ async def test_a_silent_sqs_holds_no_submission(troubled: TroubledEnvironment) -
 async def test_a_silent_dynamodb_is_named(troubled: TroubledEnvironment) -> None:
     async with troubled.running() as engine:
         troubled.dynamodb.inject(always("hang"))
-        found = await engine.ready()
-        assert any("DynamoDB: no answer" in reason for reason in found.reasons), found
+        await until(lambda: says(engine, "backend: DynamoDB: no answer"))
         troubled.dynamodb.inject(no_fault)
         await until(lambda: green(engine))
 
