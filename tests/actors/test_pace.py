@@ -8,6 +8,7 @@ from task_queue_engine.actors.demand import Demand
 from task_queue_engine.actors.messages import WorkerFree
 from task_queue_engine.actors.pace import HORIZON, MOST, SHORT, Pace
 from task_queue_engine.backends.base import TakePlan
+from task_queue_engine.task_actions import ACTION_TYPE
 
 # --- the pace -------------------------------------------------------------------------------
 
@@ -47,6 +48,15 @@ def test_a_type_that_turns_slow_is_noticed_at_once_and_forgotten_after_a_while()
         pace.note("t", 0.001)
     assert pace.short_types == {"t"}
     assert pace.ahead > 100
+
+
+def test_an_action_on_many_tasks_is_never_short() -> None:
+    """The next one may take an hour."""
+    pace = auto()
+    for _ in range(100):
+        pace.note(ACTION_TYPE, 0.001)
+    assert pace.short_types == frozenset()
+    assert pace.ahead > 100, "its slot is free as soon as any other"
 
 
 def test_types_are_told_apart() -> None:

@@ -332,6 +332,22 @@ class TestMoments:
         assert ("It waits for a worker." in shown) is first
         assert ("It waits its turn, behind what was queued before it." in shown) is not first
 
+    async def test_one_that_was_claimed_and_given_back_has_not_begun(
+        self, browser: Browser, engine: FakeEngine
+    ) -> None:
+        task = action_task(engine, TaskAction.RETRY, TaskStatus.PENDING)
+        attempt = AttemptRecord(
+            number=1,
+            outcome=AttemptOutcome.INTERRUPTED,
+            started_at=datetime.now(UTC),
+            ended_at=datetime.now(UTC),
+        )
+        engine.histories[task.id] = AttemptHistory(attempts=(attempt,))
+
+        shown = (await browser.get(f"/dashboard/tasks/{task.id}")).shown
+
+        assert "It waits its turn, behind what was queued before it." in shown
+
     async def test_between_two_turns_it_is_as_far_as_the_last_one(
         self, browser: Browser, engine: FakeEngine
     ) -> None:

@@ -5,6 +5,8 @@ Measured are handlers and claims, so that a network's latency is no setting.
 
 from __future__ import annotations
 
+from task_queue_engine.task_actions import ACTION_TYPE
+
 # Seconds of work that may wait here, at least and at most: too short for a task to be missed by
 # another process.
 HORIZON = 0.05
@@ -53,6 +55,8 @@ class Pace:
         """An attempt of this type has ended, after so many seconds in the worker's hands."""
         self._is_stalled = False
         self._mean = _mix(self._mean, seconds)
+        if task_type == ACTION_TYPE:
+            return  # each is over other tasks: what one takes says nothing of the next
         mean = self._mean_of[task_type] = _mix(self._mean_of.get(task_type), seconds)
         short = min(LONGEST_SHORT, max(SHORT, CLAIMS_OF_SHORT * self._claim_takes))
         if (mean <= short) is not (task_type in self.short_types):
