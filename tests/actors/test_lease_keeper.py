@@ -25,6 +25,7 @@ from task_queue_engine.actors.messages import (
     Settled,
 )
 from task_queue_engine.backends.memory import MemoryBackend
+from task_queue_engine.lifecycle import Started
 from tests.actors.support import LEASE, background, claim, claimed, loose_lease, put, receive
 
 
@@ -471,6 +472,29 @@ async def test_a_cancel_heard_of_from_elsewhere_is_looked_up_at_once(
         await wait_all_tasks_blocked()
         assert attempt.abort_reason is AbortReason.CANCELLED
         assert other.abort_reason is None
+
+
+@pytest.mark.parametrize("is_held", [True, False])
+@pytest.mark.parametrize("is_asked", [True, False])
+async def test_a_cancel_heard_of_before_the_claim_is_answered(
+    backend: MemoryBackend, is_held: bool, is_asked: bool
+) -> None:
+    """The store has started the attempt, another process has seen it and asked for its cancel."""
+    async with keeping(backend) as rig:
+        lease = await received(backend)
+        if is_held:
+            await rig.keep(lease)
+        attempt = await claim(backend, lease)
+        lease.attempt = None
+        if is_asked:
+            await backend.store.cancel([attempt.task.id])
+        rig.keeper.hear_of_cancels([attempt.task.id])
+        await wait_all_tasks_blocked()
+        if not is_held:
+            lease.started = Started(attempt.task)
+            await rig.keep(lease)
+            await wait_all_tasks_blocked()
+        assert lease.cancel_asked is is_asked, "the claimer looks at the lease"
 
 
 async def test_a_cancel_asked_while_the_claim_is_under_way_keeps_it_from_starting(

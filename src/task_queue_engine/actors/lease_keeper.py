@@ -85,17 +85,26 @@ class LeaseKeeper:
         self._holds = trio.Event()
         self._heard_cancels: set[str] = set()
         self._heard = trio.Event()
-        # Attempt, and how long to remember it, by task.
-        self._cancels_to_come: dict[str, tuple[int, float]] = {}
+        # Attempt, and how long to remember it, by task. None: the store knows.
+        self._cancels_to_come: dict[str, tuple[int | None, float]] = {}
         self._renewed = self._lost = self._cancels_seen = 0
 
     def hear_of_cancels(self, task_ids: Collection[str] | None) -> None:
-        """Another process says that it has asked for these cancels; None: for some. The store is
-        asked at once whether that is so."""
+        """Another process says that it has asked for these cancels. The store is asked whether that
+        is so, at once; of what is claimed with its receive, as soon as that is answered. None: for
+        some. What is not held yet is then found as if nothing had been heard."""
         held = {lease.delivery.task_id for lease in self._held}
-        asked = held if task_ids is None else held.intersection(task_ids)
-        if asked:
-            self._heard_cancels |= asked
+        if task_ids is None:
+            self._look_for_cancels(held)
+            return
+        self._look_for_cancels(held.intersection(task_ids))
+        for task_id in task_ids:
+            if task_id not in held:
+                self._remember_cancel(task_id, None)
+
+    def _look_for_cancels(self, task_ids: Collection[str]) -> None:
+        if task_ids:
+            self._heard_cancels.update(task_ids)
             self._heard.set()
 
     def statistics(self) -> LeaseKeeperStatistics:
@@ -171,7 +180,9 @@ class LeaseKeeper:
         self._holds.set()
         if self._cancels_to_come and lease.started is not None:
             attempt, _ = self._cancels_to_come.pop(new.task_id, (0, 0.0))
-            if attempt == lease.started.task.attempt:
+            if attempt is None:
+                self._look_for_cancels([new.task_id])
+            elif attempt == lease.started.task.attempt:
                 self._cancel(lease)
         return True
 
@@ -180,7 +191,7 @@ class LeaseKeeper:
         if lease.attempt is not None:
             lease.attempt.abort(AbortReason.CANCELLED)
 
-    def _remember_cancel(self, task_id: str, attempt: int) -> None:
+    def _remember_cancel(self, task_id: str, attempt: int | None) -> None:
         """It may have been claimed with its receive, and the answer is under way to the poller."""
         now = trio.current_time()
         while self._cancels_to_come:
@@ -269,23 +280,23 @@ class LeaseKeeper:
                 await self._heard.wait()
             heard, self._heard_cancels = self._heard_cancels, set()
             self._heard = trio.Event()
-            running = {
-                lease.attempt.task.id: lease.attempt
+            going_on = {
+                lease.delivery.task_id: lease
                 for lease in self._held
-                if lease.attempt is not None and lease.attempt.abort_reason is None
+                if lease.attempt is None or lease.attempt.abort_reason is None
             }
             # One that just arrived was claimed a moment ago: short tasks are never asked about,
-            # which keeps this free for a queue of them.
-            known = seen | heard
-            long_running = [task_id for task_id in running if task_id in known]
-            seen = set(running)
+            # which keeps this free for a queue of them. What was heard may be of an attempt that
+            # the store has started, and the answer has not come yet.
+            to_ask = [task_id for task_id in going_on if task_id in seen or task_id in heard]
+            seen = {task_id for task_id, lease in going_on.items() if lease.attempt is not None}
             with self._health.attempt("cancel_watch"):
-                for ids in in_batches(long_running, self._store.max_batch):
+                for ids in in_batches(to_ask, self._store.max_batch):
                     asked = await self._store.cancel_requested(ids)
                     for task_id, cancel in zip(ids, asked, strict=True):
                         if cancel:
                             self._cancels_seen += 1
-                            running[task_id].abort(AbortReason.CANCELLED)
+                            self._cancel(going_on[task_id])
 
 
 def _refuse(event: LeaseEvent) -> None:
