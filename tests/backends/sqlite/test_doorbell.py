@@ -7,6 +7,7 @@ import os
 import stat
 import sys
 import tempfile
+import time
 from collections.abc import AsyncIterator, Collection, Iterator
 from contextlib import asynccontextmanager
 from functools import partial
@@ -525,6 +526,39 @@ async def test_so_many_that_some_find_no_room_are_some(path: Path) -> None:
             assert ear.told[2] == ["a", "b"]
             nursery.cancel_scope.cancel()
     ringer.close()
+
+
+async def test_a_bell_that_comes_during_a_long_look_is_rung(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And does not change the folder's time, which is as coarse as the kernel's tick."""
+    async with SqliteBackend(path).open():
+        pass
+    first = bells.make(str(path), "ended")
+    changed = folder_of(path).stat().st_mtime_ns
+    now = changed / 1e9 + 0.01
+    later: list[bells.Bell] = []
+    names_in = bells.names_in
+
+    def look(folder: Path) -> Iterator[tuple[str, str]]:
+        nonlocal now
+        found = list(names_in(folder))
+        if now < changed / 1e9 + 1:
+            now += 1
+            later.append(bells.make(str(path), "ended"))
+            os.utime(folder, ns=(changed, changed))
+        return iter(found)
+
+    monkeypatch.setattr(bells, "names_in", look)
+    monkeypatch.setattr(time, "time", lambda: now)
+    ringer = Ringer(str(path), own=(), is_shared=lambda: True)
+    for n in range(2):
+        ringer.ring({"ended": [str(n)]})
+    assert first.take() == b"0\0001\000"
+    assert later[0].take() == b"1\000"
+    ringer.close()
+    for bell in (first, *later):
+        bell.remove()
 
 
 async def test_a_reader_that_is_gone_ends_no_program(path: Path) -> None:

@@ -91,6 +91,7 @@ class Ringer:
 
     def _look_into_folder(self) -> None:
         """Raises OSError where it may not be used."""
+        asked_at = time.time()  # what changes after a pause in all this has a later time
         try:
             found = os.stat(self._folder)  # noqa: PTH116  # at every commit, as in files_in_use.py
         except OSError:
@@ -111,7 +112,7 @@ class Ringer:
         )
         for name in self._listeners:
             del there[name]
-        self._known = now if time.time() - found.st_mtime > _SETTLED else None
+        self._known = now if asked_at - found.st_mtime > _SETTLED else None
         for name in set(self._bells) - set(there):
             os.close(self._bells.pop(name)[1])
         self._unreachable = {
