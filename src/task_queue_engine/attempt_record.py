@@ -25,7 +25,7 @@ class AttemptOutcome(StrEnum):
     """It failed, and the task waits for its next one."""
     SNOOZED = "snoozed"
     INTERRUPTED = "interrupted"
-    """Its engine shut down."""
+    """Its engine gave it back: it shut down, or no worker came free in time."""
     LOST_LEASE = "lost_lease"
     """Its worker noticed that the message was no longer its own, and stopped it."""
     CRASHED = "crashed"

@@ -188,7 +188,8 @@ class Errored:
 
 @dataclass(frozen=True, slots=True)
 class Interrupted:
-    """Not started, or stopped, because this engine shuts down: give it back."""
+    """Not started, since no worker came free in time; or stopped or not started because this
+    engine shuts down: give it back."""
 
     attempt: Attempt
 

@@ -29,7 +29,7 @@ COUNTERS = {
     "attempts_failed_for_good": "Attempts that failed and were the last one of their task.",
     "attempts_snoozed": "Attempts whose handler asked to be called later, or could not be started.",
     "attempts_cancelled": "Attempts stopped because their task was cancelled.",
-    "attempts_interrupted": "Attempts given back at shutdown; they do not count.",
+    "attempts_interrupted": "Attempts given back at shutdown or before they started; not counted.",
     "attempts_fenced": "Attempts whose outcome was dropped: the task was no longer theirs.",
     "tasks_quarantined": "Tasks failed because their workers died too often.",
 }

@@ -56,7 +56,8 @@ class ScheduleSnooze(_AttemptWrite, frozen=True, kw_only=True):
 
 
 class Interrupt(_AttemptWrite, frozen=True, kw_only=True):
-    """Back to PENDING at once, since this engine shuts down; costs no attempt."""
+    """Back to PENDING at once: this engine shuts down, or had no worker free in time. Costs no
+    attempt."""
 
 
 class Cancel(_AttemptWrite, frozen=True, kw_only=True):

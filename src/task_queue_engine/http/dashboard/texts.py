@@ -25,7 +25,7 @@ OUTCOMES: dict[str, str] = {
     AttemptOutcome.FAILED: "Failed",
     AttemptOutcome.RETRIED: "Failed, retried",
     AttemptOutcome.SNOOZED: "Snoozed",
-    AttemptOutcome.INTERRUPTED: "Interrupted by a shutdown",
+    AttemptOutcome.INTERRUPTED: "Given back by its worker",
     AttemptOutcome.LOST_LEASE: "Lost its lease",
     AttemptOutcome.CRASHED: "Crashed",
     AttemptOutcome.CANCELLED: "Cancelled",
