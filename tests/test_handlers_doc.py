@@ -50,10 +50,9 @@ def test_its_tests_pass(folder: Path) -> None:
 
 def test_its_program_runs(folder: Path) -> None:
     said = run(folder, "embedded.py").splitlines()
-    assert said[:3] == [
-        "ship-order starts, attempt 1",
-        "ship-order succeeded and is COMPLETED",
-        "PKG-7",
-    ]
-    # The second order may start before the engine stops.
-    assert [line for line in said[3:] if "ship-order" not in line] == ["Accepted", "Refused"]
+    assert said[0] == "ship-order starts, attempt 1"
+    # A result may be found in the store before the hook is called. The second order may start
+    # before the engine stops.
+    assert "ship-order succeeded and is COMPLETED" in said
+    others = [line for line in said if not line.startswith("ship-order")]
+    assert others == ["PKG-7", "Accepted", "Refused"]

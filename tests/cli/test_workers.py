@@ -68,16 +68,17 @@ def test_processes_with_a_port_of_their_own(shop: Shop) -> None:
         assert refused.status_code == 404
         assert "this is the port of a worker" in refused.json()["error"]
 
-        workers = tqe("workers", "--json").json["workers"]
-        assert len({worker["pid"] for worker in workers}) == 2
-        assert all(worker["slots"] == 5 and "echo" in worker["types"] for worker in workers)
+        def shown() -> Any:
+            return tqe("workers", "--json").json["workers"]
+
+        eventually(lambda: len({worker["pid"] for worker in shown()}) == 2)
+        assert all(worker["slots"] == 5 and "echo" in worker["types"] for worker in shown())
         assert tqe("submit", "--app", APP, "echo", "1").err == ""
 
         server.signal()
 
         def draining() -> list[Any]:
-            shown = tqe("workers", "--json").json["workers"]
-            return [worker for worker in shown if worker["state"] == "draining"]
+            return [worker for worker in shown() if worker["state"] == "draining"]
 
         eventually(
             lambda: [run["type"] for one in draining() for run in one["running"]] == ["gate"]

@@ -6,14 +6,17 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
+import trio
 from quart_trio import QuartTrio
 from quart_trio.testing import TrioClient
 
 from task_queue_engine.config import Settings
 from task_queue_engine.http import create_app
+from task_queue_engine.http.auth import LOOK_EVERY
 from task_queue_engine.http.key_file import add_to_file, make_key
 from task_queue_engine.http.principal import Role
 from tests.http.fakes import FakeEngine
+from tests.http.wire import Server, get
 
 JSON = {"Content-Type": "application/json"}
 
@@ -33,6 +36,17 @@ class Keys:
         add_to_file(str(self.path), name, made.entry)
         self.secrets[name] = made.key
         return self.headers(name)
+
+    async def are_read_by(self, server: Server) -> None:
+        """Wait until the server knows what is in the file now. A clock that jumps may pass over the
+        time that it allows for reading."""
+        key = self.add("newest", Role.READ)["Authorization"]
+        while True:
+            wire = await server.connect()
+            await wire.send(get("/tasks", Authorization=key))
+            if (await wire.answer()).status == 200:
+                return
+            await trio.sleep(LOOK_EVERY)
 
     def headers(self, name: str) -> dict[str, str]:
         return JSON | {"Authorization": f"Bearer {self.secrets[name]}"}

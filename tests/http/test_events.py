@@ -259,7 +259,7 @@ async def test_a_key_that_is_taken_back_ends_its_streams(
         assert (await source.block()).startswith(":")
         assert await source.block() == ":"
         keys.path.write_text("")
-        keys.add("another", Role.READ)
+        await keys.are_read_by(server)
         with trio.fail_after(10 * HEARTBEAT):
             await source.rest()
 

@@ -43,5 +43,6 @@ async def test_a_session_that_ends_ends_its_streams(
         else:
             keys.path.write_text("")
             keys.add("reader" if how == "another key" else "another", Role.READ)
+            await keys.are_read_by(server)
         with trio.fail_after(10 * HEARTBEAT):
             await source.rest()
