@@ -474,6 +474,25 @@ async def test_a_cancel_heard_of_from_elsewhere_is_looked_up_at_once(
         assert other.abort_reason is None
 
 
+@pytest.mark.parametrize("is_heard", [True, False])
+async def test_a_cancel_from_elsewhere_finds_what_runs_beside_a_duplicate(
+    backend: MemoryBackend, is_heard: bool
+) -> None:
+    async with keeping(backend) as rig:
+        attempt = await claimed(backend)
+        duplicate = Lease(attempt.lease.delivery, attempt.lease.expires_at)
+        await rig.keep(attempt.lease)
+        await rig.keep(duplicate)
+        await backend.store.cancel([attempt.task.id])
+        if is_heard:
+            rig.keeper.hear_of_cancels([attempt.task.id])
+            await wait_all_tasks_blocked()
+        else:
+            await trio.sleep(2.1)
+        assert attempt.abort_reason is AbortReason.CANCELLED
+        assert rig.keeper.statistics().cancels_seen == 1
+
+
 @pytest.mark.parametrize("is_held", [True, False])
 @pytest.mark.parametrize("is_asked", [True, False])
 async def test_a_cancel_heard_of_before_the_claim_is_answered(

@@ -280,23 +280,28 @@ class LeaseKeeper:
                 await self._heard.wait()
             heard, self._heard_cancels = self._heard_cancels, set()
             self._heard = trio.Event()
-            going_on = {
-                lease.delivery.task_id: lease
-                for lease in self._held
-                if lease.attempt is None or lease.attempt.abort_reason is None
-            }
+            # By task: a duplicate delivery may be held beside the one that runs.
+            going_on: dict[str, list[Lease]] = {}
+            for lease in self._held:
+                if lease.attempt is None or lease.attempt.abort_reason is None:
+                    going_on.setdefault(lease.delivery.task_id, []).append(lease)
             # One that just arrived was claimed a moment ago: short tasks are never asked about,
             # which keeps this free for a queue of them. What was heard may be of an attempt that
             # the store has started, and the answer has not come yet.
             to_ask = [task_id for task_id in going_on if task_id in seen or task_id in heard]
-            seen = {task_id for task_id, lease in going_on.items() if lease.attempt is not None}
+            seen = {
+                task_id
+                for task_id, leases in going_on.items()
+                if any(lease.attempt is not None for lease in leases)
+            }
             with self._health.attempt("cancel_watch"):
                 for ids in in_batches(to_ask, self._store.max_batch):
                     asked = await self._store.cancel_requested(ids)
                     for task_id, cancel in zip(ids, asked, strict=True):
                         if cancel:
                             self._cancels_seen += 1
-                            self._cancel(going_on[task_id])
+                            for lease in going_on[task_id]:
+                                self._cancel(lease)
 
 
 def _refuse(event: LeaseEvent) -> None:
