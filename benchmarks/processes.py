@@ -128,9 +128,11 @@ def tree(pid: int) -> list[int]:
     while left:
         one = left.pop()
         found.append(one)
-        for path in Path(f"/proc/{one}/task").glob("*/children"):
-            with suppress(OSError):
-                left += map(int, path.read_text(encoding="ascii").split())
+        # Any of them, and any of their threads, may end at any moment.
+        with suppress(OSError):
+            for thread in Path(f"/proc/{one}/task").iterdir():
+                with suppress(OSError):
+                    left += map(int, (thread / "children").read_text(encoding="ascii").split())
     return found
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import sys
 from collections.abc import Iterator
@@ -13,9 +12,12 @@ import pytest
 from benchmarks.engine import HERE, Build
 from benchmarks.peers.catalogue import PEERS, SQS_PEERS
 from benchmarks.peers.setup import VERSIONS, version_of
-from benchmarks.processes import Failed, Process, cpu_seconds
+from benchmarks.processes import Failed, Process, cpu_seconds, tree
 from benchmarks.rows import ROWS
 from benchmarks.rows.base import Case, Setup
+
+from tests.processes import children, is_running
+from tests.sizes import size
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 
@@ -32,31 +34,28 @@ def first_case(row: str, setup: Setup, name: str | None = None) -> Case:
     return next(case for case in cases if name is None or case.name == name)
 
 
-@pytest.mark.parametrize(
-    ("row", "case"),
-    [
-        ("drain", None),
-        ("latency", None),
-        ("latency", "this engine, inside one process"),
-        ("end_to_end", None),
-        ("submit_many", None),
-        ("http", None),
-        ("idle", None),
-        ("backlog", "1,000,000 waiting"),
-        ("pages", "SQLite 3,000: list: an error"),
-        ("sleepers", None),
-        ("start", None),
-        ("processes", "serve, noop, 1 process"),
-        pytest.param(
-            "waiters",
-            "10,000 waiters",
-            marks=pytest.mark.skipif(
-                importlib.util.find_spec("benchmarks.latency") is None,
-                reason="needs benchmarks.latency",
-            ),
-        ),
-    ],
-)
+# Each way to measure: inside one process, from outside, over HTTP, with a backlog, at rest.
+MEASURED = [
+    ("drain", None),
+    ("latency", "this engine, inside one process"),
+    ("end_to_end", None),
+    ("submit_many", None),
+    ("http", None),
+    ("idle", None),
+    ("backlog", "1,000,000 waiting"),
+    ("start", None),
+    ("processes", "serve, noop, 1 process"),
+]
+# In one of these ways too, for seconds each.
+MEASURED_ALIKE = [
+    ("latency", None),
+    ("pages", "SQLite 3,000: list: an error"),
+    ("sleepers", None),
+    ("waiters", "10,000 waiters"),
+]
+
+
+@pytest.mark.parametrize(("row", "case"), size(MEASURED, in_full=MEASURED + MEASURED_ALIKE))
 def test_a_row_finds_the_figures_of_its_table(row: str, case: str | None, setup: Setup) -> None:
     figures = first_case(row, setup, case).measure()
 
@@ -111,9 +110,25 @@ def test_a_process_is_gone_with_all_below_it(
         child = int(process.output())
 
     for pid in (process.pid, child):
-        state = Path(f"/proc/{pid}/stat")
         # Of the child's end the machine's first process may not have taken note yet.
-        assert not state.exists() or state.read_text().rpartition(")")[2].split()[0] == "Z"
+        assert not is_running(pid)
+
+
+def test_processes_may_end_while_they_are_looked_at(tmp_path: Path) -> None:
+    code = (
+        "import os\n"
+        "while True:\n"
+        "    child = os.fork()\n"
+        "    if child == 0:\n"
+        "        os._exit(0)\n"
+        "    os.waitpid(child, 0)\n"
+    )
+    with Process([sys.executable, "-c", code], dict(os.environ), tmp_path) as process:
+        seen: set[int] = set()
+        while len(seen) < 2_000:  # one look in 150 meets an end
+            seen.update(tree(process.pid))
+            for child in children(process.pid):
+                is_running(child)
 
 
 def test_what_fails_to_start_is_reported_with_its_last_words(tmp_path: Path) -> None:

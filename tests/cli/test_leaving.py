@@ -17,6 +17,7 @@ import httpx
 import pytest
 
 from tests.cli.runner import KEY, TIMEOUT, Server, Shop, eventually, tqe
+from tests.processes import children
 
 APP = "leftovers:tasks"
 
@@ -220,8 +221,7 @@ def test_as_process_1_of_a_container_it_reaps_orphans_and_passes_signals_on(
     with closing(Server(inside)) as worker:
         try:
             run_task("orphan")
-            children = Path(f"/proc/{inside.pid}/task/{inside.pid}/children")
-            (init,) = (int(pid) for pid in children.read_text().split())
+            (init,) = children(inside.pid)
             # It ends by itself; what is not reaped then stays in the list, as a zombie.
             eventually(lambda: "sleep" not in children_of(init))
             os.kill(init, signal.SIGTERM)

@@ -20,6 +20,7 @@ from task_queue_engine.cli.cores import available_cores
 from task_queue_engine.testing import MemoryBackend
 from tests.cli.runner import APP, Server, Shop, eventually, request, tqe
 from tests.cli.shop import tasks as shop_tasks
+from tests.processes import children, is_running
 
 TWO = ("--processes", "2")
 
@@ -46,16 +47,7 @@ def end_what_is_left(pid: int, shop: Shop) -> None:
 
 def members(server: Server) -> list[int]:
     """The pids of those that run now."""
-    pid = server.process.pid
-    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-
-
-def is_gone(pid: int) -> bool:
-    """Dead, if perhaps a zombie where nothing reaps orphans."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
-    except FileNotFoundError:
-        return True
+    return children(server.process.pid)
 
 
 def get(server: Server, path: str, **headers: str) -> httpx.Response:
@@ -208,7 +200,7 @@ def test_one_that_a_task_kills_or_blocks_does_not_stop_the_others(shop: Shop) ->
         # And it ends with the supervisor, though its event loop hears of nothing.
         pids = members(server)
         server.process.kill()
-        eventually(lambda: all(is_gone(pid) for pid in pids))
+        eventually(lambda: not any(is_running(pid) for pid in pids))
 
 
 def test_one_that_asks_to_be_replaced_is_and_one_that_cannot_even_be_asked_to_end_is_killed(
@@ -234,7 +226,7 @@ def test_one_that_asks_to_be_replaced_is_and_one_that_cannot_even_be_asked_to_en
         os.kill(stopped, signal.SIGSTOP)
         server.signal()
         assert server.wait() == 128 + signal.SIGKILL
-        assert is_gone(stopped)
+        assert not is_running(stopped)
     assert f"(pid {stopped}) has not ended in its time: killing it" in server.log
 
 
@@ -250,7 +242,7 @@ def test_those_that_are_left_when_the_supervisor_is_killed_end_in_order(shop: Sh
         for number in range(4):
             (shop.path / f"gate-{number}.open").touch()
         server.wait()
-        eventually(lambda: all(is_gone(pid) for pid in pids))
+        eventually(lambda: not any(is_running(pid) for pid in pids))
     assert said_by(server, "stopped") == {"process-1", "process-2"}
     assert shop.statuses() == {"COMPLETED": 2, "PENDING": 2}
     assert {task["retry_count"] for task in shop.tasks()} == {0}

@@ -15,6 +15,7 @@ from task_queue_engine.handlers.export.handler import export_data
 from task_queue_engine.retry import Discard
 from tests.handlers.contexts import AsyncContext
 from tests.handlers.exporting import accept, all_files, content, make_database
+from tests.processes import children
 
 ENDLESS = "WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n) SELECT {} FROM n"
 
@@ -39,18 +40,13 @@ def exports(tmp_path: Path) -> Path:
     return tmp_path / "exports"
 
 
-def children() -> set[int]:
-    found = Path(f"/proc/{os.getpid()}/task").glob("*/children")
-    return {int(pid) for file in found for pid in file.read_text().split()}
-
-
 async def run(data: Any, context: AsyncContext | None = None) -> Any:
     with trio.fail_after(BOUND):
         return await export_data(accept(data), context or AsyncContext())
 
 
 async def test_rows_reach_the_file_and_verdicts_and_progress_the_engine(exports: Path) -> None:
-    before = children()
+    before = children(os.getpid())
     context = AsyncContext()
     result = await run({"query": ENDLESS.format("x") + " LIMIT 10000", "filename": "x"}, context)
     assert (result.rows, result.path) == (10_000, str(exports / "x.csv"))
@@ -60,7 +56,7 @@ async def test_rows_reach_the_file_and_verdicts_and_progress_the_engine(exports:
     with pytest.raises(Discard, match="no such table: nope"):
         await run({"query": "SELECT * FROM nope"})
     assert all_files(exports) == ["x.csv"]
-    assert children() == before
+    assert children(os.getpid()) == before
 
 
 async def test_a_missing_variable_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -76,12 +72,12 @@ async def test_cancelling_stops_an_endless_export_and_removes_its_file(exports: 
             assert len(all_files(exports)) == 1  # under way
             scope.cancel()
 
-    before = children()
+    before = children(os.getpid())
     with trio.CancelScope() as scope:
         await run({"query": ENDLESS.format("x")}, Cancelling())
     assert scope.cancelled_caught
     assert all_files(exports) == []
-    assert children() == before
+    assert children(os.getpid()) == before
 
 
 async def until(condition: Callable[[], bool]) -> None:
@@ -99,10 +95,10 @@ async def cancelled_at_work(work: Callable[[], Awaitable[Any]], exports: Path) -
 
 
 async def test_work_inside_one_sql_function_is_stopped_too(exports: Path) -> None:
-    before = children()
+    before = children(os.getpid())
     await cancelled_at_work(lambda: run({"query": ONE_CALL}), exports)
     assert all_files(exports) == []
-    assert children() == before
+    assert children(os.getpid()) == before
 
 
 async def test_a_query_that_takes_more_cpu_time_is_ended_for_good(

@@ -13,6 +13,7 @@ import pytest
 from local_aws import servers
 from tests.backends.aws.sqs.queues import boto
 from tests.local_servers import require
+from tests.processes import is_running
 
 DYNAMODB = ["dynamodb-local", "moto", "ministack"]
 SQS = ["elasticmq", "moto", "fauxqs", "ministack"]
@@ -62,7 +63,7 @@ def test_servers_end_with_a_process_that_is_killed(tmp_path: Path) -> None:
     assert parent.stdout is not None
     with parent.stdout:
         pid = int(parent.stdout.readline())
-    assert is_alive(pid)
+    assert is_running(pid)
     parent.kill()
     parent.wait()
     wait_for_the_end_of(pid)
@@ -96,20 +97,13 @@ def test_a_shared_server_ends_with_the_process_that_shares_it() -> None:
         assert len(said) == 2, "one of the three asked for what there is not"
         assert said[0] == said[1]
         pid = int(said[0])
-        assert is_alive(pid), "though those that asked have ended"
+        assert is_running(pid), "though those that asked have ended"
         program.kill()
     wait_for_the_end_of(pid)
 
 
 def wait_for_the_end_of(pid: int) -> None:
     deadline = time.monotonic() + 30
-    while is_alive(pid):
+    while is_running(pid):
         assert time.monotonic() < deadline, "the server outlived its test process"
         time.sleep(0.02)
-
-
-def is_alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
