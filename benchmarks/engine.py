@@ -70,5 +70,6 @@ def checked_out(wanted: str, folder: Path) -> Build:
             " checkout of it"
         ) from None
     with tarfile.open(fileobj=io.BytesIO(archive)) as sources:
-        sources.extractall(folder, filter="data")
+        sources.extraction_filter = getattr(tarfile, "data_filter", None)  # 3.11.4 has it
+        sources.extractall(folder)
     return Build(folder / "src", commit)

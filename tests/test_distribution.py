@@ -29,7 +29,8 @@ def test_both_distributions_hold_every_file_of_the_package(tmp_path: Path) -> No
     # As `python -m build` does it.
     archive = build("sdist", ROOT, tmp_path)
     with tarfile.open(archive) as sources:
-        sources.extractall(tmp_path / "sources", filter="data")
+        sources.extraction_filter = getattr(tarfile, "data_filter", None)  # 3.11.4 has it
+        sources.extractall(tmp_path / "sources")
     (unpacked,) = (tmp_path / "sources").iterdir()
     with zipfile.ZipFile(build("wheel", unpacked, tmp_path)) as packed:
         in_wheel = {name for name in packed.namelist() if ".dist-info/" not in name}
