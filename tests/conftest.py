@@ -3,6 +3,7 @@ this machine could not run."""
 
 from __future__ import annotations
 
+import functools
 import gc
 import logging
 import os
@@ -14,6 +15,7 @@ from functools import partial
 
 import hypothesis
 import pytest
+from botocore.loaders import JSONFileLoader
 
 from tests.local_servers import (
     dynamodb_local,
@@ -23,6 +25,7 @@ from tests.local_servers import (
     moto_server,
     share,
 )
+from tests.sizes import size
 from tests.virtual_time import run_on_virtual_time
 
 # Fixtures for tests of all folders.
@@ -43,9 +46,15 @@ def pytest_configure(config: pytest.Config) -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     # How long an example takes says how busy the machine is.
     hypothesis.settings.register_profile(
-        "busy", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+        "busy",
+        deadline=None,
+        max_examples=size(50, in_full=500),
+        suppress_health_check=[hypothesis.HealthCheck.too_slow],
     )
     hypothesis.settings.load_profile("busy")
+    # Each of its sessions reads the models of all its services anew, and tests have one each.
+    load = functools.cache(partial(JSONFileLoader.load_file, JSONFileLoader()))
+    JSONFileLoader.load_file = lambda _, path: load(path)
     # Programs under test are started hundreds of times, and each would compile all of its modules.
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     if config.getoption("dist", "no") != "no":  # it hands the tests out to processes of its own

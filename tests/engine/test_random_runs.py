@@ -25,7 +25,7 @@ from tests.engine.engines import LEASE, Process, process, row, running, until
 from tests.sizes import size
 from tests.virtual_time import run_on_virtual_time
 
-SEEDS = size(5, in_full=100)
+SEEDS = size(3, in_full=100)
 TASKS = 25
 TROUBLED_FOR = 600.0
 """Seconds of trouble after the last submission."""

@@ -10,5 +10,5 @@ from tests.sizes import size
 def test_the_same_operations_get_the_same_answers() -> None:
     check_against_model(
         lambda folder, clock: SqliteBackend(folder / "tasks.db", clock=clock),
-        examples=size(60, in_full=2_000),
+        examples=size(40, in_full=2_000),
     )

@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import trio
+from botocore.credentials import Credentials
 from trio.testing import MockClock
 
 from task_queue_engine.backends.aws.wire.client import AwsClient
@@ -29,9 +30,20 @@ class NoChance(random.Random):
 
 @asynccontextmanager
 async def opened(
-    url: str, jumping: MockClock | None = None, *, drawn: float = 1.0, **options: Any
+    url: str,
+    jumping: MockClock | None = None,
+    *,
+    drawn: float = 1.0,
+    by_itself: bool = False,
+    **options: Any,
 ) -> AsyncIterator[AwsClient]:
-    """A client of the server at `url` for both services. Inside, `jumping` jumps over waits."""
+    """A client of the server at `url` for both services. Inside, `jumping` jumps over waits.
+
+    Args:
+        by_itself: it looks for credentials, which takes longer than most of these tests.
+    """
+    if not by_itself:
+        options.setdefault("load_credentials", lambda: Credentials("AKID", "secret"))
     client = AwsClient(endpoints={"sqs": url, "dynamodb": url}, rng=NoChance(drawn), **options)
     async with client.open():
         if jumping is not None:

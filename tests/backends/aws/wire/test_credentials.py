@@ -243,7 +243,7 @@ async def test_static_ones(virtual_clock):
 
 async def test_a_session_token_is_sent_and_signed(server, virtual_clock, monkeypatch):
     monkeypatch.setenv("AWS_SESSION_TOKEN", "a/token+=")
-    async with opened(server.url, virtual_clock) as client:
+    async with opened(server.url, virtual_clock, by_itself=True) as client:
         await put(client)
     (request,) = server.requests
     assert request.headers["x-amz-security-token"] == "a/token+="

@@ -396,6 +396,6 @@ async def test_files_are_read_again(server, virtual_clock, monkeypatch, tmp_path
     text = "[default]\naws_access_key_id = {}\naws_secret_access_key = {}\n"
     file.write_text(text.format("AKID", "secret"))
     server.default = _only_the_new
-    async with opened(server.url, drawn=0) as client:
+    async with opened(server.url, drawn=0, by_itself=True) as client:
         file.write_text(text.format("AKID2", "secret2"))
         assert await put(client) == {"n": 1}
