@@ -15,11 +15,11 @@ def is_running(pid: int) -> bool:
     return stat.rpartition(")")[2].split()[0] not in "ZX"
 
 
-def children(pid: int) -> list[int]:
+def children(pid: int) -> set[int]:
     """Those that any of its threads has started, zombies included."""
-    found: list[int] = []
+    found: set[int] = set()
     with suppress(FileNotFoundError, ProcessLookupError):
         for thread in Path(f"/proc/{pid}/task").iterdir():
             with suppress(FileNotFoundError, ProcessLookupError):
-                found += map(int, (thread / "children").read_text().split())
+                found.update(map(int, (thread / "children").read_text().split()))
     return found

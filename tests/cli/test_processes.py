@@ -47,7 +47,7 @@ def end_what_is_left(pid: int, shop: Shop) -> None:
 
 def members(server: Server) -> list[int]:
     """The pids of those that run now."""
-    return children(server.process.pid)
+    return sorted(children(server.process.pid))
 
 
 def get(server: Server, path: str, **headers: str) -> httpx.Response:
